@@ -1,0 +1,300 @@
+"""Build the guest: an ELF kernel that boots by PVH and an initrd with Python, the tether and what it needs.
+
+    python build/guest/image.py [--cache DIR] [--link PATH]
+
+Prints the folder that holds `vmlinux`, `initrd` and `manifest.json`. The folder's name is the digest of everything that goes
+in (package versions, wheels, our sources, this recipe), so a second run finds it there. Needs apt-get, dpkg-deb and lz4, not
+root. Packages come from whatever archive the machine's own apt is set up for.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+WHEELS = ("protobuf", "hpack", "trio", "outcome", "sniffio", "attrs", "sortedcontainers", "idna")
+PYTHON = "usr/lib/python3.11"
+
+# Of the standard library: what no server in a guest imports. Keeps the initrd, and so the boot, small.
+_LEFT_OUT = re.compile(
+    r"(^|/)(test|tests|_tests|testing|[^/]*\.dist-info|idlelib|tkinter|turtledemo|ensurepip|lib2to3|distutils|pydoc_data|unittest|sqlite3|curses|dbm|venv|xmlrpc|"
+    r"wsgiref|config-3[^/]*|__pycache__|asyncio|multiprocessing|concurrent|xml|email|html|http|urllib/robotparser\.py|"
+    r"__phello__|pydoc\.py|doctest\.py|turtle\.py|pickletools\.py|_pydecimal\.py|_pyio\.py|cgi\.py|pdb\.py|"
+    r"mailbox\.py|smtplib\.py|imaplib\.py|ftplib\.py|nntplib\.py|poplib\.py|telnetlib\.py)(/|$)"
+)
+_CODECS = re.compile(r"/encodings/(?!__init__|aliases|utf_8|latin_1|ascii|idna|raw_unicode_escape|unicode_escape)")
+_EXTENSIONS = re.compile(
+    r"/lib-dynload/(?!_ctypes\.|_json|_struct|_posixsubprocess|fcntl|select|math|_random|_bisect|_heapq|"
+    r"_sha|_blake2|array|binascii|zlib|_socket|termios|resource|_datetime|mmap|_opcode|grp|_queue|_contextvars|_typing|_ssl|_hashlib|_md5)"
+)
+_LIBRARIES = re.compile(
+    r"lib/x86_64-linux-gnu/(libc\.so\.6|libm\.so\.6|libz\.so|libexpat\.so|libffi\.so|libseccomp\.so|libgcc_s|libstdc\+\+|libssl\.so|libcrypto\.so|"
+    r"libdl\.so\.2|libpthread\.so\.0|libutil\.so\.1|ld-linux)"
+)
+
+
+def run(*command: str, cwd: Path | None = None) -> str:
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    if result.returncode:
+        sys.exit(f"{' '.join(command)}: exit status {result.returncode}\n{result.stdout}{result.stderr}")
+    return result.stdout
+
+
+def listed(name: str) -> list[str]:
+    lines = (HERE / name).read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def resolve_packages() -> dict[str, str]:
+    """Return {package: version}; the kernel's meta package is replaced by the one it depends on."""
+    names = listed("packages.txt")
+    depends = run("apt-cache", "depends", "--no-recommends", names[0])
+    kernel = re.search(r"Depends: (linux-image-\S+)", depends)
+    if kernel is None:
+        sys.exit(f"{names[0]} is not known to apt: run `apt-get update` first")
+    names[0] = kernel[1]
+    versions = {}
+    for name in names:
+        found = re.search(r"^Version: (\S+)", run("apt-cache", "show", "--no-all-versions", name), re.M)
+        if found is None:
+            sys.exit(f"{name} is not known to apt: run `apt-get update` first")
+        versions[name] = found[1]
+    return versions
+
+
+def fetch_packages(versions: dict[str, str], downloads: Path) -> list[Path]:
+    downloads.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name, version in versions.items():
+        pattern = f"{name}_{version.replace(':', '%3a')}_*.deb"
+        if not list(downloads.glob(pattern)):
+            run("apt-get", "download", "-q", f"{name}={version}", cwd=downloads)
+        files.append(next(downloads.glob(pattern)))
+    return files
+
+
+def wheel_versions() -> dict[str, str]:
+    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
+    return {name: pinned[name] for name in WHEELS}
+
+
+def fetch_wheels(versions: dict[str, str], downloads: Path) -> Path:
+    """Unpack wheels for the guest's Python, whatever Python builds; return the folder."""
+    key = "-".join(f"{name}{version}" for name, version in versions.items())
+    target = downloads / f"wheels-{key}"
+    if not target.exists():
+        partial = Path(tempfile.mkdtemp(dir=downloads))
+        run(
+            sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-compile", "--target", str(partial),
+            "--python-version", "3.11", "--implementation", "cp", "--platform", "manylinux2014_x86_64",
+            "--only-binary=:all:", *(f"{name}=={version}" for name, version in versions.items()),
+        )  # fmt: skip
+        partial.rename(target)
+    return target
+
+
+def our_sources() -> list[Path]:
+    return sorted(
+        path for top in ("tether", "protos") for path in (ROOT / top).rglob("*.py") if "__pycache__" not in path.parts
+    )
+
+
+def input_key(packages: dict[str, str], wheels: dict[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps([packages, wheels, sys.version_info[:2]]).encode())
+    for path in [*our_sources(), *sorted(p for p in HERE.iterdir() if p.is_file())]:
+        digest.update(f"{path.relative_to(ROOT)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:24]
+
+
+def elf_kernel(image: bytes) -> bytes:
+    """The ELF vmlinux out of Debian's bzImage (boot protocol: payload_offset, payload_length at 0x248; lz4 payload)."""
+    setup_sectors = image[0x1F1]
+    offset, length = struct.unpack_from("<II", image, 0x248)
+    start = (setup_sectors + 1) * 512 + offset
+    # The payload ends with the unpacked size, which lz4 reports as trailing garbage: its exit status says nothing.
+    kernel = subprocess.run(["lz4", "-dc"], input=image[start : start + length], capture_output=True).stdout
+    if kernel[:4] != b"\x7fELF":
+        sys.exit("the kernel's payload is not lz4: cannot take the ELF image out")
+    return kernel
+
+
+def module_closure(tree: Path) -> tuple[list[Path], list[Path]]:
+    """Return (modules to load at boot, all others wanted), each in an order in which insmod can load them."""
+    files = {path.name.removesuffix(".ko").replace("-", "_"): path for path in tree.rglob("*.ko")}
+    builtin = "\n".join(path.read_text() for path in tree.rglob("modules.builtin"))
+
+    def closure(name: str, into: list[Path]) -> None:
+        name = name.replace("-", "_")
+        path = files.get(name)
+        if path is None:
+            if f"/{name}.ko" not in builtin.replace("-", "_"):
+                sys.exit(f"kernel module {name} is neither in the package nor built in")
+            return
+        depends = re.search(rb"\0depends=([^\0]*)\0", path.read_bytes())
+        for needed in filter(None, (depends[1] if depends else b"").decode().split(",")):
+            closure(needed, into)
+        if path not in into:
+            into.append(path)
+
+    boot: list[Path] = []
+    later: list[Path] = []
+    for line in listed("modules.txt"):
+        when, name = line.split()
+        closure(name, boot if when == "boot" else later)
+    return boot, [path for path in later if path not in boot]
+
+
+class Initrd:
+    """A cpio archive in the `newc` format (Documentation/driver-api/early-userspace/buffer-format.rst), without times."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, tuple[int, bytes]] = {}
+
+    def add(self, path: str, mode: int, data: bytes = b"") -> None:
+        parent = os.path.dirname(path)
+        if parent and parent not in self._entries:
+            self.add(parent, stat.S_IFDIR | 0o755)
+        self._entries[path] = (mode, data)
+
+    def encode(self) -> bytes:
+        out = bytearray()
+        for inode, (path, (mode, data)) in enumerate(self._items(), 1):
+            name = path.encode() + b"\0"
+            fields = (inode, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name), 0)
+            out += b"070701" + b"".join(b"%08x" % field for field in fields) + name
+            out += bytes(-len(out) % 4) + data
+            out += bytes(-len(out) % 4)
+        return bytes(out)
+
+    def _items(self) -> Iterator[tuple[str, tuple[int, bytes]]]:
+        yield from sorted(self._entries.items())
+        yield "TRAILER!!!", (0, b"")
+
+
+_COMPILE = """
+import sys, marshal, importlib.util
+# Sourceless: the header's flags and time are never checked, so they are zero and the result is reproducible.
+for line in sys.stdin:
+    source, name, target = line.rstrip("\\n").split("\\t")
+    with open(source, "rb") as file:
+        code = compile(file.read(), name, "exec", dont_inherit=True, optimize=1)
+    with open(target, "wb") as out:
+        out.write(importlib.util.MAGIC_NUMBER + bytes(12) + marshal.dumps(code))
+"""
+
+
+def add_python(initrd: Initrd, sources: list[tuple[Path, str]], work: Path) -> None:
+    """Compile (file, path in the guest) pairs to sourceless bytecode; constant docstrings stay (optimize=1)."""
+    lines = []
+    targets = []
+    for index, (source, path) in enumerate(sources):
+        target = work / f"{index}.pyc"
+        lines.append(f"{source}\t{path}\t{target}\n")
+        targets.append((path.removesuffix(".py") + ".pyc", target))
+    subprocess.run([sys.executable, "-I", "-c", _COMPILE], input="".join(lines), text=True, check=True)
+    for path, target in targets:
+        initrd.add(path, stat.S_IFREG | 0o644, target.read_bytes())
+
+
+def build_initrd(tree: Path, wheels: Path, work: Path) -> bytes:
+    initrd = Initrd()
+    for directory in ("dev", "proc", "sys", "run", "tmp", "bin", "etc"):
+        initrd.add(directory, stat.S_IFDIR | 0o755)
+    initrd.add("dev/console", stat.S_IFCHR | 0o600)  # replaced by devtmpfs before anyone opens it
+    initrd.add("init", stat.S_IFREG | 0o755, (HERE / "init").read_bytes())
+    initrd.add("lib64", stat.S_IFLNK | 0o777, b"lib/x86_64-linux-gnu")
+    initrd.add("bin/busybox", stat.S_IFREG | 0o755, (tree / "bin/busybox").read_bytes())
+    initrd.add("usr/bin/python3.11", stat.S_IFREG | 0o755, (tree / "usr/bin/python3.11").read_bytes())
+
+    python: list[tuple[Path, str]] = [(HERE / "guest.py", f"{PYTHON}/guest.py")]
+    python += [(path, f"{PYTHON}/{path.relative_to(ROOT)}") for path in our_sources()]
+    for top in (tree, wheels):
+        for path in sorted(top.rglob("*")):
+            inside = str(path.relative_to(top)) if top == tree else f"{PYTHON}/{path.relative_to(top)}"
+            if path.is_dir() or (inside.startswith(PYTHON) and _LEFT_OUT.search(inside[len(PYTHON) :])):
+                continue
+            if inside.startswith(PYTHON) and path.suffix == ".py":
+                if not _CODECS.search(inside):
+                    python.append((path.resolve(), inside))
+            elif inside.startswith(PYTHON) and ".so" in path.name:
+                if top == wheels or not _EXTENSIONS.search(inside):
+                    initrd.add(inside, stat.S_IFREG | 0o755, path.read_bytes())
+            elif top == tree and _LIBRARIES.search(inside):
+                # By the name that the loader asks for; the usrmerge link is not needed in a root this small.
+                place = f"lib/x86_64-linux-gnu/{path.name}"
+                if path.is_symlink():
+                    initrd.add(place, stat.S_IFLNK | 0o777, os.readlink(path).rpartition("/")[2].encode())
+                else:
+                    initrd.add(place, stat.S_IFREG | 0o755, path.read_bytes())
+    add_python(initrd, python, work)
+
+    boot, later = module_closure(tree / "lib/modules")
+    for path in [*boot, *later]:
+        initrd.add(f"lib/modules/{path.name}", stat.S_IFREG | 0o644, path.read_bytes())
+    initrd.add("lib/modules/boot.list", stat.S_IFREG | 0o644, "".join(f"/lib/modules/{p.name}\n" for p in boot).encode())
+    initrd.add("lib/modules/later.list", stat.S_IFREG | 0o644, "".join(f"/lib/modules/{p.name}\n" for p in later).encode())
+    return initrd.encode()
+
+
+def build(cache: Path) -> Path:
+    """Return the folder of the guest for the inputs of today, building it when it is not there yet."""
+    packages, wheels = resolve_packages(), wheel_versions()
+    key = input_key(packages, wheels)
+    target = cache / "guest" / key
+    if (target / "manifest.json").exists():
+        return target
+    downloads = cache / "downloads"
+    files = fetch_packages(packages, downloads)
+    wheel_tree = fetch_wheels(wheels, downloads)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as work_name:
+        work = Path(work_name)
+        tree = work / "tree"
+        for file in files:
+            run("dpkg-deb", "-x", str(file), str(tree))
+        out = work / "out"
+        out.mkdir()
+        (work / "pyc").mkdir()
+        (out / "vmlinux").write_bytes(elf_kernel(next((tree / "boot").glob("vmlinuz-*")).read_bytes()))
+        (out / "initrd").write_bytes(build_initrd(tree, wheel_tree, work / "pyc"))
+        digests = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in ("vmlinux", "initrd")}
+        manifest = {"packages": packages, "wheels": wheels, "sha256": digests}
+        (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        try:
+            out.rename(target)
+        except OSError:
+            if not (target / "manifest.json").exists():  # else another build was quicker, with the same result
+                raise
+    for old in sorted(target.parent.iterdir(), key=lambda path: path.stat().st_mtime)[:-8]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Build the guest image of vch.")
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vch"
+    parser.add_argument("--cache", type=Path, default=default, help="where downloads and results are kept")
+    parser.add_argument("--link", type=Path, help="a symbolic link to set on the result")
+    options = parser.parse_args()
+    target = build(options.cache)
+    if options.link is not None:
+        options.link.parent.mkdir(parents=True, exist_ok=True)
+        partial = options.link.with_name(f"{options.link.name}.{os.getpid()}")
+        partial.symlink_to(target)
+        partial.replace(options.link)
+    print(target)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Mount(_message.Message):
+    __slots__ = ("kind", "target", "type", "source", "options", "disk", "lower", "upper")
+    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        PLAIN: _ClassVar[Mount.Kind]
+        DISK: _ClassVar[Mount.Kind]
+        OVERLAY: _ClassVar[Mount.Kind]
+    PLAIN: Mount.Kind
+    DISK: Mount.Kind
+    OVERLAY: Mount.Kind
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    DISK_FIELD_NUMBER: _ClassVar[int]
+    LOWER_FIELD_NUMBER: _ClassVar[int]
+    UPPER_FIELD_NUMBER: _ClassVar[int]
+    kind: Mount.Kind
+    target: str
+    type: str
+    source: str
+    options: _containers.RepeatedScalarFieldContainer[str]
+    disk: Disk
+    lower: _containers.RepeatedScalarFieldContainer[str]
+    upper: str
+    def __init__(self, kind: _Optional[_Union[Mount.Kind, str]] = ..., target: _Optional[str] = ..., type: _Optional[str] = ..., source: _Optional[str] = ..., options: _Optional[_Iterable[str]] = ..., disk: _Optional[_Union[Disk, _Mapping]] = ..., lower: _Optional[_Iterable[str]] = ..., upper: _Optional[str] = ...) -> None: ...
+
+class Disk(_message.Message):
+    __slots__ = ("adapter", "target", "lun")
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    LUN_FIELD_NUMBER: _ClassVar[int]
+    adapter: int
+    target: int
+    lun: int
+    def __init__(self, adapter: _Optional[int] = ..., target: _Optional[int] = ..., lun: _Optional[int] = ...) -> None: ...
+
+class StatRequest(_message.Message):
+    __slots__ = ("id", "path", "follow")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    path: str
+    follow: bool
+    def __init__(self, id: _Optional[str] = ..., path: _Optional[str] = ..., follow: _Optional[bool] = ...) -> None: ...
+
+class StatResponse(_message.Message):
+    __slots__ = ("name", "size", "mode", "mtime_ns", "link_target")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    MTIME_NS_FIELD_NUMBER: _ClassVar[int]
+    LINK_TARGET_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    size: int
+    mode: int
+    mtime_ns: int
+    link_target: str
+    def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ..., mode: _Optional[int] = ..., mtime_ns: _Optional[int] = ..., link_target: _Optional[str] = ...) -> None: ...
+
+class ReadArchiveRequest(_message.Message):
+    __slots__ = ("id", "path", "follow")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    path: str
+    follow: bool
+    def __init__(self, id: _Optional[str] = ..., path: _Optional[str] = ..., follow: _Optional[bool] = ...) -> None: ...
+
+class ArchiveChunk(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
+class WriteArchiveRequest(_message.Message):
+    __slots__ = ("id", "path", "no_overwrite_dir_non_dir", "copy_uid_gid", "data")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    NO_OVERWRITE_DIR_NON_DIR_FIELD_NUMBER: _ClassVar[int]
+    COPY_UID_GID_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    path: str
+    no_overwrite_dir_non_dir: bool
+    copy_uid_gid: bool
+    data: bytes
+    def __init__(self, id: _Optional[str] = ..., path: _Optional[str] = ..., no_overwrite_dir_non_dir: _Optional[bool] = ..., copy_uid_gid: _Optional[bool] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class WriteArchiveResponse(_message.Message):
+    __slots__ = ("bytes",)
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    bytes: int
+    def __init__(self, bytes: _Optional[int] = ...) -> None: ...
+
+class ListChangesRequest(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class Change(_message.Message):
+    __slots__ = ("kind", "path")
+    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        MODIFIED: _ClassVar[Change.Kind]
+        ADDED: _ClassVar[Change.Kind]
+        DELETED: _ClassVar[Change.Kind]
+    MODIFIED: Change.Kind
+    ADDED: Change.Kind
+    DELETED: Change.Kind
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    kind: Change.Kind
+    path: str
+    def __init__(self, kind: _Optional[_Union[Change.Kind, str]] = ..., path: _Optional[str] = ...) -> None: ...
+
+class MountRequest(_message.Message):
+    __slots__ = ("mount",)
+    MOUNT_FIELD_NUMBER: _ClassVar[int]
+    mount: Mount
+    def __init__(self, mount: _Optional[_Union[Mount, _Mapping]] = ...) -> None: ...
+
+class MountResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class UnmountRequest(_message.Message):
+    __slots__ = ("target", "lazy")
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    LAZY_FIELD_NUMBER: _ClassVar[int]
+    target: str
+    lazy: bool
+    def __init__(self, target: _Optional[str] = ..., lazy: _Optional[bool] = ...) -> None: ...
+
+class UnmountResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class FreezeRequest(_message.Message):
+    __slots__ = ("path",)
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    def __init__(self, path: _Optional[str] = ...) -> None: ...
+
+class FreezeResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ThawRequest(_message.Message):
+    __slots__ = ("path",)
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    def __init__(self, path: _Optional[str] = ...) -> None: ...
+
+class ThawResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

@@ -1,0 +1,122 @@
+from protos.tether.v1 import filesystem_pb2 as _filesystem_pb2
+from protos.tether.v1 import network_pb2 as _network_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class HelloRequest(_message.Message):
+    __slots__ = ("protocol", "appliance")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    APPLIANCE_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    appliance: str
+    def __init__(self, protocol: _Optional[int] = ..., appliance: _Optional[str] = ...) -> None: ...
+
+class HelloResponse(_message.Message):
+    __slots__ = ("protocol", "version", "boot_id", "machine_id", "monotonic_ns", "boot", "kernel", "memory_total", "memory_available")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    BOOT_ID_FIELD_NUMBER: _ClassVar[int]
+    MACHINE_ID_FIELD_NUMBER: _ClassVar[int]
+    MONOTONIC_NS_FIELD_NUMBER: _ClassVar[int]
+    BOOT_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_AVAILABLE_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    version: str
+    boot_id: bytes
+    machine_id: str
+    monotonic_ns: int
+    boot: _containers.RepeatedCompositeFieldContainer[BootMark]
+    kernel: str
+    memory_total: int
+    memory_available: int
+    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., boot_id: _Optional[bytes] = ..., machine_id: _Optional[str] = ..., monotonic_ns: _Optional[int] = ..., boot: _Optional[_Iterable[_Union[BootMark, _Mapping]]] = ..., kernel: _Optional[str] = ..., memory_total: _Optional[int] = ..., memory_available: _Optional[int] = ...) -> None: ...
+
+class BootMark(_message.Message):
+    __slots__ = ("name", "boottime_ns")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    BOOTTIME_NS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    boottime_ns: int
+    def __init__(self, name: _Optional[str] = ..., boottime_ns: _Optional[int] = ...) -> None: ...
+
+class ConfigureRequest(_message.Message):
+    __slots__ = ("machine_id", "wall_clock_ns", "entropy", "hostname", "domainname", "modules", "mounts", "network", "files", "sysctls")
+    class SysctlsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    MACHINE_ID_FIELD_NUMBER: _ClassVar[int]
+    WALL_CLOCK_NS_FIELD_NUMBER: _ClassVar[int]
+    ENTROPY_FIELD_NUMBER: _ClassVar[int]
+    HOSTNAME_FIELD_NUMBER: _ClassVar[int]
+    DOMAINNAME_FIELD_NUMBER: _ClassVar[int]
+    MODULES_FIELD_NUMBER: _ClassVar[int]
+    MOUNTS_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    SYSCTLS_FIELD_NUMBER: _ClassVar[int]
+    machine_id: str
+    wall_clock_ns: int
+    entropy: bytes
+    hostname: str
+    domainname: str
+    modules: _containers.RepeatedScalarFieldContainer[str]
+    mounts: _containers.RepeatedCompositeFieldContainer[_filesystem_pb2.Mount]
+    network: _network_pb2.NetworkConfig
+    files: _containers.RepeatedCompositeFieldContainer[StateFile]
+    sysctls: _containers.ScalarMap[str, str]
+    def __init__(self, machine_id: _Optional[str] = ..., wall_clock_ns: _Optional[int] = ..., entropy: _Optional[bytes] = ..., hostname: _Optional[str] = ..., domainname: _Optional[str] = ..., modules: _Optional[_Iterable[str]] = ..., mounts: _Optional[_Iterable[_Union[_filesystem_pb2.Mount, _Mapping]]] = ..., network: _Optional[_Union[_network_pb2.NetworkConfig, _Mapping]] = ..., files: _Optional[_Iterable[_Union[StateFile, _Mapping]]] = ..., sysctls: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class StateFile(_message.Message):
+    __slots__ = ("name", "content", "mode")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    content: bytes
+    mode: int
+    def __init__(self, name: _Optional[str] = ..., content: _Optional[bytes] = ..., mode: _Optional[int] = ...) -> None: ...
+
+class ConfigureResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SetClockRequest(_message.Message):
+    __slots__ = ("wall_clock_ns",)
+    WALL_CLOCK_NS_FIELD_NUMBER: _ClassVar[int]
+    wall_clock_ns: int
+    def __init__(self, wall_clock_ns: _Optional[int] = ...) -> None: ...
+
+class SetClockResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ReseedRandomRequest(_message.Message):
+    __slots__ = ("entropy",)
+    ENTROPY_FIELD_NUMBER: _ClassVar[int]
+    entropy: bytes
+    def __init__(self, entropy: _Optional[bytes] = ...) -> None: ...
+
+class ReseedRandomResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ShutdownRequest(_message.Message):
+    __slots__ = ("grace_ms",)
+    GRACE_MS_FIELD_NUMBER: _ClassVar[int]
+    grace_ms: int
+    def __init__(self, grace_ms: _Optional[int] = ...) -> None: ...
+
+class ShutdownResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
