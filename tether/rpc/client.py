@@ -1,0 +1,332 @@
+"""The appliance's gRPC client: grpcio's asyncio channel, joined to a link by a socket, called from trio."""
+
+import asyncio
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Generic, TypeVar
+
+import grpc
+import grpc.aio
+import trio
+from google.protobuf.message import Message
+
+from tether.link import Data, Event, Opened, Reset
+from tether.rpc.bridge import LoopThread
+from tether.rpc.status import Code, RpcError
+from tether.transport import Line, LineClosed, LinkedLine
+
+Out = TypeVar("Out", bound=Message)
+
+MAX_MESSAGE = 4 << 20
+# Received messages of a stream that may wait for their reader, bytes: then the stream's own window closes.
+_READ_AHEAD = 512 << 10
+_OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_send_message_length", MAX_MESSAGE),
+    ("grpc.default_authority", "tether"),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.enable_retries", 0),
+    # A guest may be paused, suspended or on its way to another host: silence is no failure.
+    ("grpc.keepalive_time_ms", (1 << 31) - 1),
+]
+
+
+def _error_of(error: grpc.RpcError) -> RpcError:
+    code: grpc.StatusCode = error.code()
+    details = b""
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin":
+            details = value
+    return RpcError.decode_untrusted(code.value[0], error.details() or "", details)
+
+
+class ServerStream(Generic[Out]):
+    """The responses of a call, read ahead up to a bound."""
+
+    def __init__(self, loop: LoopThread, call: Any) -> None:
+        self._loop = loop
+        self.call = call
+        self._queue: deque[Out] = deque()
+        self._queued = 0
+        self._changed = asyncio.Event()
+        self._ended = False
+        self._error: RpcError | None = None
+
+    async def _pump(self) -> None:
+        try:
+            while True:
+                message = await self.call.read()
+                if message is grpc.aio.EOF:
+                    break
+                self._queue.append(message)
+                self._queued += message.ByteSize()
+                self._changed.set()
+                while self._queued > _READ_AHEAD:
+                    self._changed.clear()
+                    await self._changed.wait()
+            code = await self.call.code()
+            if code is not grpc.StatusCode.OK:
+                self._error = RpcError(Code(code.value[0]), await self.call.details() or "")
+        except grpc.RpcError as error:
+            self._error = _error_of(error)
+        except asyncio.CancelledError:
+            self._error = RpcError(Code.CANCELLED, "the call was ended")
+        finally:
+            self._ended = True
+            self._changed.set()
+
+    async def _take(self) -> list[Out]:
+        while not self._queue and not self._ended:
+            self._changed.clear()
+            await self._changed.wait()
+        batch = list(self._queue)
+        self._queue.clear()
+        self._queued = 0
+        self._changed.set()
+        return batch
+
+    async def receive(self) -> list[Out]:
+        """Return the messages that are here, at least one; [] at the end of the call. RpcError when it failed."""
+        batch = await self._loop.run(self._take)
+        if not batch and self._error is not None:
+            raise self._error
+        return batch
+
+    async def send(self, message: Message) -> None:
+        """Send a request message (calls that stream requests); waits while the guest does not take it."""
+        try:
+            await self._loop.run(lambda: self.call.write(message))
+        except grpc.RpcError as error:
+            raise _error_of(error) from error
+        except asyncio.InvalidStateError as error:
+            raise RpcError(Code.CANCELLED, "the call has ended") from error
+
+    async def done_sending(self) -> None:
+        await self._loop.run(lambda: self.call.done_writing())
+
+
+class Channel:
+    """Calls into one guest. `run` must be running; calls made before the guest answers wait for it, up to their timeout."""
+
+    def __init__(self, loop: LoopThread, line: Line, *, window: int = 1 << 20) -> None:
+        self._loop = loop
+        self._line = line
+        self._window = window
+        self._address = f"vch-{os.getpid()}-{os.urandom(12).hex()}"
+        self._grpc: grpc.aio.Channel | None = None
+        self._opened = trio.Event()
+        self.sessions = 0
+        self.closed = False
+
+    # -- calls ----------------------------------------------------------------------------------------------------
+
+    async def unary(self, path: str, request: Message, response: type[Out], *, timeout: float | None = None) -> Out:
+        """One request, one response. RpcError when it fails; `timeout` in seconds also covers waiting for the guest."""
+        channel = await self._ready(timeout)
+
+        async def call() -> Out:
+            method = channel.unary_unary(
+                path, request_serializer=_serialize, response_deserializer=response.FromString
+            )
+            result: Out = await method(request, timeout=timeout, wait_for_ready=True)
+            return result
+
+        try:
+            return await self._loop.run(call)
+        except grpc.RpcError as error:
+            raise _error_of(error) from error
+
+    @asynccontextmanager
+    async def stream(
+        self, path: str, request: Message | None, response: type[Out], *, timeout: float | None = None
+    ) -> AsyncIterator[ServerStream[Out]]:
+        """A call that streams responses; with `request` None also requests. Leaving the block cancels what is left of it."""
+        channel = await self._ready(timeout)
+
+        async def start() -> tuple[ServerStream[Out], asyncio.Task[None]]:
+            if request is None:
+                call = channel.stream_stream(path, _serialize, response.FromString)(timeout=timeout, wait_for_ready=True)
+            else:
+                call = channel.unary_stream(path, _serialize, response.FromString)(
+                    request, timeout=timeout, wait_for_ready=True
+                )
+            stream = ServerStream[Out](self._loop, call)
+            return stream, asyncio.create_task(stream._pump())
+
+        stream, pump = await self._loop.run(start)
+
+        async def stop() -> None:
+            stream.call.cancel()
+            pump.cancel()
+            await asyncio.wait([pump])
+
+        try:
+            yield stream
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._loop.run(stop)
+
+    async def _ready(self, timeout: float | None) -> grpc.aio.Channel:
+        with trio.move_on_after(timeout if timeout is not None else float("inf")):
+            await self._opened.wait()
+        if self.closed:
+            raise RpcError(Code.UNAVAILABLE, "the channel to the guest is closed")
+        if self._grpc is None:
+            raise RpcError(Code.DEADLINE_EXCEEDED, "the guest does not answer")
+        return self._grpc
+
+    # -- the line -------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Carry the channel until its line closes. Ends all calls then."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        listener.bind("\0" + self._address)
+        listener.listen(4)
+        wire = _Wire(self._line, self._window, self._on_opened)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wire.accept_loop, trio.socket.from_stdlib_socket(listener))
+                try:
+                    await wire.linked.run()
+                except LineClosed:
+                    nursery.cancel_scope.cancel()
+        finally:
+            listener.close()
+            self._line.close()
+            self.closed = True
+            self._opened.set()
+            if self._grpc is not None:
+                channel = self._grpc
+                with trio.CancelScope(shield=True):
+                    await self._loop.run(lambda: channel.close())
+
+    async def _on_opened(self) -> None:
+        self.sessions += 1
+        if self._grpc is None:
+
+            async def make() -> grpc.aio.Channel:
+                return grpc.aio.insecure_channel(f"unix-abstract:{self._address}", options=_OPTIONS)
+
+            self._grpc = await self._loop.run(make)
+            self._opened.set()
+
+
+class _Wire:
+    """Between grpcio's socket and the link: one connection of the socket is one session of the link."""
+
+    def __init__(self, line: Line, window: int, on_opened: Callable[[], Any]) -> None:
+        self.linked = LinkedLine(line, _random_id, self._on_event, window=window)
+        self.linked.on_room = self._wake_reader
+        self._on_opened = on_opened
+        self._session: int | None = None
+        self._change = trio.Event()
+        self._incoming: deque[tuple[int, bytes]] = deque()
+        self._arrived = trio.Event()
+        self._room = trio.Event()
+
+    def _on_event(self, event: Event) -> None:
+        match event:
+            case Opened(session):
+                self._session = session
+                self._changed()
+            case Reset():
+                self._session = None
+                self._incoming.clear()
+                self._changed()
+            case Data(session, data):
+                self._incoming.append((session, data))
+                self._arrived.set()
+
+    def _changed(self) -> None:
+        change, self._change = self._change, trio.Event()
+        change.set()
+
+    def _wake_reader(self) -> None:
+        self._room.set()
+
+    async def accept_loop(self, listener: trio.socket.SocketType) -> None:
+        used: int | None = None
+        while True:
+            while self._session is None:
+                await self._change.wait()
+            if used == self._session:
+                # grpcio gave its connection up: the guest's half of it has to go as well.
+                self.linked.connection.reset(trio.current_time())
+                self.linked._deliver()
+                self.linked.flush()
+                continue
+            session = self._session
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._on_opened)
+                connection, _ = await listener.accept()
+            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            if struct.unpack("3i", credentials)[0] != os.getpid():
+                connection.close()
+                continue
+            used = session
+            with connection:
+                async with trio.open_nursery() as nursery:
+
+                    async def watch(scope: trio.CancelScope = nursery.cancel_scope, session: int = session) -> None:
+                        while self._session == session:
+                            await self._change.wait()
+                        scope.cancel()
+
+                    nursery.start_soon(watch)
+                    nursery.start_soon(self._upward, connection, session, nursery.cancel_scope)
+                    await self._downward(connection, session)
+                    nursery.cancel_scope.cancel()
+
+    async def _upward(self, connection: trio.socket.SocketType, session: int, scope: trio.CancelScope) -> None:
+        """Link to grpcio."""
+        try:
+            while True:
+                while not self._incoming:
+                    self._arrived = trio.Event()
+                    await self._arrived.wait()
+                number, data = self._incoming.popleft()
+                if number != session:
+                    continue
+                view = memoryview(data)
+                while view:
+                    view = view[await connection.send(view) :]
+                self.linked.connection.acknowledge(session, len(data))
+                if self.linked.connection._ack_now:
+                    self.linked.flush()
+        except OSError:
+            scope.cancel()
+
+    async def _downward(self, connection: trio.socket.SocketType, session: int) -> None:
+        """grpcio to link."""
+        link = self.linked.connection
+        while True:
+            try:
+                data = await connection.recv(256 << 10)
+            except OSError:
+                return
+            if not data:
+                return
+            view = memoryview(data)
+            while view:
+                if self._session != session:
+                    return
+                taken = link.send(view)
+                view = view[taken:]
+                self._room = trio.Event()
+                self.linked.flush()
+                if view and not link.send_room():
+                    await self._room.wait()
+
+
+def _serialize(message: Message) -> bytes:
+    return message.SerializeToString()
+
+
+def _random_id() -> int:
+    return int.from_bytes(os.urandom(8), "big") or 1

@@ -1,0 +1,10 @@
+"""Byte lines: the guest's virtio-serial port, sockets, serial lines; and the link run over one of them.
+
+Nothing here knows what the bytes mean.
+"""
+
+from tether.transport.line import Line, LineClosed
+from tether.transport.linked import LinkedLine
+from tether.transport.virtio import VirtioPort, open_virtio_port
+
+__all__ = ["Line", "LineClosed", "LinkedLine", "VirtioPort", "open_virtio_port"]

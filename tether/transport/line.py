@@ -1,0 +1,51 @@
+"""A non-blocking descriptor as a byte line."""
+
+import os
+
+import trio
+
+READ_SIZE = 256 << 10
+
+
+class LineClosed(Exception):
+    """The other end closed the line (sockets only: a serial line has no end)."""
+
+
+class Line:
+    """A socket or pipe, owned: `close` closes it. Reads and writes are bounded and never block."""
+
+    def __init__(self, fd: int) -> None:
+        os.set_blocking(fd, False)
+        self.fd = fd
+
+    def try_write(self, data: bytes | memoryview) -> int:
+        """Write what fits now, 0 when nothing does. LineClosed when nobody listens any more."""
+        try:
+            return os.write(self.fd, data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise LineClosed(str(error)) from error
+
+    async def read(self) -> bytes:
+        """Return at least one byte. LineClosed at the end."""
+        while True:
+            try:
+                data = os.read(self.fd, READ_SIZE)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self.fd)
+                continue
+            except OSError as error:
+                raise LineClosed(str(error)) from error
+            if not data:
+                raise LineClosed("end of file")
+            return data
+
+    async def wait_writable(self) -> None:
+        await trio.lowlevel.wait_writable(self.fd)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            trio.lowlevel.notify_closing(self.fd)
+            os.close(self.fd)
+            self.fd = -1
