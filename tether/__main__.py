@@ -1,43 +1,83 @@
+"""The guest's entry point: PID 1 of a container's machine."""
+
+import logging
+import os
+import sys
+import time
+
+import trio
+
+from protos.tether.v1 import events_pb2, filesystem_pb2, metrics_pb2, network_pb2, process_pb2, sandbox_pb2, stdio_pb2
+from tether.agent.events import EventsService
+from tether.agent.files import FilesystemService
+from tether.agent.machine import SandboxService
+from tether.agent.network import NetworkService
+from tether.agent.process import ProcessService
+from tether.agent.reaper import Reaper
+from tether.agent.stats import MetricsService
+from tether.agent.stdio import StdioService
+from tether.rpc.listener import serve_link
+from tether.rpc.server import methods_of
+from tether.system import linux
+from tether.system.cgroup import ROOT, enable_controllers
+from tether.transport import open_virtio_port
+
+PORT = "tether"
+
+
+def _mount_kernel_filesystems() -> None:
+    """What init left: init mounts proc, sysfs and devtmpfs, so that modules can be loaded before Python runs."""
+    private = linux.MS_NOSUID | linux.MS_NOEXEC | linux.MS_NODEV
+    linux.mount("cgroup2", str(ROOT), "cgroup2", private, "nsdelegate,memory_recursiveprot")
+    os.makedirs("/dev/pts", exist_ok=True)
+    linux.mount("devpts", "/dev/pts", "devpts", linux.MS_NOSUID | linux.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5")
+    linux.mount("tmpfs", "/run", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=0755")
+    enable_controllers()
+
+
+def random_id() -> int:
+    return int.from_bytes(os.urandom(8), "big") or 1
+
+
+async def _serve(marks: list[tuple[str, int]]) -> None:
+    line = open_virtio_port(PORT)
+    async with trio.open_nursery() as nursery:
+        reaper = Reaper()
+        nursery.start_soon(reaper.run)
+        events = EventsService()
+        processes = ProcessService(nursery, reaper, events)
+        stdio = StdioService(processes.stdio_of)
+        marks.append(("ready", time.clock_gettime_ns(time.CLOCK_BOOTTIME)))
+        services = (
+            (sandbox_pb2.DESCRIPTOR, "Sandbox", SandboxService(nursery, processes, marks)),
+            (process_pb2.DESCRIPTOR, "Process", processes),
+            (stdio_pb2.DESCRIPTOR, "Stdio", stdio),
+            (stdio_pb2.DESCRIPTOR, "Log", stdio),
+            (events_pb2.DESCRIPTOR, "Events", events),
+            (filesystem_pb2.DESCRIPTOR, "Filesystem", FilesystemService()),
+            (network_pb2.DESCRIPTOR, "Network", NetworkService()),
+            (metrics_pb2.DESCRIPTOR, "Metrics", MetricsService(processes.cgroup_of)),
+        )
+        methods = {}
+        for file, name, implementation in services:
+            methods |= methods_of(file.services_by_name[name], implementation)
+        await serve_link(line, methods, random_id)
+
+
 def main() -> None:
-    import time,os,sys
-    print("python main", open('/proc/uptime').read())
-    import gc
+    """Serve until power-off. PID 1 must not return: a failure ends the machine, which the appliance sees as an exit."""
+    marks = [("init", int(float(os.environ.pop("VCH_INIT_UPTIME", "0")) * 1e9))]
+    marks.append(("python", time.clock_gettime_ns(time.CLOCK_BOOTTIME)))
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="tether: %(message)s")
     try:
-        import google._upb._message
-    except Exception as e: print("upb", e)
-    def T(name,f):
-        t=time.monotonic(); r=f(); print(name, round((time.monotonic()-t)*1e3,1),"ms",flush=True); return r
-    T("pb2", lambda: __import__('protos.tether.v1.sandbox_pb2'))
-    T("hpack", lambda: __import__('hpack'))
-    T("ctypes", lambda: __import__('ctypes'))
-    T("json", lambda: __import__('json'))
-    T("selectors", lambda: __import__('selectors'))
-    try:
-        trio = T("trio", lambda: __import__('trio'))
-        async def child(ev): ev.set()
-        async def m():
-            r,w=os.pipe(); os.set_blocking(r,False)
-            async with trio.open_nursery() as n:
-                for rounds in range(3):
-                    t=time.monotonic()
-                    for _ in range(300):
-                        os.write(w,b'x'); await trio.lowlevel.wait_readable(r); os.read(r,1)
-                        ev=trio.Event(); n.start_soon(child,ev); await ev.wait()
-                    print("trio per call: wait_readable + spawn + event", (time.monotonic()-t)/300*1e6,"us",flush=True)
-        trio.run(m)
-    except ImportError as e: print(e)
-    import select
-    r,w=os.pipe(); ep=select.epoll(); ep.register(r,1)
-    class C:
-        def __init__(s): s.cb=None
-    async def coro(): return 1
-    for rounds in range(3):
-        t=time.monotonic()
-        for _ in range(300):
-            os.write(w,b'x'); 
-            for fd,e in ep.poll(): os.read(r,1)
-            c=coro()
-            try: c.send(None)
-            except StopIteration as e: pass
-        print("selector per call", (time.monotonic()-t)/300*1e6,"us",flush=True)
-    os.system("/bin/busybox free; /bin/busybox poweroff -f")
+        _mount_kernel_filesystems()
+        trio.run(_serve, marks)
+    except BaseException:
+        logging.exception("the tether failed")
+    finally:
+        os.sync()
+        linux.power_off()
+
+
+if __name__ == "__main__":
+    main()

@@ -209,10 +209,12 @@ def add_python(initrd: Initrd, sources: list[tuple[Path, str]], work: Path) -> N
 
 def build_initrd(tree: Path, wheels: Path, work: Path) -> bytes:
     initrd = Initrd()
-    for directory in ("dev", "proc", "sys", "run", "tmp", "bin", "etc"):
+    for directory in ("dev", "proc", "sys", "run", "tmp", "bin", "etc", "mnt"):
         initrd.add(directory, stat.S_IFDIR | 0o755)
     initrd.add("dev/console", stat.S_IFCHR | 0o600)  # replaced by devtmpfs before anyone opens it
     initrd.add("init", stat.S_IFREG | 0o755, (HERE / "init").read_bytes())
+    initrd.add("init.second", stat.S_IFREG | 0o644, (HERE / "init.second").read_bytes())
+    initrd.add("usr/bin/tini-static", stat.S_IFREG | 0o755, (tree / "usr/bin/tini-static").read_bytes())
     initrd.add("lib64", stat.S_IFLNK | 0o777, b"lib/x86_64-linux-gnu")
     initrd.add("bin/busybox", stat.S_IFREG | 0o755, (tree / "bin/busybox").read_bytes())
     initrd.add("usr/bin/python3.11", stat.S_IFREG | 0o755, (tree / "usr/bin/python3.11").read_bytes())

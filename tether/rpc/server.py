@@ -52,7 +52,9 @@ def methods_of(service: ServiceDescriptor, implementation: object) -> dict[bytes
     """Bind a service to an object with a method in snake_case for each of its methods; {path: Method}."""
     bound: dict[bytes, Method] = {}
     for method in service.methods:
-        handler = getattr(implementation, re.sub(r"(?<!^)(?=[A-Z])", "_", method.name).lower())
+        handler = getattr(implementation, re.sub(r"(?<!^)(?=[A-Z])", "_", method.name).lower(), None)
+        if handler is None:
+            continue  # answered with UNIMPLEMENTED, as any unknown method
         bound[f"/{service.full_name}/{method.name}".encode()] = Method(
             handler, GetMessageClass(method.input_type), method.client_streaming, method.server_streaming,
             inspect.iscoroutinefunction(handler),

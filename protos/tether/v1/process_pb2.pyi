@@ -8,14 +8,13 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class CreateRequest(_message.Message):
-    __slots__ = ("id", "spec", "join", "stdin", "spool_bytes", "drop_oldest", "init", "rows", "columns")
+    __slots__ = ("id", "spec", "join", "stdin", "spool_bytes", "drop_oldest", "rows", "columns")
     ID_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     JOIN_FIELD_NUMBER: _ClassVar[int]
     STDIN_FIELD_NUMBER: _ClassVar[int]
     SPOOL_BYTES_FIELD_NUMBER: _ClassVar[int]
     DROP_OLDEST_FIELD_NUMBER: _ClassVar[int]
-    INIT_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
     id: str
@@ -24,10 +23,9 @@ class CreateRequest(_message.Message):
     stdin: bool
     spool_bytes: int
     drop_oldest: bool
-    init: bool
     rows: int
     columns: int
-    def __init__(self, id: _Optional[str] = ..., spec: _Optional[bytes] = ..., join: _Optional[str] = ..., stdin: _Optional[bool] = ..., spool_bytes: _Optional[int] = ..., drop_oldest: _Optional[bool] = ..., init: _Optional[bool] = ..., rows: _Optional[int] = ..., columns: _Optional[int] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., spec: _Optional[bytes] = ..., join: _Optional[str] = ..., stdin: _Optional[bool] = ..., spool_bytes: _Optional[int] = ..., drop_oldest: _Optional[bool] = ..., rows: _Optional[int] = ..., columns: _Optional[int] = ...) -> None: ...
 
 class CreateResponse(_message.Message):
     __slots__ = ()

@@ -1,0 +1,46 @@
+"""The guest's cards: Network of protos/tether/v1/network.proto."""
+
+import trio
+
+from protos.tether.v1 import network_pb2
+from tether.rpc.status import Code, RpcError
+from tether.system.netlink import Netlink, cards
+
+_CARD_PATIENCE = 5.0
+
+
+async def apply(config: network_pb2.NetworkConfig) -> None:
+    """Give cards their name, addresses and routes. RpcError when a card does not appear or the kernel refuses."""
+    with Netlink() as netlink:
+        for wanted in config.interfaces:
+            index, name, mac = await _card(wanted)
+            try:
+                if (wanted.name and name != wanted.name) or (wanted.set_mac and mac != wanted.mac.lower()):
+                    netlink.set_link(index, up=False, name=wanted.name or None, mac=wanted.mac if wanted.set_mac else None)
+                netlink.set_link(index, mtu=wanted.mtu)
+                for address in wanted.addresses:
+                    netlink.add_address(index, address)
+                for route in wanted.routes:
+                    netlink.add_route(index, route.destination, route.gateway)
+            except (OSError, ValueError) as error:
+                raise RpcError(Code.FAILED_PRECONDITION, f"network {wanted.name}: {error}") from error
+
+
+async def _card(wanted: network_pb2.Interface) -> tuple[int, str, str]:
+    deadline = trio.current_time() + _CARD_PATIENCE
+    while True:
+        found = cards()
+        if wanted.set_mac and wanted.index < len(found):
+            return found[wanted.index]
+        for card in found:
+            if card[2] == wanted.mac.lower():
+                return card
+        if trio.current_time() >= deadline:
+            raise RpcError(Code.NOT_FOUND, f"no network card with the address {wanted.mac}")
+        await trio.sleep(0.01)
+
+
+class NetworkService:
+    async def apply(self, request: network_pb2.ApplyRequest) -> network_pb2.ApplyResponse:
+        await apply(request.config)
+        return network_pb2.ApplyResponse()

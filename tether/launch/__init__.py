@@ -1,0 +1,11 @@
+"""From an OCI runtime spec to a running process: namespaces, mounts, cgroup, users, capabilities, limits, exec.
+
+The child's half (`child`, `rootfs`, `credentials`) runs between fork and exec, in a copy of the tether, and must not touch
+trio. crun is the oracle: the same spec through both gives the same process.
+"""
+
+from tether.launch.failure import LaunchFailure
+from tether.launch.launcher import Launched, Stdio, launch
+from tether.launch.spec import Spec, parse_spec_untrusted
+
+__all__ = ["LaunchFailure", "Launched", "Spec", "Stdio", "launch", "parse_spec_untrusted"]

@@ -1,0 +1,114 @@
+"""Users, groups, capabilities and limits. Runs in the child, inside the container's root."""
+
+import os
+import resource
+from collections.abc import Iterator
+
+from tether.launch.failure import Kind, LaunchFailure, step
+from tether.launch.spec import Spec
+from tether.system import linux
+
+# include/uapi/linux/capability.h, by number.
+CAPABILITIES = (
+    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
+    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
+    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
+    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
+    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
+    "CHECKPOINT_RESTORE",
+)  # fmt: skip
+_NUMBERS = {f"CAP_{name}": number for number, name in enumerate(CAPABILITIES)}
+
+
+def _mask(names: tuple[str, ...]) -> int:
+    mask = 0
+    for name in names:
+        if name not in _NUMBERS:
+            raise LaunchFailure(Kind.SETUP, "capability", name)
+        mask |= 1 << _NUMBERS[name]
+    return mask
+
+
+def _entries(path: str, fields: int) -> Iterator[list[str]]:
+    """Lines of /etc/passwd or /etc/group; malformed ones are passed over, as libc does."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            for line in file:
+                parts = line.rstrip("\n").split(":")
+                if len(parts) >= fields and parts[2].isdigit():
+                    yield parts
+    except OSError:
+        return
+
+
+def look_up_user(spec: Spec) -> tuple[int, int, list[int], str]:
+    """Return (uid, gid, supplementary groups, home) as Docker does for `User` (name|uid[:group|gid]) of the spec."""
+    user = spec.user
+    name, _, group = user.name.partition(":")
+    if not user.name:
+        name = str(user.uid)
+    entry = None
+    for parts in _entries("/etc/passwd", 7):
+        if parts[0] == name or (name.isdigit() and parts[2] == name):
+            entry = parts
+            break
+    if entry is None and not name.isdigit() and name:
+        raise LaunchFailure(Kind.NO_SUCH_USER, "user", name)
+    uid = int(entry[2]) if entry else int(name or 0)
+    gid = (int(entry[3]) if entry and entry[3].isdigit() else 0) if user.name else user.gid
+    groups = list(user.groups)
+    if group:
+        found = [parts for parts in _entries("/etc/group", 3) if parts[0] == group or parts[2] == group]
+        if found:
+            gid = int(found[0][2])
+        elif group.isdigit():
+            gid = int(group)
+        else:
+            raise LaunchFailure(Kind.NO_SUCH_GROUP, "group", group)
+    elif user.name and entry:
+        for parts in _entries("/etc/group", 4):
+            if entry[0] in parts[3].split(","):
+                groups.append(int(parts[2]))
+    if gid not in groups and user.name:
+        groups.insert(0, gid)
+    if max(uid, gid) >= 1 << 31:
+        raise LaunchFailure(Kind.NO_SUCH_USER, "user", user.name)
+    return uid, gid, groups, entry[5] if entry else "/"
+
+
+def set_limits(spec: Spec) -> None:
+    for name, soft, hard in spec.rlimits:
+        number = getattr(resource, name, None)
+        if number is None:
+            raise LaunchFailure(Kind.SETUP, "rlimit", name)
+        with step("rlimit", name):
+            limit = [resource.RLIM_INFINITY if value >= (1 << 63) or value < 0 else value for value in (soft, hard)]
+            try:
+                resource.setrlimit(number, (limit[0], limit[1]))
+            except ValueError as error:
+                raise LaunchFailure(Kind.SETUP, "rlimit", f"{name}: {error}") from error
+    if spec.oom_score_adj is not None:
+        with step("oom_score_adj", str(spec.oom_score_adj)), open("/proc/self/oom_score_adj", "w") as file:
+            file.write(str(spec.oom_score_adj))
+
+
+def drop_to(spec: Spec, uid: int, gid: int, groups: list[int]) -> None:
+    """Become the user with the spec's capabilities, as runc does: keep across setuid, then set all five sets."""
+    sets = {name: _mask(spec.capabilities.get(name, ())) for name in ("bounding", "effective", "inheritable", "permitted", "ambient")}
+    with step("set capabilities"):
+        last = int(open("/proc/sys/kernel/cap_last_cap").read()) if os.path.exists("/proc/sys/kernel/cap_last_cap") else 40
+        for number in range(last + 1):
+            if not sets["bounding"] >> number & 1:
+                linux.prctl(linux.PR_CAPBSET_DROP, number)
+        linux.prctl(linux.PR_SET_KEEPCAPS, 1)
+    with step("set groups and user", f"{uid}:{gid}"):
+        os.setgroups(groups)
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    with step("set capabilities"):
+        linux.prctl(linux.PR_SET_KEEPCAPS, 0)
+        linux.set_capabilities(sets["effective"], sets["permitted"], sets["inheritable"])
+        linux.prctl(linux.PR_CAP_AMBIENT, linux.PR_CAP_AMBIENT_CLEAR_ALL)
+        for number in range(last + 1):
+            if sets["ambient"] >> number & 1:
+                linux.prctl(linux.PR_CAP_AMBIENT, linux.PR_CAP_AMBIENT_RAISE, number)

@@ -1,0 +1,228 @@
+"""Start one process. The parent's half is trio's, the child's half is everything between fork and exec."""
+
+import errno
+import fcntl
+import os
+import signal
+import socket
+import stat
+import termios
+from dataclasses import dataclass
+
+import trio
+
+from tether.launch.credentials import drop_to, look_up_user, set_limits
+from tether.launch.failure import Kind, LaunchFailure, step
+from tether.launch.rootfs import enter_root, hide_paths
+from tether.launch.seccomp import install_filter
+from tether.launch.spec import Spec
+from tether.system import linux
+
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_NAMESPACES = {
+    "pid": linux.CLONE_NEWPID, "mount": linux.CLONE_NEWNS, "uts": linux.CLONE_NEWUTS, "ipc": linux.CLONE_NEWIPC,
+    "network": linux.CLONE_NEWNET,
+}  # fmt: skip
+_JOINED = linux.CLONE_NEWPID | linux.CLONE_NEWNS | linux.CLONE_NEWUTS | linux.CLONE_NEWIPC | linux.CLONE_NEWCGROUP
+
+
+@dataclass(frozen=True, slots=True)
+class Stdio:
+    """The child's ends; with a terminal none is used."""
+
+    stdin: int = -1
+    stdout: int = -1
+    stderr: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """`terminal` is the master of the new pty, -1 without one."""
+
+    pid: int
+    terminal: int
+
+
+async def launch(spec: Spec, stdio: Stdio, cgroup: int, *, join: int = 0, rows: int = 0, columns: int = 0) -> Launched:
+    """Start the process of a spec in the cgroup (a directory's descriptor); return when exec has succeeded.
+
+    `join` is the pid of a running container's first process: the new one enters its namespaces (an exec). Raises
+    LaunchFailure; the child is then gone, and the tether's reaper gets it like any other.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    size = (rows, columns)
+    with ours:
+        with theirs:
+            # The child must not run Python's or trio's signal handlers, nor inherit a mask.
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))
+            try:
+                flags = 0 if join else _flags(spec)
+                pid = linux.fork_with(flags, cgroup)
+                if not pid:
+                    _child(spec, stdio, theirs, join, size)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        terminal = -1
+        ours.setblocking(False)
+        while True:
+            await trio.lowlevel.wait_readable(ours)
+            data, descriptors, _, _ = socket.recv_fds(ours, 65536, 1)
+            if data.startswith(b"pid "):
+                # A joined process is a grandchild, which only its parent could number.
+                pid = int(data[4:])
+            elif data == b"tty":
+                terminal = descriptors[0]
+            elif data:
+                if terminal >= 0:
+                    os.close(terminal)
+                raise LaunchFailure.decode(data)
+            else:
+                return Launched(pid, terminal)
+
+
+def _flags(spec: Spec) -> int:
+    flags = 0
+    for name in spec.namespaces - {"cgroup"}:
+        flags |= _NAMESPACES[name]
+    return flags
+
+
+def _child(spec: Spec, stdio: Stdio, report: socket.socket, join: int, size: tuple[int, int]) -> None:
+    """Never returns: exec, or a report and the end."""
+    try:
+        _reset_signals()
+        if join:
+            _join(join, report)
+        _become(spec, stdio, report, bool(join), size)
+    except LaunchFailure as failure:
+        report.send(failure.encode())
+    except BaseException as error:
+        report.send(LaunchFailure(Kind.OTHER, f"{type(error).__name__}: {error}", "").encode())
+    finally:
+        os._exit(255)
+
+
+def _reset_signals() -> None:
+    signal.set_wakeup_fd(-1)
+    for number in range(1, 65):
+        if number not in (signal.SIGKILL, signal.SIGSTOP, 32, 33):
+            try:
+                signal.signal(number, signal.SIG_DFL)
+            except (OSError, ValueError):
+                pass
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _join(target: int, report: socket.socket) -> None:
+    """Enter a container's namespaces and fork, since a pid namespace is entered by children only."""
+    with step("join", str(target)):
+        pidfd = os.pidfd_open(target)
+        linux.setns(pidfd, _JOINED)
+        os.close(pidfd)
+        os.chdir("/")
+    pid = os.fork()
+    if pid:
+        report.send(b"pid %d" % pid)
+        os._exit(0)
+
+
+def _become(spec: Spec, stdio: Stdio, report: socket.socket, joined: bool, size: tuple[int, int]) -> None:
+    os.setsid()
+    if not joined:
+        with step("cgroup namespace"):
+            if "cgroup" in spec.namespaces:
+                linux.unshare(linux.CLONE_NEWCGROUP)
+        with step("host name", spec.hostname):
+            if spec.hostname:
+                socket.sethostname(spec.hostname)
+            if spec.domainname:
+                linux.set_domainname(spec.domainname)
+        enter_root(spec)
+    if spec.terminal:
+        _open_terminal(report, bind_console=not joined, size=size)
+    else:
+        for number, fd in enumerate((stdio.stdin, stdio.stdout, stdio.stderr)):
+            os.dup2(fd, number)
+    if not joined:
+        for key, value in spec.sysctl.items():
+            with step("sysctl", key), open(f"/proc/sys/{key.replace('.', '/')}", "w") as file:
+                file.write(value)
+        hide_paths(spec)
+    uid, gid, groups, home = look_up_user(spec)
+    set_limits(spec)
+    environment = dict(entry.partition("=")[::2] for entry in spec.env if "=" in entry)
+    environment.setdefault("HOME", home)
+    if not spec.terminal:
+        # /dev/stdout and friends can be opened by the user that the process becomes.
+        for fd in range(3):
+            try:
+                if not stat.S_ISCHR(os.fstat(fd).st_mode):
+                    os.fchown(fd, uid, gid)
+            except OSError:
+                pass
+    else:
+        os.fchown(0, uid, -1)
+    with step("chdir", spec.cwd, Kind.BAD_WORKING_DIRECTORY):
+        if not joined:
+            os.makedirs(spec.cwd, exist_ok=True)
+        try:
+            os.chdir(spec.cwd)
+        except PermissionError:
+            os.chdir("/")  # tried again as the user below
+    if spec.no_new_privileges:
+        linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+    elif spec.seccomp:
+        # Needs CAP_SYS_ADMIN without no_new_privs, so it comes before that is given up.
+        install_filter(spec.seccomp)
+    drop_to(spec, uid, gid, groups)
+    if spec.no_new_privileges and spec.seccomp:
+        install_filter(spec.seccomp)
+    with step("chdir", spec.cwd, Kind.BAD_WORKING_DIRECTORY):
+        os.chdir(spec.cwd)
+    os.umask(0o022 if spec.user.umask is None else spec.user.umask)
+    _exec(spec, environment)
+
+
+def _open_terminal(report: socket.socket, *, bind_console: bool, size: tuple[int, int]) -> None:
+    with step("open a terminal", "/dev/ptmx"):
+        master = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        fcntl.ioctl(master, 0x40045431, b"\0\0\0\0")  # TIOCSPTLCK: unlock
+        slave = fcntl.ioctl(master, 0x5441, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)  # TIOCGPTPEER: no path involved
+        if size != (0, 0):
+            linux.set_terminal_size(master, *size)
+    if bind_console:
+        with step("bind", "/dev/console"):
+            try:
+                os.close(os.open("/dev/console", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            except FileExistsError:
+                pass
+            linux.mount(f"/proc/self/fd/{slave}", "/dev/console", None, linux.MS_BIND)
+    socket.send_fds(report, [b"tty"], [master])
+    os.close(master)
+    fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+    for number in range(3):
+        os.dup2(slave, number)
+    os.close(slave)
+
+
+def _exec(spec: Spec, environment: dict[str, str]) -> None:
+    program = spec.args[0]
+    # dup2'ed 0-2 stay; everything else the tether has open is close-on-exec, as Python opens files.
+    if "/" in program:
+        try:
+            os.execve(program, spec.args, environment)
+        except OSError as error:
+            raise _exec_failure(program, error.errno or 0, searched=False) from error
+    refused = 0
+    for directory in environment.get("PATH", _DEFAULT_PATH).split(":"):
+        try:
+            os.execve(os.path.join(directory or ".", program), spec.args, environment)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                refused = error.errno or 0
+    raise _exec_failure(program, refused or errno.ENOENT, searched=True)
+
+
+def _exec_failure(program: str, code: int, *, searched: bool) -> LaunchFailure:
+    missing = code in (errno.ENOENT, errno.ENOTDIR)
+    return LaunchFailure(Kind.NOT_FOUND if missing else Kind.PERMISSION, "exec", program, code, searched)

@@ -1,0 +1,61 @@
+"""Seccomp filters by libseccomp, through its C interface (seccomp(3)); loaded only when a spec has a filter."""
+
+import ctypes
+import errno
+from typing import Any
+
+from tether.launch.failure import Kind, LaunchFailure
+
+_KILL_PROCESS, _KILL_THREAD, _TRAP, _ERRNO, _LOG, _ALLOW = 0x80000000, 0, 0x30000, 0x50000, 0x7FFC0000, 0x7FFF0000
+_ACTIONS = {
+    "SCMP_ACT_ALLOW": _ALLOW, "SCMP_ACT_LOG": _LOG, "SCMP_ACT_TRAP": _TRAP, "SCMP_ACT_KILL": _KILL_THREAD,
+    "SCMP_ACT_KILL_THREAD": _KILL_THREAD, "SCMP_ACT_KILL_PROCESS": _KILL_PROCESS,
+}  # fmt: skip
+_OPERATORS = {
+    "SCMP_CMP_NE": 1, "SCMP_CMP_LT": 2, "SCMP_CMP_LE": 3, "SCMP_CMP_EQ": 4, "SCMP_CMP_GE": 5, "SCMP_CMP_GT": 6,
+    "SCMP_CMP_MASKED_EQ": 7,
+}  # fmt: skip
+_ARCHITECTURES = {"SCMP_ARCH_X86": 0x40000003, "SCMP_ARCH_X86_64": 0xC000003E, "SCMP_ARCH_X32": 0x4000003E}
+_FLTATR_CTL_NNP = 3
+
+
+class _Argument(ctypes.Structure):
+    _fields_ = (("arg", ctypes.c_uint), ("op", ctypes.c_int), ("a", ctypes.c_uint64), ("b", ctypes.c_uint64))
+
+
+def _action(name: str, error: int | None) -> int:
+    if name == "SCMP_ACT_ERRNO":
+        return _ERRNO | (errno.EPERM if error is None else error) & 0xFFFF
+    if name not in _ACTIONS:
+        raise LaunchFailure(Kind.SETUP, "seccomp action", name)
+    return _ACTIONS[name]
+
+
+def install_filter(profile: dict[str, Any]) -> None:
+    """Apply linux.seccomp of an OCI spec to this process. Calls that this libseccomp does not know are passed over."""
+    library = ctypes.CDLL("libseccomp.so.2", use_errno=True)
+    library.seccomp_init.restype = ctypes.c_void_p
+    library.seccomp_init.argtypes = [ctypes.c_uint32]
+    context = ctypes.c_void_p(library.seccomp_init(_action(profile["defaultAction"], profile.get("defaultErrnoRet"))))
+    # no_new_privs is the spec's to decide, not the library's.
+    library.seccomp_attr_set(context, _FLTATR_CTL_NNP, ctypes.c_uint32(0))
+    for name in profile.get("architectures") or ():
+        if name in _ARCHITECTURES:
+            library.seccomp_arch_add(context, ctypes.c_uint32(_ARCHITECTURES[name]))
+    default = _action(profile["defaultAction"], profile.get("defaultErrnoRet"))
+    for rule in profile.get("syscalls") or ():
+        action = _action(rule["action"], rule.get("errnoRet"))
+        if action == default:
+            continue
+        arguments = [
+            _Argument(a["index"], _OPERATORS[a["op"]], a["value"], a.get("valueTwo", 0)) for a in rule.get("args") or ()
+        ]
+        array = (_Argument * len(arguments))(*arguments)
+        for name in rule["names"]:
+            number = library.seccomp_syscall_resolve_name(name.encode())
+            if number != -1:
+                library.seccomp_rule_add_array(context, ctypes.c_uint32(action), number, len(arguments), array)
+    code = library.seccomp_load(context)
+    library.seccomp_release(context)
+    if code:
+        raise LaunchFailure(Kind.SETUP, "seccomp filter", "", -code)
