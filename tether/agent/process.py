@@ -1,6 +1,7 @@
 """The table of processes: Process of protos/tether/v1/process.proto."""
 
 import enum
+import fcntl
 import hashlib
 import json
 import os
@@ -202,6 +203,7 @@ class ProcessService:
                 for _ in range(2):
                     reading, writing = os.pipe2(os.O_CLOEXEC)
                     os.set_blocking(reading, False)
+                    fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, 256 << 10)
                     kept.append(reading)
                     given.append(writing)
                 stdio = ChildStdio(entry.stdin_read, given[0], given[1])

@@ -12,8 +12,8 @@ from protos.tether.v1 import stdio_pb2
 from tether.rpc.server import Call
 from tether.rpc.status import Code, RpcError
 
-_READ = 64 << 10
-_BATCH = 256 << 10
+_READ = 256 << 10
+_BATCH = 512 << 10
 # What a record costs beside its bytes: a program that writes single bytes must not fill the guest's memory.
 _OVERHEAD = 128
 STDOUT, STDERR = stdio_pb2.STDOUT, stdio_pb2.STDERR

@@ -54,7 +54,7 @@ async def launch(spec: Spec, stdio: Stdio, cgroup: int, *, join: int = 0, rows: 
     with ours:
         with theirs:
             # The child must not run Python's or trio's signal handlers, nor inherit a mask.
-            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             try:
                 flags = 0 if join else _flags(spec)
                 pid = linux.fork_with(flags, cgroup)
@@ -104,12 +104,9 @@ def _child(spec: Spec, stdio: Stdio, report: socket.socket, join: int, size: tup
 
 def _reset_signals() -> None:
     signal.set_wakeup_fd(-1)
-    for number in range(1, 65):
-        if number not in (signal.SIGKILL, signal.SIGSTOP, 32, 33):
-            try:
-                signal.signal(number, signal.SIG_DFL)
-            except (OSError, ValueError):
-                pass
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        if signal.getsignal(number) is not signal.SIG_DFL:
+            signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 

@@ -32,6 +32,10 @@ _OPTIONS = [
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.enable_retries", 0),
+    # Windows that cover a guest's slow answers; without them a stream crawls at one 64 KiB window a round trip.
+    ("grpc.http2.lookahead_bytes", 1 << 20),
+    ("grpc.http2.max_frame_size", 64 << 10),
+    ("grpc.http2.bdp_probe", 0),
     # A guest may be paused, suspended or on its way to another host: silence is no failure.
     ("grpc.keepalive_time_ms", (1 << 31) - 1),
 ]
@@ -194,7 +198,7 @@ class Channel:
                 nursery.start_soon(wire.accept_loop, trio.socket.from_stdlib_socket(listener))
                 try:
                     await wire.linked.run()
-                except LineClosed:
+                except* LineClosed:
                     nursery.cancel_scope.cancel()
         finally:
             listener.close()

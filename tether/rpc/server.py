@@ -113,7 +113,7 @@ class Call:
                 self._room = trio.Event()
                 await self._room.wait()
         else:
-            self._session.flush_soon()
+            self._session.flush()
 
     # -- for the session ------------------------------------------------------------------------------------------
 
@@ -236,7 +236,6 @@ class Session:
         self._nursery = nursery
         self._write = flush
         self._calls: dict[int, Call] = {}
-        self._flush_scheduled = False
         self._receiving = False
 
     def receive(self, data: bytes) -> None:
@@ -325,7 +324,7 @@ class Session:
     def consumed(self, stream: int, size: int) -> None:
         if size:
             self.http.acknowledge(stream, size)
-            self.flush_soon()
+            self.flush()
 
     def outgoing_bytes(self, stream: int) -> int:
         return self.http.outgoing_bytes(stream)
@@ -335,18 +334,9 @@ class Session:
         self.flush()
 
     def flush(self) -> None:
+        # While bytes of the client are being worked through, the answers wait and go out together at the end.
         if not self._receiving:
             self._write()
-
-    def flush_soon(self) -> None:
-        """Write at the end of this turn of the event loop: what several handlers say in it goes out together."""
-        if not self._flush_scheduled:
-            self._flush_scheduled = True
-            trio.lowlevel.current_trio_token().run_sync_soon(self._scheduled_flush)
-
-    def _scheduled_flush(self) -> None:
-        self._flush_scheduled = False
-        self._write()
 
 
 def _parse_timeout(value: bytes) -> float | None:

@@ -20,12 +20,16 @@ class Line:
 
     def try_write(self, data: bytes | memoryview) -> int:
         """Write what fits now, 0 when nothing does. LineClosed when nobody listens any more."""
+        view = memoryview(data)
+        # Some lines take a piece at a time (virtio-serial: 32 KiB), so a short write does not mean that the line is full.
         try:
-            return os.write(self.fd, data)
+            while view:
+                view = view[os.write(self.fd, view) :]
         except BlockingIOError:
-            return 0
+            pass
         except OSError as error:
             raise LineClosed(str(error)) from error
+        return len(data) - len(view)
 
     async def read(self) -> bytes:
         """Return at least one byte. LineClosed at the end."""

@@ -25,6 +25,8 @@ def open_virtio_port(name: str, root: Path = Path("/sys/class/virtio-ports")) ->
 class VirtioPort(Line):
     """A line that is never closed by the other side."""
 
+    _tries = 0
+
     async def read(self) -> bytes:
         empty = 0
         while True:
@@ -40,7 +42,11 @@ class VirtioPort(Line):
             await trio.sleep(_LOOK_AGAIN[min(empty, len(_LOOK_AGAIN) - 1)])
             empty += 1
 
+    def try_write(self, data: bytes | memoryview) -> int:
+        written = super().try_write(data)
+        self._tries = 0 if written else self._tries + 1
+        return written
+
     async def wait_writable(self) -> None:
-        # With the host's end absent this returns at once although a write would fail: the pause keeps that from spinning.
-        await trio.lowlevel.wait_writable(self.fd)
-        await trio.sleep(0.001)
+        # The driver has no callback on its output queue: nothing wakes a poll when the host has made room.
+        await trio.sleep(min(0.001 * 2**self._tries, 0.25))
