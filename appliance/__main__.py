@@ -1,0 +1,5 @@
+"""`python -m appliance` is `vchd`."""
+
+from appliance.main import run
+
+run()

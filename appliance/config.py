@@ -1,0 +1,87 @@
+"""The settings of one `vchd`: dockerd's flags and a few of ours."""
+
+import argparse
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from appliance.errors import InvalidParameter
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    hosts: tuple[str, ...] = ("unix:///var/run/docker.sock",)
+    data_root: Path = Path("/var/lib/vch")
+    exec_root: Path = Path("/var/run/vch")
+    pidfile: Path | None = None
+    guest: Path = Path("/usr/share/vch/guest")
+    hypervisor: str = "qemu"
+    accel: str = "auto"
+    vm_memory: int = 256
+    vm_cpus: int = 1
+    bip: str = "172.17.0.1/16"
+    dns: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    insecure_registries: tuple[str, ...] = ()
+    registry_mirrors: tuple[str, ...] = ()
+    log_level: str = "info"
+    cache: Path = field(default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vch")
+
+
+def default_guest() -> Path:
+    """Where `make setup` (next to the interpreter) or a package puts the guest."""
+    import sys
+
+    beside = Path(sys.prefix) / "share/vch/guest"
+    return beside if beside.exists() else Path("/usr/share/vch/guest")
+
+
+def parse_arguments(arguments: list[str]) -> Config:
+    """Flags, over those of `--config-file` (JSON, dockerd's daemon.json names). InvalidParameter names what is wrong."""
+    parser = argparse.ArgumentParser(prog="vchd", description="A virtual container host: Docker's API, a VM per container.")
+    flag = parser.add_argument
+    flag("-H", "--host", action="append", dest="hosts", help="listen on unix:///path or tcp://address:port")
+    flag("--data-root", type=Path, help="images, containers, state")
+    flag("--exec-root", type=Path, help="sockets and files of running machines")
+    flag("--config-file", type=Path, help="a JSON file with these settings")
+    flag("-p", "--pidfile", type=Path)
+    flag("--guest", type=Path, help="folder with vmlinux and initrd, as build/guest/image.py makes it")
+    flag("--hypervisor", choices=("qemu",), help="qemu (vsphere comes later)")
+    flag("--accel", choices=("auto", "kvm", "tcg"))
+    flag("--vm-memory", type=int, help="MiB of a machine without -m")
+    flag("--vm-cpus", type=int)
+    flag("--bip", help="address and prefix of the default network's gateway")
+    flag("--dns", action="append")
+    flag("--label", action="append", dest="labels")
+    flag("--insecure-registry", action="append", dest="insecure_registries")
+    flag("--registry-mirror", action="append", dest="registry_mirrors")
+    flag("-l", "--log-level", choices=("debug", "info", "warn", "error", "fatal"))
+    given = {key: value for key, value in vars(parser.parse_args(arguments)).items() if value is not None}
+    file = given.pop("config_file", None)
+    settings = {**_read_file(file), **given} if file is not None else given
+    settings.setdefault("guest", default_guest())
+    for key, value in settings.items():
+        if isinstance(value, list):
+            settings[key] = tuple(value)
+    return Config(**settings)
+
+
+_FILE_KEYS = {
+    "hosts": "hosts", "data-root": "data_root", "exec-root": "exec_root", "pidfile": "pidfile", "guest": "guest",
+    "hypervisor": "hypervisor", "accel": "accel", "vm-memory": "vm_memory", "vm-cpus": "vm_cpus", "bip": "bip", "dns": "dns",
+    "labels": "labels", "insecure-registries": "insecure_registries", "registry-mirrors": "registry_mirrors",
+    "log-level": "log_level",
+}  # fmt: skip
+
+
+def _read_file(path: Path) -> dict[str, object]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InvalidParameter(f"unable to configure the daemon with file {path}: {error}") from error
+    unknown = set(content) - set(_FILE_KEYS)
+    if unknown:
+        raise InvalidParameter(f"the following directives don't match any configuration option: {', '.join(sorted(unknown))}")
+    paths = ("data_root", "exec_root", "pidfile", "guest")
+    return {_FILE_KEYS[key]: Path(value) if _FILE_KEYS[key] in paths else value for key, value in content.items()}

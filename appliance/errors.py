@@ -1,0 +1,45 @@
+"""Errors by meaning. What crosses a package is one of these, carries the text that Docker's users know, and chains its cause."""
+
+
+class VchError(Exception):
+    """Base; the text is shown to users."""
+
+
+class NotFound(VchError):
+    """What was named does not exist."""
+
+
+class Conflict(VchError):
+    """The request does not fit the present state."""
+
+
+class NotModified(VchError):
+    """The state is already what was asked for."""
+
+
+class InvalidParameter(VchError):
+    """The request is malformed, or asks for what is refused by name."""
+
+
+class Unauthorized(VchError):
+    """A registry or client could not prove who it is."""
+
+
+class Forbidden(VchError):
+    """Known, but not allowed."""
+
+
+class Unavailable(VchError):
+    """Something this needs does not answer; trying later may help."""
+
+
+class Unsupported(VchError):
+    """Not offered here."""
+
+
+class ProtocolError(VchError):
+    """A peer (client, registry, image or guest) sent what nobody should."""
+
+
+class HypervisorError(VchError):
+    """The hypervisor refused or failed; the text holds its own words."""

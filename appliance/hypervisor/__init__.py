@@ -1,0 +1,5 @@
+"""Virtual machines: the contract in `driver`, a driver per folder. No Docker noun gets in, no QEMU or vSphere noun gets out."""
+
+from appliance.hypervisor.driver import Card, Disk, Driver, Machine, MachineSpec, Power
+
+__all__ = ["Card", "Disk", "Driver", "Machine", "MachineSpec", "Power"]

@@ -1,0 +1,92 @@
+"""The contract of a hypervisor driver. tests/appliance/hypervisor/contract.py is what every driver must pass."""
+
+import enum
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+from tether.transport import Line
+
+
+class Power(enum.Enum):
+    OFF = "off"
+    ON = "on"
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A raw image file; position in MachineSpec.disks is its LUN on the first adapter."""
+
+    path: Path
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A network card. `network` is a CIDR whose first address is the gateway; addresses are given to the guest by its tether."""
+
+    mac: str
+    network: str
+    gateway: str
+    dns: str
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpec:
+    """`id` is 1 to 64 of [a-z0-9]; sizes in MiB."""
+
+    id: str
+    memory_mib: int
+    cpus: int
+    disks: tuple[Disk, ...] = ()
+    card: Card | None = None
+
+
+class Machine(ABC):
+    """One VM. `power` is the hypervisor's word; the engine never guesses it."""
+
+    id: str
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Power on. HypervisorError with the hypervisor's own words when it refuses."""
+
+    @abstractmethod
+    async def kill(self) -> None:
+        """Power off now. Idempotent. Returns once `power` is OFF."""
+
+    @abstractmethod
+    async def wait_off(self) -> None:
+        """Return when the machine is off, whoever did it."""
+
+    @abstractmethod
+    async def destroy(self) -> None:
+        """Kill it and remove all of it that the driver made (not its disks). Idempotent."""
+
+    @abstractmethod
+    async def power(self) -> Power: ...
+
+    @abstractmethod
+    async def dial_tether(self) -> Line:
+        """Open the byte line to the tether. One at a time: an earlier one is to be closed first."""
+
+    @abstractmethod
+    def last_words(self) -> str:
+        """The end of the console and of the hypervisor's own messages, for an error text; may be empty."""
+
+
+class Driver(ABC):
+    @abstractmethod
+    async def connect(self) -> None:
+        """Check that machines can be made here. HypervisorError says what is missing."""
+
+    @abstractmethod
+    async def create(self, spec: MachineSpec) -> Machine: ...
+
+    @abstractmethod
+    async def adopt(self) -> list[Machine]:
+        """The machines that are already there, running or not: a restarted appliance finds its VMs."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, str]:
+        """Name, version, acceleration: for `docker info`."""

@@ -1,0 +1,5 @@
+"""The QEMU driver: `command` builds the command line (pure), `driver` runs it. Only composition roots import this."""
+
+from appliance.hypervisor.qemu.driver import QemuDriver
+
+__all__ = ["QemuDriver"]

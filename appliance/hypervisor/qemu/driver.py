@@ -1,0 +1,264 @@
+"""Machines as QEMU processes. They are not tied to this process: kill it, start it again, `adopt` finds them.
+
+A machine's folder under `root` holds machine.json (what it is, which process), its two sockets, its console and QEMU's own
+messages. QEMU gets every file as a descriptor and runs as a user of its own, in a session of its own, sandboxed.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+
+import trio
+
+from appliance.errors import HypervisorError
+from appliance.hypervisor.driver import Card, Disk, Driver, Machine, MachineSpec, Power
+from appliance.hypervisor.qemu.command import Descriptors, command
+from tether.transport import Line
+
+PROGRAM = "qemu-system-x86_64"
+# Each machine's QEMU runs under a user id of this range that nobody else has: one that is broken into cannot reach another.
+_FIRST_UID = 0x70000000
+_PROBE_SECONDS = 12.0
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _start_time(pid: int) -> str:
+    """Field 22 of /proc/PID/stat: with the pid it names one process of this boot."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+
+
+class QemuMachine(Machine):
+    def __init__(self, driver: "QemuDriver", spec: MachineSpec, folder: Path) -> None:
+        self.id = spec.id
+        self.spec = spec
+        self.folder = folder
+        self._driver = driver
+        self._pidfd = -1
+        self._process: subprocess.Popen[bytes] | None = None
+        self._off = trio.Event()
+        self._off.set()
+
+    # -- the process ----------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        driver = self._driver
+        with contextlib.ExitStack() as stack:
+            sockets = []
+            for name in ("qmp", "tether"):
+                path = self.folder / f"{name}.sock"
+                path.unlink(missing_ok=True)
+                listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC))
+                listener.bind(str(path))
+                listener.listen(1)
+                sockets.append(listener.fileno())
+            disks = []
+            for disk in self.spec.disks:
+                fd = os.open(disk.path, (os.O_RDONLY if disk.read_only else os.O_RDWR) | os.O_CLOEXEC)
+                stack.callback(os.close, fd)
+                disks.append(fd)
+            # Opened here: QEMU may not create files where it runs.
+            console = os.open(self.folder / "console.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+            messages = os.open(self.folder / "qemu.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+            stack.callback(os.close, console)
+            stack.callback(os.close, messages)
+            descriptors = Descriptors(sockets[0], sockets[1], tuple(disks))
+            argv = command(
+                PROGRAM, driver.accel, driver.kernel, driver.initrd, self.spec, descriptors, Path(f"/proc/self/fd/{console}")
+            )
+            try:
+                self._process = subprocess.Popen(
+                    argv, stdin=subprocess.DEVNULL, stdout=messages, stderr=messages, start_new_session=True,
+                    pass_fds=(*sockets, *disks, console), cwd="/", **self._identity(),
+                )  # fmt: skip
+            except OSError as error:
+                raise HypervisorError(f"{shlex.join(argv)}: {error}") from error
+        pid = self._process.pid
+        self._pidfd = os.pidfd_open(pid)
+        self._off = trio.Event()
+        self._save(pid)
+        (self.folder / "command").write_text(shlex.join(argv) + "\n")
+        driver.watch(self)
+
+    def _identity(self) -> dict[str, object]:
+        if os.geteuid():
+            return {}
+        uid = _FIRST_UID + int(hashlib.sha256(self.id.encode()).hexdigest()[:6], 16)
+        groups = []
+        if self._driver.accel == "kvm":
+            groups.append(os.stat("/dev/kvm").st_gid)
+        return {"user": uid, "group": uid, "extra_groups": groups}
+
+    def _save(self, pid: int) -> None:
+        spec = asdict(self.spec)
+        for disk in spec["disks"]:
+            disk["path"] = str(disk["path"])
+        state = {"spec": spec, "pid": pid, "start_time": _start_time(pid) if pid else "", "boot_id": _boot_id()}
+        partial = self.folder / "machine.json.new"
+        partial.write_text(json.dumps(state))
+        partial.replace(self.folder / "machine.json")
+
+    async def supervise(self) -> None:
+        """Notice the end of the process, whoever caused it."""
+        await trio.lowlevel.wait_readable(self._pidfd)
+        os.close(self._pidfd)
+        self._pidfd = -1
+        if self._process is not None:
+            self._process.wait()
+        self._off.set()
+
+    async def kill(self) -> None:
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            await self._off.wait()
+
+    async def wait_off(self) -> None:
+        await self._off.wait()
+
+    async def destroy(self) -> None:
+        await self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._driver.forget(self)
+
+    async def power(self) -> Power:
+        return Power.OFF if self._off.is_set() else Power.ON
+
+    async def dial_tether(self) -> Line:
+        connection = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            await connection.connect(str(self.folder / "tether.sock"))
+        except OSError as error:
+            connection.close()
+            raise HypervisorError(f"machine {self.id[:12]} cannot be reached: {error}\n{self.last_words()}") from error
+        return Line(connection.detach())
+
+    def last_words(self) -> str:
+        words = []
+        for name in ("command", "qemu.log", "console.log"):
+            with contextlib.suppress(OSError):
+                text = (self.folder / name).read_bytes()[-2000:].decode("utf-8", "replace").strip()
+                if text:
+                    words.append(f"{name}: {text}")
+        return "\n".join(words)
+
+    def take_over(self, pid: int) -> None:
+        """Adopt the running process of an earlier appliance."""
+        self._pidfd = os.pidfd_open(pid)
+        self._off = trio.Event()
+        self._driver.watch(self)
+
+
+class QemuDriver(Driver):
+    """`root` keeps the machines' folders; `nursery` owns the watching of their processes."""
+
+    def __init__(self, root: Path, guest: Path, accel: str, cache: Path, nursery: trio.Nursery) -> None:
+        self.kernel = guest / "vmlinux"
+        self.initrd = guest / "initrd"
+        self.accel = accel
+        self._root = root
+        self._cache = cache
+        self._nursery = nursery
+        self._machines: dict[str, QemuMachine] = {}
+        self._version = "unknown"
+
+    async def connect(self) -> None:
+        if shutil.which(PROGRAM) is None:
+            raise HypervisorError(f"{PROGRAM} is not installed (Debian: apt-get install qemu-system-x86)")
+        for file in (self.kernel, self.initrd):
+            if not file.exists():
+                raise HypervisorError(f"{file} is missing: build the guest with `make setup`")
+        # The guest may be rebuilt under a running appliance: its machines keep the one they were told.
+        self.kernel, self.initrd = self.kernel.resolve(), self.initrd.resolve()
+        self._root.mkdir(parents=True, exist_ok=True, mode=0o711)
+        result = await trio.run_process([PROGRAM, "--version"], capture_stdout=True)
+        self._version = result.stdout.decode().split("version ", 1)[-1].split()[0]
+        if self.accel == "auto":
+            self.accel = await self._choose_acceleration()
+
+    async def _choose_acceleration(self) -> str:
+        """KVM only if a machine really boots with it: /dev/kvm can be there and hang. The answer is kept for this host boot."""
+        if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+            return "tcg"
+        facts = (str(self.kernel), str(self.kernel.stat().st_mtime_ns), self._version, _boot_id())
+        verdict = self._cache / "kvm" / hashlib.sha256("\0".join(facts).encode()).hexdigest()[:24]
+        if verdict.exists():
+            return verdict.read_text()
+        self.accel = "kvm"
+        answer = "tcg"
+        probe = await self.create(MachineSpec(f"probe{os.getpid()}", 256, 1))
+        try:
+            with trio.move_on_after(_PROBE_SECONDS):
+                await probe.start()
+                line = await probe.dial_tether()
+                try:
+                    # The tether's first HELLO: kernel, Python and channel all work.
+                    if await line.read():
+                        answer = "kvm"
+                finally:
+                    line.close()
+        except Exception:
+            answer = "tcg"
+        finally:
+            with trio.CancelScope(shield=True):
+                await probe.destroy()
+        verdict.parent.mkdir(parents=True, exist_ok=True)
+        verdict.write_text(answer)
+        return answer
+
+    async def create(self, spec: MachineSpec) -> Machine:
+        folder = self._root / spec.id
+        folder.mkdir(mode=0o711, exist_ok=True)
+        machine = QemuMachine(self, spec, folder)
+        machine._save(0)
+        self._machines[spec.id] = machine
+        return machine
+
+    async def adopt(self) -> list[Machine]:
+        found: list[Machine] = []
+        for folder in sorted(self._root.iterdir()):
+            try:
+                state = json.loads((folder / "machine.json").read_bytes())
+                raw = state["spec"]
+                disks = tuple(Disk(Path(disk["path"]), disk["read_only"]) for disk in raw["disks"])
+                card = Card(**raw["card"]) if raw["card"] else None
+                spec = MachineSpec(raw["id"], raw["memory_mib"], raw["cpus"], disks, card)
+            except (OSError, ValueError, KeyError, TypeError):
+                # Half made by an appliance that was killed: there is no process yet, or it is not known and holds nothing.
+                shutil.rmtree(folder, ignore_errors=True)
+                continue
+            machine = QemuMachine(self, spec, folder)
+            pid = state["pid"]
+            if pid and state["boot_id"] == _boot_id():
+                with contextlib.suppress(OSError):
+                    if _start_time(pid) == state["start_time"] and _is_running(pid):
+                        machine.take_over(pid)
+            self._machines[spec.id] = machine
+            found.append(machine)
+        return found
+
+    def watch(self, machine: QemuMachine) -> None:
+        self._nursery.start_soon(machine.supervise)
+
+    def forget(self, machine: QemuMachine) -> None:
+        self._machines.pop(machine.id, None)
+
+    def describe(self) -> dict[str, str]:
+        return {"Driver": "qemu", "Version": self._version, "Accelerator": self.accel, "Guest": self.kernel.parent.name}
+
+
+def _is_running(pid: int) -> bool:
+    state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return state != "Z"
+
+

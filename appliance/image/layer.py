@@ -1,0 +1,135 @@
+"""Layers: a compressed tar in, a read-only disk out, both digests taken on the way. Blocking; run in threads."""
+
+import hashlib
+import os
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import zstandard
+from isal import isal_zlib
+
+from appliance.errors import ProtocolError
+from appliance.image.erofs import write_erofs
+
+Source = Callable[[], bytes]
+"""Gives the next piece of the blob, b"" at its end."""
+
+
+class _Decoder(Protocol):
+    def decompress(self, data: bytes) -> bytes: ...
+
+
+class _Plain:
+    def decompress(self, data: bytes) -> bytes:
+        return data
+
+
+class _Gzip:
+    """Members one after the other, as gzip(1) and pigz write them."""
+
+    def __init__(self) -> None:
+        self._decoder = isal_zlib.decompressobj(31)
+
+    def decompress(self, data: bytes) -> bytes:
+        out = []
+        while data:
+            out.append(self._decoder.decompress(data))
+            data = self._decoder.unused_data
+            if data:
+                self._decoder = isal_zlib.decompressobj(31)
+        return b"".join(out)
+
+
+class _Zstd:
+    def __init__(self) -> None:
+        self._make = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompressobj
+        self._decoder = self._make()
+
+    def decompress(self, data: bytes) -> bytes:
+        out = []
+        while data:
+            out.append(self._decoder.decompress(data))
+            data = self._decoder.unused_data
+            if data:
+                self._decoder = self._make()
+        return b"".join(out)
+
+
+def _decoder_for(start: bytes) -> _Decoder:
+    if start.startswith(b"\x1f\x8b"):
+        return _Gzip()
+    if start.startswith(b"\x28\xb5\x2f\xfd"):
+        return _Zstd()
+    return _Plain()
+
+
+class _Stream:
+    """read(n) over the decompressed blob, both digests on the side."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.blob = hashlib.sha256()
+        self.plain = hashlib.sha256()
+        self._decoder: _Decoder | None = None
+        self._buffer = b""
+        self._position = 0
+
+    def _more(self) -> bool:
+        raw = self._source()
+        if not raw:
+            return False
+        self.blob.update(raw)
+        if self._decoder is None:
+            self._decoder = _decoder_for(raw)
+        data = self._decoder.decompress(raw)
+        self.plain.update(data)
+        self._buffer = self._buffer[self._position :] + data
+        self._position = 0
+        return True
+
+    def read(self, size: int) -> bytes:
+        while len(self._buffer) - self._position < size:
+            if not self._more():
+                break
+        data = self._buffer[self._position : self._position + size]
+        self._position += len(data)
+        return data
+
+    def drain(self) -> None:
+        """To the end of the blob: padding behind the archive counts for the digests."""
+        self._buffer, self._position = b"", 0
+        while self._more():
+            self._buffer = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """`digest` of the blob as it came, `diff_id` of the tar, `size` as Docker counts it (content), `disk_size` on disk."""
+
+    digest: str
+    diff_id: str
+    size: int
+    disk_size: int
+
+
+def convert_untrusted(source: Source, target: Path) -> Layer:
+    """Write the blob's disk to `target` and sync it. ProtocolError for a blob that is no (whole) tar; target is then gone."""
+    stream = _Stream(source)
+    try:
+        with open(target, "wb", buffering=1 << 20) as out:
+            result = write_erofs(stream.read, out)
+            stream.drain()
+            out.flush()
+            os.fsync(out.fileno())
+    except (isal_zlib.error, zlib.error, zstandard.ZstdError, EOFError) as error:
+        target.unlink(missing_ok=True)
+        raise ProtocolError(f"layer cannot be decompressed: {error}") from error
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+    return Layer(
+        f"sha256:{stream.blob.hexdigest()}", f"sha256:{stream.plain.hexdigest()}", result.content, result.size
+    )

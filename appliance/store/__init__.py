@@ -1,0 +1,5 @@
+"""Crash-safe persistence: named records, written through one group-committing SQLite writer; reads never touch the disk."""
+
+from appliance.store.database import Database
+
+__all__ = ["Database"]

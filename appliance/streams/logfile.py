@@ -1,0 +1,168 @@
+"""A container's log on disk: a data file already framed for the wire, and an index of fixed entries, one per line.
+
+An entry says when, which stream, where in the data file, and up to which byte of the guest's output it reaches; the last one
+tells where reading goes on after a crash. Data is written before its index entry, so whatever the index names is there;
+bytes behind the last entry are cut off when the log is opened.
+
+Entry, little endian: time ns u64, position u64, guest offset after it u64, length u32 (frame header included), stream u8,
+flags u8 (1: the line goes on), 2 zero bytes.
+"""
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.streams import stdcopy
+
+_ENTRY = struct.Struct("<QQQIBBxx")
+ENTRY_SIZE = _ENTRY.size
+_PARTIAL = 1
+_CHUNK = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    time_ns: int
+    position: int
+    guest_offset: int
+    length: int
+    stream: int
+    partial: bool
+
+
+class LogFile:
+    """One container's log. `framed`: with stdcopy headers (no terminal), else raw."""
+
+    def __init__(self, directory: Path, *, framed: bool) -> None:
+        self.framed = framed
+        self._data = os.open(directory / "log.data", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        self._index = os.open(directory / "log.index", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        size = os.fstat(self._index).st_size
+        self.entries = size // ENTRY_SIZE
+        if size % ENTRY_SIZE:
+            os.ftruncate(self._index, self.entries * ENTRY_SIZE)
+        self.guest_offset = 0
+        self._size = 0
+        while self.entries:
+            last = self.entry(self.entries - 1)
+            if last.position + last.length <= os.fstat(self._data).st_size:
+                self.guest_offset = last.guest_offset
+                self._size = last.position + last.length
+                break
+            # Power was lost between the two files: the guest still has what this entry named.
+            self.entries -= 1
+            os.ftruncate(self._index, self.entries * ENTRY_SIZE)
+        os.ftruncate(self._data, self._size)
+
+    def fileno(self) -> int:
+        """The data file's descriptor, for sendfile."""
+        return self._data
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def append(self, stream: int, time_ns: int, guest_offset: int, data: bytes) -> None:
+        """Append output of one stream whose last byte is the guest's `guest_offset` - 1."""
+        out: list[bytes] = []
+        index: list[bytes] = []
+        position = self._size
+        start = 0
+        end = len(data)
+        offset = guest_offset - end
+        while start < end:
+            stop = data.find(b"\n", start) + 1 or end
+            line = data[start:stop]
+            if self.framed:
+                out.append(stdcopy.header(stream, stop - start))
+            out.append(line)
+            length = stop - start + (stdcopy.HEADER_SIZE if self.framed else 0)
+            partial = 0 if line.endswith(b"\n") else _PARTIAL
+            index.append(_ENTRY.pack(time_ns, position, offset + stop, length, stream, partial))
+            position += length
+            start = stop
+        self._write(self._data, b"".join(out), self._size)
+        self._write(self._index, b"".join(index), self.entries * ENTRY_SIZE)
+        self._size = position
+        self.entries += len(index)
+        self.guest_offset = guest_offset
+
+    @staticmethod
+    def _write(fd: int, data: bytes, position: int) -> None:
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(fd, view, position)
+            view = view[written:]
+            position += written
+
+    def begin_run(self) -> None:
+        """A new run of the container counts its output from 0 again."""
+        self.guest_offset = 0
+
+    def sync(self) -> None:
+        """fdatasync both files; blocking."""
+        os.fdatasync(self._data)
+        os.fdatasync(self._index)
+
+    def entry(self, number: int) -> Entry:
+        return self._unpack(os.pread(self._index, ENTRY_SIZE, number * ENTRY_SIZE), 0)
+
+    @staticmethod
+    def _unpack(data: bytes, at: int) -> Entry:
+        time_ns, position, guest_offset, length, stream, flags = _ENTRY.unpack_from(data, at)
+        return Entry(time_ns, position, guest_offset, length, stream, bool(flags & _PARTIAL))
+
+    def iterate(self, first: int, last: int) -> Iterator[Entry]:
+        """Entries [first, last)."""
+        while first < last:
+            count = min(_CHUNK, last - first)
+            block = os.pread(self._index, count * ENTRY_SIZE, first * ENTRY_SIZE)
+            for at in range(0, len(block) - ENTRY_SIZE + 1, ENTRY_SIZE):
+                yield self._unpack(block, at)
+            first += count
+
+    def tail_start(self, lines: int, streams: frozenset[int], last: int) -> int:
+        """Number of the entry where the last `lines` lines of the streams begin, looking at entries before `last`."""
+        if lines <= 0:
+            return last
+        found = 0
+        number = last
+        # An entry that ends a line is the last piece of it; the pieces before it are partial and of the same stream.
+        awaiting = True
+        while number > 0:
+            low = max(0, number - _CHUNK)
+            block = list(self.iterate(low, number))
+            for back, entry in enumerate(reversed(block)):
+                if entry.stream not in streams:
+                    continue
+                if not entry.partial or awaiting:
+                    if found == lines:
+                        return number - back
+                    found += 1
+                awaiting = False
+            number = low
+        return 0
+
+    def first_at(self, time_ns: int) -> int:
+        """Number of the first entry that is not older than the time (bisection)."""
+        low, high = 0, self.entries
+        while low < high:
+            middle = (low + high) // 2
+            if self.entry(middle).time_ns < time_ns:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def payload(self, entry: Entry) -> bytes:
+        skip = stdcopy.HEADER_SIZE if self.framed else 0
+        return os.pread(self._data, entry.length - skip, entry.position + skip)
+
+    def read(self, position: int, size: int) -> bytes:
+        return os.pread(self._data, size, position)
+
+    def close(self) -> None:
+        os.close(self._data)
+        os.close(self._index)
