@@ -195,7 +195,8 @@ class _Writer:
             return
         tail = size % BLOCK
         # A short tail goes behind its inode: small files then cost no block of their own.
-        inline = 0 < tail <= BLOCK // 2
+        # Not so with extended attributes that fill the inode's block.
+        inline = 0 < tail <= BLOCK // 2 and len(_encode_xattrs(node.xattrs)[0]) <= BLOCK // 4
         self._copy_bytes(size - tail if inline else size)
         if inline:
             node.tail = tarstream.exactly(self._read, tail)
@@ -305,8 +306,7 @@ class _Writer:
             where = first + len(extra)
             extra.extend(block.ljust(BLOCK, b"\0") for block in blocks)
         elif tail and not inline:
-            # A tail that found no room behind its inode, or a long link: a block of its own. A file's full blocks lie elsewhere,
-            # so this cannot happen to one: see the bound in _copy.
+            # A link too long for its inode's block; the tail of a file always fits, _copy sees to that.
             where = first + len(extra)
             extra.append(tail.ljust(BLOCK, b"\0"))
             tail = b""

@@ -1,0 +1,6 @@
+"""HTTP/1.1 on trio with hijack (RFC 9112). Knows no Docker."""
+
+from appliance.http.connection import Handler, Reply, Request, serve_connection
+from appliance.http.stream import HijackedStream
+
+__all__ = ["Handler", "HijackedStream", "Reply", "Request", "serve_connection"]

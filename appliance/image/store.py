@@ -1,0 +1,260 @@
+"""What images are here: configs by id, references, layers as disks. Reads are from memory, changes are durable when they return."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+
+from appliance.errors import Conflict, InvalidParameter, NotFound, ProtocolError
+from appliance.image.layer import Layer, Source, convert_untrusted
+from appliance.image.reference import Reference, parse_reference
+from appliance.store import Database
+
+_MAX_LAYERS = 250
+
+
+class ImageRecord(msgspec.Struct):
+    """One image. `references` are full names with tag, `digests` full names with the manifest's digest."""
+
+    id: str
+    config: bytes
+    references: list[str] = []
+    digests: list[str] = []
+    sizes: list[int] = []
+    tagged: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ImageConfig:
+    """An OCI image config (image-spec config.md), as far as it is used here."""
+
+    raw: dict[str, Any]
+
+    @property
+    def diff_ids(self) -> list[str]:
+        ids: list[str] = (self.raw.get("rootfs") or {}).get("diff_ids") or []
+        return ids
+
+    @property
+    def config(self) -> dict[str, Any]:
+        inner: dict[str, Any] = self.raw.get("config") or {}
+        return inner
+
+
+def parse_config_untrusted(data: bytes) -> ImageConfig:
+    """ProtocolError for what is no image config."""
+    try:
+        raw = json.loads(data)
+        config = ImageConfig(raw)
+        ids = config.diff_ids
+        sound = isinstance(config.config, dict) and all(re.fullmatch(r"sha256:[a-f0-9]{64}", item) for item in ids)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ProtocolError(f"invalid image config: {error}") from error
+    if not sound:
+        raise ProtocolError("invalid image config: diff_ids are no digests")
+    if len(ids) > _MAX_LAYERS:
+        raise ProtocolError(f"max depth exceeded: {len(ids)} layers")
+    return config
+
+
+class ImageStore:
+    """`root` holds layers/HEX.erofs; partial files there have other names and are swept at start."""
+
+    def __init__(self, database: Database, root: Path) -> None:
+        self._database = database
+        self._layers = root / "layers"
+        self._layers.mkdir(parents=True, exist_ok=True)
+        self._images: dict[str, ImageRecord] = {}
+        self._configs: dict[str, ImageConfig] = {}
+        self._locks: dict[str, trio.Lock] = {}
+        self._conversions = trio.CapacityLimiter(max(2, os.cpu_count() or 1))
+        for partial in self._layers.glob("*.part"):
+            partial.unlink()
+        for key, value in database.load("image").items():
+            record = msgspec.json.decode(value, type=ImageRecord)
+            self._images[key] = record
+            self._configs[key] = parse_config_untrusted(record.config)
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    def all(self) -> list[ImageRecord]:
+        return list(self._images.values())
+
+    def get(self, text: str) -> ImageRecord:
+        """By id, id prefix, name[:tag] or name@digest. NotFound as Docker says it."""
+        plain = text.removeprefix("sha256:")
+        if re.fullmatch(r"[a-f0-9]{64}", plain):
+            if f"sha256:{plain}" in self._images:
+                return self._images[f"sha256:{plain}"]
+            raise NotFound(f"No such image: {text}")
+        try:
+            reference = parse_reference(text).with_default_tag()
+        except InvalidParameter:
+            if text.startswith("sha256:") or re.fullmatch(r"[a-f0-9]+", text):
+                return self._by_prefix(text, plain)
+            raise
+        name = f"{reference.name}@{reference.digest}" if reference.digest else f"{reference.name}:{reference.tag}"
+        for record in self._images.values():
+            if name in (record.digests if reference.digest else record.references):
+                return record
+        if re.fullmatch(r"[a-f0-9]{4,64}", plain):
+            return self._by_prefix(str(reference) if ":" in text else text, plain)
+        raise NotFound(f"No such image: {reference}")
+
+    def _by_prefix(self, text: str, prefix: str) -> ImageRecord:
+        found = [record for key, record in self._images.items() if key[7:].startswith(prefix)]
+        if len(found) == 1:
+            return found[0]
+        raise NotFound(f"No such image: {text if ':' in text else text + ':latest'}")
+
+    def config(self, image_id: str) -> ImageConfig:
+        return self._configs[image_id]
+
+    def layer_paths(self, image_id: str) -> list[Path]:
+        """The disks of an image, lowest first."""
+        return [self.layer_path(diff_id) for diff_id in self._configs[image_id].diff_ids]
+
+    def layer_path(self, diff_id: str) -> Path:
+        return self._layers / f"{diff_id.removeprefix('sha256:')}.erofs"
+
+    def size(self, record: ImageRecord) -> int:
+        return sum(record.sizes)
+
+    # -- writing --------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _layer_lock(self, diff_id: str) -> AsyncIterator[None]:
+        lock = self._locks.setdefault(diff_id, trio.Lock())
+        async with lock:
+            yield
+
+    async def add_layer(self, diff_id: str, source: Source, digest: str = "") -> Layer | None:
+        """Convert a blob into the layer's disk, unless it is here already (None then, the source untouched).
+
+        ProtocolError when the blob does not have the `digest` (of its bytes) or the `diff_id` (of the tar in it).
+        """
+        async with self._layer_lock(diff_id):
+            target = self.layer_path(diff_id)
+            if target.exists():
+                return None
+            partial = target.with_suffix(f".{os.urandom(4).hex()}.part")
+            layer = await trio.to_thread.run_sync(convert_untrusted, source, partial, limiter=self._conversions)
+            try:
+                if digest and layer.digest != digest:
+                    raise ProtocolError(f"filesystem layer verification failed for digest {digest}")
+                if layer.diff_id != diff_id:
+                    raise ProtocolError(f"layer has the diff id {layer.diff_id}, its config says {diff_id}")
+                await self._database.put("layer", diff_id, msgspec.json.encode(layer.size))
+                os.chmod(partial, 0o444)
+                partial.rename(target)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
+            return layer
+
+    def has_layer(self, diff_id: str) -> bool:
+        return self.layer_path(diff_id).exists()
+
+    async def add_image(self, config: bytes) -> ImageRecord:
+        """Record an image whose layers are all here; known ones stay as they are."""
+        image_id = f"sha256:{hashlib.sha256(config).hexdigest()}"
+        if image_id not in self._images:
+            parsed = parse_config_untrusted(config)
+            missing = [diff_id for diff_id in parsed.diff_ids if not self.has_layer(diff_id)]
+            if missing:
+                raise ProtocolError(f"the image's layer {missing[0]} is missing")
+            sizes = self._database.load("layer")
+            record = ImageRecord(
+                image_id, config, sizes=[int(msgspec.json.decode(sizes.get(diff_id, b"0"))) for diff_id in parsed.diff_ids]
+            )
+            await self._save(record)
+            self._images[image_id] = record
+            self._configs[image_id] = parsed
+        return self._images[image_id]
+
+    async def _save(self, record: ImageRecord) -> None:
+        await self._database.put("image", record.id, msgspec.json.encode(record))
+
+    async def tag(self, record: ImageRecord, reference: Reference, now: float, digest: str = "") -> bool:
+        """Point name:tag (and name@digest) at the image, taking the tag from whoever had it. False if it was there already."""
+        changed = False
+        if reference.tag:
+            name = f"{reference.name}:{reference.tag}"
+            for other in self._images.values():
+                if other is not record and name in other.references:
+                    other.references.remove(name)
+                    await self._save(other)
+            if name not in record.references:
+                record.references.append(name)
+                changed = True
+        if digest and f"{reference.name}@{digest}" not in record.digests:
+            record.digests.append(f"{reference.name}@{digest}")
+            changed = True
+        if changed:
+            record.tagged = now
+            await self._save(record)
+        return changed
+
+    async def remove(self, text: str, in_use: Callable[[str], str | None], *, force: bool) -> list[dict[str, str]]:
+        """docker rmi: untag, and delete when nothing names it any more. Conflict in Docker's words."""
+        record = self.get(text)
+        by_id = record.id.removeprefix("sha256:").startswith(text.removeprefix("sha256:"))
+        user = in_use(record.id)
+        done: list[dict[str, str]] = []
+        names = [*record.references, *record.digests]
+        if by_id:
+            if len(record.references) > 1 and not force:
+                raise Conflict(
+                    f"conflict: unable to delete {record.id[7:19]} (must be forced) - image is referenced in multiple repositories"
+                )
+            if user is not None and not force:
+                raise Conflict(
+                    f"conflict: unable to delete {record.id[7:19]} (must be forced) - image is being used by stopped container {user}"
+                )
+            removed = names
+        else:
+            reference = parse_reference(text).with_default_tag()
+            name = f"{reference.name}@{reference.digest}" if reference.digest else f"{reference.name}:{reference.tag}"
+            rest = [item for item in record.references if item != name]
+            if not rest and user is not None and not force:
+                raise Conflict(
+                    f"conflict: unable to remove repository reference \"{text}\" (must force) - container {user} is using its "
+                    f"referenced image {record.id[7:19]}"
+                )
+            removed = names if not rest else [name]
+        for name in removed:
+            done.append({"Untagged": _familiar(name)})
+            for names_of in (record.references, record.digests):
+                if name in names_of:
+                    names_of.remove(name)
+        if record.references or user is not None:
+            await self._save(record)
+            return done
+        await self._database.remove("image", record.id)
+        del self._images[record.id]
+        config = self._configs.pop(record.id)
+        done.append({"Deleted": record.id})
+        kept = {diff_id for other in self._configs.values() for diff_id in other.diff_ids}
+        for diff_id in reversed(config.diff_ids):
+            if diff_id not in kept:
+                self.layer_path(diff_id).unlink(missing_ok=True)
+                await self._database.remove("layer", diff_id)
+                done.append({"Deleted": diff_id})
+        return done
+
+
+def _familiar(name: str) -> str:
+    return str(parse_reference(name))
+
+
+def familiar_names(names: list[str]) -> list[str]:
+    """Full names as users see them."""
+    return [_familiar(name) for name in names]
