@@ -1,0 +1,253 @@
+"""Routes under /containers."""
+
+import time
+from typing import Any
+
+import msgspec
+import trio
+
+from appliance.api.attach import MULTIPLEXED, RAW, pump
+from appliance.api.filters import any_of, matches_labels, matches_pattern, parse_filters
+from appliance.api.hostconfig import check_config, check_host_config
+from appliance.api.logs import LogQuery, render, send_logs
+from appliance.api.router import Route
+from appliance.api.shapes import inspect_container, list_container
+from appliance.api.times import parse_time
+from appliance.container.lifecycle import Exited, status_word
+from appliance.engine.containers import Containers
+from appliance.engine.record import Container
+from appliance.errors import InvalidParameter
+from appliance.http import Reply, Request
+from appliance.image.store import ImageStore
+from appliance.streams.detach import parse_keys
+
+_FILTERS = frozenset((
+    "ancestor", "before", "expose", "exited", "health", "id", "is-task", "label", "label!", "name", "network", "publish",
+    "since", "status", "volume",
+))  # fmt: skip
+_STATUSES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
+
+
+class ContainerRoutes:
+    def __init__(self, backend: Containers, images: ImageStore) -> None:
+        self._backend = backend
+        self._images = images
+
+    def routes(self) -> dict[tuple[str, str], Route]:
+        name = "/containers/{name}"
+        return {
+            ("GET", "/containers/json"): self.list,
+            ("POST", "/containers/create"): self.create,
+            ("GET", f"{name}/json"): self.inspect,
+            ("POST", f"{name}/start"): self.start,
+            ("POST", f"{name}/stop"): self.stop,
+            ("POST", f"{name}/restart"): self.restart,
+            ("POST", f"{name}/kill"): self.kill,
+            ("POST", f"{name}/wait"): self.wait,
+            ("POST", f"{name}/resize"): self.resize,
+            ("POST", f"{name}/rename"): self.rename,
+            ("POST", f"{name}/attach"): self.attach,
+            ("GET", f"{name}/logs"): self.logs,
+            ("DELETE", name): self.remove,
+        }
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    async def list(self, request: Request, reply: Reply) -> None:
+        filters = parse_filters(request.text("filters"), _FILTERS)
+        limit = request.number("limit") or 0
+        if "before" in request.query:
+            filters.setdefault("before", []).append(request.text("before"))
+        if "since" in request.query:
+            filters.setdefault("since", []).append(request.text("since"))
+        for status in filters.get("status", ()):
+            if status not in _STATUSES:
+                raise InvalidParameter(f"invalid filter 'status={status}'")
+        everything = request.flag("all") or limit > 0 or bool(filters.keys() & {"status", "exited", "before", "since"})
+        found = [c for c in self._backend.all() if (everything or c.running) and not c.removed]
+        if filters:
+            keep = self._tests(filters)
+            found = [container for container in found if keep(container)]
+        found.sort(key=lambda container: container.record.created, reverse=True)
+        if limit > 0:
+            found = found[:limit]
+        now, network, version = time.time_ns(), self._backend.network, request.version
+        await reply.json(200, [list_container(container, network, version, now) for container in found])
+
+    def _tests(self, filters: dict[str, list[str]]) -> Any:
+        before = [self._backend.get(ref).record.created for ref in filters.get("before", ())]
+        since = [self._backend.get(ref).record.created for ref in filters.get("since", ())]
+        ancestors = {self._images.get(ref).id for ref in filters.get("ancestor", ()) if self._is_image(ref)}
+        unsupported = [key for key in ("volume", "publish", "expose", "health", "is-task") if filters.get(key)]
+        for code in filters.get("exited", ()):
+            if not code.lstrip("-").isdigit():
+                raise InvalidParameter(f"invalid filter 'exited={code}'")
+
+        def keep(c: Container) -> bool:
+            record = c.record
+            labels = record.config.get("Labels") or {}
+            mode = "none" if record.host.get("NetworkMode") == "none" else "bridge"
+            return (
+                (not filters.get("name") or matches_pattern(filters["name"], record.name, f"/{record.name}"))
+                and any_of(filters.get("id", []), record.id.startswith)
+                and any_of(filters.get("status", []), lambda status: status == status_word(c.state))
+                and any_of(filters.get("exited", []), lambda code: isinstance(c.state, Exited) and c.state.exit_code == int(code))
+                and any_of(filters.get("network", []), lambda name: name == mode)
+                and matches_labels(filters.get("label", []), labels)
+                and not (filters.get("label!") and matches_labels(filters["label!"], labels))
+                and (not filters.get("ancestor") or record.image_id in ancestors or record.image in filters["ancestor"])
+                and all(record.created < at for at in before)
+                and all(record.created > at for at in since)
+                # No container here has a volume, a port or a health yet, and none is a task.
+                and all(key == "is-task" and filters[key] == ["false"] or filters[key] == ["none"] for key in unsupported)
+            )
+
+        return keep
+
+    def _is_image(self, ref: str) -> bool:
+        try:
+            self._images.get(ref)
+        except Exception:
+            return False
+        return True
+
+    async def inspect(self, request: Request, reply: Reply) -> None:
+        container = self._backend.get(request.path["name"])
+        shape = inspect_container(container, self._backend.network, request.version)
+        if request.flag("size"):
+            used = container.upper.stat().st_blocks * 512
+            shape |= {"SizeRw": used, "SizeRootFs": used + self._images.size(self._images.get(container.record.image_id))}
+        await reply.json(200, shape)
+
+    # -- changing -------------------------------------------------------------------------------------------------
+
+    async def create(self, request: Request, reply: Reply) -> None:
+        body = await request.json()
+        if not isinstance(body, dict):
+            raise InvalidParameter("config cannot be empty in order to create a container")
+        host = body.pop("HostConfig", None) or {}
+        networking = body.pop("NetworkingConfig", None) or {}
+        if not isinstance(host, dict) or not isinstance(networking, dict):
+            raise InvalidParameter("invalid JSON: HostConfig is not an object")
+        endpoints = set(networking.get("EndpointsConfig") or {}) - {"default", "bridge", "none", host.get("NetworkMode")}
+        if endpoints:
+            raise InvalidParameter(f"network {sorted(endpoints)[0]} not found")
+        platform = request.text("platform")
+        if platform and not platform.startswith("linux"):
+            raise InvalidParameter(f"platform {platform} is not supported: linux/amd64 only")
+        warnings = check_config(body) + check_host_config(host)
+        container = await self._backend.create(request.text("name"), body, host)
+        await reply.json(201, {"Id": container.id, "Warnings": warnings})
+
+    async def start(self, request: Request, reply: Reply) -> None:
+        keys = request.text("detachKeys")
+        if keys:
+            parse_keys(keys)
+        if request.text("checkpoint"):
+            raise InvalidParameter("checkpoint is not supported yet")
+        container = self._backend.get(request.path["name"])
+        container.record.stopped_by_user = False
+        await self._backend.start(container.id)
+        await reply.empty(204)
+
+    async def stop(self, request: Request, reply: Reply) -> None:
+        timeout = request.number("t")
+        await self._backend.stop(request.path["name"], signal=request.text("signal"), timeout=timeout)
+        await reply.empty(204)
+
+    async def restart(self, request: Request, reply: Reply) -> None:
+        timeout = request.number("t")
+        await self._backend.restart(request.path["name"], signal=request.text("signal"), timeout=timeout)
+        await reply.empty(204)
+
+    async def kill(self, request: Request, reply: Reply) -> None:
+        await self._backend.kill(request.path["name"], request.text("signal"))
+        await reply.empty(204)
+
+    async def rename(self, request: Request, reply: Reply) -> None:
+        await self._backend.rename(request.path["name"], request.text("name"))
+        await reply.empty(204)
+
+    async def remove(self, request: Request, reply: Reply) -> None:
+        if request.flag("link"):
+            raise InvalidParameter("links are not supported")
+        await self._backend.remove(request.path["name"], force=request.flag("force"))
+        await reply.empty(204)
+
+    async def resize(self, request: Request, reply: Reply) -> None:
+        rows, columns = request.number("h"), request.number("w")
+        if rows is None or columns is None or not (0 <= rows < 1 << 16 and 0 <= columns < 1 << 16):
+            raise InvalidParameter("invalid size: h and w are 0 to 65535")
+        await self._backend.resize(request.path["name"], rows, columns)
+        await reply.empty(200)
+
+    async def wait(self, request: Request, reply: Reply) -> None:
+        condition = request.text("condition") if request.version >= (1, 30) else ""
+        container, met = self._backend.wait(request.path["name"], condition)
+        async with request.while_connected():
+            # Subscribed; the head goes at once, the CLI starts the container only then.
+            await reply.start("application/json")
+            while not met():
+                await container.changed.wait()
+        code = container.record.exit_code
+        answer: dict[str, Any] = {"StatusCode": code}
+        if container.record.error:
+            answer["Error"] = {"Message": container.record.error}
+        await reply.write(msgspec.json.encode(answer) + b"\n")
+
+    # -- streams --------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _streams(request: Request, tty: bool) -> frozenset[int]:
+        wanted = {number for number, name in ((1, "stdout"), (2, "stderr")) if request.flag(name)}
+        # A terminal has one stream, whichever was asked for.
+        return frozenset({1} if tty and wanted else wanted)
+
+    async def attach(self, request: Request, reply: Reply) -> None:
+        container = self._backend.get(request.path["name"])
+        keys = parse_keys(request.text("detachKeys"))
+        streams = self._streams(request, container.tty)
+        upgrade = "upgrade" in request.headers
+        kind = MULTIPLEXED if upgrade and not container.tty and request.version >= (1, 42) else RAW
+        stdin = request.flag("stdin") and bool(container.record.config.get("OpenStdin"))
+        past: list[bytes] = []
+        if request.flag("logs") and streams:
+            log = container.open_log()
+            past = list(render(log, LogQuery(streams), 0, log.entries))
+        attachment = container.fanout.attach(streams) if request.flag("stream") and streams else None
+        try:
+            async with reply.hijack(kind, upgrade) as stream:
+                await pump(
+                    stream, container, attachment, stdin=stdin and request.flag("stream"), keys=keys, past=past
+                )
+        finally:
+            if attachment is not None:
+                attachment.close()
+
+    async def logs(self, request: Request, reply: Reply) -> None:
+        container = self._backend.get(request.path["name"])
+        if not (request.flag("stdout") or request.flag("stderr")):
+            raise InvalidParameter("Bad parameters: you must choose at least one stream")
+        if (container.record.host.get("LogConfig") or {}).get("Type") == "none":
+            raise InvalidParameter("configured logging driver does not support reading")
+        tail = request.text("tail")
+        query = LogQuery(
+            streams=self._streams(request, container.tty),
+            follow=request.flag("follow"),
+            tail=int(tail) if tail.isdigit() else None,
+            since=parse_time(request.text("since")),
+            until=parse_time(request.text("until")),
+            timestamps=request.flag("timestamps"),
+        )
+        kind = MULTIPLEXED if not container.tty and request.version >= (1, 42) else RAW
+        await reply.start(kind)
+        if not query.follow:
+            await send_logs(reply, container, query)
+            return
+        async with request.while_connected():
+            with trio.move_on_after(_seconds_until(query.until)):
+                await send_logs(reply, container, query)
+
+
+def _seconds_until(time_ns: int | None) -> float:
+    return float("inf") if time_ns is None else max(0.0, (time_ns - time.time_ns()) / 1e9)

@@ -1,0 +1,87 @@
+"""`GET /containers/{name}/logs`: from the framed file, by sendfile where the bytes are right as they are."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from appliance.api.times import rfc3339
+from appliance.engine.record import Container
+from appliance.http import Reply
+from appliance.streams import stdcopy
+from appliance.streams.logfile import Entry, LogFile
+
+_BATCH = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class LogQuery:
+    """`tail` None: all; times in unix ns."""
+
+    streams: frozenset[int]
+    follow: bool = False
+    tail: int | None = None
+    since: int | None = None
+    until: int | None = None
+    timestamps: bool = False
+
+
+def _select(log: LogFile, query: LogQuery, last: int) -> int:
+    first = log.first_at(query.since) if query.since is not None else 0
+    if query.tail is not None:
+        first = max(first, log.tail_start(query.tail, query.streams, last))
+    return first
+
+
+def render(log: LogFile, query: LogQuery, first: int, last: int) -> Iterator[bytes]:
+    """Entries [first, last) as the client wants them, in batches."""
+    out: list[bytes] = []
+    size = 0
+    middle: set[int] = set()
+    for entry in log.iterate(first, last):
+        piece = _piece(log, query, entry, middle)
+        if entry.partial:
+            middle.add(entry.stream)
+        else:
+            middle.discard(entry.stream)
+        if piece:
+            out.append(piece)
+            size += len(piece)
+            if size >= _BATCH:
+                yield b"".join(out)
+                out, size = [], 0
+    if out:
+        yield b"".join(out)
+
+
+def _piece(log: LogFile, query: LogQuery, entry: Entry, middle: set[int]) -> bytes:
+    if entry.stream not in query.streams or (query.until is not None and entry.time_ns > query.until):
+        return b""
+    data = log.payload(entry)
+    if query.timestamps and entry.stream not in middle:
+        data = rfc3339(entry.time_ns).encode() + b" " + data
+    return stdcopy.frame(entry.stream, data) if log.framed else data
+
+
+async def send_logs(reply: Reply, container: Container, query: LogQuery) -> None:
+    """Send what is there, then, with follow, what comes until the run ends. The head has been sent."""
+    log = container.open_log()
+    plain = not query.timestamps and query.until is None and (query.streams == {1, 2} or not log.framed)
+    position = _select(log, query, log.entries)
+    while True:
+        ended = not container.running
+        last = log.entries
+        if last > position:
+            if plain:
+                start, end = log.entry(position), log.entry(last - 1)
+                await reply.send_file(log.fileno(), start.position, end.position + end.length - start.position)
+            else:
+                for data in render(log, query, position, last):
+                    await reply.write(data)
+            position = last
+        past_until = query.until is not None and last and log.entry(last - 1).time_ns > query.until
+        if not query.follow or container.removed or past_until:
+            return
+        if log.entries > position:
+            continue
+        if ended:
+            return
+        await container.log_news.wait()

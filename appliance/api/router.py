@@ -1,0 +1,91 @@
+"""From a request to its route: version prefix, path, error map."""
+
+import logging
+import re
+import urllib.parse
+from collections.abc import Awaitable, Callable
+
+from appliance.api.status import status_of
+from appliance.errors import InvalidParameter, NotModified, VchError
+from appliance.http import Reply, Request
+
+log = logging.getLogger(__name__)
+
+Version = tuple[int, int]
+OLDEST: Version = (1, 22)
+NEWEST: Version = (1, 51)
+Route = Callable[[Request, Reply], Awaitable[None]]
+_PREFIX = re.compile(r"/v([0-9]{1,3})\.([0-9]{1,3})(/.*)")
+
+
+def dotted(version: Version) -> str:
+    return f"{version[0]}.{version[1]}"
+
+
+class Router:
+    """Routes by method and path; `{name}` matches a segment, `{name:.*}` any number of them."""
+
+    def __init__(self) -> None:
+        self._static: dict[tuple[str, str], Route] = {}
+        self._patterns: dict[str, list[tuple[re.Pattern[str], Route]]] = {}
+
+    def add(self, method: str, path: str, route: Route) -> None:
+        if "{" not in path:
+            self._static[(method, path)] = route
+            return
+        pattern = re.sub(r"\{(\w+):\.\*\}", r"(?P<\1>.+)", path)
+        pattern = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", pattern)
+        self._patterns.setdefault(method, []).append((re.compile(pattern), route))
+
+    def add_all(self, routes: dict[tuple[str, str], Route]) -> None:
+        for (method, path), route in routes.items():
+            self.add(method, path, route)
+
+    async def __call__(self, request: Request, reply: Reply) -> None:
+        """Answer a request; errors become status codes, unless the answer has begun."""
+        try:
+            await self._dispatch(request, reply)
+        except NotModified:
+            await reply.empty(304)
+        except VchError as error:
+            if reply.started:
+                # The head has gone: the connection's end tells the client.
+                log.warning("an answer broke off: %s", error)
+                return
+            await reply.json(status_of(error), {"message": str(error)})
+        except Exception as error:
+            log.exception("%s %s failed", request.method, request.raw_path)
+            if reply.started:
+                return
+            await reply.json(500, {"message": f"internal error: {error!r}"})
+
+    async def _dispatch(self, request: Request, reply: Reply) -> None:
+        path = request.raw_path
+        request.version = NEWEST
+        if path.startswith("/v") and (match := _PREFIX.fullmatch(path)):
+            version = (int(match[1]), int(match[2]))
+            if version < OLDEST:
+                raise InvalidParameter(
+                    f"client version {dotted(version)} is too old. Minimum supported API version is {dotted(OLDEST)}, "
+                    "please upgrade your client to a newer version"
+                )
+            if version > NEWEST:
+                raise InvalidParameter(
+                    f"client version {dotted(version)} is too new. Maximum supported API version is {dotted(NEWEST)}"
+                )
+            request.version = version
+            path = match[3]
+        route = self._static.get((request.method, path))
+        if route is None:
+            route = self._match(request, path)
+        if route is None:
+            await reply.json(404, {"message": "page not found"})
+            return
+        await route(request, reply)
+
+    def _match(self, request: Request, path: str) -> Route | None:
+        for pattern, route in self._patterns.get(request.method, ()):
+            if match := pattern.fullmatch(path):
+                request.path = {name: urllib.parse.unquote(value) for name, value in match.groupdict().items()}
+                return route
+        return None

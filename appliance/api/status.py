@@ -1,0 +1,20 @@
+"""The one map from errors to HTTP."""
+
+from appliance import errors
+
+_STATUS: tuple[tuple[type[Exception], int], ...] = (
+    (errors.NotFound, 404),
+    (errors.Conflict, 409),
+    (errors.NotModified, 304),
+    (errors.InvalidParameter, 400),
+    (errors.ProtocolError, 400),
+    (errors.Unauthorized, 401),
+    (errors.Forbidden, 403),
+    (errors.Unsupported, 501),
+    (errors.VchError, 500),
+)
+
+
+def status_of(error: Exception) -> int:
+    """The status of an error; 500 for what is none of ours."""
+    return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)

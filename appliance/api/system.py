@@ -1,0 +1,148 @@
+"""/_ping, /version, /info, /events, /system/df and the dump for `vch debug`."""
+
+import os
+import platform
+import time
+from typing import Any
+
+import msgspec
+import trio
+
+from appliance import __version__
+from appliance.api.filters import matches_labels, parse_filters
+from appliance.api.router import NEWEST, OLDEST, Route, Version, dotted
+from appliance.api.times import parse_time, rfc3339
+from appliance.config import Config
+from appliance.container.lifecycle import Running
+from appliance.diag import dump_tasks
+from appliance.engine.containers import Containers
+from appliance.engine.events import Event, EventBus
+from appliance.http import Reply, Request
+from appliance.hypervisor import Driver
+from appliance.image.store import ImageStore
+
+_FILTERS = frozenset((
+    "container", "daemon", "event", "image", "label", "network", "plugin", "scope", "type", "volume", "id", "node", "service",
+    "secret", "config",
+))  # fmt: skip
+
+
+class SystemRoutes:
+    def __init__(self, config: Config, driver: Driver, containers: Containers, images: ImageStore, events: EventBus, host_id: str) -> None:
+        self._config = config
+        self._driver = driver
+        self._containers = containers
+        self._images = images
+        self._events = events
+        self._id = host_id
+
+    def routes(self) -> dict[tuple[str, str], Route]:
+        return {
+            ("GET", "/_ping"): self.ping,
+            ("HEAD", "/_ping"): self.ping,
+            ("GET", "/version"): self.version,
+            ("GET", "/info"): self.info,
+            ("GET", "/events"): self.events,
+            ("GET", "/vch/debug/dump"): self.dump,
+        }
+
+    async def ping(self, request: Request, reply: Reply) -> None:
+        reply.extra = {"Cache-Control": "no-cache, no-store, must-revalidate", "Pragma": "no-cache"}
+        await reply.raw(200, b"text/plain; charset=utf-8", b"OK")
+
+    async def version(self, request: Request, reply: Reply) -> None:
+        details = {"ApiVersion": dotted(NEWEST), "MinAPIVersion": dotted(OLDEST), "Os": "linux", "Arch": "amd64",
+                   "KernelVersion": platform.release(), "GoVersion": f"python{platform.python_version()}",
+                   "GitCommit": "", "BuildTime": ""}  # fmt: skip
+        driver = self._driver.describe()
+        await reply.json(200, {
+            "Platform": {"Name": "vch: a virtual container host"}, "Version": __version__, **details,
+            "Components": [
+                {"Name": "Engine", "Version": __version__, "Details": {**details, "Experimental": "false"}},
+                {"Name": driver["Driver"], "Version": driver["Version"],
+                 "Details": {key: value for key, value in driver.items() if key not in ("Driver", "Version")}},
+            ],
+        })  # fmt: skip
+
+    async def info(self, request: Request, reply: Reply) -> None:
+        containers = self._containers.all()
+        running = sum(isinstance(container.state, Running) for container in containers)
+        driver = self._driver.describe()
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        await reply.json(200, {
+            "ID": self._id, "Containers": len(containers), "ContainersRunning": running, "ContainersPaused": 0,
+            "ContainersStopped": len(containers) - running, "Images": len(self._images.all()), "Driver": "erofs",
+            "DriverStatus": [[key, value] for key, value in driver.items()],
+            "Plugins": {"Volume": [], "Network": ["bridge", "null"], "Authorization": None, "Log": ["json-file", "local", "none"]},
+            "MemoryLimit": True, "SwapLimit": True, "CpuCfsPeriod": True, "CpuCfsQuota": True, "CPUShares": True,
+            "CPUSet": True, "PidsLimit": True, "IPv4Forwarding": True, "Debug": False, "NFd": 0, "OomKillDisable": False,
+            "NGoroutines": 0, "SystemTime": rfc3339(time.time_ns()), "LoggingDriver": "json-file", "CgroupDriver": "none",
+            "CgroupVersion": "2", "NEventsListener": 0, "KernelVersion": platform.release(),
+            "OperatingSystem": "vch", "OSVersion": "", "OSType": "linux", "Architecture": "x86_64",
+            "IndexServerAddress": "https://index.docker.io/v1/",
+            "RegistryConfig": {"InsecureRegistryCIDRs": ["127.0.0.0/8"], "IndexConfigs": {}, "Mirrors": list(self._config.registry_mirrors)},
+            "NCPU": os.cpu_count() or 1, "MemTotal": memory, "GenericResources": None,
+            "DockerRootDir": str(self._config.data_root), "HttpProxy": "", "HttpsProxy": "", "NoProxy": "",
+            "Name": platform.node(), "Labels": list(self._config.labels), "ExperimentalBuild": False,
+            "ServerVersion": __version__, "Runtimes": {"vch": {"path": ""}}, "DefaultRuntime": "vch",
+            "Swarm": {"NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": False, "Error": "", "RemoteManagers": None},
+            "LiveRestoreEnabled": True, "Isolation": "", "InitBinary": "tini", "SecurityOptions": [], "Warnings": None,
+            "ContainerdCommit": {"ID": "", "Expected": ""}, "RuncCommit": {"ID": "", "Expected": ""}, "InitCommit": {"ID": "", "Expected": ""},
+        })  # fmt: skip
+
+    async def events(self, request: Request, reply: Reply) -> None:
+        filters = parse_filters(request.text("filters"), _FILTERS)
+        since, until = parse_time(request.text("since")), parse_time(request.text("until"))
+        past, live = self._events.watch(since)
+        async with request.while_connected():
+            await reply.start("application/json")
+            for event in past:
+                if (until is None or event.time_ns <= until) and _wanted(event, filters):
+                    await reply.write(_encode(event, request.version))
+            left = float("inf") if until is None else (until - time.time_ns()) / 1e9
+            with trio.move_on_after(max(0.0, left)):
+                async for event in live:
+                    if _wanted(event, filters):
+                        await reply.write(_encode(event, request.version))
+
+    async def dump(self, request: Request, reply: Reply) -> None:
+        await reply.raw(200, b"text/plain; charset=utf-8", dump_tasks().encode())
+
+
+def _wanted(event: Event, filters: dict[str, list[str]]) -> bool:
+    name = event.attributes.get("name", "")
+    for key, values in filters.items():
+        if not values:
+            continue
+        match key:
+            case "type":
+                good = event.type in values
+            case "event":
+                # exec_create: CMD and health_status: X match by their first word.
+                good = any(event.action == value or event.action.startswith(f"{value}:") for value in values)
+            case "container" | "network" | "volume" | "id":
+                good = (key in ("id", event.type)) and any(event.id.startswith(v) or name == v.removeprefix("/") for v in values)
+            case "image":
+                names = (event.attributes.get("image", ""), name, event.id)
+                good = any(value in names or f"{value}:latest" in names for value in values)
+            case "label":
+                good = matches_labels(values, event.attributes)
+            case "scope":
+                good = "local" in values
+            case _:
+                good = False
+        if not good:
+            return False
+    return True
+
+
+def _encode(event: Event, version: Version) -> bytes:
+    shape: dict[str, Any] = {
+        "Type": event.type, "Action": event.action, "Actor": {"ID": event.id, "Attributes": event.attributes},
+        "scope": "local", "time": event.time_ns // 1_000_000_000, "timeNano": event.time_ns,
+    }  # fmt: skip
+    if version < (1, 52) and event.type in ("container", "image"):
+        shape = {"status": event.action, "id": event.id, **shape}
+        if event.type == "container":
+            shape["from"] = event.attributes.get("image", "")
+    return msgspec.json.encode(shape) + b"\n"

@@ -1,0 +1,58 @@
+"""Times on Docker's wire."""
+
+import datetime
+import re
+import time
+
+from appliance.errors import InvalidParameter
+
+ZERO = "0001-01-01T00:00:00Z"
+
+
+def rfc3339(time_ns: int) -> str:
+    """RFC 3339 with nine digits, UTC; Go's zero time for 0."""
+    if not time_ns:
+        return ZERO
+    seconds, nanos = divmod(time_ns, 1_000_000_000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanos:09d}Z"
+
+
+def parse_time(text: str) -> int | None:
+    """Unix seconds with an optional fraction, or RFC 3339, as ns; None for "" and "0"."""
+    if not text or text == "0":
+        return None
+    if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{0,9})?", text):
+        whole, _, fraction = text.partition(".")
+        return int(whole) * 1_000_000_000 + int((fraction + "000000000")[:9])
+    try:
+        return int(datetime.datetime.fromisoformat(text).timestamp() * 1e9)
+    except ValueError as error:
+        raise InvalidParameter(f'invalid value for time: "{text}"') from error
+
+
+def ago(time_ns: int, now_ns: int) -> str:
+    """docker/go-units HumanDuration."""
+    seconds = max(0, now_ns - time_ns) // 1_000_000_000
+    if seconds < 1:
+        return "Less than a second"
+    if seconds == 1:
+        return "1 second"
+    if seconds < 60:
+        return f"{seconds} seconds"
+    minutes = seconds // 60
+    if minutes == 1:
+        return "About a minute"
+    if minutes < 60:
+        return f"{minutes} minutes"
+    hours = round(seconds / 3600)
+    if hours == 1:
+        return "About an hour"
+    if hours < 48:
+        return f"{hours} hours"
+    if hours < 24 * 7 * 2:
+        return f"{hours // 24} days"
+    if hours < 24 * 30 * 2:
+        return f"{hours // 24 // 7} weeks"
+    if hours < 24 * 365 * 2:
+        return f"{hours // 24 // 30} months"
+    return f"{seconds // 86400 // 365} years"

@@ -1,0 +1,1 @@
+"""`vch`, the operators' command."""

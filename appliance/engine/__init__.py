@@ -1,0 +1,1 @@
+"""Use cases: containers, images, events. Knows no HTTP and no concrete hypervisor."""

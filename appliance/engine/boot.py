@@ -1,0 +1,164 @@
+"""From a machine that answers to a process that runs: what the guest is told, and what its refusals mean to Docker's users."""
+
+from pathlib import Path
+
+from appliance.container.spec import ROOT, build_spec
+from appliance.engine.record import Container
+from appliance.errors import VchError
+from appliance.guest import GuestSession, StartRefused
+from appliance.hypervisor import Disk, MachineSpec
+from appliance.network import Endpoint
+from protos.tether.v1 import filesystem_pb2, network_pb2, process_pb2, sandbox_pb2
+from protos.tether.v1.filesystem_pb2 import Mount
+
+# What the kernel and the tether take of a machine's memory, MiB, beside the container's limit.
+_OVERHEAD_MIB = 160
+_BOOT_SECONDS = 120.0
+_STATE = "/run/tether"
+
+
+def machine_spec(
+    container: Container, layers: list[Path], endpoint: Endpoint | None, memory_mib: int, cpus: int
+) -> MachineSpec:
+    """Layers lowest first, the container's own disk last; memory for its limit, CPUs for its quota."""
+    host = container.record.host
+    limit = int(host.get("Memory") or 0) >> 20
+    nano = int(host.get("NanoCpus") or 0)
+    disks = [Disk(path, True) for path in layers]
+    return MachineSpec(
+        container.id,
+        max(memory_mib, limit + _OVERHEAD_MIB if limit else 0),
+        max(cpus, -(-nano // 1_000_000_000)),
+        (*disks, Disk(container.upper, False)),
+        endpoint.card if endpoint else None,
+    )
+
+
+def _mounts(layers: int) -> list[Mount]:
+    mounts = [
+        Mount(
+            kind=Mount.DISK, target=f"{_STATE}/layers/{number}", type="erofs", options=["ro"],
+            disk=filesystem_pb2.Disk(adapter=0, target=0, lun=number),
+        )
+        for number in range(layers)
+    ]  # fmt: skip
+    mounts.append(
+        Mount(kind=Mount.DISK, target=f"{_STATE}/upper", type="ext4", options=["discard"],
+              disk=filesystem_pb2.Disk(adapter=0, target=0, lun=layers))
+    )  # fmt: skip
+    lower = [f"{_STATE}/layers/{number}" for number in reversed(range(layers))]
+    if not lower:
+        # An image without layers: an empty directory stands in.
+        mounts.append(Mount(kind=Mount.PLAIN, target=f"{_STATE}/layers/0", type="tmpfs", options=["ro"]))
+        lower = [f"{_STATE}/layers/0"]
+    mounts.append(Mount(kind=Mount.OVERLAY, target=ROOT, lower=lower, upper=f"{_STATE}/upper"))
+    return mounts
+
+
+def _files(container: Container, endpoint: Endpoint | None, dns: tuple[str, ...]) -> list[sandbox_pb2.StateFile]:
+    config, host = container.record.config, container.record.host
+    hostname = config["Hostname"]
+    full = f"{hostname}.{config['Domainname']}" if config.get("Domainname") else hostname
+    names = hostname if full == hostname else f"{full} {hostname}"
+    hosts = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback", "fe00::0\tip6-localnet",
+             "ff00::0\tip6-mcastprefix", "ff02::1\tip6-allnodes", "ff02::2\tip6-allrouters"]  # fmt: skip
+    for entry in host.get("ExtraHosts") or ():
+        name, _, address = entry.partition(":")
+        if address == "host-gateway":
+            address = endpoint.gateway if endpoint else ""
+        if address:
+            hosts.append(f"{address}\t{name}")
+    if endpoint is not None:
+        hosts.append(f"{endpoint.address}\t{names}")
+    servers = list(host.get("Dns") or dns or ([endpoint.dns] if endpoint else []))
+    resolv = [f"nameserver {server}" for server in servers]
+    if host.get("DnsSearch"):
+        resolv.append(f"search {' '.join(host['DnsSearch'])}")
+    if host.get("DnsOptions"):
+        resolv.append(f"options {' '.join(host['DnsOptions'])}")
+    contents = {"hosts": hosts, "resolv.conf": resolv, "hostname": [hostname]}
+    return [
+        sandbox_pb2.StateFile(name=name, content=("\n".join(lines) + "\n").encode(), mode=0o644)
+        for name, lines in contents.items()
+    ]
+
+
+def _network(endpoint: Endpoint | None) -> network_pb2.NetworkConfig:
+    if endpoint is None:
+        return network_pb2.NetworkConfig()
+    return network_pb2.NetworkConfig(
+        interfaces=[
+            network_pb2.Interface(
+                mac=endpoint.mac, name="eth0", addresses=[f"{endpoint.address}/{endpoint.prefix}"],
+                routes=[network_pb2.Route(gateway=endpoint.gateway)],
+            )
+        ]
+    )  # fmt: skip
+
+
+async def begin_fresh(
+    session: GuestSession, container: Container, layers: int, endpoint: Endpoint | None, dns: tuple[str, ...]
+) -> process_pb2.StartResponse:
+    """Configure the guest and start the container's process. StartRefused when the process cannot be."""
+    config = container.record.config
+    await session.hello(_BOOT_SECONDS)
+    await session.configure(
+        sandbox_pb2.ConfigureRequest(
+            machine_id=container.id, hostname=config["Hostname"], domainname=config.get("Domainname") or "",
+            mounts=_mounts(layers), network=_network(endpoint), files=_files(container, endpoint, dns),
+        )
+    )  # fmt: skip
+    log_options = (container.record.host.get("LogConfig") or {}).get("Config") or {}
+    rows, columns = container.record.host.get("ConsoleSize") or (0, 0)
+    await session.create_process(
+        process_pb2.CreateRequest(
+            id=container.id, spec=build_spec(config, container.record.host, config["Hostname"]),
+            stdin=bool(config.get("OpenStdin")), drop_oldest=log_options.get("mode") == "non-blocking",
+            rows=rows, columns=columns,
+        )
+    )  # fmt: skip
+    return await session.start_process(container.id)
+
+
+async def begin_found(session: GuestSession, container: Container) -> process_pb2.ProcessState:
+    """A guest of an earlier appliance: its process, running or ended. VchError when it had not come so far."""
+    await session.hello(_BOOT_SECONDS)
+    state = (await session.processes()).get(container.id)
+    if state is None or state.phase == process_pb2.ProcessState.CREATED or (
+        state.phase == process_pb2.ProcessState.EXITED and not state.pid
+    ):
+        raise VchError("the appliance was stopped while this container was starting")
+    return state
+
+
+_RUNC = "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: "
+_UNABLE = "unable to start container process: "
+
+
+def start_error(error: StartRefused) -> tuple[str, int]:
+    """(Docker's text, the exit code that it records): clients derive 126 and 127 from these very words."""
+    failure = error.failure
+    kinds = process_pb2.StartFailure
+    subject = failure.subject
+    match failure.kind:
+        case kinds.NOT_FOUND if failure.searched_path:
+            return f'{_RUNC}{_UNABLE}exec: "{subject}": executable file not found in $PATH: unknown', 127
+        case kinds.NOT_FOUND:
+            return f'{_RUNC}{_UNABLE}exec: "{subject}": stat {subject}: no such file or directory: unknown', 127
+        case kinds.PERMISSION if failure.errno == 21:
+            return f'{_RUNC}{_UNABLE}exec: "{subject}": is a directory: unknown', 126
+        case kinds.PERMISSION if failure.errno == 8:
+            return f"{_RUNC}{_UNABLE}exec {subject}: exec format error", 126
+        case kinds.PERMISSION:
+            return f'{_RUNC}{_UNABLE}exec: "{subject}": permission denied: unknown', 126
+        case kinds.NO_SUCH_USER:
+            return f"unable to find user {subject}: no matching entries in passwd file", 126
+        case kinds.NO_SUCH_GROUP:
+            return f"unable to find group {subject}: no matching entries in group file", 126
+        case kinds.BAD_WORKING_DIRECTORY:
+            return f'{_RUNC}{_UNABLE}chdir to cwd ("{subject}") set in config.json failed: {error}: unknown', 126
+        case _:
+            return f"{_RUNC}{_UNABLE}{error}: unknown", 128
+
+
+

@@ -1,0 +1,55 @@
+"""What happened, for `docker events`: the last 256 are kept, watchers get them live."""
+
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import trio
+
+_KEPT = 256
+_WAITING = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """`type` is container, image...; `time_ns` unix ns."""
+
+    type: str
+    action: str
+    id: str
+    attributes: dict[str, str] = field(default_factory=dict)
+    time_ns: int = field(default_factory=time.time_ns)
+
+
+class EventBus:
+    def __init__(self) -> None:
+        self._past: deque[Event] = deque(maxlen=_KEPT)
+        self._watchers: list[trio.MemorySendChannel[Event]] = []
+
+    def publish(self, event: Event) -> None:
+        self._past.append(event)
+        for watcher in list(self._watchers):
+            try:
+                watcher.send_nowait(event)
+            except trio.WouldBlock:
+                # A client that does not read loses its stream rather than our memory.
+                self._watchers.remove(watcher)
+                watcher.close()
+
+    def watch(self, since_ns: int | None) -> tuple[list[Event], AsyncIterator[Event]]:
+        """Past events from `since_ns` on, and the live ones from this call on."""
+        past = [event for event in self._past if since_ns is not None and event.time_ns >= since_ns]
+        sender, receiver = trio.open_memory_channel[Event](_WAITING)
+        self._watchers.append(sender)
+
+        async def live() -> AsyncIterator[Event]:
+            try:
+                async for event in receiver:
+                    yield event
+            finally:
+                receiver.close()
+                if sender in self._watchers:
+                    self._watchers.remove(sender)
+
+        return past, live()

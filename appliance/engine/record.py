@@ -1,0 +1,115 @@
+"""What is kept of a container, on disk and in memory."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+
+from appliance.container import lifecycle
+from appliance.container.lifecycle import Created, Exited, Running, State
+from appliance.engine.run import Run
+from appliance.guest import Fanout, StdinPipe
+from appliance.streams.logfile import LogFile
+
+NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+
+
+class Record(msgspec.Struct):
+    """The durable part. Times are unix ns; `state` is one of created, running, exited."""
+
+    id: str
+    name: str
+    created: int
+    image_id: str
+    image: str
+    config: dict[str, Any]
+    host: dict[str, Any]
+    state: str = "created"
+    started: int = 0
+    finished: int = 0
+    exit_code: int = 0
+    oom_killed: bool = False
+    error: str = ""
+    address: str = ""
+    run_first_entry: int = 0
+    restarts: int = 0
+    stopped_by_user: bool = False
+
+
+@dataclass(slots=True)
+class Container:
+    """One container. `changed` is replaced and set at every change of state."""
+
+    record: Record
+    folder: Path
+    state: State
+    fanout: Fanout = field(default_factory=Fanout)
+    stdin: StdinPipe = field(default_factory=StdinPipe)
+    lock: trio.Lock = field(default_factory=trio.Lock)
+    changed: trio.Event = field(default_factory=trio.Event)
+    log_news: trio.Event = field(default_factory=trio.Event)
+    log: LogFile | None = None
+    run: Run | None = None
+    exits: int = 0
+    removed: bool = False
+    size: tuple[int, int] = (0, 0)
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def tty(self) -> bool:
+        return bool(self.record.config.get("Tty"))
+
+    @property
+    def running(self) -> bool:
+        return isinstance(self.state, Running)
+
+    @property
+    def upper(self) -> Path:
+        """The disk that the container writes to."""
+        return self.folder / "upper.ext4"
+
+    def open_log(self) -> LogFile:
+        if self.log is None:
+            self.log = LogFile(self.folder, framed=not self.tty)
+        return self.log
+
+    def move(self, event: lifecycle.Event) -> None:
+        """Advance the state and tell all who wait."""
+        self.state = lifecycle.advance(self.state, event)
+        match self.state:
+            case Created(error, code):
+                self.record.state, self.record.error, self.record.exit_code = "created", error, code
+            case Running(started):
+                self.record.state, self.record.started, self.record.error = "running", started, ""
+                self.record.exit_code, self.record.finished, self.record.oom_killed = 0, 0, False
+            case Exited(started, finished, code, oom, error):
+                self.record.state, self.record.started, self.record.finished = "exited", started, finished
+                self.record.exit_code, self.record.oom_killed, self.record.error = code, oom, error
+            case _:
+                pass
+        self.tell()
+
+    def tell(self) -> None:
+        changed, self.changed = self.changed, trio.Event()
+        changed.set()
+
+    def tell_log(self) -> None:
+        news, self.log_news = self.log_news, trio.Event()
+        news.set()
+
+
+def state_of(record: Record) -> State:
+    """The state that a record speaks of, with no machine to ask: what ran is over."""
+    match record.state:
+        case "exited":
+            return Exited(record.started, record.finished, record.exit_code, record.oom_killed, record.error)
+        case "running":
+            return Running(record.started, 0)
+        case _:
+            return Created(record.error, record.exit_code)

@@ -1,0 +1,167 @@
+"""One run of a container: its machine, its session, its output on the way to the log and to whoever is attached."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import trio
+
+from appliance.errors import VchError
+from appliance.guest import Fanout, GuestSession, StdinPipe
+from appliance.hypervisor import Machine
+from appliance.streams.logfile import LogFile
+from protos.tether.v1 import process_pb2, stdio_pb2
+from tether.rpc.bridge import LoopThread
+from tether.rpc.status import Code, RpcError
+
+# Output that may be unacknowledged before the log is synced without waiting for more.
+_SYNC_BYTES = 256 << 10
+_SYNC_SECONDS = 0.05
+_OFF_SECONDS = 10.0
+
+
+@dataclass(slots=True)
+class Ended:
+    """How a run ended: the guest's exit status, or None with the reason why there is none."""
+
+    status: process_pb2.ExitStatus | None
+    reason: str = ""
+
+
+class Run:
+    """Drives one machine from its dialled line to its end. The process id in the guest is `process_id`."""
+
+    def __init__(
+        self, process_id: str, machine: Machine, session: GuestSession, fanout: Fanout, stdin: StdinPipe | None,
+        log: LogFile | None, on_output: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self.machine = machine
+        self.session = session
+        self._id = process_id
+        self._fanout = fanout
+        self._stdin = stdin
+        self._log = log
+        self._on_output = on_output
+        self._offset = 0
+        self._acknowledged = 0
+        self._unsynced = trio.Event()
+        self.gone = trio.Event()
+
+    @classmethod
+    async def dial(
+        cls, loop: LoopThread, process_id: str, machine: Machine, fanout: Fanout, stdin: StdinPipe | None,
+        log: LogFile | None, on_output: Callable[[], None],
+    ) -> "Run":  # fmt: skip
+        session = GuestSession(loop, await machine.dial_tether())
+        return cls(process_id, machine, session, fanout, stdin, log, on_output)
+
+    async def supervise(
+        self, begin: Callable[["Run"], Awaitable[int]], on_exit: Callable[[Ended], Awaitable[None]]
+    ) -> None:
+        """Carry the session; `begin` brings the guest to a running process and returns the first output offset wanted.
+
+        `on_exit` is called once the process's last byte is in the log and given to the attached, before the machine goes.
+        What `begin` raises is the caller's. The machine is destroyed in any case, but not when this is cancelled: then the
+        appliance ends and the machine stays for the next one.
+        """
+        try:
+            ended = await self._until_end(begin)
+            await on_exit(ended)
+        except trio.Cancelled:
+            raise
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self.machine.destroy()
+            self.gone.set()
+            raise
+        with trio.move_on_after(_OFF_SECONDS):
+            await self.machine.wait_off()
+        await self.machine.destroy()
+        self.gone.set()
+
+    async def _until_end(self, begin: Callable[["Run"], Awaitable[int]]) -> Ended:
+        ended = Ended(None, "the machine ended by itself")
+        problem: list[VchError] = []
+        async with trio.open_nursery() as nursery:
+            died = False
+
+            async def watch() -> None:
+                nonlocal died
+                await self.machine.wait_off()
+                died = True
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(watch)
+            nursery.start_soon(self.session.run)
+            try:
+                self._offset = self._acknowledged = await begin(self)
+                if self._stdin is not None:
+                    nursery.start_soon(self._stdin.run, self.session, self._id)
+                nursery.start_soon(self._sync_loop)
+                await self._ingest()
+                ended = Ended(await self.session.wait_process(self._id))
+                nursery.start_soon(self.session.shut_down)
+                await self._sync()
+            except VchError as error:
+                if not died:
+                    problem.append(error)
+            if ended.status is not None:
+                # The guest powers off on its own; what it says no longer matters.
+                with trio.move_on_after(0.5):
+                    await self.machine.wait_off()
+            nursery.cancel_scope.cancel()
+        if problem:
+            raise problem[0]
+        if ended.status is None:
+            words = self.machine.last_words()
+            ended.reason += f"\n{words}" if words else ""
+        return ended
+
+    async def _ingest(self) -> None:
+        """Read output to its end, through resets of the link."""
+        while True:
+            try:
+                async with self.session.read_log(self._id, self._offset) as stream:
+                    while batch := await stream.receive():
+                        for records in batch:
+                            for record in records.records:
+                                await self._take(record)
+                    return
+            except RpcError as error:
+                if error.code not in (Code.UNAVAILABLE, Code.CANCELLED):
+                    raise VchError(f"reading output: {error}") from error
+                # The link was reset: the spool still has what was not acknowledged.
+                await trio.sleep(0.05)
+
+    async def _take(self, record: stdio_pb2.Record) -> None:
+        data = record.data
+        if record.offset < self._offset:
+            data = data[self._offset - record.offset :]
+        if not data:
+            return
+        self._offset = record.offset + len(record.data)
+        if self._log is not None:
+            self._log.append(record.stream, record.time_ns, self._offset, data)
+            self._on_output()
+        self._unsynced.set()
+        await self._fanout.publish(record.stream, data)
+
+    async def _sync_loop(self) -> None:
+        while True:
+            await self._unsynced.wait()
+            if self._offset - self._acknowledged < _SYNC_BYTES:
+                await trio.sleep(_SYNC_SECONDS)
+            self._unsynced = trio.Event()
+            await self._sync()
+
+    async def _sync(self) -> None:
+        """Put the log on disk, then let the guest forget it."""
+        offset = self._offset
+        if offset == self._acknowledged:
+            return
+        if self._log is not None:
+            await trio.to_thread.run_sync(self._log.sync)
+        try:
+            await self.session.acknowledge(self._id, offset)
+            self._acknowledged = offset
+        except VchError:
+            pass  # the link is being reset; said again with the next output

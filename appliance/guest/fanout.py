@@ -1,0 +1,56 @@
+"""Output of a process, given to everyone who is attached."""
+
+from collections.abc import AsyncIterator
+
+import trio
+
+_WAITING = 16
+
+
+class Attachment:
+    """What one client gets: (stream, data) until the run ends. Closing it stops the flow."""
+
+    def __init__(self, fanout: "Fanout", streams: frozenset[int]) -> None:
+        self.streams = streams
+        self._fanout = fanout
+        self.sender, self._receiver = trio.open_memory_channel[tuple[int, bytes]](_WAITING)
+
+    async def output(self) -> AsyncIterator[tuple[int, bytes]]:
+        async for item in self._receiver:
+            yield item
+
+    def close(self) -> None:
+        self._fanout.remove(self)
+        self._receiver.close()
+        self.sender.close()
+
+
+class Fanout:
+    """All attachments of one container, also while it does not run: an attach before the start misses nothing."""
+
+    def __init__(self) -> None:
+        self._attachments: list[Attachment] = []
+
+    def attach(self, streams: frozenset[int]) -> Attachment:
+        attachment = Attachment(self, streams)
+        self._attachments.append(attachment)
+        return attachment
+
+    def remove(self, attachment: Attachment) -> None:
+        if attachment in self._attachments:
+            self._attachments.remove(attachment)
+
+    async def publish(self, stream: int, data: bytes) -> None:
+        """Give data to all; waits for the slowest, so that its process waits too, as Docker's does."""
+        for attachment in list(self._attachments):
+            if stream in attachment.streams:
+                try:
+                    await attachment.sender.send((stream, data))
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    self.remove(attachment)
+
+    def end_run(self) -> None:
+        """No more output will come: each attachment ends when its client has what is under way."""
+        for attachment in self._attachments:
+            attachment.sender.close()
+        self._attachments.clear()

@@ -1,0 +1,126 @@
+"""Typed calls into one guest, with errors by meaning."""
+
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import trio
+from google.protobuf.message import Message
+
+from appliance.errors import Conflict, NotFound, Unavailable, VchError
+from protos.tether.v1 import process_pb2, sandbox_pb2, stdio_pb2
+from tether.rpc.bridge import LoopThread
+from tether.rpc.client import Channel, ServerStream
+from tether.rpc.status import Code, RpcError
+from tether.transport import Line
+
+Out = TypeVar("Out", bound=Message)
+_TIMEOUT = 30.0
+
+
+class GuestFailure(Unavailable):
+    """The guest did not do what it was asked; `code` is gRPC's."""
+
+    def __init__(self, text: str, code: Code) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class StartRefused(VchError):
+    """A process could not be started; `failure` says why."""
+
+    def __init__(self, failure: process_pb2.StartFailure, text: str) -> None:
+        super().__init__(text)
+        self.failure = failure
+
+
+def _translate(error: RpcError) -> VchError:
+    if error.code is Code.NOT_FOUND:
+        return NotFound(error.message)
+    if error.code is Code.FAILED_PRECONDITION:
+        return Conflict(error.message)
+    return GuestFailure(f"guest: {error}", error.code)
+
+
+class GuestSession:
+    """One guest. `run` must be running."""
+
+    def __init__(self, loop: LoopThread, line: Line) -> None:
+        self._channel = Channel(loop, line)
+
+    async def run(self) -> None:
+        await self._channel.run()
+
+    async def _call(self, method: str, request: Message, response: type[Out], timeout: float | None = _TIMEOUT) -> Out:
+        try:
+            return await self._channel.unary(f"/tether.v1.{method}", request, response, timeout=timeout)
+        except RpcError as error:
+            raise _translate(error) from error
+
+    async def hello(self, timeout: float) -> sandbox_pb2.HelloResponse:
+        """Wait until the tether answers. GuestFailure after `timeout` seconds, or when it speaks another protocol."""
+        request = sandbox_pb2.HelloRequest(protocol=1, appliance="vchd")
+        hello = await self._call("Sandbox/Hello", request, sandbox_pb2.HelloResponse, timeout)
+        if hello.protocol != 1:
+            raise GuestFailure(f"the guest speaks protocol {hello.protocol}, this appliance 1", Code.FAILED_PRECONDITION)
+        return hello
+
+    async def configure(self, request: sandbox_pb2.ConfigureRequest) -> None:
+        request.wall_clock_ns = time.time_ns()
+        request.entropy = os.urandom(64)
+        await self._call("Sandbox/Configure", request, sandbox_pb2.ConfigureResponse, 60)
+
+    async def create_process(self, request: process_pb2.CreateRequest) -> None:
+        await self._call("Process/Create", request, process_pb2.CreateResponse)
+
+    async def start_process(self, process_id: str) -> process_pb2.StartResponse:
+        """StartRefused says why it did not start."""
+        request = process_pb2.StartRequest(id=process_id)
+        try:
+            return await self._channel.unary("/tether.v1.Process/Start", request, process_pb2.StartResponse, timeout=60)
+        except RpcError as error:
+            failure = error.detail(process_pb2.StartFailure)
+            if failure is not None:
+                raise StartRefused(failure, error.message) from error
+            raise _translate(error) from error
+
+    async def wait_process(self, process_id: str) -> process_pb2.ExitStatus:
+        request = process_pb2.WaitRequest(id=process_id)
+        return (await self._call("Process/Wait", request, process_pb2.WaitResponse, None)).status
+
+    async def signal(self, process_id: str, number: int) -> None:
+        await self._call("Process/Signal", process_pb2.SignalRequest(id=process_id, signal=number), process_pb2.SignalResponse)
+
+    async def resize(self, process_id: str, rows: int, columns: int) -> None:
+        request = process_pb2.ResizePtyRequest(id=process_id, rows=rows, columns=columns)
+        await self._call("Process/ResizePty", request, process_pb2.ResizePtyResponse)
+
+    async def processes(self) -> dict[str, process_pb2.ProcessState]:
+        listed = await self._call("Process/List", process_pb2.ListRequest(), process_pb2.ListResponse)
+        return {state.id: state for state in listed.processes}
+
+    async def acknowledge(self, process_id: str, offset: int) -> None:
+        await self._call("Log/Ack", stdio_pb2.AckRequest(id=process_id, offset=offset), stdio_pb2.AckResponse)
+
+    @asynccontextmanager
+    async def read_log(self, process_id: str, offset: int) -> AsyncIterator[ServerStream[stdio_pb2.Records]]:
+        request = stdio_pb2.ReadRequest(id=process_id, offset=offset, follow=True)
+        async with self._channel.stream("/tether.v1.Log/Read", request, stdio_pb2.Records) as stream:
+            yield stream
+
+    @asynccontextmanager
+    async def feed_stdin(self) -> AsyncIterator[ServerStream[stdio_pb2.AttachResponse]]:
+        async with self._channel.stream("/tether.v1.Stdio/Attach", None, stdio_pb2.AttachResponse) as stream:
+            yield stream
+
+    async def shut_down(self) -> None:
+        """Ask the guest to power off; it may be gone before it has answered."""
+        try:
+            with trio.move_on_after(5):
+                await self._channel.unary(
+                    "/tether.v1.Sandbox/Shutdown", sandbox_pb2.ShutdownRequest(), sandbox_pb2.ShutdownResponse, timeout=5
+                )
+        except RpcError:
+            pass

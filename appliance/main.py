@@ -1,0 +1,169 @@
+"""`vchd`: the composition root. It alone builds concrete objects."""
+
+import contextlib
+import grp
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from appliance import __version__
+from appliance.api.containers import ContainerRoutes
+from appliance.api.images import ImageRoutes
+from appliance.api.router import NEWEST, Router, dotted
+from appliance.api.system import SystemRoutes
+from appliance.config import Config, parse_arguments
+from appliance.diag import dump_tasks
+from appliance.engine.containers import Containers, Defaults
+from appliance.engine.events import EventBus
+from appliance.errors import InvalidParameter, VchError
+from appliance.http import serve_connection
+from appliance.hypervisor.qemu import QemuDriver
+from appliance.image.store import ImageStore
+from appliance.network import DefaultNetwork
+from appliance.registry import Credentials, Registry
+from appliance.store import Database
+from tether.rpc.bridge import LoopThread
+
+log = logging.getLogger("vchd")
+_FIXED = f"Api-Version: {dotted(NEWEST)}\r\nOstype: linux\r\nServer: vch/{__version__} (linux)\r\n".encode()
+_LEVELS = {"debug": 10, "info": 20, "warn": 30, "error": 40, "fatal": 50}
+
+
+def _listen(host: str) -> socket.socket:
+    """Bind unix:///path or tcp://address:port."""
+    kind, _, rest = host.partition("://")
+    if kind == "unix":
+        path = Path(rest)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX)
+        old = os.umask(0o117)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(old)
+        with contextlib.suppress(KeyError, PermissionError):
+            os.chown(path, -1, grp.getgrnam("docker").gr_gid)
+    elif kind == "tcp":
+        address, _, port = rest.rpartition(":")
+        if not port.isdigit():
+            raise InvalidParameter(f"invalid -H {host}: tcp://address:port")
+        listener = socket.create_server((address or "127.0.0.1", int(port)))
+    else:
+        raise InvalidParameter(f"invalid -H {host}: unix:///path or tcp://address:port")
+    listener.listen(512)
+    listener.setblocking(False)
+    return listener
+
+
+def _insecure(host: str, config: Config) -> bool:
+    """Docker's rule: loopback registries, and those named."""
+    name = host.rpartition(":")[0] or host
+    return name in ("localhost", "127.0.0.1", "[::1]") or name.startswith("127.") or host in config.insecure_registries
+
+
+@asynccontextmanager
+async def appliance(config: Config) -> AsyncIterator[Router]:
+    """All of the daemon but its listeners."""
+    for folder in (config.data_root, config.exec_root):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o711)
+    scratch = config.data_root / "scratch"
+    scratch.mkdir(exist_ok=True, mode=0o700)
+    for leftover in scratch.iterdir():
+        leftover.unlink(missing_ok=True)
+    identity = config.data_root / "id"
+    if not identity.exists():
+        identity.write_text(secrets.token_hex(16))
+    async with (
+        Database.open(config.data_root / "state.db") as database,
+        LoopThread.open() as loop,
+        trio.open_nursery() as nursery,
+    ):
+        driver = QemuDriver(config.exec_root / "machines", config.guest, config.accel, config.cache, nursery)
+        await driver.connect()
+        events = EventBus()
+        images = ImageStore(database, config.data_root)
+        containers = Containers(
+            config.data_root, database, driver, images, DefaultNetwork(config.bip), events, loop, nursery,
+            Defaults(config.vm_memory, config.vm_cpus, config.dns),
+        )  # fmt: skip
+        await containers.restore()
+
+        def dial(host: str, credentials: Credentials) -> Registry:
+            mirror = config.registry_mirrors[0] if config.registry_mirrors and host == "docker.io" else ""
+            return Registry(host, credentials, insecure=_insecure(host, config), mirror=mirror)
+
+        router = Router()
+        router.add_all(ContainerRoutes(containers, images).routes())
+        router.add_all(ImageRoutes(images, containers, events, dial, scratch).routes())
+        router.add_all(SystemRoutes(config, driver, containers, images, events, identity.read_text()).routes())
+        try:
+            yield router
+        finally:
+            # Machines go on without us; the next vchd finds them.
+            nursery.cancel_scope.cancel()
+
+
+async def _accept(listener: socket.socket, router: Router, nursery: trio.Nursery) -> None:
+    accepting = trio.socket.from_stdlib_socket(listener)
+
+    async def serve(connection: trio.socket.SocketType) -> None:
+        try:
+            await serve_connection(connection, router, _FIXED)
+        except Exception:
+            log.exception("a connection failed")
+
+    while True:
+        try:
+            connection, _ = await accepting.accept()
+        except OSError as error:
+            # Out of descriptors: those who have one may finish.
+            log.error("accept: %s", error)
+            await trio.sleep(0.1)
+            continue
+        nursery.start_soon(serve, connection)
+
+
+async def serve(config: Config) -> None:
+    """Run until SIGTERM or SIGINT; SIGUSR1 prints all tasks."""
+    async with appliance(config) as router, trio.open_nursery() as nursery:
+        listeners = [_listen(host) for host in config.hosts]
+        for listener in listeners:
+            nursery.start_soon(_accept, listener, router, nursery)
+        if config.pidfile is not None:
+            config.pidfile.write_text(str(os.getpid()))
+        log.info("API listens on %s", ", ".join(config.hosts))
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1) as signals:
+            async for number in signals:
+                if number == signal.SIGUSR1:
+                    sys.stderr.write(dump_tasks())
+                    continue
+                break
+        nursery.cancel_scope.cancel()
+        for listener, host in zip(listeners, config.hosts, strict=True):
+            listener.close()
+            if host.startswith("unix://"):
+                Path(host.removeprefix("unix://")).unlink(missing_ok=True)
+        if config.pidfile is not None:
+            config.pidfile.unlink(missing_ok=True)
+
+
+def run() -> None:
+    """The console script `vchd`."""
+    try:
+        config = parse_arguments(sys.argv[1:])
+        logging.basicConfig(level=_LEVELS[config.log_level], format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        trio.run(serve, config)
+    except* VchError as group:
+        sys.exit(f"vchd: {group.exceptions[0]}")
+    except* OSError as group:
+        sys.exit(f"vchd: {group.exceptions[0]}")
