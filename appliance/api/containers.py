@@ -36,7 +36,7 @@ class ContainerRoutes:
     def routes(self) -> dict[tuple[str, str], Route]:
         name = "/containers/{name}"
         return {
-            ("GET", "/containers/json"): self.list,
+            ("GET", "/containers/json"): self.list_all,
             ("POST", "/containers/create"): self.create,
             ("GET", f"{name}/json"): self.inspect,
             ("POST", f"{name}/start"): self.start,
@@ -53,7 +53,7 @@ class ContainerRoutes:
 
     # -- reading --------------------------------------------------------------------------------------------------
 
-    async def list(self, request: Request, reply: Reply) -> None:
+    async def list_all(self, request: Request, reply: Reply) -> None:
         filters = parse_filters(request.text("filters"), _FILTERS)
         limit = request.number("limit") or 0
         if "before" in request.query:

@@ -39,7 +39,7 @@ class ImageRoutes:
 
     def routes(self) -> dict[tuple[str, str], Route]:
         return {
-            ("GET", "/images/json"): self.list,
+            ("GET", "/images/json"): self.list_all,
             ("POST", "/images/load"): self.load,
             ("POST", "/images/create"): self.create,
             ("GET", "/images/{name:.*}/json"): self.inspect,
@@ -52,7 +52,7 @@ class ImageRoutes:
     def _emit(self, action: str, image_id: str, name: str) -> None:
         self._events.publish(Event("image", action, image_id, {"name": name}))
 
-    async def list(self, request: Request, reply: Reply) -> None:
+    async def list_all(self, request: Request, reply: Reply) -> None:
         filters = parse_filters(request.text("filters"), _FILTERS)
         if request.text("filter"):
             filters.setdefault("reference", []).append(request.text("filter"))

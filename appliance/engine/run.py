@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import trio
 
-from appliance.errors import VchError
+from appliance.errors import HypervisorError, VchError
 from appliance.guest import Fanout, GuestSession, StdinPipe
 from appliance.hypervisor import Machine
 from appliance.streams.logfile import LogFile
@@ -82,7 +82,7 @@ class Run:
         ended = Ended(None, "the machine ended by itself")
         problem: list[VchError] = []
         async with trio.open_nursery() as nursery:
-            died = False
+            died = begun = False
 
             async def watch() -> None:
                 nonlocal died
@@ -94,6 +94,7 @@ class Run:
             nursery.start_soon(self.session.run)
             try:
                 self._offset = self._acknowledged = await begin(self)
+                begun = True
                 if self._stdin is not None:
                     nursery.start_soon(self._stdin.run, self.session, self._id)
                 nursery.start_soon(self._sync_loop)
@@ -114,6 +115,8 @@ class Run:
         if ended.status is None:
             words = self.machine.last_words()
             ended.reason += f"\n{words}" if words else ""
+            if not begun:
+                raise HypervisorError(ended.reason)
         return ended
 
     async def _ingest(self) -> None:

@@ -11,6 +11,10 @@ import trio
 T = TypeVar("T")
 
 
+class CallAbandoned(Exception):
+    """The coroutine was cancelled from the loop's side: its channel was closed."""
+
+
 class LoopThread:
     """grpc.aio's home: every channel of the process lives on this loop, none has a thread of its own."""
 
@@ -67,5 +71,5 @@ class LoopThread:
         if finished[0].cancelled():
             if raise_cancel:
                 raise_cancel[0]()
-            raise RuntimeError("the loop was stopped under a call")
+            raise CallAbandoned("the channel was closed under a call")
         return finished[0].result()

@@ -15,7 +15,7 @@ import trio
 from google.protobuf.message import Message
 
 from tether.link import Data, Event, Opened, Reset
-from tether.rpc.bridge import LoopThread
+from tether.rpc.bridge import CallAbandoned, LoopThread
 from tether.rpc.status import Code, RpcError
 from tether.transport import Line, LineClosed, LinkedLine
 
@@ -108,11 +108,15 @@ class ServerStream(Generic[Out]):
             await self._loop.run(lambda: self.call.write(message))
         except grpc.RpcError as error:
             raise _error_of(error) from error
-        except asyncio.InvalidStateError as error:
+        except (asyncio.InvalidStateError, CallAbandoned) as error:
             raise RpcError(Code.CANCELLED, "the call has ended") from error
 
     async def done_sending(self) -> None:
-        await self._loop.run(lambda: self.call.done_writing())
+        """No more requests: a half close."""
+        try:
+            await self._loop.run(lambda: self.call.done_writing())
+        except (grpc.RpcError, asyncio.InvalidStateError, CallAbandoned) as error:
+            raise RpcError(Code.CANCELLED, "the call has ended") from error
 
 
 class Channel:
@@ -145,6 +149,8 @@ class Channel:
             return await self._loop.run(call)
         except grpc.RpcError as error:
             raise _error_of(error) from error
+        except CallAbandoned as error:
+            raise RpcError(Code.UNAVAILABLE, str(error)) from error
 
     @asynccontextmanager
     async def stream(

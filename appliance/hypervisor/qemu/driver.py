@@ -72,14 +72,21 @@ class QemuMachine(Machine):
             messages = os.open(self.folder / "qemu.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
             stack.callback(os.close, console)
             stack.callback(os.close, messages)
+            # QEMU's user may not walk to the guest's files; a descriptor that it inherits it may open again.
+            guest = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in (driver.kernel, driver.initrd)]
+            for fd in guest:
+                stack.callback(os.close, fd)
+            identity = self._identity()
+            if identity:
+                os.fchown(console, identity["user"], identity["group"])
+            kernel, initrd, out = (Path(f"/proc/self/fd/{fd}") for fd in (*guest, console))
             descriptors = Descriptors(sockets[0], sockets[1], tuple(disks))
-            argv = command(
-                PROGRAM, driver.accel, driver.kernel, driver.initrd, self.spec, descriptors, Path(f"/proc/self/fd/{console}")
-            )
+            argv = command(PROGRAM, driver.accel, kernel, initrd, self.spec, descriptors, out)
             try:
                 self._process = subprocess.Popen(
                     argv, stdin=subprocess.DEVNULL, stdout=messages, stderr=messages, start_new_session=True,
-                    pass_fds=(*sockets, *disks, console), cwd="/", **self._identity(),
+                    pass_fds=(*sockets, *disks, *guest, console), cwd="/",
+                    user=identity.get("user"), group=identity.get("group"), extra_groups=self._groups() if identity else None,
                 )  # fmt: skip
             except OSError as error:
                 raise HypervisorError(f"{shlex.join(argv)}: {error}") from error
@@ -90,14 +97,15 @@ class QemuMachine(Machine):
         (self.folder / "command").write_text(shlex.join(argv) + "\n")
         driver.watch(self)
 
-    def _identity(self) -> dict[str, object]:
+    def _identity(self) -> dict[str, int]:
+        """QEMU's own user and group; {} when this process may not change users."""
         if os.geteuid():
             return {}
         uid = _FIRST_UID + int(hashlib.sha256(self.id.encode()).hexdigest()[:6], 16)
-        groups = []
-        if self._driver.accel == "kvm":
-            groups.append(os.stat("/dev/kvm").st_gid)
-        return {"user": uid, "group": uid, "extra_groups": groups}
+        return {"user": uid, "group": uid}
+
+    def _groups(self) -> list[int]:
+        return [os.stat("/dev/kvm").st_gid] if self._driver.accel == "kvm" else []
 
     def _save(self, pid: int) -> None:
         spec = asdict(self.spec)
