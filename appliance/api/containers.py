@@ -191,7 +191,7 @@ class ContainerRoutes:
                 await container.changed.wait()
         code = container.record.exit_code
         answer: dict[str, Any] = {"StatusCode": code}
-        if container.record.error:
+        if container.record.error and condition != "removed":
             answer["Error"] = {"Message": container.record.error}
         await reply.write(msgspec.json.encode(answer) + b"\n")
 

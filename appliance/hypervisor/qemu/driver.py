@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -38,6 +39,16 @@ def _start_time(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
 
 
+@contextlib.contextmanager
+def _short(folder: Path) -> Iterator[str]:
+    """Another name for a folder: a unix socket's path has 107 bytes, and data roots are as deep as users like."""
+    fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)
+
+
 class QemuMachine(Machine):
     def __init__(self, driver: "QemuDriver", spec: MachineSpec, folder: Path) -> None:
         self.id = spec.id
@@ -56,10 +67,10 @@ class QemuMachine(Machine):
         with contextlib.ExitStack() as stack:
             sockets = []
             for name in ("qmp", "tether"):
-                path = self.folder / f"{name}.sock"
-                path.unlink(missing_ok=True)
+                (self.folder / f"{name}.sock").unlink(missing_ok=True)
                 listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC))
-                listener.bind(str(path))
+                with _short(self.folder) as folder:
+                    listener.bind(f"{folder}/{name}.sock")
                 listener.listen(1)
                 sockets.append(listener.fileno())
             disks = []
@@ -145,7 +156,8 @@ class QemuMachine(Machine):
     async def dial_tether(self) -> Line:
         connection = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            await connection.connect(str(self.folder / "tether.sock"))
+            with _short(self.folder) as folder:
+                await connection.connect(f"{folder}/tether.sock")
         except OSError as error:
             connection.close()
             raise HypervisorError(f"machine {self.id[:12]} cannot be reached: {error}\n{self.last_words()}") from error

@@ -1,0 +1,45 @@
+# vch. `make run` shows a first container, `make test` is the gate; both set up what is missing.
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup run test bench lint format protos clean
+
+setup: $(VENV)/.packages $(VENV)/.installed
+	@$(BIN)/python build/guest/image.py --link $(VENV)/share/vch/guest >/dev/null
+
+$(VENV)/.packages: build/packages.txt build/packages.sh
+	@mkdir -p $(VENV)
+	@build/packages.sh
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.packages
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q -c constraints.txt hatchling editables
+	@$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+run: setup
+	@build/run.sh
+
+test: setup lint
+	@$(BIN)/python -m pytest
+
+bench: setup
+	@$(BIN)/python -m tests.bench
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check -q . || { echo 'run `make format`'; exit 1; }
+	@$(BIN)/mypy
+	@PYTHONPATH=. $(BIN)/lint-imports --no-cache | tail -4
+
+format: setup
+	@$(BIN)/ruff check -q --fix . ; $(BIN)/ruff format -q .
+
+protos: setup
+	@$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. protos/tether/v1/*.proto
+
+clean:
+	rm -rf $(VENV)

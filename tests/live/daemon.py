@@ -1,0 +1,104 @@
+"""A real vchd for tests, and the docker CLI against it."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.live.images import busybox_archive
+
+PATIENCE = 120
+
+
+class Daemon:
+    """One vchd with folders of its own. `start` and `kill` may be repeated: machines outlive it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.socket = root / "d.sock"
+        self.host = f"unix://{self.socket}"
+        self.log = root / "vchd.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *flags: str) -> None:
+        command = [
+            sys.executable, "-m", "appliance", "-H", self.host, "--data-root", str(self.root / "data"),
+            "--exec-root", str(self.root / "exec"), "--accel", "tcg", *flags,
+        ]  # fmt: skip
+        self.socket.unlink(missing_ok=True)
+        with open(self.log, "ab") as log:
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        deadline = time.monotonic() + 60
+        while not self.socket.exists():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"vchd did not start:\n{self.log.read_text()}")
+            time.sleep(0.02)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> None:
+        assert self._process is not None
+        self._process.terminate()
+        self._process.wait(30)
+
+    def close(self) -> None:
+        """End vchd and every machine it left."""
+        if self._process is not None and self._process.poll() is None:
+            for container in self.docker("ps", "-aq").stdout.split():
+                self.docker("rm", "-f", container)
+            self.stop()
+        for state in (self.root / "exec/machines").glob("*/machine.json"):
+            pid = json.loads(state.read_text())["pid"]
+            if pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def command(self, *arguments: str) -> list[str]:
+        return ["docker", "-H", self.host, *arguments]
+
+    def docker(
+        self, *arguments: str, stdin: bytes | None = None, timeout: float = PATIENCE, check: bool = False
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run the docker CLI to its end; text out."""
+        done = subprocess.run(
+            self.command(*arguments), input=stdin, stdin=None if stdin is not None else subprocess.DEVNULL,
+            capture_output=True, timeout=timeout, check=False,
+        )  # fmt: skip
+        result = subprocess.CompletedProcess(
+            done.args, done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
+        )
+        if check and result.returncode:
+            raise AssertionError(f"docker {' '.join(arguments)}: {result.returncode}\n{result.stdout}{result.stderr}")
+        return result
+
+    def must(self, *arguments: str, stdin: bytes | None = None) -> str:
+        """The output of a command that has to succeed."""
+        return self.docker(*arguments, stdin=stdin, check=True).stdout
+
+    def load_busybox(self) -> None:
+        self.must("load", stdin=busybox_archive())
+
+
+@contextlib.contextmanager
+def running_daemon(root: Path, *flags: str) -> Iterator[Daemon]:
+    daemon = Daemon(root)
+    daemon.start(*flags)
+    try:
+        daemon.load_busybox()
+        yield daemon
+    finally:
+        daemon.close()
