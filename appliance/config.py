@@ -26,7 +26,9 @@ class Config:
     insecure_registries: tuple[str, ...] = ()
     registry_mirrors: tuple[str, ...] = ()
     log_level: str = "info"
-    cache: Path = field(default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vch")
+    cache: Path = field(
+        default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vch"
+    )
 
 
 def default_guest() -> Path:
@@ -39,7 +41,9 @@ def default_guest() -> Path:
 
 def parse_arguments(arguments: list[str]) -> Config:
     """Flags, over those of `--config-file` (JSON, dockerd's daemon.json names). InvalidParameter names what is wrong."""
-    parser = argparse.ArgumentParser(prog="vchd", description="A virtual container host: Docker's API, a VM per container.")
+    parser = argparse.ArgumentParser(
+        prog="vchd", description="A virtual container host: Docker's API, a VM per container."
+    )
     flag = parser.add_argument
     flag("-H", "--host", action="append", dest="hosts", help="listen on unix:///path or tcp://address:port")
     flag("--data-root", type=Path, help="images, containers, state")
@@ -82,6 +86,8 @@ def _read_file(path: Path) -> dict[str, object]:
         raise InvalidParameter(f"unable to configure the daemon with file {path}: {error}") from error
     unknown = set(content) - set(_FILE_KEYS)
     if unknown:
-        raise InvalidParameter(f"the following directives don't match any configuration option: {', '.join(sorted(unknown))}")
+        raise InvalidParameter(
+            f"the following directives don't match any configuration option: {', '.join(sorted(unknown))}"
+        )
     paths = ("data_root", "exec_root", "pidfile", "guest")
     return {_FILE_KEYS[key]: Path(value) if _FILE_KEYS[key] in paths else value for key, value in content.items()}

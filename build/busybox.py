@@ -26,7 +26,14 @@ def layer(program: str = _PROGRAM) -> bytes:
                 entry.size = len(data)
             tar.addfile(entry, io.BytesIO(data or b""))
 
-        for name, mode in (("bin", 0o755), ("etc", 0o755), ("root", 0o700), ("tmp", 0o1777), ("home", 0o755), ("var", 0o755)):
+        for name, mode in (
+            ("bin", 0o755),
+            ("etc", 0o755),
+            ("root", 0o700),
+            ("tmp", 0o1777),
+            ("home", 0o755),
+            ("var", 0o755),
+        ):
             add(name, mode)
         with open(program, "rb") as file:
             add("bin/busybox", 0o755, file.read())

@@ -17,7 +17,7 @@ from tether.agent.reaper import Reaper
 from tether.agent.stats import MetricsService
 from tether.agent.stdio import StdioService
 from tether.rpc.listener import serve_link
-from tether.rpc.server import methods_of
+from tether.rpc.server import Method, methods_of
 from tether.system import linux
 from tether.system.cgroup import ROOT, enable_controllers
 from tether.transport import open_virtio_port
@@ -30,7 +30,9 @@ def _mount_kernel_filesystems() -> None:
     private = linux.MS_NOSUID | linux.MS_NOEXEC | linux.MS_NODEV
     linux.mount("cgroup2", str(ROOT), "cgroup2", private, "nsdelegate,memory_recursiveprot")
     os.makedirs("/dev/pts", exist_ok=True)
-    linux.mount("devpts", "/dev/pts", "devpts", linux.MS_NOSUID | linux.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5")
+    linux.mount(
+        "devpts", "/dev/pts", "devpts", linux.MS_NOSUID | linux.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5"
+    )
     linux.mount("tmpfs", "/run", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=0755")
     enable_controllers()
 
@@ -58,7 +60,7 @@ async def _serve(marks: list[tuple[str, int]]) -> None:
             (network_pb2.DESCRIPTOR, "Network", NetworkService()),
             (metrics_pb2.DESCRIPTOR, "Metrics", MetricsService(processes.cgroup_of)),
         )
-        methods = {}
+        methods: dict[bytes, Method] = {}
         for file, name, implementation in services:
             methods |= methods_of(file.services_by_name[name], implementation)
         await serve_link(line, methods, random_id)

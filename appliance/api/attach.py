@@ -2,7 +2,7 @@
 
 import trio
 
-from appliance.engine.record import Container
+from appliance.api.backend import Container
 from appliance.guest import Attachment
 from appliance.http import HijackedStream
 from appliance.streams import stdcopy
@@ -13,7 +13,13 @@ MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
 
 
 async def pump(
-    stream: HijackedStream, container: Container, attachment: Attachment | None, *, stdin: bool, keys: bytes, past: list[bytes]
+    stream: HijackedStream,
+    container: Container,
+    attachment: Attachment | None,
+    *,
+    stdin: bool,
+    keys: bytes,
+    past: list[bytes],
 ) -> None:
     """Move bytes until the run's output has ended, the client detached, or is gone."""
     tty = container.tty

@@ -7,6 +7,7 @@ import msgspec
 import trio
 
 from appliance.api.attach import MULTIPLEXED, RAW, pump
+from appliance.api.backend import Container, ContainerBackend
 from appliance.api.filters import any_of, matches_labels, matches_pattern, parse_filters
 from appliance.api.hostconfig import check_config, check_host_config
 from appliance.api.logs import LogQuery, render, send_logs
@@ -14,8 +15,6 @@ from appliance.api.router import Route
 from appliance.api.shapes import inspect_container, list_container
 from appliance.api.times import parse_time
 from appliance.container.lifecycle import Exited, status_word
-from appliance.engine.containers import Containers
-from appliance.engine.record import Container
 from appliance.errors import InvalidParameter
 from appliance.http import Reply, Request
 from appliance.image.store import ImageStore
@@ -29,7 +28,7 @@ _STATUSES = ("created", "running", "paused", "restarting", "removing", "exited",
 
 
 class ContainerRoutes:
-    def __init__(self, backend: Containers, images: ImageStore) -> None:
+    def __init__(self, backend: ContainerBackend, images: ImageStore) -> None:
         self._backend = backend
         self._images = images
 
@@ -91,7 +90,10 @@ class ContainerRoutes:
                 (not filters.get("name") or matches_pattern(filters["name"], record.name, f"/{record.name}"))
                 and any_of(filters.get("id", []), record.id.startswith)
                 and any_of(filters.get("status", []), lambda status: status == status_word(c.state))
-                and any_of(filters.get("exited", []), lambda code: isinstance(c.state, Exited) and c.state.exit_code == int(code))
+                and any_of(
+                    filters.get("exited", []),
+                    lambda code: isinstance(c.state, Exited) and c.state.exit_code == int(code),
+                )
                 and any_of(filters.get("network", []), lambda name: name == mode)
                 and matches_labels(filters.get("label", []), labels)
                 and not (filters.get("label!") and matches_labels(filters["label!"], labels))
@@ -99,7 +101,9 @@ class ContainerRoutes:
                 and all(record.created < at for at in before)
                 and all(record.created > at for at in since)
                 # No container here has a volume, a port or a health yet, and none is a task.
-                and all(key == "is-task" and filters[key] == ["false"] or filters[key] == ["none"] for key in unsupported)
+                and all(
+                    (key == "is-task" and filters[key] == ["false"]) or filters[key] == ["none"] for key in unsupported
+                )
             )
 
         return keep
@@ -116,7 +120,10 @@ class ContainerRoutes:
         shape = inspect_container(container, self._backend.network, request.version)
         if request.flag("size"):
             used = container.upper.stat().st_blocks * 512
-            shape |= {"SizeRw": used, "SizeRootFs": used + self._images.size(self._images.get(container.record.image_id))}
+            shape |= {
+                "SizeRw": used,
+                "SizeRootFs": used + self._images.size(self._images.get(container.record.image_id)),
+            }
         await reply.json(200, shape)
 
     # -- changing -------------------------------------------------------------------------------------------------
@@ -129,7 +136,12 @@ class ContainerRoutes:
         networking = body.pop("NetworkingConfig", None) or {}
         if not isinstance(host, dict) or not isinstance(networking, dict):
             raise InvalidParameter("invalid JSON: HostConfig is not an object")
-        endpoints = set(networking.get("EndpointsConfig") or {}) - {"default", "bridge", "none", host.get("NetworkMode")}
+        endpoints = set(networking.get("EndpointsConfig") or {}) - {
+            "default",
+            "bridge",
+            "none",
+            host.get("NetworkMode"),
+        }
         if endpoints:
             raise InvalidParameter(f"network {sorted(endpoints)[0]} not found")
         platform = request.text("platform")
@@ -145,9 +157,7 @@ class ContainerRoutes:
             parse_keys(keys)
         if request.text("checkpoint"):
             raise InvalidParameter("checkpoint is not supported yet")
-        container = self._backend.get(request.path["name"])
-        container.record.stopped_by_user = False
-        await self._backend.start(container.id)
+        await self._backend.start(request.path["name"], by_user=True)
         await reply.empty(204)
 
     async def stop(self, request: Request, reply: Reply) -> None:
@@ -214,12 +224,11 @@ class ContainerRoutes:
         if request.flag("logs") and streams:
             log = container.open_log()
             past = list(render(log, LogQuery(streams), 0, log.entries))
+        self._backend.attached(container.id)
         attachment = container.fanout.attach(streams) if request.flag("stream") and streams else None
         try:
             async with reply.hijack(kind, upgrade) as stream:
-                await pump(
-                    stream, container, attachment, stdin=stdin and request.flag("stream"), keys=keys, past=past
-                )
+                await pump(stream, container, attachment, stdin=stdin and request.flag("stream"), keys=keys, past=past)
         finally:
             if attachment is not None:
                 attachment.close()

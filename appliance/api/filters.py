@@ -16,7 +16,10 @@ def parse_filters(text: str, known: frozenset[str]) -> Filters:
         return {}
     try:
         raw = msgspec.json.decode(text)
-        parsed = {key: [value for value in values if not isinstance(values, dict) or values[value]] for key, values in raw.items()}
+        parsed = {
+            key: [value for value in values if not isinstance(values, dict) or values[value]]
+            for key, values in raw.items()
+        }
         sound = all(isinstance(value, str) for values in parsed.values() for value in values)
     except (msgspec.DecodeError, AttributeError, TypeError) as error:
         raise InvalidParameter(f"invalid filters: {error}") from error

@@ -11,11 +11,11 @@ from typing import Any
 import msgspec
 import trio
 
+from appliance.api.backend import ContainerBackend, EventBackend
 from appliance.api.filters import matches_labels, parse_filters
 from appliance.api.router import Route
 from appliance.api.shapes import inspect_image, list_image
-from appliance.engine.containers import Containers
-from appliance.engine.events import Event, EventBus
+from appliance.container.event import Event
 from appliance.errors import InvalidParameter, NotFound, VchError
 from appliance.http import Reply, Request
 from appliance.image.load import load
@@ -30,7 +30,9 @@ Dial = Callable[[str, Credentials], Registry]
 
 
 class ImageRoutes:
-    def __init__(self, store: ImageStore, containers: Containers, events: EventBus, dial: Dial, scratch: Path) -> None:
+    def __init__(
+        self, store: ImageStore, containers: ContainerBackend, events: EventBackend, dial: Dial, scratch: Path
+    ) -> None:
         self._store = store
         self._containers = containers
         self._events = events
@@ -66,7 +68,9 @@ class ImageRoutes:
                 continue
             users = sum(1 for container in self._containers.all() if container.record.image_id == record.id)
             shape = list_image(record, config, self._store.size(record), users, request.version)
-            if filters.get("reference") and not any(_matches(pattern, shape["RepoTags"]) for pattern in filters["reference"]):
+            if filters.get("reference") and not any(
+                _matches(pattern, shape["RepoTags"]) for pattern in filters["reference"]
+            ):
                 continue
             shapes.append(shape)
         shapes.sort(key=lambda shape: shape["Created"], reverse=True)
@@ -162,14 +166,18 @@ class ImageRoutes:
             raise InvalidParameter("invalid JSON: no object")
         host = str(body.get("serveraddress") or "").removeprefix("https://").removeprefix("http://").partition("/")[0]
         host = DOCKER_HUB if host in ("", "index.docker.io", "registry-1.docker.io") else host
-        known = Credentials(str(body.get("username") or ""), str(body.get("password") or ""), str(body.get("identitytoken") or ""))
+        known = Credentials(
+            str(body.get("username") or ""), str(body.get("password") or ""), str(body.get("identitytoken") or "")
+        )
         async with self._dial(host, known) as registry:
             await registry.ping()
         await reply.json(200, {"Status": "Login Succeeded", "IdentityToken": ""})
 
 
 def _matches(pattern: str, tags: list[str]) -> bool:
-    return any(fnmatch.fnmatchcase(tag, pattern) or fnmatch.fnmatchcase(tag.rpartition(":")[0], pattern) for tag in tags)
+    return any(
+        fnmatch.fnmatchcase(tag, pattern) or fnmatch.fnmatchcase(tag.rpartition(":")[0], pattern) for tag in tags
+    )
 
 
 def _wanted(image: str, tag: str) -> Reference:
@@ -185,7 +193,9 @@ def _credentials(header: str) -> Credentials:
     """X-Registry-Auth: padded base64url JSON; a pull ignores an invalid one."""
     try:
         raw = msgspec.json.decode(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)))
-        return Credentials(str(raw.get("username") or ""), str(raw.get("password") or ""), str(raw.get("identitytoken") or ""))
+        return Credentials(
+            str(raw.get("username") or ""), str(raw.get("password") or ""), str(raw.get("identitytoken") or "")
+        )
     except (ValueError, AttributeError, msgspec.DecodeError):
         return Credentials()
 

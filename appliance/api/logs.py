@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from appliance.api.backend import Container
 from appliance.api.times import rfc3339
-from appliance.engine.record import Container
 from appliance.http import Reply
 from appliance.streams import stdcopy
 from appliance.streams.logfile import Entry, LogFile

@@ -4,11 +4,11 @@ import calendar
 import time
 from typing import Any
 
+from appliance.api.backend import Container
 from appliance.api.router import Version
 from appliance.api.times import ZERO, ago, rfc3339
 from appliance.container.lifecycle import Created, Exited, Removing, Running, status_word
 from appliance.container.spec import arguments
-from appliance.engine.record import Container
 from appliance.image.store import ImageConfig, ImageRecord, familiar_names
 from appliance.network import DefaultNetwork
 
@@ -59,7 +59,12 @@ def _network_settings(container: Container, network: DefaultNetwork, version: Ve
         "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0, "DNSNames": None,
     }  # fmt: skip
     name = "none" if record.host.get("NetworkMode") == "none" else "bridge"
-    settings: dict[str, Any] = {"SandboxID": container.id if address else "", "SandboxKey": "", "Ports": {}, "Networks": {name: endpoint}}
+    settings: dict[str, Any] = {
+        "SandboxID": container.id if address else "",
+        "SandboxKey": "",
+        "Ports": {},
+        "Networks": {name: endpoint},
+    }
     if version < (1, 52):
         settings |= {
             "Bridge": "", "HairpinMode": False, "LinkLocalIPv6Address": "", "LinkLocalIPv6PrefixLen": 0,
@@ -121,7 +126,9 @@ def list_container(container: Container, network: DefaultNetwork, version: Versi
     }  # fmt: skip
 
 
-def list_image(record: ImageRecord, config: ImageConfig, size: int, containers: int, version: Version) -> dict[str, Any]:
+def list_image(
+    record: ImageRecord, config: ImageConfig, size: int, containers: int, version: Version
+) -> dict[str, Any]:
     tags, digests = familiar_names(record.references), familiar_names(record.digests)
     if version < (1, 43) and not tags:
         tags = ["<none>:<none>"]

@@ -9,14 +9,14 @@ import msgspec
 import trio
 
 from appliance import __version__
+from appliance.api.backend import ContainerBackend, EventBackend
 from appliance.api.filters import matches_labels, parse_filters
 from appliance.api.router import NEWEST, OLDEST, Route, Version, dotted
 from appliance.api.times import parse_time, rfc3339
 from appliance.config import Config
+from appliance.container.event import Event
 from appliance.container.lifecycle import Running
 from appliance.diag import dump_tasks
-from appliance.engine.containers import Containers
-from appliance.engine.events import Event, EventBus
 from appliance.http import Reply, Request
 from appliance.hypervisor import Driver
 from appliance.image.store import ImageStore
@@ -28,7 +28,15 @@ _FILTERS = frozenset((
 
 
 class SystemRoutes:
-    def __init__(self, config: Config, driver: Driver, containers: Containers, images: ImageStore, events: EventBus, host_id: str) -> None:
+    def __init__(
+        self,
+        config: Config,
+        driver: Driver,
+        containers: ContainerBackend,
+        images: ImageStore,
+        events: EventBackend,
+        host_id: str,
+    ) -> None:
         self._config = config
         self._driver = driver
         self._containers = containers
@@ -80,14 +88,17 @@ class SystemRoutes:
             "CgroupVersion": "2", "NEventsListener": 0, "KernelVersion": platform.release(),
             "OperatingSystem": "vch", "OSVersion": "", "OSType": "linux", "Architecture": "x86_64",
             "IndexServerAddress": "https://index.docker.io/v1/",
-            "RegistryConfig": {"InsecureRegistryCIDRs": ["127.0.0.0/8"], "IndexConfigs": {}, "Mirrors": list(self._config.registry_mirrors)},
+            "RegistryConfig": {"InsecureRegistryCIDRs": ["127.0.0.0/8"], "IndexConfigs": {},
+                               "Mirrors": list(self._config.registry_mirrors)},
             "NCPU": os.cpu_count() or 1, "MemTotal": memory, "GenericResources": None,
             "DockerRootDir": str(self._config.data_root), "HttpProxy": "", "HttpsProxy": "", "NoProxy": "",
             "Name": platform.node(), "Labels": list(self._config.labels), "ExperimentalBuild": False,
             "ServerVersion": __version__, "Runtimes": {"vch": {"path": ""}}, "DefaultRuntime": "vch",
-            "Swarm": {"NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": False, "Error": "", "RemoteManagers": None},
+            "Swarm": {"NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive",
+                      "ControlAvailable": False, "Error": "", "RemoteManagers": None},
             "LiveRestoreEnabled": True, "Isolation": "", "InitBinary": "tini", "SecurityOptions": [], "Warnings": None,
-            "ContainerdCommit": {"ID": "", "Expected": ""}, "RuncCommit": {"ID": "", "Expected": ""}, "InitCommit": {"ID": "", "Expected": ""},
+            "ContainerdCommit": {"ID": "", "Expected": ""}, "RuncCommit": {"ID": "", "Expected": ""},
+            "InitCommit": {"ID": "", "Expected": ""},
         })  # fmt: skip
 
     async def events(self, request: Request, reply: Reply) -> None:
@@ -121,7 +132,9 @@ def _wanted(event: Event, filters: dict[str, list[str]]) -> bool:
                 # exec_create: CMD and health_status: X match by their first word.
                 good = any(event.action == value or event.action.startswith(f"{value}:") for value in values)
             case "container" | "network" | "volume" | "id":
-                good = (key in ("id", event.type)) and any(event.id.startswith(v) or name == v.removeprefix("/") for v in values)
+                good = (key in ("id", event.type)) and any(
+                    event.id.startswith(v) or name == v.removeprefix("/") for v in values
+                )
             case "image":
                 names = (event.attributes.get("image", ""), name, event.id)
                 good = any(value in names or f"{value}:latest" in names for value in values)

@@ -46,6 +46,7 @@ def arguments(config: dict[str, Any]) -> ProcessArguments:
 
 def capabilities(host: dict[str, Any]) -> list[str]:
     """The capability names of CapAdd, CapDrop, Privileged, as moby's oci/caps counts them."""
+
     def clean(names: list[str] | None) -> list[str]:
         cleaned = [name.upper().removeprefix("CAP_") for name in names or ()]
         for name in cleaned:
@@ -54,9 +55,7 @@ def capabilities(host: dict[str, Any]) -> list[str]:
         return cleaned
 
     add, drop = clean(host.get("CapAdd")), clean(host.get("CapDrop"))
-    if host.get("Privileged") or ("ALL" in add and "ALL" not in drop):
-        base = [*_ALL_CAPABILITIES]
-    elif "ALL" in add:
+    if host.get("Privileged") or ("ALL" in add and "ALL" not in drop) or "ALL" in add:
         base = [*_ALL_CAPABILITIES]
     elif "ALL" in drop:
         base = [name for name in add if name != "ALL"]

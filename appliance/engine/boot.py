@@ -124,14 +124,18 @@ async def begin_found(session: GuestSession, container: Container) -> process_pb
     """A guest of an earlier appliance: its process, running or ended. VchError when it had not come so far."""
     await session.hello(_BOOT_SECONDS)
     state = (await session.processes()).get(container.id)
-    if state is None or state.phase == process_pb2.ProcessState.CREATED or (
-        state.phase == process_pb2.ProcessState.EXITED and not state.pid
+    if (
+        state is None
+        or state.phase == process_pb2.ProcessState.CREATED
+        or (state.phase == process_pb2.ProcessState.EXITED and not state.pid)
     ):
         raise VchError("the appliance was stopped while this container was starting")
     return state
 
 
-_RUNC = "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: "
+_RUNC = (
+    "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: "
+)
 _UNABLE = "unable to start container process: "
 
 
@@ -159,6 +163,3 @@ def start_error(error: StartRefused) -> tuple[str, int]:
             return f'{_RUNC}{_UNABLE}chdir to cwd ("{subject}") set in config.json failed: {error}: unknown', 126
         case _:
             return f"{_RUNC}{_UNABLE}{error}: unknown", 128
-
-
-

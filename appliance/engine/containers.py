@@ -15,14 +15,16 @@ import msgspec
 import trio
 
 from appliance.container import lifecycle
+from appliance.container.event import Event
 from appliance.container.lifecycle import Created, Exit, Exited, Remove, Running, Start, Started, StartFailed
+from appliance.container.record import NAME, Record, state_of
 from appliance.container.signals import parse_signal
 from appliance.container.spec import arguments, capabilities
-from appliance.engine.boot import begin_fresh, begin_found, machine_spec, start_error
+from appliance.engine.boot import begin_found, begin_fresh, machine_spec, start_error
 from appliance.engine.disks import UpperDisks
-from appliance.engine.events import Event, EventBus
+from appliance.engine.events import EventBus
 from appliance.engine.names import random_name
-from appliance.engine.record import NAME, Container, Record, state_of
+from appliance.engine.record import Container
 from appliance.engine.run import Ended, Run
 from appliance.errors import Conflict, InvalidParameter, NotFound, NotModified, VchError
 from appliance.guest import StartRefused
@@ -191,9 +193,16 @@ class Containers:
 
     # -- start ----------------------------------------------------------------------------------------------------
 
-    async def start(self, ref: str) -> None:
-        """Start it; returns when its process runs. StartRefused's text is Docker's, the exit code is recorded."""
+    def attached(self, ref: str) -> None:
+        """A client is about to attach."""
+        self._emit(self.get(ref), "attach")
+
+    async def start(self, ref: str, *, by_user: bool = False) -> None:
+        """Start it; returns when its process runs. InvalidParameter with Docker's text when its program cannot be started."""
         container = self.get(ref)
+        if by_user:
+            container.record.stopped_by_user = False
+            container.record.restarts = 0
         async with container.lock:
             before = container.state
             # Checked first, so that a second start is answered at once.
@@ -259,7 +268,9 @@ class Containers:
             record.run_first_entry = log_file.entries
         await self._save(container)
         layers = self._images.layer_paths(record.image_id)
-        machine = await self._driver.create(machine_spec(container, layers, endpoint, self.defaults.memory_mib, self.defaults.cpus))
+        machine = await self._driver.create(
+            machine_spec(container, layers, endpoint, self.defaults.memory_mib, self.defaults.cpus)
+        )
         try:
             await machine.start()
             run = await self._dial(container, machine)
@@ -342,7 +353,9 @@ class Containers:
         container.record.restarts += 1
         delay = min(_RESTART_LAST, _RESTART_FIRST * 2 ** min(10, container.record.restarts - 1))
         with trio.move_on_after(delay):
-            while not container.removed and isinstance(container.state, Exited) and not container.record.stopped_by_user:
+            while (
+                not container.removed and isinstance(container.state, Exited) and not container.record.stopped_by_user
+            ):
                 await container.changed.wait()
         if isinstance(container.state, Exited) and not container.record.stopped_by_user:
             try:
@@ -532,5 +545,3 @@ def merge_config(config: dict[str, Any], image: dict[str, Any]) -> dict[str, Any
     merged["ExposedPorts"] = {**(image.get("ExposedPorts") or {}), **(merged.get("ExposedPorts") or {})}
     merged["Volumes"] = {**(image.get("Volumes") or {}), **(merged.get("Volumes") or {})} or None
     return merged
-
-

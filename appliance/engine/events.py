@@ -1,25 +1,14 @@
 """What happened, for `docker events`: the last 256 are kept, watchers get them live."""
 
-import time
 from collections import deque
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 
 import trio
 
+from appliance.container.event import Event
+
 _KEPT = 256
 _WAITING = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """`type` is container, image...; `time_ns` unix ns."""
-
-    type: str
-    action: str
-    id: str
-    attributes: dict[str, str] = field(default_factory=dict)
-    time_ns: int = field(default_factory=time.time_ns)
 
 
 class EventBus:

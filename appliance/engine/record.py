@@ -1,42 +1,16 @@
-"""What is kept of a container, on disk and in memory."""
+"""A container in memory: its record, its state, who is attached, its run."""
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import trio
 
 from appliance.container import lifecycle
 from appliance.container.lifecycle import Created, Exited, Running, State
+from appliance.container.record import Record
 from appliance.engine.run import Run
 from appliance.guest import Fanout, StdinPipe
 from appliance.streams.logfile import LogFile
-
-NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
-
-
-class Record(msgspec.Struct):
-    """The durable part. Times are unix ns; `state` is one of created, running, exited."""
-
-    id: str
-    name: str
-    created: int
-    image_id: str
-    image: str
-    config: dict[str, Any]
-    host: dict[str, Any]
-    state: str = "created"
-    started: int = 0
-    finished: int = 0
-    exit_code: int = 0
-    oom_killed: bool = False
-    error: str = ""
-    address: str = ""
-    run_first_entry: int = 0
-    restarts: int = 0
-    stopped_by_user: bool = False
 
 
 @dataclass(slots=True)
@@ -102,14 +76,3 @@ class Container:
     def tell_log(self) -> None:
         news, self.log_news = self.log_news, trio.Event()
         news.set()
-
-
-def state_of(record: Record) -> State:
-    """The state that a record speaks of, with no machine to ask: what ran is over."""
-    match record.state:
-        case "exited":
-            return Exited(record.started, record.finished, record.exit_code, record.oom_killed, record.error)
-        case "running":
-            return Running(record.started, 0)
-        case _:
-            return Created(record.error, record.exit_code)

@@ -64,7 +64,9 @@ class GuestSession:
         request = sandbox_pb2.HelloRequest(protocol=1, appliance="vchd")
         hello = await self._call("Sandbox/Hello", request, sandbox_pb2.HelloResponse, timeout)
         if hello.protocol != 1:
-            raise GuestFailure(f"the guest speaks protocol {hello.protocol}, this appliance 1", Code.FAILED_PRECONDITION)
+            raise GuestFailure(
+                f"the guest speaks protocol {hello.protocol}, this appliance 1", Code.FAILED_PRECONDITION
+            )
         return hello
 
     async def configure(self, request: sandbox_pb2.ConfigureRequest) -> None:
@@ -91,7 +93,9 @@ class GuestSession:
         return (await self._call("Process/Wait", request, process_pb2.WaitResponse, None)).status
 
     async def signal(self, process_id: str, number: int) -> None:
-        await self._call("Process/Signal", process_pb2.SignalRequest(id=process_id, signal=number), process_pb2.SignalResponse)
+        await self._call(
+            "Process/Signal", process_pb2.SignalRequest(id=process_id, signal=number), process_pb2.SignalResponse
+        )
 
     async def resize(self, process_id: str, rows: int, columns: int) -> None:
         request = process_pb2.ResizePtyRequest(id=process_id, rows=rows, columns=columns)
@@ -120,7 +124,10 @@ class GuestSession:
         try:
             with trio.move_on_after(5):
                 await self._channel.unary(
-                    "/tether.v1.Sandbox/Shutdown", sandbox_pb2.ShutdownRequest(), sandbox_pb2.ShutdownResponse, timeout=5
+                    "/tether.v1.Sandbox/Shutdown",
+                    sandbox_pb2.ShutdownRequest(),
+                    sandbox_pb2.ShutdownResponse,
+                    timeout=5,
                 )
         except RpcError:
             pass

@@ -292,7 +292,14 @@ class _Writer:
 
     @staticmethod
     def _encode(
-        buffer: bytearray, place: int, node: _Node, xattrs: bytes, count: int, inline: bool, extra: list[bytes], first: int
+        buffer: bytearray,
+        place: int,
+        node: _Node,
+        xattrs: bytes,
+        count: int,
+        inline: bool,
+        extra: list[bytes],
+        first: int,
     ) -> None:
         kind = stat.S_IFMT(node.mode)
         where = node.block

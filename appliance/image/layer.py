@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 import zstandard
-from isal import isal_zlib
+from isal import igzip_lib, isal_zlib
 
 from appliance.errors import ProtocolError
 from appliance.image.erofs import write_erofs
@@ -124,12 +124,10 @@ def convert_untrusted(source: Source, target: Path) -> Layer:
             stream.drain()
             out.flush()
             os.fsync(out.fileno())
-    except (isal_zlib.error, zlib.error, zstandard.ZstdError, EOFError) as error:
+    except (igzip_lib.IsalError, zlib.error, zstandard.ZstdError, EOFError) as error:  # type: ignore[misc]  # isal's stubs
         target.unlink(missing_ok=True)
         raise ProtocolError(f"layer cannot be decompressed: {error}") from error
     except BaseException:
         target.unlink(missing_ok=True)
         raise
-    return Layer(
-        f"sha256:{stream.blob.hexdigest()}", f"sha256:{stream.plain.hexdigest()}", result.content, result.size
-    )
+    return Layer(f"sha256:{stream.blob.hexdigest()}", f"sha256:{stream.plain.hexdigest()}", result.content, result.size)

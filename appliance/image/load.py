@@ -23,7 +23,9 @@ class _Archive:
     def __init__(self, file: IO[bytes]) -> None:
         try:
             self._tar = tarfile.open(fileobj=file, mode="r:*")  # noqa: SIM115
-            self._members = {m.name.removeprefix("./"): m for m in self._tar.getmembers() if m.isreg() or m.islnk() or m.issym()}
+            self._members = {
+                m.name.removeprefix("./"): m for m in self._tar.getmembers() if m.isreg() or m.islnk() or m.issym()
+            }
         except (tarfile.TarError, EOFError, OSError, ValueError) as error:
             raise ProtocolError(f"invalid archive: {error}") from error
 
@@ -81,7 +83,9 @@ def _plan_index(archive: _Archive, index: dict[str, Any], name: str) -> list[tup
     found = []
     for descriptor in index["manifests"]:
         annotations = descriptor.get("annotations") or {}
-        own = annotations.get("io.containerd.image.name") or annotations.get("org.opencontainers.image.ref.name") or name
+        own = (
+            annotations.get("io.containerd.image.name") or annotations.get("org.opencontainers.image.ref.name") or name
+        )
         platform = descriptor.get("platform") or {}
         if (platform.get("os", "linux"), platform.get("architecture", "amd64")) != ("linux", "amd64"):
             continue

@@ -145,5 +145,3 @@ async def _layer(
                 nursery.cancel_scope.cancel()
     await report({"status": "Download complete", "progressDetail": {}, "id": short})
     await report({"status": "Pull complete", "progressDetail": {}, "id": short})
-
-

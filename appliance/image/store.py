@@ -173,7 +173,9 @@ class ImageStore:
                 raise ProtocolError(f"the image's layer {missing[0]} is missing")
             sizes = self._database.load("layer")
             record = ImageRecord(
-                image_id, config, sizes=[int(msgspec.json.decode(sizes.get(diff_id, b"0"))) for diff_id in parsed.diff_ids]
+                image_id,
+                config,
+                sizes=[int(msgspec.json.decode(sizes.get(diff_id, b"0"))) for diff_id in parsed.diff_ids],
             )
             await self._save(record)
             self._images[image_id] = record
@@ -226,7 +228,7 @@ class ImageStore:
             rest = [item for item in record.references if item != name]
             if not rest and user is not None and not force:
                 raise Conflict(
-                    f"conflict: unable to remove repository reference \"{text}\" (must force) - container {user} is using its "
+                    f'conflict: unable to remove repository reference "{text}" (must force) - container {user} is using its '
                     f"referenced image {record.id[7:19]}"
                 )
             removed = names if not rest else [name]

@@ -53,9 +53,7 @@ class DefaultNetwork:
     def _endpoint(self, number: int) -> Endpoint:
         address = ipaddress.IPv4Address(number)
         mac = "02:42:" + ":".join(f"{octet:02x}" for octet in address.packed)
-        return Endpoint(
-            str(address), self.network.prefixlen, mac, str(self.gateway), str(self.dns), str(self.network)
-        )
+        return Endpoint(str(address), self.network.prefixlen, mac, str(self.gateway), str(self.dns), str(self.network))
 
     def retake(self, address: str) -> Endpoint:
         """The endpoint of a container that was found running."""

@@ -85,11 +85,18 @@ class Registry:
         auth = httpx.BasicAuth(known.username, known.password) if known.username else None
         try:
             if known.identity_token:
-                form = {**parameters, "grant_type": "refresh_token", "refresh_token": known.identity_token, "client_id": "vch"}
+                form = {
+                    **parameters,
+                    "grant_type": "refresh_token",
+                    "refresh_token": known.identity_token,
+                    "client_id": "vch",
+                }
                 response = await self._client.post(realm, data=form)
             else:
-                response = await self._client.get(realm, params=parameters, auth=auth) if auth else await self._client.get(
-                    realm, params=parameters
+                response = (
+                    await self._client.get(realm, params=parameters, auth=auth)
+                    if auth
+                    else await self._client.get(realm, params=parameters)
                 )
         except httpx.HTTPError as error:
             raise Unavailable(f"cannot get a token for {self._host}: {error!r}") from error
@@ -182,10 +189,16 @@ class Registry:
                     async for piece in response.aiter_raw(1 << 18):
                         yield piece
                 except httpx.HTTPError as error:
-                    raise Unavailable(f"reading {digest} from {self._host}: {str(error) or type(error).__name__}") from error
+                    raise Unavailable(
+                        f"reading {digest} from {self._host}: {str(error) or type(error).__name__}"
+                    ) from error
 
             yield pieces()
 
 
 def _plain(headers: httpx.Headers) -> dict[str, str]:
-    return {key: value for key, value in headers.items() if key not in ("content-encoding", "content-length", "transfer-encoding")}
+    return {
+        key: value
+        for key, value in headers.items()
+        if key not in ("content-encoding", "content-length", "transfer-encoding")
+    }

@@ -89,7 +89,9 @@ class Database:
                 if change.value is None:
                     self._connection.execute("DELETE FROM record WHERE kind = ? AND key = ?", (change.kind, change.key))
                 else:
-                    self._connection.execute("REPLACE INTO record VALUES (?, ?, ?)", (change.kind, change.key, change.value))
+                    self._connection.execute(
+                        "REPLACE INTO record VALUES (?, ?, ?)", (change.kind, change.key, change.value)
+                    )
             self._connection.execute("COMMIT")
         except sqlite3.Error:
             self._connection.execute("ROLLBACK")

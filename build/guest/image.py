@@ -244,8 +244,12 @@ def build_initrd(tree: Path, wheels: Path, work: Path) -> bytes:
     boot, later = module_closure(tree / "lib/modules")
     for path in [*boot, *later]:
         initrd.add(f"lib/modules/{path.name}", stat.S_IFREG | 0o644, path.read_bytes())
-    initrd.add("lib/modules/boot.list", stat.S_IFREG | 0o644, "".join(f"/lib/modules/{p.name}\n" for p in boot).encode())
-    initrd.add("lib/modules/later.list", stat.S_IFREG | 0o644, "".join(f"/lib/modules/{p.name}\n" for p in later).encode())
+    initrd.add(
+        "lib/modules/boot.list", stat.S_IFREG | 0o644, "".join(f"/lib/modules/{p.name}\n" for p in boot).encode()
+    )
+    initrd.add(
+        "lib/modules/later.list", stat.S_IFREG | 0o644, "".join(f"/lib/modules/{p.name}\n" for p in later).encode()
+    )
     return initrd.encode()
 
 

@@ -28,7 +28,9 @@ class EventsService:
     async def watch(self, request: events_pb2.WatchRequest, call: Call) -> None:
         wanted = max(1, getattr(request, "from"))
         if self._events and wanted < self._events[0].sequence:
-            raise RpcError(Code.OUT_OF_RANGE, f"event {wanted} has been forgotten, the first kept is {self._events[0].sequence}")
+            raise RpcError(
+                Code.OUT_OF_RANGE, f"event {wanted} has been forgotten, the first kept is {self._events[0].sequence}"
+            )
         while True:
             for event in list(self._events):
                 if event.sequence >= wanted:

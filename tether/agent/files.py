@@ -55,7 +55,9 @@ async def make_mount(mount: Mount) -> None:
         if propagation:
             linux.mount(None, mount.target, None, propagation)
     except OSError as error:
-        raise RpcError(Code.FAILED_PRECONDITION, f"mount {source or kind} on {mount.target}: {error.strerror}") from error
+        raise RpcError(
+            Code.FAILED_PRECONDITION, f"mount {source or kind} on {mount.target}: {error.strerror}"
+        ) from error
 
 
 async def _mount_overlay(mount: Mount, flags: int, data: str) -> None:

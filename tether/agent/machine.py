@@ -114,7 +114,9 @@ class SandboxService:
     async def _power_off(self, grace: float) -> None:
         await self._processes.end_all(grace)
         # The file system of the upper disk is made clean: the container may be started again.
-        mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines() if "/run/tether/" in line]
+        mounts = [
+            line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines() if "/run/tether/" in line
+        ]
         for target in reversed(mounts):
             try:
                 linux.umount(target.replace("\\040", " "))

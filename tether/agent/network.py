@@ -16,7 +16,9 @@ async def apply(config: network_pb2.NetworkConfig) -> None:
             index, name, mac = await _card(wanted)
             try:
                 if (wanted.name and name != wanted.name) or (wanted.set_mac and mac != wanted.mac.lower()):
-                    netlink.set_link(index, up=False, name=wanted.name or None, mac=wanted.mac if wanted.set_mac else None)
+                    netlink.set_link(
+                        index, up=False, name=wanted.name or None, mac=wanted.mac if wanted.set_mac else None
+                    )
                 netlink.set_link(index, mtu=wanted.mtu)
                 for address in wanted.addresses:
                     netlink.add_address(index, address)

@@ -16,7 +16,7 @@ from protos.tether.v1 import events_pb2, process_pb2
 from tether.agent.events import EventsService
 from tether.agent.reaper import Reaper
 from tether.agent.stdio import STDERR, STDOUT, Spool, Stdin, pump_out
-from tether.launch import LaunchFailure, Launched, Spec, launch, parse_spec_untrusted
+from tether.launch import Launched, LaunchFailure, Spec, launch, parse_spec_untrusted
 from tether.launch import Stdio as ChildStdio
 from tether.launch.spec import SpecError
 from tether.rpc.status import Code, RpcError
@@ -138,8 +138,10 @@ class ProcessService:
         try:
             launched, pipes = await self._launch(entry)
         except (LaunchFailure, OSError) as error:
-            entry.failure = error if isinstance(error, LaunchFailure) else LaunchFailure.decode(
-                json.dumps([0, str(error), "", error.errno or 0, False]).encode()
+            entry.failure = (
+                error
+                if isinstance(error, LaunchFailure)
+                else LaunchFailure.decode(json.dumps([0, str(error), "", error.errno or 0, False]).encode())
             )
             entry.phase = Phase.FAILED
             entry.spool.close()

@@ -3,6 +3,7 @@
 import os
 import resource
 from collections.abc import Iterator
+from pathlib import Path
 
 from tether.launch.failure import Kind, LaunchFailure, step
 from tether.launch.spec import Spec
@@ -94,9 +95,14 @@ def set_limits(spec: Spec) -> None:
 
 def drop_to(spec: Spec, uid: int, gid: int, groups: list[int]) -> None:
     """Become the user with the spec's capabilities, as runc does: keep across setuid, then set all five sets."""
-    sets = {name: _mask(spec.capabilities.get(name, ())) for name in ("bounding", "effective", "inheritable", "permitted", "ambient")}
+    sets = {
+        name: _mask(spec.capabilities.get(name, ()))
+        for name in ("bounding", "effective", "inheritable", "permitted", "ambient")
+    }
     with step("set capabilities"):
-        last = int(open("/proc/sys/kernel/cap_last_cap").read()) if os.path.exists("/proc/sys/kernel/cap_last_cap") else 40
+        # A container without /proc has no way to ask.
+        known = Path("/proc/sys/kernel/cap_last_cap")
+        last = int(known.read_text()) if known.exists() else len(CAPABILITIES) - 1
         for number in range(last + 1):
             if not sets["bounding"] >> number & 1:
                 linux.prctl(linux.PR_CAPBSET_DROP, number)

@@ -144,7 +144,12 @@ def _make_devices(root: int, spec: Spec) -> None:
             parent = make_parents(root, os.path.dirname(device.path))
             name = os.path.basename(device.path)
             try:
-                os.mknod(name, kinds[device.type] | device.mode & 0o7777, os.makedev(device.major, device.minor), dir_fd=parent)
+                os.mknod(
+                    name,
+                    kinds[device.type] | device.mode & 0o7777,
+                    os.makedev(device.major, device.minor),
+                    dir_fd=parent,
+                )
             except FileExistsError:
                 continue
             finally:

@@ -92,7 +92,9 @@ def _parse(top: dict[str, Any], raw: bytes) -> Spec:
     namespaces = frozenset(entry["type"] for entry in linux.get("namespaces") or ())
     if unknown := namespaces - _NAMESPACES:
         raise SpecError(f"linux.namespaces: {', '.join(sorted(unknown))} not supported")
-    capabilities = {name: _strings(value, "capabilities") for name, value in (process.get("capabilities") or {}).items()}
+    capabilities = {
+        name: _strings(value, "capabilities") for name, value in (process.get("capabilities") or {}).items()
+    }
     return Spec(
         args=args,
         env=_strings(process.get("env"), "process.env"),

@@ -191,7 +191,13 @@ class Connection:
 
     def next_deadline(self) -> float | None:
         """When `data_to_send` should be called although nothing came in."""
-        times: tuple[float | None, ...] = (self._hello_at, self._challenge_at, self._retransmit_at, self._ack_at, self._probe_at)
+        times: tuple[float | None, ...] = (
+            self._hello_at,
+            self._challenge_at,
+            self._retransmit_at,
+            self._ack_at,
+            self._probe_at,
+        )
         times += (self._reader.next_deadline(),)
         return min((time for time in times if time is not None), default=None)
 

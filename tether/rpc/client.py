@@ -139,9 +139,7 @@ class Channel:
         channel = await self._ready(timeout)
 
         async def call() -> Out:
-            method = channel.unary_unary(
-                path, request_serializer=_serialize, response_deserializer=response.FromString
-            )
+            method = channel.unary_unary(path, request_serializer=_serialize, response_deserializer=response.FromString)
             result: Out = await method(request, timeout=timeout, wait_for_ready=True)
             return result
 
@@ -161,7 +159,9 @@ class Channel:
 
         async def start() -> tuple[ServerStream[Out], asyncio.Task[None]]:
             if request is None:
-                call = channel.stream_stream(path, _serialize, response.FromString)(timeout=timeout, wait_for_ready=True)
+                call = channel.stream_stream(path, _serialize, response.FromString)(
+                    timeout=timeout, wait_for_ready=True
+                )
             else:
                 call = channel.unary_stream(path, _serialize, response.FromString)(
                     request, timeout=timeout, wait_for_ready=True

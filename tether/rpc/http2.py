@@ -419,7 +419,9 @@ class ServerConnection:
             raise ProtocolError(Code.FLOW_CONTROL_ERROR, "stream window exceeded", stream)
         state.received += len(data)
         ended = bool(flags & END_STREAM)
-        if state.expected is not None and (state.received > state.expected or (ended and state.received != state.expected)):
+        if state.expected is not None and (
+            state.received > state.expected or (ended and state.received != state.expected)
+        ):
             raise ProtocolError(Code.PROTOCOL_ERROR, "content-length does not match the body", stream)
         state.remote_ended = ended
         self._events.append(DataReceived(stream, data, size, ended))
@@ -572,15 +574,15 @@ class ServerConnection:
             for number, state in self._streams.items():
                 self._wake(number, state)
             return
-        state = self._streams.get(stream)
-        if state is None:
+        target = self._streams.get(stream)
+        if target is None:
             if stream > self._highest or not stream & 1:
                 raise ProtocolError(Code.PROTOCOL_ERROR, "WINDOW_UPDATE on an idle stream")
             return
-        state.send_window += increment
-        if state.send_window > LARGEST_WINDOW:
+        target.send_window += increment
+        if target.send_window > LARGEST_WINDOW:
             raise ProtocolError(Code.FLOW_CONTROL_ERROR, "a window would overflow", stream)
-        self._wake(stream, state)
+        self._wake(stream, target)
 
 
 _FORBIDDEN = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"))

@@ -10,7 +10,11 @@ from tether.transport import Line, LinkedLine
 
 
 async def serve_link(
-    line: Line, methods: dict[bytes, Method], make_id: Callable[[], int], *, on_session: Callable[[], None] = lambda: None
+    line: Line,
+    methods: dict[bytes, Method],
+    make_id: Callable[[], int],
+    *,
+    on_session: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve gRPC to whoever is at the other end of the line, session after session, until the line is closed."""
     async with trio.open_nursery() as nursery:

@@ -65,7 +65,9 @@ def methods_of(service: ServiceDescriptor, implementation: object) -> dict[bytes
 class Call:
     """One call as its handler sees it."""
 
-    def __init__(self, session: "Session", stream: int, method: Method, metadata: http2.Headers, deadline: float | None):
+    def __init__(
+        self, session: "Session", stream: int, method: Method, metadata: http2.Headers, deadline: float | None
+    ):
         self.metadata = metadata
         self._session = session
         self._stream = stream
@@ -120,14 +122,18 @@ class Call:
     def _put(self, message: Message) -> None:
         body = message.SerializeToString()
         if len(body) > MAX_MESSAGE:
-            raise RpcError(Code.RESOURCE_EXHAUSTED, f"a message of {len(body)} bytes is over the limit of {MAX_MESSAGE}")
+            raise RpcError(
+                Code.RESOURCE_EXHAUSTED, f"a message of {len(body)} bytes is over the limit of {MAX_MESSAGE}"
+            )
         self._start_response()
         self._session.http.send_data(self._stream, _PREFIX.pack(0, len(body)) + body)
 
     def _start_response(self) -> None:
         if not self._headers_sent:
             self._headers_sent = True
-            self._session.http.send_headers(self._stream, [(b":status", b"200"), (b"content-type", b"application/grpc")])
+            self._session.http.send_headers(
+                self._stream, [(b":status", b"200"), (b"content-type", b"application/grpc")]
+            )
 
     def feed_untrusted(self, data: bytes, size: int, ended: bool) -> None:
         """Take request bytes. RpcError when they are no messages."""
@@ -140,7 +146,9 @@ class Call:
             if compressed:
                 raise RpcError(Code.UNIMPLEMENTED, "compressed messages are not supported")
             if length > MAX_MESSAGE:
-                raise RpcError(Code.RESOURCE_EXHAUSTED, f"a message of {length} bytes is over the limit of {MAX_MESSAGE}")
+                raise RpcError(
+                    Code.RESOURCE_EXHAUSTED, f"a message of {length} bytes is over the limit of {MAX_MESSAGE}"
+                )
             if len(self._buffer) < 5 + length:
                 break
             try:
@@ -160,7 +168,9 @@ class Call:
         if not self._headers_sent:
             headers += [(b":status", b"200"), (b"content-type", b"application/grpc")]
         headers.append((b"grpc-status", str(int(error.code)).encode()))
-        headers.append((b"grpc-message", urllib.parse.quote(error.message, safe=" ~!@#$^&*()_+-=[]{};':\",./<>?").encode()))
+        headers.append(
+            (b"grpc-message", urllib.parse.quote(error.message, safe=" ~!@#$^&*()_+-=[]{};':\",./<>?").encode())
+        )
         if details := error.encode_details():
             headers.append((b"grpc-status-details-bin", base64.b64encode(details).rstrip(b"=")))
         self._headers_sent = True

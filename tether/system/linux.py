@@ -42,9 +42,7 @@ def _bytes(text: str | None) -> bytes | None:
 
 def mount(source: str | None, target: str, kind: str | None, flags: int = 0, data: str | None = None) -> None:
     """mount(2)."""
-    _check(
-        _libc.mount(_bytes(source), _bytes(target), _bytes(kind), ctypes.c_ulong(flags), _bytes(data)), target
-    )
+    _check(_libc.mount(_bytes(source), _bytes(target), _bytes(kind), ctypes.c_ulong(flags), _bytes(data)), target)
 
 
 def umount(target: str, flags: int = 0) -> None:

@@ -16,7 +16,9 @@ class LinkedLine:
     request can be read, answered and written without a task switch.
     """
 
-    def __init__(self, line: Line, make_id: Callable[[], int], on_event: Callable[[Event], None], *, window: int = 1 << 20):
+    def __init__(
+        self, line: Line, make_id: Callable[[], int], on_event: Callable[[Event], None], *, window: int = 1 << 20
+    ):
         self.line = line
         self.connection = Connection(make_id, trio.current_time(), window=window)
         self._on_event = on_event

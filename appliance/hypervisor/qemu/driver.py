@@ -280,5 +280,3 @@ class QemuDriver(Driver):
 def _is_running(pid: int) -> bool:
     state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     return state != "Z"
-
-

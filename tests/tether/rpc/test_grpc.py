@@ -97,24 +97,22 @@ async def test_both_ways() -> None:
 
 
 async def test_a_handler_that_does_not_read_stops_the_sender() -> None:
-    async with echo_channel() as (channel, _):
-        async with channel.stream("/t/Sink", None, AttachResponse) as stream:
-            sent = 0
-            with trio.move_on_after(1.5):
-                while sent < 1000:
-                    await stream.send(AttachRequest(data=b"z" * 60_000))
-                    sent += 1
-            assert sent * 60_000 < 32 << 20
-            await channel.unary("/t/Unary", Record(), Record, timeout=5)
+    async with echo_channel() as (channel, _), channel.stream("/t/Sink", None, AttachResponse) as stream:
+        sent = 0
+        with trio.move_on_after(1.5):
+            while sent < 1000:
+                await stream.send(AttachRequest(data=b"z" * 60_000))
+                sent += 1
+        assert sent * 60_000 < 32 << 20
+        await channel.unary("/t/Unary", Record(), Record, timeout=5)
 
 
 async def test_many_at_once() -> None:
-    async with echo_channel() as (channel, _):
-        async with trio.open_nursery() as nursery:
-            for number in range(200):
+    async with echo_channel() as (channel, _), trio.open_nursery() as nursery:
+        for number in range(200):
 
-                async def one(number: int = number) -> None:
-                    request = Record(offset=number)
-                    assert await channel.unary("/t/Unary", request, Record, timeout=20) == request
+            async def one(number: int = number) -> None:
+                request = Record(offset=number)
+                assert await channel.unary("/t/Unary", request, Record, timeout=20) == request
 
-                nursery.start_soon(one)
+            nursery.start_soon(one)

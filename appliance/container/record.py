@@ -1,0 +1,43 @@
+"""What is kept of a container on disk."""
+
+import re
+from typing import Any
+
+import msgspec
+
+from appliance.container.lifecycle import Created, Exited, Running, State
+
+NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+
+
+class Record(msgspec.Struct):
+    """The durable part. Times are unix ns; `state` is one of created, running, exited."""
+
+    id: str
+    name: str
+    created: int
+    image_id: str
+    image: str
+    config: dict[str, Any]
+    host: dict[str, Any]
+    state: str = "created"
+    started: int = 0
+    finished: int = 0
+    exit_code: int = 0
+    oom_killed: bool = False
+    error: str = ""
+    address: str = ""
+    run_first_entry: int = 0
+    restarts: int = 0
+    stopped_by_user: bool = False
+
+
+def state_of(record: Record) -> State:
+    """The state that a record speaks of, with no machine to ask: what ran is over."""
+    match record.state:
+        case "exited":
+            return Exited(record.started, record.finished, record.exit_code, record.oom_killed, record.error)
+        case "running":
+            return Running(record.started, 0)
+        case _:
+            return Created(record.error, record.exit_code)
