@@ -1,12 +1,17 @@
 """What a user of the docker CLI does first."""
 
 import concurrent.futures
+import fcntl
 import hashlib
+import http.server
 import os
 import pty
 import re
 import select
+import struct
 import subprocess
+import termios
+import threading
 import time
 
 import pytest
@@ -114,10 +119,6 @@ class Terminal:
         self.seen = ""
 
     def resize(self, rows: int, columns: int) -> None:
-        import fcntl
-        import struct
-        import termios
-
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
 
     def expect(self, text: str, seconds: float = 60) -> None:
@@ -189,9 +190,6 @@ def test_configuration_reaches_the_process(daemon: Daemon) -> None:
 
 
 def test_network_reaches_out_and_names_resolve_locally(daemon: Daemon) -> None:
-    import http.server
-    import threading
-
     class Hello(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)

@@ -135,6 +135,9 @@ def _become(spec: Spec, stdio: Stdio, report: socket.socket, joined: bool, size:
             if spec.domainname:
                 linux.set_domainname(spec.domainname)
         enter_root(spec)
+        with step("chdir", spec.cwd, Kind.BAD_WORKING_DIRECTORY):
+            # Docker makes a missing working directory, also where the root is read-only afterwards.
+            os.makedirs(spec.cwd, exist_ok=True)
     if spec.terminal:
         _open_terminal(report, bind_console=not joined, size=size)
     else:
@@ -160,8 +163,6 @@ def _become(spec: Spec, stdio: Stdio, report: socket.socket, joined: bool, size:
     else:
         os.fchown(0, uid, -1)
     with step("chdir", spec.cwd, Kind.BAD_WORKING_DIRECTORY):
-        if not joined:
-            os.makedirs(spec.cwd, exist_ok=True)
         try:
             os.chdir(spec.cwd)
         except PermissionError:

@@ -1,0 +1,80 @@
+"""kill -9 of vchd loses nothing: containers, images, running machines, output."""
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.live.daemon import Daemon, running_daemon
+
+pytestmark = pytest.mark.live
+
+_COUNTER = "i=0; while [ $i -lt 100000 ]; do echo $i; i=$((i+1)); [ $((i % 50)) -ne 0 ] || sleep 0.05; done"
+
+
+def _numbers(daemon: Daemon, name: str) -> list[int]:
+    return [int(line) for line in daemon.must("logs", name).split("\n")[:-1] if line]
+
+
+def test_a_counter_is_gap_free_across_three_kills(short_path: Path) -> None:
+    with running_daemon(short_path) as daemon:
+        daemon.must("run", "-d", "--name", "counter", "busybox", "sh", "-c", _COUNTER)
+        daemon.must("create", "--name", "waiting", "busybox", "echo", "made before")
+        seen = 0
+        for _ in range(3):
+            deadline = time.monotonic() + 60
+            while (now := len(_numbers(daemon, "counter"))) < seen + 300:
+                assert time.monotonic() < deadline, f"no output since {seen}"
+                time.sleep(0.2)
+            seen = now
+            daemon.kill()
+            time.sleep(1)
+            daemon.start()
+        deadline = time.monotonic() + 60
+        while len(_numbers(daemon, "counter")) < seen + 300:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert daemon.must("inspect", "counter", "--format", "{{.State.Status}}").strip() == "running"
+        daemon.must("kill", "counter")
+        assert daemon.must("wait", "counter").strip() == "137"
+        numbers = _numbers(daemon, "counter")
+        assert numbers == list(range(len(numbers)))
+        assert daemon.must("start", "-a", "waiting") == "made before\n"
+
+
+def test_what_ends_while_vchd_is_away_is_found_ended(short_path: Path) -> None:
+    with running_daemon(short_path) as daemon:
+        daemon.must("run", "-d", "--name", "short", "busybox", "sh", "-c", "echo before; sleep 3; echo after; exit 5")
+        daemon.kill()
+        time.sleep(5)
+        daemon.start()
+        assert daemon.must("wait", "short").strip() == "5"
+        assert daemon.must("logs", "short") == "before\nafter\n"
+
+
+def test_a_start_cut_in_half_leaves_a_container_that_can_be_started(short_path: Path) -> None:
+    with running_daemon(short_path) as daemon:
+        daemon.must("create", "--name", "half", "busybox", "echo", "whole")
+        start = subprocess.Popen(daemon.command("start", "half"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(1)
+        daemon.kill()
+        start.wait(30)
+        daemon.start()
+        deadline = time.monotonic() + 60
+        while (result := daemon.docker("start", "-a", "half")).returncode:
+            assert time.monotonic() < deadline, result.stderr
+            time.sleep(0.5)
+        assert result.stdout == "whole\n"
+
+
+def test_a_machine_that_dies_by_itself_is_an_exit(short_path: Path) -> None:
+    with running_daemon(short_path) as daemon:
+        container = daemon.must("run", "-d", "--name", "victim", "busybox", "sleep", "1000").strip()
+        state = json.loads((short_path / "exec/machines" / container / "machine.json").read_text())
+        os.kill(state["pid"], 9)
+        assert daemon.must("wait", "victim").strip() == "137"
+        assert daemon.must("inspect", "victim", "--format", "{{.State.Status}}").strip() == "exited"
+        assert not (short_path / "exec/machines" / container).exists()
