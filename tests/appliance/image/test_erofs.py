@@ -28,7 +28,7 @@ class Tar:
 
     def __init__(self, form: int = tarfile.PAX_FORMAT) -> None:
         self._out = io.BytesIO()
-        self._tar = tarfile.open(fileobj=self._out, mode="w", format=form)
+        self._tar = tarfile.open(fileobj=self._out, mode="w", format=form)  # noqa: SIM115
 
     def add(self, name: str, data: bytes | None = None, kind: bytes = tarfile.REGTYPE, **fields: object) -> "Tar":
         entry = tarfile.TarInfo(name)
