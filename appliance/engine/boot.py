@@ -1,5 +1,6 @@
 """From a machine that answers to a process that runs: what the guest is told, and what its refusals mean to Docker's users."""
 
+import logging
 from pathlib import Path
 
 from appliance.container.spec import ROOT, build_spec
@@ -10,6 +11,8 @@ from appliance.hypervisor import Disk, MachineSpec
 from appliance.network import Endpoint
 from protos.tether.v1 import filesystem_pb2, network_pb2, process_pb2, sandbox_pb2
 from protos.tether.v1.filesystem_pb2 import Mount
+
+log = logging.getLogger(__name__)
 
 # What the kernel and the tether take of a machine's memory, MiB, beside the container's limit.
 _OVERHEAD_MIB = 160
@@ -101,7 +104,9 @@ async def begin_fresh(
 ) -> process_pb2.StartResponse:
     """Configure the guest and start the container's process. StartRefused when the process cannot be."""
     config = container.record.config
-    await session.hello(_BOOT_SECONDS)
+    hello = await session.hello(_BOOT_SECONDS)
+    marks = ", ".join(f"{mark.name} {mark.boottime_ns // 1_000_000} ms" for mark in hello.boot)
+    log.debug("boot of %s: %s; memory left %d MiB", container.id[:12], marks, hello.memory_available >> 20)
     await session.configure(
         sandbox_pb2.ConfigureRequest(
             machine_id=container.id, hostname=config["Hostname"], domainname=config.get("Domainname") or "",

@@ -281,7 +281,9 @@ class Connection:
             cause = error.__context__
             raise cause if isinstance(cause, ProtocolError) else ProtocolError(f"malformed request: {error}") from error
         headers = head.headers
-        self.keep_alive = parser.should_keep_alive() or "upgrade" in headers
+        # httptools' own answer is right only after the body.
+        options = [option.strip() for option in headers.get("connection", "").lower().split(",")]
+        self.keep_alive = "close" not in options and (parser.get_http_version() != "1.0" or "keep-alive" in options)
         encoding = headers.get("transfer-encoding", "").lower()
         self._chunked = encoding == "chunked"
         if encoding and not self._chunked:

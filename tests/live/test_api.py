@@ -37,7 +37,8 @@ def raw(daemon: Daemon, data: bytes, *, half_close: bool = True) -> bytes:
 def call(daemon: Daemon, method: str, path: str, body: object = None) -> tuple[int, dict[str, str], Any]:
     """One request; (status, headers, decoded JSON or bytes)."""
     data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
-    head = f"{method} {path} HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\nConnection: close\r\n\r\n"
+    head = f"{method} {path} HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    head += f"Content-Length: {len(data)}\r\n\r\n"
     answer = raw(daemon, head.encode() + data, half_close=False)
     lines, _, rest = answer.partition(b"\r\n\r\n")
     first, *fields = lines.decode().split("\r\n")

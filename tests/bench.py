@@ -1,0 +1,322 @@
+"""`make bench`: vchd beside a real dockerd, alternating in one run; medians and ratios. No test: figures for people.
+
+Absolute times mean little on a shared machine; the ratios of one run do. Without root or without docker.io only vchd is measured.
+"""
+
+import concurrent.futures
+import contextlib
+import functools
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tests.live.daemon import Daemon
+from tests.live.images import busybox_archive
+
+ROUNDS = int(os.environ.get("VCH_BENCH_ROUNDS", "5"))
+MEGABYTE = 1_000_000
+
+
+class Target:
+    """A daemon to be measured."""
+
+    def __init__(self, name: str, host: str) -> None:
+        self.name = name
+        self.host = host
+        self.path = host.removeprefix("unix://")
+
+    def docker(self, *arguments: str, stdin: bytes | None = None) -> bytes:
+        return subprocess.run(
+            ["docker", "-H", self.host, *arguments], input=stdin, capture_output=True, check=True, timeout=300
+        ).stdout
+
+    def request(self, connection: socket.socket, path: str) -> int:
+        """One GET on a kept connection; the size of the answer."""
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: d\r\n\r\n".encode())
+        data = b""
+        while b"\r\n\r\n" not in data:
+            data += connection.recv(1 << 20)
+        head, _, body = data.partition(b"\r\n\r\n")
+        fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
+        if b"content-length" in fields:
+            left = int(fields[b"content-length"]) - len(body)
+            while left > 0:
+                left -= len(connection.recv(1 << 20))
+        else:
+            while not body.endswith(b"0\r\n\r\n"):
+                body += connection.recv(1 << 20)
+        return len(data)
+
+    def rate(self, path: str, connections: int, seconds: float = 1.0) -> float:
+        """Requests a second."""
+
+        def one(_: int) -> int:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(self.path)
+                count = 0
+                end = time.monotonic() + seconds
+                while time.monotonic() < end:
+                    self.request(connection, path)
+                    count += 1
+                return count
+
+        with concurrent.futures.ThreadPoolExecutor(connections) as pool:
+            return sum(pool.map(one, range(connections))) / seconds
+
+
+@contextlib.contextmanager
+def dockerd(root: Path) -> Iterator[Target | None]:
+    """Debian's dockerd, started by hand, without networks; None where it cannot run."""
+    if os.geteuid() or shutil.which("dockerd") is None:
+        yield None
+        return
+    host = f"unix://{root}/dockerd.sock"
+    command = [
+        "dockerd", "-H", host, "--data-root", f"{root}/dockerd", "--exec-root", f"{root}/dockerd-exec", "--bridge", "none",
+        "--iptables=false", "--ip6tables=false", "--pidfile", f"{root}/dockerd.pid",
+    ]  # fmt: skip
+    with open(root / "dockerd.log", "wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    target = Target("dockerd", host)
+    try:
+        for _ in range(200):
+            with contextlib.suppress(subprocess.CalledProcessError):
+                target.docker("version")
+                break
+            if process.poll() is not None:
+                break
+            time.sleep(0.1)
+        try:
+            target.docker("load", stdin=busybox_archive())
+            target.docker("run", "--rm", "busybox", "true")
+        except subprocess.CalledProcessError as error:
+            print(f"dockerd cannot run containers here: {error.stderr.decode()[-300:]}")
+            yield None
+        else:
+            yield target
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def timed(action: Callable[[], object]) -> float:
+    started = time.monotonic()
+    action()
+    return (time.monotonic() - started) * 1000
+
+
+def first_byte(target: Target) -> float:
+    """From `start` to the first byte of an attached container's output, ms."""
+    target.docker("create", "--name", "bench-first", "busybox", "echo", "x")
+    try:
+        started = time.monotonic()
+        with subprocess.Popen(
+            ["docker", "-H", target.host, "start", "-a", "bench-first"], stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            process.stdout.read(1)
+            elapsed = time.monotonic() - started
+        return elapsed * 1000
+    finally:
+        target.docker("rm", "-f", "bench-first")
+
+
+def create(target: Target) -> float:
+    elapsed = timed(lambda: target.docker("create", "--name", "bench-create", "busybox", "true"))
+    target.docker("rm", "bench-create")
+    return elapsed
+
+
+def attach_out(target: Target) -> float:
+    script = "dd if=/dev/zero bs=64k count=640 2>/dev/null"
+    target.docker("create", "--name", "bench-out", "busybox", "sh", "-c", f"echo; {script}")
+    process = subprocess.Popen(["docker", "-H", target.host, "start", "-a", "bench-out"], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.read(1)
+    started = time.monotonic()
+    size = 0
+    while piece := process.stdout.read(1 << 20):
+        size += len(piece)
+    elapsed = time.monotonic() - started
+    process.wait()
+    target.docker("rm", "bench-out")
+    return size / MEGABYTE / elapsed
+
+
+def attach_in(target: Target) -> float:
+    """MB/s of stdin into `wc -c`, from the first answer of the process on."""
+    target.docker("create", "-i", "--name", "bench-in", "busybox", "sh", "-c", "echo; wc -c")
+    command = ["docker", "-H", target.host, "start", "-ai", "bench-in"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdin is not None
+    process.stdout.readline()
+    started = time.monotonic()
+    for _ in range(40):
+        process.stdin.write(bytes(1 << 20))
+    process.stdin.close()
+    assert int(process.stdout.read()) == 40 << 20
+    elapsed = time.monotonic() - started
+    process.wait()
+    target.docker("rm", "bench-in")
+    return (40 << 20) / MEGABYTE / elapsed
+
+
+def logs(target: Target) -> float:
+    size = 0
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(target.path)
+        started = time.monotonic()
+        connection.sendall(
+            b"GET /containers/bench-log/logs?stdout=1&stderr=1 HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n"
+        )
+        while piece := connection.recv(1 << 20):
+            size += len(piece)
+        return size / MEGABYTE / (time.monotonic() - started)
+
+
+def compare(
+    title: str, unit: str, targets: list[Target], measure: Callable[[Target], float], rounds: int = ROUNDS
+) -> None:
+    """Alternate, then print medians and vchd's as a multiple of dockerd's."""
+    values: dict[str, list[float]] = {target.name: [] for target in targets}
+    for _ in range(rounds):
+        for target in targets:
+            values[target.name].append(measure(target))
+    medians = {name: statistics.median(found) for name, found in values.items()}
+    shown = "  ".join(f"{name} {value:10.1f}" for name, value in medians.items())
+    ratio = f"   x{medians['vchd'] / medians['dockerd']:.2f}" if len(medians) == 2 else ""
+    print(f"{title:38} {unit:6} {shown}{ratio}", flush=True)
+
+
+def rates(targets: list[Target], title: str, path: str) -> None:
+    for connections in (1, 8):
+        compare(f"{title}, {connections} connections", "req/s", targets, functools.partial(_rate, path, connections))
+
+
+def _rate(path: str, connections: int, target: Target) -> float:
+    return target.rate(path, connections)
+
+
+def usage(pid: int) -> tuple[float, float]:
+    """(RSS in MiB, CPU seconds so far)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    rss = int(fields[21]) * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+    return rss, (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def idle(daemon: Daemon, title: str) -> None:
+    _, before = usage(daemon.pid)
+    time.sleep(5)
+    rss, after = usage(daemon.pid)
+    print(f"{title:38} RSS {rss:.0f} MiB, CPU {(after - before) / 5 * 100:.2f} %", flush=True)
+
+
+def boot_split(daemon: Daemon) -> None:
+    """Where a cold start's time goes, as the guest's own clock tells it."""
+    container = daemon.must("run", "-d", "busybox", "sleep", "100").strip()
+    state = json.loads((daemon.root / "exec/machines" / container / "machine.json").read_text())
+    status = Path(f"/proc/{state['pid']}/smaps_rollup").read_text()
+    pss = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("Pss:"))
+    print(f"{'one idle container':38} PSS {pss / 1024:.0f} MiB of {state['spec']['memory_mib']} MiB")
+    for line in daemon.log.read_text().splitlines():
+        if "boot of" in line and container[:12] in line:
+            print(f"{'boot':38} {line.partition('boot of')[2].strip()}")
+    daemon.must("rm", "-f", container)
+
+
+def lists(targets: list[Target], daemon: Daemon) -> None:
+    for count in (100, 1000):
+        have = len(json.loads(_get(daemon, "/containers/json?all=1")))
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            list(
+                pool.map(
+                    lambda _: _post(daemon, "/containers/create", {"Image": "busybox", "Cmd": ["true"]}),
+                    range(count - have),
+                )
+            )
+        rate = targets[0].rate("/containers/json?all=1", 1)
+        print(f"{f'list of {count}':38} {1000 / rate:.1f} ms", flush=True)
+        if count == 100:
+            with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                list(pool.map(lambda _: _post(daemon, "/containers/create", {"Image": "busybox"}), range(100)))
+            idle(daemon, "vchd, 200 stopped containers")
+
+
+def _get(daemon: Daemon, path: str) -> bytes:
+    return subprocess.run(
+        ["curl", "-s", "--unix-socket", str(daemon.socket), f"http://d{path}"], capture_output=True, check=True
+    ).stdout
+
+
+def _post(daemon: Daemon, path: str, body: object) -> None:
+    data = json.dumps(body).encode()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(daemon.socket))
+        head = f"POST {path} HTTP/1.1\r\nHost: d\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        while connection.recv(65536):
+            pass
+
+
+def main() -> None:
+    root = Path(tempfile.mkdtemp(prefix="vch-bench-", dir="/tmp"))
+    root.chmod(0o711)
+    daemon = Daemon(root)
+    daemon.start("--log-level", "debug")
+    try:
+        idle(daemon, "vchd, no container")
+        daemon.load_busybox()
+        with dockerd(root) as other:
+            targets = [Target("vchd", daemon.host)] + ([other] if other is not None else [])
+            rates(targets, "ping", "/_ping")
+            for target in targets:
+                for number in range(20):
+                    target.docker("create", "--name", f"bench{number}", "busybox", "true")
+            rates(targets, "list of 20", "/containers/json?all=1")
+            # Without networks on dockerd's side: what a network costs is not compared here.
+            compare("run --rm true", "ms", targets, lambda t: timed(lambda: t.docker("run", "--rm", "busybox", "true")))
+            compare("create", "ms", targets, create)
+            compare("start to first byte", "ms", targets, first_byte)
+            for target in targets:
+                target.docker(
+                    "run",
+                    "--name",
+                    "bench-log",
+                    "busybox",
+                    "sh",
+                    "-c",
+                    "yes 'a line of some sixty bytes, as logs have them, more or less' | head -n 300000",
+                )
+            compare("logs", "MB/s", targets, logs)
+            compare("attach, stdout", "MB/s", targets, attach_out, 3)
+            compare("attach, stdin", "MB/s", targets, attach_in, 3)
+        boot_split(daemon)
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            list(
+                pool.map(
+                    lambda n: daemon.must("run", "-d", "--name", f"idle{n}", "busybox", "sleep", "1000"), range(10)
+                )
+            )
+        idle(daemon, "vchd, 10 running containers")
+        for number in range(10):
+            daemon.must("rm", "-f", f"idle{number}")
+        lists(targets, daemon)
+    finally:
+        daemon.kill()
+        daemon.start()
+        for container in json.loads(_get(daemon, "/containers/json")):
+            daemon.must("rm", "-f", container["Id"])
+        daemon.stop()
+        shutil.rmtree(root, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
