@@ -1,5 +1,6 @@
 """docker-py, unmodified."""
 
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,7 +9,12 @@ import pytest
 
 from tests.live.daemon import Daemon
 
-pytestmark = pytest.mark.live
+pytestmark = [
+    pytest.mark.live,
+    # docker-py leaves sockets of hijacked streams to the garbage collector.
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 @pytest.fixture
@@ -16,6 +22,7 @@ def client(daemon: Daemon) -> Iterator[Any]:
     client = docker.DockerClient(base_url=daemon.host, timeout=120)
     yield client
     client.close()
+    gc.collect()
 
 
 def test_run(client: Any) -> None:
