@@ -1,0 +1,91 @@
+"""h2spec, the conformance suite for HTTP/2, against the server end. Built with Go where there is one, from the module proxy."""
+
+import json
+import os
+import shutil
+import subprocess
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+import trio
+
+from tether.rpc import http2
+
+# Cases that are not met, each with its reason.
+EXPECTED_FAILURES: dict[str, str] = {}
+_MODULE = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible"
+
+
+def _h2spec() -> Path | None:
+    """The program, built into the cache on first use; None without Go."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vch/h2spec"
+    program = cache / "h2spec"
+    if program.exists():
+        return program
+    go = shutil.which("go")
+    if go is None:
+        return None
+    cache.mkdir(parents=True, exist_ok=True)
+    for version in ("v2.2.1+incompatible", "latest"):
+        module = _MODULE.partition("@")[0] + f"@{version}"
+        done = subprocess.run(
+            [go, "install", module], env={**os.environ, "GOBIN": str(cache)}, capture_output=True, text=True
+        )
+        if done.returncode == 0:
+            return program
+    raise AssertionError(done.stderr)
+
+
+async def _answer(stream: trio.SocketStream) -> None:
+    """Every request gets a body: the suite's flow-control cases need one."""
+    connection = http2.ServerConnection()
+    async with stream:
+        try:
+            while not connection.closed:
+                data = connection.data_to_send()
+                if data:
+                    await stream.send_all(data)
+                    continue
+                received = await stream.receive_some(65536)
+                if not received:
+                    return
+                connection.receive_data(received)
+                while (event := connection.next_event()) is not None:
+                    match event:
+                        case http2.RequestReceived(number, _, True) | http2.DataReceived(number, _, _, True):
+                            headers = [(b":status", b"200"), (b"content-length", b"5")]
+                            connection.send_headers(number, headers)
+                            connection.send_data(number, b"hello", end=True)
+                        case http2.DataReceived(number, _, size):
+                            connection.acknowledge(number, size)
+                        case _:
+                            pass
+            await stream.send_all(connection.data_to_send())
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+
+
+async def test_h2spec(tmp_path: Path) -> None:
+    program = await trio.to_thread.run_sync(_h2spec)
+    if program is None:
+        pytest.skip("no Go here to build h2spec with")
+    report = tmp_path / "report.xml"
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(
+            lambda task_status: trio.serve_tcp(_answer, 0, host="127.0.0.1", task_status=task_status)
+        )
+        port = listeners[0].socket.getsockname()[1]
+        command = [str(program), "-h", "127.0.0.1", "-p", str(port), "-o", "2", "-j", str(report)]
+        with trio.fail_after(300):
+            await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
+        nursery.cancel_scope.cancel()
+    suites = ElementTree.parse(report).getroot()
+    cases = list(suites.iter("testcase"))
+    failed = {
+        f"{case.get('package')}: {case.get('classname')}": json.dumps([child.text for child in case])
+        for case in cases
+        if case.find("failure") is not None or case.find("error") is not None
+    }
+    assert len(cases) > 140
+    assert failed.keys() == EXPECTED_FAILURES.keys(), failed
