@@ -72,9 +72,8 @@ async def test_h2spec(tmp_path: Path) -> None:
         pytest.skip("no Go here to build h2spec with")
     report = tmp_path / "report.xml"
     async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(
-            lambda task_status: trio.serve_tcp(_answer, 0, host="127.0.0.1", task_status=task_status)
-        )
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, _answer, listeners)
         port = listeners[0].socket.getsockname()[1]
         command = [str(program), "-h", "127.0.0.1", "-p", str(port), "-o", "2", "-j", str(report)]
         with trio.fail_after(300):
