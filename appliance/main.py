@@ -1,6 +1,7 @@
 """`vchd`: the composition root. It alone builds concrete objects."""
 
 import contextlib
+import gc
 import grp
 import logging
 import os
@@ -96,6 +97,8 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
             Defaults(config.vm_memory, config.vm_cpus, config.dns),
         )  # fmt: skip
         await containers.restore()
+        # What is here now stays: the collector need not look at it again.
+        gc.freeze()
 
         def dial(host: str, credentials: Credentials) -> Registry:
             mirror = config.registry_mirrors[0] if config.registry_mirrors and host == "docker.io" else ""

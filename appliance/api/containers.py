@@ -71,7 +71,10 @@ class ContainerRoutes:
         if limit > 0:
             found = found[:limit]
         now, network, version = time.time_ns(), self._backend.network, request.version
-        await reply.json(200, [list_container(container, network, version, now) for container in found])
+        # Encoded one by one: a thousand shapes alive at once cost the garbage collector more than all the encoding.
+        encode = msgspec.json.Encoder().encode
+        shapes = [encode(list_container(container, network, version, now)) for container in found]
+        await reply.raw(200, b"application/json", b"[" + b",".join(shapes) + b"]\n")
 
     def _tests(self, filters: dict[str, list[str]]) -> Any:
         before = [self._backend.get(ref).record.created for ref in filters.get("before", ())]

@@ -14,7 +14,7 @@ import trio
 from tether.launch.credentials import drop_to, look_up_user, set_limits
 from tether.launch.failure import Kind, LaunchFailure, step
 from tether.launch.rootfs import enter_root, hide_paths
-from tether.launch.seccomp import install_filter
+from tether.launch.seccomp import install_filter, load_library
 from tether.launch.spec import Spec
 from tether.system import linux
 
@@ -51,6 +51,8 @@ async def launch(spec: Spec, stdio: Stdio, cgroup: int, *, join: int = 0, rows: 
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     size = (rows, columns)
+    if spec.seccomp:
+        load_library()
     with ours:
         with theirs:
             # The child must not run Python's or trio's signal handlers, nor inherit a mask.

@@ -138,6 +138,8 @@ def _make_devices(root: int, spec: Spec) -> None:
             os.mknod(name, stat.S_IFCHR | 0o666, os.makedev(major, minor), dir_fd=directory)
         for name, target in _LINKS:
             os.symlink(target, name, dir_fd=directory)
+        if os.path.exists("/proc/kcore"):
+            os.symlink("/proc/kcore", "core", dir_fd=directory)
     kinds = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
     for device in spec.devices:
         with step("make device", device.path):

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import functools
 from typing import Any
 
 from tether.launch.failure import Kind, LaunchFailure
@@ -31,11 +32,18 @@ def _action(name: str, error: int | None) -> int:
     return _ACTIONS[name]
 
 
-def install_filter(profile: dict[str, Any]) -> None:
-    """Apply linux.seccomp of an OCI spec to this process. Calls that this libseccomp does not know are passed over."""
+@functools.cache
+def load_library() -> ctypes.CDLL:
+    """libseccomp, to be called before the root changes: afterwards it cannot be found."""
     library = ctypes.CDLL("libseccomp.so.2", use_errno=True)
     library.seccomp_init.restype = ctypes.c_void_p
     library.seccomp_init.argtypes = [ctypes.c_uint32]
+    return library
+
+
+def install_filter(profile: dict[str, Any]) -> None:
+    """Apply linux.seccomp of an OCI spec to this process. Calls that this libseccomp does not know are passed over."""
+    library = load_library()
     context = ctypes.c_void_p(library.seccomp_init(_action(profile["defaultAction"], profile.get("defaultErrnoRet"))))
     # no_new_privs is the spec's to decide, not the library's.
     library.seccomp_attr_set(context, _FLTATR_CTL_NNP, ctypes.c_uint32(0))
