@@ -61,7 +61,7 @@ def through_crun(bundle: Path, spec: dict[str, Any]) -> str:
     done = subprocess.run(
         [*_UNIFIED, "/sys/fs/cgroup/vch-test", "crun", "--cgroup-manager=cgroupfs", f"--root={bundle}/crun", "run", "-b", str(bundle),
          f"vch-oracle-{os.getpid()}"],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+        input="", capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -72,7 +72,7 @@ def through_ours(bundle: Path, spec: dict[str, Any]) -> str:
     done = subprocess.run(
         [*_UNIFIED, "/sys/fs/cgroup/vch-test", sys.executable, "-m", "tests.tether.launch.start", str(bundle / "ours.json"),
          "/sys/fs/cgroup/vch-test"],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+        input="", capture_output=True, text=True, timeout=60,
         cwd=Path(__file__).resolve().parent.parent.parent.parent,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -95,7 +95,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "restricted": ({}, {"CapDrop": ["ALL"], "CapAdd": ["CHOWN", "NET_ADMIN"], "ReadonlyRootfs": True,
                         "SecurityOpt": ["no-new-privileges"], "OomScoreAdj": 500,
                         "Ulimits": [{"Name": "nofile", "Soft": 100, "Hard": 200}, {"Name": "core", "Soft": 0, "Hard": 0}]}),
-    "user": ({"WorkingDir": "/made/up"}, {"GroupAdd": ["7", "8"]}),
+    # HOME is given: crun sets none for a user that no passwd knows, runc and ours "/".
+    "user": ({"WorkingDir": "/made/up", "Env": ["HOME=/"]}, {"GroupAdd": ["7", "8"]}),
 }  # fmt: skip
 
 
