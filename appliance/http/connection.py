@@ -202,16 +202,25 @@ class Connection:
 
     def __init__(self, sock: trio.socket.SocketType, fixed: bytes) -> None:
         self.socket = sock
+        self._fd = sock.fileno()
         self.fixed = fixed
         self.keep_alive = True
         self._buffer = b""
         self._hijacked = False
         self._left: int | None = 0
-        self._chunked = False
         self._expect = False
 
     async def send(self, data: bytes) -> None:
-        view = memoryview(data)
+        # Straight to the descriptor: nearly always all of it fits, and trio's socket methods cost more than the call.
+        try:
+            written = os.write(self._fd, data)
+        except BlockingIOError:
+            written = 0
+        except OSError as error:
+            raise Disconnected from error
+        if written == len(data):
+            return
+        view = memoryview(data)[written:]
         try:
             while view:
                 view = view[await self.socket.send(view) :]
@@ -239,10 +248,15 @@ class Connection:
         return HijackedStream(self.socket, early)
 
     async def _receive(self) -> bytes:
-        try:
-            return await self.socket.recv(_RECEIVE)
-        except OSError:
-            return b""
+        while True:
+            # Waiting first: between two requests of a client there is nearly always nothing yet.
+            await trio.lowlevel.wait_readable(self._fd)
+            try:
+                return os.read(self._fd, _RECEIVE)
+            except BlockingIOError:
+                continue
+            except OSError:
+                return b""
 
     async def wait_gone(self) -> None:
         """Return when the client has closed its end; whatever it sends meanwhile is kept for its next request."""
@@ -257,7 +271,8 @@ class Connection:
 
     async def next_request(self) -> Request | None:
         """The next request, None at the end of the connection. ProtocolError for what is no HTTP."""
-        await self._drain()
+        if self._left != 0:
+            await self._drain()
         while (end := self._buffer.find(b"\r\n\r\n")) < 0:
             if len(self._buffer) > MAX_HEAD:
                 raise ProtocolError("request head too large")
@@ -282,16 +297,19 @@ class Connection:
             raise cause if isinstance(cause, ProtocolError) else ProtocolError(f"malformed request: {error}") from error
         headers = head.headers
         # httptools' own answer is right only after the body.
-        options = [option.strip() for option in headers.get("connection", "").lower().split(",")]
-        self.keep_alive = "close" not in options and (parser.get_http_version() != "1.0" or "keep-alive" in options)
-        encoding = headers.get("transfer-encoding", "").lower()
-        self._chunked = encoding == "chunked"
-        if encoding and not self._chunked:
-            raise ProtocolError(f"unsupported transfer encoding {encoding}")
-        length = headers.get("content-length", "0")
-        if not re.fullmatch(r"[0-9]{1,18}", length):
-            raise ProtocolError("malformed Content-Length")
-        self._left = None if self._chunked else int(length)
+        self.keep_alive = parser.get_http_version() != "1.0"
+        if "connection" in headers:
+            options = [option.strip() for option in headers["connection"].lower().split(",")]
+            self.keep_alive = "close" not in options and (self.keep_alive or "keep-alive" in options)
+        self._left = 0
+        if "content-length" in headers:
+            if not re.fullmatch(r"[0-9]{1,18}", headers["content-length"]):
+                raise ProtocolError("malformed Content-Length")
+            self._left = int(headers["content-length"])
+        if "transfer-encoding" in headers:
+            if headers["transfer-encoding"].lower() != "chunked":
+                raise ProtocolError(f"unsupported transfer encoding {headers['transfer-encoding']}")
+            self._left = None
         self._expect = headers.get("expect", "").lower() == "100-continue"
         return Request(self, parser.get_method().decode("latin-1"), head.url.decode("latin-1"), headers)
 
@@ -361,8 +379,6 @@ class Connection:
 
     async def _drain(self) -> None:
         """Skip what the handler left of the last body, a little of it; else the connection ends."""
-        if self._left == 0:
-            return
         if self._expect:
             raise Disconnected
         left = 1 << 20

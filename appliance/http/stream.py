@@ -12,7 +12,7 @@ class HijackedStream:
         self._socket = sock
         self._early = early
 
-    async def receive(self, size: int = 1 << 16) -> bytes:
+    async def receive(self, size: int = 1 << 18) -> bytes:
         """Return some bytes, b"" when the client has ended its side (or is gone)."""
         if self._early:
             data, self._early = self._early[:size], self._early[size:]

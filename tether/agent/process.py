@@ -114,6 +114,7 @@ class ProcessService:
         )  # fmt: skip
         if request.stdin and not spec.terminal:
             entry.stdin_read, writing = os.pipe2(os.O_CLOEXEC)
+            fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 256 << 10)
             entry.stdin = Stdin(writing)
         self._entries[request.id] = entry
         return process_pb2.CreateResponse()

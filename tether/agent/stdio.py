@@ -16,6 +16,8 @@ _READ = 256 << 10
 _BATCH = 512 << 10
 # What a record costs beside its bytes: a program that writes single bytes must not fill the guest's memory.
 _OVERHEAD = 128
+# How often the feeder of stdin is told how far its bytes came.
+_SAY = 1 << 20
 STDOUT, STDERR = stdio_pb2.STDOUT, stdio_pb2.STDERR
 
 
@@ -173,7 +175,7 @@ class StdioService:
             stdin.fed = False
 
     async def _feed(self, call: Call, stdin: Stdin, first: stdio_pb2.AttachRequest) -> None:
-        written = 0
+        written = said = 0
         request: stdio_pb2.AttachRequest | None = first
         while request is not None:
             if request.data:
@@ -181,7 +183,9 @@ class StdioService:
                     await call.send(stdio_pb2.AttachResponse(written=written, broken=True))
                     return
                 written += len(request.data)
-                await call.send(stdio_pb2.AttachResponse(written=written))
+                if written - said >= _SAY:
+                    said = written
+                    await call.send(stdio_pb2.AttachResponse(written=written))
             if request.close:
                 stdin.close()
                 return
