@@ -201,3 +201,18 @@ async def test_nobody_listens(tmp_path: Path) -> None:
     async with opened_store(tmp_path) as store:
         with pytest.raises(Unavailable):
             await pulled(store, "127.0.0.1:1", "app")
+
+
+async def test_basic_authentication(tmp_path: Path) -> None:
+    with LyingRegistry() as registry:
+        Lie(registry)
+        for path, (status, headers, body, pause) in list(registry.answers.items()):
+            wanted = {**headers, "authorization": "Basic bWU6cGFzcw==", "challenge": 'Basic realm="here"'}
+            registry.answers[path] = (status, wanted, body, pause)
+        async with opened_store(tmp_path) as store:
+            with pytest.raises(NotFound, match="pull access denied"):
+                await pulled(store, registry.host, "app", Credentials("me", "wrong"))
+            with pytest.raises(NotFound, match="may require 'docker login'"):
+                await pulled(store, registry.host, "app")
+            await pulled(store, registry.host, "app", Credentials("me", "pass"))
+            assert len(store.all()) == 1
