@@ -1,16 +1,18 @@
 """`vchd`: the composition root. It alone builds concrete objects."""
 
 import contextlib
+import fcntl
 import gc
 import grp
 import logging
 import os
+import resource
 import secrets
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import trio
@@ -24,7 +26,7 @@ from appliance.config import Config, parse_arguments
 from appliance.diag import dump_tasks
 from appliance.engine.containers import Containers, Defaults
 from appliance.engine.events import EventBus
-from appliance.errors import InvalidParameter, VchError
+from appliance.errors import Conflict, InvalidParameter, VchError
 from appliance.http import serve_connection
 from appliance.hypervisor.qemu import QemuDriver
 from appliance.image.store import ImageStore
@@ -71,11 +73,31 @@ def _insecure(host: str, config: Config) -> bool:
     return name in ("localhost", "127.0.0.1", "[::1]") or name.startswith("127.") or host in config.insecure_registries
 
 
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Hold the folder against a second vchd; the kernel lets go of it when this process ends, however it does."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o711)
+    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(f"{folder} is in use by another vchd") from None
+        yield
+    finally:
+        os.close(fd)
+
+
+def _allow_many_files() -> None:
+    """A machine takes four descriptors of ours, a client one: what the soft limit allows is soon used up."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 @asynccontextmanager
 async def appliance(config: Config) -> AsyncIterator[Router]:
     """All of the daemon but its listeners."""
-    for folder in (config.data_root, config.exec_root):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o711)
+    config.exec_root.mkdir(parents=True, exist_ok=True, mode=0o711)
     scratch = config.data_root / "scratch"
     scratch.mkdir(exist_ok=True, mode=0o700)
     for leftover in scratch.iterdir():
@@ -137,7 +159,15 @@ async def _accept(listener: socket.socket, router: Router, nursery: trio.Nursery
 
 async def serve(config: Config) -> None:
     """Run until SIGTERM or SIGINT; SIGUSR1 prints all tasks."""
-    async with appliance(config) as router, trio.open_nursery() as nursery:
+    _allow_many_files()
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_lock(config.data_root))
+        router = await stack.enter_async_context(appliance(config))
+        await _listen_until_told(config, router)
+
+
+async def _listen_until_told(config: Config, router: Router) -> None:
+    async with trio.open_nursery() as nursery:
         listeners = [_listen(host) for host in config.hosts]
         for listener in listeners:
             nursery.start_soon(_accept, listener, router, nursery)

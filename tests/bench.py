@@ -6,12 +6,16 @@ Absolute times mean little on a shared machine; the ratios of one run do. Withou
 import concurrent.futures
 import contextlib
 import functools
+import gzip
+import hashlib
+import io
 import json
 import os
 import shutil
 import socket
 import statistics
 import subprocess
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +23,7 @@ from pathlib import Path
 
 from tests.live.daemon import Daemon
 from tests.live.images import busybox_archive
+from tests.live.registry import Pusher, image_manifest, real_registry
 
 ROUNDS = int(os.environ.get("VCH_BENCH_ROUNDS", "5"))
 MEGABYTE = 1_000_000
@@ -169,6 +174,41 @@ def attach_in(target: Target) -> float:
     return (40 << 20) / MEGABYTE / elapsed
 
 
+def push_fifty_megabytes(host: str) -> str:
+    """Push an image of five layers, 50 MB together as they are sent, 1000 files each; its name."""
+    layers = []
+    for number in range(5):
+        layer = io.BytesIO()
+        with tarfile.open(fileobj=layer, mode="w") as archive:
+            for file in range(1000):
+                member = tarfile.TarInfo(f"layer{number}/file{file}")
+                # Half of it does not compress, half does, as programs are.
+                content = os.urandom(10_000) + bytes(range(100)) * 100
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+        layers.append(layer.getvalue())
+    config = json.dumps(
+        {
+            "architecture": "amd64", "os": "linux", "config": {},
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(one).hexdigest()}" for one in layers]},
+        }
+    ).encode()  # fmt: skip
+    pusher = Pusher(host, "bench/fifty")
+    pusher.manifest("v1", image_manifest(config, [gzip.compress(one, 6) for one in layers], pusher.blob))
+    return f"{host}/bench/fifty:v1"
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def pull(name: str, target: Target) -> float:
+    elapsed = timed(lambda: target.docker("pull", name))
+    target.docker("rmi", name)
+    return elapsed
+
+
 def logs(target: Target) -> float:
     size = 0
     with socket.socket(socket.AF_UNIX) as connection:
@@ -296,6 +336,9 @@ def main() -> None:
                     "yes 'a line of some sixty bytes, as logs have them, more or less' | head -n 300000",
                 )
             compare("logs", "MB/s", targets, logs)
+            with real_registry(_made(root / "registry")) as host:
+                name = push_fifty_megabytes(host)
+                compare("pull of 50 MB", "ms", targets, functools.partial(pull, name))
             compare("attach, stdout", "MB/s", targets, attach_out, 3)
             compare("attach, stdin", "MB/s", targets, attach_in, 3)
         boot_split(daemon)

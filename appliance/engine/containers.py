@@ -308,6 +308,7 @@ class Containers:
         status = ended.status
         if status is None:
             code, oom, error = 137, False, ended.reason
+            log.warning("container %s lost its machine: %s", container.id[:12], ended.reason)
         else:
             code, oom, error = (128 + status.signal if status.signal else status.code), status.oom_killed, ""
         if record.address:

@@ -11,7 +11,7 @@ from appliance.hypervisor import Machine
 from appliance.streams.logfile import LogFile
 from protos.tether.v1 import process_pb2, stdio_pb2
 from tether.rpc.bridge import LoopThread
-from tether.rpc.status import Code, RpcError
+from tether.rpc.status import RpcError
 
 # Output that may be unacknowledged before the log is synced without waiting for more.
 _SYNC_BYTES = 256 << 10
@@ -103,6 +103,10 @@ class Run:
                 nursery.start_soon(self.session.shut_down)
                 await self._sync()
             except VchError as error:
+                if self.session.closed:
+                    # The line went because the machine did: its end tells more.
+                    with trio.move_on_after(_OFF_SECONDS):
+                        await trio.sleep_forever()
                 if not died:
                     problem.append(error)
             if ended.status is not None:
@@ -130,7 +134,7 @@ class Run:
                                 await self._take(record)
                     return
             except RpcError as error:
-                if error.code not in (Code.UNAVAILABLE, Code.CANCELLED):
+                if not self.session.broke(error):
                     raise VchError(f"reading output: {error}") from error
                 # The link was reset: the spool still has what was not acknowledged.
                 await trio.sleep(0.05)

@@ -1,5 +1,7 @@
 """Typed calls into one guest, with errors by meaning."""
 
+import logging
+import math
 import os
 import time
 from collections.abc import AsyncIterator
@@ -18,6 +20,9 @@ from tether.transport import Line
 
 Out = TypeVar("Out", bound=Message)
 _TIMEOUT = 30.0
+_PAUSE = 0.05
+
+log = logging.getLogger(__name__)
 
 
 class GuestFailure(Unavailable):
@@ -53,11 +58,49 @@ class GuestSession:
     async def run(self) -> None:
         await self._channel.run()
 
+    @property
+    def closed(self) -> bool:
+        """The line is gone, and with it the machine or its hypervisor."""
+        return self._channel.closed
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions the link has had: more than one says that it was reset."""
+        return self._channel.sessions
+
+    def reset_link(self) -> None:
+        """Begin a new session of the link; calls that may be said again go on in it."""
+        self._channel.reset_link()
+
+    def broke(self, error: BaseException) -> bool:
+        """Whether the link was reset under a call (or calls, of a group), so that it is worth making again."""
+        if isinstance(error, BaseExceptionGroup):
+            return any(self.broke(one) for one in error.exceptions)
+        return (
+            isinstance(error, RpcError)
+            and error.code in (Code.UNAVAILABLE, Code.CANCELLED)
+            and not self._channel.closed
+        )
+
     async def _call(self, method: str, request: Message, response: type[Out], timeout: float | None = _TIMEOUT) -> Out:
         try:
-            return await self._channel.unary(f"/tether.v1.{method}", request, response, timeout=timeout)
+            return await self._repeat(method, request, response, timeout)
         except RpcError as error:
             raise _translate(error) from error
+
+    async def _repeat(self, method: str, request: Message, response: type[Out], timeout: float | None) -> Out:
+        """A call that the guest may get twice. A reset of the link loses calls under way: those are made again."""
+        deadline = trio.current_time() + (timeout if timeout is not None else math.inf)
+        while True:
+            try:
+                return await self._channel.unary(f"/tether.v1.{method}", request, response, timeout=timeout)
+            except RpcError as error:
+                if not self.broke(error) or trio.current_time() >= deadline:
+                    raise
+                log.info("guest: %s is said again: %s", method, error.message)
+            await trio.sleep(_PAUSE)
+            if timeout is not None:
+                timeout = max(0.0, deadline - trio.current_time())
 
     async def hello(self, timeout: float) -> sandbox_pb2.HelloResponse:
         """Wait until the tether answers. GuestFailure after `timeout` seconds, or when it speaks another protocol."""
@@ -81,7 +124,7 @@ class GuestSession:
         """StartRefused says why it did not start."""
         request = process_pb2.StartRequest(id=process_id)
         try:
-            return await self._channel.unary("/tether.v1.Process/Start", request, process_pb2.StartResponse, timeout=60)
+            return await self._repeat("Process/Start", request, process_pb2.StartResponse, 60)
         except RpcError as error:
             failure = error.detail(process_pb2.StartFailure)
             if failure is not None:
@@ -93,9 +136,14 @@ class GuestSession:
         return (await self._call("Process/Wait", request, process_pb2.WaitResponse, None)).status
 
     async def signal(self, process_id: str, number: int) -> None:
-        await self._call(
-            "Process/Signal", process_pb2.SignalRequest(id=process_id, signal=number), process_pb2.SignalResponse
-        )
+        """Not said again when the link is reset: a process may count its signals."""
+        request = process_pb2.SignalRequest(id=process_id, signal=number)
+        try:
+            await self._channel.unary(
+                "/tether.v1.Process/Signal", request, process_pb2.SignalResponse, timeout=_TIMEOUT
+            )
+        except RpcError as error:
+            raise _translate(error) from error
 
     async def resize(self, process_id: str, rows: int, columns: int) -> None:
         request = process_pb2.ResizePtyRequest(id=process_id, rows=rows, columns=columns)

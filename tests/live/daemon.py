@@ -82,7 +82,8 @@ class Daemon:
             done.args, done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
         )
         if check and result.returncode:
-            raise AssertionError(f"docker {' '.join(arguments)}: {result.returncode}\n{result.stdout}{result.stderr}")
+            said = f"docker {' '.join(arguments)}: {result.returncode}\n{result.stdout}{result.stderr}"
+            raise AssertionError(f"{said}\nvchd: {self.log.read_text()[-4000:]}")
         return result
 
     def must(self, *arguments: str, stdin: bytes | None = None) -> str:

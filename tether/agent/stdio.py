@@ -32,7 +32,6 @@ class Spool:
         self.acknowledged = 0
         self.written = 0
         self.closed = False
-        self._dropped = 0
         self._news = trio.Event()
         self._room = trio.Event()
 
@@ -43,18 +42,18 @@ class Spool:
     async def wait_room(self) -> None:
         """Return when a record may be put: the writer in the guest blocks until then."""
         while self._size >= self._limit and not self._drop_oldest:
-            self._room = trio.Event()
+            # Both streams may wait: they share one event, or the one that waited first would never be woken.
+            if self._room.is_set():
+                self._room = trio.Event()
             await self._room.wait()
 
     def put(self, stream: "stdio_pb2.Stream", data: bytes) -> None:
         record = stdio_pb2.Record(stream=stream, time_ns=time.time_ns(), offset=self.written, data=data)
-        while self._drop_oldest and self._size >= self._limit and self._records:
+        self._records.append(record)
+        while self._drop_oldest and self._size >= self._limit and len(self._records) > 1:
             oldest = self._records.popleft()
             self._size -= len(oldest.data) + _OVERHEAD
-            self._dropped += len(oldest.data)
-        if self._dropped and not self._records:
-            record.dropped, self._dropped = self._dropped, 0
-        self._records.append(record)
+            self._records[0].dropped = oldest.dropped + len(oldest.data)
         self._size += len(data) + _OVERHEAD
         self.written += len(data)
         self._wake()
@@ -124,6 +123,7 @@ class Stdin:
         os.set_blocking(fd, False)
         self._fd = fd
         self._terminal = terminal
+        self.written = 0
         self.fed = False
 
     async def write(self, data: bytes) -> bool:
@@ -133,7 +133,9 @@ class Stdin:
             if self._fd < 0:
                 return False
             try:
-                view = view[os.write(self._fd, view) :]
+                taken = os.write(self._fd, view)
+                view = view[taken:]
+                self.written += taken
             except BlockingIOError:
                 await trio.lowlevel.wait_writable(self._fd)
             except OSError:
@@ -175,17 +177,17 @@ class StdioService:
             stdin.fed = False
 
     async def _feed(self, call: Call, stdin: Stdin, first: stdio_pb2.AttachRequest) -> None:
-        written = said = 0
+        said = stdin.written
+        await call.send(stdio_pb2.AttachResponse(written=said))
         request: stdio_pb2.AttachRequest | None = first
         while request is not None:
             if request.data:
                 if not await stdin.write(request.data):
-                    await call.send(stdio_pb2.AttachResponse(written=written, broken=True))
+                    await call.send(stdio_pb2.AttachResponse(written=stdin.written, broken=True))
                     return
-                written += len(request.data)
-                if written - said >= _SAY:
-                    said = written
-                    await call.send(stdio_pb2.AttachResponse(written=written))
+                if stdin.written - said >= _SAY:
+                    said = stdin.written
+                    await call.send(stdio_pb2.AttachResponse(written=said))
             if request.close:
                 stdin.close()
                 return

@@ -29,8 +29,10 @@ _OPTIONS = [
     ("grpc.max_send_message_length", MAX_MESSAGE),
     ("grpc.default_authority", "tether"),
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # Also how long a guest may take for its first SETTINGS: many that boot on few cores are slow.
+    ("grpc.min_reconnect_backoff_ms", 60_000),
+    ("grpc.client_idle_timeout_ms", (1 << 31) - 1),
     ("grpc.enable_retries", 0),
     # Windows that cover a guest's slow answers; without them a stream crawls at one 64 KiB window a round trip.
     ("grpc.http2.lookahead_bytes", 1 << 20),
@@ -41,13 +43,22 @@ _OPTIONS = [
 ]
 
 
+# What grpcio says of a write that its core refused since the transport went under it; no server can mean this.
+_WRITE_FAILED = "Internal error from Core"
+
+
 def _error_of(error: grpc.RpcError) -> RpcError:
-    code: grpc.StatusCode = error.code()
     details = b""
     for key, value in error.trailing_metadata() or ():
         if key == "grpc-status-details-bin":
             details = value
-    return RpcError.decode_untrusted(code.value[0], error.details() or "", details)
+    return _failure(error.code(), error.details() or "", details)
+
+
+def _failure(code: grpc.StatusCode, message: str, details: bytes = b"") -> RpcError:
+    if code is grpc.StatusCode.INTERNAL and message == _WRITE_FAILED:
+        return RpcError(Code.UNAVAILABLE, "the link was reset")
+    return RpcError.decode_untrusted(code.value[0], message, details)
 
 
 class ServerStream(Generic[Out]):
@@ -76,7 +87,7 @@ class ServerStream(Generic[Out]):
                     await self._changed.wait()
             code = await self.call.code()
             if code is not grpc.StatusCode.OK:
-                self._error = RpcError(Code(code.value[0]), await self.call.details() or "")
+                self._error = _failure(code, await self.call.details() or "")
         except grpc.RpcError as error:
             self._error = _error_of(error)
         except asyncio.CancelledError:
@@ -129,6 +140,7 @@ class Channel:
         self._address = f"vch-{os.getpid()}-{os.urandom(12).hex()}"
         self._grpc: grpc.aio.Channel | None = None
         self._opened = trio.Event()
+        self._wire: _Wire | None = None
         self.sessions = 0
         self.closed = False
 
@@ -198,7 +210,7 @@ class Channel:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         listener.bind("\0" + self._address)
         listener.listen(4)
-        wire = _Wire(self._line, self._window, self._on_opened)
+        wire = self._wire = _Wire(self._line, self._window, self._on_opened)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(wire.accept_loop, trio.socket.from_stdlib_socket(listener))
@@ -215,6 +227,11 @@ class Channel:
                 channel = self._grpc
                 with trio.CancelScope(shield=True):
                     await self._loop.run(lambda: channel.close())
+
+    def reset_link(self) -> None:
+        """End the link's session; calls under way fail with UNAVAILABLE, a new session opens by itself."""
+        if self._wire is not None:
+            self._wire.reset()
 
     async def _on_opened(self) -> None:
         self.sessions += 1
@@ -253,6 +270,11 @@ class _Wire:
                 self._incoming.append((session, data))
                 self._arrived.set()
 
+    def reset(self) -> None:
+        self.linked.connection.reset(trio.current_time())
+        self.linked.deliver()
+        self.linked.flush()
+
     def _changed(self) -> None:
         change, self._change = self._change, trio.Event()
         change.set()
@@ -267,9 +289,7 @@ class _Wire:
                 await self._change.wait()
             if used == self._session:
                 # grpcio gave its connection up: the guest's half of it has to go as well.
-                self.linked.connection.reset(trio.current_time())
-                self.linked._deliver()
-                self.linked.flush()
+                self.reset()
                 continue
             session = self._session
             async with trio.open_nursery() as nursery:

@@ -35,10 +35,11 @@ class LinkedLine:
             while True:
                 data = await self.line.read()
                 self.connection.receive_data(data, trio.current_time())
-                self._deliver()
+                self.deliver()
                 self.flush()
 
-    def _deliver(self) -> None:
+    def deliver(self) -> None:
+        """Give the connection's events to `on_event`."""
         while (event := self.connection.next_event()) is not None:
             self._on_event(event)
 
@@ -78,4 +79,4 @@ class LinkedLine:
             self._armed = -math.inf
             if waiting.cancelled_caught:
                 self.flush()
-                self._deliver()
+                self.deliver()

@@ -1,0 +1,81 @@
+"""The spool: bounded, each byte once, nobody who waits is forgotten."""
+
+import os
+
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tether.agent.stdio import STDERR, STDOUT, Spool, pump_out
+
+
+async def test_both_streams_wait_for_room_and_both_are_woken() -> None:
+    spool = Spool(1000, False)
+    spool.put(STDOUT, bytes(2000))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(spool.wait_room)
+        nursery.start_soon(spool.wait_room)
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.fail_after(5):
+            spool.acknowledge(2000)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not nursery.child_tasks
+
+
+async def test_a_full_spool_blocks_the_writer() -> None:
+    spool = Spool(100_000, False)
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    os.set_blocking(writing, False)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pump_out, reading, STDERR, spool)
+        fed = 0
+        while True:
+            try:
+                fed += os.write(writing, bytes(50_000))
+            except BlockingIOError:
+                await trio.testing.wait_all_tasks_blocked()
+                try:
+                    fed += os.write(writing, bytes(1000))
+                except BlockingIOError:
+                    break
+        assert spool.written <= fed <= 100_000 + (512 << 10)
+        taken = 0
+        os.close(writing)
+        with trio.fail_after(5):
+            while taken < fed:
+                for record in spool.read(taken):
+                    assert record.offset == taken
+                    taken += len(record.data)
+                spool.acknowledge(taken)
+                await trio.testing.wait_all_tasks_blocked()
+    assert taken == fed == spool.written
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([STDOUT, STDERR]), st.binary(min_size=1, max_size=50)), max_size=30), st.data()
+)
+def test_reading_from_any_offset_gives_the_rest(records: list[tuple[int, bytes]], data: st.DataObject) -> None:
+    spool = Spool(1 << 20, False)
+    for stream, content in records:
+        spool.put(stream, content)  # type: ignore[arg-type]
+    whole = b"".join(content for _, content in records)
+    acknowledged = data.draw(st.integers(0, len(whole)))
+    spool.acknowledge(acknowledged)
+    offset = data.draw(st.integers(acknowledged, len(whole)))
+    got = b""
+    while batch := spool.read(offset + len(got)):
+        for record in batch:
+            assert record.offset == offset + len(got)
+            got += record.data
+    assert got == whole[offset:]
+
+
+def test_drop_oldest_says_how_much_was_lost() -> None:
+    spool = Spool(1000, True)
+    for number in range(50):
+        spool.put(STDOUT, bytes([number]) * 100)
+    kept = spool.read(0)
+    assert kept[-1].data[0] == 49
+    assert sum(record.dropped for record in kept) + sum(len(record.data) for record in kept) == 5000
