@@ -27,7 +27,7 @@ from appliance.diag import dump_tasks
 from appliance.engine.containers import Containers, Defaults
 from appliance.engine.events import EventBus
 from appliance.errors import Conflict, InvalidParameter, VchError
-from appliance.http import serve_connection
+from appliance.http import Readiness, serve_connection
 from appliance.hypervisor.qemu import QemuDriver
 from appliance.image.store import ImageStore
 from appliance.network import DefaultNetwork
@@ -137,12 +137,12 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
             nursery.cancel_scope.cancel()
 
 
-async def _accept(listener: socket.socket, router: Router, nursery: trio.Nursery) -> None:
+async def _accept(listener: socket.socket, router: Router, readiness: Readiness, nursery: trio.Nursery) -> None:
     accepting = trio.socket.from_stdlib_socket(listener)
 
     async def serve(connection: trio.socket.SocketType) -> None:
         try:
-            await serve_connection(connection, router, _FIXED)
+            await serve_connection(connection, router, _FIXED, readiness)
         except Exception:
             log.exception("a connection failed")
 
@@ -169,8 +169,10 @@ async def serve(config: Config) -> None:
 async def _listen_until_told(config: Config, router: Router) -> None:
     async with trio.open_nursery() as nursery:
         listeners = [_listen(host) for host in config.hosts]
+        readiness = Readiness()
+        nursery.start_soon(readiness.run)
         for listener in listeners:
-            nursery.start_soon(_accept, listener, router, nursery)
+            nursery.start_soon(_accept, listener, router, readiness, nursery)
         if config.pidfile is not None:
             config.pidfile.write_text(str(os.getpid()))
         log.info("API listens on %s", ", ".join(config.hosts))

@@ -27,6 +27,9 @@ _FILTERS = frozenset((
 ))  # fmt: skip
 
 
+_NO_CACHE = b"Cache-Control: no-cache, no-store, must-revalidate\r\nPragma: no-cache\r\n"
+
+
 class SystemRoutes:
     def __init__(
         self,
@@ -55,8 +58,7 @@ class SystemRoutes:
         }
 
     async def ping(self, request: Request, reply: Reply) -> None:
-        reply.extra = {"Cache-Control": "no-cache, no-store, must-revalidate", "Pragma": "no-cache"}
-        await reply.raw(200, b"text/plain; charset=utf-8", b"OK")
+        await reply.raw(200, b"text/plain; charset=utf-8", b"OK", _NO_CACHE)
 
     async def version(self, request: Request, reply: Reply) -> None:
         details = {"ApiVersion": dotted(NEWEST), "MinAPIVersion": dotted(OLDEST), "Os": "linux", "Arch": "amd64",

@@ -12,6 +12,7 @@ import msgspec
 import trio
 
 from appliance.errors import InvalidParameter, ProtocolError
+from appliance.http.readiness import Readiness
 from appliance.http.stream import HijackedStream
 
 MAX_HEAD = 64 << 10
@@ -24,6 +25,11 @@ _REASONS = {
     503: b"Service Unavailable",
 }  # fmt: skip
 _FALSE = ("", "0", "no", "false", "none")
+
+
+# Clients say the same again and again: heads without a body that were parsed before.
+_heads: dict[bytes, tuple[str, str, dict[str, str]]] = {}
+_HEADS = 512
 
 
 class Disconnected(Exception):
@@ -55,6 +61,7 @@ class Request:
     def __init__(self, connection: "Connection", method: str, target: str, headers: dict[str, str]) -> None:
         self._connection = connection
         self.method = method
+        self.target = target
         raw_path, _, raw_query = target.partition("?")
         self.raw_path = raw_path
         self._raw_query = raw_query
@@ -133,22 +140,22 @@ class Reply:
     def __init__(self, connection: "Connection", method: str) -> None:
         self._connection = connection
         self._head_only = method == "HEAD"
-        self.extra: dict[str, str] = {}
         self.started = False
         self._chunked = False
 
     def _head(self, status: int, headers: bytes) -> bytes:
         self.started = True
-        extra = "".join(f"{key}: {value}\r\n" for key, value in self.extra.items()).encode("latin-1", "replace")
         close = b"" if self._connection.keep_alive else b"Connection: close\r\n"
         reason = _REASONS.get(status, b"Status")
-        return b"HTTP/1.1 %d %s\r\n%s%s%s%s\r\n" % (status, reason, self._connection.fixed, extra, headers, close)
+        return b"HTTP/1.1 %d %s\r\n%s%s%s\r\n" % (status, reason, self._connection.fixed, headers, close)
 
     async def json(self, status: int, value: Any) -> None:
         await self.raw(status, b"application/json", msgspec.json.encode(value) + b"\n")
 
-    async def raw(self, status: int, content_type: bytes, body: bytes) -> None:
-        head = self._head(status, b"Content-Type: %s\r\nContent-Length: %d\r\n" % (content_type, len(body)))
+    async def raw(self, status: int, content_type: bytes, body: bytes, headers: bytes = b"") -> None:
+        """Answer with bytes; `headers` are further header lines, each with its end."""
+        lines = b"Content-Type: %s\r\nContent-Length: %d\r\n%s" % (content_type, len(body), headers)
+        head = self._head(status, lines)
         await self._connection.send(head if self._head_only else head + body)
 
     async def empty(self, status: int) -> None:
@@ -200,8 +207,9 @@ Handler = Callable[[Request, Reply], Awaitable[None]]
 class Connection:
     """Bytes in and out of one socket, with the body of the request at hand."""
 
-    def __init__(self, sock: trio.socket.SocketType, fixed: bytes) -> None:
+    def __init__(self, sock: trio.socket.SocketType, fixed: bytes, readiness: Readiness) -> None:
         self.socket = sock
+        self._readiness = readiness
         self._fd = sock.fileno()
         self.fixed = fixed
         self.keep_alive = True
@@ -250,13 +258,17 @@ class Connection:
     async def _receive(self) -> bytes:
         while True:
             # Waiting first: between two requests of a client there is nearly always nothing yet.
-            await trio.lowlevel.wait_readable(self._fd)
+            await self._readiness.wait(self._fd)
             try:
-                return os.read(self._fd, _RECEIVE)
+                data = os.read(self._fd, _RECEIVE)
             except BlockingIOError:
+                self._readiness.drained(self._fd)
                 continue
             except OSError:
                 return b""
+            if 0 < len(data) < _RECEIVE:
+                self._readiness.drained(self._fd)
+            return data
 
     async def wait_gone(self) -> None:
         """Return when the client has closed its end; whatever it sends meanwhile is kept for its next request."""
@@ -283,7 +295,22 @@ class Connection:
         if end > MAX_HEAD:
             raise ProtocolError("request head too large")
         raw, self._buffer = self._buffer[: end + 4], self._buffer[end + 4 :]
-        return self._parse_untrusted(raw)
+        known = _heads.get(raw) if len(raw) < 1024 else None
+        if known is None:
+            request = self._parse_untrusted(raw)
+            # Only reads: what comes with others may be a secret.
+            if request.method in ("GET", "HEAD") and self._left == 0 and self.keep_alive and not self._expect:
+                self._remember(raw, request)
+            return request
+        self._left = 0
+        self._expect = False
+        return Request(self, *known)
+
+    @staticmethod
+    def _remember(raw: bytes, request: Request) -> None:
+        if len(_heads) >= _HEADS:
+            _heads.clear()
+        _heads[raw] = (request.method, request.target, request.headers)
 
     def _parse_untrusted(self, raw: bytes) -> Request:
         head = _Head()
@@ -388,10 +415,11 @@ class Connection:
                 raise Disconnected
 
 
-async def serve_connection(sock: trio.socket.SocketType, handler: Handler, fixed: bytes) -> None:
+async def serve_connection(sock: trio.socket.SocketType, handler: Handler, fixed: bytes, readiness: Readiness) -> None:
     """Serve requests until the client or a hijack ends the connection. `fixed`: header lines of every answer."""
-    connection = Connection(sock, fixed)
+    connection = Connection(sock, fixed, readiness)
     with sock:
+        readiness.add(sock.fileno())
         try:
             while connection.keep_alive:
                 try:
@@ -407,3 +435,5 @@ async def serve_connection(sock: trio.socket.SocketType, handler: Handler, fixed
                 await reply.finish()
         except Disconnected:
             return
+        finally:
+            readiness.remove(sock.fileno())
