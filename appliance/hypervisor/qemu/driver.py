@@ -246,6 +246,7 @@ class QemuDriver(Driver):
 
     async def adopt(self) -> list[Machine]:
         found: list[Machine] = []
+        running = _running_titles()
         for folder in sorted(self._root.iterdir()):
             try:
                 state = json.loads((folder / "machine.json").read_bytes())
@@ -263,6 +264,11 @@ class QemuDriver(Driver):
                 with contextlib.suppress(OSError):
                     if _start_time(pid) == state["start_time"] and _is_running(pid):
                         machine.take_over(pid)
+            if await machine.power() is Power.OFF:
+                # Started, but not written down before the appliance was killed: nobody has ever spoken to it.
+                for orphan in running.get(_title(spec.id), ()):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(orphan, signal.SIGKILL)
             self._machines[spec.id] = machine
             found.append(machine)
         return found
@@ -275,6 +281,23 @@ class QemuDriver(Driver):
 
     def describe(self) -> dict[str, str]:
         return {"Driver": "qemu", "Version": self._version, "Accelerator": self.accel, "Guest": self.kernel.parent.name}
+
+
+def _title(machine_id: str) -> str:
+    return f"vch-{machine_id[:12]}"
+
+
+def _running_titles() -> dict[str, list[int]]:
+    """Which processes of this host call themselves by a machine's name: {title: pids}."""
+    titles: dict[str, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if words[0].endswith(PROGRAM.encode()) and b"-name" in words:
+                    title = words[words.index(b"-name") + 1].decode("utf-8", "replace")
+                    titles.setdefault(title, []).append(int(entry.name))
+    return titles
 
 
 def _is_running(pid: int) -> bool:

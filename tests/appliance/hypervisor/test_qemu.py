@@ -1,5 +1,7 @@
 """The QEMU driver: the contract with real machines, and what is QEMU's own."""
 
+import contextlib
+import gc
 import json
 import os
 from collections.abc import AsyncIterator
@@ -25,6 +27,7 @@ async def opened(root: Path) -> AsyncIterator[Driver]:
         await driver.connect()
         yield driver
         nursery.cancel_scope.cancel()
+    gc.collect()
 
 
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
@@ -57,6 +60,20 @@ class TestQemu(DriverContract):
                 assert int(status["CapEff"], 16) == 0
             assert os.getsid(pid) == pid
             await machine.destroy()
+
+    async def test_a_machine_that_was_not_written_down_is_ended(self, short_path: Path) -> None:
+        async with opened(short_path) as driver:
+            machine = await driver.create(self.spec(short_path, "orphan"))
+            await machine.start()
+        state = short_path / "machines/orphan/machine.json"
+        content = json.loads(state.read_text())
+        state.write_text(json.dumps({**content, "pid": 0}))
+        async with opened(short_path) as driver:
+            (found,) = await driver.adopt()
+            with trio.fail_after(10), contextlib.suppress(ChildProcessError):
+                await trio.to_thread.run_sync(os.waitpid, content["pid"], 0)
+            assert not Path(f"/proc/{content['pid']}").exists()
+            await found.destroy()
 
     async def test_a_refused_launch_shows_the_command_and_qemus_words(self, short_path: Path) -> None:
         async with opened(short_path) as driver:

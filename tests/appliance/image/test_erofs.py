@@ -16,34 +16,12 @@ from hypothesis import strategies as st
 
 from appliance.errors import ProtocolError
 from appliance.image.layer import Layer, convert_untrusted
+from tests.archives import Tar
 
 
 def convert(data: bytes, target: Path, piece: int = 10_007) -> Layer:
     source = io.BytesIO(data)
     return convert_untrusted(lambda: source.read(piece), target)
-
-
-class Tar:
-    """Builds an archive entry by entry."""
-
-    def __init__(self, form: int = tarfile.PAX_FORMAT) -> None:
-        self._out = io.BytesIO()
-        self._tar = tarfile.open(fileobj=self._out, mode="w", format=form)  # noqa: SIM115
-
-    def add(self, name: str, data: bytes | None = None, kind: bytes = tarfile.REGTYPE, **fields: object) -> "Tar":
-        entry = tarfile.TarInfo(name)
-        entry.type = kind
-        entry.mode = 0o644
-        for key, value in fields.items():
-            setattr(entry, key, value)
-        if data is not None:
-            entry.size = len(data)
-        self._tar.addfile(entry, io.BytesIO(data or b""))
-        return self
-
-    def bytes(self) -> bytes:
-        self._tar.close()
-        return self._out.getvalue()
 
 
 def check(image: Path) -> None:

@@ -18,7 +18,7 @@ from appliance.image.reference import parse_reference
 from appliance.image.store import ImageStore
 from appliance.registry import Credentials, Registry
 from appliance.store import Database
-from tests.appliance.image.test_erofs import Tar
+from tests.archives import Tar
 from tests.live.registry import OCI_INDEX, LyingRegistry, Pusher, image_manifest, real_registry
 
 
