@@ -9,6 +9,8 @@ import select
 
 import trio
 
+_END = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+
 
 class Readiness:
     """`run` must be running while anybody waits."""
@@ -17,6 +19,7 @@ class Readiness:
         self._epoll = select.epoll()
         self._waiting: dict[int, trio.lowlevel.Task | None] = {}
         self._ready: set[int] = set()
+        self._ended: set[int] = set()
 
     def add(self, fd: int) -> None:
         self._epoll.register(fd, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
@@ -26,6 +29,7 @@ class Readiness:
         """Must be called before the descriptor is closed, and when nobody waits for it."""
         del self._waiting[fd]
         self._ready.discard(fd)
+        self._ended.discard(fd)
         self._epoll.unregister(fd)
 
     async def wait(self, fd: int) -> None:
@@ -43,7 +47,9 @@ class Readiness:
 
     def drained(self, fd: int) -> None:
         """A read has found less than it would have taken."""
-        self._ready.discard(fd)
+        # An end that came with the last bytes is not told again: from then on there is always its b"" to read.
+        if fd not in self._ended:
+            self._ready.discard(fd)
 
     async def run(self) -> None:
         """Wake who waits, until cancelled."""
@@ -51,8 +57,10 @@ class Readiness:
         try:
             while True:
                 await trio.lowlevel.wait_readable(number)
-                for fd, _ in self._epoll.poll(0):
+                for fd, events in self._epoll.poll(0):
                     self._ready.add(fd)
+                    if events & _END:
+                        self._ended.add(fd)
                     task = self._waiting.get(fd)
                     if task is not None:
                         self._waiting[fd] = None
