@@ -20,6 +20,7 @@ class Config:
     accel: str = "auto"
     vm_memory: int = 256
     vm_cpus: int = 1
+    vm_template: bool = True
     bip: str = "172.17.0.1/16"
     dns: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
@@ -39,6 +40,12 @@ def default_guest() -> Path:
     return beside if beside.exists() else Path("/usr/share/vch/guest")
 
 
+def _switch(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither on nor off")
+    return text == "on"
+
+
 def parse_arguments(arguments: list[str]) -> Config:
     """Flags, over those of `--config-file` (JSON, dockerd's daemon.json names). InvalidParameter names what is wrong."""
     parser = argparse.ArgumentParser(
@@ -55,6 +62,12 @@ def parse_arguments(arguments: list[str]) -> Config:
     flag("--accel", choices=("auto", "kvm", "tcg"))
     flag("--vm-memory", type=int, help="MiB of a machine without -m")
     flag("--vm-cpus", type=int)
+    flag(
+        "--vm-template",
+        type=_switch,
+        metavar="on|off",
+        help="restore machines from a booted one (on) or boot each (off)",
+    )
     flag("--bip", help="address and prefix of the default network's gateway")
     flag("--dns", action="append")
     flag("--label", action="append", dest="labels")
@@ -73,7 +86,8 @@ def parse_arguments(arguments: list[str]) -> Config:
 
 _FILE_KEYS = {
     "hosts": "hosts", "data-root": "data_root", "exec-root": "exec_root", "pidfile": "pidfile", "guest": "guest",
-    "hypervisor": "hypervisor", "accel": "accel", "vm-memory": "vm_memory", "vm-cpus": "vm_cpus", "bip": "bip", "dns": "dns",
+    "hypervisor": "hypervisor", "accel": "accel", "vm-memory": "vm_memory", "vm-cpus": "vm_cpus", "vm-template": "vm_template",
+    "bip": "bip", "dns": "dns",
     "labels": "labels", "insecure-registries": "insecure_registries", "registry-mirrors": "registry_mirrors",
     "log-level": "log_level",
 }  # fmt: skip
@@ -89,5 +103,7 @@ def _read_file(path: Path) -> dict[str, object]:
         raise InvalidParameter(
             f"the following directives don't match any configuration option: {', '.join(sorted(unknown))}"
         )
+    if content.get("vm-template") in ("on", "off"):
+        content["vm-template"] = content["vm-template"] == "on"
     paths = ("data_root", "exec_root", "pidfile", "guest")
     return {_FILE_KEYS[key]: Path(value) if _FILE_KEYS[key] in paths else value for key, value in content.items()}

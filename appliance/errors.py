@@ -43,3 +43,10 @@ class ProtocolError(VchError):
 
 class HypervisorError(VchError):
     """The hypervisor refused or failed; the text holds its own words."""
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """The errors in a group of groups."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for one in error.exceptions for leaf in leaves(one)]
+    return [error]

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import gc
 import grp
 import logging
@@ -26,8 +27,10 @@ from appliance.config import Config, parse_arguments
 from appliance.diag import dump_tasks
 from appliance.engine.containers import Containers, Defaults
 from appliance.engine.events import EventBus
-from appliance.errors import Conflict, InvalidParameter, VchError
+from appliance.engine.rehearsal import rehearse
+from appliance.errors import Conflict, InvalidParameter, VchError, leaves
 from appliance.http import Readiness, serve_connection
+from appliance.hypervisor import MachineSpec
 from appliance.hypervisor.qemu import QemuDriver
 from appliance.image.store import ImageStore
 from appliance.network import DefaultNetwork
@@ -110,12 +113,17 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         LoopThread.open() as loop,
         trio.open_nursery() as nursery,
     ):
-        driver = QemuDriver(config.exec_root / "machines", config.guest, config.accel, config.cache, nursery)
+        driver = QemuDriver(
+            config.exec_root / "machines", config.guest, config.accel, config.cache, nursery,
+            functools.partial(rehearse, loop) if config.vm_template else None,
+        )  # fmt: skip
         await driver.connect()
+        network = DefaultNetwork(config.bip)
+        driver.want(MachineSpec("any", config.vm_memory, config.vm_cpus, (), network.blank_card))
         events = EventBus()
         images = ImageStore(database, config.data_root)
         containers = Containers(
-            config.data_root, database, driver, images, DefaultNetwork(config.bip), events, loop, nursery,
+            config.data_root, database, driver, images, network, events, loop, nursery,
             Defaults(config.vm_memory, config.vm_cpus, config.dns),
         )  # fmt: skip
         await containers.restore()
@@ -198,7 +206,5 @@ def run() -> None:
         logging.basicConfig(level=_LEVELS[config.log_level], format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         logging.getLogger("httpx").setLevel(logging.WARNING)
         trio.run(serve, config)
-    except* VchError as group:
-        sys.exit(f"vchd: {group.exceptions[0]}")
-    except* OSError as group:
-        sys.exit(f"vchd: {group.exceptions[0]}")
+    except* (VchError, OSError) as group:
+        sys.exit(f"vchd: {'; '.join(str(leaf) for leaf in leaves(group))}")

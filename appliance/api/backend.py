@@ -9,6 +9,7 @@ import trio
 from appliance.container.event import Event
 from appliance.container.lifecycle import State
 from appliance.container.record import Record
+from appliance.diag import Trace
 from appliance.guest import Fanout, StdinPipe
 from appliance.network import DefaultNetwork
 from appliance.streams.logfile import LogFile
@@ -33,6 +34,8 @@ class Container(Protocol):
     def folder(self) -> Path: ...
     @property
     def upper(self) -> Path: ...
+    @property
+    def trace(self) -> Trace: ...
     @property
     def fanout(self) -> Fanout: ...
     @property

@@ -55,6 +55,7 @@ class SystemRoutes:
             ("GET", "/info"): self.info,
             ("GET", "/events"): self.events,
             ("GET", "/vch/debug/dump"): self.dump,
+            ("GET", "/vch/debug/trace/{name}"): self.trace,
         }
 
     async def ping(self, request: Request, reply: Reply) -> None:
@@ -117,6 +118,11 @@ class SystemRoutes:
                 async for event in live:
                     if _wanted(event, filters):
                         await reply.write(_encode(event, request.version))
+
+    async def trace(self, request: Request, reply: Reply) -> None:
+        """The timeline of a container's last start."""
+        container = self._containers.get(request.path["name"])
+        await reply.raw(200, b"text/plain; charset=utf-8", container.trace.text().encode())
 
     async def dump(self, request: Request, reply: Reply) -> None:
         await reply.raw(200, b"text/plain; charset=utf-8", dump_tasks().encode())

@@ -1,10 +1,11 @@
-"""`vch version` and `vch debug dump`."""
+"""`vch version` and `vch debug dump|trace`."""
 
 import argparse
 import http.client
 import json
 import socket
 import sys
+import urllib.parse
 
 from appliance import __version__
 
@@ -35,6 +36,8 @@ def run() -> None:
     commands.add_parser("version", help="versions of this program and of the daemon")
     debug = commands.add_parser("debug", help="look into a running daemon").add_subparsers(dest="what", required=True)
     debug.add_parser("dump", help="every task and where it waits")
+    trace = debug.add_parser("trace", help="the timeline of a container's last start, in ms")
+    trace.add_argument("container")
     options = parser.parse_args()
     try:
         if options.command == "version":
@@ -42,6 +45,8 @@ def run() -> None:
             daemon = json.loads(_get(options.host, "/version"))
             parts = ", ".join(f"{part['Name']} {part['Version']}" for part in daemon["Components"])
             print(f"vchd {daemon['Version']}, API {daemon['MinAPIVersion']} to {daemon['ApiVersion']}: {parts}")
+        elif options.what == "trace":
+            sys.stdout.write(_get(options.host, f"/vch/debug/trace/{urllib.parse.quote(options.container)}").decode())
         else:
             sys.stdout.write(_get(options.host, "/vch/debug/dump").decode())
     except OSError as error:

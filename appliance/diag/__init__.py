@@ -1,5 +1,6 @@
-"""Looking at the running daemon: a dump of its tasks. Called by all rooms, knows none."""
+"""Looking at the running daemon: a dump of its tasks, the timeline of a start. Called by all rooms, knows none."""
 
 from appliance.diag.dump import dump_tasks
+from appliance.diag.trace import Trace, mark
 
-__all__ = ["dump_tasks"]
+__all__ = ["Trace", "dump_tasks", "mark"]

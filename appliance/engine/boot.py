@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from appliance.container.spec import ROOT, build_spec
+from appliance.diag import mark
 from appliance.engine.record import Container
 from appliance.errors import VchError
 from appliance.guest import GuestSession, StartRefused
@@ -30,11 +31,19 @@ def machine_spec(
     disks = [Disk(path, True) for path in layers]
     return MachineSpec(
         container.id,
-        max(memory_mib, limit + _OVERHEAD_MIB if limit else 0),
+        _memory_class(max(memory_mib, limit + _OVERHEAD_MIB if limit else 0), memory_mib),
         max(cpus, -(-nano // 1_000_000_000)),
         (*disks, Disk(container.upper, False)),
         endpoint.card if endpoint else None,
     )
+
+
+def _memory_class(wanted_mib: int, smallest_mib: int) -> int:
+    """The default's size, doubled until it is enough: few sizes, so that few templates serve. The cgroup holds the exact limit."""
+    size = smallest_mib
+    while size < wanted_mib:
+        size *= 2
+    return size
 
 
 def _mounts(layers: int) -> list[Mount]:
@@ -92,7 +101,7 @@ def _network(endpoint: Endpoint | None) -> network_pb2.NetworkConfig:
     return network_pb2.NetworkConfig(
         interfaces=[
             network_pb2.Interface(
-                mac=endpoint.mac, name="eth0", addresses=[f"{endpoint.address}/{endpoint.prefix}"],
+                mac=endpoint.mac, set_mac=True, index=0, name="eth0", addresses=[f"{endpoint.address}/{endpoint.prefix}"],
                 routes=[network_pb2.Route(gateway=endpoint.gateway)],
             )
         ]
@@ -105,7 +114,8 @@ async def begin_fresh(
     """Configure the guest and start the container's process. StartRefused when the process cannot be."""
     config = container.record.config
     hello = await session.hello(_BOOT_SECONDS)
-    marks = ", ".join(f"{mark.name} {mark.boottime_ns // 1_000_000} ms" for mark in hello.boot)
+    mark("guest answers")
+    marks = ", ".join(f"{one.name} {one.boottime_ns // 1_000_000} ms" for one in hello.boot)
     log.debug("boot of %s: %s; memory left %d MiB", container.id[:12], marks, hello.memory_available >> 20)
     await session.configure(
         sandbox_pb2.ConfigureRequest(
@@ -113,6 +123,7 @@ async def begin_fresh(
             mounts=_mounts(layers), network=_network(endpoint), files=_files(container, endpoint, dns),
         )
     )  # fmt: skip
+    mark("guest configured: disks, network, name")
     log_options = (container.record.host.get("LogConfig") or {}).get("Config") or {}
     rows, columns = container.record.host.get("ConsoleSize") or (0, 0)
     await session.create_process(
@@ -122,7 +133,10 @@ async def begin_fresh(
             rows=rows, columns=columns,
         )
     )  # fmt: skip
-    return await session.start_process(container.id)
+    mark("process created")
+    started = await session.start_process(container.id)
+    mark("process started")
+    return started
 
 
 async def begin_found(session: GuestSession, container: Container) -> process_pb2.ProcessState:

@@ -20,6 +20,7 @@ from appliance.container.lifecycle import Created, Exit, Exited, Remove, Running
 from appliance.container.record import NAME, Record, state_of
 from appliance.container.signals import parse_signal
 from appliance.container.spec import arguments, capabilities
+from appliance.diag import Trace, mark
 from appliance.engine.boot import begin_found, begin_fresh, machine_spec, start_error
 from appliance.engine.disks import UpperDisks
 from appliance.engine.events import EventBus
@@ -258,6 +259,8 @@ class Containers:
         self, container: Container, before: lifecycle.State, outcome: list[VchError | None], ready: trio.Event
     ) -> None:
         record = container.record
+        container.trace = Trace()
+        container.trace.follow()
         endpoint = None
         if record.host.get("NetworkMode") != "none" and not record.config.get("NetworkDisabled"):
             endpoint = self.network.take()
@@ -267,13 +270,16 @@ class Containers:
             log_file.begin_run()
             record.run_first_entry = log_file.entries
         await self._save(container)
+        mark("state saved")
         layers = self._images.layer_paths(record.image_id)
         machine = await self._driver.create(
             machine_spec(container, layers, endpoint, self.defaults.memory_mib, self.defaults.cpus)
         )
         try:
             await machine.start()
+            mark("machine on")
             run = await self._dial(container, machine)
+            mark("line dialled")
         except BaseException:
             with trio.CancelScope(shield=True):
                 await machine.destroy()
@@ -285,6 +291,7 @@ class Containers:
             container.move(Started(started.started_ns, started.pid))
             await self._save(container)
             self._emit(container, "start")
+            mark("state saved")
             outcome.append(None)
             ready.set()
             return 0

@@ -8,6 +8,7 @@ import trio
 from appliance.container import lifecycle
 from appliance.container.lifecycle import Created, Exited, Running, State
 from appliance.container.record import Record
+from appliance.diag import Trace
 from appliance.engine.run import Run
 from appliance.guest import Fanout, StdinPipe
 from appliance.streams.logfile import LogFile
@@ -28,6 +29,7 @@ class Container:
     log: LogFile | None = None
     run: Run | None = None
     exits: int = 0
+    trace: Trace = field(default_factory=Trace)
     removed: bool = False
     size: tuple[int, int] = (0, 0)
 

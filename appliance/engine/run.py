@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import trio
 
+from appliance.diag import mark
 from appliance.errors import HypervisorError, VchError
 from appliance.guest import Fanout, GuestSession, StdinPipe
 from appliance.hypervisor import Machine
@@ -145,6 +146,8 @@ class Run:
             data = data[self._offset - record.offset :]
         if not data:
             return
+        if not self._offset:
+            mark("first output")
         self._offset = record.offset + len(record.data)
         if self._log is not None:
             self._log.append(record.stream, record.time_ns, self._offset, data)

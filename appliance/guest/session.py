@@ -12,7 +12,7 @@ import trio
 from google.protobuf.message import Message
 
 from appliance.errors import Conflict, NotFound, Unavailable, VchError
-from protos.tether.v1 import process_pb2, sandbox_pb2, stdio_pb2
+from protos.tether.v1 import filesystem_pb2, network_pb2, process_pb2, sandbox_pb2, stdio_pb2
 from tether.rpc.bridge import LoopThread
 from tether.rpc.client import Channel, ServerStream
 from tether.rpc.status import Code, RpcError
@@ -116,6 +116,20 @@ class GuestSession:
         request.wall_clock_ns = time.time_ns()
         request.entropy = os.urandom(64)
         await self._call("Sandbox/Configure", request, sandbox_pb2.ConfigureResponse, 60)
+
+    async def mount(self, mount: filesystem_pb2.Mount) -> None:
+        request = filesystem_pb2.MountRequest(mount=mount)
+        await self._call("Filesystem/Mount", request, filesystem_pb2.MountResponse)
+
+    async def unmount(self, target: str) -> None:
+        request = filesystem_pb2.UnmountRequest(target=target)
+        await self._call("Filesystem/Unmount", request, filesystem_pb2.UnmountResponse)
+
+    async def apply_network(self, config: network_pb2.NetworkConfig) -> None:
+        await self._call("Network/Apply", network_pb2.ApplyRequest(config=config), network_pb2.ApplyResponse)
+
+    async def delete_process(self, process_id: str) -> None:
+        await self._call("Process/Delete", process_pb2.DeleteRequest(id=process_id), process_pb2.DeleteResponse)
 
     async def create_process(self, request: process_pb2.CreateRequest) -> None:
         await self._call("Process/Create", request, process_pb2.CreateResponse)

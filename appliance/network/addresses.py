@@ -55,6 +55,11 @@ class DefaultNetwork:
         mac = "02:42:" + ":".join(f"{octet:02x}" for octet in address.packed)
         return Endpoint(str(address), self.network.prefixlen, mac, str(self.gateway), str(self.dns), str(self.network))
 
+    @property
+    def blank_card(self) -> Card:
+        """A card on this network that is nobody's."""
+        return self._endpoint(0).card
+
     def retake(self, address: str) -> Endpoint:
         """The endpoint of a container that was found running."""
         number = int(ipaddress.IPv4Address(address))

@@ -7,27 +7,35 @@ messages. QEMU gets every file as a descriptor and runs as a user of its own, in
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shlex
 import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import trio
 
+from appliance.diag import mark
 from appliance.errors import HypervisorError
 from appliance.hypervisor.driver import Card, Disk, Driver, Machine, MachineSpec, Power
-from appliance.hypervisor.qemu.command import Descriptors, command
+from appliance.hypervisor.qemu.command import SLOT_BYTES, Descriptors, command
+from appliance.hypervisor.qemu.monitor import Monitor
+from appliance.hypervisor.qemu.template import Template
+from appliance.hypervisor.qemu.templates import TEMPLATE, Rehearsal, Templates
 from tether.transport import Line
 
 PROGRAM = "qemu-system-x86_64"
 # Each machine's QEMU runs under a user id of this range that nobody else has: one that is broken into cannot reach another.
 _FIRST_UID = 0x70000000
 _PROBE_SECONDS = 12.0
+_RESTORE_SECONDS = 30.0
+
+log = logging.getLogger(__name__)
 
 
 def _boot_id() -> str:
@@ -57,14 +65,61 @@ class QemuMachine(Machine):
         self._driver = driver
         self._pidfd = -1
         self._process: subprocess.Popen[bytes] | None = None
+        self._early: Line | None = None
         self._off = trio.Event()
         self._off.set()
 
     # -- the process ----------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
+        """Restore it from its class's template, boot it where there is none."""
+        template = self._driver.template_for(self.spec)
+        if template is not None:
+            try:
+                await self._restore(template)
+                return
+            except HypervisorError as error:
+                log.warning("machine %s cannot be restored, so it boots: %s", self.id[:12], error)
+                await self.kill()
+                self._driver.distrust(template)
+        self.launch()
+
+    async def _restore(self, template: Template) -> None:
+        state = template.open_state()
+        try:
+            self.launch(template.memory)
+            mark("QEMU launched")
+            # Before the guest goes on, so that to it the line never was closed.
+            self._early = await self._dial()
+            with trio.move_on_after(_RESTORE_SECONDS):
+                async with self.open_monitor() as monitor:
+                    mark("monitor answers")
+                    await monitor.ignore_shared_memory()
+                    await monitor.execute("getfd", fd=state, fdname="state")
+                    await monitor.execute("migrate-incoming", uri="fd:state")
+                    await monitor.wait_event("RESUME")
+                    mark("state restored")
+                    return
+        finally:
+            os.close(state)
+        raise HypervisorError(f"QEMU has not restored it in {_RESTORE_SECONDS} s")
+
+    @contextlib.asynccontextmanager
+    async def open_monitor(self) -> AsyncIterator[Monitor]:
+        with _short(self.folder) as folder:
+            async with Monitor.open(f"{folder}/qmp.sock") as monitor:
+                yield monitor
+
+    def launch(self, memory: int = -1, *, is_template: bool = False) -> None:
+        """Start QEMU; see `Descriptors` for what it may be given."""
         driver = self._driver
         with contextlib.ExitStack() as stack:
+
+            def opened(path: Path, flags: int) -> int:
+                fd = os.open(path, flags | os.O_CLOEXEC, 0o640)
+                stack.callback(os.close, fd)
+                return fd
+
             sockets = []
             for name in ("qmp", "tether"):
                 (self.folder / f"{name}.sock").unlink(missing_ok=True)
@@ -75,28 +130,25 @@ class QemuMachine(Machine):
                 sockets.append(listener.fileno())
             disks = []
             for disk in self.spec.disks:
-                fd = os.open(disk.path, (os.O_RDONLY if disk.read_only else os.O_RDWR) | os.O_CLOEXEC)
-                stack.callback(os.close, fd)
-                disks.append(fd)
+                if memory >= 0:
+                    _lengthen(disk.path)
+                disks.append(opened(disk.path, os.O_RDONLY if disk.read_only else os.O_RDWR))
             # Opened here: QEMU may not create files where it runs.
-            console = os.open(self.folder / "console.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
-            messages = os.open(self.folder / "qemu.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
-            stack.callback(os.close, console)
-            stack.callback(os.close, messages)
+            console = opened(self.folder / "console.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            messages = opened(self.folder / "qemu.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             # QEMU's user may not walk to the guest's files; a descriptor that it inherits it may open again.
-            guest = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in (driver.kernel, driver.initrd)]
-            for fd in guest:
-                stack.callback(os.close, fd)
+            guest = [opened(path, os.O_RDONLY) for path in (driver.kernel, driver.initrd)]
             identity = self._identity()
             if identity:
                 os.fchown(console, identity["user"], identity["group"])
             kernel, initrd, out = (Path(f"/proc/self/fd/{fd}") for fd in (*guest, console))
-            descriptors = Descriptors(sockets[0], sockets[1], tuple(disks))
+            descriptors = Descriptors(sockets[0], sockets[1], tuple(disks), memory, is_template)
             argv = command(PROGRAM, driver.accel, kernel, initrd, self.spec, descriptors, out)
+            passed = [fd for fd in (*sockets, *disks, *guest, console, memory) if fd >= 0]
             try:
                 self._process = subprocess.Popen(
                     argv, stdin=subprocess.DEVNULL, stdout=messages, stderr=messages, start_new_session=True,
-                    pass_fds=(*sockets, *disks, *guest, console), cwd="/",
+                    pass_fds=passed, cwd="/",
                     user=identity.get("user"), group=identity.get("group"), extra_groups=self._groups() if identity else None,
                 )  # fmt: skip
             except OSError as error:
@@ -137,6 +189,9 @@ class QemuMachine(Machine):
         self._off.set()
 
     async def kill(self) -> None:
+        if self._early is not None:
+            self._early.close()
+            self._early = None
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
@@ -154,6 +209,10 @@ class QemuMachine(Machine):
         return Power.OFF if self._off.is_set() else Power.ON
 
     async def dial_tether(self) -> Line:
+        line, self._early = self._early, None
+        return line or await self._dial()
+
+    async def _dial(self) -> Line:
         connection = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             with _short(self.folder) as folder:
@@ -182,7 +241,9 @@ class QemuMachine(Machine):
 class QemuDriver(Driver):
     """`root` keeps the machines' folders; `nursery` owns the watching of their processes."""
 
-    def __init__(self, root: Path, guest: Path, accel: str, cache: Path, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, root: Path, guest: Path, accel: str, cache: Path, nursery: trio.Nursery, rehearse: Rehearsal | None = None,
+    ) -> None:  # fmt: skip
         self.kernel = guest / "vmlinux"
         self.initrd = guest / "initrd"
         self.accel = accel
@@ -190,7 +251,10 @@ class QemuDriver(Driver):
         self._cache = cache
         self._nursery = nursery
         self._machines: dict[str, QemuMachine] = {}
-        self._version = "unknown"
+        self.version = "unknown"
+        self.guest_digest = ""
+        # Without a rehearsal there are no templates: every machine boots.
+        self._templates = Templates(self, cache / "templates", rehearse) if rehearse is not None else None
 
     async def connect(self) -> None:
         if shutil.which(PROGRAM) is None:
@@ -202,15 +266,31 @@ class QemuDriver(Driver):
         self.kernel, self.initrd = self.kernel.resolve(), self.initrd.resolve()
         self._root.mkdir(parents=True, exist_ok=True, mode=0o711)
         result = await trio.run_process([PROGRAM, "--version"], capture_stdout=True)
-        self._version = result.stdout.decode().split("version ", 1)[-1].split()[0]
+        self.version = result.stdout.decode().split("version ", 1)[-1].split()[0]
         if self.accel == "auto":
             self.accel = await self._choose_acceleration()
+        if self._templates is not None:
+            self.guest_digest = await trio.to_thread.run_sync(_digest, (self.kernel, self.initrd))
+            self._nursery.start_soon(self._templates.run)
+
+    def template_for(self, spec: MachineSpec) -> Template | None:
+        """What a machine of this kind can be restored from now. When there is nothing yet, it is made meanwhile."""
+        return self._templates.get(spec) if self._templates is not None else None
+
+    def distrust(self, template: Template) -> None:
+        """A machine could not be restored from it."""
+        if self._templates is not None:
+            self._templates.drop(template)
+
+    def want(self, spec: MachineSpec) -> None:
+        """Machines of this kind will be started: have a template for them."""
+        self.template_for(spec)
 
     async def _choose_acceleration(self) -> str:
         """KVM only if a machine really boots with it: /dev/kvm can be there and hang. The answer is kept for this host boot."""
         if not os.access("/dev/kvm", os.R_OK | os.W_OK):
             return "tcg"
-        facts = (str(self.kernel), str(self.kernel.stat().st_mtime_ns), self._version, _boot_id())
+        facts = (str(self.kernel), str(self.kernel.stat().st_mtime_ns), self.version, _boot_id())
         verdict = self._cache / "kvm" / hashlib.sha256("\0".join(facts).encode()).hexdigest()[:24]
         if verdict.exists():
             return verdict.read_text()
@@ -237,6 +317,9 @@ class QemuDriver(Driver):
         return answer
 
     async def create(self, spec: MachineSpec) -> Machine:
+        return self.make(spec)
+
+    def make(self, spec: MachineSpec) -> QemuMachine:
         folder = self._root / spec.id
         folder.mkdir(mode=0o711, exist_ok=True)
         machine = QemuMachine(self, spec, folder)
@@ -269,6 +352,9 @@ class QemuDriver(Driver):
                 for orphan in running.get(_title(spec.id), ()):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(orphan, signal.SIGKILL)
+            if spec.id.startswith(TEMPLATE):
+                await machine.destroy()
+                continue
             self._machines[spec.id] = machine
             found.append(machine)
         return found
@@ -280,7 +366,21 @@ class QemuDriver(Driver):
         self._machines.pop(machine.id, None)
 
     def describe(self) -> dict[str, str]:
-        return {"Driver": "qemu", "Version": self._version, "Accelerator": self.accel, "Guest": self.kernel.parent.name}
+        return {"Driver": "qemu", "Version": self.version, "Accelerator": self.accel, "Guest": self.kernel.parent.name}
+
+
+def _digest(paths: tuple[Path, ...]) -> str:
+    found = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()
+
+
+def _lengthen(path: Path) -> None:
+    """Behind a slot there is a file of its size. What is added is a hole."""
+    if path.stat().st_size < SLOT_BYTES:
+        os.truncate(path, SLOT_BYTES)
 
 
 def _title(machine_id: str) -> str:

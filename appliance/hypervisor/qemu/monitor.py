@@ -1,0 +1,96 @@
+"""QEMU's monitor protocol (QMP, qemu/docs/interop/qmp-spec.txt): one command at a time, descriptors by SCM_RIGHTS.
+
+The other end runs a guest: what it says is bounded, and checked before it is used.
+"""
+
+import array
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+from appliance.errors import HypervisorError
+
+_LINE = 1 << 20
+
+
+class Monitor:
+    def __init__(self, connection: trio.socket.SocketType) -> None:
+        self._socket = connection
+        self._buffer = bytearray()
+        self._events: list[str] = []
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, path: str) -> AsyncIterator["Monitor"]:
+        """Connect and greet. HypervisorError when nobody is there or it ends."""
+        connection = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with contextlib.closing(connection):
+            try:
+                await connection.connect(path)
+            except OSError as error:
+                raise HypervisorError(f"QEMU's monitor cannot be reached: {error}") from error
+            monitor = cls(connection)
+            await monitor._message()
+            await monitor.execute("qmp_capabilities")
+            yield monitor
+
+    async def _message(self) -> dict[str, Any]:
+        while (end := self._buffer.find(b"\n")) < 0:
+            if len(self._buffer) > _LINE:
+                raise HypervisorError("QEMU's monitor sends a line without end")
+            try:
+                data = await self._socket.recv(65536)
+            except OSError as error:
+                raise HypervisorError(f"QEMU's monitor broke off: {error}") from error
+            if not data:
+                raise HypervisorError("QEMU has ended")
+            self._buffer += data
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        try:
+            message = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise HypervisorError("QEMU's monitor sends no JSON") from error
+        if not isinstance(message, dict):
+            raise HypervisorError("QEMU's monitor sends no object")
+        return message
+
+    async def execute(self, command: str, *, fd: int = -1, **arguments: object) -> Any:
+        """What the command returns. HypervisorError with QEMU's words when it refuses."""
+        request = {"execute": command, "arguments": {key.replace("_", "-"): value for key, value in arguments.items()}}
+        data = json.dumps(request).encode() + b"\n"
+        passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))] if fd >= 0 else []
+        try:
+            sent = await self._socket.sendmsg([data], passed)
+            while sent < len(data):
+                sent += await self._socket.send(data[sent:])
+        except OSError as error:
+            raise HypervisorError(f"QEMU's monitor broke off: {error}") from error
+        while True:
+            message = await self._message()
+            if "event" in message:
+                self._events.append(str(message["event"])[:64])
+                del self._events[:-64]
+            elif "error" in message:
+                raise HypervisorError(f"{command}: {str(message['error'])[:500]}")
+            else:
+                return message.get("return")
+
+    async def ignore_shared_memory(self) -> None:
+        """Save and restore only the devices' state: the memory is in its file."""
+        capability = {"capability": "x-ignore-shared", "state": True}
+        await self.execute("migrate-set-capabilities", capabilities=[capability])
+
+    async def wait_event(self, name: str) -> None:
+        """Return when the event comes, or has come since it was last waited for."""
+        while name not in self._events:
+            message = await self._message()
+            if "event" in message:
+                self._events.append(str(message["event"])[:64])
+                del self._events[:-64]
+        self._events.remove(name)

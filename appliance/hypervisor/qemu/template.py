@@ -1,0 +1,167 @@
+"""Templates: machines that were booted once, so that others are restored from them copy-on-write.
+
+On disk a template is a folder named by its key with `ram`, `state` and `manifest.json`, which holds their digests; it is made
+under another name and renamed when complete. In memory it is two sealed memfds (fcntl(2), F_SEAL_WRITE): every clone maps the
+first one privately, and no clone can change what the others get, whatever becomes of its QEMU.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+_PIECE = 64 << 10
+_ZEROS = bytes(_PIECE)
+# How many of them are kept on disk; each takes what its guest had touched, some 100 MB.
+_KEPT = 6
+
+
+@dataclass(slots=True)
+class Template:
+    """Open descriptors of the machine's memory and of its devices' state."""
+
+    key: str
+    memory: int
+    state: int
+
+    def close(self) -> None:
+        os.close(self.memory)
+        os.close(self.state)
+
+    def open_state(self) -> int:
+        """The state with a file offset of its own, for one clone."""
+        return os.open(f"/proc/self/fd/{self.state}", os.O_RDONLY | os.O_CLOEXEC)
+
+    def seal(self) -> None:
+        """Nobody may write to it from now on. OSError (EBUSY) while somebody still has it mapped for writing."""
+        for fd in (self.memory, self.state):
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+
+
+def blank(key: str, memory_mib: int) -> Template:
+    """Files for a template that is about to be made."""
+    memory = os.memfd_create("vch-ram", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(memory, memory_mib << 20)
+    return Template(key, memory, os.memfd_create("vch-state", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
+
+
+def _copy(source: int, target: int) -> str:
+    """Copy what is no hole; return the digest of size, positions and contents. Blocking."""
+    size = os.fstat(source).st_size
+    os.ftruncate(target, size)
+    digest = hashlib.sha256(b"%d" % size)
+    position = 0
+    while position < size:
+        try:
+            start = os.lseek(source, position, os.SEEK_DATA)
+        except OSError:
+            break  # ENXIO: only a hole is left
+        # Where holes begin and end is the file system's affair: the pieces must not be.
+        position = max(position, start - start % _PIECE)
+        end = min(size, -(-os.lseek(source, start, os.SEEK_HOLE) // _PIECE) * _PIECE)
+        while position < end:
+            data = os.pread(source, min(_PIECE, size - position), position)
+            if not data:
+                raise OSError(f"a file became shorter at {position}")
+            # What the guest has touched but left empty stays a hole.
+            if data != _ZEROS[: len(data)]:
+                digest.update(b"%d:" % position)
+                digest.update(data)
+                _write(target, data, position)
+            position += len(data)
+    return digest.hexdigest()
+
+
+def _write(fd: int, data: bytes, position: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, position)
+        view = view[written:]
+        position += written
+
+
+class TemplateFolder:
+    """Templates on disk. All methods block."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def load(self, key: str) -> Template | None:
+        """The template, verified; None when there is none. One that is not what it was saved as is removed."""
+        folder = self._root / key
+        if not folder.exists():
+            return None
+        template: Template | None = None
+        try:
+            self._check_owner(folder)
+            manifest = json.loads((folder / "manifest.json").read_bytes())
+            template = blank(key, 0)
+            for name, fd in (("ram", template.memory), ("state", template.state)):
+                with open(folder / name, "rb") as file:
+                    if _copy(file.fileno(), fd) != manifest[name]:
+                        raise ValueError(f"{name} has another digest")
+            template.seal()
+            os.utime(folder)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("template %s is not used: %s", key, error)
+            if template is not None:
+                template.close()
+            self.remove(key)
+            return None
+        return template
+
+    @staticmethod
+    def _check_owner(folder: Path) -> None:
+        """ValueError when somebody else could have written it."""
+        for path in (folder.parent, folder, *folder.iterdir()):
+            found = path.lstat()
+            if found.st_uid != os.geteuid() or found.st_mode & 0o022 or stat.S_ISLNK(found.st_mode):
+                raise ValueError(f"{path.name} may be written by others")
+
+    def save(self, template: Template) -> None:
+        """Write it, whole or not at all. OSError when the disk is full."""
+        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        partial = self._root / f".{template.key}.{os.getpid()}"
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            partial.mkdir(mode=0o700)
+            manifest = {}
+            for name, source in (("ram", template.memory), ("state", template.state)):
+                target = os.open(partial / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                try:
+                    manifest[name] = _copy(source, target)
+                    os.fsync(target)
+                finally:
+                    os.close(target)
+            (partial / "manifest.json").write_text(json.dumps(manifest))
+            self.remove(template.key)
+            partial.rename(self._root / template.key)
+        except OSError:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        self._collect()
+
+    def remove(self, key: str) -> None:
+        shutil.rmtree(self._root / key, ignore_errors=True)
+
+    def _collect(self) -> None:
+        """Remove what was not used for longest, and what was left half made."""
+        found = []
+        for folder in self._root.iterdir():
+            with contextlib.suppress(OSError):
+                if folder.name.startswith("."):
+                    if not Path("/proc", folder.name.rpartition(".")[2]).exists():
+                        shutil.rmtree(folder, ignore_errors=True)
+                else:
+                    found.append((folder.stat().st_mtime, folder))
+        for _, folder in sorted(found)[:-_KEPT]:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,181 @@
+"""Which templates there are and which are wanted; making one is a machine that boots, rehearses and is saved."""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Protocol
+
+import trio
+
+from appliance.errors import HypervisorError, leaves
+from appliance.hypervisor.driver import Card, MachineSpec
+from appliance.hypervisor.qemu.command import BLANK_MAC, SLOT_BYTES, SLOTS, Descriptors, command
+from appliance.hypervisor.qemu.monitor import Monitor
+from appliance.hypervisor.qemu.template import Template, TemplateFolder, blank
+from tether.transport import Line
+
+log = logging.getLogger(__name__)
+
+Rehearsal = Callable[[Line], AbstractAsyncContextManager[None]]
+"""Brings a booted guest to where any container can begin, and leaves nothing of its own behind. Closes the line at its end."""
+
+TEMPLATE = "template"
+_MAKE_SECONDS = 180.0
+# After a failure nothing is tried for a while: machines boot meanwhile.
+_PAUSE = 300.0
+
+
+class Bootable(Protocol):
+    """A machine of the driver, as far as making a template goes."""
+
+    def launch(self, memory: int = -1, *, is_template: bool = False) -> None: ...
+    async def dial_tether(self) -> Line: ...
+    def open_monitor(self) -> AbstractAsyncContextManager[Monitor]: ...
+    async def kill(self) -> None: ...
+    async def destroy(self) -> None: ...
+    def last_words(self) -> str: ...
+
+
+class Maker(Protocol):
+    """The driver. `guest_digest` is that of kernel and initrd, `version` QEMU's."""
+
+    accel: str
+    version: str
+    guest_digest: str
+
+    def make(self, spec: MachineSpec) -> Bootable: ...
+
+
+class Templates:
+    """`run` makes what is wanted, one at a time."""
+
+    def __init__(self, driver: Maker, root: Path, rehearse: Rehearsal) -> None:
+        self._driver = driver
+        self._folder = TemplateFolder(root)
+        self._rehearse = rehearse
+        self._ready: dict[str, Template] = {}
+        self._wanted: dict[str, MachineSpec] = {}
+        self._not_before: dict[str, float] = {}
+        self._news = trio.Event()
+
+    # -- for machines ---------------------------------------------------------------------------------------------
+
+    def get(self, spec: MachineSpec) -> Template | None:
+        """The template for machines like this one, None while there is none; it is then made."""
+        if len(spec.disks) > SLOTS or any(_too_large(disk.path) for disk in spec.disks):
+            return None
+        key = self._key(spec)
+        template = self._ready.get(key)
+        if template is None and trio.current_time() >= self._not_before.get(key, 0):
+            self._wanted[key] = self._kind(spec)
+            self._news.set()
+        return template
+
+    def drop(self, template: Template) -> None:
+        """It is no good: forget it, in memory and on disk. Clones that run keep what they have mapped."""
+        if self._ready.pop(template.key, None) is not None:
+            template.close()
+            self._folder.remove(template.key)
+            self._not_before[template.key] = trio.current_time() + _PAUSE
+
+    @staticmethod
+    def _kind(spec: MachineSpec) -> MachineSpec:
+        """What machines of one template have in common."""
+        card = spec.card
+        return MachineSpec(
+            TEMPLATE, spec.memory_mib, spec.cpus,
+            card=Card(BLANK_MAC, card.network, card.gateway, card.dns) if card is not None else None,
+        )  # fmt: skip
+
+    def _key(self, spec: MachineSpec) -> str:
+        driver = self._driver
+        line = command(
+            "qemu", driver.accel, Path("kernel"), Path("initrd"), self._kind(spec),
+            Descriptors(0, 0, (), 0, True), Path("console"),
+        )  # fmt: skip
+        facts = [driver.version, driver.guest_digest, *line]
+        if driver.accel == "kvm":
+            facts.append(_host_cpu())
+        return hashlib.sha256("\0".join(facts).encode()).hexdigest()[:24]
+
+    # -- making ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Make what is wanted, until cancelled."""
+        try:
+            while True:
+                while self._wanted:
+                    key, spec = next(iter(self._wanted.items()))
+                    try:
+                        await self._provide(key, spec)
+                    except Exception as error:
+                        # Whatever it is, machines can boot instead.
+                        reasons = "; ".join(str(leaf) or repr(leaf) for leaf in leaves(error))
+                        log.warning("no template of %d MiB: %s", spec.memory_mib, reasons)
+                        self._not_before[key] = trio.current_time() + _PAUSE
+                    del self._wanted[key]
+                self._news = trio.Event()
+                await self._news.wait()
+        finally:
+            for template in self._ready.values():
+                template.close()
+            self._ready.clear()
+
+    async def _provide(self, key: str, spec: MachineSpec) -> None:
+        template = await trio.to_thread.run_sync(self._folder.load, key)
+        if template is None:
+            template = await self._make(key, spec)
+            self._ready[key] = template
+            await trio.to_thread.run_sync(self._folder.save, template)
+        self._ready[key] = template
+
+    async def _make(self, key: str, kind: MachineSpec) -> Template:
+        spec = MachineSpec(f"{TEMPLATE}{key}", kind.memory_mib, kind.cpus, (), kind.card)
+        template = blank(key, spec.memory_mib)
+        machine = self._driver.make(spec)
+        started = trio.current_time()
+        try:
+            machine.launch(template.memory, is_template=True)
+            with trio.fail_after(_MAKE_SECONDS):
+                # Saved with the line open: a guest that knows itself alone looks for company only now and then.
+                async with self._rehearse(await machine.dial_tether()), machine.open_monitor() as monitor:
+                    # Not stopped first: a machine that was saved running runs at once when it is restored.
+                    await monitor.ignore_shared_memory()
+                    await monitor.execute("getfd", fd=template.state, fdname="state")
+                    await monitor.execute("migrate", uri="fd:state")
+                    while (status := await monitor.execute("query-migrate")).get("status") != "completed":
+                        if status.get("status") in ("failed", "cancelled"):
+                            raise HypervisorError(f"QEMU could not save it: {status}")
+                        await trio.sleep(0.005)
+                await machine.kill()
+            template.seal()
+        except trio.TooSlowError:
+            template.close()
+            raise HypervisorError(f"it took more than {_MAKE_SECONDS} s\n{machine.last_words()}") from None
+        except Exception:
+            if words := machine.last_words():
+                log.warning("a template could not be made: %s", words)
+            template.close()
+            raise
+        except BaseException:
+            template.close()
+            raise
+        finally:
+            with trio.CancelScope(shield=True):
+                await machine.destroy()
+        log.info("template of %d MiB made in %.1f s", spec.memory_mib, trio.current_time() - started)
+        return template
+
+
+def _too_large(path: Path) -> bool:
+    try:
+        return path.stat().st_size > SLOT_BYTES
+    except OSError:
+        return False
+
+
+def _host_cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "microcode"))}))
