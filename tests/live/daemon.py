@@ -13,6 +13,8 @@ from pathlib import Path
 from tests.live.images import busybox_archive
 
 PATIENCE = 120
+# Flags for every vchd of a test run, e.g. VCH_TEST_FLAGS="--vm-template off".
+FLAGS = os.environ.get("VCH_TEST_FLAGS", "").split()
 
 
 class Daemon:
@@ -28,7 +30,7 @@ class Daemon:
     def start(self, *flags: str) -> None:
         command = [
             sys.executable, "-m", "appliance", "-H", self.host, "--data-root", str(self.root / "data"),
-            "--exec-root", str(self.root / "exec"), "--accel", "tcg", *flags,
+            "--exec-root", str(self.root / "exec"), "--accel", "tcg", *FLAGS, *flags,
         ]  # fmt: skip
         self.socket.unlink(missing_ok=True)
         with open(self.log, "ab") as log:
@@ -85,6 +87,11 @@ class Daemon:
             said = f"docker {' '.join(arguments)}: {result.returncode}\n{result.stdout}{result.stderr}"
             raise AssertionError(f"{said}\nvchd: {self.log.read_text()[-4000:]}")
         return result
+
+    def vch(self, *arguments: str) -> str:
+        """The output of the operator's CLI."""
+        command = [sys.executable, "-c", "from appliance.cli.main import run; run()", "-H", self.host, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
 
     def must(self, *arguments: str, stdin: bytes | None = None) -> str:
         """The output of a command that has to succeed."""

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import select
 import shlex
 import shutil
 import signal
@@ -34,6 +35,7 @@ PROGRAM = "qemu-system-x86_64"
 _FIRST_UID = 0x70000000
 _PROBE_SECONDS = 12.0
 _RESTORE_SECONDS = 30.0
+_GLANCE_SECONDS = 0.02
 
 log = logging.getLogger(__name__)
 
@@ -181,21 +183,41 @@ class QemuMachine(Machine):
 
     async def supervise(self) -> None:
         """Notice the end of the process, whoever caused it."""
-        await trio.lowlevel.wait_readable(self._pidfd)
-        os.close(self._pidfd)
-        self._pidfd = -1
+        try:
+            with contextlib.suppress(trio.ClosedResourceError):
+                await trio.lowlevel.wait_readable(self._pidfd)
+        finally:
+            self._hang_up()
+        self._finish()
+
+    def _finish(self) -> None:
+        """The process has ended."""
+        if self._pidfd >= 0:
+            trio.lowlevel.notify_closing(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
         if self._process is not None:
             self._process.wait()
         self._off.set()
 
-    async def kill(self) -> None:
+    def _hang_up(self) -> None:
+        """Close a line that nobody has asked for."""
         if self._early is not None:
             self._early.close()
             self._early = None
-        if self._pidfd >= 0:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-            await self._off.wait()
+
+    async def kill(self) -> None:
+        self._hang_up()
+        if self._pidfd < 0:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        # Not left to `supervise` alone: when the appliance ends, that has been cancelled already.
+        while not self._off.is_set():
+            with trio.move_on_after(_GLANCE_SECONDS):
+                await self._off.wait()
+            if self._pidfd >= 0 and _readable(self._pidfd):
+                self._finish()
 
     async def wait_off(self) -> None:
         await self._off.wait()
@@ -367,6 +389,12 @@ class QemuDriver(Driver):
 
     def describe(self) -> dict[str, str]:
         return {"Driver": "qemu", "Version": self.version, "Accelerator": self.accel, "Guest": self.kernel.parent.name}
+
+
+def _readable(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _digest(paths: tuple[Path, ...]) -> str:

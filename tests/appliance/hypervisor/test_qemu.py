@@ -4,9 +4,12 @@ import contextlib
 import gc
 import json
 import os
-from collections.abc import AsyncIterator
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import trio
@@ -15,15 +18,27 @@ from appliance.config import default_guest
 from appliance.hypervisor import Card, Disk, Driver, MachineSpec
 from appliance.hypervisor.qemu import QemuDriver
 from appliance.hypervisor.qemu.command import Descriptors, command
+from appliance.hypervisor.qemu.template import Template
+from appliance.hypervisor.qemu.templates import Rehearsal
 from tests.appliance.hypervisor.contract import DriverContract
+from tether.transport import Line
 
+Found = TypeVar("Found")
 pytestmark = pytest.mark.live
 
 
 @asynccontextmanager
-async def opened(root: Path) -> AsyncIterator[Driver]:
+async def hear(line: Line) -> AsyncIterator[None]:
+    """The shortest rehearsal: the tether has said something."""
+    await line.read()
+    yield
+    line.close()
+
+
+@asynccontextmanager
+async def opened(root: Path, rehearse: Rehearsal | None = None) -> AsyncIterator[QemuDriver]:
     async with trio.open_nursery() as nursery:
-        driver = QemuDriver(root / "machines", default_guest(), "tcg", root / "cache", nursery)
+        driver = QemuDriver(root / "machines", default_guest(), "tcg", root / "cache", nursery, rehearse)
         await driver.connect()
         yield driver
         nursery.cancel_scope.cancel()
@@ -86,6 +101,109 @@ class TestQemu(DriverContract):
             assert "qemu-system-x86_64 -nodefaults" in words
             assert "mac" in words.partition("qemu.log:")[2]
             await machine.destroy()
+
+
+async def _eventually(look: Callable[[], Found | None]) -> Found:
+    """What it sees as soon as it sees something."""
+    with trio.fail_after(120):
+        while True:
+            if found := look():
+                return found
+            await trio.sleep(0.02)
+
+
+async def _template(driver: QemuDriver, spec: MachineSpec) -> Template:
+    driver.want(spec)
+    return await _eventually(lambda: driver.template_for(spec))
+
+
+@pytest.fixture(scope="module")
+def saved_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder with a template for machines of 256 MiB without a card."""
+    root = tmp_path_factory.mktemp("template")
+
+    async def make() -> None:
+        async with opened(root, hear) as driver:
+            await _template(driver, MachineSpec("m1", 256, 1))
+            await _eventually(lambda: list((root / "cache/templates").glob("[!.]*")))
+
+    trio.run(make)
+    return root / "cache"
+
+
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+class TestClones(DriverContract):
+    """The same contract by machines that are restored."""
+
+    @pytest.fixture(autouse=True)
+    def _cache(self, saved_template: Path, short_path: Path) -> None:
+        shutil.copytree(saved_template, short_path / "cache", copy_function=_copy_sparse)
+
+    def open_driver(self, root: Path) -> AbstractAsyncContextManager[Driver]:
+        @asynccontextmanager
+        async def ready() -> AsyncIterator[Driver]:
+            async with opened(root, hear) as driver:
+                await _template(driver, self.spec(root))
+                yield driver
+
+        return ready()
+
+    async def end_from_outside(self, root: Path, machine_id: str) -> None:
+        os.kill(json.loads((root / "machines" / machine_id / "machine.json").read_text())["pid"], 9)
+
+    async def test_it_was_restored_and_not_booted(self, short_path: Path) -> None:
+        async with self.open_driver(short_path) as driver:
+            machine = await driver.create(self.spec(short_path))
+            await machine.start()
+            line = await machine.dial_tether()
+            with trio.fail_after(20):
+                assert await line.read()
+            line.close()
+            folder = short_path / "machines/m1"
+            assert "-incoming defer" in (folder / "command").read_text()
+            # A guest that boots says at least what its firmware is; a restored one is silent.
+            assert (folder / "console.log").read_bytes() == b""
+            await machine.destroy()
+
+    async def test_a_template_that_cannot_be_restored_is_dropped_and_the_machine_boots(self, short_path: Path) -> None:
+        async with opened(short_path, hear) as driver:
+            spec = self.spec(short_path)
+            template = await _template(driver, spec)
+            # As if the saved state were another QEMU's: it is sealed, so it is replaced as a whole.
+            bad = os.memfd_create("bad")
+            os.write(bad, b"QEVM" + bytes(1000))
+            template.state = bad
+            machine = await driver.create(spec)
+            await machine.start()
+            line = await machine.dial_tether()
+            with trio.fail_after(60):
+                assert await line.read()
+            line.close()
+            assert "-incoming" not in (short_path / "machines/m1/command").read_text()
+            assert driver.template_for(spec) is None
+            assert list((short_path / "cache/templates").iterdir()) == []
+            await machine.destroy()
+
+
+def _copy_sparse(source: str, target: str) -> None:
+    subprocess.run(["cp", "--sparse=always", "--preserve=mode", source, target], check=True)
+
+
+async def test_a_template_in_the_making_is_ended_with_the_appliance(short_path: Path) -> None:
+    """kill -9 leaves the machine that was to be saved: the next appliance ends it, and makes it again."""
+    async with opened(short_path, hear) as driver:
+        driver.want(MachineSpec("any", 256, 1))
+        found = await _eventually(lambda: list((short_path / "machines").glob("template*/command")))
+        state = json.loads((found[0].parent / "machine.json").read_text())
+        leftover = short_path / "leftover"
+        shutil.copytree(found[0].parent, leftover, ignore=lambda *_: ["qmp.sock", "tether.sock"])
+    shutil.copytree(leftover, short_path / "machines/templateleft")
+    state["spec"]["id"] = "templateleft"
+    (short_path / "machines/templateleft/machine.json").write_text(json.dumps(state))
+    async with opened(short_path) as driver:
+        assert await driver.adopt() == []
+    assert list((short_path / "machines").iterdir()) == []
 
 
 def test_the_command_line_names_no_container() -> None:

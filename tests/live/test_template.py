@@ -1,0 +1,50 @@
+"""Clones of one template are one in nothing that matters."""
+
+import concurrent.futures
+import time
+
+import pytest
+
+from tests.live.daemon import FLAGS, Daemon
+
+pytestmark = pytest.mark.live
+
+_SCRIPT = """
+od -An -tx1 -N16 /dev/urandom | tr -d ' '
+cat /proc/sys/kernel/random/uuid /proc/sys/kernel/random/boot_id
+grep stack /proc/self/maps | cut -d- -f1
+hostname
+cat /sys/class/net/eth0/address
+ip -4 addr show eth0 | grep -o 'inet [0-9.]*'
+date +%s
+"""
+
+
+def test_twenty_clones_differ(daemon: Daemon) -> None:
+    before = time.time()
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        outputs = list(
+            pool.map(lambda _: daemon.must("run", "--rm", "busybox", "sh", "-c", _SCRIPT).split("\n"), range(20))
+        )
+    after = time.time()
+    for line, name in enumerate(("random", "uuid", "boot id", "stack", "host name", "mac", "address")):
+        if name != "boot id":
+            values = [output[line] for output in outputs]
+            assert all(values), name
+            assert len(set(values)) == 20, name
+    # The clock is the host's, not the template's.
+    assert all(before - 2 <= int(output[7]) <= after + 2 for output in outputs)
+
+
+@pytest.mark.skipif("off" in FLAGS, reason="templates are switched off")
+def test_the_timeline_tells_of_a_restore(daemon: Daemon) -> None:
+    deadline = time.monotonic() + 120
+    while True:
+        daemon.must("run", "--name", "traced", "busybox", "true")
+        timeline = daemon.vch("debug", "trace", "traced")
+        daemon.must("rm", "traced")
+        if "state restored" in timeline:
+            break
+        assert time.monotonic() < deadline, timeline
+    names = [line.split(maxsplit=2)[2] for line in timeline.splitlines()]
+    assert names.index("QEMU launched") < names.index("guest answers") < names.index("process started")
