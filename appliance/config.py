@@ -21,6 +21,7 @@ class Config:
     vm_memory: int = 256
     vm_cpus: int = 1
     vm_template: bool = True
+    vm_pool: int | None = None
     bip: str = "172.17.0.1/16"
     dns: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
@@ -68,6 +69,7 @@ def parse_arguments(arguments: list[str]) -> Config:
         metavar="on|off",
         help="restore machines from a booted one (on) or boot each (off)",
     )
+    flag("--vm-pool", type=int, help="machines that wait for a container; 1 where the host has the memory, else 0")
     flag("--bip", help="address and prefix of the default network's gateway")
     flag("--dns", action="append")
     flag("--label", action="append", dest="labels")
@@ -87,6 +89,7 @@ def parse_arguments(arguments: list[str]) -> Config:
 _FILE_KEYS = {
     "hosts": "hosts", "data-root": "data_root", "exec-root": "exec_root", "pidfile": "pidfile", "guest": "guest",
     "hypervisor": "hypervisor", "accel": "accel", "vm-memory": "vm_memory", "vm-cpus": "vm_cpus", "vm-template": "vm_template",
+    "vm-pool": "vm_pool",
     "bip": "bip", "dns": "dns",
     "labels": "labels", "insecure-registries": "insecure_registries", "registry-mirrors": "registry_mirrors",
     "log-level": "log_level",

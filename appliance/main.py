@@ -31,7 +31,7 @@ from appliance.engine.rehearsal import rehearse
 from appliance.errors import Conflict, InvalidParameter, VchError, leaves
 from appliance.http import Readiness, serve_connection
 from appliance.hypervisor import MachineSpec
-from appliance.hypervisor.qemu import QemuDriver
+from appliance.hypervisor.qemu import QemuDriver, default_size
 from appliance.image.store import ImageStore
 from appliance.network import DefaultNetwork
 from appliance.registry import Credentials, Registry
@@ -116,10 +116,10 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         driver = QemuDriver(
             config.exec_root / "machines", config.guest, config.accel, config.cache, nursery,
             functools.partial(rehearse, loop) if config.vm_template else None,
+            default_size() if config.vm_pool is None else config.vm_pool,
         )  # fmt: skip
         await driver.connect()
         network = DefaultNetwork(config.bip)
-        driver.want(MachineSpec("any", config.vm_memory, config.vm_cpus, (), network.blank_card))
         events = EventBus()
         images = ImageStore(database, config.data_root)
         containers = Containers(
@@ -127,6 +127,7 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
             Defaults(config.vm_memory, config.vm_cpus, config.dns),
         )  # fmt: skip
         await containers.restore()
+        driver.want(MachineSpec("any", config.vm_memory, config.vm_cpus, (), network.blank_card))
         # What is here now stays: the collector need not look at it again.
         gc.freeze()
 

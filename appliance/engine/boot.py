@@ -24,7 +24,7 @@ _STATE = "/run/tether"
 def machine_spec(
     container: Container, layers: list[Path], endpoint: Endpoint | None, memory_mib: int, cpus: int
 ) -> MachineSpec:
-    """Layers lowest first, the container's own disk last; memory for its limit, CPUs for its quota."""
+    """The container's own disk first, then the layers, lowest first; memory for its limit, CPUs for its quota."""
     host = container.record.host
     limit = int(host.get("Memory") or 0) >> 20
     nano = int(host.get("NanoCpus") or 0)
@@ -33,7 +33,7 @@ def machine_spec(
         container.id,
         _memory_class(max(memory_mib, limit + _OVERHEAD_MIB if limit else 0), memory_mib),
         max(cpus, -(-nano // 1_000_000_000)),
-        (*disks, Disk(container.upper, False)),
+        (Disk(container.upper, False), *disks),
         endpoint.card if endpoint else None,
     )
 
@@ -50,13 +50,13 @@ def _mounts(layers: int) -> list[Mount]:
     mounts = [
         Mount(
             kind=Mount.DISK, target=f"{_STATE}/layers/{number}", type="erofs", options=["ro"],
-            disk=filesystem_pb2.Disk(adapter=0, target=0, lun=number),
+            disk=filesystem_pb2.Disk(adapter=0, target=0, lun=number + 1),
         )
         for number in range(layers)
     ]  # fmt: skip
     mounts.append(
         Mount(kind=Mount.DISK, target=f"{_STATE}/upper", type="ext4", options=["discard"],
-              disk=filesystem_pb2.Disk(adapter=0, target=0, lun=layers))
+              disk=filesystem_pb2.Disk(adapter=0, target=0, lun=0))
     )  # fmt: skip
     lower = [f"{_STATE}/layers/{number}" for number in reversed(range(layers))]
     if not lower:

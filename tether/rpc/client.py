@@ -320,6 +320,9 @@ class _Wire:
                 while not self._incoming:
                     self._arrived = trio.Event()
                     await self._arrived.wait()
+                if self._session != session:
+                    # What is here belongs to the next session, and to whoever carries that.
+                    await trio.sleep_forever()
                 number, data = self._incoming.popleft()
                 if number != session:
                     continue

@@ -1,5 +1,6 @@
 """QEMU's command line for a machine. Pure: descriptors are numbers that the caller passes on."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,10 @@ SLOTS = 8
 SLOT_BYTES = 16 << 30
 # The card of a template. The guest gives it the container's address when it is told which.
 BLANK_MAC = "02:42:00:00:00:00"
+
+
+Node = dict[str, object]
+"""A block node as QMP's blockdev-add takes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,32 +77,51 @@ def command(
     ]  # fmt: skip
     slotted = descriptors.memory >= 0
     for number, (disk, fd) in enumerate(zip(spec.disks, descriptors.disks, strict=True)):
-        arguments += _disk(number, fd, disk.read_only, slotted)
+        arguments += ["-add-fd", f"fd={fd},set={number + 1}"]
+        arguments += _disk(number, file_node(number), disk.read_only, slotted)
     if slotted:
         for number in range(len(spec.disks), SLOTS):
-            arguments += [
-                "-blockdev", f"driver=null-co,node-name=disk{number},size={SLOT_BYTES},read-zeroes=on",
-                "-device", _device(number),
-            ]  # fmt: skip
+            arguments += _disk(number, _EMPTY, slot_is_read_only(number), slotted)
     if spec.card is not None:
         arguments += _card(spec.card)
     return arguments
 
 
-def _device(number: int) -> str:
-    return f"scsi-hd,drive=disk{number},bus=scsi.0,channel=0,scsi-id=0,lun={number}"
+_EMPTY: Node = {"driver": "null-co", "size": SLOT_BYTES, "read-zeroes": True}
 
 
-def _disk(number: int, fd: int, read_only: bool, slotted: bool) -> list[str]:
-    name = f"disk{number}"
-    mode = "read-only=on" if read_only else "read-only=off,discard=unmap"
-    size = f",size={SLOT_BYTES}" if slotted else ""
-    zeroes = "" if read_only else ",detect-zeroes=unmap"
+def slot_is_read_only(number: int) -> bool:
+    """The first slot is for what a machine writes; a disk cannot change that while its guest has it."""
+    return number > 0
+
+
+def file_node(number: int) -> Node:
+    """The file behind disk `number`, given to QEMU as descriptor set number + 1."""
+    return {"driver": "file", "filename": f"/dev/fdset/{number + 1}", "locking": "off"}
+
+
+def disk_node(number: int, file: Node | str, read_only: bool, slotted: bool) -> Node:
+    """What the guest's disk `number` reads from: the node `file`, or the node of that name."""
+    node: Node = {"driver": "raw", "node-name": f"disk{number}", "file": file, "read-only": read_only}
+    if not read_only:
+        node |= {"discard": "unmap", "detect-zeroes": "unmap"}
+    if slotted:
+        node["size"] = SLOT_BYTES
+    return node
+
+
+def backing_node(number: int, node: Node, read_only: bool, generation: int) -> Node:
+    """`node` under a name of its own; what is put behind a disk later has a higher generation."""
+    mode: Node = {"read-only": True} if read_only else {"read-only": False, "discard": "unmap"}
+    return {**node, **mode, "node-name": f"disk{number}-{generation}"}
+
+
+def _disk(number: int, backing: Node, read_only: bool, slotted: bool) -> list[str]:
+    backing = backing_node(number, backing, read_only, 0)
     return [
-        "-add-fd", f"fd={fd},set={number + 1}",
-        "-blockdev", f"driver=file,node-name={name}-file,filename=/dev/fdset/{number + 1},locking=off,{mode}",
-        "-blockdev", f"driver=raw,node-name={name},file={name}-file,{mode}{zeroes}{size}",
-        "-device", _device(number),
+        "-blockdev", json.dumps(backing),
+        "-blockdev", json.dumps(disk_node(number, str(backing["node-name"]), read_only, slotted)),
+        "-device", f"scsi-hd,drive=disk{number},bus=scsi.0,channel=0,scsi-id=0,lun={number}",
     ]  # fmt: skip
 
 

@@ -16,7 +16,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import trio
@@ -24,10 +24,11 @@ import trio
 from appliance.diag import mark
 from appliance.errors import HypervisorError
 from appliance.hypervisor.driver import Card, Disk, Driver, Machine, MachineSpec, Power
-from appliance.hypervisor.qemu.command import SLOT_BYTES, Descriptors, command
+from appliance.hypervisor.qemu.command import SLOT_BYTES, Descriptors, backing_node, command, disk_node, file_node
 from appliance.hypervisor.qemu.monitor import Monitor
+from appliance.hypervisor.qemu.pool import POOLED, Pool, lower_priority, new_id
 from appliance.hypervisor.qemu.template import Template
-from appliance.hypervisor.qemu.templates import TEMPLATE, Rehearsal, Templates
+from appliance.hypervisor.qemu.templates import TEMPLATE, Rehearsal, Templates, fits_slots, kind_of
 from tether.transport import Line
 
 PROGRAM = "qemu-system-x86_64"
@@ -36,6 +37,7 @@ _FIRST_UID = 0x70000000
 _PROBE_SECONDS = 12.0
 _RESTORE_SECONDS = 30.0
 _GLANCE_SECONDS = 0.02
+_REHEARSAL_SECONDS = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +70,7 @@ class QemuMachine(Machine):
         self._pidfd = -1
         self._process: subprocess.Popen[bytes] | None = None
         self._early: Line | None = None
+        self._released = False
         self._off = trio.Event()
         self._off.set()
 
@@ -75,10 +78,30 @@ class QemuMachine(Machine):
 
     async def start(self) -> None:
         """Restore it from its class's template, boot it where there is none."""
+        pool = self._driver.pool_for(self.spec)
+        if pool is not None:
+            pool.begin_start()
+        try:
+            await self._start(pool)
+        finally:
+            if pool is not None:
+                pool.end_start()
+
+    async def _start(self, pool: "Pool[QemuMachine] | None") -> None:
+        waiting = pool.take() if pool is not None else None
+        if waiting is not None:
+            try:
+                await self._become(waiting)
+                return
+            except (HypervisorError, OSError) as error:
+                log.warning("machine %s could not be one of the pool: %s", self.id[:12], error)
+                await self.kill()
+                await waiting.destroy()
+                self.folder.mkdir(mode=0o711, exist_ok=True)
         template = self._driver.template_for(self.spec)
         if template is not None:
             try:
-                await self._restore(template)
+                await self.restore(template)
                 return
             except HypervisorError as error:
                 log.warning("machine %s cannot be restored, so it boots: %s", self.id[:12], error)
@@ -86,7 +109,51 @@ class QemuMachine(Machine):
                 self._driver.distrust(template)
         self.launch()
 
-    async def _restore(self, template: Template) -> None:
+    async def _become(self, waiting: "QemuMachine") -> None:
+        """Take over a machine of the pool: its process, its folder, its line; then its empty disks become this one's."""
+        process, pid = waiting._process, waiting.release()
+        self._process = process
+        self._pidfd = os.pidfd_open(pid)
+        self._off = trio.Event()
+        self._early, waiting._early = waiting._early, None
+        shutil.rmtree(self.folder)
+        # Named before it is moved: an appliance that comes after a kill finds one or the other, whole.
+        self.folder, waiting.folder = waiting.folder, self.folder
+        self._save(pid)
+        self.folder.rename(waiting.folder)
+        self.folder = waiting.folder
+        self._driver.forget(waiting)
+        self._driver.watch(self)
+        mark("taken from the pool")
+        async with self.open_monitor() as monitor:
+            mark("monitor answers")
+            for number, disk in enumerate(self.spec.disks):
+                await self._put_in(monitor, number, disk)
+        mark("disks put in")
+
+    async def _put_in(self, monitor: Monitor, number: int, disk: Disk) -> None:
+        _lengthen(disk.path)
+        fd = os.open(disk.path, (os.O_RDONLY if disk.read_only else os.O_RDWR) | os.O_CLOEXEC)
+        try:
+            await monitor.execute("add-fd", {"fdset-id": number + 1}, fd=fd)
+        finally:
+            os.close(fd)
+        backing = backing_node(number, file_node(number), disk.read_only, 1)
+        await monitor.execute("blockdev-add", backing)
+        node = disk_node(number, str(backing["node-name"]), disk.read_only, True)
+        await monitor.execute("blockdev-reopen", {"options": [node]})
+
+    def release(self) -> int:
+        """Stop watching the process; it is somebody else's from now on. HypervisorError when it has ended."""
+        if self._pidfd < 0 or self._process is None:
+            raise HypervisorError(f"machine {self.id} has ended")
+        self._released = True
+        trio.lowlevel.notify_closing(self._pidfd)
+        os.close(self._pidfd)
+        self._pidfd = -1
+        return self._process.pid
+
+    async def restore(self, template: Template) -> None:
         state = template.open_state()
         try:
             self.launch(template.memory)
@@ -97,8 +164,8 @@ class QemuMachine(Machine):
                 async with self.open_monitor() as monitor:
                     mark("monitor answers")
                     await monitor.ignore_shared_memory()
-                    await monitor.execute("getfd", fd=state, fdname="state")
-                    await monitor.execute("migrate-incoming", uri="fd:state")
+                    await monitor.execute("getfd", {"fdname": "state"}, fd=state)
+                    await monitor.execute("migrate-incoming", {"uri": "fd:state"})
                     await monitor.wait_event("RESUME")
                     mark("state restored")
                     return
@@ -187,8 +254,10 @@ class QemuMachine(Machine):
             with contextlib.suppress(trio.ClosedResourceError):
                 await trio.lowlevel.wait_readable(self._pidfd)
         finally:
-            self._hang_up()
-        self._finish()
+            if not self._released:
+                self._hang_up()
+        if not self._released:
+            self._finish()
 
     def _finish(self) -> None:
         """The process has ended."""
@@ -230,6 +299,14 @@ class QemuMachine(Machine):
     async def power(self) -> Power:
         return Power.OFF if self._off.is_set() else Power.ON
 
+    async def dial_ahead(self) -> None:
+        """Open the line for whoever dials next: a guest that is alone looks for company only now and then."""
+        self._early = await self._dial()
+
+    def lower_priority(self, lowered: bool) -> None:
+        if self._process is not None:
+            lower_priority(self._process.pid, lowered)
+
     async def dial_tether(self) -> Line:
         line, self._early = self._early, None
         return line or await self._dial()
@@ -265,6 +342,7 @@ class QemuDriver(Driver):
 
     def __init__(
         self, root: Path, guest: Path, accel: str, cache: Path, nursery: trio.Nursery, rehearse: Rehearsal | None = None,
+        pool: int = 0,
     ) -> None:  # fmt: skip
         self.kernel = guest / "vmlinux"
         self.initrd = guest / "initrd"
@@ -277,6 +355,9 @@ class QemuDriver(Driver):
         self.guest_digest = ""
         # Without a rehearsal there are no templates: every machine boots.
         self._templates = Templates(self, cache / "templates", rehearse) if rehearse is not None else None
+        self._rehearse = rehearse
+        self._pool = Pool[QemuMachine](pool, self._make_pooled, QemuMachine.destroy) if rehearse and pool else None
+        self._pooled_kind: MachineSpec | None = None
 
     async def connect(self) -> None:
         if shutil.which(PROGRAM) is None:
@@ -294,6 +375,8 @@ class QemuDriver(Driver):
         if self._templates is not None:
             self.guest_digest = await trio.to_thread.run_sync(_digest, (self.kernel, self.initrd))
             self._nursery.start_soon(self._templates.run)
+        if self._pool is not None:
+            self._nursery.start_soon(self._pool.run)
 
     def template_for(self, spec: MachineSpec) -> Template | None:
         """What a machine of this kind can be restored from now. When there is nothing yet, it is made meanwhile."""
@@ -305,8 +388,32 @@ class QemuDriver(Driver):
             self._templates.drop(template)
 
     def want(self, spec: MachineSpec) -> None:
-        """Machines of this kind will be started: have a template for them."""
+        """Machines of this kind will be started, more of them than of others: have a template, and a few of them waiting."""
+        self._pooled_kind = kind_of(spec)
         self.template_for(spec)
+
+    def pool_for(self, spec: MachineSpec) -> "Pool[QemuMachine] | None":
+        return self._pool if kind_of(spec) == self._pooled_kind and fits_slots(spec) else None
+
+    async def _make_pooled(self) -> QemuMachine | None:
+        kind = self._pooled_kind
+        template = self.template_for(kind) if kind is not None else None
+        if kind is None or template is None or self._rehearse is None:
+            return None
+        machine = self.make(replace(kind, id=new_id()))
+        try:
+            await machine.restore(template)
+            machine.lower_priority(True)
+            with trio.fail_after(_REHEARSAL_SECONDS):
+                async with self._rehearse(await machine.dial_tether()):
+                    pass
+            await machine.dial_ahead()
+            machine.lower_priority(False)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await machine.destroy()
+            raise
+        return machine
 
     async def _choose_acceleration(self) -> str:
         """KVM only if a machine really boots with it: /dev/kvm can be there and hang. The answer is kept for this host boot."""
@@ -353,6 +460,8 @@ class QemuDriver(Driver):
         found: list[Machine] = []
         running = _running_titles()
         for folder in sorted(self._root.iterdir()):
+            if folder.name in self._machines:
+                continue  # made by this very driver
             try:
                 state = json.loads((folder / "machine.json").read_bytes())
                 raw = state["spec"]
@@ -374,7 +483,7 @@ class QemuDriver(Driver):
                 for orphan in running.get(_title(spec.id), ()):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(orphan, signal.SIGKILL)
-            if spec.id.startswith(TEMPLATE):
+            if spec.id.startswith((TEMPLATE, POOLED)):
                 await machine.destroy()
                 continue
             self._machines[spec.id] = machine

@@ -60,10 +60,9 @@ class Monitor:
             raise HypervisorError("QEMU's monitor sends no object")
         return message
 
-    async def execute(self, command: str, *, fd: int = -1, **arguments: object) -> Any:
-        """What the command returns. HypervisorError with QEMU's words when it refuses."""
-        request = {"execute": command, "arguments": {key.replace("_", "-"): value for key, value in arguments.items()}}
-        data = json.dumps(request).encode() + b"\n"
+    async def execute(self, command: str, arguments: dict[str, object] | None = None, *, fd: int = -1) -> Any:
+        """What the command returns; `fd` is passed along. HypervisorError with QEMU's words when it refuses."""
+        data = json.dumps({"execute": command, "arguments": arguments or {}}).encode() + b"\n"
         passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))] if fd >= 0 else []
         try:
             sent = await self._socket.sendmsg([data], passed)
@@ -84,7 +83,7 @@ class Monitor:
     async def ignore_shared_memory(self) -> None:
         """Save and restore only the devices' state: the memory is in its file."""
         capability = {"capability": "x-ignore-shared", "state": True}
-        await self.execute("migrate-set-capabilities", capabilities=[capability])
+        await self.execute("migrate-set-capabilities", {"capabilities": [capability]})
 
     async def wait_event(self, name: str) -> None:
         """Return when the event comes, or has come since it was last waited for."""

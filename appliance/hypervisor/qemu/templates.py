@@ -11,7 +11,7 @@ import trio
 
 from appliance.errors import HypervisorError, leaves
 from appliance.hypervisor.driver import Card, MachineSpec
-from appliance.hypervisor.qemu.command import BLANK_MAC, SLOT_BYTES, SLOTS, Descriptors, command
+from appliance.hypervisor.qemu.command import BLANK_MAC, SLOT_BYTES, SLOTS, Descriptors, command, slot_is_read_only
 from appliance.hypervisor.qemu.monitor import Monitor
 from appliance.hypervisor.qemu.template import Template, TemplateFolder, blank
 from tether.transport import Line
@@ -64,12 +64,12 @@ class Templates:
 
     def get(self, spec: MachineSpec) -> Template | None:
         """The template for machines like this one, None while there is none; it is then made."""
-        if len(spec.disks) > SLOTS or any(_too_large(disk.path) for disk in spec.disks):
+        if not fits_slots(spec):
             return None
         key = self._key(spec)
         template = self._ready.get(key)
         if template is None and trio.current_time() >= self._not_before.get(key, 0):
-            self._wanted[key] = self._kind(spec)
+            self._wanted[key] = kind_of(spec)
             self._news.set()
         return template
 
@@ -80,19 +80,10 @@ class Templates:
             self._folder.remove(template.key)
             self._not_before[template.key] = trio.current_time() + _PAUSE
 
-    @staticmethod
-    def _kind(spec: MachineSpec) -> MachineSpec:
-        """What machines of one template have in common."""
-        card = spec.card
-        return MachineSpec(
-            TEMPLATE, spec.memory_mib, spec.cpus,
-            card=Card(BLANK_MAC, card.network, card.gateway, card.dns) if card is not None else None,
-        )  # fmt: skip
-
     def _key(self, spec: MachineSpec) -> str:
         driver = self._driver
         line = command(
-            "qemu", driver.accel, Path("kernel"), Path("initrd"), self._kind(spec),
+            "qemu", driver.accel, Path("kernel"), Path("initrd"), kind_of(spec),
             Descriptors(0, 0, (), 0, True), Path("console"),
         )  # fmt: skip
         facts = [driver.version, driver.guest_digest, *line]
@@ -143,8 +134,8 @@ class Templates:
                 async with self._rehearse(await machine.dial_tether()), machine.open_monitor() as monitor:
                     # Not stopped first: a machine that was saved running runs at once when it is restored.
                     await monitor.ignore_shared_memory()
-                    await monitor.execute("getfd", fd=template.state, fdname="state")
-                    await monitor.execute("migrate", uri="fd:state")
+                    await monitor.execute("getfd", {"fdname": "state"}, fd=template.state)
+                    await monitor.execute("migrate", {"uri": "fd:state"})
                     while (status := await monitor.execute("query-migrate")).get("status") != "completed":
                         if status.get("status") in ("failed", "cancelled"):
                             raise HypervisorError(f"QEMU could not save it: {status}")
@@ -167,6 +158,24 @@ class Templates:
                 await machine.destroy()
         log.info("template of %d MiB made in %.1f s", spec.memory_mib, trio.current_time() - started)
         return template
+
+
+def kind_of(spec: MachineSpec) -> MachineSpec:
+    """What machines of one template have in common."""
+    card = spec.card
+    return MachineSpec(
+        TEMPLATE, spec.memory_mib, spec.cpus,
+        card=Card(BLANK_MAC, card.network, card.gateway, card.dns) if card is not None else None,
+    )  # fmt: skip
+
+
+def fits_slots(spec: MachineSpec) -> bool:
+    """Whether a template's disks can be these."""
+    return (
+        len(spec.disks) <= SLOTS
+        and all(disk.read_only or not slot_is_read_only(number) for number, disk in enumerate(spec.disks))
+        and not any(_too_large(disk.path) for disk in spec.disks)
+    )
 
 
 def _too_large(path: Path) -> bool:
