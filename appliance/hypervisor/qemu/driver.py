@@ -395,6 +395,11 @@ class QemuDriver(Driver):
     def pool_for(self, spec: MachineSpec) -> "Pool[QemuMachine] | None":
         return self._pool if kind_of(spec) == self._pooled_kind and fits_slots(spec) else None
 
+    @property
+    def waiting(self) -> int:
+        """How many machines wait in the pool."""
+        return self._pool.waiting if self._pool is not None else 0
+
     async def _make_pooled(self) -> QemuMachine | None:
         kind = self._pooled_kind
         template = self.template_for(kind) if kind is not None else None
@@ -497,7 +502,8 @@ class QemuDriver(Driver):
         self._machines.pop(machine.id, None)
 
     def describe(self) -> dict[str, str]:
-        return {"Driver": "qemu", "Version": self.version, "Accelerator": self.accel, "Guest": self.kernel.parent.name}
+        return {"Driver": "qemu", "Version": self.version, "Accelerator": self.accel, "Guest": self.kernel.parent.name,
+                "Waiting": str(self.waiting)}  # fmt: skip
 
 
 def _readable(fd: int) -> bool:

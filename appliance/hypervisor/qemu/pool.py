@@ -72,6 +72,11 @@ class Pool(Generic[Pooled]):
         self._last_start = trio.current_time()
         self._wake.set()
 
+    @property
+    def waiting(self) -> int:
+        """How many are ready."""
+        return len(self._ready)
+
     def take(self) -> Pooled | None:
         return self._ready.popleft() if self._ready else None
 

@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from appliance.config import default_guest
-from appliance.hypervisor import Card, Disk, Driver, MachineSpec
+from appliance.hypervisor import Card, Disk, Driver, MachineSpec, Power
 from appliance.hypervisor.qemu import QemuDriver
 from appliance.hypervisor.qemu.command import Descriptors, command
 from appliance.hypervisor.qemu.template import Template
@@ -36,9 +36,9 @@ async def hear(line: Line) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def opened(root: Path, rehearse: Rehearsal | None = None) -> AsyncIterator[QemuDriver]:
+async def opened(root: Path, rehearse: Rehearsal | None = None, pool: int = 0) -> AsyncIterator[QemuDriver]:
     async with trio.open_nursery() as nursery:
-        driver = QemuDriver(root / "machines", default_guest(), "tcg", root / "cache", nursery, rehearse)
+        driver = QemuDriver(root / "machines", default_guest(), "tcg", root / "cache", nursery, rehearse, pool)
         await driver.connect()
         yield driver
         nursery.cancel_scope.cancel()
@@ -186,6 +186,51 @@ class TestClones(DriverContract):
             await machine.destroy()
 
 
+class TestPooled(TestClones):
+    """The same contract by machines that have waited."""
+
+    def open_driver(self, root: Path) -> AbstractAsyncContextManager[Driver]:
+        @asynccontextmanager
+        async def ready() -> AsyncIterator[Driver]:
+            async with opened(root, hear, pool=1) as driver:
+                driver.want(self.spec(root))
+                await _eventually(lambda: driver.waiting)
+                yield driver
+
+        return ready()
+
+    async def test_it_was_restored_and_not_booted(self, short_path: Path) -> None:
+        async with self.open_driver(short_path) as driver:
+            machine = await driver.create(self.spec(short_path))
+            await machine.start()
+            folder = short_path / "machines/m1"
+            assert "-name vch-pool" in (folder / "command").read_text()
+            assert json.loads((folder / "machine.json").read_text())["spec"]["id"] == "m1"
+            line = await machine.dial_tether()
+            with trio.fail_after(20):
+                assert await line.read()
+            line.close()
+            await machine.destroy()
+            assert not folder.exists()
+
+    async def test_one_that_died_while_it_waited_is_passed_over(self, short_path: Path) -> None:
+        async with self.open_driver(short_path) as driver:
+            (waiting,) = (short_path / "machines").glob("pool*/machine.json")
+            os.kill(json.loads(waiting.read_text())["pid"], 9)
+            machine = await driver.create(self.spec(short_path))
+            await machine.start()
+            assert await machine.power() is Power.ON
+            assert "-name vch-m1" in (short_path / "machines/m1/command").read_text()
+            await machine.destroy()
+
+    async def test_the_pool_ends_with_the_driver(self, short_path: Path) -> None:
+        async with self.open_driver(short_path):
+            (waiting,) = (short_path / "machines").glob("pool*/machine.json")
+            pid = json.loads(waiting.read_text())["pid"]
+        assert not Path(f"/proc/{pid}").exists()
+        assert not list((short_path / "machines").iterdir())
+
+
 def _copy_sparse(source: str, target: str) -> None:
     subprocess.run(["cp", "--sparse=always", "--preserve=mode", source, target], check=True)
 
@@ -214,6 +259,6 @@ def test_the_command_line_names_no_container() -> None:
     assert "/secret" not in text
     assert text.count("scsi-hd") == 2
     assert "fd=5,set=1" in text
-    assert "read-only=on" in text
+    assert '"read-only": true' in text
     assert "-smp 2" in text
     assert "thread=multi" in text
