@@ -133,6 +133,18 @@ def first_byte(target: Target) -> float:
         target.docker("rm", "-f", "bench-first")
 
 
+def run_true(target: Target) -> float:
+    return timed(lambda: target.docker("run", "--rm", "busybox", "true"))
+
+
+def ten_at_once(target: Target) -> float:
+    def all_of_them() -> None:
+        with concurrent.futures.ThreadPoolExecutor(10) as pool:
+            list(pool.map(lambda _: target.docker("run", "--rm", "busybox", "true"), range(10)))
+
+    return timed(all_of_them)
+
+
 def create(target: Target) -> float:
     elapsed = timed(lambda: target.docker("create", "--name", "bench-create", "busybox", "true"))
     target.docker("rm", "bench-create")
@@ -259,13 +271,17 @@ def idle(daemon: Daemon, title: str) -> None:
     print(f"{title:38} RSS {rss:.0f} MiB, CPU {(after - before) / 5 * 100:.2f} %", flush=True)
 
 
+def pss(daemon: Daemon, container: str) -> float:
+    """What a machine takes of the host's memory, its part of what it shares included, MiB."""
+    state = json.loads((daemon.root / "exec/machines" / container / "machine.json").read_text())
+    status = Path(f"/proc/{state['pid']}/smaps_rollup").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("Pss:")) / 1024
+
+
 def boot_split(daemon: Daemon) -> None:
     """Where a cold start's time goes, as the guest's own clock tells it."""
     container = daemon.must("run", "-d", "busybox", "sleep", "100").strip()
-    state = json.loads((daemon.root / "exec/machines" / container / "machine.json").read_text())
-    status = Path(f"/proc/{state['pid']}/smaps_rollup").read_text()
-    pss = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("Pss:"))
-    print(f"{'one idle container':38} PSS {pss / 1024:.0f} MiB of {state['spec']['memory_mib']} MiB")
+    print(f"{'one idle container, booted':38} PSS {pss(daemon, container):.0f} MiB")
     for line in daemon.log.read_text().splitlines():
         if "boot of" in line and container[:12] in line:
             print(f"{'boot':38} {line.partition('boot of')[2].strip()}")
@@ -322,7 +338,8 @@ def main() -> None:
                     target.docker("create", "--name", f"bench{number}", "busybox", "true")
             rates(targets, "list of 20", "/containers/json?all=1")
             # Without networks on dockerd's side: what a network costs is not compared here.
-            compare("run --rm true", "ms", targets, lambda t: timed(lambda: t.docker("run", "--rm", "busybox", "true")))
+            compare("run --rm true", "ms", targets, run_true)
+            compare("ten runs at once", "ms", targets, ten_at_once, 3)
             compare("create", "ms", targets, create)
             compare("start to first byte", "ms", targets, first_byte)
             for target in targets:
@@ -341,7 +358,13 @@ def main() -> None:
                 compare("pull of 50 MB", "ms", targets, functools.partial(pull, name))
             compare("attach, stdout", "MB/s", targets, attach_out, 3)
             compare("attach, stdin", "MB/s", targets, attach_in, 3)
+        # The cold path beside it.
+        daemon.stop()
+        daemon.start("--log-level", "debug", "--vm-template", "off")
+        compare("run --rm true, booted", "ms", targets[:1], run_true, 3)
         boot_split(daemon)
+        daemon.stop()
+        daemon.start()
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             list(
                 pool.map(
@@ -349,6 +372,8 @@ def main() -> None:
                 )
             )
         idle(daemon, "vchd, 10 running containers")
+        sizes = [pss(daemon, daemon.must("inspect", f"idle{n}", "--format", "{{.Id}}").strip()) for n in range(10)]
+        print(f"{'one of ten idle containers':38} PSS {statistics.median(sizes):.0f} MiB")
         for number in range(10):
             daemon.must("rm", "-f", f"idle{number}")
         lists(targets, daemon)
