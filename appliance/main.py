@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import functools
 import gc
 import grp
 import logging
@@ -19,15 +18,19 @@ from pathlib import Path
 import trio
 
 from appliance import __version__
+from appliance.api.checkpoints import CheckpointRoutes
 from appliance.api.containers import ContainerRoutes
 from appliance.api.images import ImageRoutes
 from appliance.api.router import NEWEST, Router, dotted
 from appliance.api.system import SystemRoutes
 from appliance.config import Config, parse_arguments
 from appliance.diag import dump_tasks
-from appliance.engine.containers import Containers, Defaults
+from appliance.engine.admission import Admission
+from appliance.engine.containers import Containers
+from appliance.engine.disks import UpperDisks
 from appliance.engine.events import EventBus
-from appliance.engine.rehearsal import rehearse
+from appliance.engine.rehearsal import ContainerRehearsal
+from appliance.engine.runs import Defaults
 from appliance.errors import Conflict, InvalidParameter, VchError, leaves
 from appliance.http import Readiness, serve_connection
 from appliance.hypervisor import MachineSpec
@@ -113,21 +116,23 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         LoopThread.open() as loop,
         trio.open_nursery() as nursery,
     ):
+        network = DefaultNetwork(config.bip)
+        disks = UpperDisks(config.data_root)
+        await disks.prepare()
         driver = QemuDriver(
             config.exec_root / "machines", config.guest, config.accel, config.cache, nursery,
-            functools.partial(rehearse, loop) if config.vm_template else None,
+            ContainerRehearsal(loop, config.data_root, disks, network.blank) if config.vm_template else None,
             default_size() if config.vm_pool is None else config.vm_pool,
         )  # fmt: skip
         await driver.connect()
-        network = DefaultNetwork(config.bip)
         events = EventBus()
         images = ImageStore(database, config.data_root)
         containers = Containers(
             config.data_root, database, driver, images, network, events, loop, nursery,
-            Defaults(config.vm_memory, config.vm_cpus, config.dns),
+            Defaults(config.vm_memory, config.vm_cpus, config.dns), disks, Admission(os.cpu_count() or 1),
         )  # fmt: skip
         await containers.restore()
-        driver.want(MachineSpec("any", config.vm_memory, config.vm_cpus, (), network.blank_card))
+        driver.want(MachineSpec("any", config.vm_memory, config.vm_cpus, (), network.blank.card))
         # What is here now stays: the collector need not look at it again.
         gc.freeze()
 
@@ -137,6 +142,7 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
 
         router = Router()
         router.add_all(ContainerRoutes(containers, images).routes())
+        router.add_all(CheckpointRoutes(containers).routes())
         router.add_all(ImageRoutes(images, containers, events, dial, scratch).routes())
         router.add_all(SystemRoutes(config, driver, containers, images, events, identity.read_text()).routes())
         try:

@@ -158,9 +158,10 @@ class ContainerRoutes:
         keys = request.text("detachKeys")
         if keys:
             parse_keys(keys)
-        if request.text("checkpoint"):
-            raise InvalidParameter("checkpoint is not supported yet")
-        await self._backend.start(request.path["name"], by_user=True)
+        await self._backend.start(
+            request.path["name"], by_user=True,
+            checkpoint=request.text("checkpoint"), directory=request.text("checkpoint-dir"),
+        )  # fmt: skip
         await reply.empty(204)
 
     async def stop(self, request: Request, reply: Reply) -> None:

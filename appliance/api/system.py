@@ -27,7 +27,11 @@ _FILTERS = frozenset((
 ))  # fmt: skip
 
 
-_NO_CACHE = b"Cache-Control: no-cache, no-store, must-revalidate\r\nPragma: no-cache\r\n"
+_PING = (
+    b"Cache-Control: no-cache, no-store, must-revalidate\r\nPragma: no-cache\r\n"
+    # Without it the CLI hides its checkpoint commands.
+    b"Docker-Experimental: true\r\n"
+)
 
 
 class SystemRoutes:
@@ -59,7 +63,7 @@ class SystemRoutes:
         }
 
     async def ping(self, request: Request, reply: Reply) -> None:
-        await reply.raw(200, b"text/plain; charset=utf-8", b"OK", _NO_CACHE)
+        await reply.raw(200, b"text/plain; charset=utf-8", b"OK", _PING)
 
     async def version(self, request: Request, reply: Reply) -> None:
         details = {"ApiVersion": dotted(NEWEST), "MinAPIVersion": dotted(OLDEST), "Os": "linux", "Arch": "amd64",
@@ -67,9 +71,9 @@ class SystemRoutes:
                    "GitCommit": "", "BuildTime": ""}  # fmt: skip
         driver = self._driver.describe()
         await reply.json(200, {
-            "Platform": {"Name": "vch: a virtual container host"}, "Version": __version__, **details,
+            "Platform": {"Name": "vch: a virtual container host"}, "Version": __version__, **details, "Experimental": True,
             "Components": [
-                {"Name": "Engine", "Version": __version__, "Details": {**details, "Experimental": "false"}},
+                {"Name": "Engine", "Version": __version__, "Details": {**details, "Experimental": "true"}},
                 {"Name": driver["Driver"], "Version": driver["Version"],
                  "Details": {key: value for key, value in driver.items() if key not in ("Driver", "Version")}},
             ],
@@ -95,7 +99,7 @@ class SystemRoutes:
                                "Mirrors": list(self._config.registry_mirrors)},
             "NCPU": os.cpu_count() or 1, "MemTotal": memory, "GenericResources": None,
             "DockerRootDir": str(self._config.data_root), "HttpProxy": "", "HttpsProxy": "", "NoProxy": "",
-            "Name": platform.node(), "Labels": list(self._config.labels), "ExperimentalBuild": False,
+            "Name": platform.node(), "Labels": list(self._config.labels), "ExperimentalBuild": True,
             "ServerVersion": __version__, "Runtimes": {"vch": {"path": ""}}, "DefaultRuntime": "vch",
             "Swarm": {"NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive",
                       "ControlAvailable": False, "Error": "", "RemoteManagers": None},

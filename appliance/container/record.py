@@ -11,7 +11,10 @@ NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 
 
 class Record(msgspec.Struct):
-    """The durable part. Times are unix ns; `state` is one of created, running, exited."""
+    """The durable part. Times are unix ns; `state` is one of created, running, exited.
+
+    The present run's first log entry has the number `run_first_entry`, its output begins at the guest's byte `run_offset`.
+    """
 
     id: str
     name: str
@@ -28,6 +31,7 @@ class Record(msgspec.Struct):
     error: str = ""
     address: str = ""
     run_first_entry: int = 0
+    run_offset: int = 0
     restarts: int = 0
     stopped_by_user: bool = False
 

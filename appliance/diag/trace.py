@@ -14,10 +14,10 @@ class Trace:
         self._began = time.monotonic()
         self._marks: list[tuple[str, float]] = []
 
-    def mark(self, name: str) -> None:
-        """Say that a step has just ended."""
+    def mark(self, name: str, at: float | None = None) -> None:
+        """Say that a step has just ended, or did at that time."""
         if len(self._marks) < _MOST:
-            self._marks.append((name, time.monotonic()))
+            self._marks.append((name, time.monotonic() if at is None else at))
 
     def follow(self) -> None:
         """From here on `mark` in this task, and in tasks that it starts, is for this trace."""
@@ -33,8 +33,11 @@ class Trace:
         return "".join(lines)
 
 
-def mark(name: str) -> None:
-    """A step of the start that this task works for has just ended; nothing happens when it works for none."""
+def mark(name: str, at: float | None = None) -> None:
+    """A step of the start that this task works for has just ended, or did at that time of the monotonic clock.
+
+    Nothing happens when this task works for no start.
+    """
     trace = _current.get()
     if trace is not None:
-        trace.mark(name)
+        trace.mark(name, at)

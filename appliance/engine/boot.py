@@ -1,14 +1,17 @@
 """From a machine that answers to a process that runs: what the guest is told, and what its refusals mean to Docker's users."""
 
 import logging
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from appliance.container.spec import ROOT, build_spec
 from appliance.diag import mark
 from appliance.engine.record import Container
 from appliance.errors import VchError
 from appliance.guest import GuestSession, StartRefused
-from appliance.hypervisor import Disk, MachineSpec
+from appliance.hypervisor import Disk, DiskAddress, MachineSpec
 from appliance.network import Endpoint
 from protos.tether.v1 import filesystem_pb2, network_pb2, process_pb2, sandbox_pb2
 from protos.tether.v1.filesystem_pb2 import Mount
@@ -46,19 +49,14 @@ def _memory_class(wanted_mib: int, smallest_mib: int) -> int:
     return size
 
 
-def _mounts(layers: int) -> list[Mount]:
+def _mounts(disks: list[DiskAddress]) -> list[Mount]:
+    upper, *layers = (filesystem_pb2.Disk(adapter=at.adapter, target=at.target, lun=at.lun) for at in disks)
     mounts = [
-        Mount(
-            kind=Mount.DISK, target=f"{_STATE}/layers/{number}", type="erofs", options=["ro"],
-            disk=filesystem_pb2.Disk(adapter=0, target=0, lun=number + 1),
-        )
-        for number in range(layers)
-    ]  # fmt: skip
-    mounts.append(
-        Mount(kind=Mount.DISK, target=f"{_STATE}/upper", type="ext4", options=["discard"],
-              disk=filesystem_pb2.Disk(adapter=0, target=0, lun=0))
-    )  # fmt: skip
-    lower = [f"{_STATE}/layers/{number}" for number in reversed(range(layers))]
+        Mount(kind=Mount.DISK, target=f"{_STATE}/layers/{number}", type="erofs", options=["ro"], disk=disk)
+        for number, disk in enumerate(layers)
+    ]
+    mounts.append(Mount(kind=Mount.DISK, target=f"{_STATE}/upper", type="ext4", options=["discard"], disk=upper))
+    lower = [f"{_STATE}/layers/{number}" for number in reversed(range(len(layers)))]
     if not lower:
         # An image without layers: an empty directory stands in.
         mounts.append(Mount(kind=Mount.PLAIN, target=f"{_STATE}/layers/0", type="tmpfs", options=["ro"]))
@@ -67,8 +65,10 @@ def _mounts(layers: int) -> list[Mount]:
     return mounts
 
 
-def _files(container: Container, endpoint: Endpoint | None, dns: tuple[str, ...]) -> list[sandbox_pb2.StateFile]:
-    config, host = container.record.config, container.record.host
+def state_files(
+    config: dict[str, Any], host: dict[str, Any], endpoint: Endpoint | None, dns: tuple[str, ...]
+) -> list[sandbox_pb2.StateFile]:
+    """hosts, resolv.conf and hostname of a container."""
     hostname = config["Hostname"]
     full = f"{hostname}.{config['Domainname']}" if config.get("Domainname") else hostname
     names = hostname if full == hostname else f"{full} {hostname}"
@@ -95,7 +95,7 @@ def _files(container: Container, endpoint: Endpoint | None, dns: tuple[str, ...]
     ]
 
 
-def _network(endpoint: Endpoint | None) -> network_pb2.NetworkConfig:
+def network_config(endpoint: Endpoint | None) -> network_pb2.NetworkConfig:
     if endpoint is None:
         return network_pb2.NetworkConfig()
     return network_pb2.NetworkConfig(
@@ -108,35 +108,62 @@ def _network(endpoint: Endpoint | None) -> network_pb2.NetworkConfig:
     )  # fmt: skip
 
 
+def launch_requests(
+    machine_id: str, config: dict[str, Any], host: dict[str, Any], disks: list[DiskAddress], endpoint: Endpoint | None,
+    dns: tuple[str, ...],
+) -> tuple[sandbox_pb2.ConfigureRequest, process_pb2.CreateRequest]:  # fmt: skip
+    """What a blank guest is told. `disks` are where it finds the container's own disk and the layers, lowest first."""
+    configure = sandbox_pb2.ConfigureRequest(
+        machine_id=machine_id, hostname=config["Hostname"], domainname=config.get("Domainname") or "",
+        mounts=_mounts(disks), network=network_config(endpoint), files=state_files(config, host, endpoint, dns),
+    )  # fmt: skip
+    log_options = (host.get("LogConfig") or {}).get("Config") or {}
+    rows, columns = host.get("ConsoleSize") or (0, 0)
+    process = process_pb2.CreateRequest(
+        id=machine_id, spec=build_spec(config, host, config["Hostname"]), stdin=bool(config.get("OpenStdin")),
+        drop_oldest=log_options.get("mode") == "non-blocking", rows=rows, columns=columns,
+    )  # fmt: skip
+    return configure, process
+
+
 async def begin_fresh(
-    session: GuestSession, container: Container, layers: int, endpoint: Endpoint | None, dns: tuple[str, ...]
-) -> process_pb2.StartResponse:
+    session: GuestSession, container: Container, disks: list[DiskAddress], endpoint: Endpoint | None,
+    dns: tuple[str, ...],
+) -> process_pb2.StartResponse:  # fmt: skip
     """Configure the guest and start the container's process. StartRefused when the process cannot be."""
-    config = container.record.config
-    hello = await session.hello(_BOOT_SECONDS)
-    mark("guest answers")
+    record = container.record
+    configure, process = launch_requests(container.id, record.config, record.host, disks, endpoint, dns)
+    mark("spec made")
+    launched = await session.launch(configure, process, _BOOT_SECONDS)
+    _mark_steps(launched.steps)
+    hello = launched.hello
     marks = ", ".join(f"{one.name} {one.boottime_ns // 1_000_000} ms" for one in hello.boot)
     log.debug("boot of %s: %s; memory left %d MiB", container.id[:12], marks, hello.memory_available >> 20)
-    await session.configure(
-        sandbox_pb2.ConfigureRequest(
-            machine_id=container.id, hostname=config["Hostname"], domainname=config.get("Domainname") or "",
-            mounts=_mounts(layers), network=_network(endpoint), files=_files(container, endpoint, dns),
-        )
+    return launched.started
+
+
+def _mark_steps(steps: Sequence[sandbox_pb2.BootMark]) -> None:
+    """The guest's steps on our clock: its last one ended just now, as far as we can know."""
+    now = time.monotonic()
+    for step in steps:
+        mark(f"guest: {step.name[:64]}", now - (steps[-1].boottime_ns - step.boottime_ns) / 1e9)
+
+
+async def begin_awakened(
+    session: GuestSession, container: Container, endpoint: Endpoint | None, dns: tuple[str, ...]
+) -> process_pb2.StartResponse:
+    """Bring a guest that goes on from a checkpoint into the present. VchError when its process does not run."""
+    record = container.record
+    request = sandbox_pb2.AwakenRequest(
+        network=network_config(endpoint), files=state_files(record.config, record.host, endpoint, dns),
+        close_connections=True,
     )  # fmt: skip
-    mark("guest configured: disks, network, name")
-    log_options = (container.record.host.get("LogConfig") or {}).get("Config") or {}
-    rows, columns = container.record.host.get("ConsoleSize") or (0, 0)
-    await session.create_process(
-        process_pb2.CreateRequest(
-            id=container.id, spec=build_spec(config, container.record.host, config["Hostname"]),
-            stdin=bool(config.get("OpenStdin")), drop_oldest=log_options.get("mode") == "non-blocking",
-            rows=rows, columns=columns,
-        )
-    )  # fmt: skip
-    mark("process created")
-    started = await session.start_process(container.id)
-    mark("process started")
-    return started
+    closed = await session.awaken(request, _BOOT_SECONDS)
+    mark(f"guest awake, {closed} connections ended")
+    state = (await session.processes()).get(container.id)
+    if state is None or state.phase not in (process_pb2.ProcessState.RUNNING, process_pb2.ProcessState.PAUSED):
+        raise VchError("the checkpoint holds no running process")
+    return process_pb2.StartResponse(pid=state.pid, started_ns=time.time_ns())
 
 
 async def begin_found(session: GuestSession, container: Container) -> process_pb2.ProcessState:

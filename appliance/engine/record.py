@@ -16,7 +16,10 @@ from appliance.streams.logfile import LogFile
 
 @dataclass(slots=True)
 class Container:
-    """One container. `changed` is replaced and set at every change of state."""
+    """One container. `changed` is replaced and set at every change of state.
+
+    `abort` ends a start under way. `put_away`: its machine ends now, and that is what was asked for.
+    """
 
     record: Record
     folder: Path
@@ -28,6 +31,8 @@ class Container:
     log_news: trio.Event = field(default_factory=trio.Event)
     log: LogFile | None = None
     run: Run | None = None
+    abort: trio.CancelScope | None = None
+    put_away: bool = False
     exits: int = 0
     trace: Trace = field(default_factory=Trace)
     removed: bool = False

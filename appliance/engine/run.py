@@ -45,7 +45,14 @@ class Run:
         self._offset = 0
         self._acknowledged = 0
         self._unsynced = trio.Event()
+        # Whether the disks are left clean at the end.
+        self.keep = True
         self.gone = trio.Event()
+
+    @property
+    def offset(self) -> int:
+        """The first byte of the guest's output that has not come yet."""
+        return self._offset
 
     @classmethod
     async def dial(
@@ -65,8 +72,7 @@ class Run:
         appliance ends and the machine stays for the next one.
         """
         try:
-            ended = await self._until_end(begin)
-            await on_exit(ended)
+            await self._until_end(begin, on_exit)
         except trio.Cancelled:
             raise
         except BaseException:
@@ -74,22 +80,22 @@ class Run:
                 await self.machine.destroy()
             self.gone.set()
             raise
-        with trio.move_on_after(_OFF_SECONDS):
-            await self.machine.wait_off()
         await self.machine.destroy()
         self.gone.set()
 
-    async def _until_end(self, begin: Callable[["Run"], Awaitable[int]]) -> Ended:
-        ended = Ended(None, "the machine ended by itself")
+    async def _until_end(
+        self, begin: Callable[["Run"], Awaitable[int]], on_exit: Callable[[Ended], Awaitable[None]]
+    ) -> None:
         problem: list[VchError] = []
+        begun = died = ended = False
         async with trio.open_nursery() as nursery:
-            died = begun = False
 
             async def watch() -> None:
                 nonlocal died
                 await self.machine.wait_off()
                 died = True
-                nursery.cancel_scope.cancel()
+                if not ended:
+                    nursery.cancel_scope.cancel()
 
             nursery.start_soon(watch)
             nursery.start_soon(self.session.run)
@@ -99,33 +105,44 @@ class Run:
                 if self._stdin is not None:
                     nursery.start_soon(self._stdin.run, self.session, self._id)
                 nursery.start_soon(self._sync_loop)
-                await self._ingest()
-                ended = Ended(await self.session.wait_process(self._id))
-                nursery.start_soon(self.session.shut_down)
-                await self._sync()
+                status = await self._ingest()
+                ended = True
+                await on_exit(Ended(status))
+                if self._log is not None:
+                    await trio.to_thread.run_sync(self._log.sync)
+                if self.keep and not died:
+                    await self._shut_down()
             except VchError as error:
-                if self.session.closed:
+                if self.session.closed and not ended:
                     # The line went because the machine did: its end tells more.
                     with trio.move_on_after(_OFF_SECONDS):
                         await trio.sleep_forever()
                 if not died:
                     problem.append(error)
-            if ended.status is not None:
-                # The guest powers off on its own; what it says no longer matters.
-                with trio.move_on_after(0.5):
-                    await self.machine.wait_off()
             nursery.cancel_scope.cancel()
         if problem:
             raise problem[0]
-        if ended.status is None:
+        if not ended:
             words = self.machine.last_words()
-            ended.reason += f"\n{words}" if words else ""
+            reason = "the machine ended by itself" + (f"\n{words}" if words else "")
             if not begun:
-                raise HypervisorError(ended.reason)
-        return ended
+                raise HypervisorError(reason)
+            await on_exit(Ended(None, reason))
 
-    async def _ingest(self) -> None:
-        """Read output to its end, through resets of the link."""
+    async def _shut_down(self) -> None:
+        """Have the disks made clean; a machine that ends meanwhile needs no answer."""
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                await self.machine.wait_off()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(watch)
+            await self.session.shut_down()
+            nursery.cancel_scope.cancel()
+
+    async def _ingest(self) -> process_pb2.ExitStatus:
+        """Read output to its end, through resets of the link; how the process ended."""
         while True:
             try:
                 async with self.session.read_log(self._id, self._offset) as stream:
@@ -133,7 +150,10 @@ class Run:
                         for records in batch:
                             for record in records.records:
                                 await self._take(record)
-                    return
+                            if records.HasField("exit"):
+                                mark("process ended")
+                                return records.exit
+                return await self.session.wait_process(self._id)
             except RpcError as error:
                 if not self.session.broke(error):
                     raise VchError(f"reading output: {error}") from error

@@ -12,13 +12,14 @@ import trio
 from google.protobuf.message import Message
 
 from appliance.errors import Conflict, NotFound, Unavailable, VchError
-from protos.tether.v1 import filesystem_pb2, network_pb2, process_pb2, sandbox_pb2, stdio_pb2
+from protos.tether.v1 import process_pb2, sandbox_pb2, stdio_pb2
 from tether.rpc.bridge import LoopThread
 from tether.rpc.client import Channel, ServerStream
 from tether.rpc.status import Code, RpcError
 from tether.transport import Line
 
 Out = TypeVar("Out", bound=Message)
+PROTOCOL = 1
 _TIMEOUT = 30.0
 _PAUSE = 0.05
 
@@ -104,46 +105,41 @@ class GuestSession:
 
     async def hello(self, timeout: float) -> sandbox_pb2.HelloResponse:
         """Wait until the tether answers. GuestFailure after `timeout` seconds, or when it speaks another protocol."""
-        request = sandbox_pb2.HelloRequest(protocol=1, appliance="vchd")
+        request = sandbox_pb2.HelloRequest(protocol=PROTOCOL, appliance="vchd")
         hello = await self._call("Sandbox/Hello", request, sandbox_pb2.HelloResponse, timeout)
-        if hello.protocol != 1:
+        if hello.protocol != PROTOCOL:
             raise GuestFailure(
-                f"the guest speaks protocol {hello.protocol}, this appliance 1", Code.FAILED_PRECONDITION
+                f"the guest speaks protocol {hello.protocol}, this appliance {PROTOCOL}", Code.FAILED_PRECONDITION
             )
         return hello
 
-    async def configure(self, request: sandbox_pb2.ConfigureRequest) -> None:
-        request.wall_clock_ns = time.time_ns()
-        request.entropy = os.urandom(64)
-        await self._call("Sandbox/Configure", request, sandbox_pb2.ConfigureResponse, 60)
-
-    async def mount(self, mount: filesystem_pb2.Mount) -> None:
-        request = filesystem_pb2.MountRequest(mount=mount)
-        await self._call("Filesystem/Mount", request, filesystem_pb2.MountResponse)
-
-    async def unmount(self, target: str) -> None:
-        request = filesystem_pb2.UnmountRequest(target=target)
-        await self._call("Filesystem/Unmount", request, filesystem_pb2.UnmountResponse)
-
-    async def apply_network(self, config: network_pb2.NetworkConfig) -> None:
-        await self._call("Network/Apply", network_pb2.ApplyRequest(config=config), network_pb2.ApplyResponse)
-
-    async def delete_process(self, process_id: str) -> None:
-        await self._call("Process/Delete", process_pb2.DeleteRequest(id=process_id), process_pb2.DeleteResponse)
-
-    async def create_process(self, request: process_pb2.CreateRequest) -> None:
-        await self._call("Process/Create", request, process_pb2.CreateResponse)
-
-    async def start_process(self, process_id: str) -> process_pb2.StartResponse:
-        """StartRefused says why it did not start."""
-        request = process_pb2.StartRequest(id=process_id)
+    async def launch(
+        self, configure: sandbox_pb2.ConfigureRequest, process: process_pb2.CreateRequest, timeout: float
+    ) -> sandbox_pb2.LaunchResponse:
+        """Turn a blank guest into a container and start its process. StartRefused says why it did not start."""
+        configure.wall_clock_ns = time.time_ns()
+        configure.entropy = os.urandom(64)
+        request = sandbox_pb2.LaunchRequest(protocol=PROTOCOL, configure=configure, process=process)
         try:
-            return await self._repeat("Process/Start", request, process_pb2.StartResponse, 60)
+            return await self._repeat("Sandbox/Launch", request, sandbox_pb2.LaunchResponse, timeout)
         except RpcError as error:
             failure = error.detail(process_pb2.StartFailure)
             if failure is not None:
                 raise StartRefused(failure, error.message) from error
             raise _translate(error) from error
+
+    async def reset(self) -> None:
+        """Make a guest blank again that has no processes."""
+        await self._call("Sandbox/Reset", sandbox_pb2.ResetRequest(), sandbox_pb2.ResetResponse)
+
+    async def awaken(self, request: sandbox_pb2.AwakenRequest, timeout: float) -> int:
+        """Let a guest that was saved find its way in the present; how many connections were ended."""
+        request.wall_clock_ns = time.time_ns()
+        request.entropy = os.urandom(64)
+        return (await self._call("Sandbox/Awaken", request, sandbox_pb2.AwakenResponse, timeout)).closed
+
+    async def delete_process(self, process_id: str) -> None:
+        await self._call("Process/Delete", process_pb2.DeleteRequest(id=process_id), process_pb2.DeleteResponse)
 
     async def wait_process(self, process_id: str) -> process_pb2.ExitStatus:
         request = process_pb2.WaitRequest(id=process_id)
@@ -182,14 +178,12 @@ class GuestSession:
             yield stream
 
     async def shut_down(self) -> None:
-        """Ask the guest to power off; it may be gone before it has answered."""
+        """End all processes and make the disks clean; then the power may go. Returns also when the guest does not answer."""
+        request = sandbox_pb2.ShutdownRequest()
         try:
             with trio.move_on_after(5):
                 await self._channel.unary(
-                    "/tether.v1.Sandbox/Shutdown",
-                    sandbox_pb2.ShutdownRequest(),
-                    sandbox_pb2.ShutdownResponse,
-                    timeout=5,
+                    "/tether.v1.Sandbox/Shutdown", request, sandbox_pb2.ShutdownResponse, timeout=5
                 )
         except RpcError:
             pass

@@ -1,5 +1,14 @@
 """Virtual machines: the contract in `driver`, a driver per folder. No Docker noun gets in, no QEMU or vSphere noun gets out."""
 
-from appliance.hypervisor.driver import Card, Disk, Driver, Machine, MachineSpec, Power
+from appliance.hypervisor.driver import (
+    Card,
+    Checkpointable,
+    Disk,
+    DiskAddress,
+    Driver,
+    Machine,
+    MachineSpec,
+    Power,
+)
 
-__all__ = ["Card", "Disk", "Driver", "Machine", "MachineSpec", "Power"]
+__all__ = ["Card", "Checkpointable", "Disk", "DiskAddress", "Driver", "Machine", "MachineSpec", "Power"]

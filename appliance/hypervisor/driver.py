@@ -2,8 +2,10 @@
 
 import enum
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from tether.transport import Line
 
@@ -15,10 +17,19 @@ class Power(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """A raw image file; position in MachineSpec.disks is its LUN on the first adapter."""
+    """A raw image file."""
 
     path: Path
     read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DiskAddress:
+    """Where a guest finds a disk: SCSI adapter (in the guest's order), target, LUN."""
+
+    adapter: int
+    target: int
+    lun: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +82,31 @@ class Machine(ABC):
         """Open the byte line to the tether. One at a time: an earlier one is to be closed first."""
 
     @abstractmethod
+    def disk_addresses(self) -> list[DiskAddress]:
+        """Where the guest finds the disks of its spec, in their order; valid once it was started."""
+
+    @abstractmethod
     def last_words(self) -> str:
         """The end of the console and of the hypervisor's own messages, for an error text; may be empty."""
+
+
+@runtime_checkable
+class Checkpointable(Protocol):
+    """A machine whose whole state can be kept: memory, devices and what its writable disks hold, of one moment."""
+
+    async def save_to(self, folder: Path, at_rest: Callable[[], None], *, go_on: bool) -> None:
+        """Keep the state in `folder`, which is empty. The machine stands still meanwhile; then it goes on, or is killed.
+
+        `at_rest` is called when it stands still.
+
+        HypervisorError or OSError when it cannot be kept: the machine goes on, and what is in the folder is of no use.
+        """
+
+    async def start_from(self, folder: Path) -> None:
+        """Power on into a kept state, instead of `start`; the machine's writable disks become those that were kept.
+
+        HypervisorError when the state is damaged, not ours, or does not fit this machine; the disks are as before then.
+        """
 
 
 class Driver(ABC):

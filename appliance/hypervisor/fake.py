@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from appliance.errors import HypervisorError
-from appliance.hypervisor.driver import Driver, Machine, MachineSpec, Power
+from appliance.hypervisor.driver import DiskAddress, Driver, Machine, MachineSpec, Power
 from tether.transport import Line
 
 Guest = Callable[[MachineSpec, Line], Awaitable[None]]
@@ -70,6 +70,9 @@ class FakeMachine(Machine):
                 self._off.set()
         finally:
             line.close()
+
+    def disk_addresses(self) -> list[DiskAddress]:
+        return [DiskAddress(0, 0, lun) for lun in range(len(self.spec.disks))]
 
     def last_words(self) -> str:
         return ""

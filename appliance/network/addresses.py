@@ -41,7 +41,7 @@ class DefaultNetwork:
         self._next = int(self.gateway) + 1
 
     def take(self) -> Endpoint:
-        first, last = int(self.network.network_address) + 1, int(self.network.broadcast_address) - 2
+        first, last = int(self.network.network_address) + 1, int(self.dns) - 2
         for _ in range(first, last + 1):
             candidate = self._next
             self._next = first if candidate >= last else candidate + 1
@@ -56,9 +56,9 @@ class DefaultNetwork:
         return Endpoint(str(address), self.network.prefixlen, mac, str(self.gateway), str(self.dns), str(self.network))
 
     @property
-    def blank_card(self) -> Card:
-        """A card on this network that is nobody's."""
-        return self._endpoint(0).card
+    def blank(self) -> Endpoint:
+        """A place on this network that is nobody's: the one before its DNS server's."""
+        return self._endpoint(int(self.dns) - 1)
 
     def retake(self, address: str) -> Endpoint:
         """The endpoint of a container that was found running."""

@@ -14,12 +14,21 @@ _SCHEMA = "CREATE TABLE IF NOT EXISTS record (kind TEXT, key TEXT, value BLOB, P
 
 
 @dataclass(slots=True)
-class _Change:
+class Change:
+    """One on its way to the disk. `wait` returns when it is there."""
+
     kind: str
     key: str
     value: bytes | None
     done: trio.Event
     error: Exception | None = None
+
+    async def wait(self) -> None:
+        # Once queued it will be written: a caller that is cancelled must not leave memory and disk at odds.
+        with trio.CancelScope(shield=True):
+            await self.done.wait()
+        if self.error is not None:
+            raise Unavailable(f"cannot write state: {self.error}") from self.error
 
 
 class Database:
@@ -27,7 +36,7 @@ class Database:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._waiting: list[_Change] = []
+        self._waiting: list[Change] = []
         self._news = trio.Event()
 
     @classmethod
@@ -52,20 +61,18 @@ class Database:
         """All records of a kind; for start-up."""
         return dict(self._connection.execute("SELECT key, value FROM record WHERE kind = ?", (kind,)))
 
-    async def put(self, kind: str, key: str, value: bytes) -> None:
-        await self._change(_Change(kind, key, value, trio.Event()))
-
-    async def remove(self, kind: str, key: str) -> None:
-        await self._change(_Change(kind, key, None, trio.Event()))
-
-    async def _change(self, change: _Change) -> None:
+    def queue(self, kind: str, key: str, value: bytes | None) -> Change:
+        """Have a record written (None: removed) after all that was queued before."""
+        change = Change(kind, key, value, trio.Event())
         self._waiting.append(change)
         self._news.set()
-        # Once queued it will be written: a caller that is cancelled must not leave memory and disk at odds.
-        with trio.CancelScope(shield=True):
-            await change.done.wait()
-        if change.error is not None:
-            raise Unavailable(f"cannot write state: {change.error}") from change.error
+        return change
+
+    async def put(self, kind: str, key: str, value: bytes) -> None:
+        await self.queue(kind, key, value).wait()
+
+    async def remove(self, kind: str, key: str) -> None:
+        await self.queue(kind, key, None).wait()
 
     async def _write_loop(self) -> None:
         while True:
@@ -82,7 +89,7 @@ class Database:
                 change.error = error
                 change.done.set()
 
-    def _commit(self, batch: list[_Change]) -> None:
+    def _commit(self, batch: list[Change]) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             for change in batch:

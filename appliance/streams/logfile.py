@@ -97,9 +97,9 @@ class LogFile:
             view = view[written:]
             position += written
 
-    def begin_run(self) -> None:
-        """A new run of the container counts its output from 0 again."""
-        self.guest_offset = 0
+    def begin_run(self, offset: int = 0) -> None:
+        """A new run of the container counts its output from 0 again, one that goes on from a checkpoint from where it was."""
+        self.guest_offset = offset
 
     def sync(self) -> None:
         """fdatasync both files; blocking."""

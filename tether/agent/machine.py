@@ -2,24 +2,29 @@
 
 import os
 import re
+import shutil
 import socket
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import trio
 
-from protos.tether.v1 import sandbox_pb2
+from protos.tether.v1 import process_pb2, sandbox_pb2
 from tether import __version__
 from tether.agent import network
 from tether.agent.files import make_mount
 from tether.agent.process import ProcessService
 from tether.rpc.status import Code, RpcError
 from tether.system import linux
-from tether.system.netlink import loopback_up
+from tether.system.netlink import close_tcp, loopback_up
 
 PROTOCOL = 1
+_HELLO = sandbox_pb2.HelloRequest(protocol=PROTOCOL)
 FILES = Path("/run/tether/files")
 _MODULES = Path("/lib/modules/later.list")
+# From the answer to a Shutdown to the power's end: an appliance that cuts it off itself is quicker.
+_PARTING = 0.2
 
 
 class SandboxService:
@@ -45,7 +50,25 @@ class SandboxService:
             memory_available=int(memory.get("MemAvailable", 0)) * 1024,
         )
 
-    async def configure(self, request: sandbox_pb2.ConfigureRequest) -> sandbox_pb2.ConfigureResponse:
+    async def launch(self, request: sandbox_pb2.LaunchRequest) -> sandbox_pb2.LaunchResponse:
+        if request.protocol != PROTOCOL:
+            raise RpcError(Code.FAILED_PRECONDITION, f"this guest speaks protocol {PROTOCOL}, not {request.protocol}")
+        steps: list[sandbox_pb2.BootMark] = []
+
+        def mark(name: str) -> None:
+            steps.append(sandbox_pb2.BootMark(name=name, boottime_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME)))
+
+        mark("request read")
+        await self.configure(request.configure, mark)
+        self._processes.create(request.process)
+        mark("process created")
+        started = await self._processes.start(process_pb2.StartRequest(id=request.process.id))
+        mark("program runs")
+        return sandbox_pb2.LaunchResponse(hello=self.hello(_HELLO), started=started, steps=steps)
+
+    async def configure(
+        self, request: sandbox_pb2.ConfigureRequest, mark: Callable[[str], None] = lambda _: None
+    ) -> sandbox_pb2.ConfigureResponse:
         async with self._configuring:
             if self._configured is not None:
                 # Clock and entropy differ between two sendings of the same request.
@@ -54,16 +77,14 @@ class SandboxService:
                 return sandbox_pb2.ConfigureResponse()
             # Not cancelled half way: a caller that goes away asks again and gets the result.
             with trio.CancelScope(shield=True):
-                await self._configure(request)
+                await self._configure(request, mark)
             self._configured = request
         return sandbox_pb2.ConfigureResponse()
 
-    async def _configure(self, request: sandbox_pb2.ConfigureRequest) -> None:
-        if request.wall_clock_ns:
-            time.clock_settime_ns(time.CLOCK_REALTIME, request.wall_clock_ns)
+    async def _configure(self, request: sandbox_pb2.ConfigureRequest, mark: Callable[[str], None]) -> None:
+        self._set_clock_and_entropy(request)
+        mark("clock and entropy")
         try:
-            if request.entropy:
-                linux.add_entropy(request.entropy[:512])
             if request.hostname:
                 socket.sethostname(request.hostname[:64])
             if request.domainname:
@@ -72,18 +93,63 @@ class SandboxService:
                 self._load(name)
             for key, value in request.sysctls.items():
                 Path("/proc/sys", key.replace(".", "/")).write_text(value)
-            FILES.mkdir(parents=True, exist_ok=True)
-            for file in request.files:
-                if "/" in file.name or file.name in ("", ".", ".."):
-                    raise RpcError(Code.INVALID_ARGUMENT, f"not a plain file name: {file.name}")
-                (FILES / file.name).write_bytes(file.content)
-                (FILES / file.name).chmod(file.mode or 0o644)
+            self._write_files(request.files)
             loopback_up()
         except OSError as error:
             raise RpcError(Code.FAILED_PRECONDITION, f"configure: {error}") from error
+        mark("names and files")
         for mount in request.mounts:
             await make_mount(mount)
+            mark(f"mounted {mount.target.rpartition('/')[2]}")
         await network.apply(request.network)
+        mark("network")
+
+    @staticmethod
+    def _set_clock_and_entropy(request: sandbox_pb2.ConfigureRequest | sandbox_pb2.AwakenRequest) -> None:
+        if request.wall_clock_ns:
+            time.clock_settime_ns(time.CLOCK_REALTIME, request.wall_clock_ns)
+        if request.entropy:
+            linux.add_entropy(request.entropy[:512])
+
+    @staticmethod
+    def _write_files(files: Iterable[sandbox_pb2.StateFile]) -> None:
+        """In place, since containers have them bound by their inodes."""
+        FILES.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            if "/" in file.name or file.name in ("", ".", ".."):
+                raise RpcError(Code.INVALID_ARGUMENT, f"not a plain file name: {file.name}")
+            (FILES / file.name).write_bytes(file.content)
+            (FILES / file.name).chmod(file.mode or 0o644)
+
+    async def reset(self, request: sandbox_pb2.ResetRequest) -> sandbox_pb2.ResetResponse:
+        if not self._processes.empty:
+            raise RpcError(Code.FAILED_PRECONDITION, "the machine has processes")
+        async with self._configuring:
+            if self._configured is not None:
+                network.remove(self._configured.network)
+            for target in reversed(_our_mounts()):
+                linux.umount(target)
+            shutil.rmtree(FILES, ignore_errors=True)
+            self._configured = None
+        return sandbox_pb2.ResetResponse()
+
+    async def awaken(self, request: sandbox_pb2.AwakenRequest) -> sandbox_pb2.AwakenResponse:
+        closed = 0
+        try:
+            self._set_clock_and_entropy(request)
+            self._write_files(request.files)
+            if request.close_connections:
+                # Before the addresses change: what ends says so to its peer.
+                for name in ("inet_diag", "tcp_diag"):
+                    self._load(name)
+                closed = close_tcp()
+        except OSError as error:
+            raise RpcError(Code.FAILED_PRECONDITION, f"awaken: {error}") from error
+        if self._configured is not None and request.network.interfaces:
+            network.remove(self._configured.network)
+            await network.apply(request.network)
+            self._configured.network.CopyFrom(request.network)
+        return sandbox_pb2.AwakenResponse(closed=closed)
 
     @staticmethod
     def _load(name: str) -> None:
@@ -107,19 +173,23 @@ class SandboxService:
         linux.add_entropy(request.entropy[:512])
         return sandbox_pb2.ReseedRandomResponse()
 
-    def shutdown(self, request: sandbox_pb2.ShutdownRequest) -> sandbox_pb2.ShutdownResponse:
-        self._nursery.start_soon(self._power_off, request.grace_ms / 1000)
-        return sandbox_pb2.ShutdownResponse()
-
-    async def _power_off(self, grace: float) -> None:
-        await self._processes.end_all(grace)
+    async def shutdown(self, request: sandbox_pb2.ShutdownRequest) -> sandbox_pb2.ShutdownResponse:
+        await self._processes.end_all(request.grace_ms / 1000)
         # The file system of the upper disk is made clean: the container may be started again.
-        mounts = [
-            line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines() if "/run/tether/" in line
-        ]
-        for target in reversed(mounts):
+        for target in reversed(_our_mounts()):
             try:
-                linux.umount(target.replace("\\040", " "))
+                linux.umount(target)
             except OSError:
                 os.sync()
+        self._nursery.start_soon(self._power_off)
+        return sandbox_pb2.ShutdownResponse()
+
+    async def _power_off(self) -> None:
+        await trio.sleep(_PARTING)
         linux.power_off()
+
+
+def _our_mounts() -> list[str]:
+    """Where something is mounted for the container, in the order in which it was."""
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    return [line.split()[1].replace("\\040", " ") for line in lines if "/run/tether/" in line]

@@ -28,6 +28,17 @@ async def apply(config: network_pb2.NetworkConfig) -> None:
                 raise RpcError(Code.FAILED_PRECONDITION, f"network {wanted.name}: {error}") from error
 
 
+def remove(config: network_pb2.NetworkConfig) -> None:
+    """Take away what `apply` gave, as far as it is still there."""
+    with Netlink() as netlink:
+        for wanted in config.interfaces:
+            for index, name, _ in cards():
+                if name == wanted.name:
+                    for address in wanted.addresses:
+                        netlink.remove_address(index, address)
+                    netlink.set_link(index, up=False)
+
+
 async def _card(wanted: network_pb2.Interface) -> tuple[int, str, str]:
     deadline = trio.current_time() + _CARD_PATIENCE
     while True:

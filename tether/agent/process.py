@@ -90,6 +90,11 @@ class ProcessService:
         assert cgroup is not None
         return cgroup
 
+    @property
+    def empty(self) -> bool:
+        """No process is known, running or not."""
+        return not self._entries
+
     # -- the service ----------------------------------------------------------------------------------------------
 
     def create(self, request: process_pb2.CreateRequest) -> process_pb2.CreateResponse:
@@ -179,8 +184,8 @@ class ProcessService:
         if entry.stdin is not None:
             entry.stdin.close()
         entry.terminal = -1
-        entry.spool.close()
         entry.exit = self._exit_status(entry, statuses[0])
+        entry.spool.close(entry.exit)
         entry.phase = Phase.EXITED
         entry.ended.set()
         self._events.publish(exited=events_pb2.Exited(id=entry.id, status=entry.exit))

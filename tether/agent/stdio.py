@@ -8,7 +8,7 @@ from typing import Protocol
 
 import trio
 
-from protos.tether.v1 import stdio_pb2
+from protos.tether.v1 import process_pb2, stdio_pb2
 from tether.rpc.server import Call
 from tether.rpc.status import Code, RpcError
 
@@ -32,6 +32,7 @@ class Spool:
         self.acknowledged = 0
         self.written = 0
         self.closed = False
+        self.exit: process_pb2.ExitStatus | None = None
         self._news = trio.Event()
         self._room = trio.Event()
 
@@ -58,9 +59,10 @@ class Spool:
         self.written += len(data)
         self._wake()
 
-    def close(self) -> None:
-        """No more will be put."""
+    def close(self, exit: process_pb2.ExitStatus | None = None) -> None:
+        """No more will be put: the process has ended with `exit`, or was never started."""
         self.closed = True
+        self.exit = exit
         self._wake()
 
     def acknowledge(self, offset: int) -> None:
@@ -201,8 +203,13 @@ class StdioService:
         while True:
             batch = spool.read(offset)
             if batch:
-                await call.send(stdio_pb2.Records(records=batch))
                 offset = batch[-1].offset + len(batch[-1].data)
+            last = spool.closed and offset >= spool.written
+            if last and request.follow and spool.exit is not None:
+                await call.send(stdio_pb2.Records(records=batch, exit=spool.exit))
+                return
+            if batch:
+                await call.send(stdio_pb2.Records(records=batch))
             elif spool.closed or not request.follow:
                 return
             else:

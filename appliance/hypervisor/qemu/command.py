@@ -21,27 +21,59 @@ Node = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
-class Descriptors:
-    """Open files passed to QEMU: listening sockets of the monitor and the tether's channel, the disks in order.
+class Origin:
+    """Where a machine's beginning comes from.
 
-    `memory` backs the machine's memory, -1 for a machine that boots for itself; a template writes to it, a clone has a private
-    copy of it.
+    `memory` is a descriptor of the file behind its memory, -1 for anonymous memory; `shares` says that it writes to that file
+    rather than to a private copy. `slotted`: it has the disks of a template, which disks are put behind. `waits`: it is told
+    by its monitor from which state it goes on.
     """
+
+    memory: int = -1
+    shares: bool = False
+    slotted: bool = False
+    waits: bool = False
+
+
+BOOT = Origin()
+
+
+def template_origin(memory: int) -> Origin:
+    """A machine that boots to be saved."""
+    return Origin(memory, shares=True, slotted=True)
+
+
+def clone_origin(memory: int) -> Origin:
+    return Origin(memory, slotted=True, waits=True)
+
+
+def saved_origin(slotted: bool) -> Origin:
+    """A machine that goes on from its own saved state, memory included."""
+    return Origin(slotted=slotted, waits=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A disk, by its descriptor, at a LUN of the first adapter."""
+
+    lun: int
+    fd: int
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptors:
+    """Open files passed to QEMU: listening sockets of the monitor and the tether's channel, the disks."""
 
     monitor: int
     channel: int
-    disks: tuple[int, ...]
-    memory: int = -1
-    is_template: bool = False
-
-    @property
-    def is_clone(self) -> bool:
-        return self.memory >= 0 and not self.is_template
+    disks: tuple[Placed, ...]
 
 
 def command(
-    program: str, accel: str, kernel: Path, initrd: Path, spec: MachineSpec, descriptors: Descriptors, console: Path
-) -> list[str]:
+    program: str, accel: str, kernel: Path, initrd: Path, spec: MachineSpec, origin: Origin, descriptors: Descriptors,
+    console: Path,
+) -> list[str]:  # fmt: skip
     """Return argv. The machine is minimal: no firmware menu, no display, no default device."""
     cpu = "host" if accel == "kvm" else "max,-erms"  # TCG emulates REP MOVSB byte by byte
     acceleration = "kvm" if accel == "kvm" else f"tcg,thread={'multi' if spec.cpus > 1 else 'single'},tb-size=64"
@@ -50,15 +82,14 @@ def command(
         program, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
         "-name", f"vch-{spec.id[:12]}",
     ]  # fmt: skip
-    if descriptors.memory >= 0:
+    if origin.slotted:
         machine += ",memory-backend=ram"
-        share = "on" if descriptors.is_template else "off"
-        arguments += [
-            "-object", f"memory-backend-file,id=ram,size={spec.memory_mib}M,mem-path=/proc/self/fd/{descriptors.memory},"
-            f"share={share}",
-        ]  # fmt: skip
-    if descriptors.is_clone:
-        # Which state, it is told by its monitor.
+        kind = "memory-backend-ram"
+        if origin.memory >= 0:
+            share = "on" if origin.shares else "off"
+            kind = f"memory-backend-file,mem-path=/proc/self/fd/{origin.memory},share={share}"
+        arguments += ["-object", f"{kind},id=ram,size={spec.memory_mib}M"]
+    if origin.waits:
         arguments += ["-incoming", "defer"]
     arguments += [
         "-machine", machine, "-accel", acceleration, "-cpu", cpu, "-smp", str(spec.cpus), "-m", f"{spec.memory_mib}M",
@@ -75,13 +106,13 @@ def command(
         "-device", "vmgenid,guid=auto",
         "-device", "virtio-scsi-pci,id=scsi",
     ]  # fmt: skip
-    slotted = descriptors.memory >= 0
-    for number, (disk, fd) in enumerate(zip(spec.disks, descriptors.disks, strict=True)):
-        arguments += ["-add-fd", f"fd={fd},set={number + 1}"]
-        arguments += _disk(number, file_node(number), disk.read_only, slotted)
-    if slotted:
-        for number in range(len(spec.disks), SLOTS):
-            arguments += _disk(number, _EMPTY, slot_is_read_only(number), slotted)
+    for disk in descriptors.disks:
+        arguments += ["-add-fd", f"fd={disk.fd},set={disk.lun + 1}"]
+    files = {disk.lun: (file_node(disk.lun), disk.read_only) for disk in descriptors.disks}
+    if origin.slotted:
+        files = {lun: (_EMPTY, slot_is_read_only(lun)) for lun in range(SLOTS)} | files
+    for lun, (file, read_only) in sorted(files.items()):
+        arguments += _disk(lun, file, read_only, in_slot=origin.slotted and lun < SLOTS)
     if spec.card is not None:
         arguments += _card(spec.card)
     return arguments
@@ -90,38 +121,44 @@ def command(
 _EMPTY: Node = {"driver": "null-co", "size": SLOT_BYTES, "read-zeroes": True}
 
 
-def slot_is_read_only(number: int) -> bool:
+def slot_is_read_only(lun: int) -> bool:
     """The first slot is for what a machine writes; a disk cannot change that while its guest has it."""
-    return number > 0
+    return lun > 0
 
 
-def file_node(number: int) -> Node:
-    """The file behind disk `number`, given to QEMU as descriptor set number + 1."""
-    return {"driver": "file", "filename": f"/dev/fdset/{number + 1}", "locking": "off"}
+def file_node(lun: int) -> Node:
+    """The file behind the disk at `lun`, given to QEMU as descriptor set lun + 1."""
+    return {"driver": "file", "filename": f"/dev/fdset/{lun + 1}", "locking": "off"}
 
 
-def disk_node(number: int, file: Node | str, read_only: bool, slotted: bool) -> Node:
-    """What the guest's disk `number` reads from: the node `file`, or the node of that name."""
-    node: Node = {"driver": "raw", "node-name": f"disk{number}", "file": file, "read-only": read_only}
+def disk_node(lun: int, file: str, read_only: bool, *, in_slot: bool) -> Node:
+    """What the guest's disk reads from: over the node named `file`."""
+    node: Node = {"driver": "raw", "node-name": f"disk{lun}", "file": file, "read-only": read_only}
     if not read_only:
         node |= {"discard": "unmap", "detect-zeroes": "unmap"}
-    if slotted:
+    if in_slot:
         node["size"] = SLOT_BYTES
     return node
 
 
-def backing_node(number: int, node: Node, read_only: bool, generation: int) -> Node:
+def backing_node(lun: int, node: Node, read_only: bool, generation: int) -> Node:
     """`node` under a name of its own; what is put behind a disk later has a higher generation."""
     mode: Node = {"read-only": True} if read_only else {"read-only": False, "discard": "unmap"}
-    return {**node, **mode, "node-name": f"disk{number}-{generation}"}
+    return {**node, **mode, "node-name": f"disk{lun}-{generation}"}
 
 
-def _disk(number: int, backing: Node, read_only: bool, slotted: bool) -> list[str]:
-    backing = backing_node(number, backing, read_only, 0)
+def disk_device(lun: int) -> dict[str, object]:
+    """The disk as QMP's device_add takes it."""
+    return {"driver": "scsi-hd", "drive": f"disk{lun}", "bus": "scsi.0", "channel": 0, "scsi-id": 0, "lun": lun}
+
+
+def _disk(lun: int, file: Node, read_only: bool, *, in_slot: bool) -> list[str]:
+    backing = backing_node(lun, file, read_only, 0)
+    device = ",".join(f"{key}={value}" for key, value in disk_device(lun).items() if key != "driver")
     return [
         "-blockdev", json.dumps(backing),
-        "-blockdev", json.dumps(disk_node(number, str(backing["node-name"]), read_only, slotted)),
-        "-device", f"scsi-hd,drive=disk{number},bus=scsi.0,channel=0,scsi-id=0,lun={number}",
+        "-blockdev", json.dumps(disk_node(lun, str(backing["node-name"]), read_only, in_slot=in_slot)),
+        "-device", f"scsi-hd,{device}",
     ]  # fmt: skip
 
 

@@ -85,6 +85,44 @@ class Monitor:
         capability = {"capability": "x-ignore-shared", "state": True}
         await self.execute("migrate-set-capabilities", {"capabilities": [capability]})
 
+    async def save(self, state: int, seconds: float) -> None:
+        """Write the machine's whole state to the descriptor; the machine has been stopped. HypervisorError when it cannot."""
+        # What QEMU keeps to for the sake of a network would make a disk wait.
+        await self.execute("migrate-set-parameters", {"max-bandwidth": 1 << 40})
+        await self.execute("getfd", {"fdname": "state"}, fd=state)
+        await self.execute("migrate", {"uri": "fd:state"})
+        await self._wait_migration("save", seconds)
+
+    async def load(self, state: int, seconds: float) -> None:
+        """Take a whole state from the descriptor; the machine then stands still."""
+        await self.execute("getfd", {"fdname": "state"}, fd=state)
+        await self.execute("migrate-incoming", {"uri": "fd:state"})
+        await self._wait_migration("restore", seconds)
+
+    async def _wait_migration(self, what: str, seconds: float) -> None:
+        with trio.move_on_after(seconds):
+            while True:
+                found = await self.execute("query-migrate")
+                match found.get("status"):
+                    case "completed":
+                        return
+                    case "failed" | "cancelled":
+                        raise HypervisorError(f"QEMU could not {what} it: {found.get('error-desc', found['status'])}")
+                await trio.sleep(0.005)
+        raise HypervisorError(f"QEMU did not {what} it in {seconds:.0f} s")
+
+    async def let_go_on(self) -> None:
+        """End what keeps the machine from running, if anything does."""
+        status = await self.execute("query-status")
+        if status.get("running"):
+            return
+        await self.execute("migrate_cancel")
+        for _ in range(200):
+            if (await self.execute("query-migrate")).get("status") not in ("active", "setup", "device", "cancelling"):
+                break
+            await trio.sleep(0.01)
+        await self.execute("cont")
+
     async def wait_event(self, name: str) -> None:
         """Return when the event comes, or has come since it was last waited for."""
         while name not in self._events:

@@ -4,8 +4,8 @@ import logging
 import os
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -63,14 +63,16 @@ class Pool(Generic[Pooled]):
         self._last_start = -_QUIET_SECONDS
         self._wake = trio.Event()
 
-    def begin_start(self) -> None:
+    @contextmanager
+    def starting(self) -> Iterator[None]:
         """A machine is being started: nothing is made for the pool meanwhile."""
         self._starting += 1
-
-    def end_start(self) -> None:
-        self._starting -= 1
-        self._last_start = trio.current_time()
-        self._wake.set()
+        try:
+            yield
+        finally:
+            self._starting -= 1
+            self._last_start = trio.current_time()
+            self._wake.set()
 
     @property
     def waiting(self) -> int:

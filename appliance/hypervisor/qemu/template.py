@@ -7,20 +7,18 @@ first one privately, and no clone can change what the others get, whatever becom
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import logging
 import os
 import shutil
-import stat
 from dataclasses import dataclass
 from pathlib import Path
+
+from appliance.hypervisor.qemu.files import check_owner, copy_sparse
 
 log = logging.getLogger(__name__)
 
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-_PIECE = 64 << 10
-_ZEROS = bytes(_PIECE)
 # How many of them are kept on disk; each takes what its guest had touched, some 100 MB.
 _KEPT = 6
 
@@ -54,41 +52,6 @@ def blank(key: str, memory_mib: int) -> Template:
     return Template(key, memory, os.memfd_create("vch-state", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
 
 
-def _copy(source: int, target: int) -> str:
-    """Copy what is no hole; return the digest of size, positions and contents. Blocking."""
-    size = os.fstat(source).st_size
-    os.ftruncate(target, size)
-    digest = hashlib.sha256(b"%d" % size)
-    position = 0
-    while position < size:
-        try:
-            start = os.lseek(source, position, os.SEEK_DATA)
-        except OSError:
-            break  # ENXIO: only a hole is left
-        # Where holes begin and end is the file system's affair: the pieces must not be.
-        position = max(position, start - start % _PIECE)
-        end = min(size, -(-os.lseek(source, start, os.SEEK_HOLE) // _PIECE) * _PIECE)
-        while position < end:
-            data = os.pread(source, min(_PIECE, size - position), position)
-            if not data:
-                raise OSError(f"a file became shorter at {position}")
-            # What the guest has touched but left empty stays a hole.
-            if data != _ZEROS[: len(data)]:
-                digest.update(b"%d:" % position)
-                digest.update(data)
-                _write(target, data, position)
-            position += len(data)
-    return digest.hexdigest()
-
-
-def _write(fd: int, data: bytes, position: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(fd, view, position)
-        view = view[written:]
-        position += written
-
-
 class TemplateFolder:
     """Templates on disk. All methods block."""
 
@@ -102,12 +65,12 @@ class TemplateFolder:
             return None
         template: Template | None = None
         try:
-            self._check_owner(folder)
+            check_owner(folder)
             manifest = json.loads((folder / "manifest.json").read_bytes())
             template = blank(key, 0)
             for name, fd in (("ram", template.memory), ("state", template.state)):
                 with open(folder / name, "rb") as file:
-                    if _copy(file.fileno(), fd) != manifest[name]:
+                    if copy_sparse(file.fileno(), fd) != manifest[name]:
                         raise ValueError(f"{name} has another digest")
             template.seal()
             os.utime(folder)
@@ -118,14 +81,6 @@ class TemplateFolder:
             self.remove(key)
             return None
         return template
-
-    @staticmethod
-    def _check_owner(folder: Path) -> None:
-        """ValueError when somebody else could have written it."""
-        for path in (folder.parent, folder, *folder.iterdir()):
-            found = path.lstat()
-            if found.st_uid != os.geteuid() or found.st_mode & 0o022 or stat.S_ISLNK(found.st_mode):
-                raise ValueError(f"{path.name} may be written by others")
 
     def save(self, template: Template) -> None:
         """Write it, whole or not at all. OSError when the disk is full."""
@@ -138,7 +93,7 @@ class TemplateFolder:
             for name, source in (("ram", template.memory), ("state", template.state)):
                 target = os.open(partial / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
                 try:
-                    manifest[name] = _copy(source, target)
+                    manifest[name] = copy_sparse(source, target)
                     os.fsync(target)
                 finally:
                     os.close(target)

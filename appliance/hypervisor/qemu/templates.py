@@ -2,24 +2,32 @@
 
 import hashlib
 import logging
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 import trio
 
 from appliance.errors import HypervisorError, leaves
-from appliance.hypervisor.driver import Card, MachineSpec
-from appliance.hypervisor.qemu.command import BLANK_MAC, SLOT_BYTES, SLOTS, Descriptors, command, slot_is_read_only
+from appliance.hypervisor.driver import Card, Disk, MachineSpec
+from appliance.hypervisor.qemu.command import BLANK_MAC, Descriptors, Origin, command, template_origin
 from appliance.hypervisor.qemu.monitor import Monitor
 from appliance.hypervisor.qemu.template import Template, TemplateFolder, blank
 from tether.transport import Line
 
 log = logging.getLogger(__name__)
 
-Rehearsal = Callable[[Line], AbstractAsyncContextManager[None]]
-"""Brings a booted guest to where any container can begin, and leaves nothing of its own behind. Closes the line at its end."""
+
+class Rehearsal(Protocol):
+    """Brings a guest to where any container can begin."""
+
+    def disks(self, folder: Path) -> tuple[Disk, ...]:
+        """Disks for one guest's rehearsal, as a container has them; what it writes to is made in `folder`."""
+
+    def perform(self, line: Line) -> AbstractAsyncContextManager[None]:
+        """Rehearse; in the block the guest is blank and idle, and its line open. Closes the line at its end."""
+
 
 TEMPLATE = "template"
 _MAKE_SECONDS = 180.0
@@ -30,7 +38,10 @@ _PAUSE = 300.0
 class Bootable(Protocol):
     """A machine of the driver, as far as making a template goes."""
 
-    def launch(self, memory: int = -1, *, is_template: bool = False) -> None: ...
+    folder: Path
+    spec: MachineSpec
+
+    def launch(self, origin: Origin) -> None: ...
     async def dial_tether(self) -> Line: ...
     def open_monitor(self) -> AbstractAsyncContextManager[Monitor]: ...
     async def kill(self) -> None: ...
@@ -51,10 +62,10 @@ class Maker(Protocol):
 class Templates:
     """`run` makes what is wanted, one at a time."""
 
-    def __init__(self, driver: Maker, root: Path, rehearse: Rehearsal) -> None:
+    def __init__(self, driver: Maker, root: Path, rehearsal: Rehearsal) -> None:
         self._driver = driver
         self._folder = TemplateFolder(root)
-        self._rehearse = rehearse
+        self._rehearsal = rehearsal
         self._ready: dict[str, Template] = {}
         self._wanted: dict[str, MachineSpec] = {}
         self._not_before: dict[str, float] = {}
@@ -64,8 +75,6 @@ class Templates:
 
     def get(self, spec: MachineSpec) -> Template | None:
         """The template for machines like this one, None while there is none; it is then made."""
-        if not fits_slots(spec):
-            return None
         key = self._key(spec)
         template = self._ready.get(key)
         if template is None and trio.current_time() >= self._not_before.get(key, 0):
@@ -83,8 +92,8 @@ class Templates:
     def _key(self, spec: MachineSpec) -> str:
         driver = self._driver
         line = command(
-            "qemu", driver.accel, Path("kernel"), Path("initrd"), kind_of(spec),
-            Descriptors(0, 0, (), 0, True), Path("console"),
+            "qemu", driver.accel, Path("kernel"), Path("initrd"), kind_of(spec), template_origin(0),
+            Descriptors(0, 0, ()), Path("console"),
         )  # fmt: skip
         facts = [driver.version, driver.guest_digest, *line]
         if driver.accel == "kvm":
@@ -128,18 +137,14 @@ class Templates:
         machine = self._driver.make(spec)
         started = trio.current_time()
         try:
-            machine.launch(template.memory, is_template=True)
+            machine.spec = replace(spec, disks=self._rehearsal.disks(machine.folder))
+            machine.launch(template_origin(template.memory))
             with trio.fail_after(_MAKE_SECONDS):
                 # Saved with the line open: a guest that knows itself alone looks for company only now and then.
-                async with self._rehearse(await machine.dial_tether()), machine.open_monitor() as monitor:
+                async with self._rehearsal.perform(await machine.dial_tether()), machine.open_monitor() as monitor:
                     # Not stopped first: a machine that was saved running runs at once when it is restored.
                     await monitor.ignore_shared_memory()
-                    await monitor.execute("getfd", {"fdname": "state"}, fd=template.state)
-                    await monitor.execute("migrate", {"uri": "fd:state"})
-                    while (status := await monitor.execute("query-migrate")).get("status") != "completed":
-                        if status.get("status") in ("failed", "cancelled"):
-                            raise HypervisorError(f"QEMU could not save it: {status}")
-                        await trio.sleep(0.005)
+                    await monitor.save(template.state, _MAKE_SECONDS)
                 await machine.kill()
             template.seal()
         except trio.TooSlowError:
@@ -167,22 +172,6 @@ def kind_of(spec: MachineSpec) -> MachineSpec:
         TEMPLATE, spec.memory_mib, spec.cpus,
         card=Card(BLANK_MAC, card.network, card.gateway, card.dns) if card is not None else None,
     )  # fmt: skip
-
-
-def fits_slots(spec: MachineSpec) -> bool:
-    """Whether a template's disks can be these."""
-    return (
-        len(spec.disks) <= SLOTS
-        and all(disk.read_only or not slot_is_read_only(number) for number, disk in enumerate(spec.disks))
-        and not any(_too_large(disk.path) for disk in spec.disks)
-    )
-
-
-def _too_large(path: Path) -> bool:
-    try:
-        return path.stat().st_size > SLOT_BYTES
-    except OSError:
-        return False
 
 
 def _host_cpu() -> str:

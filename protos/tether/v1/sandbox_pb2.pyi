@@ -1,5 +1,6 @@
 from protos.tether.v1 import filesystem_pb2 as _filesystem_pb2
 from protos.tether.v1 import network_pb2 as _network_pb2
+from protos.tether.v1 import process_pb2 as _process_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -90,6 +91,54 @@ class StateFile(_message.Message):
 class ConfigureResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class LaunchRequest(_message.Message):
+    __slots__ = ("protocol", "configure", "process")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    CONFIGURE_FIELD_NUMBER: _ClassVar[int]
+    PROCESS_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    configure: ConfigureRequest
+    process: _process_pb2.CreateRequest
+    def __init__(self, protocol: _Optional[int] = ..., configure: _Optional[_Union[ConfigureRequest, _Mapping]] = ..., process: _Optional[_Union[_process_pb2.CreateRequest, _Mapping]] = ...) -> None: ...
+
+class LaunchResponse(_message.Message):
+    __slots__ = ("hello", "started", "steps")
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    STARTED_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    hello: HelloResponse
+    started: _process_pb2.StartResponse
+    steps: _containers.RepeatedCompositeFieldContainer[BootMark]
+    def __init__(self, hello: _Optional[_Union[HelloResponse, _Mapping]] = ..., started: _Optional[_Union[_process_pb2.StartResponse, _Mapping]] = ..., steps: _Optional[_Iterable[_Union[BootMark, _Mapping]]] = ...) -> None: ...
+
+class ResetRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ResetResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class AwakenRequest(_message.Message):
+    __slots__ = ("wall_clock_ns", "entropy", "network", "files", "close_connections")
+    WALL_CLOCK_NS_FIELD_NUMBER: _ClassVar[int]
+    ENTROPY_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    CLOSE_CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
+    wall_clock_ns: int
+    entropy: bytes
+    network: _network_pb2.NetworkConfig
+    files: _containers.RepeatedCompositeFieldContainer[StateFile]
+    close_connections: bool
+    def __init__(self, wall_clock_ns: _Optional[int] = ..., entropy: _Optional[bytes] = ..., network: _Optional[_Union[_network_pb2.NetworkConfig, _Mapping]] = ..., files: _Optional[_Iterable[_Union[StateFile, _Mapping]]] = ..., close_connections: _Optional[bool] = ...) -> None: ...
+
+class AwakenResponse(_message.Message):
+    __slots__ = ("closed",)
+    CLOSED_FIELD_NUMBER: _ClassVar[int]
+    closed: int
+    def __init__(self, closed: _Optional[int] = ...) -> None: ...
 
 class SetClockRequest(_message.Message):
     __slots__ = ("wall_clock_ns",)

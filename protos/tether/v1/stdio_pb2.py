@@ -22,33 +22,34 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from protos.tether.v1 import process_pb2 as protos_dot_tether_dot_v1_dot_process__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cprotos/tether/v1/stdio.proto\x12\ttether.v1\"8\n\rAttachRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\r\n\x05\x63lose\x18\x03 \x01(\x08\"1\n\x0e\x41ttachResponse\x12\x0f\n\x07written\x18\x01 \x01(\x04\x12\x0e\n\x06\x62roken\x18\x02 \x01(\x08\"9\n\x0bReadRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\"-\n\x07Records\x12\"\n\x07records\x18\x01 \x03(\x0b\x32\x11.tether.v1.Record\"k\n\x06Record\x12!\n\x06stream\x18\x01 \x01(\x0e\x32\x11.tether.v1.Stream\x12\x0f\n\x07time_ns\x18\x02 \x01(\x04\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0f\n\x07\x64ropped\x18\x05 \x01(\x04\"(\n\nAckRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"\r\n\x0b\x41\x63kResponse*+\n\x06Stream\x12\t\n\x05STDIN\x10\x00\x12\n\n\x06STDOUT\x10\x01\x12\n\n\x06STDERR\x10\x02\x32J\n\x05Stdio\x12\x41\n\x06\x41ttach\x12\x18.tether.v1.AttachRequest\x1a\x19.tether.v1.AttachResponse(\x01\x30\x01\x32q\n\x03Log\x12\x34\n\x04Read\x12\x16.tether.v1.ReadRequest\x1a\x12.tether.v1.Records0\x01\x12\x34\n\x03\x41\x63k\x12\x15.tether.v1.AckRequest\x1a\x16.tether.v1.AckResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cprotos/tether/v1/stdio.proto\x12\ttether.v1\x1a\x1eprotos/tether/v1/process.proto\"8\n\rAttachRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\r\n\x05\x63lose\x18\x03 \x01(\x08\"1\n\x0e\x41ttachResponse\x12\x0f\n\x07written\x18\x01 \x01(\x04\x12\x0e\n\x06\x62roken\x18\x02 \x01(\x08\"9\n\x0bReadRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\"R\n\x07Records\x12\"\n\x07records\x18\x01 \x03(\x0b\x32\x11.tether.v1.Record\x12#\n\x04\x65xit\x18\x02 \x01(\x0b\x32\x15.tether.v1.ExitStatus\"k\n\x06Record\x12!\n\x06stream\x18\x01 \x01(\x0e\x32\x11.tether.v1.Stream\x12\x0f\n\x07time_ns\x18\x02 \x01(\x04\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0f\n\x07\x64ropped\x18\x05 \x01(\x04\"(\n\nAckRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"\r\n\x0b\x41\x63kResponse*+\n\x06Stream\x12\t\n\x05STDIN\x10\x00\x12\n\n\x06STDOUT\x10\x01\x12\n\n\x06STDERR\x10\x02\x32J\n\x05Stdio\x12\x41\n\x06\x41ttach\x12\x18.tether.v1.AttachRequest\x1a\x19.tether.v1.AttachResponse(\x01\x30\x01\x32q\n\x03Log\x12\x34\n\x04Read\x12\x16.tether.v1.ReadRequest\x1a\x12.tether.v1.Records0\x01\x12\x34\n\x03\x41\x63k\x12\x15.tether.v1.AckRequest\x1a\x16.tether.v1.AckResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.tether.v1.stdio_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STREAM']._serialized_start=424
-  _globals['_STREAM']._serialized_end=467
-  _globals['_ATTACHREQUEST']._serialized_start=43
-  _globals['_ATTACHREQUEST']._serialized_end=99
-  _globals['_ATTACHRESPONSE']._serialized_start=101
-  _globals['_ATTACHRESPONSE']._serialized_end=150
-  _globals['_READREQUEST']._serialized_start=152
-  _globals['_READREQUEST']._serialized_end=209
-  _globals['_RECORDS']._serialized_start=211
-  _globals['_RECORDS']._serialized_end=256
-  _globals['_RECORD']._serialized_start=258
-  _globals['_RECORD']._serialized_end=365
-  _globals['_ACKREQUEST']._serialized_start=367
-  _globals['_ACKREQUEST']._serialized_end=407
-  _globals['_ACKRESPONSE']._serialized_start=409
-  _globals['_ACKRESPONSE']._serialized_end=422
-  _globals['_STDIO']._serialized_start=469
-  _globals['_STDIO']._serialized_end=543
-  _globals['_LOG']._serialized_start=545
-  _globals['_LOG']._serialized_end=658
+  _globals['_STREAM']._serialized_start=493
+  _globals['_STREAM']._serialized_end=536
+  _globals['_ATTACHREQUEST']._serialized_start=75
+  _globals['_ATTACHREQUEST']._serialized_end=131
+  _globals['_ATTACHRESPONSE']._serialized_start=133
+  _globals['_ATTACHRESPONSE']._serialized_end=182
+  _globals['_READREQUEST']._serialized_start=184
+  _globals['_READREQUEST']._serialized_end=241
+  _globals['_RECORDS']._serialized_start=243
+  _globals['_RECORDS']._serialized_end=325
+  _globals['_RECORD']._serialized_start=327
+  _globals['_RECORD']._serialized_end=434
+  _globals['_ACKREQUEST']._serialized_start=436
+  _globals['_ACKREQUEST']._serialized_end=476
+  _globals['_ACKRESPONSE']._serialized_start=478
+  _globals['_ACKRESPONSE']._serialized_end=491
+  _globals['_STDIO']._serialized_start=538
+  _globals['_STDIO']._serialized_end=612
+  _globals['_LOG']._serialized_start=614
+  _globals['_LOG']._serialized_end=727
 # @@protoc_insertion_point(module_scope)

@@ -1,3 +1,4 @@
+from protos.tether.v1 import process_pb2 as _process_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -45,10 +46,12 @@ class ReadRequest(_message.Message):
     def __init__(self, id: _Optional[str] = ..., offset: _Optional[int] = ..., follow: _Optional[bool] = ...) -> None: ...
 
 class Records(_message.Message):
-    __slots__ = ("records",)
+    __slots__ = ("records", "exit")
     RECORDS_FIELD_NUMBER: _ClassVar[int]
+    EXIT_FIELD_NUMBER: _ClassVar[int]
     records: _containers.RepeatedCompositeFieldContainer[Record]
-    def __init__(self, records: _Optional[_Iterable[_Union[Record, _Mapping]]] = ...) -> None: ...
+    exit: _process_pb2.ExitStatus
+    def __init__(self, records: _Optional[_Iterable[_Union[Record, _Mapping]]] = ..., exit: _Optional[_Union[_process_pb2.ExitStatus, _Mapping]] = ...) -> None: ...
 
 class Record(_message.Message):
     __slots__ = ("stream", "time_ns", "offset", "data", "dropped")

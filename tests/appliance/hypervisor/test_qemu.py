@@ -17,7 +17,7 @@ import trio
 from appliance.config import default_guest
 from appliance.hypervisor import Card, Disk, Driver, MachineSpec, Power
 from appliance.hypervisor.qemu import QemuDriver
-from appliance.hypervisor.qemu.command import Descriptors, command
+from appliance.hypervisor.qemu.command import BOOT, Descriptors, Placed, command
 from appliance.hypervisor.qemu.template import Template
 from appliance.hypervisor.qemu.templates import Rehearsal
 from tests.appliance.hypervisor.contract import DriverContract
@@ -27,18 +27,27 @@ Found = TypeVar("Found")
 pytestmark = pytest.mark.live
 
 
-@asynccontextmanager
-async def hear(line: Line) -> AsyncIterator[None]:
+class Hear:
     """The shortest rehearsal: the tether has said something."""
-    await line.read()
-    yield
-    line.close()
+
+    def disks(self, folder: Path) -> tuple[Disk, ...]:
+        (folder / "hear.disk").write_bytes(bytes(1 << 20))
+        return (Disk(folder / "hear.disk", False),)
+
+    @asynccontextmanager
+    async def perform(self, line: Line) -> AsyncIterator[None]:
+        await line.read()
+        yield
+        line.close()
+
+
+hear = Hear()
 
 
 @asynccontextmanager
-async def opened(root: Path, rehearse: Rehearsal | None = None, pool: int = 0) -> AsyncIterator[QemuDriver]:
+async def opened(root: Path, rehearsal: Rehearsal | None = None, pool: int = 0) -> AsyncIterator[QemuDriver]:
     async with trio.open_nursery() as nursery:
-        driver = QemuDriver(root / "machines", default_guest(), "tcg", root / "cache", nursery, rehearse, pool)
+        driver = QemuDriver(root / "machines", default_guest(), "tcg", root / "cache", nursery, rehearsal, pool)
         await driver.connect()
         yield driver
         nursery.cancel_scope.cancel()
@@ -254,7 +263,8 @@ async def test_a_template_in_the_making_is_ended_with_the_appliance(short_path: 
 def test_the_command_line_names_no_container() -> None:
     """What a machine is to become comes over the channel, so that a restored one can become anything."""
     spec = MachineSpec("c" * 64, 256, 2, (Disk(Path("/secret/layer"), True), Disk(Path("/secret/upper"), False)))
-    argv = command("qemu", "tcg", Path("k"), Path("i"), spec, Descriptors(3, 4, (5, 6)), Path("con"))
+    descriptors = Descriptors(3, 4, (Placed(0, 5, True), Placed(1, 6, False)))
+    argv = command("qemu", "tcg", Path("k"), Path("i"), spec, BOOT, descriptors, Path("con"))
     text = " ".join(argv)
     assert "/secret" not in text
     assert text.count("scsi-hd") == 2

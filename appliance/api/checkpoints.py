@@ -1,0 +1,39 @@
+"""Routes under /containers/{name}/checkpoints, which the CLI offers when the daemon says that it is experimental."""
+
+from appliance.api.backend import ContainerBackend
+from appliance.api.router import Route
+from appliance.errors import InvalidParameter
+from appliance.http import Reply, Request
+
+
+class CheckpointRoutes:
+    def __init__(self, backend: ContainerBackend) -> None:
+        self._backend = backend
+
+    def routes(self) -> dict[tuple[str, str], Route]:
+        place = "/containers/{name}/checkpoints"
+        return {
+            ("GET", place): self.list,
+            ("POST", place): self.create,
+            ("DELETE", f"{place}/{{checkpoint}}"): self.remove,
+        }
+
+    async def list(self, request: Request, reply: Reply) -> None:
+        names = self._backend.list_checkpoints(request.path["name"], request.text("dir"))
+        await reply.json(200, [{"Name": name} for name in names])
+
+    async def create(self, request: Request, reply: Reply) -> None:
+        body = await request.json()
+        if not isinstance(body, dict):
+            raise InvalidParameter("invalid JSON: a checkpoint is an object")
+        checkpoint, directory = body.get("CheckpointID") or "", body.get("CheckpointDir") or ""
+        if not isinstance(checkpoint, str) or not isinstance(directory, str):
+            raise InvalidParameter("invalid JSON: CheckpointID and CheckpointDir are strings")
+        await self._backend.create_checkpoint(
+            request.path["name"], checkpoint, directory, leave_running=not body.get("Exit")
+        )
+        await reply.empty(201)
+
+    async def remove(self, request: Request, reply: Reply) -> None:
+        await self._backend.remove_checkpoint(request.path["name"], request.path["checkpoint"], request.text("dir"))
+        await reply.empty(204)

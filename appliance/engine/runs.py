@@ -1,0 +1,352 @@
+"""A container's runs: from a start over the end to a restart; and taking up those of an earlier appliance."""
+
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from appliance.container import lifecycle
+from appliance.container.lifecycle import Exit, Exited, Running, Start, Started, StartFailed, Starting
+from appliance.container.record import Record
+from appliance.diag import Trace, mark
+from appliance.engine.admission import Admission
+from appliance.engine.boot import begin_awakened, begin_found, begin_fresh, machine_spec, start_error
+from appliance.engine.ledger import Ledger
+from appliance.engine.record import Container
+from appliance.engine.run import Ended, Run
+from appliance.errors import Conflict, InvalidParameter, NotModified, Unsupported, VchError
+from appliance.guest import StartRefused
+from appliance.hypervisor import Checkpointable, Driver, Machine
+from appliance.image.store import ImageStore
+from appliance.network import DefaultNetwork, Endpoint
+from tether.rpc.bridge import LoopThread
+
+log = logging.getLogger(__name__)
+
+_RESTART_FIRST, _RESTART_LAST = 0.1, 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a machine gets when its container does not say."""
+
+    memory_mib: int
+    cpus: int
+    dns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A checkpoint to go on from: the machine's state in `folder`, the output that the log has had at that moment."""
+
+    folder: Path
+    log_offset: int
+
+
+class StartCancelled(Conflict):
+    """Somebody stopped or removed the container while it was starting."""
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """A start under way. `before` is the state to fall back to."""
+
+    before: lifecycle.State
+    kept: Kept | None
+    outcome: VchError | None = None
+    ready: trio.Event | None = None
+
+    def answer(self, error: VchError | None = None) -> None:
+        assert self.ready is not None
+        if not self.ready.is_set():
+            self.outcome = error
+            self.ready.set()
+
+
+class Runs:
+    """`nursery` owns the runs; `on_auto_remove` is called when one with AutoRemove has ended."""
+
+    def __init__(
+        self, driver: Driver, images: ImageStore, network: DefaultNetwork, ledger: Ledger, admission: Admission,
+        loop: LoopThread, nursery: trio.Nursery, defaults: Defaults, on_auto_remove: Callable[[Container], Awaitable[None]],
+    ) -> None:  # fmt: skip
+        self._driver = driver
+        self._images = images
+        self._network = network
+        self._ledger = ledger
+        self._admission = admission
+        self._loop = loop
+        self._nursery = nursery
+        self._defaults = defaults
+        self._on_auto_remove = on_auto_remove
+
+    # -- start ----------------------------------------------------------------------------------------------------
+
+    async def start(self, container: Container, kept: Kept | None = None) -> None:
+        """Start it; returns when its process runs. The container's lock is held.
+
+        InvalidParameter with Docker's text when its program cannot be started, StartCancelled by `cancel`.
+        """
+        # Checked first, so that a second start is answered at once.
+        lifecycle.advance(container.state, Start())
+        await self.wait_machine_gone(container)
+        attempt = _Attempt(container.state, kept, ready=trio.Event())
+        container.move(Start())
+        self._nursery.start_soon(self._run_guarded, container, attempt)
+        # The start goes on if the client leaves: half a start helps nobody.
+        with trio.CancelScope(shield=True):
+            assert attempt.ready is not None
+            await attempt.ready.wait()
+        if attempt.outcome is not None:
+            raise attempt.outcome
+
+    @staticmethod
+    async def wait_machine_gone(container: Container) -> None:
+        if container.run is not None:
+            await container.run.gone.wait()
+            container.run = None
+
+    async def cancel(self, container: Container) -> bool:
+        """End a start that is under way, in the queue or later; False when there is none."""
+        if not isinstance(container.state, Starting) or container.abort is None:
+            return False
+        container.abort.cancel()
+        while isinstance(container.state, Starting):
+            await container.changed.wait()
+        return True
+
+    async def _run_guarded(self, container: Container, attempt: _Attempt) -> None:
+        """A run, whose failure is the container's and nobody else's."""
+        machine: list[Machine] = []
+        try:
+            with trio.CancelScope() as container.abort:
+                await self._run(container, attempt, machine)
+            if container.abort.cancelled_caught:
+                with trio.CancelScope(shield=True):
+                    for one in machine:
+                        await one.destroy()
+                raise StartCancelled(f"the start of container {container.id} was cancelled")
+        except VchError as error:
+            await self._failed(container, attempt, error)
+        except Exception as error:
+            log.exception("the run of container %s failed", container.id[:12])
+            await self._failed(container, attempt, VchError(f"internal error: {error!r}"))
+        finally:
+            container.abort = None
+            attempt.answer()
+
+    async def _failed(self, container: Container, attempt: _Attempt, error: VchError) -> None:
+        endpoint, container.record.address = container.record.address, ""
+        if endpoint:
+            self._network.release(endpoint)
+        if container.run is not None:
+            container.run.gone.set()
+        if isinstance(container.state, Running):
+            await self._ended(container, Ended(None, str(error)))
+            return
+        code = 128
+        if isinstance(error, StartRefused):
+            text, code = start_error(error)
+            error = InvalidParameter(text)
+        elif isinstance(error, StartCancelled):
+            code = 137
+        container.move(StartFailed(str(error), code, attempt.before))
+        container.fanout.end_run()
+        container.stdin.renew()
+        await self._ledger.save(container)
+        attempt.answer(error)
+        self._ledger.emit(container, "die", exitCode=str(code))
+        if container.record.host.get("AutoRemove"):
+            self._nursery.start_soon(self._on_auto_remove, container)
+
+    async def _run(self, container: Container, attempt: _Attempt, made: list[Machine]) -> None:
+        record, kept = container.record, attempt.kept
+        container.trace = Trace()
+        container.trace.follow()
+        endpoint = self._take_endpoint(record)
+        log_file = container.open_log() if _keeps_log(record) else None
+        record.run_offset = kept.log_offset if kept is not None else 0
+        if log_file is not None:
+            log_file.begin_run(record.run_offset)
+            record.run_first_entry = log_file.entries
+        saved = self._ledger.queue(container)
+        async with AsyncExitStack() as turn:
+            await turn.enter_async_context(self._admission.turn())
+            layers = self._images.layer_paths(record.image_id)
+            spec = machine_spec(container, layers, endpoint, self._defaults.memory_mib, self._defaults.cpus)
+            machine = await self._driver.create(spec)
+            made.append(machine)
+            try:
+                if kept is None:
+                    await machine.start()
+                elif isinstance(machine, Checkpointable):
+                    await machine.start_from(kept.folder)
+                else:
+                    raise Unsupported("this hypervisor keeps no checkpoints")
+                mark("machine on")
+                run = await self._dial(container, machine)
+            except BaseException:
+                with trio.CancelScope(shield=True):
+                    await machine.destroy()
+                raise
+            container.run = run
+
+            async def begin(run: Run) -> int:
+                # A process that runs is one that a killed appliance finds again.
+                await saved.wait()
+                mark("state saved")
+                if kept is None:
+                    addresses = machine.disk_addresses()
+                    started = await begin_fresh(run.session, container, addresses, endpoint, self._defaults.dns)
+                else:
+                    started = await begin_awakened(run.session, container, endpoint, self._defaults.dns)
+                await turn.aclose()
+                container.move(Started(started.started_ns, started.pid))
+                self._ledger.emit(container, "start")
+                self._nursery.start_soon(self._answer, container, attempt)
+                return record.run_offset
+
+            await run.supervise(begin, lambda ended: self._ended(container, ended))
+
+    async def _answer(self, container: Container, attempt: _Attempt) -> None:
+        """The process runs already, and what it says is on its way: only the answer waits for the disk."""
+        try:
+            await self._ledger.save(container)
+        except VchError as error:
+            log.error("container %s runs, but: %s", container.id[:12], error)
+        mark("state saved again")
+        attempt.answer()
+
+    def _take_endpoint(self, record: Record) -> Endpoint | None:
+        if record.host.get("NetworkMode") == "none" or record.config.get("NetworkDisabled"):
+            return None
+        endpoint = self._network.take()
+        record.address = endpoint.address
+        return endpoint
+
+    async def _dial(self, container: Container, machine: Machine) -> Run:
+        run = await Run.dial(
+            self._loop, container.id, machine, container.fanout,
+            container.stdin if container.record.config.get("OpenStdin") else None,
+            container.open_log() if _keeps_log(container.record) else None, container.tell_log,
+        )  # fmt: skip
+        run.keep = not container.record.host.get("AutoRemove")
+        return run
+
+    # -- end ------------------------------------------------------------------------------------------------------
+
+    async def _ended(self, container: Container, ended: Ended) -> None:
+        record = container.record
+        status = ended.status
+        if container.put_away:
+            code, oom, error = 137, False, ""
+            container.put_away = False
+        elif status is None:
+            code, oom, error = 137, False, ended.reason
+            log.warning("container %s lost its machine: %s", container.id[:12], ended.reason)
+        else:
+            code, oom, error = (128 + status.signal if status.signal else status.code), status.oom_killed, ""
+        if record.address:
+            self._network.release(record.address)
+            record.address = ""
+        started = record.started
+        container.exits += 1
+        container.move(Exit(time.time_ns(), code, oom, error))
+        removed = bool(record.host.get("AutoRemove"))
+        if not removed:
+            await self._ledger.save(container)
+        seconds = max(0, (record.finished - started) // 1_000_000_000)
+        if oom:
+            self._ledger.emit(container, "oom")
+        container.stdin.renew()
+        container.fanout.end_run()
+        container.tell_log()
+        self._ledger.emit(container, "die", exitCode=str(code), execDuration=str(seconds))
+        if removed:
+            self._nursery.start_soon(self._on_auto_remove, container)
+        elif self._wants_restart(container, code):
+            self._nursery.start_soon(self._restart_later, container)
+
+    @staticmethod
+    def _wants_restart(container: Container, code: int) -> bool:
+        policy = container.record.host.get("RestartPolicy") or {}
+        if container.record.stopped_by_user:
+            return False
+        match policy.get("Name"):
+            case "always" | "unless-stopped":
+                return True
+            case "on-failure":
+                most = policy.get("MaximumRetryCount") or math.inf
+                return code != 0 and container.record.restarts < most
+            case _:
+                return False
+
+    async def _restart_later(self, container: Container) -> None:
+        container.record.restarts += 1
+        delay = min(_RESTART_LAST, _RESTART_FIRST * 2 ** min(10, container.record.restarts - 1))
+        with trio.move_on_after(delay):
+            while (
+                not container.removed and isinstance(container.state, Exited) and not container.record.stopped_by_user
+            ):
+                await container.changed.wait()
+        async with container.lock:
+            if isinstance(container.state, Exited) and not container.record.stopped_by_user and not container.removed:
+                try:
+                    await self.start(container)
+                except (VchError, NotModified) as error:
+                    log.warning("restart of container %s: %s", container.id[:12], error)
+
+    # -- after a restart of this process --------------------------------------------------------------------------
+
+    def take_up(self, container: Container, machine: Machine) -> None:
+        """Go on with a machine that an earlier appliance left running."""
+        if container.record.address:
+            self._network.retake(container.record.address)
+        self._nursery.start_soon(self._resume_guarded, container, machine)
+
+    async def lost(self, container: Container) -> None:
+        """Its machine is not there any more."""
+        if container.running:
+            await self._ended(container, Ended(None, "the machine ended while the appliance was away"))
+        elif container.record.address:
+            container.record.address = ""
+            await self._ledger.save(container)
+
+    async def _resume_guarded(self, container: Container, machine: Machine) -> None:
+        try:
+            await self._resume(container, machine)
+        except Exception as error:
+            if not isinstance(error, VchError):
+                log.exception("taking container %s up again failed", container.id[:12])
+            if container.running:
+                await self._ended(container, Ended(None, str(error)))
+
+    async def _resume(self, container: Container, machine: Machine) -> None:
+        record = container.record
+        log_file = container.open_log() if _keeps_log(record) else None
+        if log_file is not None and log_file.entries <= record.run_first_entry:
+            log_file.begin_run(record.run_offset)
+        try:
+            run = await self._dial(container, machine)
+        except VchError:
+            await machine.destroy()
+            raise
+        container.run = run
+
+        async def begin(run: Run) -> int:
+            state = await begin_found(run.session, container)
+            if not container.running:
+                container.move(Started(state.started_ns, state.pid))
+                await self._ledger.save(container)
+            return log_file.guest_offset if log_file is not None else state.acknowledged_offset
+
+        await run.supervise(begin, lambda ended: self._ended(container, ended))
+
+
+def _keeps_log(record: Record) -> bool:
+    return (record.host.get("LogConfig") or {}).get("Type") != "none"

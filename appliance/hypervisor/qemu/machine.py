@@ -1,0 +1,400 @@
+"""One machine: a QEMU process that boots, is restored from a template, taken from the pool, or goes on from a saved state."""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Protocol
+
+import trio
+
+from appliance.diag import mark
+from appliance.errors import HypervisorError
+from appliance.hypervisor.driver import Disk, DiskAddress, Machine, MachineSpec, Power
+from appliance.hypervisor.qemu import saved
+from appliance.hypervisor.qemu.command import (
+    BOOT,
+    SLOTS,
+    Descriptors,
+    Origin,
+    backing_node,
+    clone_origin,
+    command,
+    disk_device,
+    disk_node,
+    file_node,
+    saved_origin,
+)
+from appliance.hypervisor.qemu.monitor import Monitor
+from appliance.hypervisor.qemu.pool import Pool, lower_priority
+from appliance.hypervisor.qemu.process import boot_id, has_ended, short, start_qemu, start_time
+from appliance.hypervisor.qemu.slots import lengthen, luns_of
+from appliance.hypervisor.qemu.template import Template
+from tether.transport import Line
+
+_RESTORE_SECONDS = 30.0
+_SAVE_SECONDS = 600.0
+_GLANCE_SECONDS = 0.02
+
+log = logging.getLogger(__name__)
+
+
+class Owner(Protocol):
+    """The driver, as far as its machines need it. `guest_digest` is that of kernel and initrd, `version` QEMU's."""
+
+    kernel: Path
+    initrd: Path
+    accel: str
+    version: str
+    guest_digest: str
+
+    def pool_for(self, spec: MachineSpec) -> "Pool[QemuMachine] | None": ...
+    def template_for(self, spec: MachineSpec) -> Template | None: ...
+    def distrust(self, template: Template) -> None: ...
+    def watch(self, machine: "QemuMachine") -> None: ...
+    def forget(self, machine: "QemuMachine") -> None: ...
+
+
+class QemuMachine(Machine):
+    def __init__(self, driver: Owner, spec: MachineSpec, folder: Path, *, slotted: bool = False) -> None:
+        self.id = spec.id
+        self.spec = spec
+        self.folder = folder
+        self.slotted = slotted
+        self._driver = driver
+        self._pidfd = -1
+        self._process: subprocess.Popen[bytes] | None = None
+        self._early: Line | None = None
+        self._released = False
+        self._off = trio.Event()
+        self._off.set()
+
+    # -- ways to begin --------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Take one of the pool, restore it from its kind's template, boot it where there is none."""
+        pool = self._driver.pool_for(self.spec)
+        if pool is None:
+            await self._start(None)
+            return
+        with pool.starting():
+            await self._start(pool.take())
+
+    async def _start(self, waiting: "QemuMachine | None") -> None:
+        if waiting is not None:
+            try:
+                await self._become(waiting)
+                return
+            except (HypervisorError, OSError) as error:
+                log.warning("machine %s could not be one of the pool: %s", self.id[:12], error)
+                await self.kill()
+                await waiting.destroy()
+                self.folder.mkdir(mode=0o711, exist_ok=True)
+        template = self._driver.template_for(self.spec)
+        if template is not None:
+            try:
+                await self.restore(template)
+                return
+            except HypervisorError as error:
+                log.warning("machine %s cannot be restored, so it boots: %s", self.id[:12], error)
+                await self.kill()
+                self._driver.distrust(template)
+        self.launch(BOOT)
+
+    async def _become(self, waiting: "QemuMachine") -> None:
+        """Take over a machine of the pool: its process, its folder, its line; then its disks become this one's."""
+        process, pid = waiting._process, waiting.release()
+        self._process = process
+        self._pidfd = os.pidfd_open(pid)
+        self._off = trio.Event()
+        self.slotted = True
+        self._early, waiting._early = waiting._early, None
+        shutil.rmtree(self.folder)
+        # Named before it is moved: an appliance that comes after a kill finds one or the other, whole.
+        self.folder, waiting.folder = waiting.folder, self.folder
+        self.save_facts(pid)
+        self.folder.rename(waiting.folder)
+        self.folder = waiting.folder
+        self._driver.forget(waiting)
+        self._driver.watch(self)
+        mark("taken from the pool")
+        async with self.open_monitor() as monitor:
+            mark("monitor answers")
+            luns = luns_of(self.spec.disks, slotted=True)
+            for lun, disk in zip(luns, self.spec.disks, strict=True):
+                if lun < SLOTS:
+                    await self._put_in(monitor, lun, disk)
+            # What the rehearsal used.
+            for lun, disk in enumerate(waiting.spec.disks):
+                if lun in luns:
+                    await monitor.execute("blockdev-del", {"node-name": f"disk{lun}-0"})
+                disk.path.unlink(missing_ok=True)
+            await self._plug_rest(monitor)
+        mark("disks put in")
+
+    async def restore(self, template: Template) -> None:
+        state = template.open_state()
+        try:
+            await self._go_on(clone_origin(template.memory), state, shared=True)
+        finally:
+            os.close(state)
+
+    async def _go_on(self, origin: Origin, state: int, *, shared: bool) -> None:
+        """Launch, and let it go on from a state; `shared` when that is without the memory, which is there already."""
+        self.launch(origin)
+        mark("QEMU launched")
+        # Before the guest goes on, so that to it the line never was closed.
+        self._early = await self._dial()
+        with trio.move_on_after(_RESTORE_SECONDS):
+            async with self.open_monitor() as monitor:
+                mark("monitor answers")
+                if shared:
+                    await monitor.ignore_shared_memory()
+                await monitor.execute("getfd", {"fdname": "state"}, fd=state)
+                await monitor.execute("migrate-incoming", {"uri": "fd:state"})
+                # The state of a running machine, as a template's is, goes on by itself.
+                await monitor.wait_event("RESUME")
+                mark("state restored")
+                await self._plug_rest(monitor)
+                return
+        raise HypervisorError(f"QEMU has not restored it in {_RESTORE_SECONDS} s")
+
+    def launch(self, origin: Origin, files: list[Path] | None = None) -> None:
+        """Start QEMU; `files` stand in for the spec's disks."""
+        self.slotted = origin.slotted
+        luns = luns_of(self.spec.disks, slotted=origin.slotted)
+        files = files or [disk.path for disk in self.spec.disks]
+        spec = self.spec
+        if origin.memory >= 0:
+            # What a template does not have is plugged in once the guest runs.
+            at_once = [index for index, lun in enumerate(luns) if lun < SLOTS]
+            luns, files = [luns[index] for index in at_once], [files[index] for index in at_once]
+            spec = replace(spec, disks=tuple(spec.disks[index] for index in at_once))
+        if origin.slotted:
+            for lun, file in zip(luns, files, strict=True):
+                if lun < SLOTS:
+                    lengthen(file)
+        driver = self._driver
+        self._process = start_qemu(driver.accel, (driver.kernel, driver.initrd), spec, files, luns, origin, self.folder)
+        pid = self._process.pid
+        self._pidfd = os.pidfd_open(pid)
+        self._off = trio.Event()
+        self.save_facts(pid)
+        driver.watch(self)
+
+    def take_over(self, pid: int) -> None:
+        """Adopt the running process of an earlier appliance."""
+        self._pidfd = os.pidfd_open(pid)
+        self._off = trio.Event()
+        self._driver.watch(self)
+
+    # -- disks ----------------------------------------------------------------------------------------------------
+
+    def disk_addresses(self) -> list[DiskAddress]:
+        return [DiskAddress(0, 0, lun) for lun in luns_of(self.spec.disks, slotted=self.slotted)]
+
+    async def _plug_rest(self, monitor: Monitor) -> None:
+        """The disks that have no slot."""
+        for lun, disk in zip(luns_of(self.spec.disks, slotted=True), self.spec.disks, strict=True):
+            if lun >= SLOTS:
+                backing = await self._add_file(monitor, lun, disk, 0)
+                await monitor.execute("blockdev-add", disk_node(lun, backing, disk.read_only, in_slot=False))
+                await monitor.execute("device_add", disk_device(lun))
+
+    async def _put_in(self, monitor: Monitor, lun: int, disk: Disk) -> None:
+        lengthen(disk.path)
+        backing = await self._add_file(monitor, lun, disk, 1)
+        node = disk_node(lun, backing, disk.read_only, in_slot=True)
+        await monitor.execute("blockdev-reopen", {"options": [node]})
+
+    async def _add_file(self, monitor: Monitor, lun: int, disk: Disk, generation: int) -> str:
+        """Give QEMU the file behind a disk; the name of its node."""
+        fd = os.open(disk.path, (os.O_RDONLY if disk.read_only else os.O_RDWR) | os.O_CLOEXEC)
+        try:
+            await monitor.execute("add-fd", {"fdset-id": lun + 1}, fd=fd)
+        finally:
+            os.close(fd)
+        node = backing_node(lun, file_node(lun), disk.read_only, generation)
+        await monitor.execute("blockdev-add", node)
+        return str(node["node-name"])
+
+    # -- a state that is kept -------------------------------------------------------------------------------------
+
+    def _facts(self) -> str:
+        """What has to be the same for a state to fit: QEMU, guest, devices."""
+        driver = self._driver
+        line = command(
+            "qemu", driver.accel, Path("kernel"), Path("initrd"), replace(self.spec, id="saved", disks=()),
+            saved_origin(self.slotted), Descriptors(0, 0, ()), Path("console"),
+        )  # fmt: skip
+        luns = ",".join(map(str, luns_of(self.spec.disks, slotted=self.slotted)))
+        return hashlib.sha256("\0".join([driver.version, driver.guest_digest, luns, *line]).encode()).hexdigest()
+
+    async def save_to(self, folder: Path, at_rest: Callable[[], None], *, go_on: bool) -> None:
+        """See Checkpointable."""
+        writable = [disk.path for disk in self.spec.disks if not disk.read_only]
+        with saved.writing(folder) as state:
+            async with self.open_monitor() as monitor:
+                try:
+                    await monitor.execute("stop")
+                    at_rest()
+                    await monitor.save(state, _SAVE_SECONDS)
+                    await trio.to_thread.run_sync(saved.finish, folder, state, writable, self._facts(), self.slotted)
+                    if not go_on:
+                        await self.kill()
+                except BaseException:
+                    with trio.CancelScope(shield=True):
+                        await monitor.let_go_on()
+                    raise
+                if go_on:
+                    await monitor.let_go_on()
+
+    async def start_from(self, folder: Path) -> None:
+        """See Checkpointable."""
+        manifest = await trio.to_thread.run_sync(saved.verify, folder)
+        self.slotted = manifest.slotted
+        if manifest.facts != self._facts():
+            raise HypervisorError("it was made by another QEMU, with another guest, or on a machine of another shape")
+        writable = [disk.path for disk in self.spec.disks if not disk.read_only]
+        files = {path: path.with_name(f"{path.name}.coming") for path in writable}
+        state = os.open(folder / saved.STATE, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            await trio.to_thread.run_sync(saved.copy_disks, folder, list(files.values()))
+            self.launch(saved_origin(manifest.slotted), [files.get(disk.path, disk.path) for disk in self.spec.disks])
+            self._early = await self._dial()
+            async with self.open_monitor() as monitor:
+                await monitor.load(state, _SAVE_SECONDS)
+                # The disks change with the memory or not at all.
+                for path, coming in files.items():
+                    coming.rename(path)
+                await monitor.execute("cont")
+        finally:
+            os.close(state)
+            for coming in files.values():
+                coming.unlink(missing_ok=True)
+
+    async def unfreeze(self) -> None:
+        """Let a machine go on that an appliance was saving when it was killed."""
+        async with self.open_monitor() as monitor:
+            await monitor.let_go_on()
+
+    # -- the process ----------------------------------------------------------------------------------------------
+
+    def release(self) -> int:
+        """Stop watching the process; it is somebody else's from now on. HypervisorError when it has ended."""
+        if self._pidfd < 0 or self._process is None:
+            raise HypervisorError(f"machine {self.id} has ended")
+        self._released = True
+        trio.lowlevel.notify_closing(self._pidfd)
+        os.close(self._pidfd)
+        self._pidfd = -1
+        return self._process.pid
+
+    @contextlib.asynccontextmanager
+    async def open_monitor(self) -> AsyncIterator[Monitor]:
+        with short(self.folder) as folder:
+            async with Monitor.open(f"{folder}/qmp.sock") as monitor:
+                yield monitor
+
+    def save_facts(self, pid: int) -> None:
+        """Write down what it is and which process."""
+        spec = asdict(self.spec)
+        for disk in spec["disks"]:
+            disk["path"] = str(disk["path"])
+        state = {"spec": spec, "slotted": self.slotted, "pid": pid, "start_time": start_time(pid) if pid else "",
+                 "boot_id": boot_id()}  # fmt: skip
+        partial = self.folder / "machine.json.new"
+        partial.write_text(json.dumps(state))
+        partial.replace(self.folder / "machine.json")
+
+    async def supervise(self) -> None:
+        """Notice the end of the process, whoever caused it."""
+        try:
+            with contextlib.suppress(trio.ClosedResourceError):
+                await trio.lowlevel.wait_readable(self._pidfd)
+        finally:
+            if not self._released:
+                self._hang_up()
+        if not self._released:
+            self._finish()
+
+    def _finish(self) -> None:
+        """The process has ended."""
+        if self._pidfd >= 0:
+            trio.lowlevel.notify_closing(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        if self._process is not None:
+            self._process.wait()
+        self._off.set()
+
+    def _hang_up(self) -> None:
+        """Close a line that nobody has asked for."""
+        if self._early is not None:
+            self._early.close()
+            self._early = None
+
+    async def kill(self) -> None:
+        self._hang_up()
+        if self._pidfd < 0:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        # Not left to `supervise` alone: when the appliance ends, that has been cancelled already.
+        while not self._off.is_set():
+            with trio.move_on_after(_GLANCE_SECONDS):
+                await self._off.wait()
+            if self._pidfd >= 0 and has_ended(self._pidfd):
+                self._finish()
+
+    async def wait_off(self) -> None:
+        await self._off.wait()
+
+    async def destroy(self) -> None:
+        await self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._driver.forget(self)
+
+    async def power(self) -> Power:
+        return Power.OFF if self._off.is_set() else Power.ON
+
+    def lower_priority(self, lowered: bool) -> None:
+        if self._process is not None:
+            lower_priority(self._process.pid, lowered)
+
+    # -- the line -------------------------------------------------------------------------------------------------
+
+    async def dial_ahead(self) -> None:
+        """Open the line for whoever dials next: a guest that is alone looks for company only now and then."""
+        self._early = await self._dial()
+
+    async def dial_tether(self) -> Line:
+        line, self._early = self._early, None
+        return line or await self._dial()
+
+    async def _dial(self) -> Line:
+        connection = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with short(self.folder) as folder:
+                await connection.connect(f"{folder}/tether.sock")
+        except OSError as error:
+            connection.close()
+            raise HypervisorError(f"machine {self.id[:12]} cannot be reached: {error}\n{self.last_words()}") from error
+        return Line(connection.detach())
+
+    def last_words(self) -> str:
+        words = []
+        for name in ("command", "qemu.log", "console.log"):
+            with contextlib.suppress(OSError):
+                text = (self.folder / name).read_bytes()[-2000:].decode("utf-8", "replace").strip()
+                if text:
+                    words.append(f"{name}: {text}")
+        return "\n".join(words)
