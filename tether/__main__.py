@@ -48,6 +48,7 @@ async def _serve(marks: list[tuple[str, int]]) -> None:
         nursery.start_soon(reaper.run)
         events = EventsService()
         processes = ProcessService(nursery, reaper, events)
+        processes.prepare()
         stdio = StdioService(processes.stdio_of)
         marks.append(("ready", time.clock_gettime_ns(time.CLOCK_BOOTTIME)))
         services = (

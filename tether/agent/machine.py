@@ -131,6 +131,7 @@ class SandboxService:
                 linux.umount(target)
             shutil.rmtree(FILES, ignore_errors=True)
             self._configured = None
+            self._processes.prepare()
         return sandbox_pb2.ResetResponse()
 
     async def awaken(self, request: sandbox_pb2.AwakenRequest) -> sandbox_pb2.AwakenResponse:

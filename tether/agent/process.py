@@ -3,6 +3,7 @@
 import enum
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -16,7 +17,7 @@ from protos.tether.v1 import events_pb2, process_pb2
 from tether.agent.events import EventsService
 from tether.agent.reaper import Reaper
 from tether.agent.stdio import STDERR, STDOUT, Spool, Stdin, pump_out
-from tether.launch import Launched, LaunchFailure, Spec, launch, parse_spec_untrusted
+from tether.launch import Launched, LaunchFailure, Prepared, Spec, launch, parse_spec_untrusted
 from tether.launch import Stdio as ChildStdio
 from tether.launch.spec import SpecError
 from tether.rpc.status import Code, RpcError
@@ -66,6 +67,22 @@ class ProcessService:
         self._reaper = reaper
         self._events = events
         self._entries: dict[str, Entry] = {}
+        self._prepared: tuple[Prepared, Cgroup] | None = None
+        self._groups = itertools.count(1)
+
+    def prepare(self) -> None:
+        """Fork a child for the container to come, unless there is one."""
+        if self._prepared is None:
+            cgroup = self._new_cgroup()
+            cgroup.create({})
+            group = cgroup.open()
+            try:
+                self._prepared = Prepared(group), cgroup
+            finally:
+                os.close(group)
+
+    def _new_cgroup(self) -> Cgroup:
+        return Cgroup(f"container-{next(self._groups)}")
 
     # -- looking up -----------------------------------------------------------------------------------------------
 
@@ -194,9 +211,13 @@ class ProcessService:
         owner = self._find(entry.join) if entry.join else entry
         if entry.join and owner.phase is not Phase.RUNNING:
             raise LaunchFailure.decode(json.dumps([0, "join", entry.join, 3, False]).encode())
+        prepared = None
+        if owner.cgroup is None and self._prepared is not None and Prepared.suits(entry.spec):
+            (prepared, owner.cgroup), self._prepared = self._prepared, None
         cgroup = owner.cgroup
         if cgroup is None:
-            cgroup = owner.cgroup = Cgroup(f"container-{hashlib.sha256(owner.id.encode()).hexdigest()[:16]}")
+            cgroup = owner.cgroup = self._new_cgroup()
+        if owner is entry:
             cgroup.create(entry.spec.resources)
         entry.cgroup = cgroup
         entry.oom_before = cgroup.oom_kills()
@@ -216,8 +237,9 @@ class ProcessService:
                     given.append(writing)
                 stdio = ChildStdio(entry.stdin_read, given[0], given[1])
             launched = await launch(
-                entry.spec, stdio, group, join=owner.pid if entry.join else 0, rows=entry.size[0], columns=entry.size[1]
-            )
+                entry.spec, stdio, group, join=owner.pid if entry.join else 0, rows=entry.size[0], columns=entry.size[1],
+                prepared=prepared,
+            )  # fmt: skip
         except BaseException:
             for fd in kept:
                 os.close(fd)
