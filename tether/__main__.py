@@ -20,6 +20,7 @@ from tether.rpc.listener import serve_link
 from tether.rpc.server import Method, methods_of
 from tether.system import linux
 from tether.system.cgroup import ROOT, enable_controllers
+from tether.system.netlink import loopback_up
 from tether.transport import open_virtio_port
 
 PORT = "tether"
@@ -35,6 +36,7 @@ def _mount_kernel_filesystems() -> None:
     )
     linux.mount("tmpfs", "/run", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=0755")
     enable_controllers()
+    loopback_up()
 
 
 def random_id() -> int:

@@ -1,5 +1,6 @@
 """Mounts of the guest: Filesystem of protos/tether/v1/filesystem.proto (archives come with `docker cp`)."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -11,22 +12,31 @@ from tether.launch.rootfs import parse_options
 from tether.rpc.status import Code, RpcError
 from tether.system import linux
 
-_SCSI = Path("/sys/bus/scsi/devices")
+_SCSI = "/sys/bus/scsi/devices"
 # How long a disk that was promised may take to appear: discovery is asynchronous.
 _DISK_PATIENCE = 10.0
 
 
-def _block_device(disk: filesystem_pb2.Disk) -> str | None:
-    """The node of the disk at adapter:0:target:lun, by its address, since sdX follows the order of discovery."""
-    # Host numbers count all adapters from boot on, and ATA or floppy hosts may come first.
-    hosts = sorted(
+@functools.cache
+def _adapters() -> list[int]:
+    """The SCSI hosts that are virtual disks' adapters. Host numbers count all from boot on, and ATA or floppy hosts may come
+    first; adapters themselves are not plugged in later."""
+    return sorted(
         int(path.name[4:]) for path in Path("/sys/class/scsi_host").glob("host*")
         if (path / "proc_name").read_text().strip() in ("virtio_scsi", "vmw_pvscsi")
     )  # fmt: skip
-    if disk.adapter >= len(hosts):
+
+
+def _block_device(disk: filesystem_pb2.Disk) -> str | None:
+    """The node of the disk at adapter:0:target:lun, by its address, since sdX follows the order of discovery."""
+    if disk.adapter >= len(_adapters()):
         return None
-    nodes = list((_SCSI / f"{hosts[disk.adapter]}:0:{disk.target}:{disk.lun}" / "block").glob("*"))
-    return f"/dev/{nodes[0].name}" if nodes and os.path.exists(f"/dev/{nodes[0].name}") else None
+    try:
+        names = os.listdir(f"{_SCSI}/{_adapters()[disk.adapter]}:0:{disk.target}:{disk.lun}/block")
+    except FileNotFoundError:
+        return None
+    node = f"/dev/{names[0]}" if names else ""
+    return node if node and os.path.exists(node) else None
 
 
 async def _wait_device(disk: filesystem_pb2.Disk) -> str:

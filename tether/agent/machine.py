@@ -15,9 +15,10 @@ from tether import __version__
 from tether.agent import network
 from tether.agent.files import make_mount
 from tether.agent.process import ProcessService
+from tether.launch import Spec, prefetch
 from tether.rpc.status import Code, RpcError
 from tether.system import linux
-from tether.system.netlink import close_tcp, loopback_up
+from tether.system.netlink import close_tcp
 
 PROTOCOL = 1
 _HELLO = sandbox_pb2.HelloRequest(protocol=PROTOCOL)
@@ -59,16 +60,16 @@ class SandboxService:
             steps.append(sandbox_pb2.BootMark(name=name, boottime_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME)))
 
         mark("request read")
-        await self.configure(request.configure, mark)
         self._processes.create(request.process)
-        mark("process created")
+        await self.configure(request.configure, mark, self._processes.spec_of(request.process.id))
         started = await self._processes.start(process_pb2.StartRequest(id=request.process.id))
         mark("program runs")
         return sandbox_pb2.LaunchResponse(hello=self.hello(_HELLO), started=started, steps=steps)
 
     async def configure(
-        self, request: sandbox_pb2.ConfigureRequest, mark: Callable[[str], None] = lambda _: None
-    ) -> sandbox_pb2.ConfigureResponse:
+        self, request: sandbox_pb2.ConfigureRequest, mark: Callable[[str], None] = lambda _: None,
+        program: Spec | None = None,
+    ) -> sandbox_pb2.ConfigureResponse:  # fmt: skip
         async with self._configuring:
             if self._configured is not None:
                 # Clock and entropy differ between two sendings of the same request.
@@ -77,11 +78,13 @@ class SandboxService:
                 return sandbox_pb2.ConfigureResponse()
             # Not cancelled half way: a caller that goes away asks again and gets the result.
             with trio.CancelScope(shield=True):
-                await self._configure(request, mark)
+                await self._configure(request, mark, program)
             self._configured = request
         return sandbox_pb2.ConfigureResponse()
 
-    async def _configure(self, request: sandbox_pb2.ConfigureRequest, mark: Callable[[str], None]) -> None:
+    async def _configure(
+        self, request: sandbox_pb2.ConfigureRequest, mark: Callable[[str], None], program: Spec | None
+    ) -> None:
         self._set_clock_and_entropy(request)
         mark("clock and entropy")
         try:
@@ -94,13 +97,14 @@ class SandboxService:
             for key, value in request.sysctls.items():
                 Path("/proc/sys", key.replace(".", "/")).write_text(value)
             self._write_files(request.files)
-            loopback_up()
         except OSError as error:
             raise RpcError(Code.FAILED_PRECONDITION, f"configure: {error}") from error
         mark("names and files")
         for mount in request.mounts:
             await make_mount(mount)
             mark(f"mounted {mount.target.rpartition('/')[2]}")
+        if program is not None:
+            prefetch(program)
         await network.apply(request.network)
         mark("network")
 
@@ -114,12 +118,16 @@ class SandboxService:
     @staticmethod
     def _write_files(files: Iterable[sandbox_pb2.StateFile]) -> None:
         """In place, since containers have them bound by their inodes."""
-        FILES.mkdir(parents=True, exist_ok=True)
+        os.makedirs(FILES, exist_ok=True)
         for file in files:
             if "/" in file.name or file.name in ("", ".", ".."):
                 raise RpcError(Code.INVALID_ARGUMENT, f"not a plain file name: {file.name}")
-            (FILES / file.name).write_bytes(file.content)
-            (FILES / file.name).chmod(file.mode or 0o644)
+            fd = os.open(FILES / file.name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+            try:
+                os.write(fd, file.content)
+                os.fchmod(fd, file.mode or 0o644)
+            finally:
+                os.close(fd)
 
     async def reset(self, request: sandbox_pb2.ResetRequest) -> sandbox_pb2.ResetResponse:
         if not self._processes.empty:

@@ -15,11 +15,11 @@ async def apply(config: network_pb2.NetworkConfig) -> None:
         for wanted in config.interfaces:
             index, name, mac = await _card(wanted)
             try:
-                if (wanted.name and name != wanted.name) or (wanted.set_mac and mac != wanted.mac.lower()):
-                    netlink.set_link(
-                        index, up=False, name=wanted.name or None, mac=wanted.mac if wanted.set_mac else None
-                    )
-                netlink.set_link(index, mtu=wanted.mtu)
+                if wanted.name and name != wanted.name:
+                    netlink.set_link(index, up=False, name=wanted.name)
+                # A virtual card takes another address while it is up, which saves it a walk through down.
+                other = wanted.set_mac and mac != wanted.mac.lower()
+                netlink.set_link(index, mtu=wanted.mtu, mac=wanted.mac if other else None)
                 for address in wanted.addresses:
                     netlink.add_address(index, address)
                 for route in wanted.routes:
@@ -36,7 +36,6 @@ def remove(config: network_pb2.NetworkConfig) -> None:
                 if name == wanted.name:
                     for address in wanted.addresses:
                         netlink.remove_address(index, address)
-                    netlink.set_link(index, up=False)
 
 
 async def _card(wanted: network_pb2.Interface) -> tuple[int, str, str]:

@@ -102,6 +102,9 @@ class ProcessService:
         entry = self._find(process_id)
         return entry.stdin, entry.spool
 
+    def spec_of(self, process_id: str) -> Spec:
+        return self._find(process_id).spec
+
     def cgroup_of(self, process_id: str) -> Cgroup:
         cgroup = self._running(process_id).cgroup
         assert cgroup is not None
