@@ -29,12 +29,13 @@ from appliance.engine.admission import Admission
 from appliance.engine.containers import Containers
 from appliance.engine.disks import UpperDisks
 from appliance.engine.events import EventBus
+from appliance.engine.pool import Pool
 from appliance.engine.rehearsal import ContainerRehearsal
 from appliance.engine.runs import Defaults
 from appliance.errors import Conflict, InvalidParameter, VchError, leaves
 from appliance.http import Readiness, serve_connection
 from appliance.hypervisor import MachineSpec
-from appliance.hypervisor.qemu import QemuDriver, default_size
+from appliance.hypervisor.qemu import QemuDriver, default_pool, has_room
 from appliance.image.store import ImageStore
 from appliance.network import DefaultNetwork
 from appliance.registry import Credentials, Registry
@@ -119,20 +120,25 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         network = DefaultNetwork(config.bip)
         disks = UpperDisks(config.data_root)
         await disks.prepare()
+        rehearsal = ContainerRehearsal(loop, config.data_root, disks, network.blank)
         driver = QemuDriver(
             config.exec_root / "machines", config.guest, config.accel, config.cache, nursery,
-            ContainerRehearsal(loop, config.data_root, disks, network.blank) if config.vm_template else None,
-            default_size() if config.vm_pool is None else config.vm_pool,
+            rehearsal if config.vm_template else None,
         )  # fmt: skip
         await driver.connect()
+        usual = MachineSpec("any", config.vm_memory, config.vm_cpus, (), network.blank.card)
+        size = default_pool() if config.vm_pool is None else config.vm_pool
+        pool = Pool(size, usual, driver, rehearsal, loop, nursery, has_room) if config.vm_template and size else None
         events = EventBus()
         images = ImageStore(database, config.data_root)
         containers = Containers(
             config.data_root, database, driver, images, network, events, loop, nursery,
-            Defaults(config.vm_memory, config.vm_cpus, config.dns), disks, Admission(os.cpu_count() or 1),
+            Defaults(config.vm_memory, config.vm_cpus, config.dns), disks, Admission(os.cpu_count() or 1), pool,
         )  # fmt: skip
         await containers.restore()
-        driver.want(MachineSpec("any", config.vm_memory, config.vm_cpus, (), network.blank.card))
+        driver.want(usual)
+        if pool is not None:
+            nursery.start_soon(pool.run)
         # What is here now stays: the collector need not look at it again.
         gc.freeze()
 

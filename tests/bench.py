@@ -25,15 +25,16 @@ from tests.live.daemon import Daemon
 from tests.live.images import busybox_archive
 from tests.live.registry import Pusher, image_manifest, real_registry
 
-ROUNDS = int(os.environ.get("VCH_BENCH_ROUNDS", "5"))
+ROUNDS = int(os.environ.get("VCH_BENCH_ROUNDS", "15"))
 MEGABYTE = 1_000_000
 
 
 class Target:
-    """A daemon to be measured."""
+    """A daemon to be measured; `settle` returns when it has done what it does in the background."""
 
-    def __init__(self, name: str, host: str) -> None:
+    def __init__(self, name: str, host: str, settle: Callable[[], None] = lambda: None) -> None:
         self.name = name
+        self.settle = settle
         self.host = host
         self.path = host.removeprefix("unix://")
 
@@ -235,12 +236,16 @@ def logs(target: Target) -> float:
 
 
 def compare(
-    title: str, unit: str, targets: list[Target], measure: Callable[[Target], float], rounds: int = ROUNDS
-) -> None:
-    """Alternate, then print medians and vchd's as a multiple of dockerd's."""
+    title: str, unit: str, targets: list[Target], measure: Callable[[Target], float], rounds: int = ROUNDS,
+    *, settled: bool = False,
+) -> None:  # fmt: skip
+    """Alternate, then print medians and vchd's as a multiple of dockerd's. `settled`: nothing else runs meanwhile."""
     values: dict[str, list[float]] = {target.name: [] for target in targets}
     for _ in range(rounds):
         for target in targets:
+            if settled:
+                for other in targets:
+                    other.settle()
             values[target.name].append(measure(target))
     medians = {name: statistics.median(found) for name, found in values.items()}
     shown = "  ".join(f"{name} {value:10.1f}" for name, value in medians.items())
@@ -331,17 +336,18 @@ def main() -> None:
         idle(daemon, "vchd, no container")
         daemon.load_busybox()
         with dockerd(root) as other:
-            targets = [Target("vchd", daemon.host)] + ([other] if other is not None else [])
+            targets = [Target("vchd", daemon.host, daemon.wait_pool)] + ([other] if other is not None else [])
             rates(targets, "ping", "/_ping")
             for target in targets:
                 for number in range(20):
                     target.docker("create", "--name", f"bench{number}", "busybox", "true")
             rates(targets, "list of 20", "/containers/json?all=1")
             # Without networks on dockerd's side: what a network costs is not compared here.
-            compare("run --rm true", "ms", targets, run_true)
-            compare("ten runs at once", "ms", targets, ten_at_once, 3)
+            compare("run --rm true", "ms", targets, run_true, settled=True)
+            compare("run --rm true, back to back", "ms", targets, run_true)
+            compare("ten runs at once", "ms", targets, ten_at_once, settled=True)
             compare("create", "ms", targets, create)
-            compare("start to first byte", "ms", targets, first_byte)
+            compare("start to first byte", "ms", targets, first_byte, settled=True)
             for target in targets:
                 target.docker(
                     "run",

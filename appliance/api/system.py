@@ -87,7 +87,7 @@ class SystemRoutes:
         await reply.json(200, {
             "ID": self._id, "Containers": len(containers), "ContainersRunning": running, "ContainersPaused": 0,
             "ContainersStopped": len(containers) - running, "Images": len(self._images.all()), "Driver": "erofs",
-            "DriverStatus": [[key, value] for key, value in driver.items()],
+            "DriverStatus": [[key, value] for key, value in (driver | self._containers.facts()).items()],
             "Plugins": {"Volume": [], "Network": ["bridge", "null"], "Authorization": None, "Log": ["json-file", "local", "none"]},
             "MemoryLimit": True, "SwapLimit": True, "CpuCfsPeriod": True, "CpuCfsQuota": True, "CPUShares": True,
             "CPUSet": True, "PidsLimit": True, "IPv4Forwarding": True, "Debug": False, "NFd": 0, "OomKillDisable": False,

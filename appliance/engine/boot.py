@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from appliance.container.spec import ROOT, build_spec
 from appliance.diag import mark
 from appliance.engine.record import Container
 from appliance.errors import VchError
-from appliance.guest import GuestSession, StartRefused
+from appliance.guest import GuestSession, Launched, StartRefused
 from appliance.hypervisor import Disk, DiskAddress, MachineSpec
 from appliance.network import Endpoint
 from protos.tether.v1 import filesystem_pb2, network_pb2, process_pb2, sandbox_pb2
@@ -127,19 +128,19 @@ def launch_requests(
 
 
 async def begin_fresh(
-    session: GuestSession, container: Container, disks: list[DiskAddress], endpoint: Endpoint | None,
-    dns: tuple[str, ...],
-) -> process_pb2.StartResponse:  # fmt: skip
+    session: GuestSession, stack: AsyncExitStack, container: Container, disks: list[DiskAddress],
+    endpoint: Endpoint | None, dns: tuple[str, ...],
+) -> Launched:  # fmt: skip
     """Configure the guest and start the container's process. StartRefused when the process cannot be."""
     record = container.record
-    configure, process = launch_requests(container.id, record.config, record.host, disks, endpoint, dns)
+    requests = launch_requests(container.id, record.config, record.host, disks, endpoint, dns)
     mark("spec made")
-    launched = await session.launch(configure, process, _BOOT_SECONDS)
-    _mark_steps(launched.steps)
-    hello = launched.hello
+    launched = await stack.enter_async_context(session.launch(*requests, _BOOT_SECONDS))
+    _mark_steps(launched.response.steps)
+    hello = launched.response.hello
     marks = ", ".join(f"{one.name} {one.boottime_ns // 1_000_000} ms" for one in hello.boot)
     log.debug("boot of %s: %s; memory left %d MiB", container.id[:12], marks, hello.memory_available >> 20)
-    return launched.started
+    return launched
 
 
 def _mark_steps(steps: Sequence[sandbox_pb2.BootMark]) -> None:

@@ -24,6 +24,7 @@ from appliance.engine.disks import UpperDisks
 from appliance.engine.events import EventBus
 from appliance.engine.ledger import Ledger
 from appliance.engine.names import random_name
+from appliance.engine.pool import Pool
 from appliance.engine.record import Container
 from appliance.engine.runs import Defaults, Runs
 from appliance.errors import Conflict, InvalidParameter, NotFound, NotModified, VchError
@@ -42,7 +43,7 @@ class Containers:
     def __init__(
         self, root: Path, database: Database, driver: Driver, images: ImageStore, network: DefaultNetwork,
         events: EventBus, loop: LoopThread, nursery: trio.Nursery, defaults: Defaults, disks: UpperDisks,
-        admission: Admission,
+        admission: Admission, pool: Pool | None,
     ) -> None:  # fmt: skip
         self._root = root / "containers"
         self._root.mkdir(parents=True, exist_ok=True)
@@ -50,14 +51,23 @@ class Containers:
         self._images = images
         self.network = network
         self._disks = disks
+        self._admission = admission
+        self._pool = pool
         self._ledger = Ledger(database, events)
         self._nursery = nursery
         self._runs = Runs(
-            driver, images, network, self._ledger, admission, loop, nursery, defaults, self._remove_quietly
+            driver, images, network, self._ledger, admission, loop, nursery, defaults, pool, self._remove_quietly
         )
         self._checkpoints = Checkpoints(self._ledger)
         self._containers: dict[str, Container] = {}
         self._names: dict[str, str] = {}
+
+    def facts(self) -> dict[str, str]:
+        """For `docker info`."""
+        return {
+            "Machines waiting": str(self._pool.ready if self._pool is not None else 0),
+            "Starts queued": str(self._admission.queued),
+        }
 
     # -- finding --------------------------------------------------------------------------------------------------
 

@@ -98,22 +98,27 @@ class ContainerRehearsal:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(session.run)
             await session.hello(_BOOT_SECONDS)
-            for _ in range(_ROUNDS):
-                await self._once(session)
+            await self.rehearse(session)
             yield
             nursery.cancel_scope.cancel()
+
+    async def rehearse(self, session: GuestSession) -> None:
+        """GuestFailure, StartRefused or Conflict when the guest cannot."""
+        for _ in range(_ROUNDS):
+            await self._once(session)
 
     async def _once(self, session: GuestSession) -> None:
         config = {"Cmd": ["ready"], "Hostname": _NAME}
         disks = [DiskAddress(0, 0, 0), DiskAddress(0, 0, 1)]
         requests = launch_requests(_NAME, config, {}, disks, self._endpoint, ())
-        await session.launch(*requests, _BOOT_SECONDS)
         said = b""
-        async with session.read_log(_NAME, 0) as stream:
-            while batch := await stream.receive():
-                said += b"".join(record.data for records in batch for record in records.records)
-        status = await session.wait_process(_NAME)
-        if status.code or status.signal or said != _SAYS:
+        status = None
+        async with session.launch(*requests, _BOOT_SECONDS) as launched:
+            async for records in launched.output():
+                said += b"".join(record.data for record in records.records)
+                if records.HasField("exit"):
+                    status = records.exit
+        if status is None or status.code or status.signal or said != _SAYS:
             raise Conflict(f"the rehearsal said {said!r} and ended with {status}")
         await session.acknowledge(_NAME, status.final_offset)
         await session.delete_process(_NAME)

@@ -1,6 +1,7 @@
 """One run of a container: its machine, its session, its output on the way to the log and to whoever is attached."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 
 import trio
@@ -11,7 +12,6 @@ from appliance.guest import Fanout, GuestSession, StdinPipe
 from appliance.hypervisor import Machine
 from appliance.streams.logfile import LogFile
 from protos.tether.v1 import process_pb2, stdio_pb2
-from tether.rpc.bridge import LoopThread
 from tether.rpc.status import RpcError
 
 # Output that may be unacknowledged before the log is synced without waiting for more.
@@ -28,8 +28,20 @@ class Ended:
     reason: str = ""
 
 
+Begin = Callable[["Run", AsyncExitStack], Awaitable["Begun"]]
+"""Brings the guest to a running process. What has to last as long as the run's session goes on the stack."""
+
+
+@dataclass(slots=True)
+class Begun:
+    """A process that runs: the first output offset wanted, and the output from there on if somebody reads it already."""
+
+    offset: int
+    output: AsyncGenerator[stdio_pb2.Records, None] | None = None
+
+
 class Run:
-    """Drives one machine from its dialled line to its end. The process id in the guest is `process_id`."""
+    """Drives one machine to its end. The process id in the guest is `process_id`."""
 
     def __init__(
         self, process_id: str, machine: Machine, session: GuestSession, fanout: Fanout, stdin: StdinPipe | None,
@@ -54,18 +66,8 @@ class Run:
         """The first byte of the guest's output that has not come yet."""
         return self._offset
 
-    @classmethod
-    async def dial(
-        cls, loop: LoopThread, process_id: str, machine: Machine, fanout: Fanout, stdin: StdinPipe | None,
-        log: LogFile | None, on_output: Callable[[], None],
-    ) -> "Run":  # fmt: skip
-        session = GuestSession(loop, await machine.dial_tether())
-        return cls(process_id, machine, session, fanout, stdin, log, on_output)
-
-    async def supervise(
-        self, begin: Callable[["Run"], Awaitable[int]], on_exit: Callable[[Ended], Awaitable[None]]
-    ) -> None:
-        """Carry the session; `begin` brings the guest to a running process and returns the first output offset wanted.
+    async def supervise(self, begin: Begin, on_exit: Callable[[Ended], Awaitable[None]]) -> None:
+        """Carry the session from `begin` to the end.
 
         `on_exit` is called once the process's last byte is in the log and given to the attached, before the machine goes.
         What `begin` raises is the caller's. The machine is destroyed in any case, but not when this is cancelled: then the
@@ -83,12 +85,10 @@ class Run:
         await self.machine.destroy()
         self.gone.set()
 
-    async def _until_end(
-        self, begin: Callable[["Run"], Awaitable[int]], on_exit: Callable[[Ended], Awaitable[None]]
-    ) -> None:
+    async def _until_end(self, begin: Begin, on_exit: Callable[[Ended], Awaitable[None]]) -> None:
         problem: list[VchError] = []
         begun = died = ended = False
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
 
             async def watch() -> None:
                 nonlocal died
@@ -98,14 +98,18 @@ class Run:
                     nursery.cancel_scope.cancel()
 
             nursery.start_soon(watch)
-            nursery.start_soon(self.session.run)
+            # One of the pool has run for a while.
+            stack.callback(self.session.close)
+            if not self.session.began:
+                nursery.start_soon(self.session.run)
             try:
-                self._offset = self._acknowledged = await begin(self)
+                start = await begin(self, stack)
+                self._offset = self._acknowledged = start.offset
                 begun = True
                 if self._stdin is not None:
                     nursery.start_soon(self._stdin.run, self.session, self._id)
                 nursery.start_soon(self._sync_loop)
-                status = await self._ingest()
+                status = await self._ingest(start.output)
                 ended = True
                 await on_exit(Ended(status))
                 if self._log is not None:
@@ -141,23 +145,23 @@ class Run:
             await self.session.shut_down()
             nursery.cancel_scope.cancel()
 
-    async def _ingest(self) -> process_pb2.ExitStatus:
+    async def _ingest(self, output: AsyncGenerator[stdio_pb2.Records, None] | None) -> process_pb2.ExitStatus:
         """Read output to its end, through resets of the link; how the process ended."""
         while True:
             try:
-                async with self.session.read_log(self._id, self._offset) as stream:
-                    while batch := await stream.receive():
-                        for records in batch:
-                            for record in records.records:
-                                await self._take(record)
-                            if records.HasField("exit"):
-                                mark("process ended")
-                                return records.exit
+                async with aclosing(output or self.session.read_log(self._id, self._offset)) as records:
+                    async for some in records:
+                        for record in some.records:
+                            await self._take(record)
+                        if some.HasField("exit"):
+                            mark("process ended")
+                            return some.exit
                 return await self.session.wait_process(self._id)
             except RpcError as error:
                 if not self.session.broke(error):
                     raise VchError(f"reading output: {error}") from error
                 # The link was reset: the spool still has what was not acknowledged.
+                output = None
                 await trio.sleep(0.05)
 
     async def _take(self, record: stdio_pb2.Record) -> None:

@@ -17,11 +17,12 @@ from appliance.diag import Trace, mark
 from appliance.engine.admission import Admission
 from appliance.engine.boot import begin_awakened, begin_found, begin_fresh, machine_spec, start_error
 from appliance.engine.ledger import Ledger
+from appliance.engine.pool import Pool
 from appliance.engine.record import Container
-from appliance.engine.run import Ended, Run
-from appliance.errors import Conflict, InvalidParameter, NotModified, Unsupported, VchError
-from appliance.guest import StartRefused
-from appliance.hypervisor import Checkpointable, Driver, Machine
+from appliance.engine.run import Begun, Ended, Run
+from appliance.errors import Conflict, HypervisorError, InvalidParameter, NotModified, Unsupported, VchError
+from appliance.guest import GuestSession, StartRefused
+from appliance.hypervisor import Checkpointable, Driver, Machine, MachineSpec
 from appliance.image.store import ImageStore
 from appliance.network import DefaultNetwork, Endpoint
 from tether.rpc.bridge import LoopThread
@@ -73,7 +74,8 @@ class Runs:
 
     def __init__(
         self, driver: Driver, images: ImageStore, network: DefaultNetwork, ledger: Ledger, admission: Admission,
-        loop: LoopThread, nursery: trio.Nursery, defaults: Defaults, on_auto_remove: Callable[[Container], Awaitable[None]],
+        loop: LoopThread, nursery: trio.Nursery, defaults: Defaults, pool: Pool | None,
+        on_auto_remove: Callable[[Container], Awaitable[None]],
     ) -> None:  # fmt: skip
         self._driver = driver
         self._images = images
@@ -83,6 +85,7 @@ class Runs:
         self._loop = loop
         self._nursery = nursery
         self._defaults = defaults
+        self._pool = pool
         self._on_auto_remove = on_auto_remove
 
     # -- start ----------------------------------------------------------------------------------------------------
@@ -177,41 +180,62 @@ class Runs:
         saved = self._ledger.queue(container)
         async with AsyncExitStack() as turn:
             await turn.enter_async_context(self._admission.turn())
+            if self._pool is not None:
+                turn.enter_context(self._pool.starting())
             layers = self._images.layer_paths(record.image_id)
             spec = machine_spec(container, layers, endpoint, self._defaults.memory_mib, self._defaults.cpus)
-            machine = await self._driver.create(spec)
-            made.append(machine)
-            try:
-                if kept is None:
-                    await machine.start()
-                elif isinstance(machine, Checkpointable):
-                    await machine.start_from(kept.folder)
-                else:
-                    raise Unsupported("this hypervisor keeps no checkpoints")
-                mark("machine on")
-                run = await self._dial(container, machine)
-            except BaseException:
-                with trio.CancelScope(shield=True):
-                    await machine.destroy()
-                raise
+            run = await self._get_machine(container, spec, kept, made)
+            machine = run.machine
+            mark("machine on")
             container.run = run
 
-            async def begin(run: Run) -> int:
+            async def begin(run: Run, stack: AsyncExitStack) -> Begun:
                 # A process that runs is one that a killed appliance finds again.
                 await saved.wait()
                 mark("state saved")
+                dns = self._defaults.dns
+                output = None
                 if kept is None:
-                    addresses = machine.disk_addresses()
-                    started = await begin_fresh(run.session, container, addresses, endpoint, self._defaults.dns)
+                    disks = machine.disk_addresses()
+                    launched = await begin_fresh(run.session, stack, container, disks, endpoint, dns)
+                    started, output = launched.response.started, launched.output()
                 else:
-                    started = await begin_awakened(run.session, container, endpoint, self._defaults.dns)
+                    started = await begin_awakened(run.session, container, endpoint, dns)
                 await turn.aclose()
                 container.move(Started(started.started_ns, started.pid))
                 self._ledger.emit(container, "start")
                 self._nursery.start_soon(self._answer, container, attempt)
-                return record.run_offset
+                return Begun(record.run_offset, output)
 
             await run.supervise(begin, lambda ended: self._ended(container, ended))
+
+    async def _get_machine(
+        self, container: Container, spec: MachineSpec, kept: Kept | None, made: list[Machine]
+    ) -> Run:
+        """A machine that is on, from wherever it is quickest; `made` is those that are to be destroyed if it fails."""
+        waiting = self._pool.take(spec) if self._pool is not None and kept is None else None
+        if waiting is not None:
+            made.append(waiting.machine)
+            try:
+                await waiting.become(spec)
+                return self._make_run(container, waiting.machine, waiting.session)
+            except (HypervisorError, OSError) as error:
+                log.warning("container %s cannot have a machine of the pool: %s", container.id[:12], error)
+                await waiting.end()
+        machine = await self._driver.create(spec)
+        made.append(machine)
+        try:
+            if kept is None:
+                await machine.start()
+            elif isinstance(machine, Checkpointable):
+                await machine.start_from(kept.folder)
+            else:
+                raise Unsupported("this hypervisor keeps no checkpoints")
+            return await self._dial(container, machine)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await machine.destroy()
+            raise
 
     async def _answer(self, container: Container, attempt: _Attempt) -> None:
         """The process runs already, and what it says is on its way: only the answer waits for the disk."""
@@ -230,8 +254,12 @@ class Runs:
         return endpoint
 
     async def _dial(self, container: Container, machine: Machine) -> Run:
-        run = await Run.dial(
-            self._loop, container.id, machine, container.fanout,
+        return self._make_run(container, machine, GuestSession(self._loop, await machine.dial_tether()))
+
+    @staticmethod
+    def _make_run(container: Container, machine: Machine, session: GuestSession) -> Run:
+        run = Run(
+            container.id, machine, session, container.fanout,
             container.stdin if container.record.config.get("OpenStdin") else None,
             container.open_log() if _keeps_log(container.record) else None, container.tell_log,
         )  # fmt: skip
@@ -338,12 +366,12 @@ class Runs:
             raise
         container.run = run
 
-        async def begin(run: Run) -> int:
+        async def begin(run: Run, _: AsyncExitStack) -> Begun:
             state = await begin_found(run.session, container)
             if not container.running:
                 container.move(Started(state.started_ns, state.pid))
                 await self._ledger.save(container)
-            return log_file.guest_offset if log_file is not None else state.acknowledged_offset
+            return Begun(log_file.guest_offset if log_file is not None else state.acknowledged_offset)
 
         await run.supervise(begin, lambda ended: self._ended(container, ended))
 

@@ -4,8 +4,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeVar
 
 import trio
@@ -42,6 +42,25 @@ class StartRefused(VchError):
         self.failure = failure
 
 
+class Launched:
+    """A process that was started, and its output."""
+
+    def __init__(
+        self, batch: list[sandbox_pb2.LaunchResponse], stream: ServerStream[sandbox_pb2.LaunchResponse]
+    ) -> None:
+        self.response = batch[0]
+        self._first = batch[1:]
+        self._stream = stream
+
+    async def output(self) -> AsyncGenerator[stdio_pb2.Records, None]:
+        """From its first byte on, the last with how it ended. RpcError when the call breaks before that."""
+        batch = self._first or await self._stream.receive()
+        while batch:
+            for response in batch:
+                yield response.output
+            batch = await self._stream.receive()
+
+
 def _translate(error: RpcError) -> VchError:
     if error.code is Code.NOT_FOUND:
         return NotFound(error.message)
@@ -51,13 +70,21 @@ def _translate(error: RpcError) -> VchError:
 
 
 class GuestSession:
-    """One guest. `run` must be running."""
+    """One guest. `run` must be running; it returns when the line goes, or after `close`."""
 
     def __init__(self, loop: LoopThread, line: Line) -> None:
         self._channel = Channel(loop, line)
+        self._scope = trio.CancelScope()
+        self.began = False
 
     async def run(self) -> None:
-        await self._channel.run()
+        self.began = True
+        with self._scope:
+            await self._channel.run()
+
+    def close(self) -> None:
+        """Leave the guest alone: calls under way fail. Idempotent."""
+        self._scope.cancel()
 
     @property
     def closed(self) -> bool:
@@ -113,20 +140,38 @@ class GuestSession:
             )
         return hello
 
+    @asynccontextmanager
     async def launch(
         self, configure: sandbox_pb2.ConfigureRequest, process: process_pb2.CreateRequest, timeout: float
-    ) -> sandbox_pb2.LaunchResponse:
+    ) -> AsyncIterator["Launched"]:
         """Turn a blank guest into a container and start its process. StartRefused says why it did not start."""
         configure.wall_clock_ns = time.time_ns()
         configure.entropy = os.urandom(64)
         request = sandbox_pb2.LaunchRequest(protocol=PROTOCOL, configure=configure, process=process)
-        try:
-            return await self._repeat("Sandbox/Launch", request, sandbox_pb2.LaunchResponse, timeout)
-        except RpcError as error:
-            failure = error.detail(process_pb2.StartFailure)
-            if failure is not None:
-                raise StartRefused(failure, error.message) from error
-            raise _translate(error) from error
+        deadline = trio.current_time() + timeout
+        while True:
+            async with AsyncExitStack() as stack:
+                try:
+                    stream = await stack.enter_async_context(
+                        self._channel.stream("/tether.v1.Sandbox/Launch", request, sandbox_pb2.LaunchResponse)
+                    )
+                    with trio.fail_at(deadline):
+                        batch = await stream.receive()
+                    if not batch:
+                        raise GuestFailure("guest: a launch without an answer", Code.INTERNAL)
+                except trio.TooSlowError:
+                    raise GuestFailure(f"guest: not ready within {timeout:.0f} s", Code.DEADLINE_EXCEEDED) from None
+                except RpcError as error:
+                    failure = error.detail(process_pb2.StartFailure)
+                    if failure is not None:
+                        raise StartRefused(failure, error.message) from error
+                    if not self.broke(error) or trio.current_time() >= deadline:
+                        raise _translate(error) from error
+                    log.info("guest: a launch is said again: %s", error.message)
+                else:
+                    yield Launched(batch, stream)
+                    return
+            await trio.sleep(_PAUSE)
 
     async def reset(self) -> None:
         """Make a guest blank again that has no processes."""
@@ -166,11 +211,13 @@ class GuestSession:
     async def acknowledge(self, process_id: str, offset: int) -> None:
         await self._call("Log/Ack", stdio_pb2.AckRequest(id=process_id, offset=offset), stdio_pb2.AckResponse)
 
-    @asynccontextmanager
-    async def read_log(self, process_id: str, offset: int) -> AsyncIterator[ServerStream[stdio_pb2.Records]]:
+    async def read_log(self, process_id: str, offset: int) -> AsyncGenerator[stdio_pb2.Records, None]:
+        """Output from `offset` on, the last with how it ended. RpcError when the call breaks before that."""
         request = stdio_pb2.ReadRequest(id=process_id, offset=offset, follow=True)
         async with self._channel.stream("/tether.v1.Log/Read", request, stdio_pb2.Records) as stream:
-            yield stream
+            while batch := await stream.receive():
+                for records in batch:
+                    yield records
 
     @asynccontextmanager
     async def feed_stdin(self) -> AsyncIterator[ServerStream[stdio_pb2.AttachResponse]]:

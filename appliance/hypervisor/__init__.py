@@ -1,8 +1,10 @@
 """Virtual machines: the contract in `driver`, a driver per folder. No Docker noun gets in, no QEMU or vSphere noun gets out."""
 
 from appliance.hypervisor.driver import (
+    Adaptable,
     Card,
     Checkpointable,
+    Cloning,
     Disk,
     DiskAddress,
     Driver,
@@ -11,4 +13,15 @@ from appliance.hypervisor.driver import (
     Power,
 )
 
-__all__ = ["Card", "Checkpointable", "Disk", "DiskAddress", "Driver", "Machine", "MachineSpec", "Power"]
+__all__ = [
+    "Adaptable",
+    "Card",
+    "Checkpointable",
+    "Cloning",
+    "Disk",
+    "DiskAddress",
+    "Driver",
+    "Machine",
+    "MachineSpec",
+    "Power",
+]

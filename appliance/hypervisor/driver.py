@@ -109,6 +109,31 @@ class Checkpointable(Protocol):
         """
 
 
+@runtime_checkable
+class Adaptable(Protocol):
+    """A machine that runs and is nobody's yet."""
+
+    def in_background(self, background: bool) -> None:
+        """Whether others go first on the host's cores."""
+
+    async def become(self, spec: MachineSpec) -> None:
+        """Turn into the machine of this spec, of its own size and network: its name, its disks. It goes on running.
+
+        HypervisorError when it cannot; what it is then is undefined, but it can be destroyed.
+        """
+
+
+@runtime_checkable
+class Cloning(Protocol):
+    """A driver that restores machines from one that was booted before."""
+
+    def want(self, kind: MachineSpec) -> None:
+        """Machines of this kind will be started: have a template before that."""
+
+    async def create_blank(self, kind: MachineSpec) -> Machine | None:
+        """A running machine of this kind that is nobody's, an Adaptable; None while there is no template."""
+
+
 class Driver(ABC):
     @abstractmethod
     async def connect(self) -> None:

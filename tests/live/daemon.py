@@ -97,6 +97,18 @@ class Daemon:
         """The output of a command that has to succeed."""
         return self.docker(*arguments, stdin=stdin, check=True).stdout
 
+    def wait_pool(self, count: int = 1) -> None:
+        """Return when so many machines wait; at once where none ever will."""
+        if "off" in FLAGS:
+            return
+        deadline = time.monotonic() + PATIENCE
+        while not any(
+            int(value) >= count for key, value in json.loads(self.must("info", "--format", "{{json .DriverStatus}}"))
+            if key == "Machines waiting"
+        ):  # fmt: skip
+            assert time.monotonic() < deadline, "the pool is not filled"
+            time.sleep(0.1)
+
     def load_busybox(self) -> None:
         self.must("load", stdin=busybox_archive())
 

@@ -15,7 +15,9 @@ from tether import __version__
 from tether.agent import network
 from tether.agent.files import make_mount
 from tether.agent.process import ProcessService
+from tether.agent.stdio import StdioService
 from tether.launch import Spec, prefetch
+from tether.rpc.server import Call
 from tether.rpc.status import Code, RpcError
 from tether.system import linux
 from tether.system.netlink import close_tcp
@@ -29,9 +31,12 @@ _PARTING = 0.2
 
 
 class SandboxService:
-    def __init__(self, nursery: trio.Nursery, processes: ProcessService, marks: list[tuple[str, int]]) -> None:
+    def __init__(
+        self, nursery: trio.Nursery, processes: ProcessService, stdio: StdioService, marks: list[tuple[str, int]]
+    ) -> None:
         self._nursery = nursery
         self._processes = processes
+        self._stdio = stdio
         self._marks = marks
         self._boot_id = os.urandom(16)
         self._configured: sandbox_pb2.ConfigureRequest | None = None
@@ -51,7 +56,7 @@ class SandboxService:
             memory_available=int(memory.get("MemAvailable", 0)) * 1024,
         )
 
-    async def launch(self, request: sandbox_pb2.LaunchRequest) -> sandbox_pb2.LaunchResponse:
+    async def launch(self, request: sandbox_pb2.LaunchRequest, call: Call) -> None:
         if request.protocol != PROTOCOL:
             raise RpcError(Code.FAILED_PRECONDITION, f"this guest speaks protocol {PROTOCOL}, not {request.protocol}")
         steps: list[sandbox_pb2.BootMark] = []
@@ -64,7 +69,9 @@ class SandboxService:
         await self.configure(request.configure, mark, self._processes.spec_of(request.process.id))
         started = await self._processes.start(process_pb2.StartRequest(id=request.process.id))
         mark("program runs")
-        return sandbox_pb2.LaunchResponse(hello=self.hello(_HELLO), started=started, steps=steps)
+        await call.send(sandbox_pb2.LaunchResponse(hello=self.hello(_HELLO), started=started, steps=steps))
+        async for records in self._stdio.follow(request.process.id, 0):
+            await call.send(sandbox_pb2.LaunchResponse(output=records))
 
     async def configure(
         self, request: sandbox_pb2.ConfigureRequest, mark: Callable[[str], None] = lambda _: None,

@@ -4,6 +4,7 @@ import errno
 import os
 import time
 from collections import deque
+from collections.abc import AsyncIterator
 from typing import Protocol
 
 import trio
@@ -196,21 +197,24 @@ class StdioService:
             request = await call.receive()
 
     async def read(self, request: stdio_pb2.ReadRequest, call: Call) -> None:
-        _, spool = self._find(request.id)
-        if request.offset < spool.acknowledged:
-            raise RpcError(Code.OUT_OF_RANGE, f"offset {request.offset} is below {spool.acknowledged}, which is gone")
-        offset = request.offset
+        async for records in self.follow(request.id, request.offset, follow=request.follow):
+            await call.send(records)
+
+    async def follow(self, process_id: str, offset: int, *, follow: bool = True) -> AsyncIterator[stdio_pb2.Records]:
+        """A process's output from `offset` on, and with `follow` how it ended."""
+        _, spool = self._find(process_id)
+        if offset < spool.acknowledged:
+            raise RpcError(Code.OUT_OF_RANGE, f"offset {offset} is below {spool.acknowledged}, which is gone")
         while True:
             batch = spool.read(offset)
             if batch:
                 offset = batch[-1].offset + len(batch[-1].data)
-            last = spool.closed and offset >= spool.written
-            if last and request.follow and spool.exit is not None:
-                await call.send(stdio_pb2.Records(records=batch, exit=spool.exit))
+            if follow and spool.closed and offset >= spool.written and spool.exit is not None:
+                yield stdio_pb2.Records(records=batch, exit=spool.exit)
                 return
             if batch:
-                await call.send(stdio_pb2.Records(records=batch))
-            elif spool.closed or not request.follow:
+                yield stdio_pb2.Records(records=batch)
+            elif spool.closed or not follow:
                 return
             else:
                 await spool.wait_news()

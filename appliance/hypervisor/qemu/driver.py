@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import signal
 from dataclasses import replace
@@ -18,13 +19,13 @@ import trio
 from appliance.errors import HypervisorError
 from appliance.hypervisor.driver import Card, Disk, Driver, Machine, MachineSpec, Power
 from appliance.hypervisor.qemu.machine import QemuMachine
-from appliance.hypervisor.qemu.pool import POOLED, Pool, new_id
 from appliance.hypervisor.qemu.process import PROGRAM, boot_id, is_running, running_titles, start_time, title
 from appliance.hypervisor.qemu.template import Template
 from appliance.hypervisor.qemu.templates import TEMPLATE, Rehearsal, Templates, kind_of
 
 _PROBE_SECONDS = 12.0
-_REHEARSAL_SECONDS = 60.0
+BLANK = "blank"
+_AMPLE_MIB, _SCARCE_MIB = 4096, 1024
 
 
 class QemuDriver(Driver):
@@ -32,7 +33,6 @@ class QemuDriver(Driver):
 
     def __init__(
         self, root: Path, guest: Path, accel: str, cache: Path, nursery: trio.Nursery, rehearsal: Rehearsal | None = None,
-        pool: int = 0,
     ) -> None:  # fmt: skip
         self.kernel = guest / "vmlinux"
         self.initrd = guest / "initrd"
@@ -46,8 +46,6 @@ class QemuDriver(Driver):
         # Without a rehearsal there are no templates: every machine boots.
         self._templates = Templates(self, cache / "templates", rehearsal) if rehearsal is not None else None
         self._rehearsal = rehearsal
-        self._pool = Pool[QemuMachine](pool, self._make_pooled, QemuMachine.destroy) if rehearsal and pool else None
-        self._pooled_kind: MachineSpec | None = None
 
     async def connect(self) -> None:
         if shutil.which(PROGRAM) is None:
@@ -65,8 +63,6 @@ class QemuDriver(Driver):
         self.guest_digest = await trio.to_thread.run_sync(_digest, (self.kernel, self.initrd))
         if self._templates is not None:
             self._nursery.start_soon(self._templates.run)
-        if self._pool is not None:
-            self._nursery.start_soon(self._pool.run)
 
     # -- for machines ---------------------------------------------------------------------------------------------
 
@@ -79,42 +75,33 @@ class QemuDriver(Driver):
         if self._templates is not None:
             self._templates.drop(template)
 
-    def pool_for(self, spec: MachineSpec) -> Pool[QemuMachine] | None:
-        return self._pool if kind_of(spec) == self._pooled_kind else None
-
     def watch(self, machine: QemuMachine) -> None:
         self._nursery.start_soon(machine.supervise)
+
+    def rename(self, machine: QemuMachine, spec: MachineSpec) -> Path:
+        """It is called by this spec's id from now on; where its folder has to be."""
+        self.forget(machine)
+        self._machines[spec.id] = machine
+        return self._root / spec.id
 
     def forget(self, machine: QemuMachine) -> None:
         self._machines.pop(machine.id, None)
 
-    # -- the pool -------------------------------------------------------------------------------------------------
+    # -- for the pool ---------------------------------------------------------------------------------------------
 
-    def want(self, spec: MachineSpec) -> None:
-        """Machines of this kind will be started, more of them than of others: have a template, and a few of them waiting."""
-        self._pooled_kind = kind_of(spec)
-        self.template_for(spec)
+    def want(self, kind: MachineSpec) -> None:
+        """See Cloning."""
+        self.template_for(kind)
 
-    @property
-    def waiting(self) -> int:
-        """How many machines wait in the pool."""
-        return self._pool.waiting if self._pool is not None else 0
-
-    async def _make_pooled(self) -> QemuMachine | None:
-        kind = self._pooled_kind
-        template = self.template_for(kind) if kind is not None else None
-        if kind is None or template is None or self._rehearsal is None:
+    async def create_blank(self, kind: MachineSpec) -> Machine | None:
+        """See Cloning."""
+        template = self.template_for(kind)
+        if template is None or self._rehearsal is None:
             return None
-        machine = self.make(replace(kind, id=new_id()))
+        machine = self.make(replace(kind_of(kind), id=BLANK + secrets.token_hex(8)))
         try:
             machine.spec = replace(machine.spec, disks=self._rehearsal.disks(machine.folder))
             await machine.restore(template)
-            machine.lower_priority(True)
-            with trio.fail_after(_REHEARSAL_SECONDS):
-                async with self._rehearsal.perform(await machine.dial_tether()):
-                    pass
-            await machine.dial_ahead()
-            machine.lower_priority(False)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await machine.destroy()
@@ -193,7 +180,7 @@ class QemuDriver(Driver):
                 for orphan in running.get(title(spec.id), ()):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(orphan, signal.SIGKILL)
-            if spec.id.startswith((TEMPLATE, POOLED)):
+            if spec.id.startswith((TEMPLATE, BLANK)):
                 await machine.destroy()
                 continue
             if await machine.power() is Power.ON:
@@ -204,8 +191,8 @@ class QemuDriver(Driver):
         return found
 
     def describe(self) -> dict[str, str]:
-        return {"Driver": "qemu", "Version": self.version, "Accelerator": self.accel, "Guest": self.kernel.parent.name,
-                "Waiting": str(self.waiting)}  # fmt: skip
+        facts = {"Version": self.version, "Accelerator": self.accel, "Guest": self.kernel.parent.name}
+        return {"Driver": "qemu", **facts}
 
 
 def _digest(paths: tuple[Path, ...]) -> str:
@@ -214,3 +201,21 @@ def _digest(paths: tuple[Path, ...]) -> str:
         with open(path, "rb") as file:
             found.update(hashlib.file_digest(file, "sha256").digest())
     return found.hexdigest()
+
+
+def memory_mib(field: str) -> int:
+    """A line of /proc/meminfo."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) // 1024
+    return 0
+
+
+def default_pool() -> int:
+    """How many machines wait where nobody says: one where the host has memory to spare."""
+    return 1 if memory_mib("MemTotal") >= _AMPLE_MIB else 0
+
+
+def has_room() -> bool:
+    """Whether a machine may be kept for no container."""
+    return memory_mib("MemAvailable") >= _SCARCE_MIB

@@ -1,4 +1,4 @@
-"""One machine: a QEMU process that boots, is restored from a template, taken from the pool, or goes on from a saved state."""
+"""One machine: a QEMU process that boots, is restored from a template, or goes on from a saved state."""
 
 import contextlib
 import hashlib
@@ -34,7 +34,6 @@ from appliance.hypervisor.qemu.command import (
     saved_origin,
 )
 from appliance.hypervisor.qemu.monitor import Monitor
-from appliance.hypervisor.qemu.pool import Pool, lower_priority
 from appliance.hypervisor.qemu.process import boot_id, has_ended, short, start_qemu, start_time
 from appliance.hypervisor.qemu.slots import lengthen, luns_of
 from appliance.hypervisor.qemu.template import Template
@@ -43,6 +42,7 @@ from tether.transport import Line
 _RESTORE_SECONDS = 30.0
 _SAVE_SECONDS = 600.0
 _GLANCE_SECONDS = 0.02
+_NICE = 10
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +56,10 @@ class Owner(Protocol):
     version: str
     guest_digest: str
 
-    def pool_for(self, spec: MachineSpec) -> "Pool[QemuMachine] | None": ...
     def template_for(self, spec: MachineSpec) -> Template | None: ...
     def distrust(self, template: Template) -> None: ...
     def watch(self, machine: "QemuMachine") -> None: ...
+    def rename(self, machine: "QemuMachine", spec: MachineSpec) -> Path: ...
     def forget(self, machine: "QemuMachine") -> None: ...
 
 
@@ -73,31 +73,13 @@ class QemuMachine(Machine):
         self._pidfd = -1
         self._process: subprocess.Popen[bytes] | None = None
         self._early: Line | None = None
-        self._released = False
         self._off = trio.Event()
         self._off.set()
 
     # -- ways to begin --------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Take one of the pool, restore it from its kind's template, boot it where there is none."""
-        pool = self._driver.pool_for(self.spec)
-        if pool is None:
-            await self._start(None)
-            return
-        with pool.starting():
-            await self._start(pool.take())
-
-    async def _start(self, waiting: "QemuMachine | None") -> None:
-        if waiting is not None:
-            try:
-                await self._become(waiting)
-                return
-            except (HypervisorError, OSError) as error:
-                log.warning("machine %s could not be one of the pool: %s", self.id[:12], error)
-                await self.kill()
-                await waiting.destroy()
-                self.folder.mkdir(mode=0o711, exist_ok=True)
+        """Restore it from its kind's template, boot it where there is none."""
         template = self._driver.template_for(self.spec)
         if template is not None:
             try:
@@ -109,35 +91,28 @@ class QemuMachine(Machine):
                 self._driver.distrust(template)
         self.launch(BOOT)
 
-    async def _become(self, waiting: "QemuMachine") -> None:
-        """Take over a machine of the pool: its process, its folder, its line; then its disks become this one's."""
-        process, pid = waiting._process, waiting.release()
-        self._process = process
-        self._pidfd = os.pidfd_open(pid)
-        self._off = trio.Event()
-        self.slotted = True
-        self._early, waiting._early = waiting._early, None
-        shutil.rmtree(self.folder)
+    async def become(self, spec: MachineSpec) -> None:
+        """See Adaptable."""
+        if self._pidfd < 0 or self._process is None:
+            raise HypervisorError(f"machine {self.id} has ended")
+        rehearsed, self.spec = self.spec.disks, spec
         # Named before it is moved: an appliance that comes after a kill finds one or the other, whole.
-        self.folder, waiting.folder = waiting.folder, self.folder
-        self.save_facts(pid)
-        self.folder.rename(waiting.folder)
-        self.folder = waiting.folder
-        self._driver.forget(waiting)
-        self._driver.watch(self)
+        self.save_facts(self._process.pid)
+        folder = self._driver.rename(self, spec)
+        self.folder.rename(folder)
+        self.folder, self.id = folder, spec.id
         mark("taken from the pool")
-        async with self.open_monitor() as monitor:
-            mark("monitor answers")
-            luns = luns_of(self.spec.disks, slotted=True)
-            for lun, disk in zip(luns, self.spec.disks, strict=True):
-                if lun < SLOTS:
-                    await self._put_in(monitor, lun, disk)
-            # What the rehearsal used.
-            for lun, disk in enumerate(waiting.spec.disks):
-                if lun in luns:
-                    await monitor.execute("blockdev-del", {"node-name": f"disk{lun}-0"})
-                disk.path.unlink(missing_ok=True)
-            await self._plug_rest(monitor)
+        try:
+            async with self.open_monitor() as monitor:
+                mark("monitor answers")
+                for lun, disk in zip(luns_of(spec.disks, slotted=True), spec.disks, strict=True):
+                    if lun < SLOTS:
+                        await self._put_in(monitor, lun, disk)
+                await self._plug_rest(monitor)
+        except OSError as error:
+            raise HypervisorError(f"its disks cannot be put in: {error}") from error
+        for disk in rehearsed:
+            (folder / disk.path.name).unlink(missing_ok=True)
         mark("disks put in")
 
     async def restore(self, template: Template) -> None:
@@ -288,16 +263,6 @@ class QemuMachine(Machine):
 
     # -- the process ----------------------------------------------------------------------------------------------
 
-    def release(self) -> int:
-        """Stop watching the process; it is somebody else's from now on. HypervisorError when it has ended."""
-        if self._pidfd < 0 or self._process is None:
-            raise HypervisorError(f"machine {self.id} has ended")
-        self._released = True
-        trio.lowlevel.notify_closing(self._pidfd)
-        os.close(self._pidfd)
-        self._pidfd = -1
-        return self._process.pid
-
     @contextlib.asynccontextmanager
     async def open_monitor(self) -> AsyncIterator[Monitor]:
         with short(self.folder) as folder:
@@ -321,10 +286,8 @@ class QemuMachine(Machine):
             with contextlib.suppress(trio.ClosedResourceError):
                 await trio.lowlevel.wait_readable(self._pidfd)
         finally:
-            if not self._released:
-                self._hang_up()
-        if not self._released:
-            self._finish()
+            self._hang_up()
+        self._finish()
 
     def _finish(self) -> None:
         """The process has ended."""
@@ -366,15 +329,13 @@ class QemuMachine(Machine):
     async def power(self) -> Power:
         return Power.OFF if self._off.is_set() else Power.ON
 
-    def lower_priority(self, lowered: bool) -> None:
-        if self._process is not None:
-            lower_priority(self._process.pid, lowered)
+    def in_background(self, background: bool) -> None:
+        """See Adaptable. Only root may take it back: without that it never is."""
+        if self._process is not None and os.geteuid() == 0:
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICE if background else 0)
 
     # -- the line -------------------------------------------------------------------------------------------------
-
-    async def dial_ahead(self) -> None:
-        """Open the line for whoever dials next: a guest that is alone looks for company only now and then."""
-        self._early = await self._dial()
 
     async def dial_tether(self) -> Line:
         line, self._early = self._early, None

@@ -1,6 +1,7 @@
 from protos.tether.v1 import filesystem_pb2 as _filesystem_pb2
 from protos.tether.v1 import network_pb2 as _network_pb2
 from protos.tether.v1 import process_pb2 as _process_pb2
+from protos.tether.v1 import stdio_pb2 as _stdio_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -103,14 +104,16 @@ class LaunchRequest(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., configure: _Optional[_Union[ConfigureRequest, _Mapping]] = ..., process: _Optional[_Union[_process_pb2.CreateRequest, _Mapping]] = ...) -> None: ...
 
 class LaunchResponse(_message.Message):
-    __slots__ = ("hello", "started", "steps")
+    __slots__ = ("hello", "started", "steps", "output")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     STARTED_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
     hello: HelloResponse
     started: _process_pb2.StartResponse
     steps: _containers.RepeatedCompositeFieldContainer[BootMark]
-    def __init__(self, hello: _Optional[_Union[HelloResponse, _Mapping]] = ..., started: _Optional[_Union[_process_pb2.StartResponse, _Mapping]] = ..., steps: _Optional[_Iterable[_Union[BootMark, _Mapping]]] = ...) -> None: ...
+    output: _stdio_pb2.Records
+    def __init__(self, hello: _Optional[_Union[HelloResponse, _Mapping]] = ..., started: _Optional[_Union[_process_pb2.StartResponse, _Mapping]] = ..., steps: _Optional[_Iterable[_Union[BootMark, _Mapping]]] = ..., output: _Optional[_Union[_stdio_pb2.Records, _Mapping]] = ...) -> None: ...
 
 class ResetRequest(_message.Message):
     __slots__ = ()
