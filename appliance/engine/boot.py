@@ -1,6 +1,5 @@
 """From a machine that answers to a process that runs: what the guest is told, and what its refusals mean to Docker's users."""
 
-import logging
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -16,8 +15,6 @@ from appliance.hypervisor import Disk, DiskAddress, MachineSpec
 from appliance.network import Endpoint
 from protos.tether.v1 import filesystem_pb2, network_pb2, process_pb2, sandbox_pb2
 from protos.tether.v1.filesystem_pb2 import Mount
-
-log = logging.getLogger(__name__)
 
 # What the kernel and the tether take of a machine's memory, MiB, beside the container's limit.
 _OVERHEAD_MIB = 160
@@ -56,7 +53,9 @@ def _mounts(disks: list[DiskAddress]) -> list[Mount]:
         Mount(kind=Mount.DISK, target=f"{_STATE}/layers/{number}", type="erofs", options=["ro"], disk=disk)
         for number, disk in enumerate(layers)
     ]
-    mounts.append(Mount(kind=Mount.DISK, target=f"{_STATE}/upper", type="ext4", options=["discard"], disk=upper))
+    mounts.append(
+        Mount(kind=Mount.DISK, target=f"{_STATE}/upper", type="ext4", options=["discard", "noinit_itable"], disk=upper)
+    )
     lower = [f"{_STATE}/layers/{number}" for number in reversed(range(len(layers)))]
     if not lower:
         # An image without layers: an empty directory stands in.
@@ -137,9 +136,6 @@ async def begin_fresh(
     mark("spec made")
     launched = await stack.enter_async_context(session.launch(*requests, _BOOT_SECONDS))
     _mark_steps(launched.response.steps)
-    hello = launched.response.hello
-    marks = ", ".join(f"{one.name} {one.boottime_ns // 1_000_000} ms" for one in hello.boot)
-    log.debug("boot of %s: %s; memory left %d MiB", container.id[:12], marks, hello.memory_available >> 20)
     return launched
 
 

@@ -23,7 +23,6 @@ from tether.system import linux
 from tether.system.netlink import close_tcp
 
 PROTOCOL = 1
-_HELLO = sandbox_pb2.HelloRequest(protocol=PROTOCOL)
 FILES = Path("/run/tether/files")
 _MODULES = Path("/lib/modules/later.list")
 # From the answer to a Shutdown to the power's end: an appliance that cuts it off itself is quicker.
@@ -41,6 +40,7 @@ class SandboxService:
         self._boot_id = os.urandom(16)
         self._configured: sandbox_pb2.ConfigureRequest | None = None
         self._configuring = trio.Lock()
+        self._was_reset = False
 
     def hello(self, request: sandbox_pb2.HelloRequest) -> sandbox_pb2.HelloResponse:
         memory = dict(re.findall(r"^(MemTotal|MemAvailable):\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.M))
@@ -50,16 +50,19 @@ class SandboxService:
             boot_id=self._boot_id,
             machine_id=self._configured.machine_id if self._configured else "",
             monotonic_ns=time.monotonic_ns(),
-            boot=[sandbox_pb2.BootMark(name=name, boottime_ns=at) for name, at in self._marks],
+            boot=self._boot_marks(),
             kernel=os.uname().release,
             memory_total=int(memory.get("MemTotal", 0)) * 1024,
             memory_available=int(memory.get("MemAvailable", 0)) * 1024,
         )
 
+    def _boot_marks(self) -> list[sandbox_pb2.BootMark]:
+        return [sandbox_pb2.BootMark(name=name, boottime_ns=at) for name, at in self._marks]
+
     async def launch(self, request: sandbox_pb2.LaunchRequest, call: Call) -> None:
         if request.protocol != PROTOCOL:
             raise RpcError(Code.FAILED_PRECONDITION, f"this guest speaks protocol {PROTOCOL}, not {request.protocol}")
-        steps: list[sandbox_pb2.BootMark] = []
+        steps = [] if self._was_reset else self._boot_marks()
 
         def mark(name: str) -> None:
             steps.append(sandbox_pb2.BootMark(name=name, boottime_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME)))
@@ -69,7 +72,7 @@ class SandboxService:
         await self.configure(request.configure, mark, self._processes.spec_of(request.process.id))
         started = await self._processes.start(process_pb2.StartRequest(id=request.process.id))
         mark("program runs")
-        await call.send(sandbox_pb2.LaunchResponse(hello=self.hello(_HELLO), started=started, steps=steps))
+        await call.send(sandbox_pb2.LaunchResponse(started=started, steps=steps))
         async for records in self._stdio.follow(request.process.id, 0):
             await call.send(sandbox_pb2.LaunchResponse(output=records))
 
@@ -146,6 +149,7 @@ class SandboxService:
                 linux.umount(target)
             shutil.rmtree(FILES, ignore_errors=True)
             self._configured = None
+            self._was_reset = True
             self._processes.prepare()
         return sandbox_pb2.ResetResponse()
 

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import gc
 import os
 import signal
 import socket
@@ -120,6 +121,8 @@ def _fork(flags: int, cgroup: int, child: Callable[[], None]) -> int:
     try:
         pid = linux.fork_with(flags, cgroup)
         if not pid:
+            # A collection would touch, and so copy, all that the tether has.
+            gc.disable()
             child()
         return pid
     finally:

@@ -104,16 +104,14 @@ class LaunchRequest(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., configure: _Optional[_Union[ConfigureRequest, _Mapping]] = ..., process: _Optional[_Union[_process_pb2.CreateRequest, _Mapping]] = ...) -> None: ...
 
 class LaunchResponse(_message.Message):
-    __slots__ = ("hello", "started", "steps", "output")
-    HELLO_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("started", "steps", "output")
     STARTED_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
-    hello: HelloResponse
     started: _process_pb2.StartResponse
     steps: _containers.RepeatedCompositeFieldContainer[BootMark]
     output: _stdio_pb2.Records
-    def __init__(self, hello: _Optional[_Union[HelloResponse, _Mapping]] = ..., started: _Optional[_Union[_process_pb2.StartResponse, _Mapping]] = ..., steps: _Optional[_Iterable[_Union[BootMark, _Mapping]]] = ..., output: _Optional[_Union[_stdio_pb2.Records, _Mapping]] = ...) -> None: ...
+    def __init__(self, started: _Optional[_Union[_process_pb2.StartResponse, _Mapping]] = ..., steps: _Optional[_Iterable[_Union[BootMark, _Mapping]]] = ..., output: _Optional[_Union[_stdio_pb2.Records, _Mapping]] = ...) -> None: ...
 
 class ResetRequest(_message.Message):
     __slots__ = ()
