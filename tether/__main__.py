@@ -36,6 +36,10 @@ def _mount_kernel_filesystems() -> None:
         "devpts", "/dev/pts", "devpts", linux.MS_NOSUID | linux.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5"
     )
     linux.mount("tmpfs", "/run", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=0755")
+    # A child that is forked ahead of its container sees what is mounted here afterwards.
+    os.makedirs("/run/tether")
+    linux.mount("/run/tether", "/run/tether", None, linux.MS_BIND)
+    linux.mount(None, "/run/tether", None, linux.MS_SHARED)
     enable_controllers()
     loopback_up()
 

@@ -26,8 +26,8 @@ _NAMESPACES = {
     "pid": linux.CLONE_NEWPID, "mount": linux.CLONE_NEWNS, "uts": linux.CLONE_NEWUTS, "ipc": linux.CLONE_NEWIPC,
     "network": linux.CLONE_NEWNET,
 }  # fmt: skip
-# A child that is prepared has these; its mounts are copied when it gets its order.
-_FLAGS_AHEAD = linux.CLONE_NEWPID | linux.CLONE_NEWUTS | linux.CLONE_NEWIPC
+# A child that is prepared has these.
+_FLAGS_AHEAD = linux.CLONE_NEWPID | linux.CLONE_NEWUTS | linux.CLONE_NEWIPC | linux.CLONE_NEWNS
 _ORDER = struct.Struct("HH")
 _MOST_AHEAD = 64 << 10
 _JOINED = linux.CLONE_NEWPID | linux.CLONE_NEWNS | linux.CLONE_NEWUTS | linux.CLONE_NEWIPC | linux.CLONE_NEWCGROUP
@@ -65,7 +65,7 @@ class Prepared:
 
     @staticmethod
     def suits(spec: Spec) -> bool:
-        return _flags(spec) == _FLAGS_AHEAD | linux.CLONE_NEWNS and len(spec.raw) <= _MOST_AHEAD
+        return _flags(spec) == _FLAGS_AHEAD and len(spec.raw) <= _MOST_AHEAD
 
     def close(self) -> None:
         """End it, unless it has become something. The reaper gets it like any other."""
@@ -123,6 +123,7 @@ def _fork(flags: int, cgroup: int, child: Callable[[], None]) -> int:
         if not pid:
             # A collection would touch, and so copy, all that the tether has.
             gc.disable()
+            _reset_signals()
             child()
         return pid
     finally:
@@ -139,13 +140,12 @@ def _flags(spec: Spec) -> int:
 def _wait_for_order(report: socket.socket) -> None:
     """Never returns: what a prepared child does. It is told once, by its size of terminal, its spec, its stdio."""
     try:
-        _reset_signals()
+        # What the tether mounts for the container later is seen here too (it shares that part), but not the other way.
+        linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
         data, descriptors, _, _ = socket.recv_fds(report, _ORDER.size + _MOST_AHEAD, 3)
         if data:
             size = _ORDER.unpack_from(data)
             spec = parse_spec_untrusted(data[_ORDER.size :])
-            # Not before: the container's disks are mounted by the tether, and a namespace does not see what comes later.
-            linux.unshare(linux.CLONE_NEWNS)
             _child(spec, Stdio(*descriptors), report, 0, size)
     finally:
         os._exit(255)
@@ -154,7 +154,6 @@ def _wait_for_order(report: socket.socket) -> None:
 def _child(spec: Spec, stdio: Stdio, report: socket.socket, join: int, size: tuple[int, ...]) -> None:
     """Never returns: exec, or a report and the end."""
     try:
-        _reset_signals()
         if join:
             _join(join, report)
         _become(spec, stdio, report, bool(join), size)
