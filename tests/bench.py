@@ -78,18 +78,22 @@ class Target:
 
 
 @contextlib.contextmanager
-def dockerd(root: Path) -> Iterator[Target | None]:
-    """Debian's dockerd, started by hand, without networks; None where it cannot run."""
+def dockerd(root: Path, *, bridge: bool = True) -> Iterator[Target | None]:
+    """Debian's dockerd, started by hand; None where it cannot run.
+
+    With `bridge` in a network namespace of its own, with its usual network, else in ours and with none.
+    """
     if os.geteuid() or shutil.which("dockerd") is None:
         yield None
         return
     host = f"unix://{root}/dockerd.sock"
-    command = [
-        "dockerd", "-H", host, "--data-root", f"{root}/dockerd", "--exec-root", f"{root}/dockerd-exec", "--bridge", "none",
-        "--iptables=false", "--ip6tables=false", "--pidfile", f"{root}/dockerd.pid",
-    ]  # fmt: skip
+    network = "--bip 172.30.0.1/24" if bridge else "--bridge none --iptables=false --ip6tables=false"
+    daemon = (
+        f"ip link set lo up; exec dockerd -H {host} --data-root {root}/dockerd --exec-root {root}/dockerd-exec "
+        f"{network} --pidfile {root}/dockerd.pid"
+    )
     with open(root / "dockerd.log", "wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = subprocess.Popen([*(("unshare", "-n") if bridge else ()), "sh", "-c", daemon], stdout=log, stderr=log)
     target = Target("dockerd", host)
     try:
         for _ in range(200):
@@ -136,6 +140,10 @@ def first_byte(target: Target) -> float:
 
 def run_true(target: Target) -> float:
     return timed(lambda: target.docker("run", "--rm", "busybox", "true"))
+
+
+def run_true_alone(target: Target) -> float:
+    return timed(lambda: target.docker("run", "--rm", "--network", "none", "busybox", "true"))
 
 
 def ten_at_once(target: Target) -> float:
@@ -284,12 +292,12 @@ def pss(daemon: Daemon, container: str) -> float:
 
 
 def boot_split(daemon: Daemon) -> None:
-    """Where a cold start's time goes, as the guest's own clock tells it."""
-    container = daemon.must("run", "-d", "busybox", "sleep", "100").strip()
+    """Where a cold start's time goes."""
+    container = daemon.must("run", "-d", "busybox", "sh", "-c", "grep MemAvailable /proc/meminfo; sleep 100").strip()
     print(f"{'one idle container, booted':38} PSS {pss(daemon, container):.0f} MiB")
-    for line in daemon.log.read_text().splitlines():
-        if "boot of" in line and container[:12] in line:
-            print(f"{'boot':38} {line.partition('boot of')[2].strip()}")
+    print(f"{'memory left to it':38} {daemon.must('logs', container).split()[1]} KiB")
+    for line in daemon.vch("debug", "trace", container).splitlines():
+        print(f"{'':38} {line}")
     daemon.must("rm", "-f", container)
 
 
@@ -327,47 +335,58 @@ def _post(daemon: Daemon, path: str, body: object) -> None:
             pass
 
 
+def starts(targets: list[Target]) -> None:
+    """What it takes to start containers."""
+    compare("run --rm true", "ms", targets, run_true, settled=True)
+    compare("run --rm true, without a network", "ms", targets, run_true_alone, settled=True)
+    compare("run --rm true, back to back", "ms", targets, run_true)
+    compare("start to first byte", "ms", targets, first_byte, settled=True)
+    compare("create", "ms", targets, create)
+
+
+def streams(targets: list[Target]) -> None:
+    script = "yes 'a line of some sixty bytes, as logs have them, more or less' | head -n 300000"
+    for target in targets:
+        target.docker("run", "--name", "bench-log", "busybox", "sh", "-c", script)
+    compare("logs", "MB/s", targets, logs, 5)
+    compare("attach, stdout", "MB/s", targets, attach_out, 3)
+    compare("attach, stdin", "MB/s", targets, attach_in, 3)
+
+
 def main() -> None:
     root = Path(tempfile.mkdtemp(prefix="vch-bench-", dir="/tmp"))
     root.chmod(0o711)
     daemon = Daemon(root)
-    daemon.start("--log-level", "debug")
+    daemon.start()
     try:
         idle(daemon, "vchd, no container")
         daemon.load_busybox()
+        ours = Target("vchd", daemon.host, daemon.wait_pool)
         with dockerd(root) as other:
-            targets = [Target("vchd", daemon.host, daemon.wait_pool)] + ([other] if other is not None else [])
+            targets = [ours] + ([other] if other is not None else [])
             rates(targets, "ping", "/_ping")
             for target in targets:
                 for number in range(20):
                     target.docker("create", "--name", f"bench{number}", "busybox", "true")
             rates(targets, "list of 20", "/containers/json?all=1")
-            # Without networks on dockerd's side: what a network costs is not compared here.
-            compare("run --rm true", "ms", targets, run_true, settled=True)
-            compare("run --rm true, back to back", "ms", targets, run_true)
-            compare("ten runs at once", "ms", targets, ten_at_once, settled=True)
-            compare("create", "ms", targets, create)
-            compare("start to first byte", "ms", targets, first_byte, settled=True)
-            for target in targets:
-                target.docker(
-                    "run",
-                    "--name",
-                    "bench-log",
-                    "busybox",
-                    "sh",
-                    "-c",
-                    "yes 'a line of some sixty bytes, as logs have them, more or less' | head -n 300000",
-                )
-            compare("logs", "MB/s", targets, logs)
-            with real_registry(_made(root / "registry")) as host:
-                name = push_fifty_megabytes(host)
-                compare("pull of 50 MB", "ms", targets, functools.partial(pull, name))
-            compare("attach, stdout", "MB/s", targets, attach_out, 3)
-            compare("attach, stdin", "MB/s", targets, attach_in, 3)
+            starts(targets)
+            compare("ten runs at once", "ms", targets, ten_at_once, 5, settled=True)
+            streams(targets)
+            daemon.stop()
+            daemon.start("--vm-pool", "10")
+            ours.settle = functools.partial(daemon.wait_pool, 10)
+            compare("ten runs at once, --vm-pool 10", "ms", targets, ten_at_once, 5, settled=True)
+            ours.settle = daemon.wait_pool
+            daemon.stop()
+            daemon.start()
+        with dockerd(root, bridge=False) as other, real_registry(_made(root / "registry")) as host:
+            targets = [ours] + ([other] if other is not None else [])
+            name = push_fifty_megabytes(host)
+            compare("pull of 50 MB", "ms", targets, functools.partial(pull, name), 5)
         # The cold path beside it.
         daemon.stop()
-        daemon.start("--log-level", "debug", "--vm-template", "off")
-        compare("run --rm true, booted", "ms", targets[:1], run_true, 3)
+        daemon.start("--vm-template", "off")
+        compare("run --rm true, booted", "ms", [ours], run_true, 3)
         boot_split(daemon)
         daemon.stop()
         daemon.start()

@@ -3,15 +3,15 @@
 import os
 import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import trio
 
-from appliance.engine.run import Ended, Run
-from appliance.guest import Fanout, StdinPipe
+from appliance.engine.run import Begun, Ended, Run
+from appliance.guest import Fanout, GuestSession, StdinPipe
 from appliance.hypervisor import Machine, MachineSpec
 from appliance.hypervisor.fake import FakeDriver, FakeHost
 from appliance.streams.logfile import LogFile
@@ -86,7 +86,8 @@ async def cat_run(folder: Path) -> AsyncIterator[tuple[Run, StdinPipe, Machine]]
         await machine.start()
         stdin = StdinPipe()
         log = LogFile(folder, framed=False)
-        run = await Run.dial(loop, PROCESS, machine, Fanout(), stdin, log, lambda: None)
+        session = GuestSession(loop, await machine.dial_tether())
+        run = Run(PROCESS, machine, session, Fanout(), stdin, log, lambda: None)
         yield run, stdin, machine
         log.close()
         nursery.cancel_scope.cancel()
@@ -99,8 +100,8 @@ async def test_stdin_output_and_exit_through_resets(tmp_path: Path, seed: int) -
     endings: list[Ended] = []
     async with cat_run(tmp_path) as (run, stdin, _), trio.open_nursery() as nursery:
 
-        async def begin(_run: Run) -> int:
-            return 0
+        async def begin(_run: Run, _: AsyncExitStack) -> Begun:
+            return Begun(0)
 
         async def on_exit(ended: Ended) -> None:
             endings.append(ended)

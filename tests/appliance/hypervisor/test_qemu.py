@@ -15,9 +15,12 @@ import pytest
 import trio
 
 from appliance.config import default_guest
+from appliance.errors import HypervisorError
 from appliance.hypervisor import Card, Disk, Driver, MachineSpec, Power
 from appliance.hypervisor.qemu import QemuDriver
 from appliance.hypervisor.qemu.command import BOOT, Descriptors, Placed, command
+from appliance.hypervisor.qemu.machine import QemuMachine
+from appliance.hypervisor.qemu.process import is_running
 from appliance.hypervisor.qemu.template import Template
 from appliance.hypervisor.qemu.templates import Rehearsal
 from tests.appliance.hypervisor.contract import DriverContract
@@ -45,9 +48,9 @@ hear = Hear()
 
 
 @asynccontextmanager
-async def opened(root: Path, rehearsal: Rehearsal | None = None, pool: int = 0) -> AsyncIterator[QemuDriver]:
+async def opened(root: Path, rehearsal: Rehearsal | None = None) -> AsyncIterator[QemuDriver]:
     async with trio.open_nursery() as nursery:
-        driver = QemuDriver(root / "machines", default_guest(), "tcg", root / "cache", nursery, rehearsal, pool)
+        driver = QemuDriver(root / "machines", default_guest(), "tcg", root / "cache", nursery, rehearsal)
         await driver.connect()
         yield driver
         nursery.cancel_scope.cancel()
@@ -195,49 +198,89 @@ class TestClones(DriverContract):
             await machine.destroy()
 
 
-class TestPooled(TestClones):
-    """The same contract by machines that have waited."""
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+class TestBecoming:
+    """A machine that was nobody's turns into somebody's."""
 
-    def open_driver(self, root: Path) -> AbstractAsyncContextManager[Driver]:
-        @asynccontextmanager
-        async def ready() -> AsyncIterator[Driver]:
-            async with opened(root, hear, pool=1) as driver:
-                driver.want(self.spec(root))
-                await _eventually(lambda: driver.waiting)
-                yield driver
+    @pytest.fixture(autouse=True)
+    def _cache(self, saved_template: Path, short_path: Path) -> None:
+        shutil.copytree(saved_template, short_path / "cache", copy_function=_copy_sparse)
 
-        return ready()
+    @asynccontextmanager
+    async def blank(self, root: Path) -> AsyncIterator[tuple[QemuDriver, QemuMachine]]:
+        async with opened(root, hear) as driver:
+            kind = MachineSpec("any", 256, 1)
+            await _template(driver, kind)
+            machine = await driver.create_blank(kind)
+            assert isinstance(machine, QemuMachine)
+            yield driver, machine
 
-    async def test_it_was_restored_and_not_booted(self, short_path: Path) -> None:
-        async with self.open_driver(short_path) as driver:
-            machine = await driver.create(self.spec(short_path))
-            await machine.start()
+    def spec(self, root: Path, disks: int = 1) -> MachineSpec:
+        for number in range(disks):
+            (root / f"m1.disk{number}").write_bytes(b"%d" % number + bytes(1 << 20))
+        return MachineSpec("m1", 256, 1, tuple(Disk(root / f"m1.disk{n}", n > 0) for n in range(disks)))
+
+    async def test_it_keeps_its_line_and_takes_the_name(self, short_path: Path) -> None:
+        async with self.blank(short_path) as (_, machine):
+            line = await machine.dial_tether()
+            with trio.fail_after(20):
+                assert await line.read()
+            await machine.become(self.spec(short_path))
             folder = short_path / "machines/m1"
-            assert "-name vch-pool" in (folder / "command").read_text()
+            assert machine.id == "m1"
+            assert "-name vch-blank" in (folder / "command").read_text()
             assert json.loads((folder / "machine.json").read_text())["spec"]["id"] == "m1"
+            assert [path.name for path in (short_path / "machines").iterdir()] == ["m1"]
+            assert not (folder / "hear.disk").exists()
+            line.close()
             line = await machine.dial_tether()
             with trio.fail_after(20):
                 assert await line.read()
             line.close()
+            await machine.kill()
+            await machine.start()
+            assert await machine.power() is Power.ON
             await machine.destroy()
             assert not folder.exists()
 
-    async def test_one_that_died_while_it_waited_is_passed_over(self, short_path: Path) -> None:
-        async with self.open_driver(short_path) as driver:
-            (waiting,) = (short_path / "machines").glob("pool*/machine.json")
-            os.kill(json.loads(waiting.read_text())["pid"], 9)
-            machine = await driver.create(self.spec(short_path))
-            await machine.start()
-            assert await machine.power() is Power.ON
-            assert "-name vch-m1" in (short_path / "machines/m1/command").read_text()
+    async def test_it_is_adopted_under_its_name_and_a_blank_one_is_ended(self, short_path: Path) -> None:
+        async with self.blank(short_path) as (driver, machine):
+            await machine.become(self.spec(short_path))
+            blank = await driver.create_blank(MachineSpec("any", 256, 1))
+            assert isinstance(blank, QemuMachine)
+            pid = json.loads((blank.folder / "machine.json").read_text())["pid"]
+        async with opened(short_path) as driver:
+            (found,) = await driver.adopt()
+            assert found.id == "m1"
+            assert await found.power() is Power.ON
+            assert found.disk_addresses() == machine.disk_addresses()
+            # Its parent is this very process, which has not waited for it.
+            assert not is_running(pid)
+            await found.destroy()
+        assert list((short_path / "machines").iterdir()) == []
+
+    async def test_one_that_has_died_cannot_become_anything(self, short_path: Path) -> None:
+        async with self.blank(short_path) as (_, machine):
+            await machine.kill()
+            with pytest.raises(HypervisorError):
+                await machine.become(self.spec(short_path))
             await machine.destroy()
 
-    async def test_the_pool_ends_with_the_driver(self, short_path: Path) -> None:
-        async with self.open_driver(short_path):
-            (waiting,) = (short_path / "machines").glob("pool*/machine.json")
-            pid = json.loads(waiting.read_text())["pid"]
-        assert not Path(f"/proc/{pid}").exists()
-        assert not list((short_path / "machines").iterdir())
+    async def test_a_disk_that_is_not_there_is_an_error(self, short_path: Path) -> None:
+        async with self.blank(short_path) as (_, machine):
+            with pytest.raises(HypervisorError, match="No such file"):
+                await machine.become(MachineSpec("m1", 256, 1, (Disk(short_path / "none", False),)))
+            await machine.destroy()
+
+    async def test_disks_without_a_slot_are_plugged_in(self, short_path: Path) -> None:
+        async with self.blank(short_path) as (_, machine):
+            await machine.become(self.spec(short_path, disks=11))
+            assert [at.lun for at in machine.disk_addresses()] == [*range(8), 16, 17, 18]
+            async with machine.open_monitor() as monitor:
+                blocks = await monitor.execute("query-block")
+            assert len([one for one in blocks if "inserted" in one]) == 11
+            await machine.destroy()
 
 
 def _copy_sparse(source: str, target: str) -> None:
