@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from appliance.api.status import status_of
 from appliance.errors import InvalidParameter, NotModified, VchError
-from appliance.http import Reply, Request
+from appliance.http import Disconnected, Reply, Request
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,8 @@ class Router:
                 log.warning("an answer broke off: %s", error)
                 return
             await reply.json(status_of(error), {"message": str(error)})
+        except Disconnected:
+            raise
         except Exception as error:
             log.exception("%s %s failed", request.method, request.raw_path)
             if reply.started:

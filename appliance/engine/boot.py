@@ -19,6 +19,7 @@ from protos.tether.v1.filesystem_pb2 import Mount
 # What the kernel and the tether take of a machine's memory, MiB, beside the container's limit.
 _OVERHEAD_MIB = 160
 _BOOT_SECONDS = 120.0
+_FOUND_SECONDS = 15.0
 _STATE = "/run/tether"
 
 
@@ -165,7 +166,8 @@ async def begin_awakened(
 
 async def begin_found(session: GuestSession, container: Container) -> process_pb2.ProcessState:
     """A guest of an earlier appliance: its process, running or ended. VchError when it had not come so far."""
-    await session.hello(_BOOT_SECONDS)
+    # One that was just booting has nothing worth a long wait.
+    await session.hello(_BOOT_SECONDS if container.running else _FOUND_SECONDS)
     state = (await session.processes()).get(container.id)
     if (
         state is None

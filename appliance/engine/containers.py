@@ -35,6 +35,7 @@ from appliance.store import Database
 from tether.rpc.bridge import LoopThread
 
 _STOP_SECONDS = 10.0
+_KILL_SECONDS = 10.0
 
 
 class Containers:
@@ -220,6 +221,7 @@ class Containers:
             raise Conflict(f"cannot kill container: {ref}: container {container.id} is not running")
         if number in (9, 15) or for_removal:
             container.record.stopped_by_user = True
+        exits = container.exits
         try:
             await container.run.session.signal(container.id, number)
         except Conflict:
@@ -232,6 +234,10 @@ class Containers:
                 raise
             await container.run.machine.kill()
         self._ledger.emit(container, "kill", signal=str(number))
+        if number == 9:
+            # As moby does: whoever kills for good may start it again at once.
+            with trio.move_on_after(_KILL_SECONDS):
+                await self._wait_exit(container, exits)
 
     async def stop(self, ref: str, *, signal: str, timeout: float | None) -> None:
         """SIGTERM or StopSignal, then SIGKILL after `timeout` seconds (negative: never)."""

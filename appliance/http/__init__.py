@@ -1,7 +1,7 @@
 """HTTP/1.1 on trio with hijack (RFC 9112). Knows no Docker."""
 
-from appliance.http.connection import Handler, Reply, Request, serve_connection
+from appliance.http.connection import Disconnected, Handler, Reply, Request, serve_connection
 from appliance.http.readiness import Readiness
 from appliance.http.stream import HijackedStream
 
-__all__ = ["Handler", "HijackedStream", "Readiness", "Reply", "Request", "serve_connection"]
+__all__ = ["Disconnected", "Handler", "HijackedStream", "Readiness", "Reply", "Request", "serve_connection"]

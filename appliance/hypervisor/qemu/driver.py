@@ -7,6 +7,7 @@ messages. QEMU gets every file as a descriptor and runs as a user of its own, in
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -22,6 +23,8 @@ from appliance.hypervisor.qemu.machine import QemuMachine
 from appliance.hypervisor.qemu.process import PROGRAM, boot_id, is_running, running_titles, start_time, title
 from appliance.hypervisor.qemu.template import Template
 from appliance.hypervisor.qemu.templates import TEMPLATE, Rehearsal, Templates, kind_of
+
+log = logging.getLogger(__name__)
 
 _PROBE_SECONDS = 12.0
 BLANK = "blank"
@@ -184,8 +187,12 @@ class QemuDriver(Driver):
                 await machine.destroy()
                 continue
             if await machine.power() is Power.ON:
-                with contextlib.suppress(HypervisorError), trio.move_on_after(_PROBE_SECONDS):
-                    await machine.unfreeze()
+                try:
+                    with trio.fail_after(_PROBE_SECONDS):
+                        await machine.unfreeze()
+                except (HypervisorError, trio.TooSlowError) as error:
+                    log.warning("machine %s is ended: %s", spec.id[:12], error)
+                    await machine.kill()
             self._machines[spec.id] = machine
             found.append(machine)
         return found

@@ -21,6 +21,7 @@ from appliance.errors import HypervisorError
 from appliance.hypervisor.driver import Disk, DiskAddress, Machine, MachineSpec, Power
 from appliance.hypervisor.qemu import saved
 from appliance.hypervisor.qemu.command import (
+    BLANK_MAC,
     BOOT,
     SLOTS,
     Descriptors,
@@ -205,10 +206,11 @@ class QemuMachine(Machine):
 
     def _facts(self) -> str:
         """What has to be the same for a state to fit: QEMU, guest, devices."""
-        driver = self._driver
+        driver, card = self._driver, self.spec.card
+        # Which address its card has, the state knows, and the guest is told anew.
+        spec = replace(self.spec, id="saved", disks=(), card=replace(card, mac=BLANK_MAC) if card is not None else None)
         line = command(
-            "qemu", driver.accel, Path("kernel"), Path("initrd"), replace(self.spec, id="saved", disks=()),
-            saved_origin(self.slotted), Descriptors(0, 0, ()), Path("console"),
+            "qemu", driver.accel, Path("kernel"), Path("initrd"), spec, saved_origin(self.slotted), Descriptors(0, 0, ()), Path("console"),
         )  # fmt: skip
         luns = ",".join(map(str, luns_of(self.spec.disks, slotted=self.slotted)))
         return hashlib.sha256("\0".join([driver.version, driver.guest_digest, luns, *line]).encode()).hexdigest()
@@ -221,6 +223,8 @@ class QemuMachine(Machine):
                 try:
                     await monitor.execute("stop")
                     at_rest()
+                    # One that was restored from a template has it on.
+                    await monitor.ignore_shared_memory(False)
                     await monitor.save(state, _SAVE_SECONDS)
                     await trio.to_thread.run_sync(saved.finish, folder, state, writable, self._facts(), self.slotted)
                     if not go_on:
@@ -251,13 +255,15 @@ class QemuMachine(Machine):
                 for path, coming in files.items():
                     coming.rename(path)
                 await monitor.execute("cont")
+        except HypervisorError as error:
+            raise HypervisorError(f"{error}\n{self.last_words()}") from error
         finally:
             os.close(state)
             for coming in files.values():
                 coming.unlink(missing_ok=True)
 
     async def unfreeze(self) -> None:
-        """Let a machine go on that an appliance was saving when it was killed."""
+        """Let a machine go on that an appliance was saving when it was killed. HypervisorError when it was just restoring it."""
         async with self.open_monitor() as monitor:
             await monitor.let_go_on()
 

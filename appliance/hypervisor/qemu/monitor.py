@@ -80,9 +80,9 @@ class Monitor:
             else:
                 return message.get("return")
 
-    async def ignore_shared_memory(self) -> None:
+    async def ignore_shared_memory(self, ignore: bool = True) -> None:
         """Save and restore only the devices' state: the memory is in its file."""
-        capability = {"capability": "x-ignore-shared", "state": True}
+        capability = {"capability": "x-ignore-shared", "state": ignore}
         await self.execute("migrate-set-capabilities", {"capabilities": [capability]})
 
     async def save(self, state: int, seconds: float) -> None:
@@ -112,10 +112,12 @@ class Monitor:
         raise HypervisorError(f"QEMU did not {what} it in {seconds:.0f} s")
 
     async def let_go_on(self) -> None:
-        """End what keeps the machine from running, if anything does."""
+        """End what keeps the machine from running, if anything does. HypervisorError when it has not begun to run yet."""
         status = await self.execute("query-status")
         if status.get("running"):
             return
+        if status.get("status") in ("inmigrate", "prelaunch"):
+            raise HypervisorError("it has not begun to run")
         await self.execute("migrate_cancel")
         for _ in range(200):
             if (await self.execute("query-migrate")).get("status") not in ("active", "setup", "device", "cancelling"):

@@ -1,0 +1,116 @@
+"""kill -9 of vchd while machines are on their way: nothing is left over, and the next start works."""
+
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.live.daemon import FLAGS, Daemon, running_daemon
+
+pytestmark = [pytest.mark.live, pytest.mark.skipif("off" in FLAGS, reason="templates are switched off")]
+
+
+def _wait(what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def _qemus(root: Path) -> list[str]:
+    """Command lines of QEMUs whose folder is below root, by the files that they have open."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            try:
+                words = (process / "cmdline").read_bytes().split(b"\0")
+                if words[0].endswith(b"qemu-system-x86_64"):
+                    opened = [str(fd.readlink()) for fd in (process / "fd").iterdir()]
+                    if any(path.startswith(str(root)) for path in opened):
+                        found.append(words[words.index(b"-name") + 1].decode())
+            except (OSError, ValueError):
+                continue
+    return found
+
+
+def _settled(daemon: Daemon, root: Path) -> None:
+    """Exactly what belongs to a vchd without containers is there."""
+    daemon.wait_pool()
+    assert daemon.must("run", "--rm", "busybox", "echo", "whole") == "whole\n"
+    daemon.wait_pool()
+    (blank,) = (root / "exec/machines").iterdir()
+    assert blank.name.startswith("blank")
+    _wait(lambda: len(_qemus(root)) == 1)
+    assert not list((root / "data/containers").iterdir())
+    assert not [path for path in (root / "cache/vch/templates").iterdir() if path.name.startswith(".")]
+
+
+def test_kills_while_machines_are_on_their_way(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A cache of its own, so that a template is made here.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(short_path / "cache"))
+    machines = short_path / "exec/machines"
+    with running_daemon(short_path) as daemon:
+        _wait(lambda: list(machines.glob("template*/command")))
+        time.sleep(0.5)
+        daemon.kill()
+        daemon.start()
+        _settled(daemon, short_path)
+        # While the pool fills: from the launch of its QEMU on, at several moments.
+        for moment in (0.0, 0.05, 0.2, 0.6):
+            daemon.stop()
+            daemon.start()
+            _wait(lambda: list(machines.glob("blank*/command")))
+            time.sleep(moment)
+            daemon.kill()
+            daemon.start()
+        _settled(daemon, short_path)
+    with running_daemon(short_path, "--vm-pool", "0") as daemon:
+        # While a clone is restored.
+        for number, moment in enumerate((0.0, 0.02, 0.05, 0.1, 0.3)):
+            name = f"cut{number}"
+            daemon.must("create", "--name", name, "busybox", "echo", "whole")
+            container = daemon.must("inspect", name, "--format", "{{.Id}}").strip()
+            start = subprocess.Popen(
+                daemon.command("start", name), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            _wait((machines / container / "machine.json").exists)
+            time.sleep(moment)
+            daemon.kill()
+            start.wait(30)
+            daemon.start()
+            deadline = time.monotonic() + 60
+            while (result := daemon.docker("start", "-a", name)).returncode:
+                assert time.monotonic() < deadline, result.stderr
+                time.sleep(0.5)
+            assert result.stdout == "whole\n"
+            # Where the first start had come far enough, that was its output, and this was another.
+            daemon.must("rm", "-f", name)
+        assert not list(machines.iterdir())
+        assert _qemus(short_path) == []
+
+
+def test_a_killed_checkpoint_leaves_a_container_that_runs(short_path: Path) -> None:
+    with running_daemon(short_path) as daemon:
+        script = "i=0; while true; do i=$((i+1)); echo $i; sleep 0.05; done"
+        container = daemon.must("run", "-d", "--name", "counted", "busybox", "sh", "-c", script).strip()
+        folder = short_path / "data/containers" / container / "checkpoints"
+        for moment in (0.0, 0.05, 0.15):
+            command = daemon.command("checkpoint", "create", "counted", "half")
+            making = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            _wait(lambda: (folder / ".half.half").exists() or (folder / "half").exists())
+            time.sleep(moment)
+            daemon.kill()
+            making.wait(30)
+            daemon.start()
+            if (folder / "half").exists():
+                continue  # it was quicker
+            assert list(folder.iterdir()) == []
+            before = len(daemon.must("logs", "counted").split())
+            deadline = time.monotonic() + 30
+            while len(numbers := daemon.must("logs", "counted").split()) < before + 5:
+                assert time.monotonic() < deadline, daemon.must("ps", "-a")
+                time.sleep(0.1)
+            assert numbers == [str(number + 1) for number in range(len(numbers))]
+        daemon.must("rm", "-f", "counted")

@@ -1,0 +1,54 @@
+"""Two hundred starts and removals leave nothing: descriptors, memory, shared memory, files, processes."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.live.daemon import Daemon, running_daemon
+
+pytestmark = pytest.mark.live
+
+
+def _usage(daemon: Daemon) -> dict[str, int]:
+    process = Path("/proc") / str(daemon.pid)
+    rss = int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
+    shared = os.statvfs("/dev/shm")
+    files = [path for top in ("data", "exec") for path in (daemon.root / top).rglob("*")]
+    disk = subprocess.run(["du", "-sk", daemon.root / "data"], capture_output=True, text=True, check=True).stdout
+    return {
+        "descriptors": len(list((process / "fd").iterdir())),
+        "threads": len(list((process / "task").iterdir())),
+        "rss": rss,
+        "shm": (shared.f_blocks - shared.f_bfree) * shared.f_frsize // 1024,
+        "files": len(files),
+        "disk": int(disk.split()[0]),
+        "machines": len(list((daemon.root / "exec/machines").iterdir())),
+    }
+
+
+def _rounds(daemon: Daemon, count: int) -> None:
+    for number in range(count):
+        if number % 2:
+            assert daemon.must("run", "--rm", "busybox", "echo", "x") == "x\n"
+        else:
+            daemon.must("run", "-d", "--name", "leak", "busybox", "sleep", "1000")
+            daemon.must("rm", "-f", "leak")
+
+
+def test_two_hundred_starts_and_removals_leave_nothing(short_path: Path) -> None:
+    with running_daemon(short_path) as daemon:
+        daemon.wait_pool()
+        # What is made once, is made by then.
+        _rounds(daemon, 40)
+        daemon.wait_pool()
+        before = _usage(daemon)
+        _rounds(daemon, 200)
+        daemon.wait_pool()
+        after = _usage(daemon)
+    for key in ("descriptors", "threads", "shm", "files", "machines"):
+        assert after[key] <= before[key] + 3, (key, before, after)
+    # Some 40 KiB a start would be a leak; the allocator's ups and downs are less.
+    assert after["rss"] <= before["rss"] + (6 << 10), (before, after)
+    assert after["disk"] <= before["disk"] + 2048, (before, after)
