@@ -47,4 +47,4 @@ def test_the_timeline_tells_of_a_restore(daemon: Daemon) -> None:
             break
         assert time.monotonic() < deadline, timeline
     names = [line.split(maxsplit=2)[2] for line in timeline.splitlines()]
-    assert names.index("QEMU launched") < names.index("guest answers") < names.index("process started")
+    assert names.index("QEMU launched") < names.index("guest: mounted rootfs") < names.index("guest: program runs")

@@ -265,7 +265,11 @@ class QemuMachine(Machine):
     async def unfreeze(self) -> None:
         """Let a machine go on that an appliance was saving when it was killed. HypervisorError when it was just restoring it."""
         async with self.open_monitor() as monitor:
-            await monitor.let_go_on()
+            stood_still = await monitor.let_go_on()
+        if stood_still:
+            # QEMU 7.2 can be left with a port that it throttles for ever when its client went away meanwhile; the end of
+            # another client's connection sets that right.
+            (await self._dial()).close()
 
     # -- the process ----------------------------------------------------------------------------------------------
 

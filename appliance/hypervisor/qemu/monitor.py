@@ -111,11 +111,11 @@ class Monitor:
                 await trio.sleep(0.005)
         raise HypervisorError(f"QEMU did not {what} it in {seconds:.0f} s")
 
-    async def let_go_on(self) -> None:
-        """End what keeps the machine from running, if anything does. HypervisorError when it has not begun to run yet."""
+    async def let_go_on(self) -> bool:
+        """End what keeps the machine from running; False when nothing does. HypervisorError when it has not begun to run yet."""
         status = await self.execute("query-status")
         if status.get("running"):
-            return
+            return False
         if status.get("status") in ("inmigrate", "prelaunch"):
             raise HypervisorError("it has not begun to run")
         await self.execute("migrate_cancel")
@@ -124,6 +124,7 @@ class Monitor:
                 break
             await trio.sleep(0.01)
         await self.execute("cont")
+        return True
 
     async def wait_event(self, name: str) -> None:
         """Return when the event comes, or has come since it was last waited for."""
