@@ -20,6 +20,7 @@ import trio
 from appliance import __version__
 from appliance.api.checkpoints import CheckpointRoutes
 from appliance.api.containers import ContainerRoutes
+from appliance.api.execs import ExecRoutes
 from appliance.api.images import ImageRoutes
 from appliance.api.router import NEWEST, Router, dotted
 from appliance.api.system import SystemRoutes
@@ -148,6 +149,7 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
 
         router = Router()
         router.add_all(ContainerRoutes(containers, images).routes())
+        router.add_all(ExecRoutes(containers).routes())
         router.add_all(CheckpointRoutes(containers).routes())
         router.add_all(ImageRoutes(images, containers, events, dial, scratch).routes())
         router.add_all(SystemRoutes(config, driver, containers, images, events, identity.read_text()).routes())

@@ -154,6 +154,10 @@ def ten_at_once(target: Target) -> float:
     return timed(all_of_them)
 
 
+def exec_true(target: Target) -> float:
+    return timed(lambda: target.docker("exec", "bench-exec", "true"))
+
+
 def create(target: Target) -> float:
     elapsed = timed(lambda: target.docker("create", "--name", "bench-create", "busybox", "true"))
     target.docker("rm", "bench-create")
@@ -342,6 +346,11 @@ def starts(targets: list[Target]) -> None:
     compare("run --rm true, back to back", "ms", targets, run_true)
     compare("start to first byte", "ms", targets, first_byte, settled=True)
     compare("create", "ms", targets, create)
+    for target in targets:
+        target.docker("run", "-d", "--name", "bench-exec", "busybox", "sleep", "100000")
+    compare("exec true", "ms", targets, exec_true, settled=True)
+    for target in targets:
+        target.docker("rm", "-f", "bench-exec")
 
 
 def streams(targets: list[Target]) -> None:

@@ -2,8 +2,7 @@
 
 import trio
 
-from appliance.api.backend import Container
-from appliance.guest import Attachment
+from appliance.guest import Attachment, StdinPipe
 from appliance.http import HijackedStream
 from appliance.streams import stdcopy
 from appliance.streams.detach import DetachScanner
@@ -13,36 +12,32 @@ MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
 
 
 async def pump(
-    stream: HijackedStream,
-    container: Container,
-    attachment: Attachment | None,
-    *,
-    stdin: bool,
-    keys: bytes,
-    past: list[bytes],
-) -> None:
-    """Move bytes until the run's output has ended, the client detached, or is gone."""
-    tty = container.tty
-    once = bool(container.record.config.get("StdinOnce")) and not tty
+    stream: HijackedStream, attachment: Attachment | None, *, tty: bool, stdin: StdinPipe | None, closes_stdin: bool,
+    keys: bytes, past: list[bytes],
+) -> None:  # fmt: skip
+    """Move bytes until the run's output has ended, the client detached, or is gone.
+
+    `stdin` takes what the client sends, and its end too if it `closes_stdin`; `past` is sent first.
+    """
     async with trio.open_nursery() as nursery:
 
-        async def take_input() -> None:
+        async def take_input(stdin: StdinPipe) -> None:
             scanner = DetachScanner(keys) if tty else None
             while data := await stream.receive():
                 if scanner is not None:
                     data, detached = scanner.feed(data)
                     if data:
-                        await container.stdin.write(data)
+                        await stdin.write(data)
                     if detached:
                         nursery.cancel_scope.cancel()
                         return
-                elif not await container.stdin.write(data):
+                elif not await stdin.write(data):
                     # The process reads no more: what the client still sends has nowhere to go.
                     while await stream.receive():
                         pass
                     return
-            if once:
-                container.stdin.close()
+            if closes_stdin:
+                stdin.close()
             if attachment is None:
                 nursery.cancel_scope.cancel()
 
@@ -51,7 +46,10 @@ async def pump(
             while await stream.receive():
                 pass
 
-        nursery.start_soon(take_input if stdin else watch_input)
+        if stdin is not None:
+            nursery.start_soon(take_input, stdin)
+        else:
+            nursery.start_soon(watch_input)
         try:
             for data in past:
                 await stream.send(data)
@@ -60,7 +58,7 @@ async def pump(
                     await stream.send(data if tty else stdcopy.header(number, len(data)) + data)
                 stream.end()
                 nursery.cancel_scope.cancel()
-            elif not stdin:
+            elif stdin is None:
                 nursery.cancel_scope.cancel()
         except OSError:
             nursery.cancel_scope.cancel()

@@ -121,6 +121,7 @@ class ContainerRoutes:
     async def inspect(self, request: Request, reply: Reply) -> None:
         container = self._backend.get(request.path["name"])
         shape = inspect_container(container, self._backend.network, request.version)
+        shape["ExecIDs"] = self._backend.execs_of(container.id) or None
         if request.flag("size"):
             used = container.upper.stat().st_blocks * 512
             shape |= {
@@ -232,7 +233,12 @@ class ContainerRoutes:
         attachment = container.fanout.attach(streams) if request.flag("stream") and streams else None
         try:
             async with reply.hijack(kind, upgrade) as stream:
-                await pump(stream, container, attachment, stdin=stdin and request.flag("stream"), keys=keys, past=past)
+                await pump(
+                    stream, attachment, tty=container.tty,
+                    stdin=container.stdin if stdin and request.flag("stream") else None,
+                    closes_stdin=bool(container.record.config.get("StdinOnce")) and not container.tty,
+                    keys=keys, past=past,
+                )  # fmt: skip
         finally:
             if attachment is not None:
                 attachment.close()

@@ -119,13 +119,10 @@ def _resources(host: dict[str, Any]) -> dict[str, Any]:
     return resources
 
 
-def build_spec(config: dict[str, Any], host: dict[str, Any], hostname: str) -> bytes:
-    """Return config.json. InvalidParameter names what cannot be."""
-    command = arguments(config)
-    args = [command.path, *command.args]
-    if host.get("Init"):
-        args = ["/sbin/docker-init", "--", *args]
-    env = list(config.get("Env") or ())
+def _process(
+    config: dict[str, Any], host: dict[str, Any], args: list[str], env: list[str], hostname: str
+) -> dict[str, Any]:
+    """The member `process` of a spec. User, WorkingDir, Tty are config's."""
     if not any(entry.startswith("PATH=") for entry in env):
         env.insert(0, DEFAULT_PATH)
     if not any(entry.startswith("HOSTNAME=") for entry in env):
@@ -133,26 +130,54 @@ def build_spec(config: dict[str, Any], host: dict[str, Any], hostname: str) -> b
     if config.get("Tty") and not any(entry.startswith("TERM=") for entry in env):
         env.append("TERM=xterm")
     granted = capabilities(host)
-    privileged = bool(host.get("Privileged"))
     security = [option for option in host.get("SecurityOpt") or () if option.startswith("no-new-privileges")]
     limits = [
         {"type": f"RLIMIT_{entry['Name'].upper()}", "soft": entry["Soft"], "hard": entry["Hard"]}
         for entry in host.get("Ulimits") or ()
     ]
+    return {
+        "terminal": bool(config.get("Tty")),
+        "user": {"uid": 0, "gid": 0, "username": config.get("User") or "",
+                 "additionalGids": [int(group) for group in host.get("GroupAdd") or () if group.isdigit()]},
+        "args": args,
+        "env": env,
+        "cwd": config.get("WorkingDir") or "/",
+        "capabilities": {"bounding": granted, "effective": granted, "permitted": granted},
+        "rlimits": limits,
+        "noNewPrivileges": any(not option.endswith(("=false", ":false")) for option in security),
+        "oomScoreAdj": host.get("OomScoreAdj") or 0,
+    }  # fmt: skip
+
+
+def build_exec_spec(config: dict[str, Any], host: dict[str, Any], wanted: dict[str, Any]) -> bytes:
+    """config.json of an exec: the container's process with what `wanted` (ExecConfig of the API) says instead."""
+    names = {entry.partition("=")[0] for entry in wanted.get("Env") or ()}
+    env = [entry for entry in config.get("Env") or () if entry.partition("=")[0] not in names]
+    env += [entry for entry in wanted.get("Env") or () if "=" in entry]
+    merged = {
+        "Tty": bool(wanted.get("Tty")),
+        "User": wanted.get("User") or config.get("User"),
+        "WorkingDir": wanted.get("WorkingDir") or config.get("WorkingDir"),
+    }
+    if not str(merged["WorkingDir"] or "/").startswith("/"):
+        raise InvalidParameter(
+            f"the working directory '{merged['WorkingDir']}' is invalid, it needs to be an absolute path"
+        )
+    granted = {**host, "Privileged": True} if wanted.get("Privileged") else host
+    process = _process(merged, granted, list(wanted["Cmd"]), env, config.get("Hostname") or "")
+    return json.dumps({"ociVersion": "1.0.2", "process": process}).encode()
+
+
+def build_spec(config: dict[str, Any], host: dict[str, Any], hostname: str) -> bytes:
+    """Return config.json. InvalidParameter names what cannot be."""
+    command = arguments(config)
+    args = [command.path, *command.args]
+    if host.get("Init"):
+        args = ["/sbin/docker-init", "--", *args]
+    privileged = bool(host.get("Privileged"))
     spec: dict[str, Any] = {
         "ociVersion": "1.0.2",
-        "process": {
-            "terminal": bool(config.get("Tty")),
-            "user": {"uid": 0, "gid": 0, "username": config.get("User") or "",
-                     "additionalGids": [int(group) for group in host.get("GroupAdd") or () if group.isdigit()]},
-            "args": args,
-            "env": env,
-            "cwd": config.get("WorkingDir") or "/",
-            "capabilities": {"bounding": granted, "effective": granted, "permitted": granted},
-            "rlimits": limits,
-            "noNewPrivileges": any(not option.endswith(("=false", ":false")) for option in security),
-            "oomScoreAdj": host.get("OomScoreAdj") or 0,
-        },
+        "process": _process(config, host, args, list(config.get("Env") or ()), hostname),
         "root": {"path": ROOT, "readonly": bool(host.get("ReadonlyRootfs"))},
         "hostname": hostname,
         "domainname": config.get("Domainname") or "",

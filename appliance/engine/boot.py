@@ -1,5 +1,6 @@
 """From a machine that answers to a process that runs: what the guest is told, and what its refusals mean to Docker's users."""
 
+import os
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -9,7 +10,7 @@ from typing import Any
 from appliance.container.spec import ROOT, build_spec
 from appliance.diag import mark
 from appliance.engine.record import Container
-from appliance.errors import VchError
+from appliance.errors import InvalidParameter, VchError
 from appliance.guest import GuestSession, Launched, StartRefused
 from appliance.hypervisor import Disk, DiskAddress, MachineSpec
 from appliance.network import Endpoint
@@ -178,6 +179,14 @@ async def begin_found(session: GuestSession, container: Container) -> process_pb
     return state
 
 
+def exec_error(error: StartRefused) -> tuple[VchError, int]:
+    """(The error with Docker's text, the exit code) of an exec that could not be started."""
+    text, code = start_error(error)
+    if text.startswith(_RUNC):
+        return InvalidParameter(f"OCI runtime exec failed: exec failed: {text.removeprefix(_RUNC)}"), code
+    return VchError(text), code
+
+
 _RUNC = (
     "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: "
 )
@@ -205,6 +214,7 @@ def start_error(error: StartRefused) -> tuple[str, int]:
         case kinds.NO_SUCH_GROUP:
             return f"unable to find group {subject}: no matching entries in group file", 126
         case kinds.BAD_WORKING_DIRECTORY:
-            return f'{_RUNC}{_UNABLE}chdir to cwd ("{subject}") set in config.json failed: {error}: unknown', 126
+            reason = os.strerror(failure.errno).lower()
+            return f'{_RUNC}{_UNABLE}chdir to cwd ("{subject}") set in config.json failed: {reason}: unknown', 126
         case _:
             return f"{_RUNC}{_UNABLE}{error}: unknown", 128

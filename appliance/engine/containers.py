@@ -22,6 +22,7 @@ from appliance.engine.admission import Admission
 from appliance.engine.checkpoints import Checkpoints
 from appliance.engine.disks import UpperDisks
 from appliance.engine.events import EventBus
+from appliance.engine.execs import Exec, Execs
 from appliance.engine.ledger import Ledger
 from appliance.engine.names import random_name
 from appliance.engine.pool import Pool
@@ -56,9 +57,11 @@ class Containers:
         self._pool = pool
         self._ledger = Ledger(database, events)
         self._nursery = nursery
+        self._execs = Execs(self._ledger, nursery)
         self._runs = Runs(
-            driver, images, network, self._ledger, admission, loop, nursery, defaults, pool, self._remove_quietly
-        )
+            driver, images, network, self._ledger, admission, loop, nursery, defaults, pool,
+            self._remove_quietly, self._execs.forget,
+        )  # fmt: skip
         self._checkpoints = Checkpoints(self._ledger)
         self._containers: dict[str, Container] = {}
         self._names: dict[str, str] = {}
@@ -304,6 +307,23 @@ class Containers:
                 return container, lambda: container.removed
             case _:
                 raise InvalidParameter(f'invalid condition: "{condition}"')
+
+    # -- execs ----------------------------------------------------------------------------------------------------
+
+    def execs_of(self, container_id: str) -> list[str]:
+        return self._execs.of(self.get(container_id))
+
+    def create_exec(self, ref: str, config: dict[str, Any]) -> Exec:
+        return self._execs.create(self.get(ref), ref, config)
+
+    def get_exec(self, exec_id: str) -> Exec:
+        return self._execs.get(exec_id)
+
+    async def start_exec(self, exec_id: str) -> None:
+        await self._execs.start(self._execs.get(exec_id))
+
+    async def resize_exec(self, exec_id: str, rows: int, columns: int) -> None:
+        await self._execs.resize(self._execs.get(exec_id), rows, columns)
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
 

@@ -12,7 +12,6 @@ from appliance.guest import Fanout, GuestSession, StdinPipe
 from appliance.hypervisor import Machine
 from appliance.streams.logfile import LogFile
 from protos.tether.v1 import process_pb2, stdio_pb2
-from tether.rpc.status import RpcError
 
 # Output that may be unacknowledged before the log is synced without waiting for more.
 _SYNC_BYTES = 256 << 10
@@ -146,23 +145,15 @@ class Run:
             nursery.cancel_scope.cancel()
 
     async def _ingest(self, output: AsyncGenerator[stdio_pb2.Records, None] | None) -> process_pb2.ExitStatus:
-        """Read output to its end, through resets of the link; how the process ended."""
-        while True:
-            try:
-                async with aclosing(output or self.session.read_log(self._id, self._offset)) as records:
-                    async for some in records:
-                        for record in some.records:
-                            await self._take(record)
-                        if some.HasField("exit"):
-                            mark("process ended")
-                            return some.exit
-                return await self.session.wait_process(self._id)
-            except RpcError as error:
-                if not self.session.broke(error):
-                    raise VchError(f"reading output: {error}") from error
-                # The link was reset: the spool still has what was not acknowledged.
-                output = None
-                await trio.sleep(0.05)
+        """Read output to its end; how the process ended."""
+        async with aclosing(self.session.follow(self._id, self._offset, output)) as stream:
+            async for records in stream:
+                for record in records.records:
+                    await self._take(record)
+                if records.HasField("exit"):
+                    mark("process ended")
+                    return records.exit
+        raise VchError("the output ended without an exit")
 
     async def _take(self, record: stdio_pb2.Record) -> None:
         data = record.data

@@ -16,6 +16,7 @@ from appliance.container.record import Record
 from appliance.diag import Trace, mark
 from appliance.engine.admission import Admission
 from appliance.engine.boot import begin_awakened, begin_found, begin_fresh, machine_spec, start_error
+from appliance.engine.execs import drain
 from appliance.engine.ledger import Ledger
 from appliance.engine.pool import Pool
 from appliance.engine.record import Container
@@ -70,12 +71,12 @@ class _Attempt:
 
 
 class Runs:
-    """`nursery` owns the runs; `on_auto_remove` is called when one with AutoRemove has ended."""
+    """`nursery` owns the runs; `on_end` is called when one has ended, `on_auto_remove` after that when its container has AutoRemove."""
 
     def __init__(
         self, driver: Driver, images: ImageStore, network: DefaultNetwork, ledger: Ledger, admission: Admission,
         loop: LoopThread, nursery: trio.Nursery, defaults: Defaults, pool: Pool | None,
-        on_auto_remove: Callable[[Container], Awaitable[None]],
+        on_auto_remove: Callable[[Container], Awaitable[None]], on_end: Callable[[Container], None],
     ) -> None:  # fmt: skip
         self._driver = driver
         self._images = images
@@ -87,6 +88,7 @@ class Runs:
         self._defaults = defaults
         self._pool = pool
         self._on_auto_remove = on_auto_remove
+        self._on_end = on_end
 
     # -- start ----------------------------------------------------------------------------------------------------
 
@@ -291,6 +293,7 @@ class Runs:
         seconds = max(0, (record.finished - started) // 1_000_000_000)
         if oom:
             self._ledger.emit(container, "oom")
+        self._on_end(container)
         container.stdin.renew()
         container.fanout.end_run()
         container.tell_log()
@@ -371,6 +374,9 @@ class Runs:
             if not container.running:
                 container.move(Started(state.started_ns, state.pid))
                 await self._ledger.save(container)
+            for process in (await run.session.processes()).values():
+                if process.join:
+                    self._nursery.start_soon(drain, run.session, process.id)
             return Begun(log_file.guest_offset if log_file is not None else state.acknowledged_offset)
 
         await run.supervise(begin, lambda ended: self._ended(container, ended))

@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import TypeVar
 
 import trio
@@ -142,11 +142,15 @@ class GuestSession:
 
     @asynccontextmanager
     async def launch(
-        self, configure: sandbox_pb2.ConfigureRequest, process: process_pb2.CreateRequest, timeout: float
+        self, configure: sandbox_pb2.ConfigureRequest | None, process: process_pb2.CreateRequest, timeout: float
     ) -> AsyncIterator["Launched"]:
-        """Turn a blank guest into a container and start its process. StartRefused says why it did not start."""
-        configure.wall_clock_ns = time.time_ns()
-        configure.entropy = os.urandom(64)
+        """Turn a blank guest into a container and start its process; without `configure` start one that joins another.
+
+        StartRefused says why it did not start.
+        """
+        if configure is not None:
+            configure.wall_clock_ns = time.time_ns()
+            configure.entropy = os.urandom(64)
         request = sandbox_pb2.LaunchRequest(protocol=PROTOCOL, configure=configure, process=process)
         deadline = trio.current_time() + timeout
         while True:
@@ -210,6 +214,32 @@ class GuestSession:
 
     async def acknowledge(self, process_id: str, offset: int) -> None:
         await self._call("Log/Ack", stdio_pb2.AckRequest(id=process_id, offset=offset), stdio_pb2.AckResponse)
+
+    async def follow(
+        self, process_id: str, offset: int, output: AsyncGenerator[stdio_pb2.Records, None] | None = None
+    ) -> AsyncGenerator[stdio_pb2.Records, None]:
+        """Output from `offset` on, through resets of the link, the last with how it ended; first what `output` gives.
+
+        VchError when the guest does not tell, or is gone.
+        """
+        while True:
+            try:
+                async with aclosing(output or self.read_log(process_id, offset)) as stream:
+                    async for records in stream:
+                        if records.records:
+                            last = records.records[-1]
+                            offset = last.offset + len(last.data)
+                        yield records
+                        if records.HasField("exit"):
+                            return
+                yield stdio_pb2.Records(exit=await self.wait_process(process_id))
+                return
+            except RpcError as error:
+                if not self.broke(error):
+                    raise VchError(f"reading output: {error}") from error
+                # The spool still has what was not acknowledged.
+                output = None
+                await trio.sleep(_PAUSE)
 
     async def read_log(self, process_id: str, offset: int) -> AsyncGenerator[stdio_pb2.Records, None]:
         """Output from `offset` on, the last with how it ended. RpcError when the call breaks before that."""

@@ -97,6 +97,26 @@ class Daemon:
         """The output of a command that has to succeed."""
         return self.docker(*arguments, stdin=stdin, check=True).stdout
 
+    def request(self, method: str, path: str, body: object = None) -> tuple[int, str]:
+        """A raw request: the status, and the error's message or else the body."""
+        command = [
+            "curl",
+            "-s",
+            "--path-as-is",
+            "-w",
+            "\n%{http_code}",
+            "-X",
+            method,
+            "--unix-socket",
+            str(self.socket),
+        ]
+        if body is not None:
+            command += ["-H", "Content-Type: application/json", "-d", json.dumps(body)]
+        answer = subprocess.run([*command, f"http://d{path}"], capture_output=True, text=True, check=True).stdout
+        text, _, code = answer.rpartition("\n")
+        found = json.loads(text) if text.startswith("{") else {}
+        return int(code), found.get("message", text)
+
     def wait_pool(self, count: int = 1) -> None:
         """Return when so many machines wait; at once where none ever will."""
         if "off" in FLAGS:

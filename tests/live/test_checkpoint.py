@@ -42,15 +42,6 @@ def counter(daemon: Daemon) -> Iterator[str]:
     daemon.must("rm", "-f", "counted")
 
 
-def _request(daemon: Daemon, method: str, path: str, body: object = None) -> tuple[int, str]:
-    command = ["curl", "-s", "--path-as-is", "-w", "\n%{http_code}", "-X", method, "--unix-socket", str(daemon.socket)]
-    if body is not None:
-        command += ["-H", "Content-Type: application/json", "-d", json.dumps(body)]
-    answer = subprocess.run([*command, f"http://d{path}"], capture_output=True, text=True, check=True).stdout
-    text, _, code = answer.rpartition("\n")
-    return int(code), json.loads(text)["message"] if text.startswith("{") else text
-
-
 def test_a_counter_goes_on_where_it_was(daemon: Daemon, counter: str) -> None:
     seen = _wait_for(daemon, counter, 20)
     attached = subprocess.Popen(
@@ -132,31 +123,31 @@ def test_what_dockerd_refuses_is_refused_in_its_words(daemon: Daemon, counter: s
     daemon.must("create", "--name", "still", "busybox", "true")
     create = {"CheckpointID": "one", "Exit": False}
     at, still = f"/v1.41/containers/{counter}/checkpoints", "/v1.41/containers/still/checkpoints"
-    assert _request(daemon, "POST", still, create) == (500, "Container still not running")
-    assert _request(daemon, "POST", "/v1.41/containers/nobody/checkpoints", create)[0] == 404
+    assert daemon.request("POST", still, create) == (500, "Container still not running")
+    assert daemon.request("POST", "/v1.41/containers/nobody/checkpoints", create)[0] == 404
     for bad in ("../up", "", "a", "a/b", ".hidden", "a\0b"):
-        code, text = _request(daemon, "POST", at, {"CheckpointID": bad})
+        code, text = daemon.request("POST", at, {"CheckpointID": bad})
         assert (code, text.startswith("Invalid checkpoint ID")) == (500, True), (bad, text)
-    assert _request(daemon, "POST", at, {"CheckpointID": 7})[0] == 400
-    assert _request(daemon, "POST", at, {"CheckpointID": "one", "CheckpointDir": "relative/path"})[0] == 400
-    assert _request(daemon, "POST", at, {"CheckpointID": "one", "CheckpointDir": "/tmp/../etc"})[0] == 400
-    assert _request(daemon, "POST", at, create)[0] == 201
-    assert _request(daemon, "POST", at, create) == (
+    assert daemon.request("POST", at, {"CheckpointID": 7})[0] == 400
+    assert daemon.request("POST", at, {"CheckpointID": "one", "CheckpointDir": "relative/path"})[0] == 400
+    assert daemon.request("POST", at, {"CheckpointID": "one", "CheckpointDir": "/tmp/../etc"})[0] == 400
+    assert daemon.request("POST", at, create)[0] == 201
+    assert daemon.request("POST", at, create) == (
         500,
         f"cannot checkpoint container {counter}: checkpoint with name one already exists for container {counter}",
     )
-    assert _request(daemon, "DELETE", f"{at}/none") == (500, f"checkpoint none does not exist for container {counter}")
-    assert _request(daemon, "DELETE", f"{at}/..")[0] in (404, 500)
-    assert _request(daemon, "GET", f"{at}?dir=/nowhere/at/all")[0] == 500
-    assert _request(daemon, "POST", "/v1.41/containers/still/start?checkpoint=none") == (
+    assert daemon.request("DELETE", f"{at}/none") == (500, f"checkpoint none does not exist for container {counter}")
+    assert daemon.request("DELETE", f"{at}/..")[0] in (404, 500)
+    assert daemon.request("GET", f"{at}?dir=/nowhere/at/all")[0] == 500
+    assert daemon.request("POST", "/v1.41/containers/still/start?checkpoint=none") == (
         500, "checkpoint none does not exist for container /still",
     )  # fmt: skip
-    assert _request(daemon, "POST", "/v1.41/containers/still/start?checkpoint=../x")[0] == 500
-    assert _request(daemon, "POST", f"/v1.41/containers/{counter}/start?checkpoint=one")[0] == 304
+    assert daemon.request("POST", "/v1.41/containers/still/start?checkpoint=../x")[0] == 500
+    assert daemon.request("POST", f"/v1.41/containers/{counter}/start?checkpoint=one")[0] == 304
     # Another container's checkpoint is none of this one's.
     folder = daemon.root / "data/containers" / daemon.must("inspect", counter, "--format", "{{.Id}}").strip()
-    code, text = _request(
-        daemon, "POST", f"/v1.41/containers/still/start?checkpoint=one&checkpoint-dir={folder}/checkpoints"
+    code, text = daemon.request(
+        "POST", f"/v1.41/containers/still/start?checkpoint=one&checkpoint-dir={folder}/checkpoints"
     )
     assert (code, text) == (500, "checkpoint one does not exist for container /still")
     daemon.must("rm", "still")

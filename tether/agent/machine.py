@@ -69,7 +69,8 @@ class SandboxService:
 
         mark("request read")
         self._processes.create(request.process)
-        await self.configure(request.configure, mark, self._processes.spec_of(request.process.id))
+        if request.HasField("configure"):
+            await self.configure(request.configure, mark, self._processes.spec_of(request.process.id))
         started = await self._processes.start(process_pb2.StartRequest(id=request.process.id))
         mark("program runs")
         await call.send(sandbox_pb2.LaunchResponse(started=started, steps=steps))

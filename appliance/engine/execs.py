@@ -1,0 +1,204 @@
+"""Execs: further processes in a running container. They live in memory: with this process the record of them is gone."""
+
+import logging
+import secrets
+import time
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+
+from appliance.container.spec import build_exec_spec
+from appliance.engine.boot import exec_error
+from appliance.engine.ledger import Ledger
+from appliance.engine.record import Container
+from appliance.errors import Conflict, InvalidParameter, NotFound, VchError
+from appliance.guest import Fanout, GuestSession, StartRefused, StdinPipe
+from protos.tether.v1 import process_pb2
+
+log = logging.getLogger(__name__)
+
+_START_SECONDS = 60.0
+# Ended ones are kept for whoever asks how they ended (moby: until a collection every five minutes).
+_KEPT_SECONDS = 300.0
+# Of one container, ended ones included; each costs the guest a process and both sides some memory.
+_MOST = 1000
+_ACK_BYTES = 128 << 10
+
+
+@dataclass(slots=True)
+class Exec:
+    """One exec. `exit_code` is None until it has ended, `began` says that it was started once."""
+
+    id: str
+    container: Container
+    config: dict[str, Any]
+    fanout: Fanout = field(default_factory=Fanout)
+    stdin: StdinPipe = field(default_factory=StdinPipe)
+    began: bool = False
+    running: bool = False
+    exit_code: int | None = None
+    pid: int = 0
+    size: tuple[int, int] = (0, 0)
+    ended_at: float = 0.0
+
+    @property
+    def tty(self) -> bool:
+        return bool(self.config.get("Tty"))
+
+    @property
+    def command(self) -> list[str]:
+        return list(self.config.get("Cmd") or ())
+
+
+class Execs:
+    """`nursery` owns the execs that run. Errors carry Docker's texts."""
+
+    def __init__(self, ledger: Ledger, nursery: trio.Nursery) -> None:
+        self._ledger = ledger
+        self._nursery = nursery
+        self._execs: dict[str, Exec] = {}
+
+    def of(self, container: Container) -> list[str]:
+        """Ids of a container's execs."""
+        return [one.id for one in self._execs.values() if one.container is container]
+
+    def get(self, exec_id: str) -> Exec:
+        found = self._execs.get(exec_id)
+        if found is None:
+            raise NotFound(f"No such exec instance: {exec_id}")
+        return found
+
+    def create(self, container: Container, ref: str, config: dict[str, Any]) -> Exec:
+        """Note what is to be run. The container has to run."""
+        self._session(container, ref)
+        if not config.get("Cmd"):
+            raise InvalidParameter("No exec command specified")
+        build_exec_spec(container.record.config, container.record.host, config)
+        self._collect()
+        if len(self.of(container)) >= _MOST:
+            raise Conflict(f"container {container.id} has {_MOST} execs: wait until some have ended")
+        one = Exec(secrets.token_hex(32), container, config)
+        self._execs[one.id] = one
+        self._emit(one, f"exec_create: {' '.join(one.command)}")
+        return one
+
+    async def start(self, one: Exec) -> None:
+        """Return once its process runs. Conflict when it ran before; InvalidParameter or VchError when it cannot be started."""
+        if one.exit_code is not None:
+            raise Conflict(f"Error: Exec command {one.id} has already run")
+        if one.began:
+            raise Conflict(f"Error: Exec command {one.id} is already running")
+        session = self._session(one.container, one.container.id)
+        one.began = one.running = True
+        self._emit(one, f"exec_start: {' '.join(one.command)}")
+        outcome: list[VchError] = []
+        ready = trio.Event()
+        self._nursery.start_soon(self._run, one, session, ready, outcome)
+        with trio.CancelScope(shield=True):
+            await ready.wait()
+        if outcome:
+            raise outcome[0]
+
+    async def resize(self, one: Exec, rows: int, columns: int) -> None:
+        one.size = (rows, columns)
+        if one.running and one.tty and one.pid:
+            await self._session(one.container, one.container.id).resize(one.id, rows, columns)
+
+    def forget(self, container: Container) -> None:
+        """A run is over, and its execs with it."""
+        for exec_id in self.of(container):
+            if not self._execs[exec_id].running:
+                del self._execs[exec_id]
+
+    @staticmethod
+    def _session(container: Container, ref: str) -> GuestSession:
+        if not container.running or container.run is None:
+            raise Conflict(f"Container {container.id} is not running")
+        return container.run.session
+
+    def _collect(self) -> None:
+        now = time.monotonic()
+        for one in list(self._execs.values()):
+            if one.exit_code is not None and now - one.ended_at > _KEPT_SECONDS:
+                del self._execs[one.id]
+
+    def _emit(self, one: Exec, action: str, **attributes: str) -> None:
+        self._ledger.emit(one.container, action, execID=one.id, **attributes)
+
+    async def _run(self, one: Exec, session: GuestSession, ready: trio.Event, outcome: list[VchError]) -> None:
+        record = one.container.record
+        process = process_pb2.CreateRequest(
+            id=one.id, join=one.container.id, spec=build_exec_spec(record.config, record.host, one.config),
+            stdin=bool(one.config.get("AttachStdin")), rows=one.size[0], columns=one.size[1],
+        )  # fmt: skip
+        code = 137  # what becomes of it when its machine goes
+        started = False
+        try:
+            async with trio.open_nursery() as nursery, session.launch(None, process, _START_SECONDS) as launched:
+                started = True
+                one.pid = launched.response.started.pid
+                ready.set()
+                if one.config.get("AttachStdin"):
+                    nursery.start_soon(one.stdin.run, session, one.id)
+                offset = acknowledged = 0
+                async with aclosing(session.follow(one.id, 0, launched.output())) as output:
+                    async for records in output:
+                        for data in records.records:
+                            await one.fanout.publish(data.stream, data.data)
+                            offset = data.offset + len(data.data)
+                        if records.HasField("exit"):
+                            status = records.exit
+                            code = 128 + status.signal if status.signal else status.code
+                        elif offset - acknowledged >= _ACK_BYTES:
+                            await session.acknowledge(one.id, offset)
+                            acknowledged = offset
+                nursery.cancel_scope.cancel()
+        except* StartRefused as group:
+            text, code = exec_error(_first(group))
+            outcome.append(text)
+        except* VchError as group:
+            if not started:
+                code = 126
+                outcome.append(VchError(str(_first(group))))
+        # Recorded before the streams end: clients ask for it as soon as they do.
+        one.running = False
+        one.exit_code = code
+        one.ended_at = time.monotonic()
+        one.fanout.end_run()
+        one.stdin.renew()
+        ready.set()
+        if started:
+            self._emit(one, "exec_die", exitCode=str(code))
+            try:
+                await session.delete_process(one.id)
+            except VchError:
+                pass
+        if not one.container.running:
+            self._execs.pop(one.id, None)
+
+
+async def drain(session: GuestSession, process_id: str) -> None:
+    """Let an exec of an earlier appliance go on, whose output nobody is there to read, and forget it when it ends."""
+    try:
+        async with aclosing(session.follow(process_id, await _acknowledged(session, process_id))) as output:
+            async for records in output:
+                if records.records:
+                    last = records.records[-1]
+                    await session.acknowledge(process_id, last.offset + len(last.data))
+        await session.delete_process(process_id)
+    except VchError as error:
+        log.info("exec %s of an earlier appliance: %s", process_id[:12], error)
+
+
+async def _acknowledged(session: GuestSession, process_id: str) -> int:
+    state = (await session.processes()).get(process_id)
+    return state.acknowledged_offset if state is not None else 0
+
+
+def _first(group: BaseExceptionGroup[Any]) -> Any:
+    found: Any = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found
