@@ -139,8 +139,11 @@ def test_what_is_refused(daemon: Daemon, box: str) -> None:
     assert daemon.request("POST", "/containers/nobody/exec", command) == (404, "No such container: nobody")
     assert daemon.request("POST", "/containers/notyet/exec", command) == (409, f"Container {notyet} is not running")
     assert daemon.request("POST", at, {"Cmd": []}) == (400, "No exec command specified")
-    for bad in ({"Cmd": "true"}, {"Cmd": [1]}, {"Cmd": ["a\0b"]}, {"Cmd": ["a"], "Env": "A=b"}, {"Cmd": ["a"], "Tty": 1}, [],
-                {"Cmd": ["a"], "Unknown": 1}, {"Cmd": ["a"], "DetachKeys": "foo"}, {"Cmd": ["a"], "WorkingDir": "rel"}):  # fmt: skip
+    wrong: tuple[object, ...] = (
+        {"Cmd": "true"}, {"Cmd": [1]}, {"Cmd": ["a\0b"]}, {"Cmd": ["a"], "Env": "A=b"}, {"Cmd": ["a"], "Tty": 1}, [],
+                {"Cmd": ["a"], "Unknown": 1}, {"Cmd": ["a"], "DetachKeys": "foo"}, {"Cmd": ["a"], "WorkingDir": "rel"},
+    )  # fmt: skip
+    for bad in wrong:
         assert daemon.request("POST", at, bad)[0] == 400, bad
     assert daemon.request("POST", "/exec/nope/start", {}) == (404, "No such exec instance: nope")
     assert daemon.request("GET", "/exec/nope/json") == (404, "No such exec instance: nope")
