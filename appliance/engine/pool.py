@@ -127,7 +127,7 @@ class Pool:
             session = GuestSession(self._loop, await machine.dial_tether())
             self._nursery.start_soon(session.run)
             with trio.fail_after(_REHEARSAL_SECONDS):
-                await self._rehearsal.rehearse(session)
+                await self._rehearsal.rehearse(session, self._kind)
             machine.in_background(False)
         except BaseException:
             if session is not None:

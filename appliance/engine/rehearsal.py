@@ -17,7 +17,7 @@ from appliance.engine.boot import launch_requests
 from appliance.engine.disks import UpperDisks
 from appliance.errors import Conflict
 from appliance.guest import GuestSession
-from appliance.hypervisor import Disk, DiskAddress
+from appliance.hypervisor import Disk, DiskAddress, MachineSpec
 from appliance.image.erofs import write_erofs
 from appliance.network import Endpoint
 from tether.rpc.bridge import LoopThread
@@ -72,7 +72,7 @@ def _layer() -> io.BytesIO:
 class ContainerRehearsal:
     """A rehearsal by a container of the smallest image. `endpoint` is a place on the network that is nobody's."""
 
-    def __init__(self, loop: LoopThread, root: Path, upper: UpperDisks, endpoint: Endpoint | None) -> None:
+    def __init__(self, loop: LoopThread, root: Path, upper: UpperDisks, endpoint: Endpoint) -> None:
         self._loop = loop
         self._upper = upper
         self._endpoint = endpoint
@@ -92,25 +92,25 @@ class ContainerRehearsal:
         return (Disk(folder / "rehearsal.ext4", False), Disk(folder / "rehearsal.erofs", True))
 
     @asynccontextmanager
-    async def perform(self, line: Line) -> AsyncIterator[None]:
+    async def perform(self, line: Line, kind: MachineSpec) -> AsyncIterator[None]:
         """GuestFailure, StartRefused or Conflict when the guest cannot."""
         session = GuestSession(self._loop, line)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(session.run)
             await session.hello(_BOOT_SECONDS)
-            await self.rehearse(session)
+            await self.rehearse(session, kind)
             yield
             nursery.cancel_scope.cancel()
 
-    async def rehearse(self, session: GuestSession) -> None:
+    async def rehearse(self, session: GuestSession, kind: MachineSpec) -> None:
         """GuestFailure, StartRefused or Conflict when the guest cannot."""
         for _ in range(_ROUNDS):
-            await self._once(session)
+            await self._once(session, self._endpoint if kind.card is not None else None)
 
-    async def _once(self, session: GuestSession) -> None:
+    async def _once(self, session: GuestSession, endpoint: Endpoint | None) -> None:
         config = {"Cmd": ["ready"], "Hostname": _NAME}
         disks = [DiskAddress(0, 0, 0), DiskAddress(0, 0, 1)]
-        requests = launch_requests(_NAME, config, {}, disks, self._endpoint, ())
+        requests = launch_requests(_NAME, config, {}, disks, endpoint, ())
         said = b""
         status = None
         async with session.launch(*requests, _BOOT_SECONDS) as launched:

@@ -5,7 +5,9 @@ import time
 
 import pytest
 
+from tests.archives import Tar
 from tests.live.daemon import FLAGS, Daemon
+from tests.live.images import busybox_layer, image_archive
 
 pytestmark = pytest.mark.live
 
@@ -48,3 +50,33 @@ def test_the_timeline_tells_of_a_restore(daemon: Daemon) -> None:
         assert time.monotonic() < deadline, timeline
     names = [line.split(maxsplit=2)[2] for line in timeline.splitlines()]
     assert names.index("QEMU launched") < names.index("guest: mounted rootfs") < names.index("guest: program runs")
+
+
+@pytest.mark.skipif("off" in FLAGS, reason="templates are switched off")
+def test_machines_without_a_card_have_a_template_too(daemon: Daemon) -> None:
+    deadline = time.monotonic() + 120
+    while True:
+        daemon.must("run", "--name", "alone", "--network", "none", "busybox", "true")
+        timeline = daemon.vch("debug", "trace", "alone")
+        daemon.must("rm", "alone")
+        if "state restored" in timeline:
+            break
+        assert time.monotonic() < deadline, timeline
+    assert daemon.must("run", "--rm", "--network", "none", "busybox", "ls", "/sys/class/net").split() == ["lo"]
+
+
+def test_more_layers_than_a_template_has_disks(daemon: Daemon) -> None:
+    layers = [Tar().add(f"layer{number}", b"%d" % number).bytes() for number in range(20)]
+    archive = image_archive([busybox_layer(), *layers], {"Cmd": ["sh"], "Env": ["PATH=/bin"]}, "many:latest")
+    daemon.must("load", stdin=archive)
+    deadline = time.monotonic() + 120
+    while True:
+        said = daemon.must("run", "--name", "layered", "many", "sh", "-c", "cat /layer*; echo; ls / | grep -c layer")
+        timeline = daemon.vch("debug", "trace", "layered")
+        daemon.must("rm", "layered")
+        # The shell sorts the names as text.
+        assert said == "".join(sorted(map(str, range(20)))) + "\n20\n"
+        if "off" in FLAGS or "state restored" in timeline or "taken from the pool" in timeline:
+            break
+        assert time.monotonic() < deadline, timeline
+    daemon.must("rmi", "many")

@@ -25,8 +25,11 @@ class Rehearsal(Protocol):
     def disks(self, folder: Path) -> tuple[Disk, ...]:
         """Disks for one guest's rehearsal, as a container has them; what it writes to is made in `folder`."""
 
-    def perform(self, line: Line) -> AbstractAsyncContextManager[None]:
-        """Rehearse; in the block the guest is blank and idle, and its line open. Closes the line at its end."""
+    def perform(self, line: Line, kind: MachineSpec) -> AbstractAsyncContextManager[None]:
+        """Rehearse as machines of this kind can; in the block the guest is blank and idle, and its line open.
+
+        Closes the line at its end.
+        """
 
 
 TEMPLATE = "template"
@@ -141,7 +144,10 @@ class Templates:
             machine.launch(template_origin(template.memory))
             with trio.fail_after(_MAKE_SECONDS):
                 # Saved with the line open: a guest that knows itself alone looks for company only now and then.
-                async with self._rehearsal.perform(await machine.dial_tether()), machine.open_monitor() as monitor:
+                async with (
+                    self._rehearsal.perform(await machine.dial_tether(), kind),
+                    machine.open_monitor() as monitor,
+                ):
                     # Not stopped first: a machine that was saved running runs at once when it is restored.
                     await monitor.ignore_shared_memory()
                     await monitor.save(template.state, _MAKE_SECONDS)

@@ -38,7 +38,7 @@ class Hear:
         return (Disk(folder / "hear.disk", False),)
 
     @asynccontextmanager
-    async def perform(self, line: Line) -> AsyncIterator[None]:
+    async def perform(self, line: Line, kind: MachineSpec) -> AsyncIterator[None]:
         await line.read()
         yield
         line.close()
