@@ -42,6 +42,8 @@ class ContainerRoutes:
             ("POST", f"{name}/stop"): self.stop,
             ("POST", f"{name}/restart"): self.restart,
             ("POST", f"{name}/kill"): self.kill,
+            ("POST", f"{name}/pause"): self.pause,
+            ("POST", f"{name}/unpause"): self.unpause,
             ("POST", f"{name}/wait"): self.wait,
             ("POST", f"{name}/resize"): self.resize,
             ("POST", f"{name}/rename"): self.rename,
@@ -179,6 +181,14 @@ class ContainerRoutes:
         await self._backend.kill(request.path["name"], request.text("signal"))
         await reply.empty(204)
 
+    async def pause(self, request: Request, reply: Reply) -> None:
+        await self._backend.pause(request.path["name"])
+        await reply.empty(204)
+
+    async def unpause(self, request: Request, reply: Reply) -> None:
+        await self._backend.unpause(request.path["name"])
+        await reply.empty(204)
+
     async def rename(self, request: Request, reply: Reply) -> None:
         await self._backend.rename(request.path["name"], request.text("name"))
         await reply.empty(204)
@@ -229,7 +239,7 @@ class ContainerRoutes:
         if request.flag("logs") and streams:
             log = container.open_log()
             past = list(render(log, LogQuery(streams), 0, log.entries))
-        self._backend.attached(container.id)
+        self._backend.attached(request.path["name"])
         attachment = container.fanout.attach(streams) if request.flag("stream") and streams else None
         try:
             async with reply.hijack(kind, upgrade) as stream:

@@ -42,7 +42,8 @@ def container_state(container: Container) -> dict[str, Any]:
         case _:
             pass
     return {
-        "Status": status_word(state), "Running": isinstance(state, Running), "Paused": False, "Restarting": False,
+        "Status": status_word(state), "Running": isinstance(state, Running),
+        "Paused": isinstance(state, Running) and state.paused, "Restarting": False,
         "OOMKilled": oom, "Dead": False, "Pid": pid, "ExitCode": code, "Error": error,
         "StartedAt": rfc3339(started), "FinishedAt": rfc3339(finished),
     }  # fmt: skip
@@ -101,8 +102,8 @@ def inspect_container(container: Container, network: DefaultNetwork, version: Ve
 def status_text(container: Container, now_ns: int) -> str:
     """The column STATUS of docker ps."""
     match container.state:
-        case Running(started):
-            return f"Up {ago(started, now_ns)}"
+        case Running(started, _, paused):
+            return f"Up {ago(started, now_ns)}{' (Paused)' if paused else ''}"
         case Exited(_, finished, code):
             return f"Exited ({code}) {ago(finished, now_ns)} ago"
         case Removing():

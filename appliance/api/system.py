@@ -3,6 +3,7 @@
 import os
 import platform
 import time
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -15,7 +16,7 @@ from appliance.api.router import NEWEST, OLDEST, Route, Version, dotted
 from appliance.api.times import parse_time, rfc3339
 from appliance.config import Config
 from appliance.container.event import Event
-from appliance.container.lifecycle import Running
+from appliance.container.lifecycle import status_word
 from appliance.diag import dump_tasks
 from appliance.http import Reply, Request
 from appliance.hypervisor import Driver
@@ -81,12 +82,13 @@ class SystemRoutes:
 
     async def info(self, request: Request, reply: Reply) -> None:
         containers = self._containers.all()
-        running = sum(isinstance(container.state, Running) for container in containers)
+        words = Counter(status_word(container.state) for container in containers)
+        running, paused = words["running"], words["paused"]
         driver = self._driver.describe()
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         await reply.json(200, {
-            "ID": self._id, "Containers": len(containers), "ContainersRunning": running, "ContainersPaused": 0,
-            "ContainersStopped": len(containers) - running, "Images": len(self._images.all()), "Driver": "erofs",
+            "ID": self._id, "Containers": len(containers), "ContainersRunning": running, "ContainersPaused": paused,
+            "ContainersStopped": len(containers) - running - paused, "Images": len(self._images.all()), "Driver": "erofs",
             "DriverStatus": [[key, value] for key, value in (driver | self._containers.facts()).items()],
             "Plugins": {"Volume": [], "Network": ["bridge", "null"], "Authorization": None, "Log": ["json-file", "local", "none"]},
             "MemoryLimit": True, "SwapLimit": True, "CpuCfsPeriod": True, "CpuCfsQuota": True, "CPUShares": True,

@@ -1,9 +1,9 @@
 """States of a container, frozen, and the one function that moves between them. Docker's booleans are derived in `api`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
-from appliance.errors import Conflict, NotModified
+from appliance.errors import Conflict, NotModified, VchError
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +21,11 @@ class Starting:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """`started` is unix ns, `pid` the guest's."""
+    """`started` is unix ns, `pid` the guest's; `paused`: its processes stand still."""
 
     started: int
     pid: int
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +77,27 @@ class Remove:
     name: str
 
 
-Event = Start | Started | StartFailed | Exit | Remove
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """`id` is for the error."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unpause:
+    id: str
+
+
+Event = Start | Started | StartFailed | Exit | Remove | Pause | Unpause
 
 
 def advance(state: State, event: Event) -> State:
     """Return the next state. An illegal event raises and changes nothing."""
     match event:
         case Start():
+            if isinstance(state, Running) and state.paused:
+                raise Conflict("cannot start a paused container, try unpause instead")
             if isinstance(state, Running | Starting):
                 raise NotModified("container is already started")
             if isinstance(state, Removing):
@@ -100,11 +115,26 @@ def advance(state: State, event: Event) -> State:
         case Remove(force, name):
             if isinstance(state, Removing):
                 raise Conflict(f"removal of container {name} is already in progress")
+            if isinstance(state, Running) and state.paused and not force:
+                raise Conflict(
+                    f"You cannot remove a paused container {name}. "
+                    "Unpause and then stop the container before attempting removal or force remove"
+                )
             if isinstance(state, Running | Starting) and not force:
                 raise Conflict(
                     f'cannot remove container "{name}": container is running: stop the container before removing or force remove'
                 )
             return Removing()
+        case Pause(container_id):
+            if not isinstance(state, Running):
+                raise Conflict(f"Container {container_id} is not running")
+            if state.paused:
+                raise Conflict(f"Container {container_id} is already paused")
+            return replace(state, paused=True)
+        case Unpause(container_id):
+            if not isinstance(state, Running) or not state.paused:
+                raise VchError(f"Container {container_id} is not paused")
+            return replace(state, paused=False)
         case _:
             assert_never(event)
 
@@ -114,8 +144,10 @@ def status_word(state: State) -> str:
     match state:
         case Created():
             return "created"
-        case Starting() | Running():
-            return "running" if isinstance(state, Running) else "created"
+        case Starting():
+            return "created"
+        case Running():
+            return "paused" if state.paused else "running"
         case Exited():
             return "exited"
         case Removing():

@@ -162,6 +162,9 @@ async def begin_awakened(
     state = (await session.processes()).get(container.id)
     if state is None or state.phase not in (process_pb2.ProcessState.RUNNING, process_pb2.ProcessState.PAUSED):
         raise VchError("the checkpoint holds no running process")
+    if state.phase == process_pb2.ProcessState.PAUSED:
+        # A start is a start.
+        await session.unpause(container.id)
     return process_pb2.StartResponse(pid=state.pid, started_ns=time.time_ns())
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from appliance.container import lifecycle
-from appliance.container.lifecycle import Created, Remove, Running, Start
+from appliance.container.lifecycle import Created, Pause, Remove, Start, Unpause
 from appliance.container.merge import merge_config
 from appliance.container.record import NAME, Record, state_of
 from appliance.container.signals import parse_signal
@@ -160,7 +160,7 @@ class Containers:
 
     async def remove(self, ref: str, *, force: bool) -> None:
         container = self.get(ref)
-        lifecycle.advance(container.state, Remove(force, ref))
+        lifecycle.advance(container.state, Remove(force, container.id if container.paused else ref))
         if not await self._runs.cancel(container) and container.running:
             if container.run is not None:
                 container.run.keep = False
@@ -197,7 +197,10 @@ class Containers:
 
     def attached(self, ref: str) -> None:
         """A client is about to attach."""
-        self._ledger.emit(self.get(ref), "attach")
+        container = self.get(ref)
+        if container.paused:
+            raise Conflict(f"container {ref} is paused, unpause the container before attach")
+        self._ledger.emit(container, "attach")
 
     async def start(self, ref: str, *, by_user: bool = False, checkpoint: str = "", directory: str = "") -> None:
         """Start it, from a checkpoint if one is named; returns when its process runs.
@@ -237,6 +240,9 @@ class Containers:
                 raise
             await container.run.machine.kill()
         self._ledger.emit(container, "kill", signal=str(number))
+        if container.paused and number == self._stop_signal(container) != 9:
+            # It could not act on that as it is.
+            await self.unpause(ref)
         if number == 9:
             # As moby does: whoever kills for good may start it again at once.
             with trio.move_on_after(_KILL_SECONDS):
@@ -254,7 +260,7 @@ class Containers:
             timeout = _STOP_SECONDS if configured is None else float(configured)
         container.record.stopped_by_user = True
         exits = container.exits
-        number = parse_signal(signal or container.record.config.get("StopSignal") or "TERM")
+        number = parse_signal(signal) if signal else self._stop_signal(container)
         try:
             await self.kill(ref, str(number))
         except Conflict:
@@ -273,6 +279,28 @@ class Containers:
                 await container.run.machine.kill()
                 await self._wait_exit(container, exits)
         self._ledger.emit(container, "stop")
+
+    @staticmethod
+    def _stop_signal(container: Container) -> int:
+        return parse_signal(container.record.config.get("StopSignal") or "TERM")
+
+    async def pause(self, ref: str) -> None:
+        container = self.get(ref)
+        lifecycle.advance(container.state, Pause(container.id))
+        assert container.run is not None
+        await container.run.session.pause(container.id)
+        if container.running:
+            container.move(Pause(container.id))
+            self._ledger.emit(container, "pause")
+
+    async def unpause(self, ref: str) -> None:
+        container = self.get(ref)
+        lifecycle.advance(container.state, Unpause(container.id))
+        assert container.run is not None
+        await container.run.session.unpause(container.id)
+        if container.paused:
+            container.move(Unpause(container.id))
+            self._ledger.emit(container, "unpause")
 
     @staticmethod
     async def _wait_exit(container: Container, exits: int) -> None:
@@ -300,7 +328,7 @@ class Containers:
         exits = container.exits
         match condition:
             case "" | "not-running":
-                return container, lambda: not isinstance(container.state, Running | lifecycle.Starting)
+                return container, lambda: not isinstance(container.state, lifecycle.Running | lifecycle.Starting)
             case "next-exit":
                 return container, lambda: container.exits > exits or container.removed
             case "removed":

@@ -103,8 +103,9 @@ class Execs:
 
     async def resize(self, one: Exec, rows: int, columns: int) -> None:
         one.size = (rows, columns)
-        if one.running and one.tty and one.pid:
-            await self._session(one.container, one.container.id).resize(one.id, rows, columns)
+        run = one.container.run
+        if one.running and one.tty and one.pid and run is not None:
+            await run.session.resize(one.id, rows, columns)
 
     def forget(self, container: Container) -> None:
         """A run is over, and its execs with it."""
@@ -116,6 +117,8 @@ class Execs:
     def _session(container: Container, ref: str) -> GuestSession:
         if not container.running or container.run is None:
             raise Conflict(f"Container {container.id} is not running")
+        if container.paused:
+            raise Conflict(f"Container {ref} is paused, unpause the container before exec")
         return container.run.session
 
     def _collect(self) -> None:

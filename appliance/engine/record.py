@@ -51,6 +51,10 @@ class Container:
         return isinstance(self.state, Running)
 
     @property
+    def paused(self) -> bool:
+        return isinstance(self.state, Running) and self.state.paused
+
+    @property
     def upper(self) -> Path:
         """The disk that the container writes to."""
         return self.folder / "upper.ext4"
@@ -66,7 +70,7 @@ class Container:
         match self.state:
             case Created(error, code):
                 self.record.state, self.record.error, self.record.exit_code = "created", error, code
-            case Running(started):
+            case Running(started, _, False):
                 self.record.state, self.record.started, self.record.error = "running", started, ""
                 self.record.exit_code, self.record.finished, self.record.oom_killed = 0, 0, False
             case Exited(started, finished, code, oom, error):

@@ -11,7 +11,7 @@ from pathlib import Path
 import trio
 
 from appliance.container import lifecycle
-from appliance.container.lifecycle import Exit, Exited, Running, Start, Started, StartFailed, Starting
+from appliance.container.lifecycle import Exit, Exited, Pause, Running, Start, Started, StartFailed, Starting
 from appliance.container.record import Record
 from appliance.diag import Trace, mark
 from appliance.engine.admission import Admission
@@ -26,6 +26,7 @@ from appliance.guest import GuestSession, StartRefused
 from appliance.hypervisor import Checkpointable, Driver, Machine, MachineSpec
 from appliance.image.store import ImageStore
 from appliance.network import DefaultNetwork, Endpoint
+from protos.tether.v1 import process_pb2
 from tether.rpc.bridge import LoopThread
 
 log = logging.getLogger(__name__)
@@ -374,6 +375,8 @@ class Runs:
             if not container.running:
                 container.move(Started(state.started_ns, state.pid))
                 await self._ledger.save(container)
+            if state.phase == process_pb2.ProcessState.PAUSED:
+                container.move(Pause(container.id))
             for process in (await run.session.processes()).values():
                 if process.join:
                     self._nursery.start_soon(drain, run.session, process.id)

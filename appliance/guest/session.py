@@ -204,6 +204,13 @@ class GuestSession:
         except RpcError as error:
             raise _translate(error) from error
 
+    async def pause(self, process_id: str) -> None:
+        """Stop all processes of a container; returns when they stand still."""
+        await self._call("Process/Pause", process_pb2.PauseRequest(id=process_id), process_pb2.PauseResponse)
+
+    async def unpause(self, process_id: str) -> None:
+        await self._call("Process/Resume", process_pb2.ResumeRequest(id=process_id), process_pb2.ResumeResponse)
+
     async def resize(self, process_id: str, rows: int, columns: int) -> None:
         request = process_pb2.ResizePtyRequest(id=process_id, rows=rows, columns=columns)
         await self._call("Process/ResizePty", request, process_pb2.ResizePtyResponse)

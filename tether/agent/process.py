@@ -26,6 +26,7 @@ from tether.system.cgroup import Cgroup
 
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _DEFAULT_SPOOL = 1 << 20
+_FREEZE_SECONDS = 10.0
 
 
 class Phase(enum.IntEnum):
@@ -346,18 +347,28 @@ class ProcessService:
             raise RpcError(Code.FAILED_PRECONDITION, str(error)) from error
         return process_pb2.UpdateResponse()
 
-    def pause(self, request: process_pb2.PauseRequest) -> process_pb2.PauseResponse:
-        self._freeze(request.id, True)
+    async def pause(self, request: process_pb2.PauseRequest) -> process_pb2.PauseResponse:
+        await self._freeze(request.id, True)
         return process_pb2.PauseResponse()
 
-    def resume(self, request: process_pb2.ResumeRequest) -> process_pb2.ResumeResponse:
-        self._freeze(request.id, False)
+    async def resume(self, request: process_pb2.ResumeRequest) -> process_pb2.ResumeResponse:
+        await self._freeze(request.id, False)
         return process_pb2.ResumeResponse()
 
-    def _freeze(self, process_id: str, frozen: bool) -> None:
-        entry = self._running(process_id)
-        assert entry.cgroup is not None
-        entry.cgroup.freeze(frozen)
+    async def _freeze(self, process_id: str, frozen: bool) -> None:
+        """Return when it is so: the kernel stops each process when that next could run."""
+        cgroup = self._running(process_id).cgroup
+        assert cgroup is not None
+        cgroup.freeze(frozen)
+        deadline = trio.current_time() + _FREEZE_SECONDS
+        while True:
+            if cgroup.is_frozen() == frozen:
+                return
+            if trio.current_time() >= deadline:
+                break
+            await trio.sleep(0.002)
+        cgroup.freeze(False)
+        raise RpcError(Code.DEADLINE_EXCEEDED, f"process {process_id} cannot be frozen")
 
     # -- for the machine ------------------------------------------------------------------------------------------
 
