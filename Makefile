@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup run test bench lint format protos clean
+.PHONY: setup run test test-matrix bench lint format protos clean
 
 setup: $(VENV)/.packages $(VENV)/.installed
 	@$(BIN)/python build/guest/image.py --link $(VENV)/share/vch/guest >/dev/null
@@ -25,6 +25,11 @@ run: setup
 
 test: setup lint
 	@$(BIN)/python -m pytest
+
+# The same live tests however machines begin; takes an hour, most of it where each of them boots.
+test-matrix: setup
+	@for flags in '--vm-template off' '--vm-pool 0' '--vm-pool 2'; do \
+	    echo "== $$flags"; VCH_TEST_FLAGS="$$flags" $(BIN)/python -m pytest -q tests/live || exit 1; done
 
 bench: setup
 	@$(BIN)/python -m tests.bench

@@ -93,6 +93,8 @@ class Connection:
         self._gap_due = False
         self._hello_due = False
         self._probe_at: float | None = None
+        # Asked, and not answered since.
+        self._unanswered = False
 
     @property
     def session(self) -> int | None:
@@ -216,12 +218,12 @@ class Connection:
             self._challenge_at = now + interval if self._challenges < _CHALLENGES else None
         if self._retransmit_at is not None and now >= self._retransmit_at:
             self._retransmit_after = min(_RETRANSMIT_LAST, self._retransmit_after * 2)
-            self._resend = True
+            self._resend = self._unanswered = True
         if self._ack_at is not None and now >= self._ack_at:
             self._ack_now = True
         if self._probe_at is not None and now >= self._probe_at:
             self._probe_at = None
-            self._hello_due = True
+            self._hello_due = self._unanswered = True
 
     # -- stream in ------------------------------------------------------------------------------------------------
 
@@ -251,7 +253,8 @@ class Connection:
             # Whoever knows this end's new id has heard its HELLO: the session stands.
             self._open(frame.source)
             self._in_session(frame, now)
-        elif self._challenge_id and (frame.source, frame.destination) == (self._challenge_peer, self._challenge_id):
+        elif self._challenge_id and frame.destination == self._challenge_id:
+            # Only a living peer knows the challenge. It may answer under another id: its own challenge to this end.
             local = self._challenge_id
             self._events.append(Reset(self._local))
             self._begin(local, now)
@@ -263,14 +266,16 @@ class Connection:
             self.stale += 1
 
     def _on_stranger(self, frame: Frame, now: float) -> None:
-        if frame.destination not in (0, self._local):
-            # Meant for an earlier life of this end.
-            self.stale += 1
-        elif not self._remote:
+        meant = frame.destination in (0, self._local)
+        if not self._remote and meant:
             self._candidate = frame.source
             self._hello_at, self._hellos = now, 0
-        elif frame.source == self._remote:
+        elif frame.source == self._remote and meant:
             self._hello_due = True
+        elif not self._remote or frame.source == self._remote or not (meant or self._unanswered):
+            # Meant for an earlier life of this end. But when nobody answers in this session either, both ends may be in one
+            # with an earlier life of the other.
+            self.stale += 1
         elif frame.source != self._challenge_peer or self._challenge_at is None:
             if frame.source != self._challenge_peer:
                 self._challenge_id = self._make_id()
@@ -285,6 +290,7 @@ class Connection:
         self._events.append(Opened(self._local))
 
     def _in_session(self, frame: Frame, now: float) -> None:
+        self._unanswered = False
         if frame.kind is Kind.HELLO:
             # The peer has not heard yet that the session stands.
             self._ack_now = True

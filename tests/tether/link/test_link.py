@@ -4,7 +4,7 @@ import itertools
 import random
 from collections.abc import Iterator
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tether.link import MAX_PAYLOAD, Connection, Data, Frame, FrameReader, Kind, Opened, Reset
@@ -174,6 +174,8 @@ def test_any_bytes_are_survived(data: bytes) -> None:
 
 
 @settings(max_examples=150, deadline=None)
+# Each end was in a session with an earlier life of the other, and had challenged the other's challenge.
+@example(seed=52782924, evil=0.35546875, reboots=3)
 @given(seed=st.integers(0, 1 << 32), evil=st.floats(0, 0.5), reboots=st.integers(0, 4))
 def test_what_arrives_is_a_prefix_or_a_reset(seed: int, evil: float, reboots: int) -> None:
     """The invariant: within one session, what one end has is a prefix of what the other sent; and once the wire is
