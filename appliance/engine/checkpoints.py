@@ -5,6 +5,7 @@ A checkpoint is a folder named by its id, below the container's own or one that 
 """
 
 import json
+import logging
 import shutil
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,8 @@ from appliance.engine.runs import Kept
 from appliance.errors import InvalidParameter, Unsupported, VchError
 from appliance.hypervisor import Checkpointable
 from protos.tether.v1 import sandbox_pb2
+
+log = logging.getLogger(__name__)
 
 _FOLDER = "checkpoints"
 _AWAKE_SECONDS = 30.0
@@ -47,7 +50,7 @@ class Checkpoints:
                 raise VchError(f"Container {ref} not running")
             if not NAME.fullmatch(checkpoint_id):
                 raise VchError(f"Invalid checkpoint ID ({checkpoint_id}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
-            machine = container.run.machine
+            run, machine = container.run, container.run.machine
             if not isinstance(machine, Checkpointable):
                 raise Unsupported("this hypervisor keeps no checkpoints")
             root = self._root(container, directory)
@@ -63,7 +66,7 @@ class Checkpoints:
                 (half / "machine").mkdir(parents=True, mode=0o700)
                 # A second request for the same name, or the client's end, must not meet half of it.
                 with trio.CancelScope(shield=True):
-                    await self._keep(container, container.run, machine, half, go_on=leave_running)
+                    await self._keep(container, run, machine, half, go_on=leave_running)
                     half.rename(target)
             except (VchError, OSError) as error:
                 container.put_away = False
@@ -72,7 +75,10 @@ class Checkpoints:
             self._ledger.emit(container, "checkpoint")
             if leave_running:
                 # It stood still; its clock has to know.
-                await container.run.session.awaken(sandbox_pb2.AwakenRequest(), _AWAKE_SECONDS)
+                try:
+                    await run.session.awaken(sandbox_pb2.AwakenRequest(), _AWAKE_SECONDS)
+                except VchError as error:
+                    log.warning("container %s after its checkpoint: %s", container.id[:12], error)
 
     @staticmethod
     async def _keep(container: Container, run: Run, machine: Checkpointable, folder: Path, *, go_on: bool) -> None:
