@@ -61,8 +61,8 @@ class Execs:
         self._execs: dict[str, Exec] = {}
 
     def of(self, container: Container) -> list[str]:
-        """Ids of a container's execs."""
-        return [one.id for one in self._execs.values() if one.container is container]
+        """Ids of a container's execs; what is left of an ended run is only for who has been told its id."""
+        return [one.id for one in self._execs.values() if one.container is container] if container.running else []
 
     def get(self, exec_id: str) -> Exec:
         found = self._execs.get(exec_id)
@@ -109,9 +109,9 @@ class Execs:
 
     def forget(self, container: Container) -> None:
         """A run is over, and its execs with it."""
-        for exec_id in self.of(container):
-            if not self._execs[exec_id].running:
-                del self._execs[exec_id]
+        for one in list(self._execs.values()):
+            if one.container is container and not one.running:
+                del self._execs[one.id]
 
     @staticmethod
     def _session(container: Container, ref: str) -> GuestSession:
