@@ -13,7 +13,7 @@ from appliance.container.spec import build_exec_spec
 from appliance.engine.boot import exec_error
 from appliance.engine.ledger import Ledger
 from appliance.engine.record import Container
-from appliance.errors import Conflict, InvalidParameter, NotFound, VchError
+from appliance.errors import Conflict, InvalidParameter, NotFound, VchError, leaves
 from appliance.guest import Fanout, GuestSession, StartRefused, StdinPipe
 from protos.tether.v1 import process_pb2
 
@@ -159,12 +159,13 @@ class Execs:
                             acknowledged = offset
                 nursery.cancel_scope.cancel()
         except* StartRefused as group:
-            text, code = exec_error(_first(group))
+            (refused,) = (error for error in leaves(group) if isinstance(error, StartRefused))
+            text, code = exec_error(refused)
             outcome.append(text)
         except* VchError as group:
             if not started:
                 code = 126
-                outcome.append(VchError(str(_first(group))))
+                outcome.append(VchError(str(leaves(group)[0])))
         # Recorded before the streams end: clients ask for it as soon as they do.
         one.running = False
         one.exit_code = code
@@ -182,10 +183,10 @@ class Execs:
             self._execs.pop(one.id, None)
 
 
-async def drain(session: GuestSession, process_id: str) -> None:
-    """Let an exec of an earlier appliance go on, whose output nobody is there to read, and forget it when it ends."""
+async def drain(session: GuestSession, process_id: str, offset: int) -> None:
+    """Let an exec of an earlier appliance go on, whose output from `offset` on nobody reads, and forget it when it ends."""
     try:
-        async with aclosing(session.follow(process_id, await _acknowledged(session, process_id))) as output:
+        async with aclosing(session.follow(process_id, offset)) as output:
             async for records in output:
                 if records.records:
                     last = records.records[-1]
@@ -193,15 +194,3 @@ async def drain(session: GuestSession, process_id: str) -> None:
         await session.delete_process(process_id)
     except VchError as error:
         log.info("exec %s of an earlier appliance: %s", process_id[:12], error)
-
-
-async def _acknowledged(session: GuestSession, process_id: str) -> int:
-    state = (await session.processes()).get(process_id)
-    return state.acknowledged_offset if state is not None else 0
-
-
-def _first(group: BaseExceptionGroup[Any]) -> Any:
-    found: Any = group
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
@@ -62,10 +62,9 @@ class _Attempt:
     before: lifecycle.State
     kept: Kept | None
     outcome: VchError | None = None
-    ready: trio.Event | None = None
+    ready: trio.Event = field(default_factory=trio.Event)
 
     def answer(self, error: VchError | None = None) -> None:
-        assert self.ready is not None
         if not self.ready.is_set():
             self.outcome = error
             self.ready.set()
@@ -101,12 +100,11 @@ class Runs:
         # Checked first, so that a second start is answered at once.
         lifecycle.advance(container.state, Start())
         await self.wait_machine_gone(container)
-        attempt = _Attempt(container.state, kept, ready=trio.Event())
+        attempt = _Attempt(container.state, kept)
         container.move(Start())
         self._nursery.start_soon(self._run_guarded, container, attempt)
         # The start goes on if the client leaves: half a start helps nobody.
         with trio.CancelScope(shield=True):
-            assert attempt.ready is not None
             await attempt.ready.wait()
         if attempt.outcome is not None:
             raise attempt.outcome
@@ -379,7 +377,7 @@ class Runs:
                 container.move(Pause(container.id))
             for process in (await run.session.processes()).values():
                 if process.join:
-                    self._nursery.start_soon(drain, run.session, process.id)
+                    self._nursery.start_soon(drain, run.session, process.id, process.acknowledged_offset)
             return Begun(log_file.guest_offset if log_file is not None else state.acknowledged_offset)
 
         await run.supervise(begin, lambda ended: self._ended(container, ended))

@@ -67,10 +67,6 @@ class Prepared:
     def suits(spec: Spec) -> bool:
         return _flags(spec) == _FLAGS_AHEAD and len(spec.raw) <= _MOST_AHEAD
 
-    def close(self) -> None:
-        """End it, unless it has become something. The reaper gets it like any other."""
-        self.socket.close()
-
 
 async def launch(
     spec: Spec, stdio: Stdio, cgroup: int, *, join: int = 0, rows: int = 0, columns: int = 0, prepared: Prepared | None = None

@@ -117,30 +117,26 @@ class QemuMachine(Machine):
         mark("disks put in")
 
     async def restore(self, template: Template) -> None:
+        """Launch, and let it go on from the template's state."""
         state = template.open_state()
         try:
-            await self._go_on(clone_origin(template.memory), state, shared=True)
+            self.launch(clone_origin(template.memory))
+            mark("QEMU launched")
+            # Before the guest goes on, so that to it the line never was closed.
+            self._early = await self._dial()
+            with trio.move_on_after(_RESTORE_SECONDS):
+                async with self.open_monitor() as monitor:
+                    mark("monitor answers")
+                    await monitor.ignore_shared_memory()
+                    await monitor.execute("getfd", {"fdname": "state"}, fd=state)
+                    await monitor.execute("migrate-incoming", {"uri": "fd:state"})
+                    # A template was saved running, so that it goes on by itself.
+                    await monitor.wait_event("RESUME")
+                    mark("state restored")
+                    await self._plug_rest(monitor)
+                    return
         finally:
             os.close(state)
-
-    async def _go_on(self, origin: Origin, state: int, *, shared: bool) -> None:
-        """Launch, and let it go on from a state; `shared` when that is without the memory, which is there already."""
-        self.launch(origin)
-        mark("QEMU launched")
-        # Before the guest goes on, so that to it the line never was closed.
-        self._early = await self._dial()
-        with trio.move_on_after(_RESTORE_SECONDS):
-            async with self.open_monitor() as monitor:
-                mark("monitor answers")
-                if shared:
-                    await monitor.ignore_shared_memory()
-                await monitor.execute("getfd", {"fdname": "state"}, fd=state)
-                await monitor.execute("migrate-incoming", {"uri": "fd:state"})
-                # The state of a running machine, as a template's is, goes on by itself.
-                await monitor.wait_event("RESUME")
-                mark("state restored")
-                await self._plug_rest(monitor)
-                return
         raise HypervisorError(f"QEMU has not restored it in {_RESTORE_SECONDS} s")
 
     def launch(self, origin: Origin, files: list[Path] | None = None) -> None:
