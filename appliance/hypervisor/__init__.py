@@ -10,6 +10,7 @@ from appliance.hypervisor.driver import (
     Driver,
     Machine,
     MachineSpec,
+    Pluggable,
     Power,
 )
 
@@ -23,5 +24,6 @@ __all__ = [
     "Driver",
     "Machine",
     "MachineSpec",
+    "Pluggable",
     "Power",
 ]

@@ -44,13 +44,14 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class MachineSpec:
-    """`id` is 1 to 64 of [a-z0-9]; sizes in MiB."""
+    """`id` is 1 to 64 of [a-z0-9]; sizes in MiB. `more_cards` are at most 8 places behind `card`, None an empty one."""
 
     id: str
     memory_mib: int
     cpus: int
     disks: tuple[Disk, ...] = ()
     card: Card | None = None
+    more_cards: tuple[Card | None, ...] = ()
 
 
 class Machine(ABC):
@@ -107,6 +108,17 @@ class Checkpointable(Protocol):
 
         HypervisorError when the state is damaged, not ours, or does not fit this machine; the disks are as before then.
         """
+
+
+@runtime_checkable
+class Pluggable(Protocol):
+    """A machine whose cards can be changed while it runs; its spec's `more_cards` are those that it has."""
+
+    async def plug_card(self, card: Card) -> None:
+        """Add a card; the guest sees it some moments later. HypervisorError when there is no room or QEMU refuses."""
+
+    async def unplug_card(self, mac: str) -> None:
+        """Take away a card that was plugged in; returns when the guest has let go of it. HypervisorError when it does not."""
 
 
 @runtime_checkable

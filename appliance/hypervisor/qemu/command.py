@@ -12,6 +12,9 @@ KERNEL_ARGUMENTS = "console=ttyS0 quiet loglevel=3 panic=-1 nokaslr cryptomgr.no
 # A template has so many disks of one size; a clone puts files of that size behind them, so nothing is plugged in.
 SLOTS = 8
 SLOT_BYTES = 16 << 30
+# The PCI slot of the first card, and how many may be plugged in behind it.
+_FIRST_CARD = 0x10
+MOST_MORE_CARDS = 8
 # The card of a template. The guest gives it the container's address when it is told which.
 BLANK_MAC = "02:42:00:00:00:00"
 
@@ -117,8 +120,9 @@ def command(
         files = {lun: (_EMPTY, slot_is_read_only(lun)) for lun in range(SLOTS)} | files
     for lun, (file, read_only) in sorted(files.items()):
         arguments += _disk(lun, file, read_only, in_slot=origin.slotted and lun < SLOTS)
-    if spec.card is not None:
-        arguments += _card(spec.card)
+    for place, card in cards_of(spec):
+        netdev, device = netdev_of(place, card), card_device(place, card)
+        arguments += ["-netdev", _listed(netdev, "type"), "-device", _listed(device, "driver")]
     return arguments
 
 
@@ -158,16 +162,34 @@ def disk_device(lun: int) -> dict[str, object]:
 
 def _disk(lun: int, file: Node, read_only: bool, *, in_slot: bool) -> list[str]:
     backing = backing_node(lun, file, read_only, 0)
-    device = ",".join(f"{key}={value}" for key, value in disk_device(lun).items() if key != "driver")
     return [
         "-blockdev", json.dumps(backing),
         "-blockdev", json.dumps(disk_node(lun, str(backing["node-name"]), read_only, in_slot=in_slot)),
-        "-device", f"scsi-hd,{device}",
+        "-device", _listed(disk_device(lun), "driver"),
     ]  # fmt: skip
 
 
-def _card(card: Card) -> list[str]:
-    return [
-        "-netdev", f"user,id=net,ipv6=off,net={card.network},host={card.gateway},dns={card.dns}",
-        "-device", f"virtio-net-pci,netdev=net,mac={card.mac},romfile=",
-    ]  # fmt: skip
+def cards_of(spec: MachineSpec) -> list[tuple[int, Card]]:
+    """All of them, each with its place: 0 is the built-in card's, those behind are plugged in."""
+    return [(place, card) for place, card in enumerate((spec.card, *spec.more_cards)) if card is not None]
+
+
+def netdev_of(place: int, card: Card) -> Node:
+    """The host's end of a card as QMP's netdev_add takes it."""
+    return {"type": "user", "id": f"net{place}", "ipv6": False,
+            "net": card.network, "host": card.gateway, "dns": card.dns}  # fmt: skip
+
+
+def card_device(place: int, card: Card) -> Node:
+    """The card as QMP's device_add takes it. Its PCI slot is said, so that a saved machine has it there again."""
+    return {"driver": "virtio-net-pci", "id": f"card{place}", "netdev": f"net{place}", "mac": card.mac, "romfile": "",
+            "bus": "pci.0", "addr": f"{_FIRST_CARD + place:#x}"}  # fmt: skip
+
+
+def _listed(node: Node, first: str) -> str:
+    """A node as the command line takes it."""
+    words = {True: "on", False: "off"}
+    rest = (
+        f"{key}={words[value] if isinstance(value, bool) else value}" for key, value in node.items() if key != first
+    )
+    return ",".join((str(node[first]), *rest))

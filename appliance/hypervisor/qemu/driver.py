@@ -152,7 +152,7 @@ class QemuDriver(Driver):
         folder = self._root / spec.id
         folder.mkdir(mode=0o711, exist_ok=True)
         machine = QemuMachine(self, spec, folder)
-        machine.save_facts(0)
+        machine.save_facts()
         self._machines[spec.id] = machine
         return machine
 
@@ -167,7 +167,8 @@ class QemuDriver(Driver):
                 raw = state["spec"]
                 disks = tuple(Disk(Path(disk["path"]), disk["read_only"]) for disk in raw["disks"])
                 card = Card(**raw["card"]) if raw["card"] else None
-                spec = MachineSpec(raw["id"], raw["memory_mib"], raw["cpus"], disks, card)
+                more = tuple(Card(**one) if one else None for one in raw["more_cards"])
+                spec = MachineSpec(raw["id"], raw["memory_mib"], raw["cpus"], disks, card, more)
                 pid, started, boot, slotted = state["pid"], state["start_time"], state["boot_id"], state["slotted"]
             except (OSError, ValueError, KeyError, TypeError):
                 # Half made by an appliance that was killed: there is no process yet, or it is not known and holds nothing.

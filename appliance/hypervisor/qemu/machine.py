@@ -9,7 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Protocol
@@ -18,20 +18,24 @@ import trio
 
 from appliance.diag import mark
 from appliance.errors import HypervisorError
-from appliance.hypervisor.driver import Disk, DiskAddress, Machine, MachineSpec, Power
+from appliance.hypervisor.driver import Card, Disk, DiskAddress, Machine, MachineSpec, Power
 from appliance.hypervisor.qemu import saved
 from appliance.hypervisor.qemu.command import (
     BLANK_MAC,
     BOOT,
+    MOST_MORE_CARDS,
     SLOTS,
     Descriptors,
     Origin,
     backing_node,
+    card_device,
+    cards_of,
     clone_origin,
     command,
     disk_device,
     disk_node,
     file_node,
+    netdev_of,
     saved_origin,
 )
 from appliance.hypervisor.qemu.monitor import Monitor
@@ -43,6 +47,7 @@ from tether.transport import Line
 _RESTORE_SECONDS = 30.0
 _SAVE_SECONDS = 600.0
 _GLANCE_SECONDS = 0.02
+_UNPLUG_SECONDS = 10.0
 _NICE = 10
 
 log = logging.getLogger(__name__)
@@ -71,6 +76,7 @@ class QemuMachine(Machine):
         self.folder = folder
         self.slotted = slotted
         self._driver = driver
+        self._pid = 0
         self._pidfd = -1
         self._process: subprocess.Popen[bytes] | None = None
         self._early: Line | None = None
@@ -98,7 +104,7 @@ class QemuMachine(Machine):
             raise HypervisorError(f"machine {self.id} has ended")
         rehearsed, self.spec = self.spec.disks, spec
         # Named before it is moved: an appliance that comes after a kill finds one or the other, whole.
-        self.save_facts(self._process.pid)
+        self.save_facts()
         folder = self._driver.rename(self, spec)
         self.folder.rename(folder)
         self.folder, self.id = folder, spec.id
@@ -149,21 +155,22 @@ class QemuMachine(Machine):
             # What a template does not have is plugged in once the guest runs.
             at_once = [index for index, lun in enumerate(luns) if lun < SLOTS]
             luns, files = [luns[index] for index in at_once], [files[index] for index in at_once]
-            spec = replace(spec, disks=tuple(spec.disks[index] for index in at_once))
+            spec = replace(spec, disks=tuple(spec.disks[index] for index in at_once), more_cards=())
         if origin.slotted:
             for lun, file in zip(luns, files, strict=True):
                 if lun < SLOTS:
                     lengthen(file)
         driver = self._driver
         self._process = start_qemu(driver.accel, (driver.kernel, driver.initrd), spec, files, luns, origin, self.folder)
-        pid = self._process.pid
-        self._pidfd = os.pidfd_open(pid)
+        self._pid = self._process.pid
+        self._pidfd = os.pidfd_open(self._pid)
         self._off = trio.Event()
-        self.save_facts(pid)
+        self.save_facts()
         driver.watch(self)
 
     def take_over(self, pid: int) -> None:
         """Adopt the running process of an earlier appliance."""
+        self._pid = pid
         self._pidfd = os.pidfd_open(pid)
         self._off = trio.Event()
         self._driver.watch(self)
@@ -174,7 +181,9 @@ class QemuMachine(Machine):
         return [DiskAddress(0, 0, lun) for lun in luns_of(self.spec.disks, slotted=self.slotted)]
 
     async def _plug_rest(self, monitor: Monitor) -> None:
-        """The disks that have no slot."""
+        """The disks that have no slot, the cards that a template does not have."""
+        for place, card in cards_of(self.spec)[1 if self.spec.card is not None else 0 :]:
+            await self._plug_card(monitor, place, card)
         for lun, disk in zip(luns_of(self.spec.disks, slotted=True), self.spec.disks, strict=True):
             if lun >= SLOTS:
                 backing = await self._add_file(monitor, lun, disk, 0)
@@ -197,6 +206,56 @@ class QemuMachine(Machine):
         node = backing_node(lun, file_node(lun), disk.read_only, generation)
         await monitor.execute("blockdev-add", node)
         return str(node["node-name"])
+
+    # -- cards ----------------------------------------------------------------------------------------------------
+
+    async def plug_card(self, card: Card) -> None:
+        """See Pluggable."""
+        more = list(self.spec.more_cards)
+        if None not in more:
+            more.append(None)
+        place = more.index(None)
+        if place >= MOST_MORE_CARDS:
+            raise HypervisorError(f"machine {self.id[:12]} has {MOST_MORE_CARDS + 1} cards, which is all it can have")
+        before = self.spec
+        more[place] = card
+        # Written down first, so that an appliance that comes after a kill knows the place as taken.
+        self._set_more_cards(more)
+        try:
+            async with self.open_monitor() as monitor:
+                await self._plug_card(monitor, place + 1, card)
+        except BaseException:
+            self._set_more_cards(before.more_cards)
+            raise
+
+    async def unplug_card(self, mac: str) -> None:
+        """See Pluggable."""
+        more = list(self.spec.more_cards)
+        place = next((place for place, card in enumerate(more) if card is not None and card.mac == mac), None)
+        if place is None:
+            raise HypervisorError(f"machine {self.id[:12]} has no card {mac} that was plugged in")
+        device = f"card{place + 1}"
+        async with self.open_monitor() as monitor:
+            await monitor.execute("device_del", {"id": device})
+            with trio.move_on_after(_UNPLUG_SECONDS) as patience:
+                await monitor.wait_event("DEVICE_DELETED", device)
+            if patience.cancelled_caught:
+                raise HypervisorError(f"the guest does not let go of its card {mac}")
+            await monitor.execute("netdev_del", {"id": f"net{place + 1}"})
+        more[place] = None
+        self._set_more_cards(more)
+
+    async def _plug_card(self, monitor: Monitor, place: int, card: Card) -> None:
+        await monitor.execute("netdev_add", netdev_of(place, card))
+        try:
+            await monitor.execute("device_add", card_device(place, card))
+        except HypervisorError:
+            await monitor.execute("netdev_del", {"id": f"net{place}"})
+            raise
+
+    def _set_more_cards(self, cards: Iterable[Card | None]) -> None:
+        self.spec = replace(self.spec, more_cards=tuple(cards))
+        self.save_facts()
 
     # -- a state that is kept -------------------------------------------------------------------------------------
 
@@ -275,11 +334,12 @@ class QemuMachine(Machine):
             async with Monitor.open(f"{folder}/qmp.sock") as monitor:
                 yield monitor
 
-    def save_facts(self, pid: int) -> None:
+    def save_facts(self) -> None:
         """Write down what it is and which process."""
         spec = asdict(self.spec)
         for disk in spec["disks"]:
             disk["path"] = str(disk["path"])
+        pid = self._pid
         state = {"spec": spec, "slotted": self.slotted, "pid": pid, "start_time": start_time(pid) if pid else "",
                  "boot_id": boot_id()}  # fmt: skip
         partial = self.folder / "machine.json.new"
@@ -301,6 +361,7 @@ class QemuMachine(Machine):
             trio.lowlevel.notify_closing(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = -1
+            self._pid = 0
         if self._process is not None:
             self._process.wait()
         self._off.set()

@@ -22,7 +22,7 @@ class Monitor:
     def __init__(self, connection: trio.socket.SocketType) -> None:
         self._socket = connection
         self._buffer = bytearray()
-        self._events: list[str] = []
+        self._events: list[tuple[str, str]] = []
 
     @classmethod
     @asynccontextmanager
@@ -73,8 +73,7 @@ class Monitor:
         while True:
             message = await self._message()
             if "event" in message:
-                self._events.append(str(message["event"])[:64])
-                del self._events[:-64]
+                self._keep(message)
             elif "error" in message:
                 raise HypervisorError(f"{command}: {str(message['error'])[:500]}")
             else:
@@ -126,11 +125,16 @@ class Monitor:
         await self.execute("cont")
         return True
 
-    async def wait_event(self, name: str) -> None:
-        """Return when the event comes, or has come since it was last waited for."""
-        while name not in self._events:
+    def _keep(self, event: dict[str, Any]) -> None:
+        data = event.get("data")
+        device = str(data.get("device", "")) if isinstance(data, dict) else ""
+        self._events.append((str(event["event"])[:64], device[:64]))
+        del self._events[:-64]
+
+    async def wait_event(self, name: str, device: str = "") -> None:
+        """Return when the event (of that device) comes, or has come since it was last waited for."""
+        while (name, device) not in self._events:
             message = await self._message()
             if "event" in message:
-                self._events.append(str(message["event"])[:64])
-                del self._events[:-64]
-        self._events.remove(name)
+                self._keep(message)
+        self._events.remove((name, device))

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -18,12 +18,16 @@ from appliance.config import default_guest
 from appliance.errors import HypervisorError
 from appliance.hypervisor import Card, Disk, Driver, MachineSpec, Power
 from appliance.hypervisor.qemu import QemuDriver
-from appliance.hypervisor.qemu.command import BOOT, Descriptors, Placed, command
+from appliance.hypervisor.qemu.command import BOOT, MOST_MORE_CARDS, Descriptors, Placed, command
 from appliance.hypervisor.qemu.machine import QemuMachine
 from appliance.hypervisor.qemu.process import is_running
 from appliance.hypervisor.qemu.template import Template
 from appliance.hypervisor.qemu.templates import Rehearsal
+from protos.tether.v1 import network_pb2
 from tests.appliance.hypervisor.contract import DriverContract
+from tether.rpc.bridge import LoopThread
+from tether.rpc.client import Channel
+from tether.rpc.status import RpcError
 from tether.transport import Line
 
 Found = TypeVar("Found")
@@ -280,6 +284,94 @@ class TestBecoming:
             async with machine.open_monitor() as monitor:
                 blocks = await monitor.execute("query-block")
             assert len([one for one in blocks if "inserted" in one]) == 11
+            await machine.destroy()
+
+
+_NETWORK = ("10.77.0.0/24", "10.77.0.1", "10.77.0.254")
+
+
+@asynccontextmanager
+async def _guest(machine: QemuMachine) -> AsyncIterator[Callable[[str], Awaitable[None]]]:
+    """Look into the guest: a function that returns when it has a card of this address, and fails when it has none."""
+    async with LoopThread.open() as loop, trio.open_nursery() as nursery:
+        channel = Channel(loop, await machine.dial_tether())
+        nursery.start_soon(channel.run)
+
+        async def has_card(mac: str) -> None:
+            config = network_pb2.NetworkConfig(interfaces=[network_pb2.Interface(mac=mac, addresses=["10.77.0.9/24"])])
+            request = network_pb2.ApplyRequest(config=config)
+            await channel.unary("/tether.v1.Network/Apply", request, network_pb2.ApplyResponse, timeout=60)
+
+        yield has_card
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+class TestCards:
+    """Cards beyond the first: plugged in at the start and while the machine runs."""
+
+    async def test_they_come_and_go_while_the_machine_runs(self, short_path: Path) -> None:
+        async with opened(short_path) as driver:
+            machine = driver.make(MachineSpec("m1", 256, 1))
+            await machine.start()
+            async with _guest(machine) as has_card:
+                for number in range(MOST_MORE_CARDS):
+                    await machine.plug_card(Card(f"02:42:00:00:00:{number:02x}", *_NETWORK))
+                for number in range(MOST_MORE_CARDS):
+                    await has_card(f"02:42:00:00:00:{number:02x}")
+                with pytest.raises(HypervisorError, match="all it can have"):
+                    await machine.plug_card(Card("02:42:00:00:00:99", *_NETWORK))
+                with pytest.raises(HypervisorError, match="has no card"):
+                    await machine.unplug_card("02:42:00:00:00:99")
+                await machine.unplug_card("02:42:00:00:00:03")
+                with pytest.raises(RpcError, match="no network card"):
+                    await has_card("02:42:00:00:00:03")
+                with pytest.raises(HypervisorError):
+                    await machine.plug_card(Card("nonsense", *_NETWORK))
+                # Its place is free again.
+                await machine.plug_card(Card("02:42:00:00:00:33", *_NETWORK))
+                await has_card("02:42:00:00:00:33")
+                assert [card.mac[-2:] for card in machine.spec.more_cards if card] == [
+                    "00", "01", "02", "33", "04", "05", "06", "07",
+                ]  # fmt: skip
+            await machine.destroy()
+
+    async def test_they_are_known_to_the_next_appliance_and_to_a_saved_state(self, short_path: Path) -> None:
+        (short_path / "saved").mkdir()
+        async with opened(short_path) as driver:
+            machine = driver.make(MachineSpec("m1", 256, 1, card=Card("02:42:00:00:00:01", *_NETWORK)))
+            await machine.start()
+            async with _guest(machine) as has_card:
+                for number in (2, 3):
+                    await machine.plug_card(Card(f"02:42:00:00:00:{number:02x}", *_NETWORK))
+                    await has_card(f"02:42:00:00:00:{number:02x}")
+                await machine.unplug_card("02:42:00:00:00:02")
+        async with opened(short_path) as driver:
+            (found,) = await driver.adopt()
+            assert isinstance(found, QemuMachine)
+            assert found.spec == machine.spec
+            await found.save_to(short_path / "saved", lambda: None, go_on=False)
+            await found.start_from(short_path / "saved")
+            async with _guest(found) as has_card:
+                for number in (1, 3):
+                    await has_card(f"02:42:00:00:00:{number:02x}")
+                await found.unplug_card("02:42:00:00:00:03")
+                with pytest.raises(RpcError, match="no network card"):
+                    await has_card("02:42:00:00:00:03")
+            await found.destroy()
+
+    async def test_a_restored_machine_has_all_of_its_spec(self, short_path: Path) -> None:
+        async with opened(short_path, hear) as driver:
+            cards = [Card(f"02:42:00:00:00:{number:02x}", *_NETWORK) for number in range(3)]
+            spec = MachineSpec("m1", 256, 1, card=cards[0], more_cards=tuple(cards[1:]))
+            await _template(driver, spec)
+            machine = driver.make(spec)
+            await machine.start()
+            assert machine.slotted
+            async with _guest(machine) as has_card:
+                for card in cards[1:]:
+                    await has_card(card.mac)
             await machine.destroy()
 
 
