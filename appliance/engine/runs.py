@@ -286,17 +286,18 @@ class Runs:
         started = record.started
         container.exits += 1
         container.move(Exit(time.time_ns(), code, oom, error))
-        removed = bool(record.host.get("AutoRemove"))
-        if not removed:
-            await self._ledger.save(container)
+        # At once, so that whoever waited for the end finds its events.
         seconds = max(0, (record.finished - started) // 1_000_000_000)
         if oom:
             self._ledger.emit(container, "oom")
+        self._ledger.emit(container, "die", exitCode=str(code), execDuration=str(seconds))
+        removed = bool(record.host.get("AutoRemove"))
+        if not removed:
+            await self._ledger.save(container)
         self._on_end(container)
         container.stdin.renew()
         container.fanout.end_run()
         container.tell_log()
-        self._ledger.emit(container, "die", exitCode=str(code), execDuration=str(seconds))
         if removed:
             self._nursery.start_soon(self._on_auto_remove, container)
         elif self._wants_restart(container, code):
