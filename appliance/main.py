@@ -18,6 +18,7 @@ from pathlib import Path
 import trio
 
 from appliance import __version__
+from appliance.api.archive import ArchiveRoutes
 from appliance.api.checkpoints import CheckpointRoutes
 from appliance.api.containers import ContainerRoutes
 from appliance.api.execs import ExecRoutes
@@ -150,6 +151,7 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         router = Router()
         router.add_all(ContainerRoutes(containers, images).routes())
         router.add_all(ExecRoutes(containers).routes())
+        router.add_all(ArchiveRoutes(containers.files).routes())
         router.add_all(CheckpointRoutes(containers).routes())
         router.add_all(ImageRoutes(images, containers, events, dial, scratch).routes())
         router.add_all(SystemRoutes(config, driver, containers, images, events, identity.read_text()).routes())

@@ -64,7 +64,7 @@ async def _serve(marks: list[tuple[str, int]]) -> None:
             (stdio_pb2.DESCRIPTOR, "Stdio", stdio),
             (stdio_pb2.DESCRIPTOR, "Log", stdio),
             (events_pb2.DESCRIPTOR, "Events", events),
-            (filesystem_pb2.DESCRIPTOR, "Filesystem", FilesystemService()),
+            (filesystem_pb2.DESCRIPTOR, "Filesystem", FilesystemService(reaper, processes.pid_of)),
             (network_pb2.DESCRIPTOR, "Network", NetworkService()),
             (metrics_pb2.DESCRIPTOR, "Metrics", MetricsService(processes.cgroup_of)),
         )

@@ -1,6 +1,7 @@
 """What the routes call. The engine satisfies these without importing them; `main` hands it over."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +11,7 @@ from appliance.container.event import Event
 from appliance.container.lifecycle import State
 from appliance.container.record import Record
 from appliance.diag import Trace
-from appliance.guest import Fanout, StdinPipe
+from appliance.guest import Change, Fanout, PathStat, StdinPipe
 from appliance.network import DefaultNetwork
 from appliance.streams.logfile import LogFile
 
@@ -108,6 +109,20 @@ class ContainerBackend(Protocol):
     def list_checkpoints(self, ref: str, directory: str) -> list[str]: ...
     async def create_checkpoint(self, ref: str, checkpoint: str, directory: str, *, leave_running: bool) -> None: ...
     async def remove_checkpoint(self, ref: str, checkpoint: str, directory: str) -> None: ...
+
+
+class FileBackend(Protocol):
+    """engine.files."""
+
+    async def stat(self, ref: str, path: str) -> PathStat: ...
+    def read(
+        self, ref: str, path: str
+    ) -> AbstractAsyncContextManager[tuple[PathStat, AsyncGenerator[bytes, None]]]: ...
+    async def write(
+        self, ref: str, path: str, source: AsyncIterator[bytes], *, no_overwrite_dir_non_dir: bool, copy_owner: bool
+    ) -> None: ...
+    async def changes(self, ref: str) -> list[Change]: ...
+    def export(self, ref: str) -> AbstractAsyncContextManager[AsyncGenerator[bytes, None]]: ...
 
 
 class EventBackend(Protocol):

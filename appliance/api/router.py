@@ -49,16 +49,16 @@ class Router:
             await reply.empty(304)
         except VchError as error:
             if reply.started:
-                # The head has gone: the connection's end tells the client.
+                # The head has gone: the connection's end, without the last chunk, tells the client.
                 log.warning("an answer broke off: %s", error)
-                return
+                raise Disconnected from error
             await reply.json(status_of(error), {"message": str(error)})
         except Disconnected:
             raise
         except Exception as error:
             log.exception("%s %s failed", request.method, request.raw_path)
             if reply.started:
-                return
+                raise Disconnected from error
             await reply.json(500, {"message": f"internal error: {error!r}"})
 
     async def _dispatch(self, request: Request, reply: Reply) -> None:

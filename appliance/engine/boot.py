@@ -25,10 +25,16 @@ _STATE = "/run/tether"
 
 
 def machine_spec(
-    container: Container, layers: list[Path], endpoint: Endpoint | None, memory_mib: int, cpus: int
+    container: Container,
+    layers: list[Path],
+    endpoint: Endpoint | None,
+    memory_mib: int,
+    cpus: int,
+    *,
+    limited: bool = True,
 ) -> MachineSpec:
-    """The container's own disk first, then the layers, lowest first; memory for its limit, CPUs for its quota."""
-    host = container.record.host
+    """The container's own disk first, then the layers, lowest first; if it is `limited`, memory and CPUs for its limits."""
+    host = container.record.host if limited else {}
     limit = int(host.get("Memory") or 0) >> 20
     nano = int(host.get("NanoCpus") or 0)
     disks = [Disk(path, True) for path in layers]
@@ -126,6 +132,11 @@ def launch_requests(
         drop_oldest=log_options.get("mode") == "non-blocking", rows=rows, columns=columns,
     )  # fmt: skip
     return configure, process
+
+
+def files_request(container: Container, disks: list[DiskAddress]) -> sandbox_pb2.ConfigureRequest:
+    """What a blank guest is told that shows the container's files only."""
+    return sandbox_pb2.ConfigureRequest(machine_id=container.id, mounts=_mounts(disks))
 
 
 async def begin_fresh(

@@ -23,11 +23,14 @@ from appliance.engine.checkpoints import Checkpoints
 from appliance.engine.disks import UpperDisks
 from appliance.engine.events import EventBus
 from appliance.engine.execs import Exec, Execs
+from appliance.engine.files import Files
 from appliance.engine.ledger import Ledger
+from appliance.engine.machines import Machines
 from appliance.engine.names import random_name
 from appliance.engine.pool import Pool
 from appliance.engine.record import Container
 from appliance.engine.runs import Defaults, Runs
+from appliance.engine.visits import Visits
 from appliance.errors import Conflict, InvalidParameter, NotFound, NotModified, VchError
 from appliance.hypervisor import Driver, Power
 from appliance.image.store import ImageStore
@@ -53,25 +56,23 @@ class Containers:
         self._images = images
         self.network = network
         self._disks = disks
-        self._admission = admission
-        self._pool = pool
+        self._machines = Machines(driver, pool, admission, loop)
         self._ledger = Ledger(database, events)
         self._nursery = nursery
         self._execs = Execs(self._ledger, nursery)
+        self._visits = Visits(self._machines, images, defaults.memory_mib, defaults.cpus, network.blank, nursery)
         self._runs = Runs(
-            driver, images, network, self._ledger, admission, loop, nursery, defaults, pool,
+            self._machines, self._visits, images, network, self._ledger, nursery, defaults,
             self._remove_quietly, self._execs.forget,
         )  # fmt: skip
         self._checkpoints = Checkpoints(self._ledger)
+        self.files = Files(self.get, self._visits, self._ledger)
         self._containers: dict[str, Container] = {}
         self._names: dict[str, str] = {}
 
     def facts(self) -> dict[str, str]:
         """For `docker info`."""
-        return {
-            "Machines waiting": str(self._pool.ready if self._pool is not None else 0),
-            "Starts queued": str(self._admission.queued),
-        }
+        return self._machines.facts()
 
     # -- finding --------------------------------------------------------------------------------------------------
 
@@ -169,6 +170,7 @@ class Containers:
             if container.removed:
                 return
             await self._runs.wait_machine_gone(container)
+            await self._visits.end(container)
             container.move(Remove(True, ref))
             await self._ledger.remove(container.id)
             container.removed = True

@@ -14,20 +14,19 @@ from appliance.container import lifecycle
 from appliance.container.lifecycle import Exit, Exited, Pause, Running, Start, Started, StartFailed, Starting
 from appliance.container.record import Record
 from appliance.diag import Trace, mark
-from appliance.engine.admission import Admission
 from appliance.engine.boot import begin_awakened, begin_found, begin_fresh, machine_spec, start_error
 from appliance.engine.execs import drain
 from appliance.engine.ledger import Ledger
-from appliance.engine.pool import Pool
+from appliance.engine.machines import Machines
 from appliance.engine.record import Container
 from appliance.engine.run import Begun, Ended, Run
-from appliance.errors import Conflict, HypervisorError, InvalidParameter, NotModified, Unsupported, VchError
+from appliance.engine.visits import Visits
+from appliance.errors import Conflict, InvalidParameter, NotModified, VchError
 from appliance.guest import GuestSession, StartRefused
-from appliance.hypervisor import Checkpointable, Driver, Machine, MachineSpec
+from appliance.hypervisor import Machine
 from appliance.image.store import ImageStore
 from appliance.network import DefaultNetwork, Endpoint
 from protos.tether.v1 import process_pb2
-from tether.rpc.bridge import LoopThread
 
 log = logging.getLogger(__name__)
 
@@ -74,19 +73,17 @@ class Runs:
     """`nursery` owns the runs; `on_end` is called when one has ended, `on_auto_remove` after that when its container has AutoRemove."""
 
     def __init__(
-        self, driver: Driver, images: ImageStore, network: DefaultNetwork, ledger: Ledger, admission: Admission,
-        loop: LoopThread, nursery: trio.Nursery, defaults: Defaults, pool: Pool | None,
+        self, machines: Machines, visits: Visits, images: ImageStore, network: DefaultNetwork, ledger: Ledger,
+        nursery: trio.Nursery, defaults: Defaults,
         on_auto_remove: Callable[[Container], Awaitable[None]], on_end: Callable[[Container], None],
     ) -> None:  # fmt: skip
-        self._driver = driver
+        self._machines = machines
+        self._visits = visits
         self._images = images
         self._network = network
         self._ledger = ledger
-        self._admission = admission
-        self._loop = loop
         self._nursery = nursery
         self._defaults = defaults
-        self._pool = pool
         self._on_auto_remove = on_auto_remove
         self._on_end = on_end
 
@@ -100,6 +97,7 @@ class Runs:
         # Checked first, so that a second start is answered at once.
         lifecycle.advance(container.state, Start())
         await self.wait_machine_gone(container)
+        await self._visits.end(container)
         attempt = _Attempt(container.state, kept)
         container.move(Start())
         self._nursery.start_soon(self._run_guarded, container, attempt)
@@ -180,15 +178,12 @@ class Runs:
             record.run_first_entry = log_file.entries
         saved = self._ledger.queue(container)
         async with AsyncExitStack() as turn:
-            await turn.enter_async_context(self._admission.turn())
-            if self._pool is not None:
-                turn.enter_context(self._pool.starting())
+            await turn.enter_async_context(self._machines.turn())
             layers = self._images.layer_paths(record.image_id)
             spec = machine_spec(container, layers, endpoint, self._defaults.memory_mib, self._defaults.cpus)
-            run = await self._get_machine(container, spec, kept, made)
-            machine = run.machine
+            machine, session = await self._machines.get(spec, made, kept.folder if kept is not None else None)
             mark("machine on")
-            container.run = run
+            run = container.run = self._make_run(container, machine, session)
 
             async def begin(run: Run, stack: AsyncExitStack) -> Begun:
                 # A process that runs is one that a killed appliance finds again.
@@ -210,34 +205,6 @@ class Runs:
 
             await run.supervise(begin, lambda ended: self._ended(container, ended))
 
-    async def _get_machine(
-        self, container: Container, spec: MachineSpec, kept: Kept | None, made: list[Machine]
-    ) -> Run:
-        """A machine that is on, from wherever it is quickest; `made` is those that are to be destroyed if it fails."""
-        waiting = self._pool.take(spec) if self._pool is not None and kept is None else None
-        if waiting is not None:
-            made.append(waiting.machine)
-            try:
-                await waiting.become(spec)
-                return self._make_run(container, waiting.machine, waiting.session)
-            except (HypervisorError, OSError) as error:
-                log.warning("container %s cannot have a machine of the pool: %s", container.id[:12], error)
-                await waiting.end()
-        machine = await self._driver.create(spec)
-        made.append(machine)
-        try:
-            if kept is None:
-                await machine.start()
-            elif isinstance(machine, Checkpointable):
-                await machine.start_from(kept.folder)
-            else:
-                raise Unsupported("this hypervisor keeps no checkpoints")
-            return await self._dial(container, machine)
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await machine.destroy()
-            raise
-
     async def _answer(self, container: Container, attempt: _Attempt) -> None:
         """The process runs already, and what it says is on its way: only the answer waits for the disk."""
         try:
@@ -253,9 +220,6 @@ class Runs:
         endpoint = self._network.take()
         record.address = endpoint.address
         return endpoint
-
-    async def _dial(self, container: Container, machine: Machine) -> Run:
-        return self._make_run(container, machine, GuestSession(self._loop, await machine.dial_tether()))
 
     @staticmethod
     def _make_run(container: Container, machine: Machine, session: GuestSession) -> Run:
@@ -363,7 +327,7 @@ class Runs:
         if log_file is not None and log_file.entries <= record.run_first_entry:
             log_file.begin_run(record.run_offset)
         try:
-            run = await self._dial(container, machine)
+            run = self._make_run(container, machine, await self._machines.dial(machine))
         except VchError:
             await machine.destroy()
             raise

@@ -1,18 +1,19 @@
 """Typed calls into one guest, with errors by meaning."""
 
+import json
 import logging
 import math
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import trio
 from google.protobuf.message import Message
 
-from appliance.errors import Conflict, NotFound, Unavailable, VchError
-from protos.tether.v1 import process_pb2, sandbox_pb2, stdio_pb2
+from appliance.errors import Conflict, InvalidParameter, NotFound, Unavailable, VchError
+from protos.tether.v1 import metrics_pb2, process_pb2, sandbox_pb2, stdio_pb2
 from tether.rpc.bridge import LoopThread
 from tether.rpc.client import Channel, ServerStream
 from tether.rpc.status import Code, RpcError
@@ -66,6 +67,8 @@ def _translate(error: RpcError) -> VchError:
         return NotFound(error.message)
     if error.code is Code.FAILED_PRECONDITION:
         return Conflict(error.message)
+    if error.code is Code.INVALID_ARGUMENT:
+        return InvalidParameter(error.message)
     return GuestFailure(f"guest: {error}", error.code)
 
 
@@ -110,7 +113,11 @@ class GuestSession:
             and not self._channel.closed
         )
 
-    async def _call(self, method: str, request: Message, response: type[Out], timeout: float | None = _TIMEOUT) -> Out:
+    async def call(self, method: str, request: Message, response: type[Out], timeout: float | None = _TIMEOUT) -> Out:
+        """A call that the guest may get twice: a reset of the link loses calls under way, which are made again.
+
+        Conflict and NotFound as the guest says them, GuestFailure for the rest.
+        """
         try:
             return await self._repeat(method, request, response, timeout)
         except RpcError as error:
@@ -133,7 +140,7 @@ class GuestSession:
     async def hello(self, timeout: float) -> sandbox_pb2.HelloResponse:
         """Wait until the tether answers. GuestFailure after `timeout` seconds, or when it speaks another protocol."""
         request = sandbox_pb2.HelloRequest(protocol=PROTOCOL, appliance="vchd")
-        hello = await self._call("Sandbox/Hello", request, sandbox_pb2.HelloResponse, timeout)
+        hello = await self.call("Sandbox/Hello", request, sandbox_pb2.HelloResponse, timeout)
         if hello.protocol != PROTOCOL:
             raise GuestFailure(
                 f"the guest speaks protocol {hello.protocol}, this appliance {PROTOCOL}", Code.FAILED_PRECONDITION
@@ -177,22 +184,39 @@ class GuestSession:
                     return
             await trio.sleep(_PAUSE)
 
+    @asynccontextmanager
+    async def stream(
+        self, method: str, request: Message | None, response: type[Out]
+    ) -> AsyncIterator[ServerStream[Out]]:
+        """A call that streams, made once. Errors as those of `call`."""
+        try:
+            async with self._channel.stream(f"/tether.v1.{method}", request, response) as stream:
+                yield stream
+        except RpcError as error:
+            raise _translate(error) from error
+
+    async def configure(self, request: sandbox_pb2.ConfigureRequest, timeout: float) -> None:
+        """Give a blank guest its disks and name, without a process."""
+        request.wall_clock_ns = time.time_ns()
+        request.entropy = os.urandom(64)
+        await self.call("Sandbox/Configure", request, sandbox_pb2.ConfigureResponse, timeout)
+
     async def reset(self) -> None:
         """Make a guest blank again that has no processes."""
-        await self._call("Sandbox/Reset", sandbox_pb2.ResetRequest(), sandbox_pb2.ResetResponse)
+        await self.call("Sandbox/Reset", sandbox_pb2.ResetRequest(), sandbox_pb2.ResetResponse)
 
     async def awaken(self, request: sandbox_pb2.AwakenRequest, timeout: float) -> int:
         """Let a guest that was saved find its way in the present; how many connections were ended."""
         request.wall_clock_ns = time.time_ns()
         request.entropy = os.urandom(64)
-        return (await self._call("Sandbox/Awaken", request, sandbox_pb2.AwakenResponse, timeout)).closed
+        return (await self.call("Sandbox/Awaken", request, sandbox_pb2.AwakenResponse, timeout)).closed
 
     async def delete_process(self, process_id: str) -> None:
-        await self._call("Process/Delete", process_pb2.DeleteRequest(id=process_id), process_pb2.DeleteResponse)
+        await self.call("Process/Delete", process_pb2.DeleteRequest(id=process_id), process_pb2.DeleteResponse)
 
     async def wait_process(self, process_id: str) -> process_pb2.ExitStatus:
         request = process_pb2.WaitRequest(id=process_id)
-        return (await self._call("Process/Wait", request, process_pb2.WaitResponse, None)).status
+        return (await self.call("Process/Wait", request, process_pb2.WaitResponse, None)).status
 
     async def signal(self, process_id: str, number: int) -> None:
         """Not said again when the link is reset: a process may count its signals."""
@@ -206,21 +230,35 @@ class GuestSession:
 
     async def pause(self, process_id: str) -> None:
         """Stop all processes of a container; returns when they stand still."""
-        await self._call("Process/Pause", process_pb2.PauseRequest(id=process_id), process_pb2.PauseResponse)
+        await self.call("Process/Pause", process_pb2.PauseRequest(id=process_id), process_pb2.PauseResponse)
 
     async def unpause(self, process_id: str) -> None:
-        await self._call("Process/Resume", process_pb2.ResumeRequest(id=process_id), process_pb2.ResumeResponse)
+        await self.call("Process/Resume", process_pb2.ResumeRequest(id=process_id), process_pb2.ResumeResponse)
+
+    async def update(self, process_id: str, resources: dict[str, Any]) -> None:
+        """Change limits; `resources` is OCI's linux.resources."""
+        request = process_pb2.UpdateRequest(id=process_id, resources=json.dumps(resources).encode())
+        await self.call("Process/Update", request, process_pb2.UpdateResponse)
+
+    async def top(self, process_id: str, arguments: list[str]) -> process_pb2.TopResponse:
+        """What ps says. InvalidParameter with its words when it does not like the arguments."""
+        request = process_pb2.TopRequest(id=process_id, arguments=arguments)
+        return await self.call("Process/Top", request, process_pb2.TopResponse)
+
+    async def sample(self, process_id: str) -> metrics_pb2.Sample:
+        """Figures of the container's cgroup and of the guest."""
+        return await self.call("Metrics/Get", metrics_pb2.GetMetricsRequest(id=process_id), metrics_pb2.Sample)
 
     async def resize(self, process_id: str, rows: int, columns: int) -> None:
         request = process_pb2.ResizePtyRequest(id=process_id, rows=rows, columns=columns)
-        await self._call("Process/ResizePty", request, process_pb2.ResizePtyResponse)
+        await self.call("Process/ResizePty", request, process_pb2.ResizePtyResponse)
 
     async def processes(self) -> dict[str, process_pb2.ProcessState]:
-        listed = await self._call("Process/List", process_pb2.ListRequest(), process_pb2.ListResponse)
+        listed = await self.call("Process/List", process_pb2.ListRequest(), process_pb2.ListResponse)
         return {state.id: state for state in listed.processes}
 
     async def acknowledge(self, process_id: str, offset: int) -> None:
-        await self._call("Log/Ack", stdio_pb2.AckRequest(id=process_id, offset=offset), stdio_pb2.AckResponse)
+        await self.call("Log/Ack", stdio_pb2.AckRequest(id=process_id, offset=offset), stdio_pb2.AckResponse)
 
     async def follow(
         self, process_id: str, offset: int, output: AsyncGenerator[stdio_pb2.Records, None] | None = None

@@ -162,10 +162,10 @@ class Reply:
         length = b"" if status in (204, 304) else b"Content-Length: 0\r\n"
         await self._connection.send(self._head(status, length))
 
-    async def start(self, content_type: str, status: int = 200) -> None:
-        """Begin a chunked answer; the head is flushed at once."""
+    async def start(self, content_type: str, status: int = 200, headers: bytes = b"") -> None:
+        """Begin a chunked answer; the head is flushed at once, with further header lines, each with its end."""
         self._chunked = True
-        head = b"Content-Type: %s\r\nTransfer-Encoding: chunked\r\n" % content_type.encode()
+        head = b"Content-Type: %s\r\nTransfer-Encoding: chunked\r\n%s" % (content_type.encode(), headers)
         await self._connection.send(self._head(status, head))
 
     async def write(self, data: bytes) -> None:

@@ -2,68 +2,15 @@
 
 import hashlib
 import os
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-import zstandard
-from isal import igzip_lib, isal_zlib
-
-from appliance.errors import ProtocolError
 from appliance.image.erofs import write_erofs
+from appliance.streams.compression import Decoder, decoder_for
 
 Source = Callable[[], bytes]
 """Gives the next piece of the blob, b"" at its end."""
-
-
-class _Decoder(Protocol):
-    def decompress(self, data: bytes) -> bytes: ...
-
-
-class _Plain:
-    def decompress(self, data: bytes) -> bytes:
-        return data
-
-
-class _Gzip:
-    """Members one after the other, as gzip(1) and pigz write them."""
-
-    def __init__(self) -> None:
-        self._decoder = isal_zlib.decompressobj(31)
-
-    def decompress(self, data: bytes) -> bytes:
-        out = []
-        while data:
-            out.append(self._decoder.decompress(data))
-            data = self._decoder.unused_data
-            if data:
-                self._decoder = isal_zlib.decompressobj(31)
-        return b"".join(out)
-
-
-class _Zstd:
-    def __init__(self) -> None:
-        self._make = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompressobj
-        self._decoder = self._make()
-
-    def decompress(self, data: bytes) -> bytes:
-        out = []
-        while data:
-            out.append(self._decoder.decompress(data))
-            data = self._decoder.unused_data
-            if data:
-                self._decoder = self._make()
-        return b"".join(out)
-
-
-def _decoder_for(start: bytes) -> _Decoder:
-    if start.startswith(b"\x1f\x8b"):
-        return _Gzip()
-    if start.startswith(b"\x28\xb5\x2f\xfd"):
-        return _Zstd()
-    return _Plain()
 
 
 class _Stream:
@@ -73,7 +20,7 @@ class _Stream:
         self._source = source
         self.blob = hashlib.sha256()
         self.plain = hashlib.sha256()
-        self._decoder: _Decoder | None = None
+        self._decoder: Decoder | None = None
         self._buffer = b""
         self._position = 0
 
@@ -83,7 +30,7 @@ class _Stream:
             return False
         self.blob.update(raw)
         if self._decoder is None:
-            self._decoder = _decoder_for(raw)
+            self._decoder = decoder_for(raw)
         data = self._decoder.decompress(raw)
         self.plain.update(data)
         self._buffer = self._buffer[self._position :] + data
@@ -124,9 +71,6 @@ def convert_untrusted(source: Source, target: Path) -> Layer:
             stream.drain()
             out.flush()
             os.fsync(out.fileno())
-    except (igzip_lib.IsalError, zlib.error, zstandard.ZstdError, EOFError) as error:  # type: ignore[misc]  # isal's stubs
-        target.unlink(missing_ok=True)
-        raise ProtocolError(f"layer cannot be decompressed: {error}") from error
     except BaseException:
         target.unlink(missing_ok=True)
         raise

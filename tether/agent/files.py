@@ -1,18 +1,28 @@
-"""Mounts of the guest: Filesystem of protos/tether/v1/filesystem.proto (archives come with `docker cp`)."""
+"""Mounts and files of the guest: Filesystem of protos/tether/v1/filesystem.proto."""
 
 import functools
 import os
+import posixpath
+import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import trio
 
 from protos.tether.v1 import filesystem_pb2
 from protos.tether.v1.filesystem_pb2 import Mount
+from tether.agent.archive import Place, pack, pack_root, unpack
+from tether.agent.changes import differences, pack_layer
+from tether.agent.child import ROOTFS, Work, child, enter
+from tether.agent.reaper import Reaper
 from tether.launch.rootfs import parse_options
+from tether.rpc.server import Call
 from tether.rpc.status import Code, RpcError
 from tether.system import linux
 
 _SCSI = "/sys/bus/scsi/devices"
+_STATE = "/run/tether"
+_MOST_LINKS = 40
 # How long a disk that was promised may take to appear: discovery is asynchronous.
 _DISK_PATIENCE = 10.0
 
@@ -76,7 +86,8 @@ async def _mount_overlay(mount: Mount, flags: int, data: str) -> None:
     names = [os.path.relpath(lower, directory) for lower in mount.lower]
     for name in ("upper", "work"):
         os.makedirs(f"{mount.upper}/{name}", mode=0o755, exist_ok=True)
-    options = f"lowerdir={':'.join(names)},upperdir={mount.upper}/upper,workdir={mount.upper}/work"
+    # Without redirects and metacopies the upper directory can be compared with the lower ones: changes.py.
+    options = f"lowerdir={':'.join(names)},upperdir={mount.upper}/upper,workdir={mount.upper}/work,redirect_dir=off,metacopy=off"
     before = os.getcwd()
     os.chdir(directory)
     try:
@@ -86,6 +97,96 @@ async def _mount_overlay(mount: Mount, flags: int, data: str) -> None:
 
 
 class FilesystemService:
+    """`pid_of` gives a running process's pid."""
+
+    def __init__(self, reaper: Reaper, pid_of: Callable[[str], int]) -> None:
+        self._reaper = reaper
+        self._pid_of = pid_of
+
+    # -- files ----------------------------------------------------------------------------------------------------
+
+    def _pid(self, process_id: str) -> int:
+        return self._pid_of(process_id) if process_id else 0
+
+    def stat(self, request: filesystem_pb2.StatRequest) -> filesystem_pb2.StatResponse:
+        pid = self._pid(request.id)
+        try:
+            root = os.open(f"/proc/{pid}/root" if pid else ROOTFS, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                return _stat(root, Place.of(request.path))
+            finally:
+                os.close(root)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise RpcError(Code.NOT_FOUND, f"{request.path}: {str(error.strerror).lower()}") from error
+        except OSError as error:
+            raise RpcError(Code.FAILED_PRECONDITION, f"{request.path}: {str(error.strerror).lower()}") from error
+
+    async def read_archive(self, request: filesystem_pb2.ReadArchiveRequest, call: Call) -> None:
+        pid, path = self._pid(request.id), request.path
+
+        def work(_: int, out: int) -> None:
+            enter(pid)
+            if path:
+                pack(path, out)
+            else:
+                pack_root(out)
+
+        await self._send_archive(work, call)
+
+    async def read_layer(self, request: filesystem_pb2.ReadLayerRequest, call: Call) -> None:
+        def work(_: int, out: int) -> None:
+            os.chroot(_STATE)
+            pack_layer(out)
+
+        await self._send_archive(work, call)
+
+    async def _send_archive(self, work: Work, call: Call) -> None:
+        async with child(self._reaper, work) as packer:
+            while data := await packer.output.read():
+                await call.send(filesystem_pb2.ArchiveChunk(data=data))
+            await packer.finish()
+
+    async def write_archive(self, call: Call) -> filesystem_pb2.WriteArchiveResponse:
+        first = await call.receive()
+        if first is None:
+            raise RpcError(Code.INVALID_ARGUMENT, "an archive is missing")
+        pid = self._pid(first.id)
+
+        def work(source: int, out: int) -> None:
+            enter(pid)
+            count = unpack(
+                first.path, source, no_overwrite_dir_non_dir=first.no_overwrite_dir_non_dir, owner=first.owner
+            )
+            os.write(out, b"%d" % count)
+
+        async with child(self._reaper, work) as unpacker:
+            request: filesystem_pb2.WriteArchiveRequest | None = first
+            while request is not None and await unpacker.input.write(request.data):
+                request = await call.receive()
+            unpacker.input.close()
+            said = await unpacker.output.read()
+            await unpacker.finish()
+        return filesystem_pb2.WriteArchiveResponse(entries=int(said or b"0"))
+
+    async def list_changes(self, request: filesystem_pb2.ListChangesRequest, call: Call) -> None:
+        def work(_: int, out: int) -> None:
+            os.chroot(_STATE)
+            with open(out, "wb", buffering=1 << 16, closefd=False) as file:
+                for one in differences():
+                    file.write(b"%d%s\0" % (one.kind, os.fsencode(one.path)))
+
+        async with child(self._reaper, work) as lister:
+            rest = b""
+            while data := await lister.output.read():
+                *whole, rest = (rest + data).split(b"\0")
+                await call.send(filesystem_pb2.ListChangesResponse(changes=[
+                    filesystem_pb2.Change(kind=filesystem_pb2.Change.Kind.Name(int(one[:1])), path=one[1:].decode("utf-8", "replace"))
+                    for one in whole
+                ]))  # fmt: skip
+            await lister.finish()
+
+    # -- mounts ---------------------------------------------------------------------------------------------------
+
     async def mount(self, request: filesystem_pb2.MountRequest) -> filesystem_pb2.MountResponse:
         await make_mount(request.mount)
         return filesystem_pb2.MountResponse()
@@ -111,3 +212,56 @@ class FilesystemService:
             linux.freeze_filesystem(path, frozen)
         except OSError as error:
             raise RpcError(Code.FAILED_PRECONDITION, f"{path}: {error.strerror}") from error
+
+
+def _stat(root: int, place: Place) -> filesystem_pb2.StatResponse:
+    directory, base = posixpath.split(place.path)
+    if place.follows or not base:
+        fd = linux.open_in_root(root, place.path, os.O_PATH)
+    else:
+        parent = linux.open_in_root(root, directory, os.O_PATH | os.O_DIRECTORY)
+        try:
+            fd = os.open(base, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        finally:
+            os.close(parent)
+    try:
+        found = os.fstat(fd)
+        if place.path != "/" and place.follows and place.name == "." and not stat.S_ISDIR(found.st_mode):
+            raise NotADirectoryError(20, "not a directory")
+    finally:
+        os.close(fd)
+    target = _end_of_links(root, place.path) if stat.S_ISLNK(found.st_mode) else ""
+    return filesystem_pb2.StatResponse(
+        name=place.name, size=found.st_size, mode=found.st_mode, mtime_ns=found.st_mtime_ns, link_target=target
+    )
+
+
+def _end_of_links(root: int, path: str) -> str:
+    """Where a link leads in the end, also when nothing is there."""
+    resolved = "/"
+    waiting = path.split("/")[::-1]
+    followed = 0
+    while waiting:
+        name = waiting.pop()
+        if name in ("", "."):
+            continue
+        if name == "..":
+            resolved = posixpath.dirname(resolved)
+            continue
+        resolved_name = posixpath.join(resolved, name)
+        try:
+            parent = linux.open_in_root(root, resolved, os.O_PATH | os.O_DIRECTORY)
+            try:
+                target = os.readlink(name, dir_fd=parent)
+            finally:
+                os.close(parent)
+        except OSError:
+            resolved = resolved_name
+            continue
+        followed += 1
+        if followed > _MOST_LINKS:
+            return resolved_name
+        if target.startswith("/"):
+            resolved = "/"
+        waiting += target.split("/")[::-1]
+    return resolved

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import trio
 
 from protos.tether.v1 import events_pb2, process_pb2
+from tether.agent.child import child
 from tether.agent.events import EventsService
 from tether.agent.reaper import Reaper
 from tether.agent.stdio import STDERR, STDOUT, Spool, Stdin, pump_out
@@ -27,6 +28,7 @@ from tether.system.cgroup import Cgroup
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _DEFAULT_SPOOL = 1 << 20
 _FREEZE_SECONDS = 10.0
+_MOST_PS = 3 << 20
 
 
 class Phase(enum.IntEnum):
@@ -105,6 +107,9 @@ class ProcessService:
 
     def spec_of(self, process_id: str) -> Spec:
         return self._find(process_id).spec
+
+    def pid_of(self, process_id: str) -> int:
+        return self._running(process_id).pid
 
     def cgroup_of(self, process_id: str) -> Cgroup:
         cgroup = self._running(process_id).cgroup
@@ -325,6 +330,24 @@ class ProcessService:
             id=entry.id, phase=shown, pid=entry.pid, started_ns=entry.started_ns, exit=entry.exit, join=entry.join,
             acknowledged_offset=entry.spool.acknowledged, written_offset=entry.spool.written, terminal=entry.spec.terminal,
         )  # fmt: skip
+
+    async def top(self, request: process_pb2.TopRequest) -> process_pb2.TopResponse:
+        cgroup = self.cgroup_of(request.id)
+        arguments = ["ps", *request.arguments[:64]]
+
+        def work(_: int, out: int) -> None:
+            # What it complains of comes behind what it prints, with its status in between.
+            os.dup2(out, 2)
+            os.execve("/bin/ps", arguments, {"PATH": "/bin", "LANG": "C.UTF-8"})
+
+        output = b""
+        async with child(self._reaper, work) as ps:
+            while len(output) < _MOST_PS and (data := await ps.output.read()):
+                output += data
+            status = await ps.wait()
+        if status:
+            raise RpcError(Code.INVALID_ARGUMENT, output.decode("utf-8", "replace").strip()[:2000])
+        return process_pb2.TopResponse(output=output, pids=cgroup.all_pids())
 
     def resize_pty(self, request: process_pb2.ResizePtyRequest) -> process_pb2.ResizePtyResponse:
         entry = self._find(request.id)

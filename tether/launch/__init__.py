@@ -5,8 +5,18 @@ trio. crun is the oracle: the same spec through both gives the same process.
 """
 
 from tether.launch.failure import LaunchFailure
-from tether.launch.launcher import Launched, Prepared, Stdio, launch
+from tether.launch.launcher import Launched, Prepared, Stdio, fork, launch
 from tether.launch.prefetch import prefetch
 from tether.launch.spec import Spec, parse_spec_untrusted
 
-__all__ = ["LaunchFailure", "Launched", "Prepared", "Spec", "Stdio", "launch", "parse_spec_untrusted", "prefetch"]
+__all__ = [
+    "LaunchFailure",
+    "Launched",
+    "Prepared",
+    "Spec",
+    "Stdio",
+    "fork",
+    "launch",
+    "parse_spec_untrusted",
+    "prefetch",
+]

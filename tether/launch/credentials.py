@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tether.launch.failure import Kind, LaunchFailure, step
-from tether.launch.spec import Spec
+from tether.launch.spec import Spec, User
 from tether.system import linux
 
 # include/uapi/linux/capability.h, by number.
@@ -42,9 +42,8 @@ def _entries(path: str, fields: int) -> Iterator[list[str]]:
         return
 
 
-def look_up_user(spec: Spec) -> tuple[int, int, list[int], str]:
-    """Return (uid, gid, supplementary groups, home) as Docker does for `User` (name|uid[:group|gid]) of the spec."""
-    user = spec.user
+def look_up_user(user: User) -> tuple[int, int, list[int], str]:
+    """Return (uid, gid, supplementary groups, home) as Docker does for `User` (name|uid[:group|gid])."""
     name, _, group = user.name.partition(":")
     if not user.name:
         name = str(user.uid)

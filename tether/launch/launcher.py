@@ -58,10 +58,10 @@ class Prepared:
     """
 
     def __init__(self, cgroup: int) -> None:
-        """Fork it. Only a process without threads may do this."""
+        """Fork it, as `fork` does."""
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         with theirs:
-            self.pid = _fork(_FLAGS_AHEAD, cgroup, lambda: _wait_for_order(theirs))
+            self.pid = fork(_FLAGS_AHEAD, cgroup, lambda: _wait_for_order(theirs))
 
     @staticmethod
     def suits(spec: Spec) -> bool:
@@ -91,7 +91,7 @@ async def launch(
     else:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         with theirs:
-            pid = _fork(0 if join else _flags(spec), cgroup, lambda: _child(spec, stdio, theirs, join, size))
+            pid = fork(0 if join else _flags(spec), cgroup, lambda: _child(spec, stdio, theirs, join, size))
     with ours:
         terminal = -1
         ours.setblocking(False)
@@ -111,7 +111,11 @@ async def launch(
                 return Launched(pid, terminal)
 
 
-def _fork(flags: int, cgroup: int, child: Callable[[], None]) -> int:
+def fork(flags: int, cgroup: int, child: Callable[[], None]) -> int:
+    """Fork a child with clone3's flags in a cgroup (-1: the caller's) that does what `child` does, which never returns; its pid.
+
+    Only a process without threads may do this.
+    """
     # The child must not run Python's or trio's signal handlers, nor inherit a mask.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
@@ -207,7 +211,7 @@ def _become(spec: Spec, stdio: Stdio, report: socket.socket, joined: bool, size:
             with step("sysctl", key), open(f"/proc/sys/{key.replace('.', '/')}", "w") as file:
                 file.write(value)
         hide_paths(spec)
-    uid, gid, groups, home = look_up_user(spec)
+    uid, gid, groups, home = look_up_user(spec.user)
     set_limits(spec)
     environment = dict(entry.partition("=")[::2] for entry in spec.env if "=" in entry)
     environment.setdefault("HOME", home)

@@ -76,6 +76,16 @@ class Cgroup:
     def pids(self) -> list[int]:
         return [int(line) for line in (self.path / "cgroup.procs").read_text().split()]
 
+    def all_pids(self) -> list[int]:
+        """Also those in groups that the container made below."""
+        found: list[int] = []
+        for file in self.path.rglob("cgroup.procs"):
+            try:
+                found += map(int, file.read_text().split())
+            except OSError:
+                pass  # the group is gone, or it is a threaded one
+        return found
+
     def flat(self, name: str) -> dict[str, int]:
         """A flat keyed file such as cpu.stat; {} when the controller is off."""
         try:

@@ -46,14 +46,12 @@ class Disk(_message.Message):
     def __init__(self, adapter: _Optional[int] = ..., target: _Optional[int] = ..., lun: _Optional[int] = ...) -> None: ...
 
 class StatRequest(_message.Message):
-    __slots__ = ("id", "path", "follow")
+    __slots__ = ("id", "path")
     ID_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
-    FOLLOW_FIELD_NUMBER: _ClassVar[int]
     id: str
     path: str
-    follow: bool
-    def __init__(self, id: _Optional[str] = ..., path: _Optional[str] = ..., follow: _Optional[bool] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., path: _Optional[str] = ...) -> None: ...
 
 class StatResponse(_message.Message):
     __slots__ = ("name", "size", "mode", "mtime_ns", "link_target")
@@ -70,14 +68,12 @@ class StatResponse(_message.Message):
     def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ..., mode: _Optional[int] = ..., mtime_ns: _Optional[int] = ..., link_target: _Optional[str] = ...) -> None: ...
 
 class ReadArchiveRequest(_message.Message):
-    __slots__ = ("id", "path", "follow")
+    __slots__ = ("id", "path")
     ID_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
-    FOLLOW_FIELD_NUMBER: _ClassVar[int]
     id: str
     path: str
-    follow: bool
-    def __init__(self, id: _Optional[str] = ..., path: _Optional[str] = ..., follow: _Optional[bool] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., path: _Optional[str] = ...) -> None: ...
 
 class ArchiveChunk(_message.Message):
     __slots__ = ("data",)
@@ -86,30 +82,38 @@ class ArchiveChunk(_message.Message):
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
 
 class WriteArchiveRequest(_message.Message):
-    __slots__ = ("id", "path", "no_overwrite_dir_non_dir", "copy_uid_gid", "data")
+    __slots__ = ("id", "path", "no_overwrite_dir_non_dir", "owner", "data")
     ID_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     NO_OVERWRITE_DIR_NON_DIR_FIELD_NUMBER: _ClassVar[int]
-    COPY_UID_GID_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     id: str
     path: str
     no_overwrite_dir_non_dir: bool
-    copy_uid_gid: bool
+    owner: str
     data: bytes
-    def __init__(self, id: _Optional[str] = ..., path: _Optional[str] = ..., no_overwrite_dir_non_dir: _Optional[bool] = ..., copy_uid_gid: _Optional[bool] = ..., data: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., path: _Optional[str] = ..., no_overwrite_dir_non_dir: _Optional[bool] = ..., owner: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class WriteArchiveResponse(_message.Message):
-    __slots__ = ("bytes",)
-    BYTES_FIELD_NUMBER: _ClassVar[int]
-    bytes: int
-    def __init__(self, bytes: _Optional[int] = ...) -> None: ...
+    __slots__ = ("entries",)
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    entries: int
+    def __init__(self, entries: _Optional[int] = ...) -> None: ...
 
 class ListChangesRequest(_message.Message):
-    __slots__ = ("id",)
-    ID_FIELD_NUMBER: _ClassVar[int]
-    id: str
-    def __init__(self, id: _Optional[str] = ...) -> None: ...
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListChangesResponse(_message.Message):
+    __slots__ = ("changes",)
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    changes: _containers.RepeatedCompositeFieldContainer[Change]
+    def __init__(self, changes: _Optional[_Iterable[_Union[Change, _Mapping]]] = ...) -> None: ...
+
+class ReadLayerRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class Change(_message.Message):
     __slots__ = ("kind", "path")

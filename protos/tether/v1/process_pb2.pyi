@@ -183,6 +183,22 @@ class ResizePtyResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class TopRequest(_message.Message):
+    __slots__ = ("id", "arguments")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    arguments: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, id: _Optional[str] = ..., arguments: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class TopResponse(_message.Message):
+    __slots__ = ("output", "pids")
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    PIDS_FIELD_NUMBER: _ClassVar[int]
+    output: bytes
+    pids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, output: _Optional[bytes] = ..., pids: _Optional[_Iterable[int]] = ...) -> None: ...
+
 class UpdateRequest(_message.Message):
     __slots__ = ("id", "resources")
     ID_FIELD_NUMBER: _ClassVar[int]

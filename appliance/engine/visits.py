@@ -1,0 +1,150 @@
+"""Looking into a container's files, whether it runs or not: one that does not gets its machine, without its process, for a while.
+
+All who look at the same time share that machine; it goes when nobody has looked for some seconds, or when the container is to
+be started or removed.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import trio
+
+from appliance.engine.boot import files_request, machine_spec
+from appliance.engine.machines import Machines
+from appliance.engine.record import Container
+from appliance.errors import Conflict, NotFound, leaves
+from appliance.guest import GuestFiles, GuestSession
+from appliance.hypervisor import Machine
+from appliance.image.store import ImageStore
+from appliance.network import Endpoint
+
+_READY_SECONDS = 120.0
+_IDLE_SECONDS = 10.0
+# A start waits so long for those who are looking; then they are sent away.
+_PATIENCE = 10.0
+
+
+@dataclass(slots=True)
+class _Visited:
+    """A machine that shows a container's files, to `users` at present. `changed` is replaced and set when that changes."""
+
+    machine: Machine
+    session: GuestSession
+    users: int = 0
+    ending: bool = False
+    changed: trio.Event = field(default_factory=trio.Event)
+    gone: trio.Event = field(default_factory=trio.Event)
+
+    def tell(self) -> None:
+        changed, self.changed = self.changed, trio.Event()
+        changed.set()
+
+    async def wait_unused(self) -> None:
+        """Return when nobody has looked for a while, or nobody looks and it is to end."""
+        while self.users or not self.ending:
+            changed = self.changed
+            with trio.move_on_after(float("inf") if self.users else _IDLE_SECONDS):
+                await changed.wait()
+                continue
+            return
+
+
+class Visits:
+    """`nursery` owns the machines; they are of the usual size, and on the network at a place that is nobody's."""
+
+    def __init__(
+        self, machines: Machines, images: ImageStore, memory_mib: int, cpus: int, endpoint: Endpoint, nursery: trio.Nursery
+    ) -> None:  # fmt: skip
+        self._machines = machines
+        self._images = images
+        self._size = (memory_mib, cpus)
+        self._endpoint = endpoint
+        self._nursery = nursery
+        self._visited: dict[str, _Visited] = {}
+
+    @asynccontextmanager
+    async def files(self, container: Container) -> AsyncIterator[GuestFiles]:
+        """The container's files, as long as the block lasts. VchError when they cannot be shown, or no longer."""
+        # The lock is held by a start too, so that there are never two machines.
+        async with container.lock:
+            visited = None if container.running else await self._enter(container)
+        if visited is None:
+            if container.run is None:
+                raise Conflict(f"container {container.id} is not ready: try again")
+            yield GuestFiles(container.run.session, container.id)
+            return
+        try:
+            yield GuestFiles(visited.session)
+        finally:
+            visited.users -= 1
+            visited.tell()
+
+    async def _enter(self, container: Container) -> _Visited:
+        if container.removed:
+            raise NotFound(f"No such container: {container.id}")
+        visited = self._visited.get(container.id)
+        if visited is not None and (visited.ending or visited.session.closed):
+            await visited.gone.wait()
+            visited = None
+        if visited is None:
+            if container.run is not None:
+                await container.run.gone.wait()
+            try:
+                visited = await self._nursery.start(self._keep, container)
+            except ExceptionGroup as group:
+                raise leaves(group)[0] from group
+        visited.users += 1
+        visited.tell()
+        return visited
+
+    async def _keep(self, container: Container, task_status: "trio.TaskStatus[_Visited]") -> None:
+        """Bring the machine up, hand it out, end it when it is not used any more."""
+        made: list[Machine] = []
+        visited: _Visited | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                async with self._machines.turn():
+                    layers = self._images.layer_paths(container.record.image_id)
+                    spec = machine_spec(container, layers, self._endpoint, *self._size, limited=False)
+                    machine, session = await self._machines.get(spec, made)
+                    if not session.began:
+                        nursery.start_soon(session.run)
+                    await session.configure(files_request(container, machine.disk_addresses()), _READY_SECONDS)
+                visited = self._visited[container.id] = _Visited(machine, session)
+                task_status.started(visited)
+                async with trio.open_nursery() as watching:
+
+                    async def watch() -> None:
+                        await machine.wait_off()
+                        watching.cancel_scope.cancel()
+
+                    watching.start_soon(watch)
+                    await visited.wait_unused()
+                    visited.ending = True
+                    await session.shut_down()
+                    watching.cancel_scope.cancel()
+                session.close()
+        finally:
+            if visited is not None:
+                visited.ending = True
+                visited.session.close()
+            with trio.CancelScope(shield=True):
+                for one in made:
+                    await one.destroy()
+            if visited is not None:
+                del self._visited[container.id]
+                visited.gone.set()
+
+    async def end(self, container: Container) -> None:
+        """Return when no machine shows its files any more. The container's lock is held."""
+        visited = self._visited.get(container.id)
+        if visited is None:
+            return
+        visited.ending = True
+        visited.tell()
+        with trio.move_on_after(_PATIENCE):
+            await visited.gone.wait()
+        if not visited.gone.is_set():
+            await visited.machine.kill()
+            await visited.gone.wait()

@@ -1,0 +1,123 @@
+"""Files of a container, by its guest."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
+
+import trio
+from google.protobuf.message import Message
+
+from appliance.guest.session import GuestSession
+from protos.tether.v1 import filesystem_pb2
+from tether.rpc.status import RpcError
+
+# As much as filesystem.proto allows in a message.
+_PIECE = 256 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class PathStat:
+    """What lstat(2) says: `mode` is st_mode; `link_target` of a link is where it leads in the end, absolute."""
+
+    name: str
+    size: int
+    mode: int
+    mtime_ns: int
+    link_target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """`kind` as Docker counts: 0 modified, 1 added, 2 deleted."""
+
+    kind: int
+    path: str
+
+
+class GuestFiles:
+    """The files that a process sees; with no process id those that the container's disks make up."""
+
+    def __init__(self, session: GuestSession, process_id: str = "") -> None:
+        self._session = session
+        self._id = process_id
+
+    @property
+    def root(self) -> "GuestFiles":
+        """The same container's files as its disks have them."""
+        return GuestFiles(self._session)
+
+    async def stat(self, path: str) -> PathStat:
+        """NotFound; the last link is not followed, unless a slash is behind it."""
+        request = filesystem_pb2.StatRequest(id=self._id, path=path)
+        found = await self._session.call("Filesystem/Stat", request, filesystem_pb2.StatResponse)
+        return PathStat(found.name, found.size, found.mode, found.mtime_ns, found.link_target)
+
+    def read(self, path: str = "") -> AsyncGenerator[bytes, None]:
+        """A file or tree as tar; without a path all of the root. VchError before the first piece, or when it breaks off."""
+        return self._archive("ReadArchive", filesystem_pb2.ReadArchiveRequest(id=self._id, path=path))
+
+    def read_layer(self) -> AsyncGenerator[bytes, None]:
+        """What differs from the image, as a layer."""
+        return self._archive("ReadLayer", filesystem_pb2.ReadLayerRequest())
+
+    async def _archive(self, method: str, request: Message) -> AsyncGenerator[bytes, None]:
+        async with self._session.stream(f"Filesystem/{method}", request, filesystem_pb2.ArchiveChunk) as stream:
+            while batch := await stream.receive():
+                for chunk in batch:
+                    yield chunk.data
+
+    async def write(
+        self, path: str, source: AsyncIterator[bytes], *, no_overwrite_dir_non_dir: bool, owner: str
+    ) -> None:
+        """Unpack a tar into a directory. NotFound, Conflict when it is none, InvalidParameter when the archive cannot be."""
+        first = filesystem_pb2.WriteArchiveRequest(
+            id=self._id, path=path, no_overwrite_dir_non_dir=no_overwrite_dir_non_dir, owner=owner
+        )
+        method, response = "Filesystem/WriteArchive", filesystem_pb2.WriteArchiveResponse
+        async with self._session.stream(method, None, response) as stream:
+            problem: list[Exception] = []
+            async with trio.open_nursery() as nursery:
+
+                async def push() -> None:
+                    try:
+                        await stream.send(first)
+                        async for data in _pieces(source):
+                            await stream.send(filesystem_pb2.WriteArchiveRequest(data=data))
+                        await stream.done_sending()
+                    except RpcError:
+                        pass  # the answer says why
+                    except Exception as error:
+                        problem.append(error)
+                        nursery.cancel_scope.cancel()
+
+                nursery.start_soon(push)
+                try:
+                    # A guest that refuses does not wait for the rest.
+                    await stream.receive()
+                except RpcError as error:
+                    problem.append(error)
+                nursery.cancel_scope.cancel()
+            if problem:
+                raise problem[0]
+
+    async def changes(self) -> list[Change]:
+        """Sorted by path."""
+        found: list[Change] = []
+        request = filesystem_pb2.ListChangesRequest()
+        async with self._session.stream(
+            "Filesystem/ListChanges", request, filesystem_pb2.ListChangesResponse
+        ) as stream:
+            while batch := await stream.receive():
+                found += [Change(one.kind, one.path) for part in batch for one in part.changes]
+        return found
+
+
+async def _pieces(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same bytes in pieces as large as a message may be: each costs a guest without KVM some milliseconds."""
+    waiting = b""
+    async for data in source:
+        waiting += data
+        while len(waiting) >= _PIECE:
+            yield waiting[:_PIECE]
+            waiting = waiting[_PIECE:]
+    if waiting:
+        yield waiting
