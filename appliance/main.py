@@ -22,6 +22,7 @@ from appliance.api.archive import ArchiveRoutes
 from appliance.api.checkpoints import CheckpointRoutes
 from appliance.api.containers import ContainerRoutes
 from appliance.api.execs import ExecRoutes
+from appliance.api.figures import FiguresRoutes
 from appliance.api.images import ImageRoutes
 from appliance.api.router import NEWEST, Router, dotted
 from appliance.api.system import SystemRoutes
@@ -152,8 +153,9 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         router.add_all(ContainerRoutes(containers, images).routes())
         router.add_all(ExecRoutes(containers).routes())
         router.add_all(ArchiveRoutes(containers.files).routes())
+        router.add_all(FiguresRoutes(containers, containers.figures).routes())
         router.add_all(CheckpointRoutes(containers).routes())
-        router.add_all(ImageRoutes(images, containers, events, dial, scratch).routes())
+        router.add_all(ImageRoutes(images, containers, containers.commits, events, dial, scratch).routes())
         router.add_all(SystemRoutes(config, driver, containers, images, events, identity.read_text()).routes())
         try:
             yield router

@@ -3,7 +3,7 @@
 import trio
 
 from appliance.guest import Attachment, StdinPipe
-from appliance.http import HijackedStream
+from appliance.http import HijackedStream, WebSocketStream
 from appliance.streams import stdcopy
 from appliance.streams.detach import DetachScanner
 
@@ -12,12 +12,13 @@ MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
 
 
 async def pump(
-    stream: HijackedStream, attachment: Attachment | None, *, tty: bool, stdin: StdinPipe | None, closes_stdin: bool,
-    keys: bytes, past: list[bytes],
+    stream: HijackedStream | WebSocketStream, attachment: Attachment | None, *, tty: bool, stdin: StdinPipe | None, closes_stdin: bool,
+    keys: bytes, past: list[bytes], framed: bool = True,
 ) -> None:  # fmt: skip
     """Move bytes until the run's output has ended, the client detached, or is gone.
 
     `stdin` takes what the client sends, and its end too if it `closes_stdin`; `past` is sent first.
+    Without a terminal, output is `framed`.
     """
     async with trio.open_nursery() as nursery:
 
@@ -55,8 +56,8 @@ async def pump(
                 await stream.send(data)
             if attachment is not None:
                 async for number, data in attachment.output():
-                    await stream.send(data if tty else stdcopy.header(number, len(data)) + data)
-                stream.end()
+                    await stream.send(stdcopy.header(number, len(data)) + data if framed and not tty else data)
+                await stream.end()
                 nursery.cancel_scope.cancel()
             elif stdin is None:
                 nursery.cancel_scope.cancel()

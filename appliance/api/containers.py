@@ -1,6 +1,8 @@
 """Routes under /containers."""
 
 import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import msgspec
@@ -14,15 +16,19 @@ from appliance.api.logs import LogQuery, render, send_logs
 from appliance.api.router import Route
 from appliance.api.shapes import inspect_container, list_container
 from appliance.api.times import parse_time
-from appliance.container.lifecycle import Exited, status_word
-from appliance.errors import InvalidParameter
-from appliance.http import Reply, Request
+from appliance.container.lifecycle import Created, Exited, status_word
+from appliance.errors import Conflict, InvalidParameter, NotFound
+from appliance.http import HijackedStream, Reply, Request, WebSocketStream
 from appliance.image.store import ImageStore
 from appliance.streams.detach import parse_keys
 
 _FILTERS = frozenset((
     "ancestor", "before", "expose", "exited", "health", "id", "is-task", "label", "label!", "name", "network", "publish",
     "since", "status", "volume",
+))  # fmt: skip
+_UPDATABLE = frozenset((
+    "CpuShares", "Memory", "MemorySwap", "MemoryReservation", "NanoCpus", "CpuPeriod", "CpuQuota", "CpusetCpus", "CpusetMems",
+    "PidsLimit", "RestartPolicy",
 ))  # fmt: skip
 _STATUSES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
 
@@ -47,7 +53,10 @@ class ContainerRoutes:
             ("POST", f"{name}/wait"): self.wait,
             ("POST", f"{name}/resize"): self.resize,
             ("POST", f"{name}/rename"): self.rename,
+            ("POST", f"{name}/update"): self.update,
+            ("POST", "/containers/prune"): self.prune,
             ("POST", f"{name}/attach"): self.attach,
+            ("GET", f"{name}/attach/ws"): self.attach_websocket,
             ("GET", f"{name}/logs"): self.logs,
             ("DELETE", name): self.remove,
         }
@@ -138,6 +147,9 @@ class ContainerRoutes:
         body = await request.json()
         if not isinstance(body, dict):
             raise InvalidParameter("config cannot be empty in order to create a container")
+        if not body.get("Image"):
+            raise InvalidParameter("no image specified: config cannot be empty in order to create a container" if not body
+                                   else "invalid reference format")  # fmt: skip
         host = body.pop("HostConfig", None) or {}
         networking = body.pop("NetworkingConfig", None) or {}
         if not isinstance(host, dict) or not isinstance(networking, dict):
@@ -199,6 +211,42 @@ class ContainerRoutes:
         await self._backend.remove(request.path["name"], force=request.flag("force"))
         await reply.empty(204)
 
+    async def update(self, request: Request, reply: Reply) -> None:
+        body = await request.json()
+        if not isinstance(body, dict):
+            raise InvalidParameter("invalid JSON: an update is an object")
+        unknown = {key for key, value in body.items() if value} - _UPDATABLE
+        if unknown:
+            raise InvalidParameter(f"{', '.join(sorted(unknown))} cannot be updated")
+        await self._backend.update(request.path["name"], body, check_host_config)
+        await reply.json(200, {"Warnings": None})
+
+    async def prune(self, request: Request, reply: Reply) -> None:
+        filters = parse_filters(request.text("filters"), frozenset(("label", "label!", "until")))
+        if len(filters.get("until", ())) > 1:
+            raise InvalidParameter("more than one until filter specified")
+        until = parse_time(filters["until"][0], now=time.time_ns()) if filters.get("until") else None
+        deleted: list[str] = []
+        space = 0
+        for container in self._backend.all():
+            labels = container.record.config.get("Labels") or {}
+            if (
+                not isinstance(container.state, Created | Exited)
+                or (until is not None and container.record.created >= until)
+                or not matches_labels(filters.get("label", []), labels)
+                or (filters.get("label!") and matches_labels(filters["label!"], labels))
+            ):
+                continue
+            try:
+                size = container.upper.stat().st_blocks * 512
+                await self._backend.remove(container.id, force=False)
+            except (Conflict, NotFound, OSError):
+                continue  # it was started or removed meanwhile
+            deleted.append(container.id)
+            space += size
+        self._backend.pruned(space)
+        await reply.json(200, {"ContainersDeleted": deleted or None, "SpaceReclaimed": space})
+
     async def resize(self, request: Request, reply: Reply) -> None:
         rows, columns = request.number("h"), request.number("w")
         if rows is None or columns is None or not (0 <= rows < 1 << 16 and 0 <= columns < 1 << 16):
@@ -229,25 +277,36 @@ class ContainerRoutes:
         return frozenset({1} if tty and wanted else wanted)
 
     async def attach(self, request: Request, reply: Reply) -> None:
+        tty = self._backend.get(request.path["name"]).tty
+        upgrade = "upgrade" in request.headers
+        kind = MULTIPLEXED if upgrade and not tty and request.version >= (1, 42) else RAW
+        await self._attach(request, lambda: reply.hijack(kind, upgrade), framed=True)
+
+    async def attach_websocket(self, request: Request, reply: Reply) -> None:
+        """The same for who cannot hijack; output is not told apart there."""
+        await self._attach(request, lambda: reply.websocket(request, binary=request.version >= (1, 28)), framed=False)
+
+    async def _attach(
+        self, request: Request, take: Callable[[], AbstractAsyncContextManager[HijackedStream | WebSocketStream]], *,
+        framed: bool,
+    ) -> None:  # fmt: skip
         container = self._backend.get(request.path["name"])
         keys = parse_keys(request.text("detachKeys"))
         streams = self._streams(request, container.tty)
-        upgrade = "upgrade" in request.headers
-        kind = MULTIPLEXED if upgrade and not container.tty and request.version >= (1, 42) else RAW
         stdin = request.flag("stdin") and bool(container.record.config.get("OpenStdin"))
         past: list[bytes] = []
         if request.flag("logs") and streams:
             log = container.open_log()
-            past = list(render(log, LogQuery(streams), 0, log.entries))
+            past = list(render(log, LogQuery(streams), 0, log.entries, framed=framed and log.framed))
         self._backend.attached(request.path["name"])
         attachment = container.fanout.attach(streams) if request.flag("stream") and streams else None
         try:
-            async with reply.hijack(kind, upgrade) as stream:
+            async with take() as stream:
                 await pump(
                     stream, attachment, tty=container.tty,
                     stdin=container.stdin if stdin and request.flag("stream") else None,
                     closes_stdin=bool(container.record.config.get("StdinOnce")) and not container.tty,
-                    keys=keys, past=past,
+                    keys=keys, past=past, framed=framed,
                 )  # fmt: skip
         finally:
             if attachment is not None:

@@ -64,7 +64,7 @@ class ExecRoutes:
                 except VchError as error:
                     text = f"{error}\r\n".encode()
                     await stream.send(text if one.tty else stdcopy.header(1, len(text)) + text)
-                    stream.end()
+                    await stream.end()
                     return
                 await pump(
                     stream, attachment, tty=one.tty, stdin=one.stdin if one.config.get("AttachStdin") else None,

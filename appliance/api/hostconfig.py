@@ -50,9 +50,6 @@ def check_config(config: dict[str, Any]) -> list[str]:
     for entry in config.get("Env") or ():
         if not entry.partition("=")[0]:
             raise InvalidParameter(f"invalid environment variable: {entry}")
-    if not config.get("Image"):
-        raise InvalidParameter("no image specified: config cannot be empty in order to create a container" if not config
-                               else "invalid reference format")  # fmt: skip
     if len(config.get("Hostname") or "") > 63:
         raise InvalidParameter("invalid hostname: longer than 63 characters")
     working = config.get("WorkingDir")

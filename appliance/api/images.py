@@ -11,10 +11,12 @@ from typing import Any
 import msgspec
 import trio
 
-from appliance.api.backend import ContainerBackend, EventBackend
+from appliance.api.backend import CommitBackend, ContainerBackend, EventBackend
 from appliance.api.filters import matches_labels, parse_filters
+from appliance.api.hostconfig import check_config
 from appliance.api.router import Route
 from appliance.api.shapes import inspect_image, list_image
+from appliance.container.commit import Commit
 from appliance.container.event import Event
 from appliance.errors import InvalidParameter, NotFound, VchError
 from appliance.http import Reply, Request
@@ -31,10 +33,12 @@ Dial = Callable[[str, Credentials], Registry]
 
 class ImageRoutes:
     def __init__(
-        self, store: ImageStore, containers: ContainerBackend, events: EventBackend, dial: Dial, scratch: Path
-    ) -> None:
+        self, store: ImageStore, containers: ContainerBackend, commits: CommitBackend, events: EventBackend, dial: Dial,
+        scratch: Path,
+    ) -> None:  # fmt: skip
         self._store = store
         self._containers = containers
+        self._commits = commits
         self._events = events
         self._dial = dial
         self._scratch = scratch
@@ -48,6 +52,7 @@ class ImageRoutes:
             ("GET", "/images/{name:.*}/history"): self.history,
             ("POST", "/images/{name:.*}/tag"): self.tag,
             ("DELETE", "/images/{name:.*}"): self.remove,
+            ("POST", "/commit"): self.commit,
             ("POST", "/auth"): self.auth,
         }
 
@@ -159,6 +164,22 @@ class ImageRoutes:
             if not reply.started:
                 raise
             await report(_error(error))
+
+    async def commit(self, request: Request, reply: Reply) -> None:
+        body = await request.json() or {}
+        if not isinstance(body, dict):
+            raise InvalidParameter("invalid JSON: a configuration is an object")
+        check_config(body)
+        repository, tag = request.text("repo"), request.text("tag")
+        name = f"{repository}:{tag}" if repository and tag else repository
+        pause = request.flag("pause", request.version >= (1, 13))
+        wanted = Commit(
+            name, request.text("comment"), request.text("author"), pause, request.query.get("changes", []), body
+        )
+        record = await self._commits.commit(request.text("container"), wanted)
+        if name:
+            self._emit("tag", record.id, str(parse_reference(name).with_default_tag()))
+        await reply.json(201, {"Id": record.id})
 
     async def auth(self, request: Request, reply: Reply) -> None:
         body = await request.json()

@@ -31,13 +31,13 @@ def _select(log: LogFile, query: LogQuery, last: int) -> int:
     return first
 
 
-def render(log: LogFile, query: LogQuery, first: int, last: int) -> Iterator[bytes]:
+def render(log: LogFile, query: LogQuery, first: int, last: int, *, framed: bool) -> Iterator[bytes]:
     """Entries [first, last) as the client wants them, in batches."""
     out: list[bytes] = []
     size = 0
     middle: set[int] = set()
     for entry in log.iterate(first, last):
-        piece = _piece(log, query, entry, middle)
+        piece = _piece(log, query, entry, middle, framed)
         if entry.partial:
             middle.add(entry.stream)
         else:
@@ -52,13 +52,13 @@ def render(log: LogFile, query: LogQuery, first: int, last: int) -> Iterator[byt
         yield b"".join(out)
 
 
-def _piece(log: LogFile, query: LogQuery, entry: Entry, middle: set[int]) -> bytes:
+def _piece(log: LogFile, query: LogQuery, entry: Entry, middle: set[int], framed: bool) -> bytes:
     if entry.stream not in query.streams or (query.until is not None and entry.time_ns > query.until):
         return b""
     data = log.payload(entry)
     if query.timestamps and entry.stream not in middle:
         data = rfc3339(entry.time_ns).encode() + b" " + data
-    return stdcopy.frame(entry.stream, data) if log.framed else data
+    return stdcopy.frame(entry.stream, data) if framed else data
 
 
 async def send_logs(reply: Reply, container: Container, query: LogQuery) -> None:
@@ -74,7 +74,7 @@ async def send_logs(reply: Reply, container: Container, query: LogQuery) -> None
                 start, end = log.entry(position), log.entry(last - 1)
                 await reply.send_file(log.fileno(), start.position, end.position + end.length - start.position)
             else:
-                for data in render(log, query, position, last):
+                for data in render(log, query, position, last, framed=log.framed):
                     await reply.write(data)
             position = last
         past_until = query.until is not None and last and log.entry(last - 1).time_ns > query.until

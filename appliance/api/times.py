@@ -17,10 +17,16 @@ def rfc3339(time_ns: int) -> str:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanos:09d}Z"
 
 
-def parse_time(text: str) -> int | None:
-    """Unix seconds with an optional fraction, or RFC 3339, as ns; None for "" and "0"."""
+_UNITS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?)(ns|us|µs|ms|s|m|h)")
+
+
+def parse_time(text: str, now: int | None = None) -> int | None:
+    """Unix seconds with an optional fraction, or RFC 3339, as ns; None for "" and "0". With `now` also "1h30m" before that."""
     if not text or text == "0":
         return None
+    if now is not None and re.fullmatch(f"(?:{_DURATION.pattern})+", text):
+        return now - int(sum(float(number) * _UNITS[unit] for number, unit in _DURATION.findall(text)))
     if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{0,9})?", text):
         whole, _, fraction = text.partition(".")
         return int(whole) * 1_000_000_000 + int((fraction + "000000000")[:9])

@@ -94,7 +94,8 @@ def _mounts(host: dict[str, Any]) -> list[dict[str, Any]]:
     return mounts
 
 
-def _resources(host: dict[str, Any]) -> dict[str, Any]:
+def resources_of(host: dict[str, Any]) -> dict[str, Any]:
+    """The member `linux.resources` of a spec."""
     memory: dict[str, Any] = {}
     if host.get("Memory"):
         memory["limit"] = host["Memory"]
@@ -113,8 +114,10 @@ def _resources(host: dict[str, Any]) -> dict[str, Any]:
         cpu["period"] = host["CpuPeriod"]
     if host.get("CpusetCpus"):
         cpu["cpus"] = host["CpusetCpus"]
+    if host.get("CpusetMems"):
+        cpu["mems"] = host["CpusetMems"]
     resources: dict[str, Any] = {"memory": memory, "cpu": cpu}
-    if host.get("PidsLimit") and host["PidsLimit"] > 0:
+    if host.get("PidsLimit"):
         resources["pids"] = {"limit": host["PidsLimit"]}
     return resources
 
@@ -187,7 +190,7 @@ def build_spec(config: dict[str, Any], host: dict[str, Any], hostname: str) -> b
             "maskedPaths": [] if privileged else list(_MASKED),
             "readonlyPaths": [] if privileged else list(_READ_ONLY),
             "sysctl": host.get("Sysctls") or {},
-            "resources": _resources(host),
+            "resources": resources_of(host),
         },
     }  # fmt: skip
     return json.dumps(spec).encode()

@@ -47,6 +47,17 @@ def machine_spec(
     )
 
 
+def fits(machine: MachineSpec, host: dict[str, Any]) -> str:
+    """Why limits need more than a machine has; "" when they do not."""
+    limit = int(host.get("Memory") or 0) >> 20
+    if limit + _OVERHEAD_MIB > machine.memory_mib and limit:
+        return f"its machine has {machine.memory_mib} MiB, too few for that limit: restart it to get another one"
+    wanted = -(-int(host.get("NanoCpus") or 0) // 1_000_000_000)
+    if wanted > machine.cpus:
+        return f"Range of CPUs is from 0.01 to {machine.cpus}.00, as there are only {machine.cpus} CPUs available: restart it to get more"
+    return ""
+
+
 def _memory_class(wanted_mib: int, smallest_mib: int) -> int:
     """The default's size, doubled until it is enough: few sizes, so that few templates serve. The cgroup holds the exact limit."""
     size = smallest_mib

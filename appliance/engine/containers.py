@@ -20,9 +20,11 @@ from appliance.container.signals import parse_signal
 from appliance.container.spec import arguments, capabilities
 from appliance.engine.admission import Admission
 from appliance.engine.checkpoints import Checkpoints
+from appliance.engine.commits import Commits
 from appliance.engine.disks import UpperDisks
 from appliance.engine.events import EventBus
 from appliance.engine.execs import Exec, Execs
+from appliance.engine.figures import Figures
 from appliance.engine.files import Files
 from appliance.engine.ledger import Ledger
 from appliance.engine.machines import Machines
@@ -30,6 +32,7 @@ from appliance.engine.names import random_name
 from appliance.engine.pool import Pool
 from appliance.engine.record import Container
 from appliance.engine.runs import Defaults, Runs
+from appliance.engine.updates import Updates
 from appliance.engine.visits import Visits
 from appliance.errors import Conflict, InvalidParameter, NotFound, NotModified, VchError
 from appliance.hypervisor import Driver, Power
@@ -66,7 +69,10 @@ class Containers:
             self._remove_quietly, self._execs.forget,
         )  # fmt: skip
         self._checkpoints = Checkpoints(self._ledger)
+        self._updates = Updates(self.get, self._ledger)
+        self.figures = Figures(self.get, self._ledger)
         self.files = Files(self.get, self._visits, self._ledger)
+        self.commits = Commits(self.get, self.files, images, self._ledger, root / "scratch", self.pause, self.unpause)
         self._containers: dict[str, Container] = {}
         self._names: dict[str, str] = {}
 
@@ -184,6 +190,10 @@ class Containers:
             container.tell()
             container.tell_log()
         self._ledger.emit(container, "destroy")
+
+    def pruned(self, space: int) -> None:
+        """`docker container prune` has freed so many bytes."""
+        self._ledger.tell_prune(space)
 
     @staticmethod
     async def _discard(folder: Path) -> None:
@@ -323,6 +333,9 @@ class Containers:
             raise Conflict(f"container {container.id} is not running")
         await container.run.session.resize(container.id, rows, columns)
         self._ledger.emit(container, "resize", height=str(rows), width=str(columns))
+
+    async def update(self, ref: str, wanted: dict[str, Any], check: Callable[[dict[str, Any]], object]) -> None:
+        await self._updates.update(ref, wanted, check)
 
     def wait(self, ref: str, condition: str) -> tuple[Container, Callable[[], bool]]:
         """What to wait for, as a test that `changed` makes worth repeating; from this call on, so subscribe then answer."""

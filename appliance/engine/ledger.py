@@ -30,6 +30,9 @@ class Ledger:
         found = self._database.load(_KIND)
         return {key: msgspec.json.decode(value, type=Record) for key, value in found.items()}
 
+    def tell_prune(self, space: int) -> None:
+        self._events.publish(Event("container", "prune", "", {"reclaimed": str(space)}))
+
     def emit(self, container: Container, action: str, **attributes: str) -> None:
         """Tell the world, with Docker's attributes of a container."""
         labels = {key: str(value) for key, value in (container.record.config.get("Labels") or {}).items()}

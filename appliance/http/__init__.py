@@ -3,5 +3,15 @@
 from appliance.http.connection import Disconnected, Handler, Reply, Request, serve_connection
 from appliance.http.readiness import Readiness
 from appliance.http.stream import HijackedStream
+from appliance.http.websocket import WebSocketStream
 
-__all__ = ["Disconnected", "Handler", "HijackedStream", "Readiness", "Reply", "Request", "serve_connection"]
+__all__ = [
+    "Disconnected",
+    "Handler",
+    "HijackedStream",
+    "Readiness",
+    "Reply",
+    "Request",
+    "WebSocketStream",
+    "serve_connection",
+]

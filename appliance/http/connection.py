@@ -14,6 +14,7 @@ import trio
 from appliance.errors import InvalidParameter, ProtocolError
 from appliance.http.readiness import Readiness
 from appliance.http.stream import HijackedStream
+from appliance.http.websocket import WebSocketStream, accept_header
 
 MAX_HEAD = 64 << 10
 MAX_JSON = 8 << 20
@@ -198,7 +199,15 @@ class Reply:
             line = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\n" % kind
         self.started = True
         await self._connection.send(line + self._connection.fixed + b"\r\n")
-        yield self._connection.take_over()
+        yield HijackedStream(*self._connection.take_over())
+
+    @asynccontextmanager
+    async def websocket(self, request: Request, *, binary: bool) -> AsyncIterator[WebSocketStream]:
+        """Take the connection over for who asked for a WebSocket. InvalidParameter when it did not."""
+        lines = accept_header(request.headers)
+        self.started = True
+        await self._connection.send(b"HTTP/1.1 101 Switching Protocols\r\n" + lines + self._connection.fixed + b"\r\n")
+        yield WebSocketStream(*self._connection.take_over(), binary=binary)
 
 
 Handler = Callable[[Request, Reply], Awaitable[None]]
@@ -214,7 +223,6 @@ class Connection:
         self.fixed = fixed
         self.keep_alive = True
         self._buffer = b""
-        self._hijacked = False
         self._left: int | None = 0
         self._expect = False
 
@@ -249,11 +257,11 @@ class Connection:
             position += sent
             size -= sent
 
-    def take_over(self) -> HijackedStream:
-        self._hijacked = True
+    def take_over(self) -> tuple[trio.socket.SocketType, bytes]:
+        """The socket, and what the client has sent behind its request."""
         self.keep_alive = False
         early, self._buffer = self._buffer, b""
-        return HijackedStream(self.socket, early)
+        return self.socket, early
 
     async def _receive(self) -> bytes:
         while True:

@@ -28,7 +28,7 @@ class HijackedStream:
         while view:
             view = view[await self._socket.send(view) :]
 
-    def end(self) -> None:
+    async def end(self) -> None:
         """No more will be sent."""
         try:
             self._socket.shutdown(socket.SHUT_WR)

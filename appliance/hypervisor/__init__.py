@@ -12,6 +12,7 @@ from appliance.hypervisor.driver import (
     MachineSpec,
     Pluggable,
     Power,
+    Usage,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "MachineSpec",
     "Pluggable",
     "Power",
+    "Usage",
 ]

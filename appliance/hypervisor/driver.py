@@ -54,10 +54,19 @@ class MachineSpec:
     more_cards: tuple[Card | None, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a machine takes of its host: processor time so far, ns; memory, bytes."""
+
+    cpu_ns: int
+    memory: int
+
+
 class Machine(ABC):
-    """One VM. `power` is the hypervisor's word; the engine never guesses it."""
+    """One VM. `power` is the hypervisor's word; the engine never guesses it. `spec` is what it is made to."""
 
     id: str
+    spec: MachineSpec
 
     @abstractmethod
     async def start(self) -> None:
@@ -85,6 +94,10 @@ class Machine(ABC):
     @abstractmethod
     def disk_addresses(self) -> list[DiskAddress]:
         """Where the guest finds the disks of its spec, in their order; valid once it was started."""
+
+    @abstractmethod
+    async def usage(self) -> Usage:
+        """Zeros for one that is off."""
 
     @abstractmethod
     def last_words(self) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from appliance.errors import HypervisorError
-from appliance.hypervisor.driver import DiskAddress, Driver, Machine, MachineSpec, Power
+from appliance.hypervisor.driver import DiskAddress, Driver, Machine, MachineSpec, Power, Usage
 from tether.transport import Line
 
 Guest = Callable[[MachineSpec, Line], Awaitable[None]]
@@ -73,6 +73,9 @@ class FakeMachine(Machine):
 
     def disk_addresses(self) -> list[DiskAddress]:
         return [DiskAddress(0, 0, lun) for lun in range(len(self.spec.disks))]
+
+    async def usage(self) -> Usage:
+        return Usage(0, 0)
 
     def last_words(self) -> str:
         return ""

@@ -160,6 +160,21 @@ class ImageStore:
                 raise
             return layer
 
+    async def add_new_layer(self, source: Source) -> Layer:
+        """Convert a tar into a layer's disk, whatever its digest comes out as. ProtocolError for what is no tar."""
+        partial = self._layers / f"new.{os.urandom(8).hex()}.part"
+        layer = await trio.to_thread.run_sync(convert_untrusted, source, partial, limiter=self._conversions)
+        try:
+            async with self._layer_lock(layer.diff_id):
+                target = self.layer_path(layer.diff_id)
+                if not target.exists():
+                    await self._database.put("layer", layer.diff_id, msgspec.json.encode(layer.size))
+                    os.chmod(partial, 0o444)
+                    partial.rename(target)
+        finally:
+            partial.unlink(missing_ok=True)
+        return layer
+
     def has_layer(self, diff_id: str) -> bool:
         return self.layer_path(diff_id).exists()
 

@@ -42,13 +42,20 @@ class MetricsService:
             system_cpu_ns=total * _TICK_NS,
             online_cpus=os.cpu_count() or 1,
             memory_usage=cgroup.number("memory.current"),
-            memory_limit=cgroup.number("memory.max"),
+            memory_limit=cgroup.number("memory.max") or _memory_total(),
             memory_stat=cgroup.flat("memory.stat"),
             pids=cgroup.number("pids.current"),
             pids_limit=cgroup.number("pids.max"),
             interfaces=_interfaces(),
             blocks=_blocks(cgroup),
         )
+
+
+def _memory_total() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 def _interfaces() -> list[metrics_pb2.InterfaceSample]:

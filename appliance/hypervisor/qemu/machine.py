@@ -18,7 +18,7 @@ import trio
 
 from appliance.diag import mark
 from appliance.errors import HypervisorError
-from appliance.hypervisor.driver import Card, Disk, DiskAddress, Machine, MachineSpec, Power
+from appliance.hypervisor.driver import Card, Disk, DiskAddress, Machine, MachineSpec, Power, Usage
 from appliance.hypervisor.qemu import saved
 from appliance.hypervisor.qemu.command import (
     BLANK_MAC,
@@ -39,7 +39,7 @@ from appliance.hypervisor.qemu.command import (
     saved_origin,
 )
 from appliance.hypervisor.qemu.monitor import Monitor
-from appliance.hypervisor.qemu.process import boot_id, has_ended, short, start_qemu, start_time
+from appliance.hypervisor.qemu.process import boot_id, has_ended, short, start_qemu, start_time, usage_of
 from appliance.hypervisor.qemu.slots import lengthen, luns_of
 from appliance.hypervisor.qemu.template import Template
 from tether.transport import Line
@@ -395,6 +395,9 @@ class QemuMachine(Machine):
 
     async def power(self) -> Power:
         return Power.OFF if self._off.is_set() else Power.ON
+
+    async def usage(self) -> Usage:
+        return usage_of(self._pid) if self._pid else Usage(0, 0)
 
     def in_background(self, background: bool) -> None:
         """See Adaptable. Only root may take it back: without that it never is."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from appliance.errors import HypervisorError
-from appliance.hypervisor.driver import MachineSpec
+from appliance.hypervisor.driver import MachineSpec, Usage
 from appliance.hypervisor.qemu.command import Descriptors, Origin, Placed, command
 
 PROGRAM = "qemu-system-x86_64"
@@ -126,3 +126,14 @@ def start_qemu(
             raise HypervisorError(f"{shlex.join(argv)}: {error}") from error
     (folder / "command").write_text(shlex.join(argv) + "\n")
     return process
+
+
+def usage_of(pid: int) -> Usage:
+    """Of a process, by proc(5)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return Usage(0, 0)
+    ticks = int(fields[11]) + int(fields[12])
+    return Usage(ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE"))

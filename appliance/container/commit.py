@@ -1,0 +1,16 @@
+"""What a client wants of `docker commit`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """`name` is repo[:tag] or "". `config` is laid over the container's, `changes` are Dockerfile instructions."""
+
+    name: str
+    comment: str
+    author: str
+    pause: bool
+    changes: list[str]
+    config: dict[str, Any]

@@ -1,0 +1,91 @@
+"""A connection that speaks WebSocket (RFC 6455), as a stream of bytes: what is in its messages, whatever their boundaries."""
+
+import trio
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
+from wsproto.utilities import LocalProtocolError, RemoteProtocolError, generate_accept_token
+
+from appliance.errors import InvalidParameter
+
+_RECEIVE = 64 << 10
+
+
+def accept_header(headers: dict[str, str]) -> bytes:
+    """The header lines that accept the client's handshake. InvalidParameter when it is none."""
+    key = headers.get("sec-websocket-key", "")
+    asked = "websocket" in headers.get("upgrade", "").lower() and "upgrade" in headers.get("connection", "").lower()
+    if not asked or not key or headers.get("sec-websocket-version") != "13":
+        raise InvalidParameter("not a WebSocket handshake: Upgrade, Sec-WebSocket-Key and version 13 are needed")
+    token = generate_accept_token(key.encode())
+    return b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n" % token
+
+
+class WebSocketStream:
+    """`binary`: messages are sent as bytes, else as text."""
+
+    def __init__(self, sock: trio.socket.SocketType, early: bytes, *, binary: bool) -> None:
+        self._socket = sock
+        self._connection = Connection(ConnectionType.SERVER)
+        self._binary = binary
+        self._ended = False
+        self._sending = trio.Lock()
+        if early:
+            self._feed(early)
+
+    def _feed(self, data: bytes) -> None:
+        self._connection.receive_data(data)
+
+    async def receive(self) -> bytes:
+        """Return some bytes, b"" when the client has ended the conversation, is gone, or does not speak the protocol."""
+        while not self._ended:
+            try:
+                for event in self._connection.events():
+                    if isinstance(event, BytesMessage) and event.data:
+                        return bytes(event.data)
+                    if isinstance(event, TextMessage) and event.data:
+                        return event.data.encode()
+                    if isinstance(event, Ping):
+                        await self._send(self._connection.send(event.response()))
+                    elif isinstance(event, CloseConnection):
+                        self._ended = True
+                        await self._send(self._connection.send(event.response()))
+                        return b""
+                data = await self._socket.recv(_RECEIVE)
+                if not data:
+                    break
+                self._feed(data)
+            except RemoteProtocolError as error:
+                await self._close(error.event_hint.code if isinstance(error.event_hint, CloseConnection) else 1002)
+                break
+            except (OSError, LocalProtocolError):
+                break
+        self._ended = True
+        return b""
+
+    async def send(self, data: bytes | memoryview) -> None:
+        """Send all of it as a message. BrokenPipeError or ConnectionResetError when the client is gone."""
+        if self._ended:
+            raise BrokenPipeError("the conversation has ended")
+        message = BytesMessage(bytes(data)) if self._binary else TextMessage(bytes(data).decode("utf-8", "replace"))
+        try:
+            await self._send(self._connection.send(message))
+        except LocalProtocolError as error:
+            raise BrokenPipeError(str(error)) from error
+
+    async def end(self) -> None:
+        """No more will be sent."""
+        await self._close(1000)
+
+    async def _close(self, code: int) -> None:
+        if not self._ended:
+            self._ended = True
+            try:
+                await self._send(self._connection.send(CloseConnection(code)))
+            except (OSError, LocalProtocolError):
+                pass
+
+    async def _send(self, data: bytes) -> None:
+        async with self._sending:
+            view = memoryview(data)
+            while view:
+                view = view[await self._socket.send(view) :]

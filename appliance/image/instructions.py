@@ -1,0 +1,172 @@
+"""Dockerfile instructions that change an image's configuration: `docker commit --change`, `docker import --change`. Pure.
+
+Dockerfile reference; moby builder/dockerfile. Those that run or copy something are refused, as Docker does.
+"""
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+from appliance.errors import InvalidParameter
+
+Config = dict[str, Any]
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?)(ns|us|µs|ms|s|m|h)")
+_UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
+
+
+def apply_instructions(config: Config, lines: list[str]) -> Config:
+    """The configuration after the instructions, one or more a line. InvalidParameter in Docker's words."""
+    result = dict(config)
+    for text in lines:
+        for line in text.replace("\\\n", " ").splitlines():
+            line = line.strip()
+            if not line or line.startswith("#"):
+                continue
+            name, _, rest = line.partition(" ")
+            handler = _HANDLERS.get(name.upper())
+            if handler is None:
+                raise InvalidParameter(f"{name.upper()} is not a valid change command")
+            handler(result, rest.strip())
+    return result
+
+
+def _command(text: str) -> list[str]:
+    """The exec form (a JSON list) or the shell form."""
+    if text.startswith("["):
+        try:
+            words = json.loads(text)
+        except ValueError:
+            words = None
+        if isinstance(words, list) and all(isinstance(word, str) for word in words):
+            return words
+    return ["/bin/sh", "-c", text] if text else []
+
+
+def _words(name: str, text: str) -> list[str]:
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise InvalidParameter(f"{name}: {error}") from error
+    if not words:
+        raise InvalidParameter(f"{name} requires at least one argument")
+    return words
+
+
+def _pairs(name: str, text: str) -> dict[str, str]:
+    words = _words(name, text)
+    if "=" not in words[0]:
+        key, _, value = text.partition(" ")
+        if not value.strip():
+            raise InvalidParameter(f"{name} must have two arguments")
+        return {key: value.strip()}
+    pairs = dict(word.partition("=")[::2] for word in words)
+    if "" in pairs or any("=" not in word for word in words):
+        raise InvalidParameter(f'Syntax error - can\'t find = in "{text}". Must be of the form: name=value')
+    return pairs
+
+
+def _cmd(config: Config, text: str) -> None:
+    config["Cmd"] = _command(text)
+
+
+def _entrypoint(config: Config, text: str) -> None:
+    config["Entrypoint"] = _command(text)
+
+
+def _env(config: Config, text: str) -> None:
+    pairs = _pairs("ENV", text)
+    kept = [entry for entry in config.get("Env") or () if entry.partition("=")[0] not in pairs]
+    config["Env"] = kept + [f"{key}={value}" for key, value in pairs.items()]
+
+
+def _label(config: Config, text: str) -> None:
+    config["Labels"] = {**(config.get("Labels") or {}), **_pairs("LABEL", text)}
+
+
+def _expose(config: Config, text: str) -> None:
+    ports: dict[str, dict[str, str]] = {}
+    for word in _words("EXPOSE", text):
+        number, _, protocol = word.partition("/")
+        if not re.fullmatch(r"[0-9]+(-[0-9]+)?", number) or protocol.lower() not in ("", "tcp", "udp", "sctp"):
+            raise InvalidParameter(f"invalid containerPort: {word}")
+        first, _, last = number.partition("-")
+        if not 0 < int(first) <= int(last or first) < 1 << 16:
+            raise InvalidParameter(f"invalid containerPort: {word}")
+        for port in range(int(first), int(last or first) + 1):
+            ports[f"{port}/{protocol.lower() or 'tcp'}"] = {}
+    config["ExposedPorts"] = {**(config.get("ExposedPorts") or {}), **ports}
+
+
+def _user(config: Config, text: str) -> None:
+    (config["User"],) = _exactly_one("USER", text)
+
+
+def _exactly_one(name: str, text: str) -> list[str]:
+    words = _words(name, text)
+    if len(words) != 1:
+        raise InvalidParameter(f"{name} requires exactly one argument")
+    return words
+
+
+def _workdir(config: Config, text: str) -> None:
+    (path,) = _exactly_one("WORKDIR", text)
+    config["WorkingDir"] = path if path.startswith("/") else f"{config.get('WorkingDir') or ''}/{path}"
+
+
+def _volume(config: Config, text: str) -> None:
+    words = _command(text) if text.startswith("[") else _words("VOLUME", text)
+    config["Volumes"] = {**(config.get("Volumes") or {}), **{word: {} for word in words}}
+
+
+def _stopsignal(config: Config, text: str) -> None:
+    (config["StopSignal"],) = _exactly_one("STOPSIGNAL", text)
+
+
+def _onbuild(config: Config, text: str) -> None:
+    if not text or text.split()[0].upper() in ("ONBUILD", "FROM", "MAINTAINER"):
+        raise InvalidParameter(f"{(text.split() or ['ONBUILD'])[0]} isn't allowed as an ONBUILD trigger")
+    config["OnBuild"] = [*(config.get("OnBuild") or ()), text]
+
+
+def duration_ns(text: str) -> int:
+    """Go's time.ParseDuration of what is not negative. InvalidParameter."""
+    if text == "0":
+        return 0
+    if not re.fullmatch(f"(?:{_DURATION.pattern})+", text):
+        raise InvalidParameter(f'time: invalid duration "{text}"')
+    return int(sum(float(number) * _UNITS[unit] for number, unit in _DURATION.findall(text)))
+
+
+def _healthcheck(config: Config, text: str) -> None:
+    health: Config = {}
+    keys = {
+        "interval": "Interval",
+        "timeout": "Timeout",
+        "start-period": "StartPeriod",
+        "start-interval": "StartInterval",
+    }
+    while match := re.match(r"--([a-z-]+)=(\S+)\s*", text):
+        if match[1] == "retries" and match[2].isdigit():
+            health["Retries"] = int(match[2])
+        elif match[1] in keys:
+            health[keys[match[1]]] = duration_ns(match[2])
+        else:
+            raise InvalidParameter(f"Unknown flag: {match[1]}")
+        text = text[match.end() :]
+    kind, _, rest = text.partition(" ")
+    if kind.upper() == "NONE" and not rest.strip():
+        config["Healthcheck"] = {"Test": ["NONE"]}
+        return
+    if kind.upper() != "CMD" or not rest.strip():
+        raise InvalidParameter(f'Unknown type "{kind}" in HEALTHCHECK (try CMD)')
+    words = _command(rest.strip())
+    shell = words[:2] == ["/bin/sh", "-c"] and not rest.strip().startswith("[")
+    config["Healthcheck"] = {**health, "Test": ["CMD-SHELL", rest.strip()] if shell else ["CMD", *words]}
+
+
+_HANDLERS: dict[str, Callable[[Config, str], None]] = {
+    "CMD": _cmd, "ENTRYPOINT": _entrypoint, "ENV": _env, "EXPOSE": _expose, "LABEL": _label, "ONBUILD": _onbuild,
+    "STOPSIGNAL": _stopsignal, "USER": _user, "VOLUME": _volume, "WORKDIR": _workdir, "HEALTHCHECK": _healthcheck,
+}  # fmt: skip

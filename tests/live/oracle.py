@@ -1,0 +1,45 @@
+"""A real dockerd for tests: Debian's docker.io, started by hand on a socket of its own."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def dockerd(root: Path) -> Iterator[Path | None]:
+    """Its socket; None where it cannot run. It has no network but "none", and touches none of the host's."""
+    if os.geteuid() or shutil.which("dockerd") is None:
+        yield None
+        return
+    socket = root / "dockerd.sock"
+    command = [
+        "dockerd", "--experimental", "-H", f"unix://{socket}", "--data-root", str(root / "dockerd"),
+        "--exec-root", str(root / "dockerd-exec"), "--pidfile", str(root / "dockerd.pid"),
+        "--bridge", "none", "--iptables=false", "--ip6tables=false",
+    ]  # fmt: skip
+    with open(root / "dockerd.log", "wb") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            if (
+                socket.exists()
+                and not subprocess.run(
+                    ["docker", "-H", f"unix://{socket}", "version"], capture_output=True, check=False
+                ).returncode
+            ):
+                break
+            time.sleep(0.1)
+        yield socket if process.poll() is None else None
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

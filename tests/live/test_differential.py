@@ -1,0 +1,312 @@
+"""The same raw requests to vchd and to a real dockerd (API 1.41): status, headers and the shape of what is answered agree.
+
+Where they do not, `DIFFERENT` says why.
+"""
+
+import base64
+import http.client
+import io
+import json
+import shutil
+import socket
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.live.daemon import Daemon
+from tests.live.images import busybox_archive
+from tests.live.oracle import dockerd
+
+pytestmark = pytest.mark.live
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request. `body` is sent as JSON unless it is bytes; `lines` bounds what is read of an endless answer."""
+
+    method: str
+    path: str
+    body: object = None
+    headers: dict[str, str] = field(default_factory=dict)
+    endless: bool = False
+
+    @property
+    def name(self) -> str:
+        shown = "" if self.body is None else f" {self.body if not isinstance(self.body, bytes) else 'BYTES'}"
+        return f"{self.method} {self.path}{shown}"
+
+
+def _tar(*names: str, **fields: object) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            for key, value in fields.items():
+                setattr(member, key, value)
+            archive.addfile(member)
+    return out.getvalue()
+
+
+def get(path: str, **more: Any) -> Ask:
+    return Ask("GET", path, **more)
+
+
+def post(path: str, body: object = None, **more: Any) -> Ask:
+    return Ask("POST", path, body, **more)
+
+
+SLEEP = {"Image": "busybox", "Cmd": ["sleep", "1000"]}
+TAR = {"Content-Type": "application/x-tar"}
+
+
+def create(name: str, host: dict[str, object] | None = None, **config: object) -> Ask:
+    return post(
+        f"/containers/create?name={name}", {**SLEEP, **config, "HostConfig": {"NetworkMode": "none", **(host or {})}}
+    )
+
+
+def put(path: str, body: bytes) -> Ask:
+    return Ask("PUT", path, body, TAR)
+
+
+# `made` was never started, `runs` and `term` (with a terminal) run, `ended` exited with 3, `paused` is paused.
+ASKS = [
+    # ping, version, info
+    get("/_ping"), Ask("HEAD", "/_ping"), get("/version"), post("/_ping"), get("/nothing"), get("/containers"),
+    # list
+    get("/containers/json"), get("/containers/json?all=1"), get("/containers/json?all=true&size=1"),
+    get("/containers/json?limit=1"), get("/containers/json?limit=0"), get("/containers/json?limit=-1"),
+    get("/containers/json?limit=x"), get("/containers/json?all=1&filters=nojson"), get("/containers/json?filters=[]"),
+    get('/containers/json?all=1&filters={"status":["paused"]}'), get('/containers/json?filters={"status":["nonsense"]}'),
+    get('/containers/json?filters={"nonsense":["x"]}'), get('/containers/json?all=1&filters={"name":["ma"]}'),
+    get('/containers/json?all=1&filters={"exited":["3"]}'), get('/containers/json?filters={"exited":["x"]}'),
+    get('/containers/json?all=1&filters={"label":["none"]}'), get('/containers/json?all=1&filters={"ancestor":["busybox"]}'),
+    get('/containers/json?all=1&filters={"ancestor":["nobody"]}'), get('/containers/json?all=1&filters={"health":["none"]}'),
+    get('/containers/json?filters={"health":["bad"]}'), get('/containers/json?filters={"is-task":["false"]}'),
+    get('/containers/json?filters={"is-task":["maybe"]}'), get('/containers/json?filters={"before":["runs"]}'),
+    get('/containers/json?filters={"before":["nobody"]}'), get('/containers/json?all=1&filters={"since":["made"]}'),
+    get('/containers/json?all=1&filters={"network":["none"]}'), get('/containers/json?all=1&filters={"volume":["none"]}'),
+    get('/containers/json?all=1&filters={"publish":["80"]}'), get('/containers/json?filters={"publish":["x"]}'),
+    # inspect
+    get("/containers/made/json"), get("/containers/runs/json"), get("/containers/ended/json"), get("/containers/paused/json"),
+    get("/containers/term/json?size=1"), get("/containers/nobody/json"), get("/containers/a%2Fb/json"),
+    # create
+    post("/containers/create"), post("/containers/create", {}), post("/containers/create", []), post("/containers/create", {"Cmd": ["a"]}),
+    Ask("POST", "/containers/create", b"{", {"Content-Type": "application/json"}),
+    Ask("POST", "/containers/create", b"{}", {"Content-Type": "text/plain"}),
+    post("/containers/create", {"Image": "nobody:1"}), post("/containers/create", {"Image": "UPPER"}),
+    post("/containers/create?name=/bad/name", SLEEP), post("/containers/create?name=x", SLEEP),
+    post("/containers/create?name=made", SLEEP), create("c1"), create("c2", Cmd="sleep 5"), create("c3", Cmd=["a", 1]),
+    create("c4", Tty="yes"), create("c5", Env=["A=b", "C"]), create("c6", Env=["=b"]), create("c7", User="nobody"),
+    create("c8", WorkingDir="relative"), create("c9", Hostname="x" * 64), create("c10", StopSignal="NONSENSE"),
+    create("c11", Labels={"a": "b"}), create("c12", Labels={"a": 1}), create("c13", ExposedPorts={"80/tcp": {}}),
+    create("c14", ExposedPorts={"x": {}}), create("c15", {"Memory": 1000}), create("c16", {"Memory": -1}),
+    create("c17", {"Memory": 1 << 26, "MemorySwap": 1 << 25}), create("c18", {"MemorySwap": 1 << 26}),
+    create("c19", {"Memory": 1 << 26}), create("c20", {"NanoCpus": 500_000_000}), create("c21", {"NanoCpus": -1}),
+    create("c22", {"NanoCpus": 1_000_000_000_000}), create("c23", {"CpuShares": -1}), create("c24", {"CpuPeriod": 1}),
+    create("c25", {"CpuQuota": 1}), create("c26", {"CpusetCpus": "x"}), create("c27", {"CpusetCpus": "0-99"}),
+    create("c28", {"PidsLimit": 10}), create("c29", {"PidsLimit": -1}), create("c30", {"CapAdd": ["NONSENSE"]}),
+    create("c31", {"CapAdd": ["SYS_ADMIN"], "CapDrop": ["ALL"]}), create("c32", {"RestartPolicy": {"Name": "nonsense"}}),
+    create("c33", {"RestartPolicy": {"Name": "always", "MaximumRetryCount": 3}}),
+    create("c34", {"RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": -3}}),
+    create("c35", {"RestartPolicy": {"Name": "always"}, "AutoRemove": True}), create("c36", {"OomScoreAdj": 2000}),
+    create("c37", {"ShmSize": -1}), create("c38", {"ShmSize": 1 << 20}), create("c39", {"Ulimits": [{"Name": "nofile", "Soft": 2, "Hard": 1}]}),
+    create("c40", {"Ulimits": [{"Name": "nofile", "Soft": 1, "Hard": 2}]}), create("c41", {"LogConfig": {"Type": "nonsense"}}),
+    create("c42", {"LogConfig": {"Type": "json-file", "Config": {"nonsense": "1"}}}),
+    create("c43", {"LogConfig": {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "3"}}}),
+    create("c44", {"LogConfig": {"Type": "json-file", "Config": {"max-size": "x"}}}),
+    create("c45", {"LogConfig": {"Type": "json-file", "Config": {"max-file": "3"}}}),
+    create("c46", {"LogConfig": {"Type": "none"}}), create("c47", {"LogConfig": {"Type": "local"}}),
+    create("c48", {"Tmpfs": {"/t": "size=1m"}}), create("c49", {"ReadonlyRootfs": True}), create("c50", {"Privileged": True}),
+    create("c51", {"SecurityOpt": ["nonsense"]}), create("c52", {"SecurityOpt": ["no-new-privileges"]}),
+    create("c53", {"IpcMode": "nonsense"}), create("c54", {"PidMode": "nonsense"}), create("c55", {"UTSMode": "nonsense"}),
+    create("c56", {"NetworkMode": "nonsense"}), create("c57", {"ExtraHosts": ["bad"]}), create("c58", {"ExtraHosts": ["a:1.2.3.4"]}),
+    create("c59", {"Dns": ["bad"]}), create("c60", {"Dns": ["1.2.3.4"], "DnsSearch": ["x"], "DnsOptions": ["ndots:1"]}),
+    create("c61", {"Sysctls": {"net.ipv4.ip_forward": "1"}}), create("c62", {"Sysctls": {"kernel.nonsense": "1"}}),
+    create("c63", {"Isolation": "nonsense"}), create("c64", {"Runtime": "nonsense"}), create("c65", {"ConsoleSize": [1, 2]}),
+    create("c66", {"Init": True}), create("c67", {"GroupAdd": ["12"]}), create("c68", {"MemorySwappiness": 101}),
+    create("c69", {"MemoryReservation": 1 << 27, "Memory": 1 << 26}), create("c70", {"NanoCpus": 1, "CpuQuota": 1000}),
+    create("c71", Healthcheck={"Test": ["CMD", "true"], "Interval": 1}), create("c72", Healthcheck={"Test": ["CMD", "true"], "Retries": -1}),
+    create("c73", Healthcheck={"Test": ["CMD-SHELL", "true"]}), create("c74", Healthcheck={"Test": ["NONSENSE"]}),
+    create("c75", {"BlkioWeight": 5}), create("c76", {"MaskedPaths": []}), create("c77", {"OomKillDisable": False}),
+    get("/containers/c43/json"), get("/containers/c73/json"), get("/containers/c60/json"), get("/containers/c40/json"),
+    # start, stop, kill, restart, pause: what does not change the five
+    post("/containers/nobody/start"), post("/containers/runs/start"), post("/containers/paused/start"),
+    post("/containers/runs/start?detachKeys=nonsense"), post("/containers/nobody/stop"), post("/containers/ended/stop"),
+    post("/containers/made/stop"), post("/containers/ended/stop?t=x"), post("/containers/nobody/kill"), post("/containers/made/kill"),
+    post("/containers/runs/kill?signal=NONSENSE"), post("/containers/runs/kill?signal=0"), post("/containers/runs/kill?signal=CONT"),
+    post("/containers/nobody/restart"), post("/containers/nobody/pause"), post("/containers/made/pause"),
+    post("/containers/paused/pause"), post("/containers/runs/unpause"), post("/containers/nobody/unpause"),
+    post("/containers/nobody/wait"), post("/containers/ended/wait"), post("/containers/made/wait"),
+    post("/containers/ended/wait?condition=nonsense"), post("/containers/nobody/resize?h=1&w=1"),
+    post("/containers/made/resize?h=1&w=1"), post("/containers/term/resize?h=30&w=90"), post("/containers/term/resize"),
+    post("/containers/term/resize?h=x&w=1"), post("/containers/term/resize?h=0&w=0"), post("/containers/term/resize?h=65536&w=1"),
+    post("/containers/runs/rename"), post("/containers/runs/rename?name=made"), post("/containers/runs/rename?name=runs"),
+    post("/containers/runs/rename?name=/bad/"), post("/containers/nobody/rename?name=xx"),
+    # logs, attach
+    get("/containers/ended/logs?stdout=1&stderr=1"), get("/containers/ended/logs"), get("/containers/nobody/logs?stdout=1"),
+    get("/containers/ended/logs?stdout=1&tail=x"), get("/containers/ended/logs?stdout=1&since=x"), get("/containers/c46/logs?stdout=1"),
+    get("/containers/term/logs?stdout=1&timestamps=1"), get("/containers/made/logs?stdout=1&follow=1"),
+    post("/containers/nobody/attach"), post("/containers/paused/attach?stream=1&stdout=1"),
+    post("/containers/runs/attach?detachKeys=nonsense"), get("/containers/nobody/attach/ws"), post("/containers/ended/attach?logs=1&stdout=1"),
+    # top, stats, changes, export
+    get("/containers/runs/top"), get("/containers/runs/top?ps_args=aux"), get("/containers/runs/top?ps_args=-o%20pid,comm"),
+    get("/containers/runs/top?ps_args=-o%20comm"), get("/containers/runs/top?ps_args=--nonsense"),
+    get("/containers/runs/top?ps_args=-o%20x%3DPID"), get("/containers/made/top"), get("/containers/nobody/top"),
+    get("/containers/runs/stats?stream=0"), get("/containers/runs/stats?stream=0&one-shot=1"), get("/containers/made/stats?stream=0"),
+    get("/containers/nobody/stats"), get("/containers/made/changes"), get("/containers/runs/changes"),
+    get("/containers/nobody/changes"), get("/containers/nobody/export"), get("/containers/ended/export"),
+    # archive
+    get("/containers/runs/archive"), get("/containers/runs/archive?path=/etc"), get("/containers/runs/archive?path=/nope"),
+    get("/containers/nobody/archive?path=/"), Ask("HEAD", "/containers/runs/archive?path=/etc"),
+    Ask("HEAD", "/containers/runs/archive?path=/nope"), Ask("HEAD", "/containers/runs/archive"),
+    Ask("HEAD", "/containers/made/archive?path=/bin/sh"), Ask("HEAD", "/containers/runs/archive?path=bin/./sh"),
+    Ask("HEAD", "/containers/runs/archive?path=/bin/busybox/"), Ask("HEAD", "/containers/runs/archive?path=/bin/busybox/."),
+    Ask("HEAD", "/containers/runs/archive?path=/"), Ask("HEAD", "/containers/runs/archive?path=/bin/."),
+    get("/containers/ended/archive?path=/bin/busybox/x"), put("/containers/runs/archive?path=/tmp", _tar("one", "two/three")),
+    put("/containers/runs/archive", _tar("one")), put("/containers/runs/archive?path=/nope", _tar("one")),
+    put("/containers/runs/archive?path=/bin/busybox", _tar("one")), put("/containers/nobody/archive?path=/", _tar("one")),
+    put("/containers/runs/archive?path=/tmp", b"no tar at all" * 100), put("/containers/runs/archive?path=/tmp", b""),
+    put("/containers/runs/archive?path=/tmp", _tar("../out")), put("/containers/runs/archive?path=/tmp", _tar("/absolute")),
+    put("/containers/runs/archive?path=/tmp", _tar("link", type=tarfile.LNKTYPE, linkname="../../etc/passwd")),
+    put("/containers/runs/archive?path=/tmp", _tar("sym", type=tarfile.SYMTYPE, linkname="/etc")),
+    put("/containers/runs/archive?path=/tmp&noOverwriteDirNonDir=1", _tar("two")),
+    put("/containers/runs/archive?path=/tmp&noOverwriteDirNonDir=1", _tar("one", type=tarfile.DIRTYPE)),
+    put("/containers/made/archive?path=/", _tar("one", "two/three")), put("/containers/c49/archive?path=/", _tar("one")),
+    Ask("HEAD", "/containers/runs/archive?path=/tmp/sym"), get("/containers/runs/archive?path=/tmp/"), get("/containers/made/changes"),
+    # exec
+    post("/containers/nobody/exec", {"Cmd": ["true"]}), post("/containers/made/exec", {"Cmd": ["true"]}),
+    post("/containers/paused/exec", {"Cmd": ["true"]}), post("/containers/runs/exec", {}), post("/containers/runs/exec"),
+    post("/containers/runs/exec", {"Cmd": ["true"], "DetachKeys": "nonsense"}), post("/containers/runs/exec", {"Cmd": ["true"]}),
+    post("/exec/nobody/start", {}), get("/exec/nobody/json"), post("/exec/nobody/resize?h=1&w=1"),
+    # update, commit, prune
+    post("/containers/nobody/update", {"Memory": 1 << 26}), post("/containers/runs/update", {"CpuShares": 512}),
+    post("/containers/runs/update", {"RestartPolicy": {"Name": "nonsense"}}), post("/containers/runs/update", {"Memory": 1000}),
+    post("/containers/made/update", {"RestartPolicy": {"Name": "always"}}), post("/containers/runs/update"),
+    post("/commit?container=nobody", {}), post("/commit?container=ended&repo=new&tag=one", {}),
+    post("/commit?container=ended&repo=UPPER", {}), post("/commit?container=ended&changes=RUN%20true", {}),
+    post("/commit?container=ended&changes=ENV%20A%3Db", {"Labels": {"x": "y"}}), get("/images/new:one/json"), get("/images/new:one/history"),
+    post("/containers/prune?filters={%22nonsense%22:[%22x%22]}"), post("/containers/prune?filters=nojson"),
+    post("/containers/prune?filters={%22label%22:[%22nobodyhas%22]}"),
+    # remove
+    Ask("DELETE", "/containers/nobody"), Ask("DELETE", "/containers/runs"), Ask("DELETE", "/containers/paused"),
+    Ask("DELETE", "/containers/c1"), Ask("DELETE", "/containers/c5?v=1"), Ask("DELETE", "/containers/paused?force=1"),
+    Ask("DELETE", "/containers/runs?force=true"), post("/containers/prune"),
+    # images, events
+    get("/images/json"), get("/images/busybox/json"), get("/images/nobody/json"), get("/images/busybox/history"),
+    post("/images/busybox/tag?repo=other&tag=1"), post("/images/busybox/tag?repo=UPPER"), post("/images/nobody/tag?repo=a"),
+    Ask("DELETE", "/images/nobody"), Ask("DELETE", "/images/other:1"), get("/events?since=1&until=2"), get("/events?since=x"),
+    get("/events?until=1&filters=nojson"),
+]  # fmt: skip
+
+# Requests whose answers differ, and why that is as it should be.
+DIFFERENT: dict[str, str] = {}
+
+
+class _Unix(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("d", timeout=60)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(60)
+        self.sock.connect(self._path)
+
+
+def shape(value: Any) -> Any:
+    """Names and types, not values."""
+    if isinstance(value, dict):
+        return {key: shape(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [shape(value[0])] if value else []
+    return "number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__
+
+
+def answer(path: str, ask: Ask) -> dict[str, Any]:
+    connection = _Unix(path)
+    headers = dict(ask.headers)
+    body = ask.body
+    if body is not None and not isinstance(body, bytes):
+        body = json.dumps(body).encode()
+        headers.setdefault("Content-Type", "application/json")
+    connection.request(ask.method, f"/v1.41{ask.path}".replace('"', "%22"), body, headers)
+    response = connection.getresponse()
+    data = response.read()
+    connection.close()
+    kind = response.headers.get("Content-Type", "")
+    found: dict[str, Any] = {"status": response.status, "type": kind}
+    if stat := response.headers.get("X-Docker-Container-Path-Stat"):
+        decoded = json.loads(base64.b64decode(stat))
+        found["stat"] = {**decoded, "mtime": "", "size": 0 if decoded["mode"] >> 31 else decoded["size"]}
+    if kind == "application/json" and data:
+        lines = [json.loads(line) for line in data.splitlines() if line.strip()]
+        found["body"] = [shape(line) for line in lines[:1]]
+        found["message"] = lines[0].get("message", "") if isinstance(lines[0], dict) else ""
+    elif kind == "application/x-tar":
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            found["body"] = [(m.name, m.type, m.mode, m.uid, m.size, m.linkname) for m in archive][:50]
+    else:
+        found["body"] = bool(data)
+    return found
+
+
+def _prepare(docker: list[str]) -> None:
+    def run(*words: str, check: bool = True) -> None:
+        subprocess.run(
+            [*docker, *words], input=busybox_archive() if words == ("load",) else None, capture_output=True, check=check
+        )
+
+    run("load")
+    network = ("--network", "none")
+    run("create", "--name", "made", *network, "busybox", "sleep", "1000")
+    run("run", "-d", "--name", "runs", *network, "busybox", "sleep", "100000")
+    run("run", "--name", "ended", *network, "busybox", "sh", "-c", "echo out; echo err >&2; exit 3", check=False)
+    run("run", "-d", "--name", "paused", *network, "busybox", "sleep", "100000")
+    run("pause", "paused")
+    run("run", "-d", "-t", "--name", "term", *network, "busybox", "sleep", "100000")
+
+
+@pytest.fixture(scope="module")
+def sockets() -> Iterator[tuple[str, str]]:
+    """(vchd's, dockerd's), prepared alike."""
+    folder = Path(tempfile.mkdtemp(prefix="vch-", dir="/tmp"))
+    folder.chmod(0o711)
+    daemon = Daemon(folder)
+    with dockerd(folder) as other:
+        if other is None:
+            pytest.skip("no dockerd can run here")
+        try:
+            _prepare(["docker", "-H", f"unix://{other}"])
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"dockerd cannot run containers here: {error.stderr!r}")
+        daemon.start()
+        try:
+            _prepare(["docker", "-H", daemon.host])
+            yield str(daemon.socket), str(other)
+        finally:
+            daemon.close()
+            names = subprocess.run(["docker", "-H", f"unix://{other}", "ps", "-aq"], capture_output=True, check=False)
+            for name in names.stdout.split():
+                subprocess.run(["docker", "-H", f"unix://{other}", "rm", "-f", name], capture_output=True, check=False)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_vchd_answers_as_dockerd_does(sockets: tuple[str, str]) -> None:
+    assert len(ASKS) >= 150
+    differing = {}
+    for ask in ASKS:
+        ours, theirs = (answer(path, ask) for path in sockets)
+        for one in (ours, theirs):
+            one.pop("message", None)
+        if ours != theirs:
+            differing[ask.name] = {"ours": ours, "theirs": theirs}
+    unexpected = {name: found for name, found in differing.items() if name not in DIFFERENT}
+    assert not unexpected, json.dumps(unexpected, indent=1, default=str)
+    assert not DIFFERENT.keys() - differing.keys(), "these agree by now"
