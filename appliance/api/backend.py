@@ -9,6 +9,7 @@ import trio
 
 from appliance.container.commit import Commit
 from appliance.container.event import Event
+from appliance.container.health import Health
 from appliance.container.lifecycle import State
 from appliance.container.record import Record
 from appliance.diag import Trace
@@ -39,6 +40,8 @@ class Container(Protocol):
     def folder(self) -> Path: ...
     @property
     def upper(self) -> Path: ...
+    @property
+    def health(self) -> Health | None: ...
     @property
     def trace(self) -> Trace: ...
     @property

@@ -297,7 +297,7 @@ class ContainerRoutes:
         past: list[bytes] = []
         if request.flag("logs") and streams:
             log = container.open_log()
-            past = list(render(log, LogQuery(streams), 0, log.entries, framed=framed and log.framed))
+            past = list(render(log, LogQuery(streams), log.first, log.entries, framed=framed and log.framed))
         self._backend.attached(request.path["name"])
         attachment = container.fanout.attach(streams) if request.flag("stream") and streams else None
         try:

@@ -1,52 +1,37 @@
-"""Which fields of a create request are honoured; the others are refused by name unless they hold what does nothing."""
+"""What a create request says, held against what there is. Texts are Docker's where it refuses the same."""
 
+import json
+import os
+import re
 from typing import Any
 
+from appliance.api.fields import CONFIG, HOST, check_fields
+from appliance.container.logconfig import check_log_config
+from appliance.container.seccomp import parse_profile
+from appliance.container.signals import parse_signal
 from appliance.errors import InvalidParameter
 
-_CONFIG = frozenset((
-    "Hostname", "Domainname", "User", "AttachStdin", "AttachStdout", "AttachStderr", "ExposedPorts", "Tty", "OpenStdin",
-    "StdinOnce", "Env", "Cmd", "Image", "WorkingDir", "Entrypoint", "NetworkDisabled", "Labels", "StopSignal", "StopTimeout",
-    "HostConfig", "NetworkingConfig", "Volumes", "Healthcheck", "ArgsEscaped", "OnBuild", "Shell", "MacAddress",
-    "name", "PortSpecs",
-))  # fmt: skip
-_HONOURED = frozenset((
-    "Memory", "MemorySwap", "MemoryReservation", "CpuShares", "NanoCpus", "CpuQuota", "CpuPeriod", "CpusetCpus", "PidsLimit",
-    "CapAdd", "CapDrop", "Privileged", "ReadonlyRootfs", "Init", "Ulimits", "Tmpfs", "ShmSize", "OomScoreAdj", "GroupAdd",
-    "SecurityOpt", "Sysctls", "AutoRemove", "LogConfig", "NetworkMode", "Dns", "DnsSearch", "DnsOptions", "ExtraHosts",
-    "RestartPolicy", "ConsoleSize",
-))  # fmt: skip
-# Fields whose named values mean what happens here anyway.
-_HARMLESS: dict[str, tuple[Any, ...]] = {
-    "MemorySwappiness": (-1,), "IpcMode": ("private", "shareable"), "CgroupnsMode": ("private",), "Isolation": ("default",),
-    "PublishAllPorts": (), "VolumeDriver": ("local",), "Runtime": ("runc", "io.containerd.runc.v2", "vch"),
-    "MaskedPaths": (), "ReadonlyPaths": (), "UsernsMode": (), "OomKillDisable": (),
-}  # fmt: skip
-_SECURITY = ("no-new-privileges", "seccomp=unconfined", "seccomp:unconfined", "apparmor=unconfined", "label=disable",
-             "label:disable", "apparmor:unconfined")  # fmt: skip
-_LOG_DRIVERS = ("", "json-file", "local", "none")
+_SECURITY_OFF = (
+    "apparmor=unconfined",
+    "apparmor:unconfined",
+    "label=disable",
+    "label:disable",
+    "systempaths=unconfined",
+)
+_NETWORKS = ("default", "bridge", "none")
+_RUNTIMES = ("runc", "io.containerd.runc.v2", "vch")
 _MIN_MEMORY = 6 << 20
-
-
-def _is_list_of_strings(value: Any) -> bool:
-    return value is None or (isinstance(value, list) and all(isinstance(item, str) for item in value))
+_MILLISECOND = 1_000_000
 
 
 def check_config(config: dict[str, Any]) -> list[str]:
     """Normalise Config in place; return warnings. InvalidParameter names the field that cannot be."""
-    warnings = []
+    warnings = check_fields(
+        {key: value for key, value in config.items() if key not in ("HostConfig", "NetworkingConfig")}, CONFIG
+    )
     for key in ("Cmd", "Entrypoint"):
         if isinstance(config.get(key), str):
             config[key] = [config[key]]
-    for key in ("Cmd", "Entrypoint", "Env"):
-        if not _is_list_of_strings(config.get(key)):
-            raise InvalidParameter(f"invalid JSON: {key} is not a list of strings")
-    for key in ("Hostname", "Domainname", "User", "WorkingDir", "Image", "StopSignal"):
-        if not isinstance(config.get(key) or "", str):
-            raise InvalidParameter(f"invalid JSON: {key} is not a string")
-    for key in ("Labels", "ExposedPorts", "Volumes"):
-        if not isinstance(config.get(key) or {}, dict):
-            raise InvalidParameter(f"invalid JSON: {key} is not an object")
     for entry in config.get("Env") or ():
         if not entry.partition("=")[0]:
             raise InvalidParameter(f"invalid environment variable: {entry}")
@@ -55,55 +40,55 @@ def check_config(config: dict[str, Any]) -> list[str]:
     working = config.get("WorkingDir")
     if working and not working.startswith("/"):
         raise InvalidParameter(f"the working directory '{working}' is invalid, it needs to be an absolute path")
-    warnings += [f"{key} is not known here and was ignored" for key in config if key not in _CONFIG]
-    if (config.get("Healthcheck") or {}).get("Test", ["NONE"])[:1] not in ([], ["NONE"]):
-        warnings.append("Healthcheck is not supported yet and was ignored")
-    if config.get("Volumes"):
-        warnings.append("Volumes are not supported yet: what is written there stays in the container's own disk")
-    if config.get("MacAddress"):
-        raise InvalidParameter("MacAddress is not supported")
+    if config.get("StopSignal"):
+        parse_signal(config["StopSignal"])
+    for port in config.get("ExposedPorts") or ():
+        if not re.fullmatch(r"[0-9]+(-[0-9]+)?(/(tcp|udp|sctp))?", port, re.IGNORECASE):
+            raise InvalidParameter(f"invalid port specification: {port!r}")
+    _check_health(config.get("Healthcheck") or {})
     return warnings
+
+
+def _check_health(health: dict[str, Any]) -> None:
+    """As moby's validateHealthCheck."""
+    test = health.get("Test") or []
+    if not isinstance(test, list) or not all(isinstance(word, str) for word in test):
+        raise InvalidParameter("invalid JSON: Test in Healthcheck is not a list of strings")
+    for key in ("Interval", "Timeout", "StartPeriod", "StartInterval"):
+        value = health.get(key) or 0
+        if not isinstance(value, int):
+            raise InvalidParameter(f"invalid JSON: {key} in Healthcheck is not a number")
+        if value and value < _MILLISECOND:
+            raise InvalidParameter(f"{key} in Healthcheck cannot be less than 1ms")
+    retries = health.get("Retries") or 0
+    if not isinstance(retries, int) or retries < 0:
+        raise InvalidParameter("Retries in Healthcheck cannot be negative")
 
 
 def check_host_config(host: dict[str, Any]) -> list[str]:
     """The same for HostConfig."""
-    for key, value in host.items():
-        if key in _HONOURED or not value or value in _HARMLESS.get(key, ()):
-            continue
-        if key == "Annotations" or (key in ("MaskedPaths", "ReadonlyPaths") and value):
-            raise InvalidParameter(f"{key} is not supported")
-        raise InvalidParameter(f"{key} is not supported yet")
-    _check_numbers(host)
+    warnings = check_fields(host, HOST)
     mode = host.get("NetworkMode") or "default"
-    if mode not in ("default", "bridge", "none"):
+    if mode not in _NETWORKS:
         raise InvalidParameter(f"NetworkMode {mode} is not supported yet: use bridge or none")
-    for option in host.get("SecurityOpt") or ():
-        if option not in _SECURITY and not option.startswith(("no-new-privileges=", "no-new-privileges:")):
-            raise InvalidParameter(f"SecurityOpt {option} is not supported")
-    driver = (host.get("LogConfig") or {}).get("Type") or ""
-    if driver not in _LOG_DRIVERS:
-        raise InvalidParameter(f"logger: no log driver named '{driver}' is registered")
-    options = set((host.get("LogConfig") or {}).get("Config") or {}) - {"mode"}
-    if options:
-        raise InvalidParameter(f"log option {', '.join(sorted(options))} is not supported yet")
-    policy = host.get("RestartPolicy") or {}
-    name, count = policy.get("Name") or "no", policy.get("MaximumRetryCount") or 0
-    if name not in ("no", "always", "unless-stopped", "on-failure"):
-        raise InvalidParameter(f"invalid restart policy: unknown policy '{name}'; use one of 'no', 'always', 'on-failure', "
-                               "or 'unless-stopped'")  # fmt: skip
-    if count and name != "on-failure":
-        raise InvalidParameter("invalid restart policy: maximum retry count can only be used with 'on-failure'")
-    if host.get("AutoRemove") and name != "no":
-        raise InvalidParameter("can't create 'AutoRemove' container with restart policy")
-    return []
+    _check_memory(host)
+    _check_cpu(host)
+    _check_namespaces(host)
+    _check_security(host)
+    _check_lists(host)
+    _check_restart(host)
+    warnings += check_log_config(host.get("LogConfig") or {})
+    if (host.get("Runtime") or "vch") not in _RUNTIMES:
+        raise InvalidParameter(f"Unknown runtime specified {host['Runtime']}")
+    if not -1000 <= (host.get("OomScoreAdj") or 0) <= 1000:
+        raise InvalidParameter(f"Invalid value {host['OomScoreAdj']}, range for oom score adj is [-1000, 1000]")
+    if (host.get("ShmSize") or 0) < 0:
+        raise InvalidParameter("SHM size can not be less than 0")
+    return warnings
 
 
-def _check_numbers(host: dict[str, Any]) -> None:
-    for key in ("Memory", "MemorySwap", "MemoryReservation", "CpuShares", "NanoCpus", "CpuQuota", "CpuPeriod", "PidsLimit",
-                "ShmSize", "OomScoreAdj"):  # fmt: skip
-        if not isinstance(host.get(key) or 0, int):
-            raise InvalidParameter(f"invalid JSON: {key} is not a number")
-    memory, swap = host.get("Memory") or 0, host.get("MemorySwap") or 0
+def _check_memory(host: dict[str, Any]) -> None:
+    memory, swap, reserved = (host.get(key) or 0 for key in ("Memory", "MemorySwap", "MemoryReservation"))
     if memory and memory < _MIN_MEMORY:
         raise InvalidParameter("Minimum memory limit allowed is 6MB")
     if memory > 1 << 42:
@@ -112,11 +97,109 @@ def _check_numbers(host: dict[str, Any]) -> None:
         raise InvalidParameter("You should always set the Memory limit when using Memoryswap limit, see usage")
     if 0 < swap < memory:
         raise InvalidParameter("Minimum memoryswap limit should be larger than memory limit, see usage")
-    if not -1000 <= (host.get("OomScoreAdj") or 0) <= 1000:
-        raise InvalidParameter(f"Invalid value {host['OomScoreAdj']}, range for oom score adj is [-1000, 1000]")
+    if reserved and reserved < _MIN_MEMORY:
+        raise InvalidParameter("Minimum memory reservation allowed is 6MB")
+    if 0 < memory < reserved:
+        raise InvalidParameter("Minimum memory limit can not be less than memory reservation limit, see usage")
+    if not -1 <= (host.get("MemorySwappiness") or 0) <= 100:
+        raise InvalidParameter(f"Invalid value: {host['MemorySwappiness']}, valid memory swappiness range is 0-100")
+
+
+def _check_cpu(host: dict[str, Any]) -> None:
+    nano, quota, period = (host.get(key) or 0 for key in ("NanoCpus", "CpuQuota", "CpuPeriod"))
+    cpus = os.cpu_count() or 1
+    if nano and period:
+        raise InvalidParameter("Conflicting options: Nano CPUs and CPU Period cannot both be set")
+    if nano and quota:
+        raise InvalidParameter("Conflicting options: Nano CPUs and CPU Quota cannot both be set")
+    if nano and not 0 < nano <= cpus * 10**9:
+        raise InvalidParameter(f"Range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available")
+    if period and not 1000 <= period <= 1_000_000:
+        raise InvalidParameter("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
+    if 0 < quota < 1000:
+        raise InvalidParameter("CPU cfs quota can not be less than 1ms (i.e. 1000)")
+    for key, name in (("CpusetCpus", "cpuset cpus"), ("CpusetMems", "cpuset mems")):
+        text = host.get(key) or ""
+        if text and not re.fullmatch(r"[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*", text):
+            raise InvalidParameter(f"Invalid value {text} for {name}: invalid format: {text}")
+        highest = max((int(number) for number in re.findall(r"[0-9]+", text)), default=0)
+        if highest >= (cpus if key == "CpusetCpus" else 1):
+            what, last = ("CPUs", cpus - 1) if key == "CpusetCpus" else ("memory nodes", 0)
+            raise InvalidParameter(f"Requested {what} are not available - requested {text}, available: 0-{last}")
+
+
+def _check_namespaces(host: dict[str, Any]) -> None:
+    allowed = {
+        "IpcMode": ("", "private", "shareable", "none", "host"), "PidMode": ("", "host"), "UTSMode": ("", "host"),
+        "UsernsMode": ("", "host"), "CgroupnsMode": ("", "private", "host"),
+    }  # fmt: skip
+    for key, modes in allowed.items():
+        mode = host.get(key) or ""
+        if mode.startswith("container:"):
+            raise InvalidParameter(f"{key} {mode} is not supported: another container is another machine")
+        if mode not in modes:
+            raise InvalidParameter(f"invalid {key}: {mode}")
+
+
+def _check_security(host: dict[str, Any]) -> None:
+    for option in host.get("SecurityOpt") or ():
+        match = re.match(r"([a-z-]+)(?:[=:](.*))?$", option, re.DOTALL)
+        name, value = (match[1], match[2]) if match else (option, None)
+        if name == "no-new-privileges":
+            good = value in (None, "true", "false")
+        elif name == "seccomp" and value is not None:
+            good = True
+            if value not in ("unconfined", "builtin"):
+                parse_profile(value, host)
+        else:
+            good = option in _SECURITY_OFF
+        if not good:
+            raise InvalidParameter(f'invalid --security-opt: "{option}" is not supported')
+
+
+def _check_lists(host: dict[str, Any]) -> None:
+    for entry in host.get("ExtraHosts") or ():
+        name, _, address = entry.partition(":")
+        if not name or not address:
+            raise InvalidParameter(f'bad format for add-host: "{entry}"')
     for limit in host.get("Ulimits") or ():
-        if not isinstance(limit, dict) or not isinstance(limit.get("Name"), str):
+        if (
+            not isinstance(limit, dict)
+            or not isinstance(limit.get("Name"), str)
+            or not all(isinstance(limit.get(key) or 0, int) for key in ("Soft", "Hard"))
+        ):
             raise InvalidParameter("invalid JSON: malformed Ulimits")
         if limit.get("Hard", 0) != -1 and limit.get("Soft", 0) > limit.get("Hard", 0):
             raise InvalidParameter("ulimit soft limit must be less than or equal to hard limit: "
                                    f"{limit.get('Soft')} > {limit.get('Hard')}")  # fmt: skip
+    for device in host.get("Devices") or ():
+        path = device.get("PathOnHost") if isinstance(device, dict) else None
+        if not isinstance(path, str) or not path.startswith("/dev/") or ".." in path:
+            raise InvalidParameter(f"invalid device: {json.dumps(device)} names no device of the guest")
+    for mount in host.get("Mounts") or ():
+        kind = mount.get("Type") if isinstance(mount, dict) else None
+        if kind != "tmpfs":
+            raise InvalidParameter(f"Mounts of type {kind} are not supported yet: volumes are to come")
+        if not isinstance(mount.get("Target"), str) or not mount["Target"].startswith("/"):
+            raise InvalidParameter(
+                f'invalid mount config for type "tmpfs": invalid mount target: {mount.get("Target")}'
+            )
+        if mount.get("Source"):
+            raise InvalidParameter('invalid mount config for type "tmpfs": field Source must not be specified')
+    size = host.get("ConsoleSize") or [0, 0]
+    if len(size) != 2 or not all(isinstance(n, int) and 0 <= n < 1 << 16 for n in size):
+        raise InvalidParameter("invalid ConsoleSize: [height, width]")
+
+
+def _check_restart(host: dict[str, Any]) -> None:
+    policy = host.get("RestartPolicy") or {}
+    name, count = policy.get("Name") or "no", policy.get("MaximumRetryCount") or 0
+    if name not in ("no", "always", "unless-stopped", "on-failure"):
+        raise InvalidParameter(f"invalid restart policy: unknown policy '{name}'; use one of 'no', 'always', 'on-failure', "
+                               "or 'unless-stopped'")  # fmt: skip
+    if not isinstance(count, int) or count < 0:
+        raise InvalidParameter("invalid restart policy: maximum retry count cannot be negative")
+    if count and name != "on-failure":
+        raise InvalidParameter("invalid restart policy: maximum retry count can only be used with 'on-failure'")
+    if host.get("AutoRemove") and name != "no":
+        raise InvalidParameter("can't create 'AutoRemove' container with restart policy")

@@ -25,7 +25,7 @@ class LogQuery:
 
 
 def _select(log: LogFile, query: LogQuery, last: int) -> int:
-    first = log.first_at(query.since) if query.since is not None else 0
+    first = log.first_at(query.since) if query.since is not None else log.first
     if query.tail is not None:
         first = max(first, log.tail_start(query.tail, query.streams, last))
     return first
@@ -69,6 +69,8 @@ async def send_logs(reply: Reply, container: Container, query: LogQuery) -> None
     while True:
         ended = not container.running
         last = log.entries
+        # What was dropped meanwhile is not there any more.
+        position = max(position, log.first)
         if last > position:
             if plain:
                 start, end = log.entry(position), log.entry(last - 1)

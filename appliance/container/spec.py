@@ -4,22 +4,13 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from appliance.container.capabilities import capabilities
+from appliance.container.seccomp import parse_profile
 from appliance.errors import InvalidParameter
 
 ROOT = "/run/tether/rootfs"
 FILES = "/run/tether/files"
 
-# moby oci/caps: what a container may by default.
-_DEFAULT_CAPABILITIES = (
-    "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP",
-    "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
-)  # fmt: skip
-_ALL_CAPABILITIES = (
-    *_DEFAULT_CAPABILITIES, "DAC_READ_SEARCH", "LINUX_IMMUTABLE", "NET_BROADCAST", "NET_ADMIN", "IPC_LOCK", "IPC_OWNER",
-    "SYS_MODULE", "SYS_RAWIO", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME",
-    "SYS_TTY_CONFIG", "LEASE", "AUDIT_CONTROL", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND",
-    "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE",
-)  # fmt: skip
 _MASKED = (
     "/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
     "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap",
@@ -44,27 +35,6 @@ def arguments(config: dict[str, Any]) -> ProcessArguments:
     return ProcessArguments(joined[0], tuple(joined[1:]))
 
 
-def capabilities(host: dict[str, Any]) -> list[str]:
-    """The capability names of CapAdd, CapDrop, Privileged, as moby's oci/caps counts them."""
-
-    def clean(names: list[str] | None) -> list[str]:
-        cleaned = [name.upper().removeprefix("CAP_") for name in names or ()]
-        for name in cleaned:
-            if name != "ALL" and name not in _ALL_CAPABILITIES:
-                raise InvalidParameter(f'invalid capability: "CAP_{name}"')
-        return cleaned
-
-    add, drop = clean(host.get("CapAdd")), clean(host.get("CapDrop"))
-    if host.get("Privileged") or ("ALL" in add and "ALL" not in drop) or "ALL" in add:
-        base = [*_ALL_CAPABILITIES]
-    elif "ALL" in drop:
-        base = [name for name in add if name != "ALL"]
-        drop = []
-    else:
-        base = [*_DEFAULT_CAPABILITIES, *(name for name in add if name not in _DEFAULT_CAPABILITIES)]
-    return [f"CAP_{name}" for name in base if host.get("Privileged") or name not in drop]
-
-
 def _mounts(host: dict[str, Any]) -> list[dict[str, Any]]:
     privileged = bool(host.get("Privileged"))
     mode = ["nosuid", "noexec", "nodev"]
@@ -79,8 +49,10 @@ def _mounts(host: dict[str, Any]) -> list[dict[str, Any]]:
         {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
          "options": [*mode, *(() if privileged else ("ro",))]},
         {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": mode},
-        {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": [*mode, "mode=1777", f"size={shm}"]},
     ]  # fmt: skip
+    if host.get("IpcMode") != "none":
+        mounts.append({"destination": "/dev/shm", "type": "tmpfs", "source": "shm",
+                       "options": [*mode, "mode=1777", f"size={shm}"]})  # fmt: skip
     for name in ("resolv.conf", "hostname", "hosts"):
         mounts.append({"destination": f"/etc/{name}", "type": "bind", "source": f"{FILES}/{name}",
                        "options": ["rbind", "rprivate"]})  # fmt: skip
@@ -88,10 +60,46 @@ def _mounts(host: dict[str, Any]) -> list[dict[str, Any]]:
         given = [option for option in options.split(",") if option]
         mounts.append({"destination": target, "type": "tmpfs", "source": "tmpfs",
                        "options": [*mode, *given]})  # fmt: skip
+    for mount in host.get("Mounts") or ():
+        mounts.append({"destination": mount["Target"], "type": "tmpfs", "source": "tmpfs",
+                       "options": [*mode, *_tmpfs_options(mount)]})  # fmt: skip
+    for device in host.get("Devices") or ():
+        # A node of the guest's, as it is there.
+        mounts.append({"destination": device.get("PathInContainer") or device["PathOnHost"], "type": "bind",
+                       "source": device["PathOnHost"], "options": ["bind"]})  # fmt: skip
     if host.get("Init"):
         mounts.append({"destination": "/sbin/docker-init", "type": "bind", "source": "/usr/bin/tini-static",
                        "options": ["bind", "ro"]})  # fmt: skip
     return mounts
+
+
+def _tmpfs_options(mount: dict[str, Any]) -> list[str]:
+    wanted = mount.get("TmpfsOptions") or {}
+    options = ["ro"] if mount.get("ReadOnly") else []
+    if wanted.get("SizeBytes"):
+        options.append(f"size={int(wanted['SizeBytes'])}")
+    return [*options, f"mode={int(wanted.get('Mode') or 0o1777):o}"]
+
+
+def _namespaces(host: dict[str, Any]) -> list[str]:
+    """Those of its own; what is the host's elsewhere is the guest's here."""
+    modes = {"pid": "PidMode", "uts": "UTSMode", "ipc": "IpcMode", "cgroup": "CgroupnsMode"}
+    return ["mount", *(name for name, key in modes.items() if host.get(key) != "host")]
+
+
+def _paths(host: dict[str, Any], key: str, default: tuple[str, ...]) -> list[str]:
+    if host.get("Privileged") or "systempaths=unconfined" in (host.get("SecurityOpt") or ()):
+        return []
+    return list(default) if host.get(key) is None else list(host[key])
+
+
+def masked_paths(host: dict[str, Any]) -> list[str]:
+    """What of the kernel a container does not see."""
+    return _paths(host, "MaskedPaths", _MASKED)
+
+
+def readonly_paths(host: dict[str, Any]) -> list[str]:
+    return _paths(host, "ReadonlyPaths", _READ_ONLY)
 
 
 def resources_of(host: dict[str, Any]) -> dict[str, Any]:
@@ -141,7 +149,8 @@ def _process(
     return {
         "terminal": bool(config.get("Tty")),
         "user": {"uid": 0, "gid": 0, "username": config.get("User") or "",
-                 "additionalGids": [int(group) for group in host.get("GroupAdd") or () if group.isdigit()]},
+                 "additionalGids": [int(group) for group in host.get("GroupAdd") or () if group.isdigit()],
+                 "additionalGroups": [group for group in host.get("GroupAdd") or () if not group.isdigit()]},
         "args": args,
         "env": env,
         "cwd": config.get("WorkingDir") or "/",
@@ -150,6 +159,15 @@ def _process(
         "noNewPrivileges": any(not option.endswith(("=false", ":false")) for option in security),
         "oomScoreAdj": host.get("OomScoreAdj") or 0,
     }  # fmt: skip
+
+
+def _seccomp(host: dict[str, Any]) -> dict[str, Any] | None:
+    """The profile that SecurityOpt has; none by default, since the machine is the boundary."""
+    for option in host.get("SecurityOpt") or ():
+        name, value = option[:7], option[8:]
+        if name == "seccomp" and value not in ("unconfined", "builtin") and not host.get("Privileged"):
+            return parse_profile(value, host)
+    return None
 
 
 def build_exec_spec(config: dict[str, Any], host: dict[str, Any], wanted: dict[str, Any]) -> bytes:
@@ -177,7 +195,6 @@ def build_spec(config: dict[str, Any], host: dict[str, Any], hostname: str) -> b
     args = [command.path, *command.args]
     if host.get("Init"):
         args = ["/sbin/docker-init", "--", *args]
-    privileged = bool(host.get("Privileged"))
     spec: dict[str, Any] = {
         "ociVersion": "1.0.2",
         "process": _process(config, host, args, list(config.get("Env") or ()), hostname),
@@ -186,11 +203,13 @@ def build_spec(config: dict[str, Any], host: dict[str, Any], hostname: str) -> b
         "domainname": config.get("Domainname") or "",
         "mounts": _mounts(host),
         "linux": {
-            "namespaces": [{"type": kind} for kind in ("pid", "mount", "uts", "ipc", "cgroup")],
-            "maskedPaths": [] if privileged else list(_MASKED),
-            "readonlyPaths": [] if privileged else list(_READ_ONLY),
+            "namespaces": [{"type": kind} for kind in _namespaces(host)],
+            "maskedPaths": masked_paths(host),
+            "readonlyPaths": readonly_paths(host),
             "sysctl": host.get("Sysctls") or {},
             "resources": resources_of(host),
         },
     }  # fmt: skip
+    if (profile := _seccomp(host)) is not None:
+        spec["linux"]["seccomp"] = profile
     return json.dumps(spec).encode()

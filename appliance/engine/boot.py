@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+from appliance.container.logconfig import buffer_bytes
 from appliance.container.spec import ROOT, build_spec
 from appliance.diag import mark
 from appliance.engine.record import Container
@@ -127,6 +128,12 @@ def network_config(endpoint: Endpoint | None) -> network_pb2.NetworkConfig:
     )  # fmt: skip
 
 
+def _modules(host: dict[str, Any]) -> list[str]:
+    """Kernel modules behind the devices that a container wants."""
+    wanted = {device["PathOnHost"] for device in host.get("Devices") or ()}
+    return [module for path, module in (("/dev/net/tun", "tun"), ("/dev/fuse", "fuse")) if path in wanted]
+
+
 def launch_requests(
     machine_id: str, config: dict[str, Any], host: dict[str, Any], disks: list[DiskAddress], endpoint: Endpoint | None,
     dns: tuple[str, ...],
@@ -134,13 +141,14 @@ def launch_requests(
     """What a blank guest is told. `disks` are where it finds the container's own disk and the layers, lowest first."""
     configure = sandbox_pb2.ConfigureRequest(
         machine_id=machine_id, hostname=config["Hostname"], domainname=config.get("Domainname") or "",
-        mounts=_mounts(disks), network=network_config(endpoint), files=state_files(config, host, endpoint, dns),
+        mounts=_mounts(disks), network=network_config(endpoint), modules=_modules(host), files=state_files(config, host, endpoint, dns),
     )  # fmt: skip
-    log_options = (host.get("LogConfig") or {}).get("Config") or {}
+    log_config = host.get("LogConfig") or {}
     rows, columns = host.get("ConsoleSize") or (0, 0)
     process = process_pb2.CreateRequest(
         id=machine_id, spec=build_spec(config, host, config["Hostname"]), stdin=bool(config.get("OpenStdin")),
-        drop_oldest=log_options.get("mode") == "non-blocking", rows=rows, columns=columns,
+        drop_oldest=(log_config.get("Config") or {}).get("mode") == "non-blocking",
+        spool_bytes=min(buffer_bytes(log_config), 64 << 20), rows=rows, columns=columns,
     )  # fmt: skip
     return configure, process
 

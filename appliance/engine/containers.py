@@ -13,11 +13,12 @@ from typing import Any
 import trio
 
 from appliance.container import lifecycle
+from appliance.container.capabilities import capabilities
 from appliance.container.lifecycle import Created, Pause, Remove, Start, Unpause
 from appliance.container.merge import merge_config
 from appliance.container.record import NAME, Record, state_of
 from appliance.container.signals import parse_signal
-from appliance.container.spec import arguments, capabilities
+from appliance.container.spec import arguments
 from appliance.engine.admission import Admission
 from appliance.engine.checkpoints import Checkpoints
 from appliance.engine.commits import Commits

@@ -6,7 +6,9 @@ from pathlib import Path
 import trio
 
 from appliance.container import lifecycle
+from appliance.container.health import Health
 from appliance.container.lifecycle import Created, Exited, Running, State
+from appliance.container.logconfig import limits_of
 from appliance.container.record import Record
 from appliance.diag import Trace
 from appliance.engine.run import Run
@@ -33,6 +35,7 @@ class Container:
     run: Run | None = None
     abort: trio.CancelScope | None = None
     put_away: bool = False
+    health: Health | None = None
     exits: int = 0
     trace: Trace = field(default_factory=Trace)
     removed: bool = False
@@ -61,7 +64,8 @@ class Container:
 
     def open_log(self) -> LogFile:
         if self.log is None:
-            self.log = LogFile(self.folder, framed=not self.tty)
+            limits = limits_of(self.record.host.get("LogConfig") or {})
+            self.log = LogFile(self.folder, framed=not self.tty, piece=limits.size, pieces=limits.files)
         return self.log
 
     def move(self, event: lifecycle.Event) -> None:

@@ -16,6 +16,7 @@ from appliance.container.record import Record
 from appliance.diag import Trace, mark
 from appliance.engine.boot import begin_awakened, begin_found, begin_fresh, machine_spec, start_error
 from appliance.engine.execs import drain
+from appliance.engine.health import HealthMonitor
 from appliance.engine.ledger import Ledger
 from appliance.engine.machines import Machines
 from appliance.engine.record import Container
@@ -80,6 +81,7 @@ class Runs:
         self._machines = machines
         self._visits = visits
         self._images = images
+        self._health = HealthMonitor(ledger)
         self._network = network
         self._ledger = ledger
         self._nursery = nursery
@@ -200,6 +202,7 @@ class Runs:
                 await turn.aclose()
                 container.move(Started(started.started_ns, started.pid))
                 self._ledger.emit(container, "start")
+                self._nursery.start_soon(self._health.watch, container, run)
                 self._nursery.start_soon(self._answer, container, attempt)
                 return Begun(record.run_offset, output)
 
@@ -340,6 +343,7 @@ class Runs:
                 await self._ledger.save(container)
             if state.phase == process_pb2.ProcessState.PAUSED:
                 container.move(Pause(container.id))
+            self._nursery.start_soon(self._health.watch, container, run)
             for process in (await run.session.processes()).values():
                 if process.join:
                     self._nursery.start_soon(drain, run.session, process.id, process.acknowledged_offset)

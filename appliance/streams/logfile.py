@@ -8,6 +8,7 @@ Entry, little endian: time ns u64, position u64, guest offset after it u64, leng
 flags u8 (1: the line goes on), 2 zero bytes.
 """
 
+import ctypes
 import os
 import struct
 from collections.abc import Iterator
@@ -22,6 +23,16 @@ _PARTIAL = 1
 _CHUNK = 4096
 
 
+_libc = ctypes.CDLL(None, use_errno=True)
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2
+
+
+def _punch(fd: int, end: int) -> None:
+    """Make all before `end` a hole, fallocate(2). A file system that has none keeps its bytes."""
+    if end:
+        _libc.fallocate(fd, _KEEP_SIZE | _PUNCH_HOLE, ctypes.c_long(0), ctypes.c_long(end))
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     time_ns: int
@@ -33,10 +44,16 @@ class Entry:
 
 
 class LogFile:
-    """One container's log. `framed`: with stdcopy headers (no terminal), else raw."""
+    """One container's log. `framed`: with stdcopy headers (no terminal), else raw.
 
-    def __init__(self, directory: Path, *, framed: bool) -> None:
+    It is `pieces` pieces of `piece` bytes at most (0: as long as it gets): when another piece begins, the oldest becomes a hole
+    in both files. Numbers and positions go on counting.
+    """
+
+    def __init__(self, directory: Path, *, framed: bool, piece: int = 0, pieces: int = 1) -> None:
         self.framed = framed
+        self._piece = piece
+        self._pieces = pieces
         self._data = os.open(directory / "log.data", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         self._index = os.open(directory / "log.index", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         size = os.fstat(self._index).st_size
@@ -55,6 +72,8 @@ class LogFile:
             self.entries -= 1
             os.ftruncate(self._index, self.entries * ENTRY_SIZE)
         os.ftruncate(self._data, self._size)
+        self.first = self._find_first()
+        self._start = self.entry(self.first).position if self.first < self.entries else self._size
 
     def fileno(self) -> int:
         """The data file's descriptor, for sendfile."""
@@ -88,6 +107,35 @@ class LogFile:
         self._size = position
         self.entries += len(index)
         self.guest_offset = guest_offset
+        if self._piece and self._size - self._start > self._piece * self._pieces:
+            self._drop()
+
+    def _find_first(self) -> int:
+        """The first entry that was not dropped: those before are zero."""
+        low, high = 0, self.entries
+        while low < high:
+            middle = (low + high) // 2
+            if self.entry(middle).length:
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+    def _drop(self) -> None:
+        """Let go of the oldest piece, and of more where that is not enough."""
+        most = self._piece * (self._pieces - 1)
+        low, high = self.first, self.entries - 1
+        while low < high:
+            middle = (low + high) // 2
+            if self._size - self.entry(middle).position <= most:
+                high = middle
+            else:
+                low = middle + 1
+        start = self.entry(low).position
+        # A hole reads as zeros, also where it cuts a block: that is what tells a dropped entry.
+        _punch(self._index, low * ENTRY_SIZE)
+        _punch(self._data, start)
+        self.first, self._start = low, start
 
     @staticmethod
     def _write(fd: int, data: bytes, position: int) -> None:
@@ -131,8 +179,8 @@ class LogFile:
         number = last
         # An entry that ends a line is the last piece of it; the pieces before it are partial and of the same stream.
         awaiting = True
-        while number > 0:
-            low = max(0, number - _CHUNK)
+        while number > self.first:
+            low = max(self.first, number - _CHUNK)
             block = list(self.iterate(low, number))
             for back, entry in enumerate(reversed(block)):
                 if entry.stream not in streams:
@@ -143,11 +191,11 @@ class LogFile:
                     found += 1
                 awaiting = False
             number = low
-        return 0
+        return self.first
 
     def first_at(self, time_ns: int) -> int:
         """Number of the first entry that is not older than the time (bisection)."""
-        low, high = 0, self.entries
+        low, high = self.first, self.entries
         while low < high:
             middle = (low + high) // 2
             if self.entry(middle).time_ns < time_ns:

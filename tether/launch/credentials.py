@@ -69,6 +69,11 @@ def look_up_user(user: User) -> tuple[int, int, list[int], str]:
         for parts in _entries("/etc/group", 4):
             if entry[0] in parts[3].split(","):
                 groups.append(int(parts[2]))
+    for wanted in user.group_names:
+        found = [parts for parts in _entries("/etc/group", 3) if parts[0] == wanted]
+        if not found:
+            raise LaunchFailure(Kind.NO_SUCH_GROUP, "group", wanted)
+        groups.append(int(found[0][2]))
     if gid not in groups and user.name:
         groups.insert(0, gid)
     if max(uid, gid) >= 1 << 31:

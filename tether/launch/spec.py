@@ -17,6 +17,8 @@ class User:
     uid: int = 0
     gid: int = 0
     groups: tuple[int, ...] = ()
+    # By name, looked up in the container; ours, as `username` is.
+    group_names: tuple[str, ...] = ()
     umask: int | None = None
     name: str = ""
 
@@ -102,7 +104,7 @@ def _parse(top: dict[str, Any], raw: bytes) -> Spec:
         terminal=bool(process.get("terminal")),
         user=User(
             int(user.get("uid", 0)), int(user.get("gid", 0)), tuple(int(g) for g in user.get("additionalGids") or ()),
-            user.get("umask"), user.get("username") or "",
+            _strings(user.get("additionalGroups"), "additionalGroups"), user.get("umask"), user.get("username") or "",
         ),
         capabilities=capabilities,
         rlimits=tuple((r["type"], int(r["soft"]), int(r["hard"])) for r in process.get("rlimits") or ()),

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from appliance.container.capabilities import capabilities
 from appliance.container.lifecycle import (
     Created,
     Event,
@@ -20,7 +21,7 @@ from appliance.container.lifecycle import (
     advance,
 )  # fmt: skip
 from appliance.container.signals import parse_signal
-from appliance.container.spec import build_spec, capabilities
+from appliance.container.spec import build_spec
 from appliance.errors import Conflict, InvalidParameter, NotModified
 
 

@@ -1,0 +1,72 @@
+"""Health checks: what is to be asked, and what the answers come to (moby daemon/health.go). Pure."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+_SECOND = 1_000_000_000
+_KEPT = 5
+MOST_OUTPUT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """Times in ns; a container is given `start_period` after its start, in which failures do not count."""
+
+    command: list[str]
+    interval: int
+    timeout: int
+    start_period: int
+    start_interval: int
+    retries: int
+
+
+def check_of(config: dict[str, Any]) -> HealthCheck | None:
+    """The check of a container's configuration, None when it has none."""
+    health = config.get("Healthcheck") or {}
+    match health.get("Test") or []:
+        case ["CMD", *words] if words:
+            command = words
+        case ["CMD-SHELL", *words] if words:
+            command = [*(config.get("Shell") or ("/bin/sh", "-c")), " ".join(words)]
+        case _:
+            return None
+    return HealthCheck(
+        command, health.get("Interval") or 30 * _SECOND, health.get("Timeout") or 30 * _SECOND,
+        health.get("StartPeriod") or 0, health.get("StartInterval") or 5 * _SECOND, health.get("Retries") or 3,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One answer; times are unix ns, `exit_code` -1 when none came in time."""
+
+    start: int
+    end: int
+    exit_code: int
+    output: str
+
+
+@dataclass(slots=True)
+class Health:
+    """`status` is starting, healthy or unhealthy; `log` the last answers."""
+
+    status: str = "starting"
+    streak: int = 0
+    log: list[Probe] = field(default_factory=list)
+
+    def take(self, probe: Probe, check: HealthCheck, started: int) -> bool:
+        """Count an answer of a container that was started then; whether the status is another now."""
+        before = self.status
+        self.log = [*self.log, probe][-_KEPT:]
+        if probe.exit_code == 0:
+            self.streak, self.status = 0, "healthy"
+        elif self.status != "starting" or probe.start - started >= check.start_period:
+            self.streak += 1
+            if self.streak >= check.retries:
+                self.status = "unhealthy"
+        return self.status != before
+
+    def wait(self, check: HealthCheck, started: int, now: int) -> int:
+        """How long until the next probe, ns."""
+        early = self.status == "starting" and check.start_period and now - started < check.start_period
+        return check.start_interval if early else check.interval

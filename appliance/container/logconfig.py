@@ -1,0 +1,73 @@
+"""HostConfig.LogConfig: which driver, and how much of a log is kept. Pure."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from appliance.errors import InvalidParameter
+
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_KEEPING = ("json-file", "local")
+_OPTIONS = frozenset(("max-size", "max-file", "mode", "max-buffer-size"))
+# What the drivers of Docker know beyond that: how they write their files and what they add to each line.
+_WITHOUT_EFFECT = frozenset(("compress", "labels", "labels-regex", "env", "env-regex", "tag"))
+
+
+@dataclass(frozen=True, slots=True)
+class LogLimits:
+    """A log is `files` pieces of `size` bytes; the oldest is dropped when another begins. `size` 0: no limit."""
+
+    size: int = 0
+    files: int = 1
+
+
+def parse_size(text: str) -> int:
+    """docker/go-units RAMInBytes. InvalidParameter."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kmgt]?)(?:i?b)?", text.lower())
+    if match is None:
+        raise InvalidParameter(f"invalid size: '{text}'")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def check_log_config(config: dict[str, Any]) -> list[str]:
+    """Warnings. InvalidParameter in Docker's words for what cannot be."""
+    kind, options = config.get("Type") or "json-file", config.get("Config") or {}
+    if kind not in (*_KEEPING, "none"):
+        raise InvalidParameter(f"logger: no log driver named '{kind}' is registered")
+    if not isinstance(options, dict) or not all(isinstance(value, str) for value in options.values()):
+        raise InvalidParameter("invalid JSON: LogConfig.Config is not a map of strings")
+    if kind == "none":
+        return []
+    for name in options:
+        if name not in _OPTIONS | _WITHOUT_EFFECT:
+            raise InvalidParameter(f"unknown log opt '{name}' for {kind} log driver")
+    limits_of(config)
+    if options.get("mode", "blocking") not in ("blocking", "non-blocking"):
+        raise InvalidParameter(f"logger: logging mode not supported: {options['mode']}")
+    if "max-buffer-size" in options:
+        if options.get("mode") != "non-blocking":
+            raise InvalidParameter("logger: max-buffer-size option is only supported with 'mode=non-blocking'")
+        parse_size(options["max-buffer-size"])
+    return [f"log option {name} was discarded" for name in sorted(options.keys() & _WITHOUT_EFFECT)]
+
+
+def limits_of(config: dict[str, Any]) -> LogLimits:
+    """InvalidParameter in Docker's words."""
+    kind, options = config.get("Type") or "json-file", config.get("Config") or {}
+    size = parse_size(options["max-size"]) if options.get("max-size") and options["max-size"] != "-1" else 0
+    if kind == "local" and not options.get("max-size"):
+        size = 20 << 20
+    files = options.get("max-file", "5" if kind == "local" else "1")
+    if not files.isdigit() or int(files) < 1:
+        raise InvalidParameter(
+            "max-file cannot be less than 1" if files.lstrip("-").isdigit() else f"invalid max-file: {files}"
+        )
+    if "max-file" in options and int(files) > 1 and not size:
+        raise InvalidParameter("max-file can only be used with max-size")
+    return LogLimits(size, int(files))
+
+
+def buffer_bytes(config: dict[str, Any]) -> int:
+    """Output that the guest keeps for a slow appliance, 0 for its default."""
+    text = (config.get("Config") or {}).get("max-buffer-size")
+    return parse_size(text) if text else 0
