@@ -63,7 +63,7 @@ class ArchiveRoutes:
 
     async def stat(self, request: Request, reply: Reply) -> None:
         found = await self._backend.stat(request.path["name"], _path(request))
-        await reply.raw(200, b"application/json", b"", _stat_header(found))
+        await reply.empty(200, _stat_header(found))
 
     async def read(self, request: Request, reply: Reply) -> None:
         async with self._backend.read(request.path["name"], _path(request)) as (found, archive):

@@ -1,5 +1,6 @@
 """Routes under /containers."""
 
+import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -17,7 +18,7 @@ from appliance.api.router import Route
 from appliance.api.shapes import inspect_container, list_container
 from appliance.api.times import parse_time
 from appliance.container.lifecycle import Created, Exited, status_word
-from appliance.errors import Conflict, InvalidParameter, NotFound
+from appliance.errors import Conflict, InvalidParameter, NotFound, Unsupported
 from appliance.http import HijackedStream, Reply, Request, WebSocketStream
 from appliance.image.store import ImageStore
 from appliance.streams.detach import parse_keys
@@ -30,6 +31,7 @@ _UPDATABLE = frozenset((
     "CpuShares", "Memory", "MemorySwap", "MemoryReservation", "NanoCpus", "CpuPeriod", "CpuQuota", "CpusetCpus", "CpusetMems",
     "PidsLimit", "RestartPolicy",
 ))  # fmt: skip
+_HEALTH = ("none", "starting", "healthy", "unhealthy")
 _STATUSES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
 
 
@@ -73,7 +75,7 @@ class ContainerRoutes:
         for status in filters.get("status", ()):
             if status not in _STATUSES:
                 raise InvalidParameter(f"invalid filter 'status={status}'")
-        everything = request.flag("all") or limit > 0 or bool(filters.keys() & {"status", "exited", "before", "since"})
+        everything = request.flag("all") or limit > 0 or "status" in filters
         found = [c for c in self._backend.all() if (everything or c.running) and not c.removed]
         if filters:
             keep = self._tests(filters)
@@ -84,14 +86,27 @@ class ContainerRoutes:
         now, network, version = time.time_ns(), self._backend.network, request.version
         # Encoded one by one: a thousand shapes alive at once cost the garbage collector more than all the encoding.
         encode = msgspec.json.Encoder().encode
-        shapes = [encode(list_container(container, network, version, now)) for container in found]
+        shapes = [
+            encode(list_container(one, network, version, now) | (self._sizes(one) if request.flag("size") else {}))
+            for one in found
+        ]
         await reply.raw(200, b"application/json", b"[" + b",".join(shapes) + b"]\n")
 
     def _tests(self, filters: dict[str, list[str]]) -> Any:
         before = [self._backend.get(ref).record.created for ref in filters.get("before", ())]
         since = [self._backend.get(ref).record.created for ref in filters.get("since", ())]
         ancestors = {self._images.get(ref).id for ref in filters.get("ancestor", ()) if self._is_image(ref)}
-        unsupported = [key for key in ("volume", "publish", "expose", "health", "is-task") if filters.get(key)]
+        for value in filters.get("health", ()):
+            if value not in _HEALTH:
+                raise InvalidParameter(f"Unrecognised filter value for health: {value}")
+        tasks = filters.get("is-task", [])
+        if tasks and (len(tasks) > 1 or tasks[0] not in ("true", "false", "1", "0")):
+            raise InvalidParameter(f"Invalid filter 'is-task={tasks}'")
+        for key in ("publish", "expose"):
+            for value in filters.get(key, ()):
+                if not re.fullmatch(r"[0-9]{1,5}(-[0-9]{1,5})?(/(tcp|udp|sctp))?", value):
+                    raise InvalidParameter(f"error while looking up for {key} {value}: invalid syntax")
+        exposed = filters.get("expose", [])
         for code in filters.get("exited", ()):
             if not code.lstrip("-").isdigit():
                 raise InvalidParameter(f"invalid filter 'exited={code}'")
@@ -114,10 +129,12 @@ class ContainerRoutes:
                 and (not filters.get("ancestor") or record.image_id in ancestors or record.image in filters["ancestor"])
                 and all(record.created < at for at in before)
                 and all(record.created > at for at in since)
-                # No container here has a volume, a port or a health yet, and none is a task.
-                and all(
-                    (key == "is-task" and filters[key] == ["false"]) or filters[key] == ["none"] for key in unsupported
-                )
+                and any_of(filters.get("health", []), lambda word: word == (c.health.status if c.health else "none"))
+                and any_of(exposed, lambda port: port in _ports_of(record.config))
+                # No container here has a volume or a published port yet, and none is a task.
+                and not filters.get("volume")
+                and not filters.get("publish")
+                and not (tasks and tasks[0] in ("true", "1"))
             )
 
         return keep
@@ -134,12 +151,12 @@ class ContainerRoutes:
         shape = inspect_container(container, self._backend.network, request.version)
         shape["ExecIDs"] = self._backend.execs_of(container.id) or None
         if request.flag("size"):
-            used = container.upper.stat().st_blocks * 512
-            shape |= {
-                "SizeRw": used,
-                "SizeRootFs": used + self._images.size(self._images.get(container.record.image_id)),
-            }
+            shape |= self._sizes(container)
         await reply.json(200, shape)
+
+    def _sizes(self, container: Container) -> dict[str, int]:
+        used = container.upper.stat().st_blocks * 512
+        return {"SizeRw": used, "SizeRootFs": used + self._images.size(self._images.get(container.record.image_id))}
 
     # -- changing -------------------------------------------------------------------------------------------------
 
@@ -170,9 +187,6 @@ class ContainerRoutes:
         await reply.json(201, {"Id": container.id, "Warnings": warnings})
 
     async def start(self, request: Request, reply: Reply) -> None:
-        keys = request.text("detachKeys")
-        if keys:
-            parse_keys(keys)
         await self._backend.start(
             request.path["name"], by_user=True,
             checkpoint=request.text("checkpoint"), directory=request.text("checkpoint-dir"),
@@ -264,6 +278,8 @@ class ContainerRoutes:
                 await container.changed.wait()
         code = container.record.exit_code
         answer: dict[str, Any] = {"StatusCode": code}
+        if request.version < (1, 42):
+            answer = {"Error": None, "StatusCode": code}
         if container.record.error and condition != "removed":
             answer["Error"] = {"Message": container.record.error}
         await reply.write(msgspec.json.encode(answer) + b"\n")
@@ -317,7 +333,7 @@ class ContainerRoutes:
         if not (request.flag("stdout") or request.flag("stderr")):
             raise InvalidParameter("Bad parameters: you must choose at least one stream")
         if (container.record.host.get("LogConfig") or {}).get("Type") == "none":
-            raise InvalidParameter("configured logging driver does not support reading")
+            raise Unsupported("configured logging driver does not support reading")
         tail = request.text("tail")
         query = LogQuery(
             streams=self._streams(request, container.tty),
@@ -335,6 +351,12 @@ class ContainerRoutes:
         async with request.while_connected():
             with trio.move_on_after(_seconds_until(query.until)):
                 await send_logs(reply, container, query)
+
+
+def _ports_of(config: dict[str, Any]) -> set[str]:
+    """Exposed ports, as 80/tcp and as 80."""
+    ports = config.get("ExposedPorts") or {}
+    return {*ports, *(port.partition("/")[0] for port in ports)}
 
 
 def _seconds_until(time_ns: int | None) -> float:

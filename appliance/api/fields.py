@@ -23,8 +23,7 @@ class Kind(enum.Enum):
     FLAG = "a boolean"
     NUMBER = "a number"
     TEXTS = "a list of strings"
-    # A list of strings, or one.
-    COMMAND = "a list of strings"
+    COMMAND = "a string or a list of strings"
     TEXT_MAP = "a map of strings"
     MAP = "an object"
     LIST = "a list"

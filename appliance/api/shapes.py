@@ -7,8 +7,9 @@ from typing import Any
 from appliance.api.backend import Container
 from appliance.api.router import Version
 from appliance.api.times import ZERO, ago, rfc3339
+from appliance.container.health import check_of
 from appliance.container.lifecycle import Created, Exited, Removing, Running, status_word
-from appliance.container.spec import arguments
+from appliance.container.spec import arguments, masked_paths, readonly_paths
 from appliance.image.store import ImageConfig, ImageRecord, familiar_names
 from appliance.network import DefaultNetwork
 
@@ -18,15 +19,47 @@ _CONFIG_DEFAULTS: dict[str, Any] = {
     "WorkingDir": "", "Entrypoint": None, "OnBuild": None, "Labels": {},
 }  # fmt: skip
 _HOST_DEFAULTS: dict[str, Any] = {
-    "Binds": None, "ContainerIDFile": "", "NetworkMode": "bridge", "PortBindings": {}, "AutoRemove": False, "VolumeDriver": "",
-    "VolumesFrom": None, "CapAdd": None, "CapDrop": None, "CgroupnsMode": "private", "Dns": [], "DnsOptions": [],
-    "DnsSearch": [], "ExtraHosts": None, "GroupAdd": None, "IpcMode": "private", "Cgroup": "", "Links": None, "OomScoreAdj": 0,
+    "Binds": None, "ContainerIDFile": "", "NetworkMode": "bridge", "PortBindings": None, "AutoRemove": False, "VolumeDriver": "",
+    "VolumesFrom": None, "CapAdd": None, "CapDrop": None, "CgroupnsMode": "private", "Dns": None, "DnsOptions": None,
+    "DnsSearch": None, "ExtraHosts": None, "GroupAdd": None, "IpcMode": "private", "Cgroup": "", "Links": None, "OomScoreAdj": 0,
     "PidMode": "", "Privileged": False, "PublishAllPorts": False, "ReadonlyRootfs": False, "SecurityOpt": None, "UTSMode": "",
     "UsernsMode": "", "ShmSize": 64 << 20, "Runtime": "vch", "ConsoleSize": [0, 0], "Isolation": "", "CpuShares": 0,
-    "Memory": 0, "NanoCpus": 0, "CgroupParent": "", "BlkioWeight": 0, "CpuPeriod": 0, "CpuQuota": 0, "CpusetCpus": "",
-    "CpusetMems": "", "Devices": [], "DeviceCgroupRules": None, "DeviceRequests": None, "MemoryReservation": 0,
-    "MemorySwap": 0, "MemorySwappiness": None, "OomKillDisable": None, "PidsLimit": None, "Ulimits": [],
+    "Memory": 0, "NanoCpus": 0, "CgroupParent": "", "BlkioWeight": 0, "BlkioWeightDevice": None, "BlkioDeviceReadBps": None,
+    "BlkioDeviceWriteBps": None, "BlkioDeviceReadIOps": None, "BlkioDeviceWriteIOps": None, "CpuPeriod": 0, "CpuQuota": 0,
+    "CpuRealtimePeriod": 0, "CpuRealtimeRuntime": 0, "CpusetCpus": "", "CpusetMems": "", "Devices": None,
+    "DeviceCgroupRules": None, "DeviceRequests": None, "MemoryReservation": 0, "MemorySwap": 0, "MemorySwappiness": None,
+    "OomKillDisable": False, "PidsLimit": None, "Ulimits": None, "CpuCount": 0, "CpuPercent": 0, "IOMaximumIOps": 0,
+    "IOMaximumBandwidth": 0,
 }  # fmt: skip
+
+
+def _host_config(host: dict[str, Any], version: Version) -> dict[str, Any]:
+    shown = {**_HOST_DEFAULTS, **host}
+    config = host.get("LogConfig") or {}
+    shown["LogConfig"] = {"Type": config.get("Type") or "json-file", "Config": config.get("Config") or {}}
+    shown["RestartPolicy"] = host.get("RestartPolicy") or {"Name": "no", "MaximumRetryCount": 0}
+    if shown["NetworkMode"] in ("", "default"):
+        shown["NetworkMode"] = "bridge" if version >= (1, 44) else "default"
+    shown["MaskedPaths"] = masked_paths(host) or None
+    shown["ReadonlyPaths"] = readonly_paths(host) or None
+    # What means "as it is" is shown as not given.
+    if shown["MemorySwappiness"] == -1:
+        shown["MemorySwappiness"] = None
+    if shown["PidsLimit"] == 0:
+        shown["PidsLimit"] = None
+    for key in ("IpcMode", "CgroupnsMode"):
+        shown[key] = shown[key] or "private"
+    if version < (1, 42):
+        shown = {"KernelMemory": 0, "KernelMemoryTCP": 0, **shown}
+    return shown
+
+
+def _config(config: dict[str, Any]) -> dict[str, Any]:
+    shown = {key: value for key, value in config.items() if key not in ("HostConfig", "NetworkingConfig")}
+    for key in ("ExposedPorts", "Healthcheck"):
+        if not shown.get(key):
+            shown.pop(key, None)
+    return {**_CONFIG_DEFAULTS, **shown}
 
 
 def container_state(container: Container) -> dict[str, Any]:
@@ -41,24 +74,35 @@ def container_state(container: Container) -> dict[str, Any]:
             started, finished, code, oom, error = begun, ended, number, killed, text
         case _:
             pass
-    return {
+    shown: dict[str, Any] = {
         "Status": status_word(state), "Running": isinstance(state, Running),
         "Paused": isinstance(state, Running) and state.paused, "Restarting": False,
         "OOMKilled": oom, "Dead": False, "Pid": pid, "ExitCode": code, "Error": error,
         "StartedAt": rfc3339(started), "FinishedAt": rfc3339(finished),
     }  # fmt: skip
+    if container.health is not None and check_of(container.record.config) is not None:
+        shown["Health"] = {
+            "Status": container.health.status, "FailingStreak": container.health.streak,
+            "Log": [
+                {"Start": rfc3339(one.start), "End": rfc3339(one.end), "ExitCode": one.exit_code, "Output": one.output}
+                for one in container.health.log
+            ],
+        }  # fmt: skip
+    return shown
 
 
 def _network_settings(container: Container, network: DefaultNetwork, version: Version) -> dict[str, Any]:
     record = container.record
     address = record.address if container.running else ""
     mac = "02:42:" + ":".join(f"{int(part):02x}" for part in address.split(".")) if address else ""
-    endpoint = {
+    endpoint: dict[str, Any] = {
         "IPAMConfig": None, "Links": None, "Aliases": None, "MacAddress": mac, "DriverOpts": None, "NetworkID": "",
         "EndpointID": container.id if address else "", "Gateway": str(network.gateway) if address else "",
         "IPAddress": address, "IPPrefixLen": network.network.prefixlen if address else 0, "IPv6Gateway": "",
-        "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0, "DNSNames": None,
+        "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
     }  # fmt: skip
+    if version >= (1, 44):
+        endpoint["DNSNames"] = None
     name = "none" if record.host.get("NetworkMode") == "none" else "bridge"
     settings: dict[str, Any] = {
         "SandboxID": container.id if address else "",
@@ -80,30 +124,30 @@ def inspect_container(container: Container, network: DefaultNetwork, version: Ve
     record = container.record
     command = arguments(record.config)
     keeps_log = (record.host.get("LogConfig") or {}).get("Type") != "none"
-    host = {**_HOST_DEFAULTS, **record.host}
-    host["LogConfig"] = {"Type": (record.host.get("LogConfig") or {}).get("Type") or "json-file",
-                         "Config": (record.host.get("LogConfig") or {}).get("Config") or {}}  # fmt: skip
-    host["RestartPolicy"] = record.host.get("RestartPolicy") or {"Name": "no", "MaximumRetryCount": 0}
-    if host["NetworkMode"] in ("", "default"):
-        host["NetworkMode"] = "bridge" if version >= (1, 44) else "default"
     return {
         "Id": record.id, "Created": rfc3339(record.created), "Path": command.path, "Args": list(command.args),
         "State": container_state(container), "Image": record.image_id,
         "ResolvConfPath": "", "HostnamePath": "", "HostsPath": "",
         "LogPath": str(container.folder / "log.data") if keeps_log else "",
         "Name": f"/{record.name}", "RestartCount": record.restarts, "Driver": "erofs", "Platform": "linux",
-        "MountLabel": "", "ProcessLabel": "", "AppArmorProfile": "", "ExecIDs": None, "HostConfig": host,
+        "MountLabel": "", "ProcessLabel": "", "AppArmorProfile": "", "ExecIDs": None, "HostConfig": _host_config(record.host, version),
         "GraphDriver": {"Name": "erofs", "Data": None}, "Mounts": [],
-        "Config": {**_CONFIG_DEFAULTS, **{k: v for k, v in record.config.items() if k not in ("HostConfig", "NetworkingConfig")}},
+        "Config": _config(record.config),
         "NetworkSettings": _network_settings(container, network, version),
     }  # fmt: skip
+
+
+def _health_word(container: Container) -> str:
+    assert container.health is not None
+    return "health: starting" if container.health.status == "starting" else container.health.status
 
 
 def status_text(container: Container, now_ns: int) -> str:
     """The column STATUS of docker ps."""
     match container.state:
         case Running(started, _, paused):
-            return f"Up {ago(started, now_ns)}{' (Paused)' if paused else ''}"
+            health = f" ({_health_word(container)})" if container.health is not None else ""
+            return f"Up {ago(started, now_ns)}{' (Paused)' if paused else health}"
         case Exited(_, finished, code):
             return f"Exited ({code}) {ago(finished, now_ns)} ago"
         case Removing():
@@ -151,7 +195,8 @@ def _created(config: ImageConfig) -> int:
 
 
 def inspect_image(record: ImageRecord, config: ImageConfig, size: int, version: Version) -> dict[str, Any]:
-    inner = {**_CONFIG_DEFAULTS, **config.config}
+    inner = _config(config.config)
+    inner["Labels"] = config.config.get("Labels")
     shape: dict[str, Any] = {
         "Id": record.id, "RepoTags": familiar_names(record.references), "RepoDigests": familiar_names(record.digests),
         "Parent": "", "Comment": config.raw.get("comment") or "", "Created": config.raw.get("created") or ZERO,
@@ -161,6 +206,9 @@ def inspect_image(record: ImageRecord, config: ImageConfig, size: int, version: 
         "RootFS": {"Type": "layers", "Layers": config.diff_ids},
         "Metadata": {"LastTagTime": rfc3339(int(record.tagged * 1e9))},
     }  # fmt: skip
+    if version < (1, 45):
+        shape["Container"] = config.raw.get("container") or ""
+        shape["ContainerConfig"] = _config(config.raw.get("container_config") or {"Labels": None})
     if config.raw.get("variant"):
         shape["Variant"] = config.raw["variant"]
     if version < (1, 44):

@@ -99,6 +99,6 @@ class Commits:
         return {
             "architecture": parent.raw.get("architecture") or "amd64", "os": parent.raw.get("os") or "linux",
             "created": created, "author": wanted.author, "comment": wanted.comment, "container": container.id,
-            "config": config, "history": [*(parent.raw.get("history") or ()), entry],
+            "container_config": container.record.config, "config": config, "history": [*(parent.raw.get("history") or ()), entry],
             "rootfs": {"type": "layers", "diff_ids": [*parent.diff_ids, *([] if empty else [diff_id])]},
         }  # fmt: skip

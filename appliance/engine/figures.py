@@ -5,7 +5,7 @@ from collections.abc import Callable
 from appliance.container.top import parse_ps, ps_arguments
 from appliance.engine.ledger import Ledger
 from appliance.engine.record import Container
-from appliance.errors import Conflict
+from appliance.errors import Conflict, InvalidParameter
 from appliance.hypervisor import Usage
 from protos.tether.v1 import metrics_pb2
 
@@ -23,7 +23,10 @@ class Figures:
         words = ps_arguments(arguments)
         if not container.running or container.run is None:
             raise Conflict(f"Container {container.id} is not running")
-        said = await container.run.session.top(container.id, words)
+        try:
+            said = await container.run.session.top(container.id, words)
+        except InvalidParameter as error:
+            raise InvalidParameter(f"ps: {str(error).partition(chr(10))[0]}") from error
         self._ledger.emit(container, "top")
         return parse_ps(said.output.decode("utf-8", "replace"), set(said.pids))
 

@@ -159,9 +159,10 @@ class Reply:
         head = self._head(status, lines)
         await self._connection.send(head if self._head_only else head + body)
 
-    async def empty(self, status: int) -> None:
+    async def empty(self, status: int, headers: bytes = b"") -> None:
+        """Answer without a body, with further header lines, each with its end."""
         length = b"" if status in (204, 304) else b"Content-Length: 0\r\n"
-        await self._connection.send(self._head(status, length))
+        await self._connection.send(self._head(status, length + headers))
 
     async def start(self, content_type: str, status: int = 200, headers: bytes = b"") -> None:
         """Begin a chunked answer; the head is flushed at once, with further header lines, each with its end."""

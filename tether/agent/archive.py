@@ -205,6 +205,11 @@ class _Forward:
         self._position += len(data)
         return data
 
+    def is_empty(self) -> bool:
+        if not self._buffer:
+            self._buffer = os.read(self._fd, _PIECE)
+        return not self._buffer
+
     def copy_to(self, out: int, size: int) -> None:
         while size:
             data = self.read(min(size, len(self._buffer) or _PIECE))
@@ -236,6 +241,8 @@ class _Unpacker:
         self.entries = 0
 
     def run(self) -> None:
+        if self._source.is_empty():
+            return
         try:
             with tarfile.TarFile(fileobj=self._source, mode="r", errors="surrogateescape") as archive:  # type: ignore[arg-type]
                 while (member := archive.next()) is not None:

@@ -226,7 +226,7 @@ def _stat(root: int, place: Place) -> filesystem_pb2.StatResponse:
             os.close(parent)
     try:
         found = os.fstat(fd)
-        if place.path != "/" and place.follows and place.name == "." and not stat.S_ISDIR(found.st_mode):
+        if place.follows and not stat.S_ISDIR(found.st_mode):
             raise NotADirectoryError(20, "not a directory")
     finally:
         os.close(fd)
