@@ -8,6 +8,7 @@ from appliance.streams import stdcopy
 from appliance.streams.detach import DetachScanner
 
 RAW = "application/vnd.docker.raw-stream"
+_HEAD_SECONDS = 0.01
 MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
 
 
@@ -52,6 +53,9 @@ async def pump(
         else:
             nursery.start_soon(watch_input)
         try:
+            if past:
+                # docker-py loses what comes together with the head: it reads that through a buffer, the rest past it.
+                await trio.sleep(_HEAD_SECONDS)
             for data in past:
                 await stream.send(data)
             if attachment is not None:

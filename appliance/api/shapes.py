@@ -47,8 +47,8 @@ def _host_config(host: dict[str, Any], version: Version) -> dict[str, Any]:
         shown["MemorySwappiness"] = None
     if shown["PidsLimit"] == 0:
         shown["PidsLimit"] = None
-    for key in ("IpcMode", "CgroupnsMode"):
-        shown[key] = shown[key] or "private"
+    for key in ("IpcMode", "CgroupnsMode", "Runtime", "ShmSize"):
+        shown[key] = shown[key] or _HOST_DEFAULTS[key]
     if version < (1, 42):
         shown = {"KernelMemory": 0, "KernelMemoryTCP": 0, **shown}
     return shown

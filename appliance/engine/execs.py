@@ -142,6 +142,9 @@ class Execs:
             async with trio.open_nursery() as nursery, session.launch(None, process, _START_SECONDS) as launched:
                 started = True
                 one.pid = launched.response.started.pid
+                if one.tty and one.size != (process.rows, process.columns):
+                    # Told while it was being started.
+                    await session.resize(one.id, *one.size)
                 ready.set()
                 if one.config.get("AttachStdin"):
                     nursery.start_soon(one.stdin.run, session, one.id)

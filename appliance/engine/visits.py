@@ -6,7 +6,7 @@ be started or removed.
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import trio
 
@@ -107,6 +107,8 @@ class Visits:
                 async with self._machines.turn():
                     layers = self._images.layer_paths(container.record.image_id)
                     spec = machine_spec(container, layers, self._endpoint, *self._size, limited=False)
+                    # Not the container's own: one that is left by a kill is nobody's, and goes.
+                    spec = replace(spec, id=f"files{container.id}"[:64])
                     machine, session = await self._machines.get(spec, made)
                     if not session.began:
                         nursery.start_soon(session.run)

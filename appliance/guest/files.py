@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 
 from appliance.guest.session import GuestSession
 from protos.tether.v1 import filesystem_pb2
-from tether.rpc.status import RpcError
+from tether.rpc.status import Code, RpcError
 
 # As much as filesystem.proto allows in a message.
 _PIECE = 256 << 10
@@ -72,8 +72,8 @@ class GuestFiles:
         first = filesystem_pb2.WriteArchiveRequest(
             id=self._id, path=path, no_overwrite_dir_non_dir=no_overwrite_dir_non_dir, owner=owner
         )
-        method, response = "Filesystem/WriteArchive", filesystem_pb2.WriteArchiveResponse
-        async with self._session.stream(method, None, response) as stream:
+        answer = filesystem_pb2.WriteArchiveResponse
+        async with self._session.stream("Filesystem/WriteArchive", None, answer) as stream:
             problem: list[Exception] = []
             async with trio.open_nursery() as nursery:
 
@@ -92,7 +92,10 @@ class GuestFiles:
                 nursery.start_soon(push)
                 try:
                     # A guest that refuses does not wait for the rest.
-                    await stream.receive()
+                    for response in await stream.receive():
+                        if response.code:
+                            code = Code(response.code) if response.code in Code._value2member_map_ else Code.UNKNOWN
+                            problem.append(RpcError(code, response.error))
                 except RpcError as error:
                     problem.append(error)
                 nursery.cancel_scope.cancel()

@@ -105,8 +105,11 @@ def test_what_is_no_http_is_400_and_the_end(daemon: Daemon, data: bytes) -> None
         ({}, "config cannot be empty"),
         ({"Image": "busybox", "Cmd": [5]}, "Cmd is not a list of strings"),
         ({"Image": "busybox", "Env": ["=x"]}, "invalid environment variable"),
-        ({"Image": "busybox", "HostConfig": {"Binds": ["/a:/b"]}}, "Binds is not supported yet"),
-        ({"Image": "busybox", "HostConfig": {"PortBindings": {"80/tcp": [{}]}}}, "PortBindings is not supported yet"),
+        ({"Image": "busybox", "HostConfig": {"Binds": ["/a:/b"]}}, "Binds is not supported: comes with volumes"),
+        (
+            {"Image": "busybox", "HostConfig": {"PortBindings": {"80/tcp": [{}]}}},
+            "PortBindings is not supported: comes with volumes",
+        ),
         ({"Image": "busybox", "HostConfig": {"CapAdd": ["FLY"]}}, "invalid capability"),
         ({"Image": "busybox", "HostConfig": {"Memory": 1000}}, "Minimum memory limit allowed is 6MB"),
         ({"Image": "busybox", "HostConfig": {"LogConfig": {"Type": "splunk"}}}, "no log driver named 'splunk'"),

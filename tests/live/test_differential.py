@@ -206,7 +206,8 @@ ASKS = [
     Ask("DELETE", "/containers/c1"), Ask("DELETE", "/containers/c5?v=1"), Ask("DELETE", "/containers/paused?force=1"),
     Ask("DELETE", "/containers/runs?force=true"), post("/containers/prune"),
     # images, events
-    get('/images/json?filters={"reference":["busybox"]}'), get("/images/busybox/json"), get("/images/nobody/json"), get("/images/busybox/history"),
+    get('/images/json?filters={"reference":["busybox"]}'), get("/images/busybox/json"), get("/images/nobody/json"),
+    get("/images/busybox/history"),
     post("/images/busybox/tag?repo=other&tag=1"), post("/images/busybox/tag?repo=UPPER"), post("/images/nobody/tag?repo=a"),
     Ask("DELETE", "/images/nobody"), Ask("DELETE", "/images/other:1"), get("/events?since=1&until=2"), get("/events?since=x"),
     get("/events?until=1&filters=nojson"),

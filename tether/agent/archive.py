@@ -366,7 +366,5 @@ def unpack(path: str, source: int, *, no_overwrite_dir_non_dir: bool, owner: str
     try:
         unpacker.run()
     finally:
-        here = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        os.fsync(here)
-        os.close(here)
+        os.sync()
     return unpacker.entries

@@ -146,10 +146,21 @@ class FilesystemService:
                 await call.send(filesystem_pb2.ArchiveChunk(data=data))
             await packer.finish()
 
-    async def write_archive(self, call: Call) -> filesystem_pb2.WriteArchiveResponse:
+    async def write_archive(self, call: Call) -> None:
         first = await call.receive()
         if first is None:
             raise RpcError(Code.INVALID_ARGUMENT, "an archive is missing")
+        try:
+            response = await self._write_archive(first, call)
+        except RpcError as error:
+            response = filesystem_pb2.WriteArchiveResponse(code=error.code, error=error.message)
+        await call.send(response)
+        while await call.receive() is not None:
+            pass
+
+    async def _write_archive(
+        self, first: filesystem_pb2.WriteArchiveRequest, call: Call
+    ) -> filesystem_pb2.WriteArchiveResponse:
         pid = self._pid(first.id)
 
         def work(source: int, out: int) -> None:

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -333,21 +334,29 @@ class ProcessService:
 
     async def top(self, request: process_pb2.TopRequest) -> process_pb2.TopResponse:
         cgroup = self.cgroup_of(request.id)
-        arguments = ["ps", *request.arguments[:64]]
+        pids = cgroup.all_pids()
+        arguments = request.arguments[:64]
+        # As moby does: without a selection of its own ps shows these; some options do not go with one, so it is tried again.
+        output, status = await self._ps([*arguments, f"-q{','.join(map(str, pids))}"])
+        if status:
+            output, status = await self._ps(arguments)
+        if status:
+            raise RpcError(Code.INVALID_ARGUMENT, output.decode("utf-8", "replace").strip()[:2000])
+        return process_pb2.TopResponse(output=output, pids=pids)
+
+    async def _ps(self, arguments: Sequence[str]) -> tuple[bytes, int]:
+        """(all it says, its exit status)."""
 
         def work(_: int, out: int) -> None:
             # What it complains of comes behind what it prints, with its status in between.
             os.dup2(out, 2)
-            os.execve("/bin/ps", arguments, {"PATH": "/bin", "LANG": "C.UTF-8"})
+            os.execve("/bin/ps", ["ps", *arguments], {"PATH": "/bin", "LANG": "C.UTF-8"})
 
         output = b""
         async with child(self._reaper, work) as ps:
             while len(output) < _MOST_PS and (data := await ps.output.read()):
                 output += data
-            status = await ps.wait()
-        if status:
-            raise RpcError(Code.INVALID_ARGUMENT, output.decode("utf-8", "replace").strip()[:2000])
-        return process_pb2.TopResponse(output=output, pids=cgroup.all_pids())
+            return output, await ps.wait()
 
     def resize_pty(self, request: process_pb2.ResizePtyRequest) -> process_pb2.ResizePtyResponse:
         entry = self._find(request.id)

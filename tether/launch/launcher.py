@@ -65,7 +65,8 @@ class Prepared:
 
     @staticmethod
     def suits(spec: Spec) -> bool:
-        return _flags(spec) == _FLAGS_AHEAD and len(spec.raw) <= _MOST_AHEAD
+        # One that was forked before the library for filters was loaded does not have it.
+        return _flags(spec) == _FLAGS_AHEAD and len(spec.raw) <= _MOST_AHEAD and not spec.seccomp
 
 
 async def launch(

@@ -96,10 +96,14 @@ class WriteArchiveRequest(_message.Message):
     def __init__(self, id: _Optional[str] = ..., path: _Optional[str] = ..., no_overwrite_dir_non_dir: _Optional[bool] = ..., owner: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class WriteArchiveResponse(_message.Message):
-    __slots__ = ("entries",)
+    __slots__ = ("entries", "code", "error")
     ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
     entries: int
-    def __init__(self, entries: _Optional[int] = ...) -> None: ...
+    code: int
+    error: str
+    def __init__(self, entries: _Optional[int] = ..., code: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
 
 class ListChangesRequest(_message.Message):
     __slots__ = ()

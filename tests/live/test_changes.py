@@ -1,0 +1,134 @@
+"""docker diff, export and commit say the same of what a container has become."""
+
+import io
+import json
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.live.daemon import Daemon
+from tests.live.images import busybox_layer, image_archive
+
+pytestmark = pytest.mark.live
+
+
+def _layer(**contents: bytes) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, data in contents.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(data), 0o644
+            archive.addfile(member, io.BytesIO(data))
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def changed(daemon: Daemon) -> Iterator[str]:
+    """A container on three layers; of what the second has, the third hides a part."""
+    second = _layer(
+        **{"t/gone": b"1", "t/kept": b"2", "t/in/one": b"3", "t/in/two": b"4", "t/same": b"5", "r/x": b"6", "r/y": b"7"}
+    )
+    third = _layer(**{"t/.wh.gone": b"", "t/in/.wh..wh..opq": b"", "t/in/three": b"8"})
+    daemon.must(
+        "load",
+        stdin=image_archive([busybox_layer(), second, third], {"Cmd": ["sh"], "Env": ["PATH=/bin"]}, "changes:1"),
+    )
+    script = (
+        "echo n > /t/gone; chmod 600 /t/kept; touch -r /t/same /t/same; rm -r /r; mkdir /r; echo z > /r/z; rm /t/in/three; "
+        "mkdir -p /new/deep; ln -s x /new/link; mkfifo /new/pipe; rm /etc/passwd; mkdir /etc/passwd; echo h >> /etc/hosts"
+    )
+    daemon.must("run", "--name", "changed", "changes:1", "sh", "-c", script)
+    yield "changed"
+    daemon.must("rm", "-f", "changed")
+
+
+_EXPECTED = """\
+C /etc
+C /etc/passwd
+A /new
+A /new/deep
+A /new/link
+A /new/pipe
+C /r
+D /r/x
+D /r/y
+A /r/z
+C /t
+A /t/gone
+C /t/in
+D /t/in/three
+C /t/kept
+"""
+
+
+def test_diff_is_exact(daemon: Daemon, changed: str) -> None:
+    assert daemon.must("diff", changed) == _EXPECTED
+
+
+def test_a_container_that_did_nothing_has_no_changes(daemon: Daemon) -> None:
+    daemon.must("run", "--name", "idle", "--init", "-w", "/etc", "busybox", "cat", "/etc/hosts", "/etc/resolv.conf")
+    assert daemon.must("diff", "idle") == ""
+    daemon.must("rm", "idle")
+
+
+def _facts(member: tarfile.TarInfo) -> tuple[object, ...]:
+    # Where something is mounted in every container, the place is made anew.
+    ours = ("dev", "proc", "sys", "etc", "etc/hosts", "etc/hostname", "etc/resolv.conf")
+    when = 0 if member.name in ours else member.mtime
+    return (member.name, member.type, member.mode, member.uid, member.gid, member.size, when, member.linkname)
+
+
+def test_commit_has_what_diff_says(daemon: Daemon, changed: str) -> None:
+    image = daemon.must("commit", "-c", "LABEL a=b", "-c", 'CMD ["cat", "/t/gone"]', changed, "committed:1").strip()
+    layers = json.loads(daemon.must("inspect", image, "--format", "{{json .RootFS.Layers}}"))
+    assert len(layers) == 4
+    # A container of it has no changes and looks like the one that it was made of.
+    daemon.must("run", "--name", "again", "committed:1")
+    assert daemon.must("diff", "again") == ""
+    assert daemon.must("logs", "again") == "n\n"
+    exports = []
+    for name in (changed, "again"):
+        data = subprocess.run(daemon.command("export", name), capture_output=True, check=True).stdout
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            exports.append([_facts(one) for one in archive])
+    assert exports[0] == exports[1]
+    daemon.must("rm", "again")
+    daemon.must("rmi", "committed:1")
+
+
+def test_commit_of_nothing_adds_no_layer(daemon: Daemon) -> None:
+    daemon.must("create", "--name", "plain", "busybox", "true")
+    image = daemon.must("commit", "plain").strip()
+    assert len(json.loads(daemon.must("inspect", image, "--format", "{{json .RootFS.Layers}}"))) == 1
+    daemon.must("rm", "plain")
+    daemon.must("rmi", image)
+
+
+def test_commit_pauses_what_runs(daemon: Daemon) -> None:
+    daemon.must("run", "-d", "--name", "busy", "busybox", "sh", "-c", "i=0; while :; do i=$((i+1)); echo $i > /n; done")
+    assert daemon.must("inspect", "busy", "--format", "{{.State.Status}}") == "running\n"
+    image = daemon.must("commit", "busy").strip()
+    assert daemon.must("inspect", "busy", "--format", "{{.State.Status}}") == "running\n"
+    events = daemon.must(
+        "events", "--since", "1m", "--until", str(time.time()), "--filter", "container=busy", "--format", "{{.Action}}"
+    ).split()
+    assert events[-3:] == ["pause", "unpause", "commit"]
+    assert daemon.must("run", "--rm", image, "cat", "/n").strip().isdigit()
+    daemon.must("rm", "-f", "busy")
+    daemon.must("rmi", image)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ("RUN true", "RUN is not a valid change command"),
+        ("ENV", "ENV requires at least one argument"),
+        ("EXPOSE x", "invalid containerPort: x"),
+        ("HEALTHCHECK NONSENSE", "Unknown type"),
+    ],
+)
+def test_what_cannot_be_changed(daemon: Daemon, changed: str, change: str, text: str) -> None:
+    assert text in daemon.docker("commit", "-c", change, changed).stderr
