@@ -14,12 +14,12 @@ MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
 
 async def pump(
     stream: HijackedStream | WebSocketStream, attachment: Attachment | None, *, tty: bool, stdin: StdinPipe | None, closes_stdin: bool,
-    keys: bytes, past: list[bytes], framed: bool = True,
+    keys: bytes, past: list[bytes], framed: bool,
 ) -> None:  # fmt: skip
     """Move bytes until the run's output has ended, the client detached, or is gone.
 
     `stdin` takes what the client sends, and its end too if it `closes_stdin`; `past` is sent first.
-    Without a terminal, output is `framed`.
+    `framed`: output is sent with Docker's frames.
     """
     async with trio.open_nursery() as nursery:
 
@@ -60,7 +60,7 @@ async def pump(
                 await stream.send(data)
             if attachment is not None:
                 async for number, data in attachment.output():
-                    await stream.send(stdcopy.header(number, len(data)) + data if framed and not tty else data)
+                    await stream.send(stdcopy.header(number, len(data)) + data if framed else data)
                 await stream.end()
                 nursery.cancel_scope.cancel()
             elif stdin is None:

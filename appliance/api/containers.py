@@ -11,6 +11,7 @@ import trio
 
 from appliance.api.attach import MULTIPLEXED, RAW, pump
 from appliance.api.backend import Container, ContainerBackend
+from appliance.api.fields import CONFIG, HOST, fold_names
 from appliance.api.filters import any_of, matches_labels, matches_pattern, parse_filters
 from appliance.api.hostconfig import check_config, check_host_config
 from appliance.api.logs import LogQuery, render, send_logs
@@ -76,7 +77,7 @@ class ContainerRoutes:
             if status not in _STATUSES:
                 raise InvalidParameter(f"invalid filter 'status={status}'")
         everything = request.flag("all") or limit > 0 or "status" in filters
-        found = [c for c in self._backend.all() if (everything or c.running) and not c.removed]
+        found = [c for c in self._backend.all() if (everything or c.running or c.restarting) and not c.removed]
         if filters:
             keep = self._tests(filters)
             found = [container for container in found if keep(container)]
@@ -164,6 +165,7 @@ class ContainerRoutes:
         body = await request.json()
         if not isinstance(body, dict):
             raise InvalidParameter("config cannot be empty in order to create a container")
+        fold_names(body, (*CONFIG, "HostConfig", "NetworkingConfig"))
         if not body.get("Image"):
             raise InvalidParameter("no image specified: config cannot be empty in order to create a container" if not body
                                    else "invalid reference format")  # fmt: skip
@@ -229,6 +231,7 @@ class ContainerRoutes:
         body = await request.json()
         if not isinstance(body, dict):
             raise InvalidParameter("invalid JSON: an update is an object")
+        fold_names(body, HOST)
         unknown = {key for key, value in body.items() if value} - _UPDATABLE
         if unknown:
             raise InvalidParameter(f"{', '.join(sorted(unknown))} cannot be updated")
@@ -245,7 +248,8 @@ class ContainerRoutes:
         for container in self._backend.all():
             labels = container.record.config.get("Labels") or {}
             if (
-                not isinstance(container.state, Created | Exited)
+                container.restarting
+                or not isinstance(container.state, Created | Exited)
                 or (until is not None and container.record.created >= until)
                 or not matches_labels(filters.get("label", []), labels)
                 or (filters.get("label!") and matches_labels(filters["label!"], labels))
@@ -296,7 +300,7 @@ class ContainerRoutes:
         tty = self._backend.get(request.path["name"]).tty
         upgrade = "upgrade" in request.headers
         kind = MULTIPLEXED if upgrade and not tty and request.version >= (1, 42) else RAW
-        await self._attach(request, lambda: reply.hijack(kind, upgrade), framed=True)
+        await self._attach(request, lambda: reply.hijack(kind, upgrade), framed=not tty)
 
     async def attach_websocket(self, request: Request, reply: Reply) -> None:
         """The same for who cannot hijack; output is not told apart there."""

@@ -4,6 +4,7 @@ from typing import Any
 
 from appliance.api.attach import MULTIPLEXED, RAW, pump
 from appliance.api.backend import Exec, ExecBackend
+from appliance.api.fields import fold_names
 from appliance.api.router import Route
 from appliance.errors import InvalidParameter, VchError
 from appliance.http import Reply, Request
@@ -41,6 +42,7 @@ class ExecRoutes:
         body = await request.json()
         if not isinstance(body, dict):
             raise InvalidParameter("invalid JSON: an exec's start is an object")
+        fold_names(body, ("Detach", "Tty", "ConsoleSize"))
         one = self._backend.get_exec(request.path["id"])
         _take_size(body, one)
         if body.get("Detach"):
@@ -54,7 +56,9 @@ class ExecRoutes:
         if one.tty and streams:
             streams = frozenset({1})
         upgrade = "upgrade" in request.headers
-        kind = MULTIPLEXED if upgrade and not one.tty and request.version >= (1, 42) else RAW
+        # As moby: how output is sent is said here, not where the exec was made.
+        framed = not body.get("Tty")
+        kind = MULTIPLEXED if upgrade and framed and request.version >= (1, 42) else RAW
         # Before the start, so that nothing printed is missed.
         attachment = one.fanout.attach(streams)
         try:
@@ -63,12 +67,12 @@ class ExecRoutes:
                     await self._backend.start_exec(one.id)
                 except VchError as error:
                     text = f"{error}\r\n".encode()
-                    await stream.send(text if one.tty else stdcopy.header(1, len(text)) + text)
+                    await stream.send(text if not framed else stdcopy.header(1, len(text)) + text)
                     await stream.end()
                     return
                 await pump(
                     stream, attachment, tty=one.tty, stdin=one.stdin if one.config.get("AttachStdin") else None,
-                    closes_stdin=not one.tty, keys=keys, past=[],
+                    closes_stdin=not one.tty, keys=keys, past=[], framed=framed,
                 )  # fmt: skip
         finally:
             attachment.close()
@@ -98,6 +102,7 @@ class ExecRoutes:
 
 def _check(body: dict[str, Any]) -> None:
     """InvalidParameter names the first field of a wrong type, or one that is not known."""
+    fold_names(body, (*_BOOLEANS, *_TEXTS, *_LISTS, "ConsoleSize", "Container"))
     for name, value in body.items():
         good = (
             value is None

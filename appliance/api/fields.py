@@ -4,6 +4,7 @@ A field that is refused may hold what does nothing; one that is warned of is acc
 """
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -187,8 +188,19 @@ def _fits(kind: Kind, value: Any) -> bool:
             return isinstance(value, list)
 
 
+def fold_names(given: dict[str, Any], known: Iterable[str]) -> None:
+    """Give fields the case of their known names, in place: Go takes them in any, and clients make use of it."""
+    names = {name.lower(): name for name in known}
+    for name in list(given):
+        proper = names.get(name.lower(), name)
+        if proper != name:
+            value = given.pop(name)
+            given.setdefault(proper, value)
+
+
 def check_fields(given: dict[str, Any], table: dict[str, Field]) -> list[str]:
     """Hold a request against a table; the warnings. InvalidParameter names the field that is malformed or refused."""
+    fold_names(given, table)
     warnings = []
     for name, value in given.items():
         field = table.get(name)

@@ -26,9 +26,7 @@ _MILLISECOND = 1_000_000
 
 def check_config(config: dict[str, Any]) -> list[str]:
     """Normalise Config in place; return warnings. InvalidParameter names the field that cannot be."""
-    warnings = check_fields(
-        {key: value for key, value in config.items() if key not in ("HostConfig", "NetworkingConfig")}, CONFIG
-    )
+    warnings = check_fields(config, CONFIG)
     for key in ("Cmd", "Entrypoint"):
         if isinstance(config.get(key), str):
             config[key] = [config[key]]

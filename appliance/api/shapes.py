@@ -75,8 +75,8 @@ def container_state(container: Container) -> dict[str, Any]:
         case _:
             pass
     shown: dict[str, Any] = {
-        "Status": status_word(state), "Running": isinstance(state, Running),
-        "Paused": isinstance(state, Running) and state.paused, "Restarting": False,
+        "Status": status_word(state), "Running": isinstance(state, Running) or container.restarting,
+        "Paused": isinstance(state, Running) and state.paused, "Restarting": container.restarting,
         "OOMKilled": oom, "Dead": False, "Pid": pid, "ExitCode": code, "Error": error,
         "StartedAt": rfc3339(started), "FinishedAt": rfc3339(finished),
     }  # fmt: skip
@@ -148,6 +148,8 @@ def status_text(container: Container, now_ns: int) -> str:
         case Running(started, _, paused):
             health = f" ({_health_word(container)})" if container.health is not None else ""
             return f"Up {ago(started, now_ns)}{' (Paused)' if paused else health}"
+        case Exited(_, finished, code) if container.restarting:
+            return f"Restarting ({code}) {ago(finished, now_ns)} ago"
         case Exited(_, finished, code):
             return f"Exited ({code}) {ago(finished, now_ns)} ago"
         case Removing():

@@ -30,11 +30,14 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
+    """`restarting`: its restart policy will start it again in a moment."""
+
     started: int
     finished: int
     exit_code: int
     oom_killed: bool = False
     error: str = ""
+    restarting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,12 @@ class Exit:
     exit_code: int
     oom_killed: bool = False
     error: str = ""
+    restarting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """It will not be restarted after all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +98,7 @@ class Unpause:
     id: str
 
 
-Event = Start | Started | StartFailed | Exit | Remove | Pause | Unpause
+Event = Start | Started | StartFailed | Exit | GiveUp | Remove | Pause | Unpause
 
 
 def advance(state: State, event: Event) -> State:
@@ -109,9 +118,11 @@ def advance(state: State, event: Event) -> State:
             if isinstance(before, Exited):
                 return Exited(before.started, before.finished, code, error=error)
             return Created(error, code)
-        case Exit(at, code, oom, error):
+        case Exit(at, code, oom, error, restarting):
             started = state.started if isinstance(state, Running) else at
-            return Exited(started, at, code, oom, error)
+            return Exited(started, at, code, oom, error, restarting)
+        case GiveUp():
+            return replace(state, restarting=False) if isinstance(state, Exited) else state
         case Remove(force, name):
             if isinstance(state, Removing):
                 raise Conflict(f"removal of container {name} is already in progress")
@@ -119,6 +130,11 @@ def advance(state: State, event: Event) -> State:
                 raise Conflict(
                     f"You cannot remove a paused container {name}. "
                     "Unpause and then stop the container before attempting removal or force remove"
+                )
+            if isinstance(state, Exited) and state.restarting and not force:
+                raise Conflict(
+                    f"You cannot remove a restarting container {name}. "
+                    "Stop the container before attempting removal or force remove"
                 )
             if isinstance(state, Running | Starting) and not force:
                 raise Conflict(
@@ -149,7 +165,7 @@ def status_word(state: State) -> str:
         case Running():
             return "paused" if state.paused else "running"
         case Exited():
-            return "exited"
+            return "restarting" if state.restarting else "exited"
         case Removing():
             return "removing"
         case _:

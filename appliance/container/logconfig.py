@@ -62,8 +62,6 @@ def limits_of(config: dict[str, Any]) -> LogLimits:
         raise InvalidParameter(
             "max-file cannot be less than 1" if files.lstrip("-").isdigit() else f"invalid max-file: {files}"
         )
-    if "max-file" in options and int(files) > 1 and not size:
-        raise InvalidParameter("max-file can only be used with max-size")
     return LogLimits(size, int(files))
 
 

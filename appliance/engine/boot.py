@@ -1,6 +1,7 @@
 """From a machine that answers to a process that runs: what the guest is told, and what its refusals mean to Docker's users."""
 
 import os
+import re
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -38,11 +39,12 @@ def machine_spec(
     host = container.record.host if limited else {}
     limit = int(host.get("Memory") or 0) >> 20
     nano = int(host.get("NanoCpus") or 0)
+    highest = max((int(number) for number in re.findall("[0-9]+", host.get("CpusetCpus") or "")), default=0)
     disks = [Disk(path, True) for path in layers]
     return MachineSpec(
         container.id,
         _memory_class(max(memory_mib, limit + _OVERHEAD_MIB if limit else 0), memory_mib),
-        max(cpus, -(-nano // 1_000_000_000)),
+        max(cpus, -(-nano // 1_000_000_000), highest + 1),
         (Disk(container.upper, False), *disks),
         endpoint.card if endpoint else None,
     )

@@ -14,7 +14,7 @@ import trio
 
 from appliance.container import lifecycle
 from appliance.container.capabilities import capabilities
-from appliance.container.lifecycle import Created, Pause, Remove, Start, Unpause
+from appliance.container.lifecycle import Created, GiveUp, Pause, Remove, Start, Unpause
 from appliance.container.merge import merge_config
 from appliance.container.record import NAME, Record, state_of
 from appliance.container.signals import parse_signal
@@ -222,6 +222,8 @@ class Containers:
         """
         container = self.get(ref)
         if by_user:
+            if container.restarting:
+                raise NotModified("container is already started")
             container.record.stopped_by_user = False
             container.record.restarts = 0
         async with container.lock:
@@ -235,6 +237,8 @@ class Containers:
         container = self.get(ref)
         number = parse_signal(signal or "KILL")
         if number in (9, 15) and await self._runs.cancel(container):
+            return
+        if self._give_up(container):
             return
         if not container.running or container.run is None:
             raise Conflict(f"cannot kill container: {ref}: container {container.id} is not running")
@@ -266,6 +270,9 @@ class Containers:
         container = self.get(ref)
         if await self._runs.cancel(container):
             return
+        if self._give_up(container):
+            self._ledger.emit(container, "stop")
+            return
         if not container.running:
             raise NotModified("container is already stopped")
         if timeout is None:
@@ -292,6 +299,15 @@ class Containers:
                 await container.run.machine.kill()
                 await self._wait_exit(container, exits)
         self._ledger.emit(container, "stop")
+
+    @staticmethod
+    def _give_up(container: Container) -> bool:
+        """Call off a restart that is due; False when none is."""
+        if not container.restarting:
+            return False
+        container.record.stopped_by_user = True
+        container.move(GiveUp())
+        return True
 
     @staticmethod
     def _stop_signal(container: Container) -> int:
@@ -409,3 +425,5 @@ class Containers:
             if found is not None:
                 await found.destroy()
             await self._runs.lost(container)
+            if not container.restarting:
+                self._runs.restart_after_boot(container)

@@ -115,6 +115,8 @@ class Execs:
 
     @staticmethod
     def _session(container: Container, ref: str) -> GuestSession:
+        if container.restarting:
+            raise Conflict(f"Container {ref} is restarting, wait until the container is running")
         if not container.running or container.run is None:
             raise Conflict(f"Container {container.id} is not running")
         if container.paused:

@@ -37,6 +37,8 @@ class Container:
     put_away: bool = False
     health: Health | None = None
     exits: int = 0
+    # Restarts in a row, of runs that were short: each waits twice as long as the one before.
+    backoff: int = 0
     trace: Trace = field(default_factory=Trace)
     removed: bool = False
     size: tuple[int, int] = (0, 0)
@@ -58,6 +60,10 @@ class Container:
         return isinstance(self.state, Running) and self.state.paused
 
     @property
+    def restarting(self) -> bool:
+        return isinstance(self.state, Exited) and self.state.restarting
+
+    @property
     def upper(self) -> Path:
         """The disk that the container writes to."""
         return self.folder / "upper.ext4"
@@ -77,7 +83,7 @@ class Container:
             case Running(started, _, False):
                 self.record.state, self.record.started, self.record.error = "running", started, ""
                 self.record.exit_code, self.record.finished, self.record.oom_killed = 0, 0, False
-            case Exited(started, finished, code, oom, error):
+            case Exited(started, finished, code, oom, error, _):
                 self.record.state, self.record.started, self.record.finished = "exited", started, finished
                 self.record.exit_code, self.record.oom_killed, self.record.error = code, oom, error
             case _:

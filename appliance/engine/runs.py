@@ -5,13 +5,13 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import trio
 
 from appliance.container import lifecycle
-from appliance.container.lifecycle import Exit, Exited, Pause, Running, Start, Started, StartFailed, Starting
+from appliance.container.lifecycle import Exit, Exited, GiveUp, Pause, Running, Start, Started, StartFailed, Starting
 from appliance.container.record import Record
 from appliance.diag import Trace, mark
 from appliance.engine.boot import begin_awakened, begin_found, begin_fresh, machine_spec, start_error
@@ -32,6 +32,7 @@ from protos.tether.v1 import process_pb2
 log = logging.getLogger(__name__)
 
 _RESTART_FIRST, _RESTART_LAST = 0.1, 60.0
+_LONG_RUN_NS = 10 * 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,9 +251,12 @@ class Runs:
         if record.address:
             self._network.release(record.address)
             record.address = ""
-        started = record.started
+        started, now = record.started, time.time_ns()
+        if now - started >= _LONG_RUN_NS:
+            container.backoff = 0
         container.exits += 1
-        container.move(Exit(time.time_ns(), code, oom, error))
+        restarting = self._wants_restart(container, code)
+        container.move(Exit(now, code, oom, error, restarting))
         # At once, so that whoever waited for the end finds its events.
         seconds = max(0, (record.finished - started) // 1_000_000_000)
         if oom:
@@ -267,7 +271,7 @@ class Runs:
         container.tell_log()
         if removed:
             self._nursery.start_soon(self._on_auto_remove, container)
-        elif self._wants_restart(container, code):
+        elif restarting:
             self._nursery.start_soon(self._restart_later, container)
 
     @staticmethod
@@ -286,18 +290,29 @@ class Runs:
 
     async def _restart_later(self, container: Container) -> None:
         container.record.restarts += 1
-        delay = min(_RESTART_LAST, _RESTART_FIRST * 2 ** min(10, container.record.restarts - 1))
+        delay = min(_RESTART_LAST, _RESTART_FIRST * 2 ** min(10, container.backoff))
+        container.backoff += 1
         with trio.move_on_after(delay):
-            while (
-                not container.removed and isinstance(container.state, Exited) and not container.record.stopped_by_user
-            ):
+            while not container.removed and container.restarting:
                 await container.changed.wait()
         async with container.lock:
-            if isinstance(container.state, Exited) and not container.record.stopped_by_user and not container.removed:
+            if container.restarting and not container.removed:
                 try:
                     await self.start(container)
                 except (VchError, NotModified) as error:
                     log.warning("restart of container %s: %s", container.id[:12], error)
+                    container.move(GiveUp())
+
+    def restart_after_boot(self, container: Container) -> None:
+        """Start what its policy wants running whenever the appliance does, and was not ended by its user where that counts."""
+        record = container.record
+        name = (record.host.get("RestartPolicy") or {}).get("Name")
+        if not isinstance(container.state, Exited) or not record.started:
+            return
+        if name == "always" or self._wants_restart(container, container.state.exit_code):
+            record.stopped_by_user = False
+            container.state = replace(container.state, restarting=True)
+            self._nursery.start_soon(self._restart_later, container)
 
     # -- after a restart of this process --------------------------------------------------------------------------
 

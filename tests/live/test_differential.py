@@ -244,7 +244,6 @@ DIFFERENT: dict[str, str] = {
     "POST /containers/create?name=c14 of it": _EARLY,
     "POST /containers/create?name=c39 of it": _EARLY,
     "POST /containers/create?name=c44 of it": _EARLY,
-    "POST /containers/create?name=c45 of it": _EARLY,
     "POST /containers/create?name=c51 of it": _CLIENT,
     "POST /containers/create?name=c53 of it": _EARLY,
     "POST /containers/create?name=c54 of it": _EARLY,

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
@@ -200,7 +201,7 @@ class ProcessService:
                 os.set_blocking(launched.terminal, False)
                 if entry.has_stdin:
                     entry.stdin = Stdin(launched.terminal, terminal=True)
-                nursery.start_soon(pump_out, launched.terminal, STDOUT, entry.spool)
+                nursery.start_soon(partial(pump_out, launched.terminal, STDOUT, entry.spool, terminal=True))
             else:
                 for fd, stream in zip(pipes, (STDOUT, STDERR), strict=True):
                     nursery.start_soon(pump_out, fd, stream, entry.spool)

@@ -15,6 +15,8 @@ from tether.rpc.status import Code, RpcError
 
 _READ = 256 << 10
 _BATCH = 512 << 10
+# A terminal's output that may be the beginning of a line.
+_LINE, _LINE_SECONDS = 1024, 0.001
 # What a record costs beside its bytes: a program that writes single bytes must not fill the guest's memory.
 _OVERHEAD = 128
 # How often the feeder of stdin is told how far its bytes came.
@@ -97,7 +99,7 @@ class Spool:
         await self._news.wait()
 
 
-async def pump_out(fd: int, stream: "stdio_pb2.Stream", spool: Spool) -> None:
+async def pump_out(fd: int, stream: "stdio_pb2.Stream", spool: Spool, *, terminal: bool = False) -> None:
     """Move a pipe or terminal into the spool until its last writer is gone. Owns the descriptor."""
     try:
         while True:
@@ -113,6 +115,13 @@ async def pump_out(fd: int, stream: "stdio_pb2.Stream", spool: Spool) -> None:
                 return
             if not data:
                 return
+            if terminal and len(data) < _LINE and not data.endswith(b"\n"):
+                # The kernel hands a line over before its end: give its writer the time to finish it.
+                await trio.sleep(_LINE_SECONDS)
+                try:
+                    data += os.read(fd, _READ)
+                except OSError:
+                    pass  # nothing more, or the end, which the next read finds again
             spool.put(stream, data)
     finally:
         trio.lowlevel.notify_closing(fd)
