@@ -130,7 +130,13 @@ class FileBackend(Protocol):
         self, ref: str, path: str
     ) -> AbstractAsyncContextManager[tuple[PathStat, AsyncGenerator[bytes, None]]]: ...
     async def write(
-        self, ref: str, path: str, source: AsyncIterator[bytes], *, no_overwrite_dir_non_dir: bool, copy_owner: bool
+        self,
+        ref: str,
+        path: str,
+        source: AsyncGenerator[bytes, None],
+        *,
+        no_overwrite_dir_non_dir: bool,
+        copy_owner: bool,
     ) -> None: ...
     async def changes(self, ref: str) -> list[Change]: ...
     def export(self, ref: str) -> AbstractAsyncContextManager[AsyncGenerator[bytes, None]]: ...

@@ -36,7 +36,13 @@ class Files:
         self._ledger.emit(container, "archive-path")
 
     async def write(
-        self, ref: str, path: str, source: AsyncIterator[bytes], *, no_overwrite_dir_non_dir: bool, copy_owner: bool
+        self,
+        ref: str,
+        path: str,
+        source: AsyncGenerator[bytes, None],
+        *,
+        no_overwrite_dir_non_dir: bool,
+        copy_owner: bool,
     ) -> None:
         """Unpack a tar into the directory at the path; with `copy_owner` all of it becomes the container's user's."""
         container = self._find(ref)

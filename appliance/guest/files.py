@@ -1,6 +1,7 @@
 """Files of a container, by its guest."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 
 import trio
@@ -66,7 +67,7 @@ class GuestFiles:
                     yield chunk.data
 
     async def write(
-        self, path: str, source: AsyncIterator[bytes], *, no_overwrite_dir_non_dir: bool, owner: str
+        self, path: str, source: AsyncGenerator[bytes, None], *, no_overwrite_dir_non_dir: bool, owner: str
     ) -> None:
         """Unpack a tar into a directory. NotFound, Conflict when it is none, InvalidParameter when the archive cannot be."""
         first = filesystem_pb2.WriteArchiveRequest(
@@ -80,8 +81,9 @@ class GuestFiles:
                 async def push() -> None:
                     try:
                         await stream.send(first)
-                        async for data in _pieces(source):
-                            await stream.send(filesystem_pb2.WriteArchiveRequest(data=data))
+                        async with aclosing(_pieces(source)) as pieces:
+                            async for data in pieces:
+                                await stream.send(filesystem_pb2.WriteArchiveRequest(data=data))
                         await stream.done_sending()
                     except RpcError:
                         pass  # the answer says why
@@ -114,13 +116,14 @@ class GuestFiles:
         return found
 
 
-async def _pieces(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _pieces(source: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     """The same bytes in pieces as large as a message may be: each costs a guest without KVM some milliseconds."""
     waiting = b""
-    async for data in source:
-        waiting += data
-        while len(waiting) >= _PIECE:
-            yield waiting[:_PIECE]
-            waiting = waiting[_PIECE:]
+    async with aclosing(source):
+        async for data in source:
+            waiting += data
+            while len(waiting) >= _PIECE:
+                yield waiting[:_PIECE]
+                waiting = waiting[_PIECE:]
     if waiting:
         yield waiting

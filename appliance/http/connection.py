@@ -3,7 +3,7 @@
 import os
 import re
 import urllib.parse
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
@@ -112,7 +112,7 @@ class Request:
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise InvalidParameter(f"invalid JSON: {error}") from error
 
-    def body(self) -> AsyncIterator[bytes]:
+    def body(self) -> AsyncGenerator[bytes, None]:
         """The body as it comes, unbounded: for archives."""
         return self._connection.stream_body()
 
@@ -360,7 +360,7 @@ class Connection:
             raise Disconnected
         self._buffer += data
 
-    async def stream_body(self) -> AsyncIterator[bytes]:
+    async def stream_body(self) -> AsyncGenerator[bytes, None]:
         while self._left is not None and self._left:
             if not self._buffer:
                 await self._fill()

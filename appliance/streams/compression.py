@@ -3,7 +3,8 @@
 import bz2
 import lzma
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Protocol
 
 import zstandard
@@ -73,17 +74,18 @@ def decoder_for(start: bytes) -> Decoder:
     return _Plain()
 
 
-async def decompressed(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The stream, decompressed if it is compressed. ProtocolError for a damaged one."""
+async def decompressed(source: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The stream, decompressed if it is compressed. ProtocolError for a damaged one. Closes the source."""
     decoder: Decoder | None = None
     start = b""
-    async for data in source:
-        if decoder is None:
-            start += data
-            if len(start) < 6:
-                continue
-            decoder, data = decoder_for(start), start
-        if out := decoder.decompress(data):
-            yield out
+    async with aclosing(source):
+        async for data in source:
+            if decoder is None:
+                start += data
+                if len(start) < 6:
+                    continue
+                decoder, data = decoder_for(start), start
+            if out := decoder.decompress(data):
+                yield out
     if decoder is None and start:
         yield decoder_for(start).decompress(start)
