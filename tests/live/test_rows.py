@@ -1,7 +1,9 @@
 """Every container row of the Docker remote API, a test each, by raw requests of docker-py."""
 
 import base64
+import contextlib
 import datetime
+import gc
 import io
 import json
 import socket
@@ -17,7 +19,12 @@ import pytest
 from tests.live.daemon import Daemon
 from tests.live.websocket import WebSocket
 
-pytestmark = pytest.mark.live
+pytestmark = [
+    pytest.mark.live,
+    # docker-py leaves the connections of its streams to the collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +32,7 @@ def api(daemon: Daemon) -> Iterator[Any]:
     client = docker.APIClient(base_url=daemon.host, timeout=60)
     yield client
     client.close()
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
@@ -221,36 +229,44 @@ def _read_until(connection: Any, text: bytes) -> bytes:
     return seen
 
 
-def _attach(api: Any, name: str, **params: int) -> socket.socket:
-    connection = api.attach_socket(name, params=params)
-    plain: socket.socket = connection._sock
-    return plain
+@contextlib.contextmanager
+def _attach(daemon: Daemon, name: str, query: str) -> Iterator[socket.socket]:
+    """A hijacked connection, behind its head."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(60)
+        connection.connect(str(daemon.socket))
+        head = f"POST /v1.41/containers/{name}/attach?{query} HTTP/1.1\r\nHost: d\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+        connection.sendall(head.encode())
+        seen = b""
+        while not seen.endswith(b"\r\n\r\n"):
+            seen += connection.recv(1)
+        assert seen.startswith(b"HTTP/1.1 101"), seen
+        yield connection
 
 
-def test_attach_stream_stdin_stdout_and_stderr(api: Any, cat: str) -> None:
-    both = _attach(api, cat, stream=1, stdout=1, stderr=1)
-    only = _attach(api, cat, stream=1, stderr=1)
-    writing = _attach(api, cat, stream=1, stdin=1)
-    api.start(cat)
-    assert b"second" in _read_until(both, b"second\n")
-    writing.sendall(b"through\n")
-    assert b"\x01\x00\x00\x00\x00\x00\x00\x08through\n" in _read_until(both, b"through\n")
-    assert _read_until(only, b"second\n") == b"\x02\x00\x00\x00\x00\x00\x00\x07second\n"
-    for one in (both, only, writing):
-        one.close()
+def test_attach_stream_stdin_stdout_and_stderr(daemon: Daemon, api: Any, cat: str) -> None:
+    with (
+        _attach(daemon, cat, "stream=1&stdout=1&stderr=1") as both,
+        _attach(daemon, cat, "stream=1&stderr=1") as only,
+        _attach(daemon, cat, "stream=1&stdin=1") as writing,
+    ):
+        api.start(cat)
+        assert b"second" in _read_until(both, b"second\n")
+        writing.sendall(b"through\n")
+        assert b"\x01\x00\x00\x00\x00\x00\x00\x08through\n" in _read_until(both, b"through\n")
+        assert _read_until(only, b"second\n") == b"\x02\x00\x00\x00\x00\x00\x00\x07second\n"
 
 
 def test_attach_logs(api: Any, said: str) -> None:
     assert api.attach(said, logs=True, stdout=True, stderr=True) == b"out1\nerr1\nout2\n"
 
 
-def test_attach_detach_keys(api: Any, box: str) -> None:
-    connection = api.attach_socket(box, params={"stream": 1, "stdin": 1, "stdout": 1, "detachKeys": "x,y"})._sock
-    connection.sendall(b"echo sti''ll here\n")
-    assert b"still here" in _read_until(connection, b"still here")
-    connection.sendall(b"xy")
-    _read_until(connection, b"never")
-    connection.close()
+def test_attach_detach_keys(daemon: Daemon, api: Any, box: str) -> None:
+    with _attach(daemon, box, "stream=1&stdin=1&stdout=1&detachKeys=x,y") as connection:
+        connection.sendall(b"echo sti''ll here\n")
+        assert b"still here" in _read_until(connection, b"still here")
+        connection.sendall(b"xy")
+        _read_until(connection, b"never")
     assert api.inspect_container(box)["State"]["Running"]
 
 
