@@ -15,6 +15,7 @@ import shutil
 import socket
 import statistics
 import subprocess
+import sys
 import tarfile
 import tempfile
 import time
@@ -374,7 +375,47 @@ def streams(targets: list[Target]) -> None:
     compare("attach, stdin", "MB/s", targets, attach_in, 3)
 
 
+def copy_in(target: Target, file: Path, name: str) -> float:
+    return timed(lambda: target.docker("cp", str(file), f"{name}:/big"))
+
+
+def copy_out(target: Target, folder: Path, name: str) -> float:
+    return timed(lambda: target.docker("cp", f"{name}:/big", str(folder / f"{target.name}.big")))
+
+
+def stats_of_twenty(target: Target) -> float:
+    """Figures of this moment of all that run, asked for one after the other."""
+
+    def all_of_them() -> None:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(target.path)
+            for number in range(20):
+                target.request(connection, f"/containers/bench-stats{number}/stats?stream=0&one-shot=1")
+
+    return timed(all_of_them)
+
+
+def files_and_figures(targets: list[Target], folder: Path) -> None:
+    file = folder / "sixtyfour"
+    file.write_bytes(os.urandom(64 << 20))
+    for target in targets:
+        target.docker("run", "-d", "--name", "bench-cp", "busybox", "sleep", "100000")
+        target.docker("create", "--name", "bench-still", "busybox", "true")
+    for name, what in (("bench-cp", "a running container"), ("bench-still", "a stopped container")):
+        compare(f"cp 64 MiB into {what}", "ms", targets, functools.partial(copy_in, file=file, name=name), 5)
+        compare(f"cp 64 MiB out of {what}", "ms", targets, functools.partial(copy_out, folder=folder, name=name), 5)
+    for target in targets:
+        target.docker("rm", "-f", "bench-cp", "bench-still")
+        for number in range(20):
+            target.docker("run", "-d", "--name", f"bench-stats{number}", "busybox", "sleep", "100000")
+    compare("stats of 20 running containers", "ms", targets, stats_of_twenty, 5, settled=True)
+    for target in targets:
+        target.docker("rm", "-f", *(f"bench-stats{number}" for number in range(20)))
+
+
 def main() -> None:
+    """All of it, or with the argument `files` only what files_and_figures measures."""
+    only_files = sys.argv[1:] == ["files"]
     root = Path(tempfile.mkdtemp(prefix="vch-bench-", dir="/tmp"))
     root.chmod(0o711)
     daemon = Daemon(root)
@@ -385,6 +426,9 @@ def main() -> None:
         ours = Target("vchd", daemon.host, daemon.wait_pool)
         with dockerd(root) as other:
             targets = [ours] + ([other] if other is not None else [])
+            files_and_figures(targets, root)
+            if only_files:
+                return
             rates(targets, "ping", "/_ping")
             for target in targets:
                 for number in range(20):
