@@ -91,7 +91,7 @@ CONFIG: dict[str, Field] = {
 HOST: dict[str, Field] = {
     "Binds": _refused(_L, _LATER),
     "ContainerIDFile": _honoured(_T, "the client's to act on"),
-    "LogConfig": _honoured(_M, "json-file, local, none; see README"),
+    "LogConfig": _honoured(_M, "json-file, local, syslog, none; see README"),
     "NetworkMode": _honoured(_T, "default, bridge, none; others come with networks"),
     "PortBindings": _refused(_M, _LATER),
     "RestartPolicy": _honoured(_M),

@@ -17,6 +17,7 @@ from appliance.api.times import parse_time, rfc3339
 from appliance.config import Config
 from appliance.container.event import Event
 from appliance.container.lifecycle import status_word
+from appliance.container.logconfig import LOG_DRIVERS
 from appliance.diag import dump_tasks
 from appliance.http import Reply, Request
 from appliance.hypervisor import Driver
@@ -90,7 +91,7 @@ class SystemRoutes:
             "ID": self._id, "Containers": len(containers), "ContainersRunning": running, "ContainersPaused": paused,
             "ContainersStopped": len(containers) - running - paused, "Images": len(self._images.all()), "Driver": "erofs",
             "DriverStatus": [[key, value] for key, value in (driver | self._containers.facts()).items()],
-            "Plugins": {"Volume": [], "Network": ["bridge", "null"], "Authorization": None, "Log": ["json-file", "local", "none"]},
+            "Plugins": {"Volume": [], "Network": ["bridge", "null"], "Authorization": None, "Log": list(LOG_DRIVERS)},
             "MemoryLimit": True, "SwapLimit": True, "CpuCfsPeriod": True, "CpuCfsQuota": True, "CPUShares": True,
             "CPUSet": True, "PidsLimit": True, "IPv4Forwarding": True, "Debug": False, "NFd": 0, "OomKillDisable": False,
             "NGoroutines": 0, "SystemTime": rfc3339(time.time_ns()), "LoggingDriver": "json-file", "CgroupDriver": "none",

@@ -27,6 +27,7 @@ from appliance.engine.events import EventBus
 from appliance.engine.execs import Exec, Execs
 from appliance.engine.figures import Figures
 from appliance.engine.files import Files
+from appliance.engine.forward import Forwarder
 from appliance.engine.ledger import Ledger
 from appliance.engine.machines import Machines
 from appliance.engine.names import random_name
@@ -44,6 +45,7 @@ from tether.rpc.bridge import LoopThread
 
 _STOP_SECONDS = 10.0
 _KILL_SECONDS = 10.0
+_FORWARD_SECONDS = 3.0
 
 
 class Containers:
@@ -184,6 +186,9 @@ class Containers:
             del self._containers[container.id]
             del self._names[container.record.name]
             if container.log is not None:
+                if Forwarder.wanted(container) and container.exits:
+                    with trio.move_on_after(_FORWARD_SECONDS):
+                        await container.forwarded.wait()
                 container.log.close()
             # What is not named any more need not be gone before the answer; after a kill the next appliance finds it.
             self._nursery.start_soon(self._discard, container.folder)

@@ -36,6 +36,8 @@ class Container:
     abort: trio.CancelScope | None = None
     put_away: bool = False
     health: Health | None = None
+    # Set while nobody sends its log on.
+    forwarded: trio.Event = field(default_factory=trio.Event)
     exits: int = 0
     # Restarts in a row, of runs that were short: each waits twice as long as the one before.
     backoff: int = 0

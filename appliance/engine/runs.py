@@ -16,6 +16,7 @@ from appliance.container.record import Record
 from appliance.diag import Trace, mark
 from appliance.engine.boot import begin_awakened, begin_found, begin_fresh, machine_spec, start_error
 from appliance.engine.execs import drain
+from appliance.engine.forward import Forwarder
 from appliance.engine.health import HealthMonitor
 from appliance.engine.ledger import Ledger
 from appliance.engine.machines import Machines
@@ -203,11 +204,20 @@ class Runs:
                 await turn.aclose()
                 container.move(Started(started.started_ns, started.pid))
                 self._ledger.emit(container, "start")
-                self._nursery.start_soon(self._health.watch, container, run)
+                self._watch(container, run)
                 self._nursery.start_soon(self._answer, container, attempt)
                 return Begun(record.run_offset, output)
 
             await run.supervise(begin, lambda ended: self._ended(container, ended))
+
+    def _watch(self, container: Container, run: Run) -> None:
+        """What goes on beside a run."""
+        self._nursery.start_soon(self._health.watch, container, run)
+        container.forwarded = trio.Event()
+        if Forwarder.wanted(container):
+            self._nursery.start_soon(Forwarder(container).run)
+        else:
+            container.forwarded.set()
 
     async def _answer(self, container: Container, attempt: _Attempt) -> None:
         """The process runs already, and what it says is on its way: only the answer waits for the disk."""
@@ -358,7 +368,7 @@ class Runs:
                 await self._ledger.save(container)
             if state.phase == process_pb2.ProcessState.PAUSED:
                 container.move(Pause(container.id))
-            self._nursery.start_soon(self._health.watch, container, run)
+            self._watch(container, run)
             for process in (await run.session.processes()).values():
                 if process.join:
                     self._nursery.start_soon(drain, run.session, process.id, process.acknowledged_offset)

@@ -1,0 +1,99 @@
+"""Lines of a log as syslog messages (RFC 3164, RFC 5424), in the formats of Docker's driver (moby daemon/logger/syslog)."""
+
+import os
+import re
+import time
+import urllib.parse
+from dataclasses import dataclass
+
+from appliance.errors import InvalidParameter
+
+_FACILITIES = (
+    "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp",
+)  # fmt: skip
+_LOCAL = {f"local{number}": 16 + number for number in range(8)}
+_FORMATS = ("", "rfc3164", "rfc5424", "rfc5424micro")
+# What a tag may name.
+TAG_VALUES = ("ID", "FullID", "Name", "ImageName", "ImageID", "ImageFullID", "DaemonName")
+_ERROR, _INFORMATIONAL = 3, 6
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to: `kind` is udp, tcp, unix or unixgram; `path` is of a socket, else `host` and `port` count."""
+
+    kind: str
+    path: str = ""
+    host: str = ""
+    port: int = 514
+
+
+def parse_address(text: str) -> Address:
+    """InvalidParameter in Docker's words. "" is the machine's own."""
+    if not text:
+        return Address("unixgram", "/dev/log")
+    url = urllib.parse.urlsplit(text)
+    if url.scheme in ("unix", "unixgram"):
+        return Address(url.scheme, url.path)
+    if url.scheme == "tcp+tls":
+        raise InvalidParameter("syslog-address: tcp+tls is not supported")
+    if url.scheme not in ("udp", "tcp") or not url.hostname:
+        raise InvalidParameter(f"syslog-address should be in form proto://address, got {text}")
+    try:
+        return Address(url.scheme, host=url.hostname, port=url.port or 514)
+    except ValueError as error:
+        raise InvalidParameter(f"syslog-address: {error}") from error
+
+
+def parse_facility(text: str) -> int:
+    """By name or number; daemon when it is not said."""
+    name = text or "daemon"
+    if name in _FACILITIES:
+        return _FACILITIES.index(name)
+    if name in _LOCAL:
+        return _LOCAL[name]
+    if name.isdigit() and int(name) <= 23:
+        return int(name)
+    raise InvalidParameter("invalid syslog facility")
+
+
+def parse_format(text: str) -> str:
+    if text not in _FORMATS:
+        raise InvalidParameter("Invalid syslog format")
+    return text
+
+
+def fill_tag(template: str, values: dict[str, str]) -> str:
+    """Docker's log tag, a template with {{.ID}}, {{.Name}}... InvalidParameter for one that is not known."""
+
+    def value(match: "re.Match[str]") -> str:
+        if match[1] not in values:
+            raise InvalidParameter(f"the log tag's {match[0]} is not supported")
+        return values[match[1]]
+
+    return re.sub(r"\{\{\s*\.(\w+)\s*\}\}", value, template)
+
+
+@dataclass(frozen=True, slots=True)
+class Formatter:
+    """Makes messages of lines. `hostname` is the appliance's."""
+
+    facility: int
+    format: str
+    tag: str
+    hostname: str
+
+    def message(self, stream: int, time_ns: int, line: bytes) -> bytes:
+        priority = self.facility * 8 + (_ERROR if stream == 2 else _INFORMATIONAL)
+        seconds, nanos = divmod(time_ns, 10**9)
+        when, pid = time.gmtime(seconds), os.getpid()
+        if self.format.startswith("rfc5424"):
+            fraction = f".{nanos // 1000:06d}" if self.format.endswith("micro") else ""
+            stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', when)}{fraction}Z"
+            head = f"<{priority}>1 {stamp} {self.hostname} {self.tag} {pid} {self.tag} - "
+        else:
+            stamp = f"{_MONTHS[when.tm_mon - 1]} {when.tm_mday:2d} {time.strftime('%H:%M:%S', when)}"
+            host = f"{self.hostname} " if self.format == "rfc3164" else ""
+            head = f"<{priority}>{stamp} {host}{self.tag}[{pid}]: "
+        return head.encode() + line.rstrip(b"\n") + b"\n"

@@ -1,0 +1,108 @@
+"""Logs that are sent on to a syslog server, through its absence."""
+
+import re
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.live.daemon import Daemon, running_daemon
+
+pytestmark = pytest.mark.live
+
+
+class Server:
+    """A syslog server over TCP; `lines` is what came."""
+
+    def __init__(self, port: int = 0) -> None:
+        self._listener = socket.create_server(("127.0.0.1", port))
+        self.port: int = self._listener.getsockname()[1]
+        self.lines: list[str] = []
+        self._connections: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self._connections.append(connection)
+            threading.Thread(target=self._read, args=(connection,), daemon=True).start()
+
+    def _read(self, connection: socket.socket) -> None:
+        with connection, connection.makefile() as file:
+            try:
+                for line in file:
+                    self.lines.append(line.rstrip())
+            except OSError:
+                pass
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for connection in self._connections:
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def wait(self, count: int) -> list[str]:
+        deadline = time.monotonic() + 60
+        while len(self.lines) < count:
+            assert time.monotonic() < deadline, self.lines
+            time.sleep(0.05)
+        return self.lines
+
+
+def test_every_line_comes_with_its_stream_and_tag(daemon: Daemon) -> None:
+    server = Server()
+    options = ("--log-driver", "syslog", "--log-opt", f"syslog-address=tcp://127.0.0.1:{server.port}",
+               "--log-opt", "tag={{.Name}}", "--log-opt", "syslog-format=rfc5424")  # fmt: skip
+    daemon.must("run", "--rm", "--name", "tells", *options, "busybox", "sh", "-c", "echo one; sleep 0.3; echo two >&2")
+    first, second = server.wait(2)
+    assert re.fullmatch(r"<30>1 \S+Z \S+ tells \d+ tells - one", first)
+    assert re.fullmatch(r"<27>1 \S+Z \S+ tells \d+ tells - two", second)
+    server.close()
+
+
+def test_a_server_or_an_appliance_that_is_away_for_a_while_loses_nothing(short_path: Path) -> None:
+    server = Server()
+    with running_daemon(short_path) as daemon:
+        options = ("--log-driver", "syslog", "--log-opt", f"syslog-address=tcp://127.0.0.1:{server.port}")
+        script = "i=0; while [ $i -lt 60 ]; do i=$((i+1)); echo $i; sleep 0.1; done"
+        daemon.must("run", "-d", "--name", "goeson", *options, "busybox", "sh", "-c", script)
+        server.wait(5)
+        server.close()
+        daemon.kill()
+        daemon.start()
+        later = Server(server.port)
+        daemon.must("wait", "goeson")
+        # Docker's own logs are there as well.
+        assert daemon.must("logs", "goeson").split() == [str(number) for number in range(1, 61)]
+        deadline = time.monotonic() + 60
+        while not later.lines or not later.lines[-1].endswith(" 60"):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        numbers = {int(line.rsplit(" ", 1)[1]) for line in (*server.lines, *later.lines)}
+        # A connection that broke may have swallowed what was written last.
+        assert len(set(range(1, 61)) - numbers) <= 2
+        later.close()
+        daemon.must("rm", "goeson")
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("syslog-address=nonsense", "should be in form proto://address"),
+        ("syslog-facility=nonsense", "invalid syslog facility"),
+        ("syslog-format=nonsense", "Invalid syslog format"),
+        ("tag={{.Nonsense}}", "is not supported"),
+        ("max-size=1m", "unknown log opt"),
+    ],
+)
+def test_what_is_refused(daemon: Daemon, option: str, text: str) -> None:
+    assert text in daemon.docker("create", "--log-driver", "syslog", "--log-opt", option, "busybox", "true").stderr
