@@ -180,15 +180,15 @@ class Containers:
                 return
             await self._runs.wait_machine_gone(container)
             await self._visits.end(container)
+            if Forwarder.wanted(container) and container.exits:
+                with trio.move_on_after(_FORWARD_SECONDS):
+                    await container.forwarded.wait()
             container.move(Remove(True, ref))
             await self._ledger.remove(container.id)
             container.removed = True
             del self._containers[container.id]
             del self._names[container.record.name]
             if container.log is not None:
-                if Forwarder.wanted(container) and container.exits:
-                    with trio.move_on_after(_FORWARD_SECONDS):
-                        await container.forwarded.wait()
                 container.log.close()
             # What is not named any more need not be gone before the answer; after a kill the next appliance finds it.
             self._nursery.start_soon(self._discard, container.folder)
@@ -243,7 +243,7 @@ class Containers:
         number = parse_signal(signal or "KILL")
         if number in (9, 15) and await self._runs.cancel(container):
             return
-        if self._give_up(container):
+        if await self._give_up(container):
             return
         if not container.running or container.run is None:
             raise Conflict(f"cannot kill container: {ref}: container {container.id} is not running")
@@ -275,7 +275,7 @@ class Containers:
         container = self.get(ref)
         if await self._runs.cancel(container):
             return
-        if self._give_up(container):
+        if await self._give_up(container):
             self._ledger.emit(container, "stop")
             return
         if not container.running:
@@ -305,13 +305,13 @@ class Containers:
                 await self._wait_exit(container, exits)
         self._ledger.emit(container, "stop")
 
-    @staticmethod
-    def _give_up(container: Container) -> bool:
+    async def _give_up(self, container: Container) -> bool:
         """Call off a restart that is due; False when none is."""
         if not container.restarting:
             return False
         container.record.stopped_by_user = True
         container.move(GiveUp())
+        await self._ledger.save(container)
         return True
 
     @staticmethod
@@ -365,7 +365,16 @@ class Containers:
         exits = container.exits
         match condition:
             case "" | "not-running":
-                return container, lambda: not isinstance(container.state, lifecycle.Running | lifecycle.Starting)
+                # One that is to be restarted has ended for who waited, and runs for who asks now.
+                return (
+                    container,
+                    lambda: (
+                        container.exits > exits
+                        or not (
+                            container.restarting or isinstance(container.state, lifecycle.Running | lifecycle.Starting)
+                        )
+                    ),
+                )
             case "next-exit":
                 return container, lambda: container.exits > exits or container.removed
             case "removed":

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from appliance.container.top import parse_ps, ps_arguments
 from appliance.engine.ledger import Ledger
 from appliance.engine.record import Container
-from appliance.errors import Conflict, InvalidParameter
+from appliance.errors import Conflict, InvalidParameter, NotFound
 from appliance.hypervisor import Usage
 from protos.tether.v1 import metrics_pb2
 
@@ -38,5 +38,5 @@ class Figures:
             return None
         try:
             return await run.session.sample(container.id), await run.machine.usage()
-        except Conflict:
+        except (Conflict, NotFound):
             return None  # it has just ended
