@@ -194,6 +194,8 @@ def test_what_was_answered_outlives_a_kill(short_path: Path) -> None:
         ([_member("a/../../out")], "outside"),
         ([_member("hard", tarfile.LNKTYPE, "../etc/passwd")], "invalid hardlink"),
         ([_member("odd", b"V")], "unhandled tar header type"),
+        ([_member("hard", tarfile.LNKTYPE, "nowhere")], "no such file"),
+        ([_member("plain"), _member("plain/below")], "not a directory"),
     ],
 )
 def test_an_archive_that_climbs_is_refused(daemon: Daemon, box: str, members: list[tarfile.TarInfo], text: str) -> None:

@@ -3,6 +3,7 @@
 No name of a user is looked up here: that would run what the container has as its C library's plug-ins.
 """
 
+import errno
 import os
 import posixpath
 import shutil
@@ -91,6 +92,13 @@ class Packer:
         else:
             self._header(info)
 
+    def add_if_there(self, path: str, name: str, found: os.stat_result) -> None:
+        """The same for what may have gone meanwhile."""
+        try:
+            self.add(path, name, found)
+        except FileNotFoundError:
+            pass
+
     def add_empty(self, name: str) -> None:
         self._header(tarfile.TarInfo(name))
 
@@ -104,7 +112,15 @@ class Packer:
         """As many bytes as the header says, whatever becomes of the file meanwhile."""
         left = size
         while left:
-            sent = os.sendfile(self._out, fd, size - left, left)
+            try:
+                sent = os.sendfile(self._out, fd, size - left, left)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                # Not every file system hands its pages on.
+                data = os.pread(fd, min(left, _PIECE), size - left)
+                self._write(data)
+                sent = len(data)
             if not sent:
                 self._write(bytes(min(left, _PIECE)))
                 sent = min(left, _PIECE)
@@ -138,7 +154,7 @@ def pack(path: str, out: int) -> None:
     if stat.S_ISDIR(top.st_mode):
         inside = real in KERNEL or any(real.startswith(f"{one}/") for one in KERNEL)
         for below, found in _walk(real, frozenset() if inside else KERNEL):
-            packer.add(posixpath.join(real, below), posixpath.join(place.name, below), found)
+            packer.add_if_there(posixpath.join(real, below), posixpath.join(place.name, below), found)
     packer.finish()
 
 
@@ -146,7 +162,7 @@ def pack_root(out: int) -> None:
     """Write all of the root to `out`, by relative names."""
     packer = Packer(out)
     for below, found in _walk("/", KERNEL):
-        packer.add(f"/{below}", below, found)
+        packer.add_if_there(f"/{below}", below, found)
     packer.finish()
 
 
@@ -251,6 +267,11 @@ class _Unpacker:
                     self.entries += 1
         except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
             raise _refuse(f"Error processing tar file: {error}") from error
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            code = Code.RESOURCE_EXHAUSTED if full else Code.INVALID_ARGUMENT
+            text = f"Error processing tar file: {error.filename or ''}: {str(error.strerror).lower()}"
+            raise RpcError(code, text) from error
         for path, mtime in reversed(self._times):
             os.utime(path, (mtime, mtime))
         self._source.drain()
