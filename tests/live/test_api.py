@@ -103,7 +103,7 @@ def test_what_is_no_http_is_400_and_the_end(daemon: Daemon, data: bytes) -> None
         (b"[]", "config cannot be empty"),
         (b"[" * 100_000, "invalid JSON"),
         ({}, "config cannot be empty"),
-        ({"Image": "busybox", "Cmd": [5]}, "Cmd is not a list of strings"),
+        ({"Image": "busybox", "Cmd": [5]}, "Cmd is not a string or a list of strings"),
         ({"Image": "busybox", "Env": ["=x"]}, "invalid environment variable"),
         ({"Image": "busybox", "HostConfig": {"Binds": ["/a:/b"]}}, "Binds is not supported: comes with volumes"),
         (
@@ -160,7 +160,7 @@ def test_list_filters(daemon: Daemon) -> None:
     assert listed('all=1&filters={"label":["a","b"]}') == ["/fb"]
     assert listed('all=1&filters={"name":{"^/fa$":true}}') == ["/fa"]
     assert listed('filters={"status":["created"],"name":["f"]}') == ["/fa", "/fb"]
-    assert listed('filters={"before":["fb"]}') == ["/fa"]
+    assert listed('all=1&filters={"before":["fb"]}') == ["/fa"]
     assert call(daemon, "GET", '/containers/json?filters={"nope":["x"]}')[0] == 400
     assert call(daemon, "GET", "/containers/json?filters=nonsense")[0] == 400
     daemon.must("rm", "fa", "fb")

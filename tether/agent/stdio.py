@@ -16,7 +16,7 @@ from tether.rpc.status import Code, RpcError
 _READ = 256 << 10
 _BATCH = 512 << 10
 # A terminal's output that may be the beginning of a line.
-_LINE, _LINE_SECONDS = 1024, 0.001
+_LINE, _LINE_SECONDS, _LINE_TRIES = 1024, 0.001, 3
 # What a record costs beside its bytes: a program that writes single bytes must not fill the guest's memory.
 _OVERHEAD = 128
 # How often the feeder of stdin is told how far its bytes came.
@@ -99,6 +99,19 @@ class Spool:
         await self._news.wait()
 
 
+async def _finish_line(fd: int, data: bytes) -> bytes:
+    """The kernel hands a terminal's line over before its end: give its writer the time to finish it."""
+    for _ in range(_LINE_TRIES):
+        if len(data) >= _LINE or data.endswith(b"\n"):
+            break
+        await trio.sleep(_LINE_SECONDS)
+        try:
+            data += os.read(fd, _READ)
+        except OSError:
+            pass  # nothing more yet, or the end, which the next read finds again
+    return data
+
+
 async def pump_out(fd: int, stream: "stdio_pb2.Stream", spool: Spool, *, terminal: bool = False) -> None:
     """Move a pipe or terminal into the spool until its last writer is gone. Owns the descriptor."""
     try:
@@ -115,13 +128,8 @@ async def pump_out(fd: int, stream: "stdio_pb2.Stream", spool: Spool, *, termina
                 return
             if not data:
                 return
-            if terminal and len(data) < _LINE and not data.endswith(b"\n"):
-                # The kernel hands a line over before its end: give its writer the time to finish it.
-                await trio.sleep(_LINE_SECONDS)
-                try:
-                    data += os.read(fd, _READ)
-                except OSError:
-                    pass  # nothing more, or the end, which the next read finds again
+            if terminal:
+                data = await _finish_line(fd, data)
             spool.put(stream, data)
     finally:
         trio.lowlevel.notify_closing(fd)
