@@ -108,7 +108,8 @@ def test_commit_of_nothing_adds_no_layer(daemon: Daemon) -> None:
 
 
 def test_commit_pauses_what_runs(daemon: Daemon) -> None:
-    daemon.must("run", "-d", "--name", "busy", "busybox", "sh", "-c", "i=0; while :; do i=$((i+1)); echo $i > /n; done")
+    script = "i=0; while :; do i=$((i+1)); echo $i > /m; mv /m /n; done"
+    daemon.must("run", "-d", "--name", "busy", "busybox", "sh", "-c", script)
     assert daemon.must("inspect", "busy", "--format", "{{.State.Status}}") == "running\n"
     image = daemon.must("commit", "busy").strip()
     assert daemon.must("inspect", "busy", "--format", "{{.State.Status}}") == "running\n"
