@@ -110,6 +110,7 @@ def test_commit_of_nothing_adds_no_layer(daemon: Daemon) -> None:
 def test_commit_pauses_what_runs(daemon: Daemon) -> None:
     script = "i=0; while :; do i=$((i+1)); echo $i > /m; mv /m /n; done"
     daemon.must("run", "-d", "--name", "busy", "busybox", "sh", "-c", script)
+    daemon.must("exec", "busy", "sh", "-c", "until [ -s /n ]; do sleep 0.05; done")
     assert daemon.must("inspect", "busy", "--format", "{{.State.Status}}") == "running\n"
     image = daemon.must("commit", "busy").strip()
     assert daemon.must("inspect", "busy", "--format", "{{.State.Status}}") == "running\n"
