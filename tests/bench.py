@@ -24,6 +24,7 @@ from pathlib import Path
 
 from tests.live.daemon import Daemon
 from tests.live.images import busybox_archive
+from tests.live.oracle import dockerd
 from tests.live.registry import Pusher, image_manifest, real_registry
 
 ROUNDS = int(os.environ.get("VCH_BENCH_ROUNDS", "15"))
@@ -79,31 +80,13 @@ class Target:
 
 
 @contextlib.contextmanager
-def dockerd(root: Path, *, bridge: bool = True) -> Iterator[Target | None]:
-    """Debian's dockerd, started by hand; None where it cannot run.
-
-    With `bridge` in a network namespace of its own, with its usual network, else in ours and with none.
-    """
-    if os.geteuid() or shutil.which("dockerd") is None:
-        yield None
-        return
-    host = f"unix://{root}/dockerd.sock"
-    network = "--bip 172.30.0.1/24" if bridge else "--bridge none --iptables=false --ip6tables=false"
-    daemon = (
-        f"ip link set lo up; exec dockerd -H {host} --data-root {root}/dockerd --exec-root {root}/dockerd-exec "
-        f"{network} --pidfile {root}/dockerd.pid"
-    )
-    with open(root / "dockerd.log", "wb") as log:
-        process = subprocess.Popen([*(("unshare", "-n") if bridge else ()), "sh", "-c", daemon], stdout=log, stderr=log)
-    target = Target("dockerd", host)
-    try:
-        for _ in range(200):
-            with contextlib.suppress(subprocess.CalledProcessError):
-                target.docker("version")
-                break
-            if process.poll() is not None:
-                break
-            time.sleep(0.1)
+def other_target(root: Path, *, bridge: bool = True) -> Iterator[Target | None]:
+    """A real dockerd; None where it cannot run containers."""
+    with dockerd(root, bridge=bridge) as path:
+        if path is None:
+            yield None
+            return
+        target = Target("dockerd", f"unix://{path}")
         try:
             target.docker("load", stdin=busybox_archive())
             target.docker("run", "--rm", "busybox", "true")
@@ -112,9 +95,6 @@ def dockerd(root: Path, *, bridge: bool = True) -> Iterator[Target | None]:
             yield None
         else:
             yield target
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 def timed(action: Callable[[], object]) -> float:
@@ -424,7 +404,7 @@ def main() -> None:
         idle(daemon, "vchd, no container")
         daemon.load_busybox()
         ours = Target("vchd", daemon.host, daemon.wait_pool)
-        with dockerd(root) as other:
+        with other_target(root) as other:
             targets = [ours] + ([other] if other is not None else [])
             files_and_figures(targets, root)
             if only_files:
@@ -444,7 +424,7 @@ def main() -> None:
             ours.settle = daemon.wait_pool
             daemon.stop()
             daemon.start()
-        with dockerd(root, bridge=False) as other, real_registry(_made(root / "registry")) as host:
+        with other_target(root, bridge=False) as other, real_registry(_made(root / "registry")) as host:
             targets = [ours] + ([other] if other is not None else [])
             name = push_fifty_megabytes(host)
             compare("pull of 50 MB", "ms", targets, functools.partial(pull, name), 5)

@@ -8,7 +8,7 @@ import msgspec
 
 from appliance.api.backend import FileBackend
 from appliance.api.router import Route
-from appliance.api.times import rfc3339
+from appliance.container.times import rfc3339
 from appliance.errors import InvalidParameter, NotFound
 from appliance.guest import PathStat
 from appliance.http import Reply, Request

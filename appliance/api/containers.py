@@ -19,6 +19,7 @@ from appliance.api.router import Route
 from appliance.api.shapes import inspect_container, list_container
 from appliance.api.times import parse_time
 from appliance.container.lifecycle import Created, Exited, status_word
+from appliance.container.spec import LIMITS
 from appliance.errors import Conflict, InvalidParameter, NotFound, Unsupported
 from appliance.http import HijackedStream, Reply, Request, WebSocketStream
 from appliance.image.store import ImageStore
@@ -28,10 +29,7 @@ _FILTERS = frozenset((
     "ancestor", "before", "expose", "exited", "health", "id", "is-task", "label", "label!", "name", "network", "publish",
     "since", "status", "volume",
 ))  # fmt: skip
-_UPDATABLE = frozenset((
-    "CpuShares", "Memory", "MemorySwap", "MemoryReservation", "NanoCpus", "CpuPeriod", "CpuQuota", "CpusetCpus", "CpusetMems",
-    "PidsLimit", "RestartPolicy",
-))  # fmt: skip
+_UPDATABLE = LIMITS | {"RestartPolicy"}
 _HEALTH = ("none", "starting", "healthy", "unhealthy")
 _STATUSES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
 
@@ -336,7 +334,7 @@ class ContainerRoutes:
         container = self._backend.get(request.path["name"])
         if not (request.flag("stdout") or request.flag("stderr")):
             raise InvalidParameter("Bad parameters: you must choose at least one stream")
-        if (container.record.host.get("LogConfig") or {}).get("Type") == "none":
+        if container.record.log_driver == "none":
             raise Unsupported("configured logging driver does not support reading")
         tail = request.text("tail")
         query = LogQuery(

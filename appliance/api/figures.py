@@ -8,7 +8,7 @@ import trio
 
 from appliance.api.backend import Container, ContainerBackend, FiguresBackend
 from appliance.api.router import Route
-from appliance.api.times import ZERO, rfc3339
+from appliance.container.times import ZERO, rfc3339
 from appliance.http import Reply, Request
 from appliance.hypervisor import Usage
 from protos.tether.v1 import metrics_pb2

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from appliance.api.backend import Container
-from appliance.api.times import rfc3339
+from appliance.container.times import rfc3339
 from appliance.http import Reply
 from appliance.streams import stdcopy
 from appliance.streams.logfile import Entry, LogFile

@@ -6,10 +6,11 @@ from typing import Any
 
 from appliance.api.backend import Container
 from appliance.api.router import Version
-from appliance.api.times import ZERO, ago, rfc3339
+from appliance.api.times import ago
 from appliance.container.health import check_of
 from appliance.container.lifecycle import Created, Exited, Removing, Running, status_word
 from appliance.container.spec import arguments, masked_paths, readonly_paths
+from appliance.container.times import ZERO, rfc3339
 from appliance.image.store import ImageConfig, ImageRecord, familiar_names
 from appliance.network import DefaultNetwork
 
@@ -123,7 +124,7 @@ def _network_settings(container: Container, network: DefaultNetwork, version: Ve
 def inspect_container(container: Container, network: DefaultNetwork, version: Version) -> dict[str, Any]:
     record = container.record
     command = arguments(record.config)
-    keeps_log = (record.host.get("LogConfig") or {}).get("Type") != "none"
+    keeps_log = record.log_driver != "none"
     return {
         "Id": record.id, "Created": rfc3339(record.created), "Path": command.path, "Args": list(command.args),
         "State": container_state(container), "Image": record.image_id,

@@ -13,11 +13,12 @@ from appliance import __version__
 from appliance.api.backend import ContainerBackend, EventBackend
 from appliance.api.filters import matches_labels, parse_filters
 from appliance.api.router import NEWEST, OLDEST, Route, Version, dotted
-from appliance.api.times import parse_time, rfc3339
+from appliance.api.times import parse_time
 from appliance.config import Config
 from appliance.container.event import Event
 from appliance.container.lifecycle import status_word
 from appliance.container.logconfig import LOG_DRIVERS
+from appliance.container.times import rfc3339
 from appliance.diag import dump_tasks
 from appliance.http import Reply, Request
 from appliance.hypervisor import Driver

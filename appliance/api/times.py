@@ -2,31 +2,17 @@
 
 import datetime
 import re
-import time
 
+from appliance.container.times import parse_duration
 from appliance.errors import InvalidParameter
-
-ZERO = "0001-01-01T00:00:00Z"
-
-
-def rfc3339(time_ns: int) -> str:
-    """RFC 3339 with nine digits, UTC; Go's zero time for 0."""
-    if not time_ns:
-        return ZERO
-    seconds, nanos = divmod(time_ns, 1_000_000_000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanos:09d}Z"
-
-
-_UNITS = {"ns": 1, "us": 1_000, "µs": 1_000, "ms": 1_000_000, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?)(ns|us|µs|ms|s|m|h)")
 
 
 def parse_time(text: str, now: int | None = None) -> int | None:
     """Unix seconds with an optional fraction, or RFC 3339, as ns; None for "" and "0". With `now` also "1h30m" before that."""
     if not text or text == "0":
         return None
-    if now is not None and re.fullmatch(f"(?:{_DURATION.pattern})+", text):
-        return now - int(sum(float(number) * _UNITS[unit] for number, unit in _DURATION.findall(text)))
+    if now is not None and (duration := parse_duration(text)) is not None:
+        return now - duration
     if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{0,9})?", text):
         whole, _, fraction = text.partition(".")
         return int(whole) * 1_000_000_000 + int((fraction + "000000000")[:9])

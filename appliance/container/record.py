@@ -35,6 +35,10 @@ class Record(msgspec.Struct):
     restarts: int = 0
     stopped_by_user: bool = False
 
+    @property
+    def log_driver(self) -> str:
+        return (self.host.get("LogConfig") or {}).get("Type") or "json-file"
+
 
 def state_of(record: Record) -> State:
     """The state that a record speaks of, with no machine to ask: what ran is over."""

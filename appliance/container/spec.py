@@ -102,6 +102,13 @@ def readonly_paths(host: dict[str, Any]) -> list[str]:
     return _paths(host, "ReadonlyPaths", _READ_ONLY)
 
 
+# What of HostConfig becomes a limit, and can be changed while the container runs.
+LIMITS = frozenset((
+    "Memory", "MemorySwap", "MemoryReservation", "CpuShares", "NanoCpus", "CpuQuota", "CpuPeriod", "CpusetCpus", "CpusetMems",
+    "PidsLimit",
+))  # fmt: skip
+
+
 def resources_of(host: dict[str, Any]) -> dict[str, Any]:
     """The member `linux.resources` of a spec."""
     memory: dict[str, Any] = {}

@@ -11,6 +11,7 @@ import trio
 
 from appliance.container.commit import Commit
 from appliance.container.merge import merge_config
+from appliance.container.times import rfc3339
 from appliance.engine.files import Files
 from appliance.engine.ledger import Ledger
 from appliance.engine.record import Container
@@ -86,8 +87,7 @@ class Commits:
         self, container: Container, wanted: Commit, config: dict[str, Any], diff_id: str
     ) -> dict[str, Any]:
         parent = self._images.config(container.record.image_id)
-        now = time.time_ns()
-        created = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now // 10**9)) + f".{now % 10**9:09d}Z"
+        created = rfc3339(time.time_ns())
         empty = diff_id == _EMPTY
         entry: dict[str, Any] = {
             "created": created, "created_by": " ".join(config.get("Cmd") or ()), "comment": wanted.comment,

@@ -366,15 +366,11 @@ class Containers:
         match condition:
             case "" | "not-running":
                 # One that is to be restarted has ended for who waited, and runs for who asks now.
-                return (
-                    container,
-                    lambda: (
-                        container.exits > exits
-                        or not (
-                            container.restarting or isinstance(container.state, lifecycle.Running | lifecycle.Starting)
-                        )
-                    ),
-                )
+                def over() -> bool:
+                    runs = container.restarting or isinstance(container.state, lifecycle.Running | lifecycle.Starting)
+                    return container.exits > exits or not runs
+
+                return container, over
             case "next-exit":
                 return container, lambda: container.exits > exits or container.removed
             case "removed":

@@ -14,7 +14,7 @@ from appliance.engine.boot import exec_error
 from appliance.engine.ledger import Ledger
 from appliance.engine.record import Container
 from appliance.errors import Conflict, InvalidParameter, NotFound, VchError, leaves
-from appliance.guest import Fanout, GuestSession, StartRefused, StdinPipe
+from appliance.guest import Fanout, GuestSession, StartRefused, StdinPipe, exit_code
 from protos.tether.v1 import process_pb2
 
 log = logging.getLogger(__name__)
@@ -157,8 +157,7 @@ class Execs:
                             await one.fanout.publish(data.stream, data.data)
                             offset = data.offset + len(data.data)
                         if records.HasField("exit"):
-                            status = records.exit
-                            code = 128 + status.signal if status.signal else status.code
+                            code = exit_code(records.exit)
                         elif offset - acknowledged >= _ACK_BYTES:
                             await session.acknowledge(one.id, offset)
                             acknowledged = offset

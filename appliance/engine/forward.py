@@ -58,7 +58,7 @@ class Forwarder:
 
     @staticmethod
     def wanted(container: Container) -> bool:
-        return (container.record.host.get("LogConfig") or {}).get("Type") == SYSLOG
+        return container.record.log_driver == SYSLOG
 
     async def run(self) -> None:
         """Until the run is over and its log has been sent, or cannot be."""

@@ -15,7 +15,7 @@ from appliance.engine.ledger import Ledger
 from appliance.engine.record import Container
 from appliance.engine.run import Run
 from appliance.errors import VchError
-from appliance.guest import GuestSession, StartRefused
+from appliance.guest import GuestSession, StartRefused, exit_code
 from protos.tether.v1 import process_pb2, stdio_pb2
 
 _KILL_SECONDS = 10.0
@@ -94,5 +94,5 @@ async def _collect(
                 last = records.records[-1]
                 await session.acknowledge(process_id, last.offset + len(last.data))
             if records.HasField("exit"):
-                return said, 128 + records.exit.signal if records.exit.signal else records.exit.code
+                return said, exit_code(records.exit)
     raise VchError("the output ended without an exit")

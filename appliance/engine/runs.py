@@ -24,7 +24,7 @@ from appliance.engine.record import Container
 from appliance.engine.run import Begun, Ended, Run
 from appliance.engine.visits import Visits
 from appliance.errors import Conflict, InvalidParameter, NotModified, VchError
-from appliance.guest import GuestSession, StartRefused
+from appliance.guest import GuestSession, StartRefused, exit_code
 from appliance.hypervisor import Machine
 from appliance.image.store import ImageStore
 from appliance.network import DefaultNetwork, Endpoint
@@ -175,7 +175,7 @@ class Runs:
         container.trace = Trace()
         container.trace.follow()
         endpoint = self._take_endpoint(record)
-        log_file = container.open_log() if _keeps_log(record) else None
+        log_file = container.open_log() if record.log_driver != "none" else None
         record.run_offset = kept.log_offset if kept is not None else 0
         if log_file is not None:
             log_file.begin_run(record.run_offset)
@@ -240,7 +240,7 @@ class Runs:
         run = Run(
             container.id, machine, session, container.fanout,
             container.stdin if container.record.config.get("OpenStdin") else None,
-            container.open_log() if _keeps_log(container.record) else None, container.tell_log,
+            container.open_log() if container.record.log_driver != "none" else None, container.tell_log,
         )  # fmt: skip
         run.keep = not container.record.host.get("AutoRemove")
         return run
@@ -257,7 +257,7 @@ class Runs:
             code, oom, error = 137, False, ended.reason
             log.warning("container %s lost its machine: %s", container.id[:12], ended.reason)
         else:
-            code, oom, error = (128 + status.signal if status.signal else status.code), status.oom_killed, ""
+            code, oom, error = exit_code(status), status.oom_killed, ""
         if record.address:
             self._network.release(record.address)
             record.address = ""
@@ -351,7 +351,7 @@ class Runs:
 
     async def _resume(self, container: Container, machine: Machine) -> None:
         record = container.record
-        log_file = container.open_log() if _keeps_log(record) else None
+        log_file = container.open_log() if record.log_driver != "none" else None
         if log_file is not None and log_file.entries <= record.run_first_entry:
             log_file.begin_run(record.run_offset)
         try:
@@ -375,7 +375,3 @@ class Runs:
             return Begun(log_file.guest_offset if log_file is not None else state.acknowledged_offset)
 
         await run.supervise(begin, lambda ended: self._ended(container, ended))
-
-
-def _keeps_log(record: Record) -> bool:
-    return (record.host.get("LogConfig") or {}).get("Type") != "none"

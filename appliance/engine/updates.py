@@ -3,16 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-from appliance.container.spec import resources_of
+from appliance.container.spec import LIMITS, resources_of
 from appliance.engine.boot import fits
 from appliance.engine.ledger import Ledger
 from appliance.engine.record import Container
 from appliance.errors import Conflict, InvalidParameter
-
-LIMITS = frozenset((
-    "Memory", "MemorySwap", "MemoryReservation", "CpuShares", "NanoCpus", "CpuQuota", "CpuPeriod", "CpusetCpus", "CpusetMems",
-    "PidsLimit",
-))  # fmt: skip
 
 
 class Updates:

@@ -2,7 +2,7 @@
 
 from appliance.guest.fanout import Attachment, Fanout
 from appliance.guest.files import Change, GuestFiles, PathStat
-from appliance.guest.session import GuestFailure, GuestSession, Launched, StartRefused
+from appliance.guest.session import GuestFailure, GuestSession, Launched, StartRefused, exit_code
 from appliance.guest.stdin import StdinPipe
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "PathStat",
     "StartRefused",
     "StdinPipe",
+    "exit_code",
 ]

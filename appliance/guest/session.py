@@ -62,6 +62,11 @@ class Launched:
             batch = await self._stream.receive()
 
 
+def exit_code(status: process_pb2.ExitStatus) -> int:
+    """As a shell counts: 128 and the signal for what a signal ended."""
+    return 128 + status.signal if status.signal else status.code
+
+
 def _translate(error: RpcError) -> VchError:
     if error.code is Code.NOT_FOUND:
         return NotFound(error.message)

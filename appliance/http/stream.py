@@ -5,6 +5,12 @@ import socket
 import trio
 
 
+async def send_all(sock: trio.socket.SocketType, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[await sock.send(view) :]
+
+
 class HijackedStream:
     """Reads begin with what the client had sent behind its request."""
 
@@ -24,9 +30,7 @@ class HijackedStream:
 
     async def send(self, data: bytes | memoryview) -> None:
         """Send all of it. BrokenPipeError or ConnectionResetError when the client is gone."""
-        view = memoryview(data)
-        while view:
-            view = view[await self._socket.send(view) :]
+        await send_all(self._socket, data)
 
     async def end(self) -> None:
         """No more will be sent."""

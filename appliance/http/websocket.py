@@ -6,6 +6,7 @@ from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError, generate_accept_token
 
 from appliance.errors import InvalidParameter
+from appliance.http.stream import send_all
 
 _RECEIVE = 64 << 10
 
@@ -30,10 +31,7 @@ class WebSocketStream:
         self._ended = False
         self._sending = trio.Lock()
         if early:
-            self._feed(early)
-
-    def _feed(self, data: bytes) -> None:
-        self._connection.receive_data(data)
+            self._connection.receive_data(early)
 
     async def receive(self) -> bytes:
         """Return some bytes, b"" when the client has ended the conversation, is gone, or does not speak the protocol."""
@@ -53,7 +51,7 @@ class WebSocketStream:
                 data = await self._socket.recv(_RECEIVE)
                 if not data:
                     break
-                self._feed(data)
+                self._connection.receive_data(data)
             except RemoteProtocolError as error:
                 await self._close(error.event_hint.code if isinstance(error.event_hint, CloseConnection) else 1002)
                 break
@@ -86,6 +84,4 @@ class WebSocketStream:
 
     async def _send(self, data: bytes) -> None:
         async with self._sending:
-            view = memoryview(data)
-            while view:
-                view = view[await self._socket.send(view) :]
+            await send_all(self._socket, data)

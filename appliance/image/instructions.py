@@ -9,11 +9,10 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
+from appliance.container.times import parse_duration
 from appliance.errors import InvalidParameter
 
 Config = dict[str, Any]
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?)(ns|us|µs|ms|s|m|h)")
-_UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 
 
 def apply_instructions(config: Config, lines: list[str]) -> Config:
@@ -130,13 +129,11 @@ def _onbuild(config: Config, text: str) -> None:
     config["OnBuild"] = [*(config.get("OnBuild") or ()), text]
 
 
-def duration_ns(text: str) -> int:
-    """Go's time.ParseDuration of what is not negative. InvalidParameter."""
-    if text == "0":
-        return 0
-    if not re.fullmatch(f"(?:{_DURATION.pattern})+", text):
+def _duration_ns(text: str) -> int:
+    duration = 0 if text == "0" else parse_duration(text)
+    if duration is None:
         raise InvalidParameter(f'time: invalid duration "{text}"')
-    return int(sum(float(number) * _UNITS[unit] for number, unit in _DURATION.findall(text)))
+    return duration
 
 
 def _healthcheck(config: Config, text: str) -> None:
@@ -151,7 +148,7 @@ def _healthcheck(config: Config, text: str) -> None:
         if match[1] == "retries" and match[2].isdigit():
             health["Retries"] = int(match[2])
         elif match[1] in keys:
-            health[keys[match[1]]] = duration_ns(match[2])
+            health[keys[match[1]]] = _duration_ns(match[2])
         else:
             raise InvalidParameter(f"Unknown flag: {match[1]}")
         text = text[match.end() :]

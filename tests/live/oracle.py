@@ -11,17 +11,21 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def dockerd(root: Path) -> Iterator[Path | None]:
-    """Its socket; None where it cannot run. It has no network but "none", and touches none of the host's."""
+def dockerd(root: Path, *, bridge: bool = False) -> Iterator[Path | None]:
+    """Its socket; None where it cannot run.
+
+    With `bridge` it has its usual network, in a network namespace of its own; else none, and touches none of the host's.
+    """
     if os.geteuid() or shutil.which("dockerd") is None:
         yield None
         return
     socket = root / "dockerd.sock"
-    command = [
-        "dockerd", "--experimental", "-H", f"unix://{socket}", "--data-root", str(root / "dockerd"),
-        "--exec-root", str(root / "dockerd-exec"), "--pidfile", str(root / "dockerd.pid"),
-        "--bridge", "none", "--iptables=false", "--ip6tables=false",
-    ]  # fmt: skip
+    network = "--bip 172.30.0.1/24" if bridge else "--bridge none --iptables=false --ip6tables=false"
+    daemon = (
+        f"{'ip link set lo up; ' if bridge else ''}exec dockerd --experimental -H unix://{socket} --data-root {root}/dockerd "
+        f"--exec-root {root}/dockerd-exec --pidfile {root}/dockerd.pid {network}"
+    )
+    command = [*(("unshare", "-n") if bridge else ()), "sh", "-c", daemon]
     with open(root / "dockerd.log", "wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     try:

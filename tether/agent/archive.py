@@ -128,9 +128,13 @@ class Packer:
         self._write(bytes(-size % 512))
 
     def _write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._out, view) :]
+        _write_all(self._out, data)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
 
 
 def _kept_xattrs(path: str) -> dict[str, str]:
@@ -232,9 +236,7 @@ class _Forward:
             if not data:
                 raise tarfile.ReadError("unexpected EOF")
             size -= len(data)
-            view = memoryview(data)
-            while view:
-                view = view[os.write(out, view) :]
+            _write_all(out, data)
 
     def drain(self) -> None:
         while os.read(self._fd, _PIECE):
@@ -243,6 +245,11 @@ class _Forward:
 
 def _refuse(text: str) -> RpcError:
     return RpcError(Code.INVALID_ARGUMENT, text)
+
+
+def _climbs(name: str) -> bool:
+    """Whether a normal relative path leads out of where it begins."""
+    return name == ".." or name.startswith("../")
 
 
 class _Unpacker:
@@ -278,7 +285,7 @@ class _Unpacker:
 
     def _add(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         name = posixpath.normpath(member.name.lstrip("/") or ".")
-        if name == ".." or name.startswith("../"):
+        if _climbs(name):
             raise _refuse(f'"{member.name}" is outside of the directory that it is unpacked into')
         parent = posixpath.dirname(name)
         if parent and not os.path.lexists(parent):
@@ -294,7 +301,7 @@ class _Unpacker:
             os.symlink(member.linkname, name)
         elif member.islnk():
             target = posixpath.normpath(member.linkname.lstrip("/"))
-            if target == ".." or target.startswith("../"):
+            if _climbs(target):
                 raise _refuse(f'invalid hardlink "{member.name}" -> "{member.linkname}"')
             os.link(target, name, follow_symlinks=False)
             return

@@ -227,7 +227,7 @@ class FilesystemService:
 
 def _stat(root: int, place: Place) -> filesystem_pb2.StatResponse:
     directory, base = posixpath.split(place.path)
-    if place.follows or not base:
+    if place.follows:
         fd = linux.open_in_root(root, place.path, os.O_PATH)
     else:
         parent = linux.open_in_root(root, directory, os.O_PATH | os.O_DIRECTORY)

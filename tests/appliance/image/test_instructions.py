@@ -17,7 +17,7 @@ from appliance.image.instructions import apply_instructions
         ("EXPOSE 80 53/udp 90-91", "ExposedPorts", {"80/tcp": {}, "53/udp": {}, "90/tcp": {}, "91/tcp": {}}),
         ("LABEL a=b", "Labels", {"a": "b"}),
         ("USER 12:34", "User", "12:34"),
-        ("WORKDIR sub", "WorkingDir", "/work/sub"),
+        ("WORKDIR sub", "WorkingDir", "/app/sub"),
         ('VOLUME ["/a", "/b"]', "Volumes", {"/a": {}, "/b": {}}),
         ("STOPSIGNAL SIGINT", "StopSignal", "SIGINT"),
         ("ONBUILD RUN x", "OnBuild", ["RUN x"]),
@@ -30,7 +30,7 @@ from appliance.image.instructions import apply_instructions
     ],
 )
 def test_what_they_change(line: str, key: str, value: object) -> None:
-    assert apply_instructions({"Env": ["OLD=x"], "WorkingDir": "/work"}, [line])[key] == value
+    assert apply_instructions({"Env": ["OLD=x"], "WorkingDir": "/app"}, [line])[key] == value
 
 
 @pytest.mark.parametrize(
