@@ -22,6 +22,8 @@ class Config:
     vm_cpus: int = 1
     vm_template: bool = True
     vm_pool: int | None = None
+    networking: str = "auto"
+    bridge: str = "vch0"
     bip: str = "172.17.0.1/16"
     dns: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
@@ -70,6 +72,11 @@ def parse_arguments(arguments: list[str]) -> Config:
         help="restore machines from a booted one (on) or boot each (off)",
     )
     flag("--vm-pool", type=int, help="machines that wait for a container; 1 where the host has the memory, else 0")
+    flag(
+        "--networking", choices=("auto", "bridge", "user"),
+        help="bridges of the host (bridge), NAT of each machine's own (user), or bridges where there is the right to (auto)",
+    )  # fmt: skip
+    flag("-b", "--bridge", help="the default network's bridge, vch0; it names the rules of nftables too")
     flag("--bip", help="address and prefix of the default network's gateway")
     flag("--dns", action="append")
     flag("--label", action="append", dest="labels")
@@ -90,7 +97,7 @@ _FILE_KEYS = {
     "hosts": "hosts", "data-root": "data_root", "exec-root": "exec_root", "pidfile": "pidfile", "guest": "guest",
     "hypervisor": "hypervisor", "accel": "accel", "vm-memory": "vm_memory", "vm-cpus": "vm_cpus", "vm-template": "vm_template",
     "vm-pool": "vm_pool",
-    "bip": "bip", "dns": "dns",
+    "networking": "networking", "bridge": "bridge", "bip": "bip", "dns": "dns",
     "labels": "labels", "insecure-registries": "insecure_registries", "registry-mirrors": "registry_mirrors",
     "log-level": "log_level",
 }  # fmt: skip

@@ -24,6 +24,7 @@ from appliance.api.containers import ContainerRoutes
 from appliance.api.execs import ExecRoutes
 from appliance.api.figures import FiguresRoutes
 from appliance.api.images import ImageRoutes
+from appliance.api.networks import NetworkRoutes
 from appliance.api.router import NEWEST, Router, dotted
 from appliance.api.system import SystemRoutes
 from appliance.config import Config, parse_arguments
@@ -32,6 +33,7 @@ from appliance.engine.admission import Admission
 from appliance.engine.containers import Containers
 from appliance.engine.disks import UpperDisks
 from appliance.engine.events import EventBus
+from appliance.engine.networks import Networks
 from appliance.engine.pool import Pool
 from appliance.engine.rehearsal import ContainerRehearsal
 from appliance.engine.runs import Defaults
@@ -40,7 +42,7 @@ from appliance.http import Readiness, serve_connection
 from appliance.hypervisor import MachineSpec
 from appliance.hypervisor.qemu import QemuDriver, default_pool, has_room
 from appliance.image.store import ImageStore
-from appliance.network import DefaultNetwork
+from appliance.network.host import BridgeHost, Host, UserModeHost, may_make_bridges
 from appliance.registry import Credentials, Registry
 from appliance.store import Database
 from tether.rpc.bridge import LoopThread
@@ -83,6 +85,13 @@ def _insecure(host: str, config: Config) -> bool:
     return name in ("localhost", "127.0.0.1", "[::1]") or name.startswith("127.") or host in config.insecure_registries
 
 
+def _bridged(config: Config) -> bool:
+    """Whether networks are bridges. InvalidParameter when they have to be and cannot."""
+    if config.networking == "bridge" and not may_make_bridges():
+        raise InvalidParameter("--networking bridge needs the rights of root (CAP_NET_ADMIN) and /dev/net/tun")
+    return config.networking != "user" and may_make_bridges()
+
+
 @contextlib.contextmanager
 def _lock(folder: Path) -> Iterator[None]:
     """Hold the folder against a second vchd; the kernel lets go of it when this process ends, however it does."""
@@ -120,25 +129,28 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         LoopThread.open() as loop,
         trio.open_nursery() as nursery,
     ):
-        network = DefaultNetwork(config.bip)
+        events = EventBus()
+        host: Host = BridgeHost(config.bridge) if _bridged(config) else UserModeHost()
+        networks = Networks(host, database, events, nursery, config.bip, config.bridge, config.dns)
+        await networks.open()
         disks = UpperDisks(config.data_root)
         await disks.prepare()
-        rehearsal = ContainerRehearsal(loop, config.data_root, disks, network.blank)
+        rehearsal = ContainerRehearsal(loop, config.data_root, disks, networks.blank)
         driver = QemuDriver(
             config.exec_root / "machines", config.guest, config.accel, config.cache, nursery,
             rehearsal if config.vm_template else None,
         )  # fmt: skip
         await driver.connect()
-        usual = MachineSpec("any", config.vm_memory, config.vm_cpus, (), network.blank.card)
+        usual = MachineSpec("any", config.vm_memory, config.vm_cpus, (), networks.blank.card)
         size = default_pool() if config.vm_pool is None else config.vm_pool
         pool = Pool(size, usual, driver, rehearsal, loop, nursery, has_room) if config.vm_template and size else None
-        events = EventBus()
         images = ImageStore(database, config.data_root)
         containers = Containers(
-            config.data_root, database, driver, images, network, events, loop, nursery,
+            config.data_root, database, driver, images, networks, events, loop, nursery,
             Defaults(config.vm_memory, config.vm_cpus, config.dns), disks, Admission(os.cpu_count() or 1), pool,
         )  # fmt: skip
         await containers.restore()
+        networks.settle()
         driver.want(usual)
         if pool is not None:
             nursery.start_soon(pool.run)
@@ -150,16 +162,19 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
             return Registry(host, credentials, insecure=_insecure(host, config), mirror=mirror)
 
         router = Router()
-        router.add_all(ContainerRoutes(containers, images).routes())
+        router.add_all(ContainerRoutes(containers, networks, images).routes())
         router.add_all(ExecRoutes(containers).routes())
         router.add_all(ArchiveRoutes(containers.files).routes())
         router.add_all(FiguresRoutes(containers, containers.figures).routes())
         router.add_all(CheckpointRoutes(containers).routes())
         router.add_all(ImageRoutes(images, containers, containers.commits, events, dial, scratch).routes())
+        router.add_all(NetworkRoutes(networks, containers.connections).routes())
         router.add_all(SystemRoutes(config, driver, containers, images, events, identity.read_text()).routes())
         try:
             yield router
         finally:
+            with trio.CancelScope(shield=True):
+                await networks.close()
             # Machines go on without us; the next vchd finds them.
             nursery.cancel_scope.cancel()
 

@@ -10,15 +10,16 @@ import msgspec
 import trio
 
 from appliance.api.attach import MULTIPLEXED, RAW, pump
-from appliance.api.backend import Container, ContainerBackend
+from appliance.api.backend import Container, ContainerBackend, NetworkBackend
 from appliance.api.fields import CONFIG, HOST, fold_names
 from appliance.api.filters import any_of, matches_labels, matches_pattern, parse_filters
-from appliance.api.hostconfig import check_config, check_host_config
+from appliance.api.hostconfig import check_config, check_endpoints, check_host_config
 from appliance.api.logs import LogQuery, render, send_logs
 from appliance.api.router import Route
 from appliance.api.shapes import inspect_container, list_container
 from appliance.api.times import parse_time
 from appliance.container.lifecycle import Created, Exited, status_word
+from appliance.container.record import Record
 from appliance.container.spec import LIMITS
 from appliance.errors import Conflict, InvalidParameter, NotFound, Unsupported
 from appliance.http import HijackedStream, Reply, Request, WebSocketStream
@@ -35,8 +36,9 @@ _STATUSES = ("created", "running", "paused", "restarting", "removing", "exited",
 
 
 class ContainerRoutes:
-    def __init__(self, backend: ContainerBackend, images: ImageStore) -> None:
+    def __init__(self, backend: ContainerBackend, networks: NetworkBackend, images: ImageStore) -> None:
         self._backend = backend
+        self._networks = networks
         self._images = images
 
     def routes(self) -> dict[tuple[str, str], Route]:
@@ -82,11 +84,13 @@ class ContainerRoutes:
         found.sort(key=lambda container: container.record.created, reverse=True)
         if limit > 0:
             found = found[:limit]
-        now, network, version = time.time_ns(), self._backend.network, request.version
+        now, version = time.time_ns(), request.version
         # Encoded one by one: a thousand shapes alive at once cost the garbage collector more than all the encoding.
         encode = msgspec.json.Encoder().encode
         shapes = [
-            encode(list_container(one, network, version, now) | (self._sizes(one) if request.flag("size") else {}))
+            encode(
+                list_container(one, self._networks, version, now) | (self._sizes(one) if request.flag("size") else {})
+            )
             for one in found
         ]
         await reply.raw(200, b"application/json", b"[" + b",".join(shapes) + b"]\n")
@@ -105,7 +109,9 @@ class ContainerRoutes:
             for value in filters.get(key, ()):
                 if not re.fullmatch(r"[0-9]{1,5}(-[0-9]{1,5})?(/(tcp|udp|sctp))?", value):
                     raise InvalidParameter(f"error while looking up for {key} {value}: invalid syntax")
-        exposed = filters.get("expose", [])
+        exposed = _each_port(filters.get("expose", []))
+        published = _each_port(filters.get("publish", []))
+        networks = [self._network_names(ref) for ref in filters.get("network", ())]
         for code in filters.get("exited", ()):
             if not code.lstrip("-").isdigit():
                 raise InvalidParameter(f"invalid filter 'exited={code}'")
@@ -113,7 +119,7 @@ class ContainerRoutes:
         def keep(c: Container) -> bool:
             record = c.record
             labels = record.config.get("Labels") or {}
-            mode = "none" if record.host.get("NetworkMode") == "none" else "bridge"
+            places = {attachment.network for attachment in record.attachments}
             return (
                 (not filters.get("name") or matches_pattern(filters["name"], record.name, f"/{record.name}"))
                 and any_of(filters.get("id", []), record.id.startswith)
@@ -122,7 +128,7 @@ class ContainerRoutes:
                     filters.get("exited", []),
                     lambda code: isinstance(c.state, Exited) and c.state.exit_code == int(code),
                 )
-                and any_of(filters.get("network", []), lambda name: name == mode)
+                and (not networks or any(names & places for names in networks))
                 and matches_labels(filters.get("label", []), labels)
                 and not (filters.get("label!") and matches_labels(filters["label!"], labels))
                 and (not filters.get("ancestor") or record.image_id in ancestors or record.image in filters["ancestor"])
@@ -130,13 +136,20 @@ class ContainerRoutes:
                 and all(record.created > at for at in since)
                 and any_of(filters.get("health", []), lambda word: word == (c.health.status if c.health else "none"))
                 and any_of(exposed, lambda port: port in _ports_of(record.config))
-                # No container here has a volume or a published port yet, and none is a task.
+                and any_of(published, lambda port: port in _published_ports(record))
+                # No container here has a volume yet, and none is a task.
                 and not filters.get("volume")
-                and not filters.get("publish")
                 and not (tasks and tasks[0] in ("true", "1"))
             )
 
         return keep
+
+    def _network_names(self, ref: str) -> set[str]:
+        """What attachments call a network."""
+        try:
+            return {self._networks.get(ref).name}
+        except (NotFound, InvalidParameter):
+            return {ref}
 
     def _is_image(self, ref: str) -> bool:
         try:
@@ -147,7 +160,7 @@ class ContainerRoutes:
 
     async def inspect(self, request: Request, reply: Reply) -> None:
         container = self._backend.get(request.path["name"])
-        shape = inspect_container(container, self._backend.network, request.version)
+        shape = inspect_container(container, self._networks, request.version)
         shape["ExecIDs"] = self._backend.execs_of(container.id) or None
         if request.flag("size"):
             shape |= self._sizes(container)
@@ -171,19 +184,15 @@ class ContainerRoutes:
         networking = body.pop("NetworkingConfig", None) or {}
         if not isinstance(host, dict) or not isinstance(networking, dict):
             raise InvalidParameter("invalid JSON: HostConfig is not an object")
-        endpoints = set(networking.get("EndpointsConfig") or {}) - {
-            "default",
-            "bridge",
-            "none",
-            host.get("NetworkMode"),
-        }
-        if endpoints:
-            raise InvalidParameter(f"network {sorted(endpoints)[0]} not found")
+        networks = networking.get("EndpointsConfig") or {}
+        check_endpoints(networks)
+        if len(networks) > 1 and request.version < (1, 44):
+            raise InvalidParameter(f"Container cannot be connected to network endpoints: {', '.join(sorted(networks))}")
         platform = request.text("platform")
         if platform and not platform.startswith("linux"):
             raise InvalidParameter(f"platform {platform} is not supported: linux/amd64 only")
         warnings = check_config(body) + check_host_config(host)
-        container = await self._backend.create(request.text("name"), body, host)
+        container = await self._backend.create(request.text("name"), body, host, networks)
         await reply.json(201, {"Id": container.id, "Warnings": warnings})
 
     async def start(self, request: Request, reply: Reply) -> None:
@@ -359,6 +368,21 @@ def _ports_of(config: dict[str, Any]) -> set[str]:
     """Exposed ports, as 80/tcp and as 80."""
     ports = config.get("ExposedPorts") or {}
     return {*ports, *(port.partition("/")[0] for port in ports)}
+
+
+def _published_ports(record: Record) -> set[str]:
+    """Host's ports, as 80/tcp and as 80."""
+    return {text for one in record.bindings for text in (str(one.host_port), f"{one.host_port}/{one.protocol}")}
+
+
+def _each_port(wanted: list[str]) -> list[str]:
+    """A range of ports in a filter stands for each of them."""
+    ports = []
+    for text in wanted:
+        first, _, last = text.partition("/")[0].partition("-")
+        protocol = text.partition("/")[2] or "tcp"
+        ports += [f"{number}/{protocol}" for number in range(int(first), min(int(last or first), 65535) + 1)]
+    return ports
 
 
 def _seconds_until(time_ns: int | None) -> float:

@@ -76,7 +76,7 @@ CONFIG: dict[str, Field] = {
     "WorkingDir": _honoured(_T, "made when it is missing"),
     "Entrypoint": _honoured(Kind.COMMAND),
     "NetworkDisabled": _honoured(_F),
-    "MacAddress": _refused(_T, _LATER),
+    "MacAddress": _honoured(_T, "of the card on the network of NetworkMode"),
     "OnBuild": _honoured(_L, "metadata"),
     "Labels": _honoured(_TM),
     "StopSignal": _honoured(_T),
@@ -92,8 +92,11 @@ HOST: dict[str, Field] = {
     "Binds": _refused(_L, _LATER),
     "ContainerIDFile": _honoured(_T, "the client's to act on"),
     "LogConfig": _honoured(_M, "json-file, local, syslog, none; see README"),
-    "NetworkMode": _honoured(_T, "default, bridge, none; others come with networks"),
-    "PortBindings": _refused(_M, _LATER),
+    "NetworkMode": _honoured(
+        _T,
+        "by name or id, none; host is bridge with exposed ports published; container:ID is refused",
+    ),
+    "PortBindings": _honoured(_M, "tcp and udp, ranges, addresses of the host"),
     "RestartPolicy": _honoured(_M),
     "AutoRemove": _honoured(_F),
     "VolumeDriver": _refused(_T, _LATER, "local"),
@@ -114,11 +117,11 @@ HOST: dict[str, Field] = {
         _T, "private, shareable, none; host is the guest's; container:ID is refused, another machine is another kernel"
     ),
     "Cgroup": _refused(_T, "gone from Docker"),
-    "Links": _refused(_L, _LATER),
+    "Links": _honoured(_L, "names and environment on the default network, aliases on others"),
     "OomScoreAdj": _honoured(_N),
     "PidMode": _honoured(_T, "host is the guest's; container:ID is refused, another machine is another kernel"),
     "Privileged": _honoured(_F, "all the guest has; it is the container's own machine"),
-    "PublishAllPorts": _refused(_F, _LATER),
+    "PublishAllPorts": _honoured(_F),
     "ReadonlyRootfs": _honoured(_F),
     "SecurityOpt": _honoured(
         _L, "no-new-privileges, seccomp (unconfined or a profile); apparmor and label only switched off"

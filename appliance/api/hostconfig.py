@@ -5,11 +5,13 @@ import os
 import re
 from typing import Any
 
-from appliance.api.fields import CONFIG, HOST, check_fields
+from appliance.api.fields import CONFIG, HOST, check_fields, fold_names
+from appliance.container.links import parse_link
 from appliance.container.logconfig import check_log_config
 from appliance.container.seccomp import parse_profile
 from appliance.container.signals import parse_signal
 from appliance.errors import InvalidParameter
+from appliance.network.ports import parse_bindings
 
 _SECURITY_OFF = (
     "apparmor=unconfined",
@@ -18,7 +20,6 @@ _SECURITY_OFF = (
     "label:disable",
     "systempaths=unconfined",
 )
-_NETWORKS = ("default", "bridge", "none")
 _RUNTIMES = ("runc", "io.containerd.runc.v2", "vch")
 _MIN_MEMORY = 6 << 20
 _MILLISECOND = 1_000_000
@@ -43,6 +44,7 @@ def check_config(config: dict[str, Any]) -> list[str]:
     for port in config.get("ExposedPorts") or ():
         if not re.fullmatch(r"[0-9]+(-[0-9]+)?(/(tcp|udp|sctp))?", port, re.IGNORECASE):
             raise InvalidParameter(f"invalid port specification: {port!r}")
+    check_mac(config.get("MacAddress") or "")
     _check_health(config.get("Healthcheck") or {})
     return warnings
 
@@ -63,12 +65,56 @@ def _check_health(health: dict[str, Any]) -> None:
         raise InvalidParameter("Retries in Healthcheck cannot be negative")
 
 
+_ENDPOINT: dict[str, type] = {
+    "IPAMConfig": dict, "Links": list, "Aliases": list, "MacAddress": str, "DriverOpts": dict, "GwPriority": int,
+}  # fmt: skip
+# What a client shows again that it was shown; it says nothing here.
+_ENDPOINT_STATE = frozenset((
+    "NetworkID", "EndpointID", "Gateway", "IPAddress", "IPPrefixLen", "IPv6Gateway", "GlobalIPv6Address", "GlobalIPv6PrefixLen",
+    "DNSNames",
+))  # fmt: skip
+
+
+def check_endpoint(settings: Any) -> dict[str, Any]:
+    """EndpointSettings as given, without what is no wish. InvalidParameter names what is wrong."""
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict):
+        raise InvalidParameter("invalid JSON: EndpointSettings is no object")
+    fold_names(settings, (*_ENDPOINT, *_ENDPOINT_STATE))
+    for key, value in settings.items():
+        if value is not None and key in _ENDPOINT and not isinstance(value, _ENDPOINT[key]):
+            raise InvalidParameter(f"invalid JSON: {key} in EndpointSettings")
+        if value and key not in _ENDPOINT and key not in _ENDPOINT_STATE:
+            raise InvalidParameter(f"{key} in EndpointSettings is not supported")
+    for key in ("Links", "Aliases"):
+        if not all(isinstance(item, str) for item in settings.get(key) or ()):
+            raise InvalidParameter(f"invalid JSON: {key} in EndpointSettings")
+    if settings.get("DriverOpts"):
+        raise InvalidParameter(f"endpoint option {sorted(settings['DriverOpts'])[0]} is not supported")
+    if (settings.get("IPAMConfig") or {}).get("LinkLocalIPs"):
+        raise InvalidParameter("LinkLocalIPs are not supported")
+    check_mac(settings.get("MacAddress") or "")
+    return {key: value for key, value in settings.items() if key in _ENDPOINT and value}
+
+
+def check_mac(text: str) -> None:
+    if text and not re.fullmatch(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}", text):
+        raise InvalidParameter(f"invalid MAC address: {text}")
+
+
+def check_endpoints(networks: Any) -> None:
+    """NetworkingConfig.EndpointsConfig, normalised in place."""
+    if not isinstance(networks, dict):
+        raise InvalidParameter("invalid JSON: EndpointsConfig is no object")
+    for name in networks:
+        networks[name] = check_endpoint(networks[name])
+
+
 def check_host_config(host: dict[str, Any]) -> list[str]:
     """The same for HostConfig."""
     warnings = check_fields(host, HOST)
-    mode = host.get("NetworkMode") or "default"
-    if mode not in _NETWORKS:
-        raise InvalidParameter(f"NetworkMode {mode} is not supported yet: use bridge or none")
+    _check_network(host, warnings)
     _check_memory(host)
     _check_cpu(host)
     _check_namespaces(host)
@@ -83,6 +129,22 @@ def check_host_config(host: dict[str, Any]) -> list[str]:
     if (host.get("ShmSize") or 0) < 0:
         raise InvalidParameter("SHM size can not be less than 0")
     return warnings
+
+
+def _check_network(host: dict[str, Any], warnings: list[str]) -> None:
+    mode = host.get("NetworkMode") or "default"
+    parse_bindings(host.get("PortBindings") or {})
+    for link in host.get("Links") or ():
+        parse_link(link)
+    if mode == "host":
+        if host.get("Links"):
+            raise InvalidParameter("conflicting options: host type networking can't be used with links")
+        warnings.append(
+            "NetworkMode host: the container has a machine of its own on the network bridge; "
+            "its exposed ports are published on the same ports of the host, others are not"
+        )
+    if mode in ("host", "none") and (host.get("PortBindings") or host.get("PublishAllPorts")):
+        warnings.append(f"Published ports are discarded when using {mode} network mode")
 
 
 def _check_memory(host: dict[str, Any]) -> None:

@@ -4,15 +4,17 @@ import calendar
 import time
 from typing import Any
 
-from appliance.api.backend import Container
+from appliance.api.backend import Container, NetworkBackend
 from appliance.api.router import Version
 from appliance.api.times import ago
 from appliance.container.health import check_of
 from appliance.container.lifecycle import Created, Exited, Removing, Running, status_word
+from appliance.container.record import Attachment
 from appliance.container.spec import arguments, masked_paths, readonly_paths
 from appliance.container.times import ZERO, rfc3339
+from appliance.errors import NotFound
 from appliance.image.store import ImageConfig, ImageRecord, familiar_names
-from appliance.network import DefaultNetwork
+from appliance.network.record import NetworkRecord
 
 _CONFIG_DEFAULTS: dict[str, Any] = {
     "Hostname": "", "Domainname": "", "User": "", "AttachStdin": False, "AttachStdout": False, "AttachStderr": False,
@@ -92,36 +94,92 @@ def container_state(container: Container) -> dict[str, Any]:
     return shown
 
 
-def _network_settings(container: Container, network: DefaultNetwork, version: Version) -> dict[str, Any]:
-    record = container.record
-    address = record.address if container.running else ""
-    mac = "02:42:" + ":".join(f"{int(part):02x}" for part in address.split(".")) if address else ""
-    endpoint: dict[str, Any] = {
-        "IPAMConfig": None, "Links": None, "Aliases": None, "MacAddress": mac, "DriverOpts": None, "NetworkID": "",
-        "EndpointID": container.id if address else "", "Gateway": str(network.gateway) if address else "",
-        "IPAddress": address, "IPPrefixLen": network.network.prefixlen if address else 0, "IPv6Gateway": "",
-        "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
+def endpoint_shape(
+    container: Container, attachment: Attachment, networks: NetworkBackend, version: Version
+) -> dict[str, Any]:
+    """EndpointSettings of one network."""
+    wanted = attachment.wanted
+    endpoint = next((one for one in container.endpoints if one.network.name == attachment.network), None)
+    try:
+        record = endpoint.network if endpoint is not None else networks.get(attachment.network)
+    except NotFound:
+        record = None
+    ipv4, ipv6 = (endpoint.ipv4, endpoint.ipv6) if endpoint is not None else (None, None)
+    aliases = list(wanted.get("Aliases") or ())
+    known = record is not None and record.names_are_known
+    if version < (1, 45) and known:
+        aliases.append(container.id[:12])
+    shown: dict[str, Any] = {
+        "IPAMConfig": wanted.get("IPAMConfig") or ({} if known else None), "Links": wanted.get("Links"),
+        "Aliases": aliases or None, "MacAddress": endpoint.mac if endpoint is not None else "", "DriverOpts": None,
+        "NetworkID": record.id if record is not None and (endpoint is not None or container.record.started) else "",
+        "EndpointID": endpoint.id if endpoint is not None else "",
+        "Gateway": ipv4.gateway if ipv4 is not None else "", "IPAddress": ipv4.address if ipv4 is not None else "",
+        "IPPrefixLen": ipv4.prefix if ipv4 is not None else 0, "IPv6Gateway": ipv6.gateway if ipv6 is not None else "",
+        "GlobalIPv6Address": ipv6.address if ipv6 is not None else "",
+        "GlobalIPv6PrefixLen": ipv6.prefix if ipv6 is not None else 0,
     }  # fmt: skip
     if version >= (1, 44):
-        endpoint["DNSNames"] = None
-    name = "none" if record.host.get("NetworkMode") == "none" else "bridge"
-    settings: dict[str, Any] = {
-        "SandboxID": container.id if address else "",
-        "SandboxKey": "",
-        "Ports": {},
-        "Networks": {name: endpoint},
+        names = [container.record.name, *(wanted.get("Aliases") or ()), container.id[:12]]
+        shown["DNSNames"] = list(dict.fromkeys(names)) if known else None
+    if version >= (1, 48):
+        shown["GwPriority"] = int(wanted.get("GwPriority") or 0)
+    return shown
+
+
+def _ports(container: Container) -> dict[str, Any]:
+    """NetworkSettings.Ports: exposed ones too, while it runs."""
+    if not container.endpoints:
+        return {}
+    ports: dict[str, Any] = {
+        text if "/" in text else f"{text}/tcp": None for text in container.record.config.get("ExposedPorts") or ()
     }
+    for one in container.record.bindings:
+        places = ports.get(one.exposed) or []
+        ports[one.exposed] = [*places, {"HostIp": one.host_ip, "HostPort": str(one.host_port)}]
+    return ports
+
+
+def _list_ports(container: Container) -> list[dict[str, Any]]:
+    """The rows of `docker ps`."""
+    rows: list[dict[str, Any]] = []
+    for exposed, places in _ports(container).items():
+        port, _, protocol = exposed.partition("/")
+        if not port.isdigit():
+            continue
+        for place in places or [None]:
+            row: dict[str, Any] = {"PrivatePort": int(port), "Type": protocol}
+            if place is not None:
+                row = {"IP": place["HostIp"], **row, "PublicPort": int(place["HostPort"])}
+            rows.append(row)
+    return rows
+
+
+def _network_settings(container: Container, networks: NetworkBackend, version: Version) -> dict[str, Any]:
+    shapes = {
+        attachment.network: endpoint_shape(container, attachment, networks, version)
+        for attachment in container.record.attachments
+    }
+    running = bool(container.endpoints)
+    settings: dict[str, Any] = {
+        "SandboxID": container.id if running else "", "SandboxKey": "", "Ports": _ports(container), "Networks": shapes,
+    }  # fmt: skip
     if version < (1, 52):
+        endpoint = shapes.get("bridge") or dict.fromkeys(_TOP_LEVEL, "")
         settings |= {
             "Bridge": "", "HairpinMode": False, "LinkLocalIPv6Address": "", "LinkLocalIPv6PrefixLen": 0,
-            "SecondaryIPAddresses": None, "SecondaryIPv6Addresses": None, "EndpointID": endpoint["EndpointID"],
-            "Gateway": endpoint["Gateway"], "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
-            "IPAddress": address, "IPPrefixLen": endpoint["IPPrefixLen"], "IPv6Gateway": "", "MacAddress": mac,
+            "SecondaryIPAddresses": None, "SecondaryIPv6Addresses": None,
+            **{key: endpoint[key] or (0 if key.endswith("Len") else "") for key in _TOP_LEVEL},
         }  # fmt: skip
     return settings
 
 
-def inspect_container(container: Container, network: DefaultNetwork, version: Version) -> dict[str, Any]:
+_TOP_LEVEL = (
+    "EndpointID", "Gateway", "GlobalIPv6Address", "GlobalIPv6PrefixLen", "IPAddress", "IPPrefixLen", "IPv6Gateway", "MacAddress",
+)  # fmt: skip
+
+
+def inspect_container(container: Container, networks: NetworkBackend, version: Version) -> dict[str, Any]:
     record = container.record
     command = arguments(record.config)
     keeps_log = record.log_driver != "none"
@@ -134,7 +192,7 @@ def inspect_container(container: Container, network: DefaultNetwork, version: Ve
         "MountLabel": "", "ProcessLabel": "", "AppArmorProfile": "", "ExecIDs": None, "HostConfig": _host_config(record.host, version),
         "GraphDriver": {"Name": "erofs", "Data": None}, "Mounts": [],
         "Config": _config(record.config),
-        "NetworkSettings": _network_settings(container, network, version),
+        "NetworkSettings": _network_settings(container, networks, version),
     }  # fmt: skip
 
 
@@ -159,18 +217,20 @@ def status_text(container: Container, now_ns: int) -> str:
             return "Created"
 
 
-def list_container(container: Container, network: DefaultNetwork, version: Version, now_ns: int) -> dict[str, Any]:
+def list_container(container: Container, networks: NetworkBackend, version: Version, now_ns: int) -> dict[str, Any]:
     record = container.record
     command = arguments(record.config)
     name = record.host.get("NetworkMode") or "default"
-    settings = _network_settings(container, network, version)
     return {
         "Id": record.id, "Names": [f"/{record.name}"], "Image": record.image, "ImageID": record.image_id,
-        "Command": " ".join([command.path, *command.args]), "Created": record.created // 1_000_000_000, "Ports": [],
+        "Command": " ".join([command.path, *command.args]), "Created": record.created // 1_000_000_000, "Ports": _list_ports(container),
         "Labels": record.config.get("Labels") or {}, "State": status_word(container.state),
         "Status": status_text(container, now_ns),
         "HostConfig": {"NetworkMode": "bridge" if name == "default" and version >= (1, 44) else name},
-        "NetworkSettings": {"Networks": settings["Networks"]}, "Mounts": [],
+        "NetworkSettings": {"Networks": {
+            one.network: endpoint_shape(container, one, networks, version) for one in record.attachments
+        }},
+        "Mounts": [],
     }  # fmt: skip
 
 
@@ -216,4 +276,47 @@ def inspect_image(record: ImageRecord, config: ImageConfig, size: int, version: 
         shape["Variant"] = config.raw["variant"]
     if version < (1, 44):
         shape["VirtualSize"] = size
+    return shape
+
+
+def network_shape(
+    record: NetworkRecord, networks: NetworkBackend, version: Version, *, members: bool
+) -> dict[str, Any]:
+    """A network, with those who are on it or without."""
+    configs = []
+    for pool in record.pools:
+        config: dict[str, Any] = {"Subnet": pool.subnet}
+        if pool.ip_range:
+            config["IPRange"] = pool.ip_range
+        config["Gateway"] = pool.gateway
+        if pool.aux:
+            config["AuxiliaryAddresses"] = pool.aux
+        configs.append(config)
+    options = dict(record.options)
+    if record.name == "bridge":
+        options = {
+            "com.docker.network.bridge.default_bridge": "true", "com.docker.network.bridge.enable_icc": "true",
+            "com.docker.network.bridge.enable_ip_masquerade": "true",
+            "com.docker.network.bridge.host_binding_ipv4": "0.0.0.0",
+            "com.docker.network.bridge.name": record.bridge, "com.docker.network.driver.mtu": "1500", **options,
+        }  # fmt: skip
+    shape: dict[str, Any] = {
+        "Name": record.name, "Id": record.id, "Created": rfc3339(record.created), "Scope": "local", "Driver": record.driver,
+        "EnableIPv6": record.ipv6,
+        "IPAM": {"Driver": "default", "Options": record.ipam_options or ({} if not record.predefined else None),
+                 "Config": configs if record.driver == "bridge" else None if version >= (1, 48) else []},
+        "Internal": record.internal, "Attachable": record.attachable, "Ingress": False, "ConfigFrom": {"Network": ""},
+        "ConfigOnly": False, "Containers": {}, "Options": options, "Labels": record.labels,
+    }  # fmt: skip
+    if version >= (1, 48):
+        shape["EnableIPv4"] = record.ipv4
+    if members:
+        shape["Containers"] = {
+            container.id: {
+                "Name": container.record.name, "EndpointID": endpoint.id, "MacAddress": endpoint.mac,
+                "IPv4Address": endpoint.ipv4.cidr if endpoint.ipv4 is not None else "",
+                "IPv6Address": endpoint.ipv6.cidr if endpoint.ipv6 is not None else "",
+            }
+            for container, endpoint in networks.members(record)
+        }  # fmt: skip
     return shape

@@ -10,6 +10,31 @@ from appliance.container.lifecycle import Created, Exited, Running, State
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 
 
+class Binding(msgspec.Struct, frozen=True):
+    """A published port. `host_ip` is 0.0.0.0 or :: for all of the host's addresses."""
+
+    protocol: str
+    port: int
+    host_ip: str
+    host_port: int
+
+    @property
+    def exposed(self) -> str:
+        return f"{self.port}/{self.protocol}"
+
+
+class Attachment(msgspec.Struct):
+    """A container's place on the network of this name: what is `wanted` (Docker's EndpointSettings), and what a run has of it."""
+
+    network: str
+    wanted: dict[str, Any] = {}
+    endpoint: str = ""
+    interface: str = ""
+    mac: str = ""
+    address: str = ""
+    address6: str = ""
+
+
 class Record(msgspec.Struct):
     """The durable part. Times are unix ns; `state` is one of created, running, exited.
 
@@ -29,7 +54,8 @@ class Record(msgspec.Struct):
     exit_code: int = 0
     oom_killed: bool = False
     error: str = ""
-    address: str = ""
+    attachments: list[Attachment] = []
+    bindings: list[Binding] = []
     run_first_entry: int = 0
     run_offset: int = 0
     restarts: int = 0

@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from appliance.diag import mark
 from appliance.engine.record import Container
 from appliance.errors import InvalidParameter, VchError
 from appliance.guest import GuestSession, Launched, StartRefused
-from appliance.hypervisor import Disk, DiskAddress, MachineSpec
-from appliance.network import Endpoint
+from appliance.hypervisor import Card, Disk, DiskAddress, MachineSpec
+from appliance.network.names import host_resolver
+from appliance.network.record import Endpoint, way_out
 from protos.tether.v1 import filesystem_pb2, network_pb2, process_pb2, sandbox_pb2
 from protos.tether.v1.filesystem_pb2 import Mount
 
@@ -29,7 +31,7 @@ _STATE = "/run/tether"
 def machine_spec(
     container: Container,
     layers: list[Path],
-    endpoint: Endpoint | None,
+    cards: Sequence[Card],
     memory_mib: int,
     cpus: int,
     *,
@@ -46,7 +48,8 @@ def machine_spec(
         _memory_class(max(memory_mib, limit + _OVERHEAD_MIB if limit else 0), memory_mib),
         max(cpus, -(-nano // 1_000_000_000), highest + 1),
         (Disk(container.upper, False), *disks),
-        endpoint.card if endpoint else None,
+        cards[0] if cards else None,
+        tuple(cards[1:]),
     )
 
 
@@ -87,47 +90,81 @@ def _mounts(disks: list[DiskAddress]) -> list[Mount]:
     return mounts
 
 
-def state_files(
-    config: dict[str, Any], host: dict[str, Any], endpoint: Endpoint | None, dns: tuple[str, ...]
-) -> list[sandbox_pb2.StateFile]:
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A legacy link: names of another container, its address, what the environment tells of it."""
+
+    names: str
+    address: str
+    env: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a container has around it: its places on networks, the daemon's DNS servers, legacy links."""
+
+    endpoints: list[Endpoint]
+    dns: tuple[str, ...] = ()
+    links: tuple[Link, ...] = ()
+
+
+def state_files(config: dict[str, Any], host: dict[str, Any], around: Surroundings) -> list[sandbox_pb2.StateFile]:
     """hosts, resolv.conf and hostname of a container."""
     hostname = config["Hostname"]
     full = f"{hostname}.{config['Domainname']}" if config.get("Domainname") else hostname
     names = hostname if full == hostname else f"{full} {hostname}"
     hosts = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback", "fe00::0\tip6-localnet",
              "ff00::0\tip6-mcastprefix", "ff02::1\tip6-allnodes", "ff02::2\tip6-allrouters"]  # fmt: skip
+    out = way_out(around.endpoints)
     for entry in host.get("ExtraHosts") or ():
         name, _, address = entry.partition(":")
         if address == "host-gateway":
-            address = endpoint.gateway if endpoint else ""
+            address = out.ipv4.gateway if out is not None and out.ipv4 is not None else ""
         if address:
-            hosts.append(f"{address}\t{name}")
-    if endpoint is not None:
-        hosts.append(f"{endpoint.address}\t{names}")
-    servers = list(host.get("Dns") or dns or ([endpoint.dns] if endpoint else []))
-    resolv = [f"nameserver {server}" for server in servers]
-    if host.get("DnsSearch"):
-        resolv.append(f"search {' '.join(host['DnsSearch'])}")
-    if host.get("DnsOptions"):
-        resolv.append(f"options {' '.join(host['DnsOptions'])}")
-    contents = {"hosts": hosts, "resolv.conf": resolv, "hostname": [hostname]}
+            hosts.append(f"{address.strip('[]')}\t{name}")
+    hosts += [f"{link.address}\t{link.names}" for link in around.links]
+    for endpoint in around.endpoints:
+        hosts += [f"{address.address}\t{names}" for address in endpoint.addresses]
+    contents = {"hosts": hosts, "resolv.conf": _resolv_conf(host, around, out), "hostname": [hostname]}
     return [
         sandbox_pb2.StateFile(name=name, content=("\n".join(lines) + "\n").encode(), mode=0o644)
         for name, lines in contents.items()
     ]
 
 
-def network_config(endpoint: Endpoint | None) -> network_pb2.NetworkConfig:
-    if endpoint is None:
-        return network_pb2.NetworkConfig()
-    return network_pb2.NetworkConfig(
-        interfaces=[
+def _resolv_conf(host: dict[str, Any], around: Surroundings, out: Endpoint | None) -> list[str]:
+    resolver = host_resolver()
+    knows_names = [endpoint for endpoint in around.endpoints if endpoint.network.names_are_known]
+    asked = out or next(iter(around.endpoints), None)
+    servers = list(host.get("Dns") or around.dns)
+    if knows_names and asked is not None and asked.card.bridge:
+        # It asks others in the container's name.
+        servers = [(asked if asked.dns else knows_names[0]).dns]
+    elif not servers and asked is not None:
+        servers = [asked.dns]
+    search = [domain for domain in host.get("DnsSearch") or resolver.search if domain != "."]
+    options = host.get("DnsOptions") or (["ndots:0"] if knows_names else [])
+    lines = [f"nameserver {server}" for server in servers if server]
+    if search:
+        lines.append(f"search {' '.join(search)}")
+    if options:
+        lines.append(f"options {' '.join(options)}")
+    return lines
+
+
+def network_config(endpoints: list[Endpoint], nameless: int = 0) -> network_pb2.NetworkConfig:
+    """All cards. So many of the first ones are not known by their MAC yet, and get it."""
+    out = way_out(endpoints)
+    interfaces = []
+    for index, endpoint in enumerate(endpoint for endpoint in endpoints if endpoint.interface):
+        routes = [network_pb2.Route(gateway=address.gateway) for address in endpoint.addresses if endpoint is out]
+        interfaces.append(
             network_pb2.Interface(
-                mac=endpoint.mac, set_mac=True, index=0, name="eth0", addresses=[f"{endpoint.address}/{endpoint.prefix}"],
-                routes=[network_pb2.Route(gateway=endpoint.gateway)],
+                mac=endpoint.mac, set_mac=index < nameless, index=index, name=endpoint.interface,
+                addresses=[address.cidr for address in endpoint.addresses], routes=routes, mtu=endpoint.network.mtu,
             )
-        ]
-    )  # fmt: skip
+        )  # fmt: skip
+    return network_pb2.NetworkConfig(interfaces=interfaces)
 
 
 def _modules(host: dict[str, Any]) -> list[str]:
@@ -137,14 +174,17 @@ def _modules(host: dict[str, Any]) -> list[str]:
 
 
 def launch_requests(
-    machine_id: str, config: dict[str, Any], host: dict[str, Any], disks: list[DiskAddress], endpoint: Endpoint | None,
-    dns: tuple[str, ...],
+    machine_id: str, config: dict[str, Any], host: dict[str, Any], disks: list[DiskAddress], around: Surroundings
 ) -> tuple[sandbox_pb2.ConfigureRequest, process_pb2.CreateRequest]:  # fmt: skip
     """What a blank guest is told. `disks` are where it finds the container's own disk and the layers, lowest first."""
     configure = sandbox_pb2.ConfigureRequest(
         machine_id=machine_id, hostname=config["Hostname"], domainname=config.get("Domainname") or "",
-        mounts=_mounts(disks), network=network_config(endpoint), modules=_modules(host), files=state_files(config, host, endpoint, dns),
+        mounts=_mounts(disks), network=network_config(around.endpoints, 1), modules=_modules(host), files=state_files(config, host, around),
     )  # fmt: skip
+    linked = [entry for link in around.links for entry in link.env]
+    if linked:
+        # What the container's own configuration says goes before.
+        config = {**config, "Env": [*linked, *(config.get("Env") or ())]}
     log_config = host.get("LogConfig") or {}
     rows, columns = host.get("ConsoleSize") or (0, 0)
     process = process_pb2.CreateRequest(
@@ -161,12 +201,11 @@ def files_request(container: Container, disks: list[DiskAddress]) -> sandbox_pb2
 
 
 async def begin_fresh(
-    session: GuestSession, stack: AsyncExitStack, container: Container, disks: list[DiskAddress],
-    endpoint: Endpoint | None, dns: tuple[str, ...],
+    session: GuestSession, stack: AsyncExitStack, container: Container, disks: list[DiskAddress], around: Surroundings
 ) -> Launched:  # fmt: skip
     """Configure the guest and start the container's process. StartRefused when the process cannot be."""
     record = container.record
-    requests = launch_requests(container.id, record.config, record.host, disks, endpoint, dns)
+    requests = launch_requests(container.id, record.config, record.host, disks, around)
     mark("spec made")
     launched = await stack.enter_async_context(session.launch(*requests, _BOOT_SECONDS))
     _mark_steps(launched.response.steps)
@@ -181,12 +220,12 @@ def _mark_steps(steps: Sequence[sandbox_pb2.BootMark]) -> None:
 
 
 async def begin_awakened(
-    session: GuestSession, container: Container, endpoint: Endpoint | None, dns: tuple[str, ...]
+    session: GuestSession, container: Container, around: Surroundings
 ) -> process_pb2.StartResponse:
     """Bring a guest that goes on from a checkpoint into the present. VchError when its process does not run."""
     record = container.record
     request = sandbox_pb2.AwakenRequest(
-        network=network_config(endpoint), files=state_files(record.config, record.host, endpoint, dns),
+        network=network_config(around.endpoints, len(around.endpoints)), files=state_files(record.config, record.host, around),
         close_connections=True,
     )  # fmt: skip
     closed = await session.awaken(request, _BOOT_SECONDS)

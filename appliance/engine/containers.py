@@ -15,6 +15,7 @@ import trio
 from appliance.container import lifecycle
 from appliance.container.capabilities import capabilities
 from appliance.container.lifecycle import Created, GiveUp, Pause, Remove, Start, Unpause
+from appliance.container.links import parse_link
 from appliance.container.merge import merge_config
 from appliance.container.record import NAME, Record, state_of
 from appliance.container.signals import parse_signal
@@ -22,6 +23,7 @@ from appliance.container.spec import arguments
 from appliance.engine.admission import Admission
 from appliance.engine.checkpoints import Checkpoints
 from appliance.engine.commits import Commits
+from appliance.engine.connections import Connections
 from appliance.engine.disks import UpperDisks
 from appliance.engine.events import EventBus
 from appliance.engine.execs import Exec, Execs
@@ -31,6 +33,7 @@ from appliance.engine.forward import Forwarder
 from appliance.engine.ledger import Ledger
 from appliance.engine.machines import Machines
 from appliance.engine.names import random_name
+from appliance.engine.networks import Networks
 from appliance.engine.pool import Pool
 from appliance.engine.record import Container
 from appliance.engine.runs import Defaults, Runs
@@ -39,7 +42,6 @@ from appliance.engine.visits import Visits
 from appliance.errors import Conflict, InvalidParameter, NotFound, NotModified, VchError
 from appliance.hypervisor import Driver, Power
 from appliance.image.store import ImageStore
-from appliance.network import DefaultNetwork
 from appliance.store import Database
 from tether.rpc.bridge import LoopThread
 
@@ -52,7 +54,7 @@ class Containers:
     """`nursery` owns the runs. All methods raise errors of `errors.py` with Docker's texts."""
 
     def __init__(
-        self, root: Path, database: Database, driver: Driver, images: ImageStore, network: DefaultNetwork,
+        self, root: Path, database: Database, driver: Driver, images: ImageStore, networks: Networks,
         events: EventBus, loop: LoopThread, nursery: trio.Nursery, defaults: Defaults, disks: UpperDisks,
         admission: Admission, pool: Pool | None,
     ) -> None:  # fmt: skip
@@ -60,15 +62,17 @@ class Containers:
         self._root.mkdir(parents=True, exist_ok=True)
         self._driver = driver
         self._images = images
-        self.network = network
+        self._networks = networks
         self._disks = disks
         self._machines = Machines(driver, pool, admission, loop)
         self._ledger = Ledger(database, events)
         self._nursery = nursery
         self._execs = Execs(self._ledger, nursery)
-        self._visits = Visits(self._machines, images, defaults.memory_mib, defaults.cpus, network.blank, nursery)
+        card = networks.blank.card
+        self._visits = Visits(self._machines, images, defaults.memory_mib, defaults.cpus, card, nursery)
+        self.connections = Connections(self.get, self.all, networks, self._ledger, defaults.dns)
         self._runs = Runs(
-            self._machines, self._visits, images, network, self._ledger, nursery, defaults,
+            self._machines, self._visits, images, networks, self.connections, self._ledger, nursery, defaults,
             self._remove_quietly, self._execs.forget,
         )  # fmt: skip
         self._checkpoints = Checkpoints(self._ledger)
@@ -119,12 +123,20 @@ class Containers:
         self._names[name] = container_id
         return name
 
-    async def create(self, name: str, config: dict[str, Any], host: dict[str, Any]) -> Container:
-        """Make a container of a complete configuration; `config["Image"]` names an image that is here."""
+    async def create(
+        self, name: str, config: dict[str, Any], host: dict[str, Any], networks: dict[str, Any]
+    ) -> Container:
+        """Make a container of a complete configuration; `config["Image"]` names an image that is here.
+
+        `networks` are EndpointSettings by a network's name or id.
+        """
         image = self._images.get(config["Image"])
         merged = merge_config(config, self._images.config(image.id).config)
         arguments(merged)
         capabilities(host)
+        attachments = self._networks.plan(merged, host, networks)
+        for link in host.get("Links") or ():
+            self.get(parse_link(link)[0])
         container_id = secrets.token_hex(32)
         if name:
             name = self._take_name(name, container_id)
@@ -139,7 +151,16 @@ class Containers:
         folder = self._root / container_id
         try:
             folder.mkdir(mode=0o711)
-            record = Record(container_id, f"{name}", time.time_ns(), image.id, config["Image"], merged, host)
+            record = Record(
+                container_id,
+                f"{name}",
+                time.time_ns(),
+                image.id,
+                config["Image"],
+                merged,
+                host,
+                attachments=attachments,
+            )
             container = Container(record, folder, Created())
             self._disks.create(container.upper)
             await self._ledger.save(container)
@@ -417,6 +438,9 @@ class Containers:
                 # Killed between the removal of the folder's name and the record's: the record goes first, so this is foreign.
                 await self._ledger.remove(key)
                 continue
+            if not record.attachments:
+                # Of an appliance that had one network only.
+                record.attachments = self._networks.plan(record.config, record.host, {})
             container = Container(record, folder, state_of(record))
             self._containers[key] = container
             self._names[record.name] = key

@@ -140,5 +140,5 @@ class Pool:
 
 def _shape(spec: MachineSpec) -> MachineSpec:
     """What machines that can become each other have in common."""
-    card = replace(spec.card, mac="") if spec.card is not None else None
+    card = spec.card.kind if spec.card is not None else None
     return replace(spec, id="", disks=(), card=card, more_cards=())

@@ -13,6 +13,7 @@ from appliance.container.record import Record
 from appliance.diag import Trace
 from appliance.engine.run import Run
 from appliance.guest import Fanout, StdinPipe
+from appliance.network.record import Endpoint
 from appliance.streams.logfile import LogFile
 
 
@@ -44,6 +45,8 @@ class Container:
     trace: Trace = field(default_factory=Trace)
     removed: bool = False
     size: tuple[int, int] = (0, 0)
+    # Its places on networks, while it has a machine.
+    endpoints: list[Endpoint] = field(default_factory=list)
 
     @property
     def id(self) -> str:

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import trio
 
-from appliance.engine.boot import launch_requests
+from appliance.engine.boot import Surroundings, launch_requests
 from appliance.engine.disks import UpperDisks
 from appliance.errors import Conflict
 from appliance.guest import GuestSession
 from appliance.hypervisor import Disk, DiskAddress, MachineSpec
 from appliance.image.erofs import write_erofs
-from appliance.network import Endpoint
+from appliance.network.record import Endpoint
 from tether.rpc.bridge import LoopThread
 from tether.transport import Line
 
@@ -105,12 +105,12 @@ class ContainerRehearsal:
     async def rehearse(self, session: GuestSession, kind: MachineSpec) -> None:
         """GuestFailure, StartRefused or Conflict when the guest cannot."""
         for _ in range(_ROUNDS):
-            await self._once(session, self._endpoint if kind.card is not None else None)
+            await self._once(session, [self._endpoint] if kind.card is not None else [])
 
-    async def _once(self, session: GuestSession, endpoint: Endpoint | None) -> None:
+    async def _once(self, session: GuestSession, endpoints: list[Endpoint]) -> None:
         config = {"Cmd": ["ready"], "Hostname": _NAME}
         disks = [DiskAddress(0, 0, 0), DiskAddress(0, 0, 1)]
-        requests = launch_requests(_NAME, config, {}, disks, endpoint, ())
+        requests = launch_requests(_NAME, config, {}, disks, Surroundings(endpoints))
         said = b""
         status = None
         async with session.launch(*requests, _BOOT_SECONDS) as launched:

@@ -12,14 +12,15 @@ import trio
 
 from appliance.container import lifecycle
 from appliance.container.lifecycle import Exit, Exited, GiveUp, Pause, Running, Start, Started, StartFailed, Starting
-from appliance.container.record import Record
 from appliance.diag import Trace, mark
 from appliance.engine.boot import begin_awakened, begin_found, begin_fresh, machine_spec, start_error
+from appliance.engine.connections import Connections
 from appliance.engine.execs import drain
 from appliance.engine.forward import Forwarder
 from appliance.engine.health import HealthMonitor
 from appliance.engine.ledger import Ledger
 from appliance.engine.machines import Machines
+from appliance.engine.networks import Networks
 from appliance.engine.record import Container
 from appliance.engine.run import Begun, Ended, Run
 from appliance.engine.visits import Visits
@@ -27,7 +28,6 @@ from appliance.errors import Conflict, InvalidParameter, NotModified, VchError
 from appliance.guest import GuestSession, StartRefused, exit_code
 from appliance.hypervisor import Machine
 from appliance.image.store import ImageStore
-from appliance.network import DefaultNetwork, Endpoint
 from protos.tether.v1 import process_pb2
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class Runs:
     """`nursery` owns the runs; `on_end` is called when one has ended, `on_auto_remove` after that when its container has AutoRemove."""
 
     def __init__(
-        self, machines: Machines, visits: Visits, images: ImageStore, network: DefaultNetwork, ledger: Ledger,
+        self, machines: Machines, visits: Visits, images: ImageStore, networks: Networks, connections: Connections, ledger: Ledger,
         nursery: trio.Nursery, defaults: Defaults,
         on_auto_remove: Callable[[Container], Awaitable[None]], on_end: Callable[[Container], None],
     ) -> None:  # fmt: skip
@@ -84,7 +84,8 @@ class Runs:
         self._visits = visits
         self._images = images
         self._health = HealthMonitor(ledger)
-        self._network = network
+        self._networks = networks
+        self._connections = connections
         self._ledger = ledger
         self._nursery = nursery
         self._defaults = defaults
@@ -147,14 +148,12 @@ class Runs:
             attempt.answer()
 
     async def _failed(self, container: Container, attempt: _Attempt, error: VchError) -> None:
-        endpoint, container.record.address = container.record.address, ""
-        if endpoint:
-            self._network.release(endpoint)
         if container.run is not None:
             container.run.gone.set()
         if isinstance(container.state, Running):
             await self._ended(container, Ended(None, str(error)))
             return
+        self._networks.leave(container)
         code = 128
         if isinstance(error, StartRefused):
             text, code = start_error(error)
@@ -174,7 +173,8 @@ class Runs:
         record, kept = container.record, attempt.kept
         container.trace = Trace()
         container.trace.follow()
-        endpoint = self._take_endpoint(record)
+        self._networks.join(container)
+        around = self._connections.surroundings(container)
         log_file = container.open_log() if record.log_driver != "none" else None
         record.run_offset = kept.log_offset if kept is not None else 0
         if log_file is not None:
@@ -184,7 +184,8 @@ class Runs:
         async with AsyncExitStack() as turn:
             await turn.enter_async_context(self._machines.turn())
             layers = self._images.layer_paths(record.image_id)
-            spec = machine_spec(container, layers, endpoint, self._defaults.memory_mib, self._defaults.cpus)
+            cards = [endpoint.card for endpoint in container.endpoints if endpoint.interface]
+            spec = machine_spec(container, layers, cards, self._defaults.memory_mib, self._defaults.cpus)
             machine, session = await self._machines.get(spec, made, kept.folder if kept is not None else None)
             mark("machine on")
             run = container.run = self._make_run(container, machine, session)
@@ -193,17 +194,19 @@ class Runs:
                 # A process that runs is one that a killed appliance finds again.
                 await saved.wait()
                 mark("state saved")
-                dns = self._defaults.dns
                 output = None
                 if kept is None:
                     disks = machine.disk_addresses()
-                    launched = await begin_fresh(run.session, stack, container, disks, endpoint, dns)
+                    launched = await begin_fresh(run.session, stack, container, disks, around)
                     started, output = launched.response.started, launched.output()
                 else:
-                    started = await begin_awakened(run.session, container, endpoint, dns)
+                    started = await begin_awakened(run.session, container, around)
                 await turn.aclose()
                 container.move(Started(started.started_ns, started.pid))
+                for endpoint in container.endpoints:
+                    self._networks.tell("connect", container, endpoint)
                 self._ledger.emit(container, "start")
+                self._nursery.start_soon(self._connections.tell_linked, container)
                 self._watch(container, run)
                 self._nursery.start_soon(self._answer, container, attempt)
                 return Begun(record.run_offset, output)
@@ -228,13 +231,6 @@ class Runs:
         mark("state saved again")
         attempt.answer()
 
-    def _take_endpoint(self, record: Record) -> Endpoint | None:
-        if record.host.get("NetworkMode") == "none" or record.config.get("NetworkDisabled"):
-            return None
-        endpoint = self._network.take()
-        record.address = endpoint.address
-        return endpoint
-
     @staticmethod
     def _make_run(container: Container, machine: Machine, session: GuestSession) -> Run:
         run = Run(
@@ -258,9 +254,7 @@ class Runs:
             log.warning("container %s lost its machine: %s", container.id[:12], ended.reason)
         else:
             code, oom, error = exit_code(status), status.oom_killed, ""
-        if record.address:
-            self._network.release(record.address)
-            record.address = ""
+        left = self._networks.leave(container)
         started, now = record.started, time.time_ns()
         if now - started >= _LONG_RUN_NS:
             container.backoff = 0
@@ -272,6 +266,8 @@ class Runs:
         if oom:
             self._ledger.emit(container, "oom")
         self._ledger.emit(container, "die", exitCode=str(code), execDuration=str(seconds))
+        for endpoint in left:
+            self._networks.tell("disconnect", container, endpoint)
         removed = bool(record.host.get("AutoRemove"))
         if not removed:
             await self._ledger.save(container)
@@ -328,16 +324,15 @@ class Runs:
 
     def take_up(self, container: Container, machine: Machine) -> None:
         """Go on with a machine that an earlier appliance left running."""
-        if container.record.address:
-            self._network.retake(container.record.address)
+        self._networks.rejoin(container)
         self._nursery.start_soon(self._resume_guarded, container, machine)
 
     async def lost(self, container: Container) -> None:
         """Its machine is not there any more."""
         if container.running:
             await self._ended(container, Ended(None, "the machine ended while the appliance was away"))
-        elif container.record.address:
-            container.record.address = ""
+        elif container.record.bindings or any(one.endpoint for one in container.record.attachments):
+            self._networks.forget(container)
             await self._ledger.save(container)
 
     async def _resume_guarded(self, container: Container, machine: Machine) -> None:

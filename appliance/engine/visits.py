@@ -15,9 +15,8 @@ from appliance.engine.machines import Machines
 from appliance.engine.record import Container
 from appliance.errors import Conflict, NotFound, leaves
 from appliance.guest import GuestFiles, GuestSession
-from appliance.hypervisor import Machine
+from appliance.hypervisor import Card, Machine
 from appliance.image.store import ImageStore
-from appliance.network import Endpoint
 
 _READY_SECONDS = 120.0
 _IDLE_SECONDS = 10.0
@@ -51,15 +50,15 @@ class _Visited:
 
 
 class Visits:
-    """`nursery` owns the machines; they are of the usual size, and on the network at a place that is nobody's."""
+    """`nursery` owns the machines; they are of the usual size, with a card that is on no network."""
 
     def __init__(
-        self, machines: Machines, images: ImageStore, memory_mib: int, cpus: int, endpoint: Endpoint, nursery: trio.Nursery
+        self, machines: Machines, images: ImageStore, memory_mib: int, cpus: int, card: Card, nursery: trio.Nursery
     ) -> None:  # fmt: skip
         self._machines = machines
         self._images = images
         self._size = (memory_mib, cpus)
-        self._endpoint = endpoint
+        self._card = card
         self._nursery = nursery
         self._visited: dict[str, _Visited] = {}
 
@@ -106,7 +105,7 @@ class Visits:
             async with trio.open_nursery() as nursery:
                 async with self._machines.turn():
                     layers = self._images.layer_paths(container.record.image_id)
-                    spec = machine_spec(container, layers, self._endpoint, *self._size, limited=False)
+                    spec = machine_spec(container, layers, [self._card], *self._size, limited=False)
                     # Not the container's own: one that is left by a kill is nobody's, and goes.
                     spec = replace(spec, id=f"files{container.id}"[:64])
                     machine, session = await self._machines.get(spec, made)

@@ -13,7 +13,7 @@ import trio
 from google.protobuf.message import Message
 
 from appliance.errors import Conflict, InvalidParameter, NotFound, Unavailable, VchError
-from protos.tether.v1 import metrics_pb2, process_pb2, sandbox_pb2, stdio_pb2
+from protos.tether.v1 import metrics_pb2, network_pb2, process_pb2, sandbox_pb2, stdio_pb2
 from tether.rpc.bridge import LoopThread
 from tether.rpc.client import Channel, ServerStream
 from tether.rpc.status import Code, RpcError
@@ -215,6 +215,14 @@ class GuestSession:
         request.wall_clock_ns = time.time_ns()
         request.entropy = os.urandom(64)
         return (await self.call("Sandbox/Awaken", request, sandbox_pb2.AwakenResponse, timeout)).closed
+
+    async def write_files(self, request: sandbox_pb2.AwakenRequest) -> None:
+        """Write the files of a request anew that has nothing else."""
+        await self.call("Sandbox/Awaken", request, sandbox_pb2.AwakenResponse)
+
+    async def apply_network(self, config: network_pb2.NetworkConfig) -> None:
+        """Let the guest's cards be as said. Conflict when the kernel refuses, NotFound when a card does not appear."""
+        await self.call("Network/Apply", network_pb2.ApplyRequest(config=config), network_pb2.ApplyResponse)
 
     async def delete_process(self, process_id: str) -> None:
         await self.call("Process/Delete", process_pb2.DeleteRequest(id=process_id), process_pb2.DeleteResponse)

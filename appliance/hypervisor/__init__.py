@@ -1,6 +1,7 @@
 """Virtual machines: the contract in `driver`, a driver per folder. No Docker noun gets in, no QEMU or vSphere noun gets out."""
 
 from appliance.hypervisor.driver import (
+    NO_BRIDGE,
     Adaptable,
     Card,
     Checkpointable,
@@ -8,6 +9,7 @@ from appliance.hypervisor.driver import (
     Disk,
     DiskAddress,
     Driver,
+    Forward,
     Machine,
     MachineSpec,
     Pluggable,
@@ -16,6 +18,7 @@ from appliance.hypervisor.driver import (
 )
 
 __all__ = [
+    "NO_BRIDGE",
     "Adaptable",
     "Card",
     "Checkpointable",
@@ -23,6 +26,7 @@ __all__ = [
     "Disk",
     "DiskAddress",
     "Driver",
+    "Forward",
     "Machine",
     "MachineSpec",
     "Pluggable",

@@ -3,7 +3,7 @@
 import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -33,13 +33,42 @@ class DiskAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class Forward:
+    """A port of the host that is the guest's: where a card has no bridge, the hypervisor forwards it itself."""
+
+    protocol: str
+    host_ip: str
+    host_port: int
+    address: str
+    port: int
+
+
+# The bridge of a card that is on none yet.
+NO_BRIDGE = "-"
+
+
+@dataclass(frozen=True, slots=True)
 class Card:
-    """A network card. `network` is a CIDR whose first address is the gateway; addresses are given to the guest by its tether."""
+    """A network card on a bridge of the host; without a bridge, on a network of its own, by user-mode NAT.
+
+    Such a network is a CIDR, and `forwards` lead into it. Addresses are given to the guest by its tether in both cases.
+    `isolated`: on its bridge it reaches the host only.
+    """
 
     mac: str
-    network: str
-    gateway: str
-    dns: str
+    network: str = ""
+    gateway: str = ""
+    dns: str = ""
+    bridge: str = ""
+    isolated: bool = False
+    forwards: tuple[Forward, ...] = ()
+
+    @property
+    def kind(self) -> "Card":
+        """What it has in common with all that it can become while its machine runs."""
+        if self.bridge:
+            return Card("", bridge=NO_BRIDGE)
+        return replace(self, mac="", forwards=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +160,7 @@ class Pluggable(Protocol):
         """Add a card; the guest sees it some moments later. HypervisorError when there is no room or QEMU refuses."""
 
     async def unplug_card(self, mac: str) -> None:
-        """Take away a card that was plugged in; returns when the guest has let go of it. HypervisorError when it does not."""
+        """Take away a card; returns when the guest has let go of it. HypervisorError when it does not."""
 
 
 @runtime_checkable

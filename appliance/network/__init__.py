@@ -1,5 +1,1 @@
-"""Networks of containers: who has which address. The default one is user-mode: NAT to the outside, no way in."""
-
-from appliance.network.addresses import DefaultNetwork, Endpoint
-
-__all__ = ["DefaultNetwork", "Endpoint"]
+"""Networks of containers: who has which address, what is published, who answers to which name."""

@@ -1,70 +1,118 @@
-"""Addresses of the default network."""
+"""Address pools: which subnets a host can use, which addresses of one are taken."""
 
 import ipaddress
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
-from appliance.errors import InvalidParameter, Unavailable
-from appliance.hypervisor import Card
+from appliance.errors import Forbidden, InvalidParameter, Unavailable
+from appliance.network.record import Address, Pool
 
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One container's place: what its card, its tether and `inspect` need."""
-
-    address: str
-    prefix: int
-    mac: str
-    gateway: str
-    dns: str
-    network: str
-
-    @property
-    def card(self) -> Card:
-        return Card(self.mac, self.network, self.gateway, self.dns)
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_LOCAL_POOLS = (
+    *(f"172.{second}.0.0/16" for second in range(17, 32)),
+    *(f"192.168.{third}.0/20" for third in range(0, 256, 16)),
+)
 
 
-class DefaultNetwork:
-    """`bridge`: addresses are handed out round robin, so that a dead container's is not reused at once."""
+def default_pools() -> Iterator[Network]:
+    """Docker's default address pools, in its order."""
+    return map(ipaddress.ip_network, _LOCAL_POOLS)
 
-    def __init__(self, bip: str) -> None:
+
+def pick_subnet(taken: Iterable[Network]) -> Network:
+    """The first of the default pools that overlaps with nothing. InvalidParameter when all are used up."""
+    used = [network for network in taken if network.version == 4]
+    for candidate in default_pools():
+        if not any(candidate.overlaps(network) for network in used):
+            return candidate
+    raise InvalidParameter("all predefined address pools have been fully subnetted")
+
+
+def pick_local_subnet6(network_id: str) -> Network:
+    """A unique local /64 (RFC 4193) that an id leads to."""
+    return ipaddress.IPv6Network((0xFD << 120 | int(network_id[:14], 16) << 64, 64))
+
+
+def mac_of(address: str) -> str:
+    """Docker's way to a MAC: locally administered, the rest from the IPv4 address."""
+    return "02:42:" + ":".join(f"{octet:02x}" for octet in ipaddress.ip_address(address).packed[-4:])
+
+
+class Subnet:
+    """The addresses of one pool. They are handed out round robin, so that a dead container's is not reused at once."""
+
+    def __init__(self, pool: Pool, label: str, reserved: Iterable[str] = ()) -> None:
+        """`label` names the network in errors. InvalidParameter when the pool is none."""
+        self.network = parse_subnet(pool.subnet)
+        part = parse_subnet(pool.ip_range) if pool.ip_range else self.network
+        if part.version != self.network.version or not part.subnet_of(self.network):  # type: ignore[arg-type]
+            raise InvalidParameter(f"invalid ip-range {part}: it is no part of subnet {self.network}")
+        first, last = int(part.network_address), int(part.broadcast_address)
+        if self.network.prefixlen <= self.network.max_prefixlen - 2:
+            # Neither the network's own address nor the broadcast's.
+            first = max(first, int(self.network.network_address) + 1)
+            if self.network.version == 4:
+                last = min(last, int(self.network.broadcast_address) - 1)
+        self._first, self._last = first, last
+        self._label = label
+        gateway = pool.gateway or str(self.network[1] if self.network.num_addresses > 1 else self.network[0])
+        self.gateway = str(self._inside(gateway, "gateway"))
+        self._used = {int(self._inside(address, "auxiliary address")) for address in pool.aux.values()}
+        self._used |= {int(self._inside(address, "address")) for address in (self.gateway, *reserved)}
+        self._next = first
+
+    def _inside(self, text: str, what: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
         try:
-            interface = ipaddress.IPv4Interface(bip)
+            address = ipaddress.ip_address(text)
         except ValueError as error:
-            raise InvalidParameter(f"invalid --bip {bip}: {error}") from error
-        if interface.network.prefixlen > 28:
-            raise InvalidParameter(f"invalid --bip {bip}: too few addresses")
-        self.network = interface.network
-        self.gateway = interface.ip
-        # User-mode networking answers DNS on an address of its own: the last one.
-        self.dns = self.network.broadcast_address - 1
-        self._used: set[int] = set()
-        self._next = int(self.gateway) + 1
+            raise InvalidParameter(f"invalid {what}: {text}") from error
+        if address not in self.network:
+            raise InvalidParameter(f"no matching subnet for {what} {text}")
+        return address
 
-    def take(self) -> Endpoint:
-        first, last = int(self.network.network_address) + 1, int(self.dns) - 2
-        for _ in range(first, last + 1):
+    def __contains__(self, text: str) -> bool:
+        return ipaddress.ip_address(text) in self.network
+
+    def take(self, wanted: str = "") -> Address:
+        """A free address, or the one that is wanted. Forbidden when that is taken, Unavailable when there is none."""
+        if wanted:
+            number = int(self._inside(wanted, "address"))
+            if number in self._used:
+                raise Forbidden("Address already in use")
+            return self._take(number)
+        size = self._last - self._first + 1
+        for _ in range(min(size, len(self._used) + 1)):
             candidate = self._next
-            self._next = first if candidate >= last else candidate + 1
-            if candidate not in self._used and candidate != int(self.gateway) and first <= candidate <= last:
-                self._used.add(candidate)
-                return self._endpoint(candidate)
-        raise Unavailable("no available IPv4 addresses on this network's address pools: bridge")
+            self._next = self._first if candidate >= self._last else candidate + 1
+            if candidate not in self._used:
+                return self._take(candidate)
+        raise Unavailable(
+            f"no available IPv{self.network.version} addresses on this network's address pools: {self._label}"
+        )
 
-    def _endpoint(self, number: int) -> Endpoint:
-        address = ipaddress.IPv4Address(number)
-        mac = "02:42:" + ":".join(f"{octet:02x}" for octet in address.packed)
-        return Endpoint(str(address), self.network.prefixlen, mac, str(self.gateway), str(self.dns), str(self.network))
-
-    @property
-    def blank(self) -> Endpoint:
-        """A place on this network that is nobody's: the one before its DNS server's."""
-        return self._endpoint(int(self.dns) - 1)
-
-    def retake(self, address: str) -> Endpoint:
-        """The endpoint of a container that was found running."""
-        number = int(ipaddress.IPv4Address(address))
+    def _take(self, number: int) -> Address:
         self._used.add(number)
-        return self._endpoint(number)
+        return self._shape(number)
+
+    def _shape(self, number: int) -> Address:
+        kind = ipaddress.IPv4Address if self.network.version == 4 else ipaddress.IPv6Address
+        return Address(str(kind(number)), self.network.prefixlen, self.gateway)
+
+    def retake(self, address: str) -> Address:
+        """The address of a container that was found running."""
+        return self._take(int(ipaddress.ip_address(address)))
 
     def release(self, address: str) -> None:
-        self._used.discard(int(ipaddress.IPv4Address(address)))
+        self._used.discard(int(ipaddress.ip_address(address)))
+
+    @property
+    def blank(self) -> Address:
+        """An address that is nobody's, and that two may have who never meet."""
+        return self._shape(self._last)
+
+
+def parse_subnet(text: str) -> Network:
+    """InvalidParameter in Docker's words."""
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError as error:
+        raise InvalidParameter(f"invalid subnet {text}: invalid CIDR block notation") from error

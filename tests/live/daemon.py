@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -18,10 +19,18 @@ FLAGS = os.environ.get("VCH_TEST_FLAGS", "").split()
 
 
 class Daemon:
-    """One vchd with folders of its own. `start` and `kill` may be repeated: machines outlive it."""
+    """One vchd with folders of its own. `start` and `kill` may be repeated: machines outlive it.
 
-    def __init__(self, root: Path) -> None:
+    It has bridges, in a network namespace of its own; with `on_host` (and without the rights of root) user-mode networking on the
+    host's loopback, so that it reaches what the test serves there.
+    """
+
+    def __init__(self, root: Path, *, on_host: bool = False) -> None:
         self.root = root
+        self.namespace = "" if on_host or os.geteuid() else f"vch-{secrets.token_hex(4)}"
+        if self.namespace:
+            subprocess.run(["ip", "netns", "add", self.namespace], check=True)
+            self.run_inside("ip", "link", "set", "lo", "up")
         self.socket = root / "d.sock"
         self.host = f"unix://{self.socket}"
         self.log = root / "vchd.log"
@@ -29,7 +38,8 @@ class Daemon:
 
     def start(self, *flags: str) -> None:
         command = [
-            sys.executable, "-m", "appliance", "-H", self.host, "--data-root", str(self.root / "data"),
+            *self.inside(), sys.executable, "-m", "appliance", *(() if self.namespace else ("--networking", "user")),
+            "-H", self.host, "--data-root", str(self.root / "data"),
             "--exec-root", str(self.root / "exec"), "--accel", "tcg", *FLAGS, *flags,
         ]  # fmt: skip
         self.socket.unlink(missing_ok=True)
@@ -40,6 +50,17 @@ class Daemon:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"vchd did not start:\n{self.log.read_text()}")
             time.sleep(0.02)
+
+    def inside(self) -> list[str]:
+        """What goes before a command that is to run where vchd does."""
+        return ["ip", "netns", "exec", self.namespace] if self.namespace else []
+
+    def run_inside(self, *command: str, timeout: float = PATIENCE, check: bool = True) -> str:
+        """The output of a command that runs where vchd does."""
+        done = subprocess.run([*self.inside(), *command], capture_output=True, text=True, timeout=timeout, check=False)
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout
 
     @property
     def pid(self) -> int:
@@ -68,6 +89,8 @@ class Daemon:
             if pid:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+        if self.namespace:
+            subprocess.run(["ip", "netns", "delete", self.namespace], check=False)
 
     def command(self, *arguments: str) -> list[str]:
         return ["docker", "-H", self.host, *arguments]
@@ -134,8 +157,8 @@ class Daemon:
 
 
 @contextlib.contextmanager
-def running_daemon(root: Path, *flags: str) -> Iterator[Daemon]:
-    daemon = Daemon(root)
+def running_daemon(root: Path, *flags: str, on_host: bool = False) -> Iterator[Daemon]:
+    daemon = Daemon(root, on_host=on_host)
     daemon.start(*flags)
     try:
         daemon.load_busybox()

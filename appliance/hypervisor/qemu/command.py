@@ -1,10 +1,10 @@
 """QEMU's command line for a machine. Pure: descriptors are numbers that the caller passes on."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from appliance.hypervisor.driver import Card, MachineSpec
+from appliance.hypervisor.driver import Card, Forward, MachineSpec
 
 # Nothing of a container is in here: what it needs comes over the channel, so that a restored machine can become any.
 # nokaslr and notests save a third of the kernel's boot without KVM; loglevel keeps the 16550 quiet but for real trouble.
@@ -66,11 +66,12 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Descriptors:
-    """Open files passed to QEMU: listening sockets of the monitor and the tether's channel, the disks."""
+    """Open files passed to QEMU: listening sockets of the monitor and the tether's channel, the disks, taps by card's place."""
 
     monitor: int
     channel: int
     disks: tuple[Placed, ...]
+    taps: dict[int, int] = field(default_factory=dict)
 
 
 def command(
@@ -121,7 +122,7 @@ def command(
     for lun, (file, read_only) in sorted(files.items()):
         arguments += _disk(lun, file, read_only, in_slot=origin.slotted and lun < SLOTS)
     for place, card in cards_of(spec):
-        netdev, device = netdev_of(place, card), card_device(place, card)
+        netdev, device = netdev_of(place, card, str(descriptors.taps.get(place, 0))), card_device(place, card)
         arguments += ["-netdev", _listed(netdev, "type"), "-device", _listed(device, "driver")]
     return arguments
 
@@ -174,10 +175,22 @@ def cards_of(spec: MachineSpec) -> list[tuple[int, Card]]:
     return [(place, card) for place, card in enumerate((spec.card, *spec.more_cards)) if card is not None]
 
 
-def netdev_of(place: int, card: Card) -> Node:
-    """The host's end of a card as QMP's netdev_add takes it."""
+def netdev_of(place: int, card: Card, tap: str) -> Node:
+    """The host's end of a card as QMP's netdev_add takes it. `tap` is the descriptor of one, or its name in the monitor."""
+    if card.bridge:
+        return {"type": "tap", "id": f"net{place}", "fd": tap}
     return {"type": "user", "id": f"net{place}", "ipv6": False,
-            "net": card.network, "host": card.gateway, "dns": card.dns}  # fmt: skip
+            "net": card.network, "host": card.gateway, "dns": card.dns,
+            "hostfwd": [{"str": _rule(forward)} for forward in card.forwards]}  # fmt: skip
+
+
+def _rule(forward: Forward) -> str:
+    return f"{forward.protocol}:{forward.host_ip}:{forward.host_port}-{forward.address}:{forward.port}"
+
+
+def forward_command(place: int, forward: Forward) -> str:
+    """A port forwarded into a card that is there already, as the human monitor takes it."""
+    return f"hostfwd_add net{place} {_rule(forward)}"
 
 
 def card_device(place: int, card: Card) -> Node:
@@ -189,7 +202,9 @@ def card_device(place: int, card: Card) -> Node:
 def _listed(node: Node, first: str) -> str:
     """A node as the command line takes it."""
     words = {True: "on", False: "off"}
-    rest = (
-        f"{key}={words[value] if isinstance(value, bool) else value}" for key, value in node.items() if key != first
-    )
-    return ",".join((str(node[first]), *rest))
+    listed = [str(node[first])]
+    for key, value in node.items():
+        if key != first:
+            values = [item["str"] for item in value] if isinstance(value, list) else [value]
+            listed += [f"{key}={words[one] if isinstance(one, bool) else one}" for one in values]
+    return ",".join(listed)

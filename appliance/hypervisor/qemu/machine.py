@@ -35,12 +35,14 @@ from appliance.hypervisor.qemu.command import (
     disk_device,
     disk_node,
     file_node,
+    forward_command,
     netdev_of,
     saved_origin,
 )
 from appliance.hypervisor.qemu.monitor import Monitor
 from appliance.hypervisor.qemu.process import boot_id, has_ended, short, start_qemu, start_time, usage_of
 from appliance.hypervisor.qemu.slots import lengthen, luns_of
+from appliance.hypervisor.qemu.taps import attach, open_tap
 from appliance.hypervisor.qemu.template import Template
 from tether.transport import Line
 
@@ -79,6 +81,7 @@ class QemuMachine(Machine):
         self._pid = 0
         self._pidfd = -1
         self._process: subprocess.Popen[bytes] | None = None
+        self._taps: dict[int, str] = {}
         self._early: Line | None = None
         self._off = trio.Event()
         self._off.set()
@@ -116,6 +119,7 @@ class QemuMachine(Machine):
                     if lun < SLOTS:
                         await self._put_in(monitor, lun, disk)
                 await self._plug_rest(monitor)
+                await self._connect_first_card(monitor)
         except OSError as error:
             raise HypervisorError(f"its disks cannot be put in: {error}") from error
         for disk in rehearsed:
@@ -161,7 +165,8 @@ class QemuMachine(Machine):
                 if lun < SLOTS:
                     lengthen(file)
         driver = self._driver
-        self._process = start_qemu(driver.accel, (driver.kernel, driver.initrd), spec, files, luns, origin, self.folder)
+        guest = (driver.kernel, driver.initrd)
+        self._process, self._taps = start_qemu(driver.accel, guest, spec, files, luns, origin, self.folder)
         self._pid = self._process.pid
         self._pidfd = os.pidfd_open(self._pid)
         self._off = trio.Event()
@@ -209,6 +214,18 @@ class QemuMachine(Machine):
 
     # -- cards ----------------------------------------------------------------------------------------------------
 
+    async def _connect_first_card(self, monitor: Monitor) -> None:
+        """Give the card of a machine of the pool, which is on no network, the one that it shall be on."""
+        card = self.spec.card
+        if card is None:
+            return
+        if card.bridge:
+            attach(self._taps[0], card.bridge, isolated=card.isolated)
+        for forward in card.forwards:
+            said = await monitor.execute("human-monitor-command", {"command-line": forward_command(0, forward)})
+            if said:
+                raise HypervisorError(str(said).strip())
+
     async def plug_card(self, card: Card) -> None:
         """See Pluggable."""
         more = list(self.spec.more_cards)
@@ -230,23 +247,34 @@ class QemuMachine(Machine):
 
     async def unplug_card(self, mac: str) -> None:
         """See Pluggable."""
-        more = list(self.spec.more_cards)
-        place = next((place for place, card in enumerate(more) if card is not None and card.mac == mac), None)
+        place = next((place for place, card in cards_of(self.spec) if card.mac == mac), None)
         if place is None:
-            raise HypervisorError(f"machine {self.id[:12]} has no card {mac} that was plugged in")
-        device = f"card{place + 1}"
+            raise HypervisorError(f"machine {self.id[:12]} has no card {mac}")
+        device = f"card{place}"
         async with self.open_monitor() as monitor:
             await monitor.execute("device_del", {"id": device})
             with trio.move_on_after(_UNPLUG_SECONDS) as patience:
                 await monitor.wait_event("DEVICE_DELETED", device)
             if patience.cancelled_caught:
                 raise HypervisorError(f"the guest does not let go of its card {mac}")
-            await monitor.execute("netdev_del", {"id": f"net{place + 1}"})
-        more[place] = None
-        self._set_more_cards(more)
+            await monitor.execute("netdev_del", {"id": f"net{place}"})
+        if place:
+            more = list(self.spec.more_cards)
+            more[place - 1] = None
+            self._set_more_cards(more)
+        else:
+            self.spec = replace(self.spec, card=None)
+            self.save_facts()
 
     async def _plug_card(self, monitor: Monitor, place: int, card: Card) -> None:
-        await monitor.execute("netdev_add", netdev_of(place, card))
+        tap = ""
+        if card.bridge:
+            fd, tap = open_tap(card.bridge, isolated=card.isolated)
+            try:
+                await monitor.execute("getfd", {"fdname": tap}, fd=fd)
+            finally:
+                os.close(fd)
+        await monitor.execute("netdev_add", netdev_of(place, card, tap))
         try:
             await monitor.execute("device_add", card_device(place, card))
         except HypervisorError:
@@ -261,9 +289,13 @@ class QemuMachine(Machine):
 
     def _facts(self) -> str:
         """What has to be the same for a state to fit: QEMU, guest, devices."""
-        driver, card = self._driver, self.spec.card
-        # Which address its card has, the state knows, and the guest is told anew.
-        spec = replace(self.spec, id="saved", disks=(), card=replace(card, mac=BLANK_MAC) if card is not None else None)
+        driver = self._driver
+        # Which addresses its cards have, the state knows, and the guest is told anew.
+        card, *more = (
+            replace(card.kind, mac=BLANK_MAC) if card is not None else None
+            for card in (self.spec.card, *self.spec.more_cards)
+        )
+        spec = replace(self.spec, id="saved", disks=(), card=card, more_cards=tuple(more))
         line = command(
             "qemu", driver.accel, Path("kernel"), Path("initrd"), spec, saved_origin(self.slotted), Descriptors(0, 0, ()), Path("console"),
         )  # fmt: skip

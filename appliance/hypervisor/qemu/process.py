@@ -12,7 +12,8 @@ from pathlib import Path
 
 from appliance.errors import HypervisorError
 from appliance.hypervisor.driver import MachineSpec, Usage
-from appliance.hypervisor.qemu.command import Descriptors, Origin, Placed, command
+from appliance.hypervisor.qemu.command import Descriptors, Origin, Placed, cards_of, command
+from appliance.hypervisor.qemu.taps import open_tap
 
 PROGRAM = "qemu-system-x86_64"
 # Each machine's QEMU runs under a user id of this range that nobody else has: one that is broken into cannot reach another.
@@ -79,8 +80,11 @@ def _identity(machine_id: str) -> dict[str, int]:
 def start_qemu(
     accel: str, guest: tuple[Path, Path], spec: MachineSpec, files: list[Path], luns: list[int], origin: Origin,
     folder: Path,
-) -> subprocess.Popen[bytes]:  # fmt: skip
-    """Start QEMU for a machine in its folder. `guest` is kernel and initrd; `files` are behind the spec's disks, at `luns`."""
+) -> tuple[subprocess.Popen[bytes], dict[int, str]]:  # fmt: skip
+    """Start QEMU for a machine in its folder: its process, its taps' names by their cards' places.
+
+    `guest` is kernel and initrd; `files` are behind the spec's disks, at `luns`.
+    """
     with contextlib.ExitStack() as stack:
 
         def opened(path: Path, flags: int) -> int:
@@ -105,14 +109,20 @@ def start_qemu(
         messages = opened(folder / "qemu.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         # QEMU's user may not walk to the guest's files; a descriptor that it inherits it may open again.
         images = [opened(path, os.O_RDONLY) for path in guest]
+        taps: dict[int, int] = {}
+        names: dict[int, str] = {}
+        for number, card in cards_of(spec):
+            if card.bridge:
+                taps[number], names[number] = open_tap(card.bridge, isolated=card.isolated)
+                stack.callback(os.close, taps[number])
         identity = _identity(spec.id)
         if identity:
             os.fchown(console, identity["user"], identity["group"])
         kernel, initrd, out = (Path(f"/proc/self/fd/{fd}") for fd in (*images, console))
         argv = command(
-            PROGRAM, accel, kernel, initrd, spec, origin, Descriptors(sockets[0], sockets[1], disks), out
+            PROGRAM, accel, kernel, initrd, spec, origin, Descriptors(sockets[0], sockets[1], disks, taps), out
         )  # fmt: skip
-        passed = [*sockets, *(disk.fd for disk in disks), *images, console]
+        passed = [*sockets, *(disk.fd for disk in disks), *images, console, *taps.values()]
         if origin.memory >= 0:
             passed.append(origin.memory)
         groups = [os.stat("/dev/kvm").st_gid] if accel == "kvm" else []
@@ -125,7 +135,7 @@ def start_qemu(
         except OSError as error:
             raise HypervisorError(f"{shlex.join(argv)}: {error}") from error
     (folder / "command").write_text(shlex.join(argv) + "\n")
-    return process
+    return process, names
 
 
 def usage_of(pid: int) -> Usage:

@@ -10,7 +10,7 @@ from typing import Protocol
 import trio
 
 from appliance.errors import HypervisorError, leaves
-from appliance.hypervisor.driver import Card, Disk, MachineSpec
+from appliance.hypervisor.driver import Disk, MachineSpec
 from appliance.hypervisor.qemu.command import BLANK_MAC, Descriptors, Origin, command, template_origin
 from appliance.hypervisor.qemu.monitor import Monitor
 from appliance.hypervisor.qemu.template import Template, TemplateFolder, blank
@@ -175,9 +175,8 @@ def kind_of(spec: MachineSpec) -> MachineSpec:
     """What machines of one template have in common."""
     card = spec.card
     return MachineSpec(
-        TEMPLATE, spec.memory_mib, spec.cpus,
-        card=Card(BLANK_MAC, card.network, card.gateway, card.dns) if card is not None else None,
-    )  # fmt: skip
+        TEMPLATE, spec.memory_mib, spec.cpus, card=replace(card.kind, mac=BLANK_MAC) if card is not None else None
+    )
 
 
 def _host_cpu() -> str:

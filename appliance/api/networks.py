@@ -1,0 +1,183 @@
+"""Routes under /networks."""
+
+import time
+from typing import Any
+
+from appliance.api.backend import ConnectionBackend, NetworkBackend
+from appliance.api.fields import fold_names
+from appliance.api.filters import any_of, matches_labels, matches_pattern, parse_filters
+from appliance.api.hostconfig import check_endpoint
+from appliance.api.router import Route
+from appliance.api.shapes import network_shape
+from appliance.api.times import parse_time
+from appliance.errors import Forbidden, InvalidParameter, NotFound, Unsupported
+from appliance.http import Reply, Request
+from appliance.network.record import NetworkRecord, Pool
+
+_FILTERS = frozenset(("dangling", "driver", "id", "label", "label!", "name", "scope", "type"))
+_FIELDS = (
+    "Name", "Driver", "Scope", "Internal", "Attachable", "Ingress", "ConfigOnly", "ConfigFrom", "IPAM", "EnableIPv4", "EnableIPv6",
+    "Options", "Labels", "CheckDuplicate",
+)  # fmt: skip
+
+
+class NetworkRoutes:
+    def __init__(self, networks: NetworkBackend, connections: ConnectionBackend) -> None:
+        self._networks = networks
+        self._connections = connections
+
+    def routes(self) -> dict[tuple[str, str], Route]:
+        name = "/networks/{name}"
+        return {
+            ("GET", "/networks"): self.list_all,
+            ("GET", "/networks/json"): self.list_all,
+            ("POST", "/networks/create"): self.create,
+            ("POST", "/networks/prune"): self.prune,
+            ("GET", name): self.inspect,
+            ("DELETE", name): self.remove,
+            ("POST", f"{name}/connect"): self.connect,
+            ("POST", f"{name}/disconnect"): self.disconnect,
+        }
+
+    async def list_all(self, request: Request, reply: Reply) -> None:
+        filters = parse_filters(request.text("filters"), _FILTERS)
+        for value in filters.get("type", ()):
+            if value not in ("custom", "builtin"):
+                raise InvalidParameter(f"invalid filter: 'type'='{value}'")
+        dangling = filters.get("dangling")
+        if dangling and dangling[0] not in ("true", "false", "0", "1"):
+            raise InvalidParameter(f"invalid filter 'dangling={dangling}'")
+
+        def keep(record: NetworkRecord) -> bool:
+            unused = not record.predefined and not self._networks.members(record)
+            return (
+                (not filters.get("name") or matches_pattern(filters["name"], record.name))
+                and any_of(filters.get("id", []), record.id.startswith)
+                and any_of(filters.get("driver", []), lambda driver: driver == record.driver)
+                and any_of(filters.get("scope", []), lambda scope: scope == "local")
+                and any_of(filters.get("type", []), lambda kind: (kind == "builtin") == record.predefined)
+                and (not dangling or unused == (dangling[0] in ("true", "1")))
+                and matches_labels(filters.get("label", []), record.labels)
+                and not (filters.get("label!") and matches_labels(filters["label!"], record.labels))
+            )
+
+        # Before 1.28 the list says who is on them.
+        members = request.version < (1, 28)
+        found = [
+            network_shape(record, self._networks, request.version, members=members)
+            for record in self._networks.all() if keep(record)
+        ]  # fmt: skip
+        await reply.json(200, found)
+
+    async def inspect(self, request: Request, reply: Reply) -> None:
+        if request.text("scope") not in ("", "local"):
+            raise NotFound(f"network {request.path['name']} not found")
+        record = self._networks.get(request.path["name"])
+        await reply.json(200, network_shape(record, self._networks, request.version, members=True))
+
+    async def create(self, request: Request, reply: Reply) -> None:
+        body = await request.json()
+        if not isinstance(body, dict):
+            raise InvalidParameter("invalid JSON: a network is an object")
+        fold_names(body, _FIELDS)
+        record = _wanted(body)
+        made = await self._networks.create(record)
+        await reply.json(201, {"Id": made.id, "Warning": ""})
+
+    async def remove(self, request: Request, reply: Reply) -> None:
+        await self._networks.remove(request.path["name"])
+        await reply.empty(204)
+
+    async def prune(self, request: Request, reply: Reply) -> None:
+        filters = parse_filters(request.text("filters"), frozenset(("label", "label!", "until")))
+        until = parse_time(filters["until"][0], now=time.time_ns()) if filters.get("until") else None
+        deleted = []
+        for record in self._networks.all():
+            if (
+                record.predefined
+                or self._networks.members(record)
+                or (until is not None and record.created >= until)
+                or not matches_labels(filters.get("label", []), record.labels)
+                or (filters.get("label!") and matches_labels(filters["label!"], record.labels))
+            ):
+                continue
+            try:
+                await self._networks.remove(record.id)
+            except (Forbidden, NotFound):
+                continue  # somebody has come or gone meanwhile
+            deleted.append(record.name)
+        self._networks.pruned()
+        await reply.json(200, {"NetworksDeleted": deleted or None})
+
+    async def connect(self, request: Request, reply: Reply) -> None:
+        body = await self._body(request, ("Container", "EndpointConfig"))
+        settings = check_endpoint(body.get("EndpointConfig"))
+        await self._connections.connect(request.path["name"], str(body.get("Container") or ""), settings)
+        await reply.empty(200)
+
+    async def disconnect(self, request: Request, reply: Reply) -> None:
+        body = await self._body(request, ("Container", "Force"))
+        force = bool(body.get("Force"))
+        await self._connections.disconnect(request.path["name"], str(body.get("Container") or ""), force=force)
+        await reply.empty(200)
+
+    @staticmethod
+    async def _body(request: Request, names: tuple[str, ...]) -> dict[str, Any]:
+        body = await request.json()
+        if not isinstance(body, dict):
+            raise InvalidParameter("invalid JSON: no object")
+        fold_names(body, names)
+        return body
+
+
+def _texts(body: dict[str, Any], key: str) -> dict[str, str]:
+    value = body.get(key) or {}
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+        raise InvalidParameter(f"invalid JSON: {key} is not a map of strings")
+    return value
+
+
+def _wanted(body: dict[str, Any]) -> NetworkRecord:
+    """NetworkCreateRequest. InvalidParameter names what is malformed or not supported."""
+    name, driver = body.get("Name") or "", body.get("Driver") or "bridge"
+    if not isinstance(name, str) or not isinstance(driver, str):
+        raise InvalidParameter("invalid JSON: Name and Driver are strings")
+    if not name.strip():
+        raise InvalidParameter("invalid network name: name is empty")
+    for key in ("Ingress", "ConfigOnly"):
+        if body.get(key):
+            raise Unsupported(f"{key} networks are for swarms")
+    if (body.get("ConfigFrom") or {}).get("Network"):
+        raise Unsupported("ConfigFrom is not supported")
+    if body.get("Scope") not in (None, "", "local"):
+        raise InvalidParameter(f"network scope {body['Scope']} is not supported: local only")
+    if body.get("EnableIPv4") is False:
+        raise InvalidParameter("EnableIPv4=false is not supported: every network has IPv4")
+    ipam = body.get("IPAM") or {}
+    if not isinstance(ipam, dict):
+        raise InvalidParameter("invalid JSON: IPAM is no object")
+    if ipam.get("Driver") not in (None, "", "default"):
+        raise NotFound(f"could not find plugin {ipam['Driver']} in v1 plugin registry: plugin not found")
+    pools = [_pool(config) for config in ipam.get("Config") or () if config]
+    pools = [pool for pool in pools if pool.subnet]
+    return NetworkRecord(
+        "", name, driver, 0, pools, internal=bool(body.get("Internal")), attachable=bool(body.get("Attachable")),
+        ipv6=bool(body.get("EnableIPv6")), own_subnet=bool(pools), labels=_texts(body, "Labels"),
+        options=_texts(body, "Options"), ipam_options=_texts(ipam, "Options"),
+    )  # fmt: skip
+
+
+def _pool(config: Any) -> Pool:
+    if not isinstance(config, dict):
+        raise InvalidParameter("invalid JSON: Config of IPAM is a list of objects")
+    fold_names(config, ("Subnet", "IPRange", "Gateway", "AuxiliaryAddresses", "AuxAddress"))
+    texts = [config.get(key) or "" for key in ("Subnet", "IPRange", "Gateway")]
+    if not all(isinstance(text, str) for text in texts):
+        raise InvalidParameter("invalid JSON: Subnet, IPRange and Gateway are strings")
+    if not texts[0] and any(texts):
+        raise InvalidParameter("invalid network config:\ninvalid subnet : invalid CIDR block notation")
+    aux = config.get("AuxiliaryAddresses") or config.get("AuxAddress") or {}
+    if not isinstance(aux, dict):
+        raise InvalidParameter("invalid JSON: AuxiliaryAddresses is no object")
+    subnet, ip_range, gateway = texts
+    return Pool(subnet, ip_range, gateway, {str(key): str(value) for key, value in aux.items()})

@@ -1,0 +1,65 @@
+"""Tap devices (tun(4), linux/if_tun.h): the host's ends of cards. One lives as long as a QEMU holds its descriptor."""
+
+import fcntl
+import os
+import socket
+import struct
+
+from appliance.errors import HypervisorError
+from appliance.hypervisor.driver import NO_BRIDGE
+
+_TUNSETIFF = 0x400454CA
+_IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x2, 0x1000, 0x4000
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCBRADDIF = 0x8913, 0x8914, 0x89A2
+_IFF_UP = 1
+# rtnetlink(7), linux/if_link.h
+_RTM_SETLINK, _NLM_F_REQUEST, _NLM_F_ACK = 19, 1, 4
+_IFLA_PROTINFO, _NLA_F_NESTED, _IFLA_BRPORT_ISOLATED = 12, 1 << 15, 33
+
+
+def open_tap(bridge: str, *, isolated: bool) -> tuple[int, str]:
+    """A new tap on a bridge: its descriptor, its name. HypervisorError when there can be none."""
+    try:
+        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR
+            answer = fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", b"vch-%d", flags))
+            name = answer[:16].rstrip(b"\0").decode()
+            _set_up(name)
+            attach(name, bridge, isolated=isolated)
+        except BaseException:
+            os.close(fd)
+            raise
+    except OSError as error:
+        raise HypervisorError(f"no tap on bridge {bridge}: {error}") from error
+    return fd, name
+
+
+def _set_up(name: str) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
+        request = struct.pack("16sH22x", name.encode(), 0)
+        flags = struct.unpack_from("H", fcntl.ioctl(control, _SIOCGIFFLAGS, request), 16)[0]
+        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH22x", name.encode(), flags | _IFF_UP))
+
+
+def attach(name: str, bridge: str, *, isolated: bool) -> None:
+    """Put a tap that is on no bridge yet on one. OSError when there is no such bridge."""
+    if bridge == NO_BRIDGE:
+        return
+    index = socket.if_nametoindex(name)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
+        fcntl.ioctl(control, _SIOCBRADDIF, struct.pack("16si20x", bridge.encode(), index))
+    if isolated:
+        _isolate(index)
+
+
+def _isolate(index: int) -> None:
+    """Isolated ports of a bridge do not reach each other."""
+    attribute = struct.pack("HHB3x", 5, _IFLA_BRPORT_ISOLATED, 1)
+    body = struct.pack("BxHiII", socket.AF_BRIDGE, 0, index, 0, 0)
+    body += struct.pack("HH", 4 + len(attribute), _IFLA_PROTINFO | _NLA_F_NESTED) + attribute
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as netlink:
+        netlink.send(struct.pack("IHHII", 16 + len(body), _RTM_SETLINK, _NLM_F_REQUEST | _NLM_F_ACK, 1, 0) + body)
+        code = -struct.unpack_from("i", netlink.recv(4096), 16)[0]
+    if code:
+        raise OSError(code, os.strerror(code))

@@ -1,0 +1,140 @@
+"""NAT, published ports and isolation as nftables rules in a table of our own; nothing of anybody else's is touched.
+
+libnftables (libnftables(3)) takes the text of a whole transaction: it is applied entirely or not at all.
+"""
+
+import ctypes
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from appliance.errors import Unavailable
+from appliance.network.record import OPTION_MASQUERADE, NetworkRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A port of the host that leads to a container's. An empty `host_ip` means all of the host's addresses."""
+
+    protocol: str
+    host_ip: str
+    host_port: int
+    address: str
+    port: int
+
+
+class Nft:
+    """One context of libnftables. Not for two threads at once."""
+
+    def __init__(self) -> None:
+        try:
+            self._library = ctypes.CDLL("libnftables.so.1")
+        except OSError as error:
+            raise Unavailable(f"libnftables (Debian: libnftables1) is missing: {error}") from error
+        self._library.nft_ctx_new.restype = ctypes.c_void_p
+        self._library.nft_ctx_get_error_buffer.restype = ctypes.c_char_p
+        self._context = ctypes.c_void_p(self._library.nft_ctx_new(0))
+        self._library.nft_ctx_buffer_output(self._context)
+        self._library.nft_ctx_buffer_error(self._context)
+
+    def run(self, text: str) -> None:
+        """Apply commands as one transaction. Unavailable with nft's words when they are refused."""
+        if self._library.nft_run_cmd_from_buffer(self._context, text.encode()):
+            said = self._library.nft_ctx_get_error_buffer(self._context) or b""
+            raise Unavailable(f"nftables: {said.decode('utf-8', 'replace').strip()}")
+
+    def close(self) -> None:
+        self._library.nft_ctx_free(self._context)
+
+
+def removal(table: str) -> str:
+    """The commands that remove all that is ours; they do not fail when there is nothing."""
+    return "".join(f"add table {family} {table}\ndelete table {family} {table}\n" for family in ("ip", "ip6"))
+
+
+def rules(table: str, networks: Iterable[NetworkRecord], publications: Iterable[Publication]) -> str:
+    """The commands that make the tables anew, whole."""
+    bridges = [network for network in networks if network.driver == "bridge" and network.bridge]
+    published = list(publications)
+    return removal(table) + "".join(_family(family, table, bridges, published) for family in ("ip", "ip6"))
+
+
+def _elements(items: Iterable[str]) -> str:
+    listed = ", ".join(items)
+    return f" elements = {{ {listed} }};" if listed else ""
+
+
+def _family(family: str, table: str, bridges: list[NetworkRecord], publications: list[Publication]) -> str:
+    kind = "ipv4_addr" if family == "ip" else "ipv6_addr"
+    names = [f'"{network.bridge}"' for network in bridges]
+    internal = [f'"{network.bridge}"' for network in bridges if network.internal]
+    ours = [one for one in publications if _is_of(one, family)]
+    everywhere = [f"{_port(one)} : {_target(one)}" for one in ours if not one.host_ip]
+    somewhere = [f"{one.host_ip} . {_port(one)} : {_target(one)}" for one in ours if one.host_ip]
+    nat = [
+        f"fib daddr type local dnat {family} to {family} daddr . meta l4proto . th dport map @published_at",
+        f"fib daddr type local dnat {family} to meta l4proto . th dport map @published",
+    ]
+    out = []
+    for network in bridges:
+        for pool in network.pools:
+            if (":" in pool.subnet) == (family == "ip6"):
+                if not network.internal and network.on(OPTION_MASQUERADE):
+                    out.append(f'{family} saddr {pool.subnet} oifname != "{network.bridge}" masquerade')
+                # A container that reaches itself or its neighbour through the host's address: the answer comes back this way.
+                out.append(f"{family} saddr {pool.subnet} {family} daddr {pool.subnet} ct status dnat masquerade")
+    loopback = "127.0.0.0/8" if family == "ip" else "::1/128"
+    if family == "ip":
+        out.append("ip saddr 127.0.0.0/8 oifname @bridges masquerade")
+    chains = {
+        # With route_localnet the host's loopback could be reached from a bridge.
+        "raw": ("type filter hook prerouting priority raw", [f"iifname @bridges {family} daddr {loopback} drop"]),
+        "prerouting": ("type nat hook prerouting priority dstnat", nat),
+        "output": ("type nat hook output priority -100", nat),
+        "postrouting": ("type nat hook postrouting priority srcnat", out),
+        "forward": ("type filter hook forward priority filter", [
+            "ct state established,related accept",
+            "iifname . oifname @same accept",
+            "iifname @internal drop",
+            "oifname @internal drop",
+            # What is published may be reached from everywhere, the rest from its own network only.
+            "oifname @bridges ct status dnat accept",
+            "oifname @bridges drop",
+        ]),
+        "input": ("type filter hook input priority filter", [
+            "ct state established,related accept",
+            "iifname @internal meta l4proto { tcp, udp } th dport 53 accept",
+            "iifname @internal meta l4proto { icmp, ipv6-icmp } accept",
+            "iifname @internal drop",
+        ]),
+    }  # fmt: skip
+    text = [
+        f"table {family} {table} {{",
+        f" map published {{ type inet_proto . inet_service : {kind} . inet_service;{_elements(everywhere)} }}",
+        f" map published_at {{ type {kind} . inet_proto . inet_service : {kind} . inet_service;{_elements(somewhere)} }}",
+        f" set bridges {{ type ifname;{_elements(names)} }}",
+        f" set internal {{ type ifname;{_elements(internal)} }}",
+        f" set same {{ type ifname . ifname;{_elements(f'{name} . {name}' for name in names)} }}",
+    ]
+    for name, (head, lines) in chains.items():
+        text += [f" chain {name} {{", f"  {head};", *(f"  {line}" for line in lines), " }"]
+    return "\n".join(text) + "\n}\n"
+
+
+def _is_of(publication: Publication, family: str) -> bool:
+    return (":" in publication.address) == (family == "ip6")
+
+
+def _port(one: Publication) -> str:
+    return f"{one.protocol} . {one.host_port}"
+
+
+def _target(one: Publication) -> str:
+    return f"{one.address} . {one.port}"
+
+
+def element(verb: str, table: str, one: Publication) -> str:
+    """The command that adds or deletes one published port."""
+    family = "ip6" if ":" in one.address else "ip"
+    if one.host_ip:
+        return f"{verb} element {family} {table} published_at {{ {one.host_ip} . {_port(one)} : {_target(one)} }}\n"
+    return f"{verb} element {family} {table} published {{ {_port(one)} : {_target(one)} }}\n"

@@ -1,0 +1,154 @@
+"""The host's side of networks: a bridge for each, its addresses, and the rules between them."""
+
+import contextlib
+import ipaddress
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+import trio
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from appliance.errors import Unavailable
+from appliance.network.addresses import Network, parse_subnet
+from appliance.network.firewall import Nft, Publication, element, removal, rules
+from appliance.network.record import NetworkRecord
+
+_SYSCTL = Path("/proc/sys/net")
+
+
+class Host(Protocol):
+    """What networks need of the machine that they are on. Errors are Unavailable with the kernel's words."""
+
+    bridged: bool
+
+    async def add(self, network: NetworkRecord) -> None:
+        """Make its bridge, unless it is there, as it has to be."""
+
+    async def remove(self, network: NetworkRecord) -> None: ...
+    def set_rules(self, networks: Iterable[NetworkRecord], publications: Iterable[Publication]) -> None:
+        """Make the rules anew: NAT, isolation, these published ports."""
+
+    def publish(self, publications: Iterable[Publication]) -> None: ...
+    def withdraw(self, publications: Iterable[Publication]) -> None: ...
+    def routes(self) -> list[Network]:
+        """The subnets that this host reaches already, whoever set them up."""
+
+    async def clear(self, networks: Iterable[NetworkRecord]) -> None:
+        """Take away all of it."""
+
+
+class UserModeHost:
+    """Without the right to make bridges: each machine has NAT of its own, and nothing of the host is changed."""
+
+    bridged = False
+
+    async def add(self, network: NetworkRecord) -> None: ...
+    async def remove(self, network: NetworkRecord) -> None: ...
+    def set_rules(self, networks: Iterable[NetworkRecord], publications: Iterable[Publication]) -> None: ...
+    def publish(self, publications: Iterable[Publication]) -> None: ...
+    def withdraw(self, publications: Iterable[Publication]) -> None: ...
+    def routes(self) -> list[Network]:
+        return []
+
+    async def clear(self, networks: Iterable[NetworkRecord]) -> None: ...
+
+
+class BridgeHost:
+    """`table` names the tables of nftables that are this daemon's."""
+
+    bridged = True
+
+    def __init__(self, table: str) -> None:
+        self._table = table
+        self._nft = Nft()
+        _write("ipv4/ip_forward", "1")
+
+    async def add(self, network: NetworkRecord) -> None:
+        await trio.to_thread.run_sync(_make_bridge, network)
+
+    async def remove(self, network: NetworkRecord) -> None:
+        await trio.to_thread.run_sync(_remove_bridge, network.bridge)
+
+    def set_rules(self, networks: Iterable[NetworkRecord], publications: Iterable[Publication]) -> None:
+        self._nft.run(rules(self._table, networks, publications))
+
+    def publish(self, publications: Iterable[Publication]) -> None:
+        self._run(publications, "add")
+
+    def withdraw(self, publications: Iterable[Publication]) -> None:
+        self._run(publications, "delete")
+
+    def _run(self, publications: Iterable[Publication], verb: str) -> None:
+        if text := "".join(element(verb, self._table, one) for one in publications):
+            self._nft.run(text)
+
+    def routes(self) -> list[Network]:
+        with IPRoute() as netlink:
+            found = []
+            for family in (2, 10):
+                for route in netlink.get_routes(family=family, table=254):
+                    target = route.get_attr("RTA_DST")
+                    if target is not None and route["dst_len"]:
+                        found.append(ipaddress.ip_network(f"{target}/{route['dst_len']}", strict=False))
+            return found
+
+    async def clear(self, networks: Iterable[NetworkRecord]) -> None:
+        with contextlib.suppress(Unavailable):
+            self._nft.run(removal(self._table))
+        for network in networks:
+            with contextlib.suppress(Unavailable):
+                await self.remove(network)
+
+
+def _write(name: str, value: str) -> None:
+    try:
+        (_SYSCTL / name).write_text(value)
+    except OSError as error:
+        raise Unavailable(f"cannot set net/{name}: {error}") from error
+
+
+def _make_bridge(network: NetworkRecord) -> None:
+    name = network.bridge
+    try:
+        with IPRoute() as netlink:
+            found = netlink.link_lookup(ifname=name)
+            if not found:
+                # A bridge without an address of its own takes its ports', one after the other.
+                netlink.link("add", ifname=name, kind="bridge", address="02:42:" + os.urandom(4).hex(":"))
+                found = netlink.link_lookup(ifname=name)
+            index = found[0]
+            have = {f"{one.get_attr('IFA_ADDRESS')}/{one['prefixlen']}" for one in netlink.get_addr(index=index)}
+            for pool in network.pools:
+                subnet = parse_subnet(pool.subnet)
+                if subnet.version == 6:
+                    _write(f"ipv6/conf/{name}/disable_ipv6", "0")
+                    _write(f"ipv6/conf/{name}/accept_dad", "0")
+                    _write("ipv6/conf/all/forwarding", "1")
+                if f"{pool.gateway}/{subnet.prefixlen}" not in have:
+                    netlink.addr("add", index=index, address=pool.gateway, prefixlen=subnet.prefixlen)
+            if network.mtu:
+                netlink.link("set", index=index, mtu=network.mtu)
+            netlink.link("set", index=index, state="up")
+            _write(f"ipv4/conf/{name}/route_localnet", "1")
+    except NetlinkError as error:
+        raise Unavailable(f"bridge {name} of network {network.name}: {error}") from error
+
+
+def _remove_bridge(name: str) -> None:
+    try:
+        with IPRoute() as netlink:
+            for index in netlink.link_lookup(ifname=name):
+                netlink.link("del", index=index)
+    except NetlinkError as error:
+        raise Unavailable(f"bridge {name} cannot be removed: {error}") from error
+
+
+def may_make_bridges() -> bool:
+    """Whether this process has CAP_NET_ADMIN (capabilities(7)) and can make taps."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> 12 & 1) and os.access("/dev/net/tun", os.R_OK | os.W_OK)
+    return False

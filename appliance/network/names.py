@@ -1,0 +1,252 @@
+"""Who answers to which name: a DNS server (RFC 1035) on the gateway address of each network.
+
+Names of containers are answered here; all other questions go, byte for byte, to the servers that the host itself asks.
+"""
+
+import contextlib
+import ipaddress
+import logging
+import random
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import dnslib
+import trio
+
+log = logging.getLogger(__name__)
+
+_TTL = 0  # a container's address is good for now only
+_PORT = 53
+_MOST = 65535
+_UPSTREAM_SECONDS = 5.0
+_CLIENT_SECONDS = 10.0
+# Questions of one network that may be with other servers at the same time, and connections.
+_PENDING = 256
+_SO_BINDTODEVICE = 25
+_RESOLV_CONF = Path("/etc/resolv.conf")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Addresses that a name has, of both versions; none: the name is known, but means nothing. `servers`: ask these instead."""
+
+    addresses: tuple[str, ...] = ()
+    servers: tuple[str, ...] | None = None
+
+
+Resolve = Callable[[str, str, str], Answer]
+"""From a network's id, the asker's address and a name in lower case to what it means."""
+Reverse = Callable[[str, str], str | None]
+"""From the asker's address and an address to a name."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostResolver:
+    """What the host's resolv.conf(5) says."""
+
+    servers: tuple[str, ...]
+    search: tuple[str, ...]
+    options: tuple[str, ...]
+
+
+def host_resolver() -> HostResolver:
+    """Read each time: it changes when the host moves."""
+    servers: list[str] = []
+    search: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        for line in _RESOLV_CONF.read_text().splitlines():
+            words = line.split()
+            match words[:1]:
+                case ["nameserver"] if len(words) > 1:
+                    with contextlib.suppress(ValueError):
+                        servers.append(str(ipaddress.ip_address(words[1].partition("%")[0])))
+                case ["search"] | ["domain"]:
+                    search = tuple(words[1:])
+                case ["options"]:
+                    options = tuple(words[1:])
+    return HostResolver(tuple(servers), search, options)
+
+
+class NameServer:
+    """Answers one network's questions. `device` is the bridge: nobody else is answered."""
+
+    def __init__(self, network_id: str, resolve: Resolve, reverse: Reverse) -> None:
+        self._network = network_id
+        self._resolve = resolve
+        self._reverse = reverse
+        self._slots = trio.Semaphore(_PENDING)
+
+    @asynccontextmanager
+    async def listen(self, address: str, device: str) -> AsyncIterator[None]:
+        """Answer as long as the block lasts. OSError when the port is taken."""
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with (
+            trio.socket.socket(family, socket.SOCK_DGRAM) as datagrams,
+            trio.socket.socket(family, socket.SOCK_STREAM) as stream,
+        ):
+            for listener in (datagrams, stream):
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, device.encode() + b"\0")
+                await listener.bind((address, _PORT))
+            stream.listen(64)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._serve_datagrams, datagrams, nursery)
+                nursery.start_soon(self._serve_stream, stream, nursery)
+                try:
+                    yield
+                finally:
+                    nursery.cancel_scope.cancel()
+
+    # -- questions ------------------------------------------------------------------------------------------------
+
+    async def _serve_datagrams(self, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
+        while True:
+            try:
+                data, peer = await listener.recvfrom(_MOST)
+            except OSError as error:
+                log.warning("name server of network %s: %s", self._network[:12], error)
+                await trio.sleep(0.1)
+                continue
+            reply = self._answer(data, peer[0])
+            if isinstance(reply, bytes):
+                await _send(listener, reply, peer)
+            elif self._slots.value:
+                self._slots.acquire_nowait()
+                nursery.start_soon(self._pass_on_datagram, listener, data, peer, reply)
+
+    async def _pass_on_datagram(
+        self, listener: trio.socket.SocketType, data: bytes, peer: tuple[str, int], servers: tuple[str, ...]
+    ) -> None:
+        try:
+            reply = await _ask(data, servers, stream=False)
+            await _send(listener, reply or _failure(data), peer)
+        finally:
+            self._slots.release()
+
+    async def _serve_stream(self, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
+        while True:
+            try:
+                connection, peer = await listener.accept()
+            except OSError as error:
+                log.warning("name server of network %s: %s", self._network[:12], error)
+                await trio.sleep(0.1)
+                continue
+            if not self._slots.value:
+                connection.close()
+                continue
+            self._slots.acquire_nowait()
+            nursery.start_soon(self._serve_connection, connection, peer[0])
+
+    async def _serve_connection(self, connection: trio.socket.SocketType, source: str) -> None:
+        try:
+            with connection, trio.move_on_after(_CLIENT_SECONDS), contextlib.suppress(OSError, EOFError):
+                while True:
+                    data = await _receive_framed(connection)
+                    reply = self._answer(data, source)
+                    if not isinstance(reply, bytes):
+                        reply = await _ask(data, reply, stream=True) or _failure(data)
+                    await _send_all(connection, struct.pack(">H", len(reply)) + reply)
+        finally:
+            self._slots.release()
+
+    # -- answers --------------------------------------------------------------------------------------------------
+
+    def _answer(self, data: bytes, source: str) -> bytes | tuple[str, ...]:
+        """The answer, or the servers that have it."""
+        try:
+            query = dnslib.DNSRecord.parse(data)
+            name = str(query.q.qname).rstrip(".").lower()
+        except Exception:  # dnslib raises what it likes
+            return _failure(data, dnslib.RCODE.FORMERR)
+        kinds = dnslib.QTYPE
+        reply = query.reply()
+        reply.header.ra = 1
+        if query.q.qtype == kinds.PTR:
+            address = _address_of(name)
+            found = self._reverse(source, address) if address else None
+            if found is not None:
+                reply.add_answer(dnslib.RR(query.q.qname, kinds.PTR, rdata=dnslib.PTR(found), ttl=_TTL))
+                return bytes(reply.pack())
+        answer = self._resolve(self._network, source, name)
+        if answer.servers is not None:
+            return answer.servers or _failure(data)
+        addresses = list(answer.addresses)
+        random.shuffle(addresses)  # each has its turn
+        for text in addresses:
+            version = ipaddress.ip_address(text).version
+            if query.q.qtype == kinds.A and version == 4:
+                reply.add_answer(dnslib.RR(query.q.qname, kinds.A, rdata=dnslib.A(text), ttl=_TTL))
+            elif query.q.qtype == kinds.AAAA and version == 6:
+                reply.add_answer(dnslib.RR(query.q.qname, kinds.AAAA, rdata=dnslib.AAAA(text), ttl=_TTL))
+        return bytes(reply.pack())
+
+
+def _failure(data: bytes, code: int = dnslib.RCODE.SERVFAIL) -> bytes:
+    """An answer that says no: the question's id, nothing else of it."""
+    header = dnslib.DNSHeader(id=int.from_bytes(data[:2].ljust(2, b"\0"), "big"), qr=1, ra=1, rcode=code)
+    with contextlib.suppress(Exception):
+        query = dnslib.DNSRecord.parse(data)
+        return bytes(dnslib.DNSRecord(header, q=query.q).pack())
+    return bytes(dnslib.DNSRecord(header).pack())
+
+
+def _address_of(name: str) -> str | None:
+    """The address in a name under in-addr.arpa or ip6.arpa."""
+    with contextlib.suppress(ValueError):
+        if name.endswith(".in-addr.arpa"):
+            return str(ipaddress.IPv4Address(".".join(reversed(name.removesuffix(".in-addr.arpa").split(".")))))
+        if name.endswith(".ip6.arpa"):
+            digits = "".join(reversed(name.removesuffix(".ip6.arpa").split(".")))
+            return str(ipaddress.IPv6Address(int(digits, 16))) if len(digits) == 32 else None
+    return None
+
+
+# -- other servers ------------------------------------------------------------------------------------------------
+
+
+async def _ask(data: bytes, servers: tuple[str, ...], *, stream: bool) -> bytes | None:
+    """What the first server that answers says to this question; None when none does."""
+    for server in servers:
+        with trio.move_on_after(_UPSTREAM_SECONDS), contextlib.suppress(OSError, EOFError):
+            family = socket.AF_INET6 if ":" in server else socket.AF_INET
+            kind = socket.SOCK_STREAM if stream else socket.SOCK_DGRAM
+            with trio.socket.socket(family, kind) as upstream:
+                await upstream.connect((server, _PORT))
+                if stream:
+                    await _send_all(upstream, struct.pack(">H", len(data)) + data)
+                    return await _receive_framed(upstream)
+                await upstream.send(data)
+                while True:
+                    reply = await upstream.recv(_MOST)
+                    if reply[:2] == data[:2]:
+                        return reply
+    return None
+
+
+async def _send(listener: trio.socket.SocketType, reply: bytes, peer: tuple[str, int]) -> None:
+    with contextlib.suppress(OSError):
+        await listener.sendto(reply, peer)
+
+
+async def _send_all(connection: trio.socket.SocketType, data: bytes) -> None:
+    sent = 0
+    while sent < len(data):
+        sent += await connection.send(data[sent:])
+
+
+async def _receive_framed(connection: trio.socket.SocketType) -> bytes:
+    async def exactly(size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            piece = await connection.recv(size - len(data))
+            if not piece:
+                raise EOFError
+            data += piece
+        return data
+
+    return await exactly(struct.unpack(">H", await exactly(2))[0])

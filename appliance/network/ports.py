@@ -1,0 +1,289 @@
+"""Published ports: which ports of the host are whose. Each is held by a socket, so that no other program takes it."""
+
+import contextlib
+import errno
+import logging
+import socket
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from appliance.container.record import Binding
+from appliance.errors import InvalidParameter, VchError
+from appliance.hypervisor import Forward
+from appliance.network.firewall import Publication
+from appliance.network.host import Host
+
+log = logging.getLogger(__name__)
+
+_EPHEMERAL = (32768, 60999)
+_RANGE_FILE = "/proc/sys/net/ipv4/ip_local_port_range"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A port of a container that is to be published on one of the host's ports `first` to `last` (0, 0: on any)."""
+
+    protocol: str
+    port: int
+    host_ip: str
+    first: int
+    last: int
+
+
+def parse_port(text: str) -> tuple[int, str]:
+    """80/tcp. InvalidParameter in Docker's words."""
+    number, _, protocol = text.partition("/")
+    protocol = protocol.lower() or "tcp"
+    if not number.isdigit() or not 0 < int(number) < 65536 or protocol not in ("tcp", "udp", "sctp"):
+        raise InvalidParameter(f"invalid port specification: {text!r}")
+    return int(number), protocol
+
+
+def parse_bindings(bindings: dict[str, Any]) -> list[Wanted]:
+    """HostConfig.PortBindings: {"80/tcp": [{"HostIp": "", "HostPort": "8000-8010"}]}. InvalidParameter names what is wrong."""
+    wanted = []
+    for exposed, places in bindings.items():
+        port, protocol = parse_port(exposed)
+        if protocol == "sctp":
+            raise InvalidParameter(f"invalid port specification: {exposed!r}: sctp ports cannot be published")
+        if places is not None and not isinstance(places, list):
+            raise InvalidParameter("invalid JSON: PortBindings is no map of lists")
+        # moby: no place at all is any place.
+        for place in places or [{}]:
+            if not isinstance(place, dict) or not all(
+                isinstance(value, str) for value in place.values() if value is not None
+            ):
+                raise InvalidParameter("invalid JSON: PortBindings is no map of lists")
+            first, _, last = str(place.get("HostPort") or "0").partition("-")
+            last = last or first
+            if not (first.isdigit() and last.isdigit()) or int(first) > int(last) or int(last) > 65535:
+                raise InvalidParameter(f"invalid port range: value: {place['HostPort']}")
+            host_ip = str(place.get("HostIp") or "")
+            if host_ip:
+                try:
+                    socket.inet_pton(socket.AF_INET6 if ":" in host_ip else socket.AF_INET, host_ip)
+                except OSError as error:
+                    raise InvalidParameter(f"invalid IP address: {host_ip}") from error
+            wanted.append(Wanted(protocol, port, host_ip, int(first), int(last)))
+    return wanted
+
+
+class _Taken(Exception):
+    """Somebody has the port; the text says who."""
+
+
+class Ports:
+    """All published ports of the host. `nursery` owns the proxies for IPv6."""
+
+    def __init__(self, host: Host, nursery: trio.Nursery) -> None:
+        self._host = host
+        self._nursery = nursery
+        self._held: dict[str, list[_Held]] = {}
+        self._led: dict[str, list[Publication]] = {}
+
+    def take(self, container: str, endpoint: str, wanted: Iterable[Wanted], host_ip: str = "") -> list[Binding]:
+        """Hold ports for a container: all, or none with Docker's text. `host_ip` is where those go that name no address."""
+        held: list[_Held] = []
+        bindings: list[Binding] = []
+        try:
+            for one in wanted:
+                places = [one.host_ip or host_ip] if one.host_ip or host_ip else ["0.0.0.0", *_every_ipv6()]
+                number = self._find(one, places, held)
+                bindings += [Binding(one.protocol, one.port, place, number) for place in places]
+        except _Taken as taken:
+            for one_held in held:
+                one_held.close()
+            raise VchError(f"driver failed programming external connectivity on endpoint {endpoint}: {taken}") from None
+        self._held.setdefault(container, []).extend(held)
+        return bindings
+
+    def _find(self, wanted: Wanted, places: list[str], held: list["_Held"]) -> int:
+        reason = _Taken("all ports are allocated")
+        for number in _candidates(wanted):
+            mine: list[_Held] = []
+            try:
+                for place in places:
+                    mine.append(self._hold(wanted.protocol, place, number))
+            except _Taken as taken:
+                reason = taken
+                for one in mine:
+                    one.close()
+                continue
+            held += mine
+            return number
+        raise reason
+
+    def _hold(self, protocol: str, place: str, number: int) -> "_Held":
+        for others in self._held.values():
+            if any(one.is_at(protocol, place, number) for one in others):
+                raise _Taken(f"Bind for {place}:{number} failed: port is already allocated")
+        try:
+            return _Held(protocol, place, number)
+        except OSError as error:
+            what = (
+                "address already in use" if error.errno == errno.EADDRINUSE else (error.strerror or str(error)).lower()
+            )
+            raise _Taken(f"failed to bind host port {place}:{number}/{protocol}: {what}") from None
+
+    def retake(self, container: str, bindings: Iterable[Binding]) -> None:
+        """Hold what a container has had before this daemon was started."""
+        for one in bindings:
+            try:
+                self._held.setdefault(container, []).append(self._hold(one.protocol, one.host_ip, one.host_port))
+            except _Taken as taken:
+                log.warning("a port of container %s is not held: %s", container[:12], taken)
+
+    def lead(self, container: str, bindings: Iterable[Binding], address: str, address6: str) -> None:
+        """Let what comes in at the ports go to the container."""
+        bindings = list(bindings)
+        led = publications(bindings, address, address6)
+        self._host.publish(led)
+        self._led[container] = led
+        for one in self._held.get(container, ()):
+            target = _target_of(one, bindings)
+            if target is not None and ":" in one.place and not address6 and one.protocol == "tcp":
+                # IPv6 to the host, IPv4 to the container: no rule does that.
+                self._nursery.start_soon(_relay, one, address, target)
+
+    def hand_over(self, container: str) -> None:
+        """The hypervisor is to listen at the ports of this container; IPv6 is relayed to it."""
+        for one in self._held.get(container, ()):
+            if ":" not in one.place:
+                one.socket.close()
+            elif one.protocol == "tcp":
+                self._nursery.start_soon(_relay, one, "127.0.0.1", one.number)
+
+    def release(self, container: str) -> None:
+        """Undo `take` and `lead`."""
+        try:
+            self._host.withdraw(self._led.pop(container, ()))
+        except VchError as error:
+            log.warning("ports of container %s: %s", container[:12], error)
+        for one in self._held.pop(container, ()):
+            one.close()
+
+    def led(self) -> list[Publication]:
+        """All that leads somewhere."""
+        return [one for publications in self._led.values() for one in publications]
+
+
+def publications(bindings: list[Binding], address: str, address6: str) -> list[Publication]:
+    """What the host's rules are told."""
+    found = []
+    for one in bindings:
+        target = address6 if ":" in one.host_ip else address
+        place = "" if one.host_ip in ("0.0.0.0", "::") else one.host_ip
+        if target:
+            found.append(Publication(one.protocol, place, one.host_port, target, one.port))
+    return found
+
+
+def forwards(bindings: Iterable[Binding], address: str) -> tuple[Forward, ...]:
+    """What user-mode networking is told; IPv6 is relayed to it."""
+    return tuple(
+        Forward(one.protocol, one.host_ip, one.host_port, address, one.port)
+        for one in bindings
+        if ":" not in one.host_ip
+    )
+
+
+def _candidates(wanted: Wanted) -> Iterator[int]:
+    if wanted.first:
+        yield from range(wanted.first, wanted.last + 1)
+        return
+    first, last = _EPHEMERAL
+    with contextlib.suppress(OSError, ValueError), open(_RANGE_FILE) as file:
+        first, last = map(int, file.read().split())
+    global _next_port
+    for _ in range(last - first + 1):
+        _next_port = _next_port + 1 if first <= _next_port < last else first
+        yield _next_port
+
+
+_next_port = 0
+
+
+def _every_ipv6() -> list[str]:
+    """`::` where the host has IPv6."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return []
+    return ["::"]
+
+
+def _target_of(held: "_Held", bindings: list[Binding]) -> int | None:
+    for one in bindings:
+        if (one.protocol, one.host_ip, one.host_port) == (held.protocol, held.place, held.number):
+            return one.port
+    return None
+
+
+class _Held:
+    """A port of the host that is ours. What comes to it goes by the host's rules; the socket itself gets nothing of it."""
+
+    def __init__(self, protocol: str, place: str, number: int) -> None:
+        self.protocol, self.place, self.number = protocol, place, number
+        family = socket.AF_INET6 if ":" in place else socket.AF_INET
+        kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+        self.socket = socket.socket(family, kind | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        self.scope = trio.CancelScope()
+        try:
+            if family == socket.AF_INET6:
+                self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if protocol == "tcp":
+                # A connection that has ended may still be remembered; a listener is a conflict nonetheless.
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self.socket.bind((place, number))
+            if protocol == "tcp":
+                self.socket.listen(128)
+        except BaseException:
+            self.socket.close()
+            raise
+
+    def is_at(self, protocol: str, place: str, number: int) -> bool:
+        same = (":" in place) == (":" in self.place) and (
+            place == self.place or {place, self.place} & {"0.0.0.0", "::"} != set()
+        )
+        return self.protocol == protocol and self.number == number and same
+
+    def close(self) -> None:
+        self.scope.cancel()
+        self.socket.close()
+
+
+async def _relay(held: _Held, address: str, port: int) -> None:
+    """Carry connections over to an address of the other version."""
+    listener = trio.socket.from_stdlib_socket(held.socket.dup())
+    with listener, held.scope:
+        async with trio.open_nursery() as nursery:
+            while True:
+                try:
+                    client, _ = await listener.accept()
+                except OSError as error:
+                    log.warning("port %d: %s", held.number, error)
+                    await trio.sleep(0.1)
+                    continue
+                nursery.start_soon(_carry, client, address, port)
+
+
+async def _carry(client: trio.socket.SocketType, address: str, port: int) -> None:
+    with client, contextlib.suppress(OSError), trio.socket.socket(socket.AF_INET, socket.SOCK_STREAM) as server:
+        await server.connect((address, port))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_pump, client, server)
+            nursery.start_soon(_pump, server, client)
+
+
+async def _pump(source: trio.socket.SocketType, target: trio.socket.SocketType) -> None:
+    with contextlib.suppress(OSError):
+        while data := await source.recv(65536):
+            sent = 0
+            while sent < len(data):
+                sent += await target.send(data[sent:])
+    with contextlib.suppress(OSError):
+        target.shutdown(socket.SHUT_WR)

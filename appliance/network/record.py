@@ -1,0 +1,112 @@
+"""What is kept of a network on disk, and a container's place on one while it runs."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from appliance.hypervisor import NO_BRIDGE, Card
+
+NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+# Options of the driver `bridge` that are honoured; Docker's names.
+OPTION_BRIDGE = "com.docker.network.bridge.name"
+OPTION_MTU = "com.docker.network.driver.mtu"
+OPTION_MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
+OPTION_ICC = "com.docker.network.bridge.enable_icc"
+OPTION_HOST_IP = "com.docker.network.bridge.host_binding_ipv4"
+OPTION_DEFAULT = "com.docker.network.bridge.default_bridge"
+OPTIONS = frozenset((OPTION_BRIDGE, OPTION_MTU, OPTION_MASQUERADE, OPTION_ICC, OPTION_HOST_IP, OPTION_DEFAULT))
+
+
+class Pool(msgspec.Struct):
+    """One subnet, by CIDR; `ip_range` is the part of it that addresses are handed out from, `aux` what others have."""
+
+    subnet: str
+    ip_range: str = ""
+    gateway: str = ""
+    aux: dict[str, str] = {}
+
+
+class NetworkRecord(msgspec.Struct):
+    """One network. `driver` is bridge, host or null; `created` unix ns; `own_subnet`: its user has chosen the subnet."""
+
+    id: str
+    name: str
+    driver: str
+    created: int
+    pools: list[Pool] = []
+    internal: bool = False
+    attachable: bool = False
+    ipv4: bool = True
+    ipv6: bool = False
+    own_subnet: bool = False
+    labels: dict[str, str] = {}
+    options: dict[str, str] = {}
+    ipam_options: dict[str, str] = {}
+    bridge: str = ""
+
+    @property
+    def predefined(self) -> bool:
+        return self.name in ("bridge", "host", "none")
+
+    @property
+    def names_are_known(self) -> bool:
+        """Whether containers find each other by name: not on the default network, as ever."""
+        return self.driver == "bridge" and not self.predefined
+
+    @property
+    def mtu(self) -> int:
+        text = self.options.get(OPTION_MTU, "")
+        return int(text) if text.isdigit() else 0
+
+    def on(self, option: str) -> bool:
+        """A switch that is on unless it was turned off."""
+        return self.options.get(option, "true").lower() not in ("false", "0")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An address on a network, without and with its prefix's length, and the way out; IPv4 or IPv6."""
+
+    address: str
+    prefix: int
+    gateway: str
+
+    @property
+    def cidr(self) -> str:
+        return f"{self.address}/{self.prefix}"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A container's place on a network: what its card, its tether and `inspect` need. `dns` is who answers its questions."""
+
+    network: NetworkRecord
+    id: str
+    mac: str
+    ipv4: Address | None
+    ipv6: Address | None
+    dns: str
+    card: Card
+    interface: str
+    wanted: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def addresses(self) -> list[Address]:
+        return [address for address in (self.ipv4, self.ipv6) if address is not None]
+
+    @property
+    def gateway_rank(self) -> tuple[bool, int, str]:
+        """The endpoint with the least leads to the outside (moby's sandbox.go: not internal, priority, name)."""
+        return self.network.internal, -int(self.wanted.get("GwPriority") or 0), self.network.name
+
+
+def way_out(endpoints: list[Endpoint]) -> Endpoint | None:
+    """The one through which a container leaves for elsewhere; None when there is none."""
+    outward = [endpoint for endpoint in endpoints if not endpoint.network.internal and endpoint.ipv4 is not None]
+    return min(outward, key=lambda endpoint: endpoint.gateway_rank, default=None)
+
+
+def bridge_card(record: NetworkRecord, mac: str) -> Card:
+    return Card(mac, bridge=record.bridge or NO_BRIDGE, isolated=not record.on(OPTION_ICC))

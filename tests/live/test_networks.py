@@ -1,0 +1,583 @@
+"""Networks with real machines: bridges, names, isolation, published ports, cards that come and go."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.live.daemon import Daemon, running_daemon
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="bridges need the rights of root")
+
+_SERVE = "mkdir -p /www; echo {text} > /www/index.html; exec httpd -f -p {port} -h /www"
+_WORLD = "10.77.0.2"
+_SERVER = """
+import http.server, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers(); self.wfile.write((sys.argv[3] + "\\n").encode())
+    def log_message(self, *_): pass
+http.server.HTTPServer((sys.argv[1], int(sys.argv[2])), Handler).serve_forever()
+"""
+
+
+class Network:
+    """A daemon whose namespace has a neighbour: the world outside, with a web server that says who asks."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.daemon = daemon
+        self.world = f"{daemon.namespace}-w"
+        self._run("ip", "netns", "add", self.world)
+        self._run(
+            "ip",
+            "-n",
+            daemon.namespace,
+            "link",
+            "add",
+            "out",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "in",
+            "netns",
+            self.world,
+        )
+        for where, device, address in ((daemon.namespace, "out", "10.77.0.1/24"), (self.world, "in", f"{_WORLD}/24")):
+            self._run("ip", "-n", where, "addr", "add", address, "dev", device)
+            self._run("ip", "-n", where, "link", "set", device, "up")
+        self._run("ip", "-n", self.world, "link", "set", "lo", "up")
+        self._server = subprocess.Popen(
+            ["ip", "netns", "exec", self.world, "python3", "-c", _SERVER, _WORLD, "8000", "world"]
+        )
+
+    @staticmethod
+    def _run(*command: str) -> None:
+        subprocess.run(command, check=True)
+
+    def close(self) -> None:
+        self._server.kill()
+        self._server.wait()
+        self._run("ip", "netns", "delete", self.world)
+
+    def from_world(self, *command: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            ["ip", "netns", "exec", self.world, *command], capture_output=True, text=True, check=False
+        )
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    with running_daemon(tmp_path_factory.mktemp("networks")) as daemon:
+        yield daemon
+
+
+@pytest.fixture(scope="module")
+def outside(daemon: Daemon) -> Iterator[Network]:
+    network = Network(daemon)
+    yield network
+    network.close()
+
+
+@pytest.fixture(autouse=True)
+def clean(daemon: Daemon) -> Iterator[None]:
+    yield
+    for container in daemon.docker("ps", "-aq").stdout.split():
+        daemon.docker("rm", "-f", container)
+    daemon.docker("network", "prune", "-f")
+
+
+def _server(daemon: Daemon, name: str, *options: str, port: int = 80, text: str = "") -> None:
+    """A container that serves its name, once it does."""
+    command = _SERVE.format(text=text or name, port=port)
+    daemon.must("run", "-d", "--name", name, *options, "busybox", "sh", "-c", command)
+    _until(lambda: daemon.docker("exec", name, "wget", "-qO-", f"127.0.0.1:{port}").returncode == 0)
+
+
+def _until(test: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not test():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.1)
+
+
+def _sh(daemon: Daemon, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """A shell command in a new container: options, then the command."""
+    *options, command = arguments
+    return daemon.docker("run", "--rm", *options, "busybox", "sh", "-c", command)
+
+
+def _curl(daemon: Daemon, url: str) -> str:
+    return daemon.run_inside("curl", "-s", "-m", "5", url, check=False).strip()
+
+
+def _inspect(daemon: Daemon, name: str, template: str) -> str:
+    return daemon.must("inspect", "-f", template, name).strip()
+
+
+# -- rows -------------------------------------------------------------------------------------------------------------
+
+
+def test_network_list(daemon: Daemon) -> None:
+    daemon.must("network", "create", "--label", "a=b", "listed")
+    rows = {row.split()[1]: row.split()[2:] for row in daemon.must("network", "ls", "--no-trunc").splitlines()[1:]}
+    assert rows == {
+        "bridge": ["bridge", "local"], "host": ["host", "local"], "none": ["null", "local"], "listed": ["bridge", "local"],
+    }  # fmt: skip
+    assert daemon.must("network", "ls", "-q", "--filter", "type=custom", "--filter", "label=a").split()
+    assert not daemon.must("network", "ls", "-q", "--filter", "driver=null", "--filter", "type=custom").split()
+    assert "invalid filter" in daemon.docker("network", "ls", "--filter", "nonsense=1").stderr
+
+
+def test_network_create_and_inspect(daemon: Daemon) -> None:
+    made = daemon.must(
+        "network", "create", "--subnet", "10.50.0.0/24", "--ip-range", "10.50.0.128/25", "--gateway", "10.50.0.9",
+        "--aux-address", "printer=10.50.0.129", "--label", "x=y", "-o", "com.docker.network.driver.mtu=1400", "full",
+    ).strip()  # fmt: skip
+    found = json.loads(daemon.must("network", "inspect", made[:12]))[0]
+    assert (found["Name"], found["Id"], found["Labels"], found["Options"]) == (
+        "full", made, {"x": "y"}, {"com.docker.network.driver.mtu": "1400"},
+    )  # fmt: skip
+    assert found["IPAM"]["Config"] == [{
+        "Subnet": "10.50.0.0/24", "IPRange": "10.50.0.128/25", "Gateway": "10.50.0.9",
+        "AuxiliaryAddresses": {"printer": "10.50.0.129"},
+    }]  # fmt: skip
+    said = _sh(daemon, "--network", "full", "ip -o a show eth0; cat /sys/class/net/eth0/mtu; ip r").stdout
+    # Neither the range's first, which is the network's own no more, nor the printer's.
+    assert "inet 10.50.0.128/24" in said
+    assert "default via 10.50.0.9" in said
+    assert "\n1400\n" in said
+
+
+def test_network_connect_and_disconnect(daemon: Daemon) -> None:
+    daemon.must("network", "create", "--subnet", "10.60.0.0/24", "second")
+    daemon.must("run", "-d", "--name", "moves", "busybox", "sleep", "1000")
+    daemon.must("network", "connect", "--ip", "10.60.0.77", "--alias", "known", "second", "moves")
+    said = daemon.must("exec", "moves", "sh", "-c", "ip -o -4 a; ip r; cat /etc/hosts")
+    assert re.search(r"eth1 +inet 10.60.0.77/24", said)
+    assert said.count("default via") == 1
+    assert "default via 172.17.0.1" in said
+    assert "10.60.0.77\t" in said
+    members = json.loads(daemon.must("network", "inspect", "second"))[0]["Containers"]
+    assert [member["IPv4Address"] for member in members.values()] == ["10.60.0.77/24"]
+    assert "Address: 10.60.0.77" in _sh(daemon, "--network", "second", "nslookup known").stdout
+    again = daemon.docker("network", "connect", "second", "moves")
+    assert "endpoint with name moves already exists in network second" in again.stderr
+    daemon.must("network", "disconnect", "bridge", "moves")
+    said = daemon.must("exec", "moves", "sh", "-c", "ip -o -4 a; ip r")
+    assert "eth0" not in said
+    assert "default via 10.60.0.1" in said
+    daemon.must("network", "disconnect", "second", "moves")
+    assert daemon.must("exec", "moves", "ls", "/sys/class/net").split() == ["lo"]
+    assert "is not connected to network second" in daemon.docker("network", "disconnect", "second", "moves").stderr
+    daemon.must("network", "connect", "bridge", "moves")
+    assert daemon.must("exec", "moves", "ls", "/sys/class/net").split() == ["eth0", "lo"]
+    daemon.must("restart", "-t", "0", "moves")
+    assert _inspect(daemon, "moves", "{{range $k, $v := .NetworkSettings.Networks}}{{$k}}{{end}}") == "bridge"
+
+
+def test_network_connect_of_a_created_container(daemon: Daemon) -> None:
+    daemon.must("network", "create", "later")
+    daemon.must("create", "--name", "waits", "busybox", "ls", "/sys/class/net")
+    daemon.must("network", "connect", "later", "waits")
+    assert daemon.must("start", "-a", "waits").split() == ["eth0", "eth1", "lo"]
+    daemon.must("network", "disconnect", "later", "waits")
+    assert daemon.must("start", "-a", "waits").split() == ["eth0", "lo"]
+
+
+def test_network_remove_and_prune(daemon: Daemon) -> None:
+    for name in ("used", "unused"):
+        daemon.must("network", "create", name)
+    daemon.must("run", "-d", "--name", "user", "--network", "used", "busybox", "sleep", "1000")
+    assert "has active endpoints" in daemon.docker("network", "rm", "used").stderr
+    assert "is a pre-defined network and cannot be removed" in daemon.docker("network", "rm", "bridge").stderr
+    assert "unused" in daemon.must("network", "prune", "-f")
+    bridges = daemon.run_inside("ip", "-br", "link", "show", "type", "bridge")
+    assert len(bridges.splitlines()) == 2
+    daemon.must("rm", "-f", "user")
+    daemon.must("network", "rm", "used")
+    assert "network used not found" in daemon.docker("network", "inspect", "used").stderr
+    assert len(daemon.run_inside("ip", "-br", "link", "show", "type", "bridge").splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--subnet", "172.17.5.0/24", "x1"), "Pool overlaps with other one on this address space"),
+        (("--subnet", "10.1.0.0/33", "x1"), "invalid"),
+        (("--subnet", "10.1.0.0/24", "--gateway", "10.2.0.1", "x1"), "no matching subnet for gateway 10.2.0.1"),
+        (("--driver", "overlay", "x1"), "plugin"),
+        (("bridge",), "network with name bridge already exists"),
+        (("-o", "com.docker.network.bridge.nonsense=1", "x1"), "com.docker.network.bridge.nonsense is not supported"),
+        (("in valid",), "invalid network name"),
+    ],
+)
+def test_network_create_refused(daemon: Daemon, arguments: tuple[str, ...], text: str) -> None:
+    done = daemon.docker("network", "create", *arguments)
+    assert done.returncode
+    assert text in done.stderr
+    assert len(daemon.must("network", "ls", "-q").split()) == 3
+
+
+def test_the_address_pools_can_run_out(daemon: Daemon) -> None:
+    made = 0
+    while (done := daemon.docker("network", "create", f"pool{made}")).returncode == 0:
+        made += 1
+        assert made < 40
+    assert "all predefined address pools have been fully subnetted" in done.stderr
+    assert made == 30
+    daemon.must("network", "prune", "-f")
+    daemon.must("network", "create", "pool")
+
+
+def test_a_network_can_be_full(daemon: Daemon) -> None:
+    daemon.must("network", "create", "--subnet", "10.70.0.0/30", "tiny")
+    daemon.must("run", "-d", "--name", "only", "--network", "tiny", "busybox", "sleep", "1000")
+    done = _sh(daemon, "--network", "tiny", "true")
+    assert done.returncode == 125
+    assert "no available IPv4 addresses on this network's address pools" in done.stderr
+    daemon.must("rm", "-f", "only")
+    assert _sh(daemon, "--network", "tiny", "true").returncode == 0
+
+
+# -- names ------------------------------------------------------------------------------------------------------------
+
+
+def test_names_aliases_and_renames(daemon: Daemon) -> None:
+    daemon.must("network", "create", "named")
+    daemon.must(
+        "run", "-d", "--name", "first", "--network", "named", "--network-alias", "both", "busybox", "sleep", "1000"
+    )
+    daemon.must(
+        "run", "-d", "--name", "second", "--network", "named", "--network-alias", "both", "busybox", "sleep", "1000"
+    )
+    one, two = (_inspect(daemon, name, "{{.NetworkSettings.Networks.named.IPAddress}}") for name in ("first", "second"))
+    short = daemon.must("ps", "-q", "--filter", "name=second").strip()
+    said = daemon.must(
+        "exec",
+        "first",
+        "sh",
+        "-c",
+        f"nslookup second; nslookup {short}; nslookup second.named; nslookup -type=aaaa second",
+    )
+    assert said.count(f"Address: {two}") == 3
+    both = daemon.must("exec", "first", "nslookup", "both")
+    assert {one, two} <= set(re.findall(r"Address: (\S+)", both))
+    daemon.must("rename", "second", "renamed")
+    assert f"Address: {two}" in daemon.must("exec", "first", "nslookup", "renamed")
+    gone = daemon.docker("exec", "first", "nslookup", "second")
+    assert gone.returncode
+    reverse = daemon.must("exec", "first", "nslookup", two)
+    assert "renamed.named" in reverse
+    host = daemon.must("exec", "first", "nslookup", "host.docker.internal")
+    gateway = json.loads(daemon.must("network", "inspect", "named"))[0]["IPAM"]["Config"][0]["Gateway"]
+    assert f"Address: {gateway}\n" in host
+
+
+def test_the_default_network_knows_no_names_but_links(daemon: Daemon) -> None:
+    daemon.must("run", "-d", "--name", "database", "--expose", "5432", "-e", "SECRET=s", "busybox", "sleep", "1000")
+    assert _sh(daemon, "nslookup database").returncode
+    address = _inspect(daemon, "database", "{{.NetworkSettings.IPAddress}}")
+    said = _sh(daemon, "--link", "database:db", "ping -c1 db; grep db /etc/hosts; env").stdout
+    assert f"from {address}" in said
+    assert f"{address}\tdb " in said
+    for line in (f"DB_PORT=tcp://{address}:5432", f"DB_PORT_5432_TCP_ADDR={address}", "DB_ENV_SECRET=s"):
+        assert line in said.splitlines()
+    daemon.must("stop", "-t", "0", "database")
+    assert "Cannot link to a non running container" in _sh(daemon, "--link", "database:db", "true").stderr
+
+
+def test_upstream_names_go_to_the_servers_that_were_given(daemon: Daemon) -> None:
+    daemon.must("network", "create", "asks")
+    answer = subprocess.Popen(
+        [*daemon.inside(), sys.executable, "-c", _UPSTREAM], stdout=subprocess.PIPE, text=True
+    )  # fmt: skip
+    try:
+        assert answer.stdout is not None
+        assert answer.stdout.readline() == "ready\n"
+        said = _sh(
+            daemon,
+            "--network",
+            "asks",
+            "--dns",
+            "127.0.0.5",
+            "--dns-search",
+            "example.org",
+            "nslookup far; cat /etc/resolv.conf",
+        )
+        assert "Address: 192.0.2.7" in said.stdout
+        assert "search example.org" in said.stdout
+        daemon.must("network", "create", "--internal", "closed")
+        assert _sh(daemon, "--network", "closed", "--dns", "127.0.0.5", "nslookup far").returncode
+    finally:
+        answer.kill()
+        answer.communicate()
+
+
+_UPSTREAM = """
+import socket, dnslib
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); server.bind(("127.0.0.5", 53)); print("ready", flush=True)
+while True:
+    data, peer = server.recvfrom(4096)
+    query = dnslib.DNSRecord.parse(data); reply = query.reply()
+    if query.q.qtype == 1:
+        reply.add_answer(dnslib.RR(query.q.qname, 1, rdata=dnslib.A("192.0.2.7"), ttl=1))
+    server.sendto(reply.pack(), peer)
+"""
+
+
+# -- isolation ----------------------------------------------------------------------------------------------------------
+
+
+def test_networks_do_not_reach_each_other(daemon: Daemon) -> None:
+    for name in ("left", "right"):
+        daemon.must("network", "create", name)
+    _server(daemon, "target", "--network", "right")
+    address = _inspect(daemon, "target", "{{.NetworkSettings.Networks.right.IPAddress}}")
+    assert _sh(daemon, "--network", "right", f"wget -T 3 -qO- {address}").stdout == "target\n"
+    blocked = _sh(daemon, "--network", "left", f"ping -c1 -W2 {address} || wget -T 2 -qO- {address} || echo blocked")
+    assert blocked.stdout.endswith("blocked\n")
+    # Nor is there a way around by saying that the other's subnet is on the same wire.
+    sneaky = _sh(
+        daemon,
+        "--network",
+        "left",
+        "--privileged",
+        f"ip r add {address}/32 dev eth0; ping -c1 -W2 {address} || echo blocked",
+    )
+    assert sneaky.stdout.endswith("blocked\n")
+
+
+def test_containers_reach_the_world_and_the_world_does_not_reach_them(daemon: Daemon, outside: Network) -> None:
+    _server(daemon, "inner")
+    address = _inspect(daemon, "inner", "{{.NetworkSettings.IPAddress}}")
+    assert "world" in _sh(daemon, f"wget -T 5 -qO- {_WORLD}:8000").stdout
+    subprocess.run(["ip", "-n", outside.world, "route", "add", "172.17.0.0/16", "via", "10.77.0.1"], check=True)
+    assert outside.from_world("curl", "-s", "-m", "2", f"http://{address}/").returncode
+    assert outside.from_world("curl", "-s", "-m", "2", "http://10.77.0.1/").returncode
+
+
+def test_an_internal_network_cannot_leave(daemon: Daemon, outside: Network) -> None:
+    daemon.must("network", "create", "--internal", "cell")
+    daemon.must("run", "-d", "--name", "mate", "--network", "cell", "busybox", "sleep", "1000")
+    said = _sh(
+        daemon,
+        "--network",
+        "cell",
+        f"ping -c1 mate >/dev/null && echo mate; ip r; ping -c1 -W2 {_WORLD} || echo blocked",
+    )
+    assert said.stdout.startswith("mate\n")
+    assert "default" not in said.stdout
+    assert said.stdout.endswith("blocked\n")
+    forced = _sh(
+        daemon, "--network", "cell", "--privileged",
+        f"ip r add default via $(ip r | sed 's/0.0\\/.*/0.1/'); wget -T 3 -qO- {_WORLD}:8000 || echo blocked",
+    )  # fmt: skip
+    assert forced.stdout.endswith("blocked\n")
+
+
+def test_the_loopback_of_the_host_is_out_of_reach(daemon: Daemon) -> None:
+    server = subprocess.Popen([*daemon.inside(), "python3", "-c", _SERVER, "127.0.0.1", "9999", "secret"])
+    try:
+        _until(lambda: _curl(daemon, "http://127.0.0.1:9999/") == "secret")
+        said = _sh(
+            daemon, "--privileged",
+            "ip a del 127.0.0.1/8 dev lo; ip r del 127.0.0.0/8 table local; echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet; "
+            "ip r add 127.0.0.1/32 via 172.17.0.1; wget -T 3 -qO- 127.0.0.1:9999; echo done",
+        )  # fmt: skip
+        assert "secret" not in said.stdout
+        assert said.stdout.endswith("done\n")
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_without_icc_neighbours_do_not_meet(daemon: Daemon) -> None:
+    daemon.must("network", "create", "-o", "com.docker.network.bridge.enable_icc=false", "shy")
+    daemon.must("run", "-d", "--name", "hermit", "--network", "shy", "busybox", "sleep", "1000")
+    said = _sh(
+        daemon,
+        "--network",
+        "shy",
+        "ping -c1 -W2 hermit || echo blocked; ping -c1 -W2 $(ip r | awk '/default/{print $3}') && echo host",
+    )
+    assert "blocked\n" in said.stdout
+    assert said.stdout.endswith("host\n")
+
+
+# -- addresses ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_address_and_a_mac_of_ones_own(daemon: Daemon) -> None:
+    daemon.must("network", "create", "--subnet", "10.80.0.0/24", "mine")
+    options = ("--network", "mine", "--ip", "10.80.0.40", "--mac-address", "02:11:22:33:44:55")
+    said = _sh(daemon, *options, "ip -o a show eth0; ip link show eth0")
+    assert "inet 10.80.0.40/24" in said.stdout
+    assert "02:11:22:33:44:55" in said.stdout
+    daemon.must("run", "-d", "--name", "has-it", *options, "busybox", "sleep", "1000")
+    assert "Address already in use" in _sh(daemon, *options, "true").stderr
+    outside = _sh(daemon, "--network", "mine", "--ip", "10.81.0.1", "true")
+    assert "no configured subnet contains IP address 10.81.0.1" in outside.stderr
+    assert "user configured subnets" in _sh(daemon, "--ip", "172.17.0.9", "true").stderr
+
+
+def test_ipv6(daemon: Daemon) -> None:
+    daemon.must("network", "create", "--ipv6", "--subnet", "fd12:3456::/64", "six")
+    _server(daemon, "v6", "--network", "six", "-p", "8096:80")
+    address = _inspect(daemon, "v6", "{{.NetworkSettings.Networks.six.GlobalIPv6Address}}")
+    assert address.startswith("fd12:3456::")
+    said = _sh(daemon, "--network", "six", "ping6 -c1 v6; nslookup -type=aaaa v6; ip -6 r").stdout
+    assert f"from {address}" in said
+    assert "default via fd12:3456::1" in said
+    assert _curl(daemon, "http://[fd12:3456::1]:8096/") == "v6"
+
+
+# -- ports --------------------------------------------------------------------------------------------------------------
+
+
+def test_published_ports(daemon: Daemon, outside: Network) -> None:
+    _server(daemon, "web", "-p", "8080:80", "-p", "127.0.0.1:8081:80", "-p", "8100-8110:80", "--expose", "99")
+    for url in (
+        "127.0.0.1:8080",
+        "10.77.0.1:8080",
+        "172.17.0.1:8080",
+        "[::1]:8080",
+        "127.0.0.1:8081",
+        "127.0.0.1:8100",
+    ):
+        assert _curl(daemon, f"http://{url}/") == "web", url
+    assert outside.from_world("curl", "-s", "-m", "5", "http://10.77.0.1:8080/").stdout == "web\n"
+    assert outside.from_world("curl", "-s", "-m", "2", "http://10.77.0.1:8081/").returncode
+    # Hairpin: a container reaches itself and its neighbour by the host's address.
+    assert daemon.must("exec", "web", "wget", "-T", "5", "-qO-", "10.77.0.1:8080") == "web\n"
+    assert _sh(daemon, "wget -T 5 -qO- 172.17.0.1:8080").stdout == "web\n"
+    daemon.must("network", "create", "elsewhere")
+    assert _sh(daemon, "--network", "elsewhere", "wget -T 5 -qO- 10.77.0.1:8080").stdout == "web\n"
+    assert daemon.must("port", "web", "80").split() == [
+        "0.0.0.0:8080",
+        "[::]:8080",
+        "127.0.0.1:8081",
+        "0.0.0.0:8100",
+        "[::]:8100",
+    ]
+    ports = json.loads(daemon.must("inspect", "web"))[0]["NetworkSettings"]["Ports"]
+    assert ports["99/tcp"] is None
+    assert {"HostIp": "127.0.0.1", "HostPort": "8081"} in ports["80/tcp"]
+    assert "0.0.0.0:8080->80/tcp" in daemon.must("ps", "--format", "{{.Ports}}")
+    assert daemon.must("ps", "-q", "--filter", "publish=8080").split()
+    daemon.must("stop", "-t", "0", "web")
+    assert _curl(daemon, "http://127.0.0.1:8080/") == ""
+    assert json.loads(daemon.must("inspect", "web"))[0]["NetworkSettings"]["Ports"] == {}
+    daemon.must("start", "web")
+    _until(lambda: _curl(daemon, "http://127.0.0.1:8080/") == "web")
+
+
+def test_every_exposed_port_can_be_published(daemon: Daemon) -> None:
+    _server(daemon, "all", "-P", "--expose", "80")
+    port = daemon.must("port", "all", "80/tcp").split()[0].rpartition(":")[2]
+    assert int(port) >= 32768
+    assert _curl(daemon, f"http://127.0.0.1:{port}/") == "all"
+
+
+def test_the_network_of_the_host_is_the_bridge_with_its_ports(daemon: Daemon) -> None:
+    done = daemon.docker("create", "--network", "host", "--name", "hosted", "--expose", "8085", "busybox", "sh", "-c",
+                         _SERVE.format(text="hosted", port=8085))  # fmt: skip
+    assert "NetworkMode host" in done.stderr
+    daemon.must("start", "hosted")
+    _until(lambda: _curl(daemon, "http://127.0.0.1:8085/") == "hosted")
+
+
+def test_published_udp(daemon: Daemon) -> None:
+    daemon.must("run", "-d", "--name", "nobody", "-p", "5353:53/udp", "busybox", "sleep", "1000")
+    # Nothing listens there: the container's kernel says so, and what it says finds its way back.
+    ask = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(5); "
+    ask += "s.connect(('127.0.0.1', 5353)); s.send(b'x'); s.recv(1)"
+    said = subprocess.run([*daemon.inside(), "python3", "-c", ask], capture_output=True, text=True, check=False)
+    assert "ConnectionRefusedError" in said.stderr
+    counted = daemon.must("exec", "nobody", "grep", "^Udp:", "/proc/net/snmp").splitlines()[1].split()
+    assert counted[2] == "1"  # NoPorts
+
+
+def test_a_port_is_somebody_elses(daemon: Daemon) -> None:
+    _server(daemon, "has", "-p", "8090:80")
+    done = daemon.docker("run", "-d", "--name", "wants", "-p", "8090:80", "busybox", "sleep", "1000")
+    assert done.returncode == 125
+    assert "driver failed programming external connectivity on endpoint wants" in done.stderr
+    assert "Bind for 0.0.0.0:8090 failed: port is already allocated" in done.stderr
+    assert _inspect(daemon, "wants", "{{.State.Status}} {{.State.Running}}") == "created false"
+    foreign = subprocess.Popen([*daemon.inside(), "python3", "-c", _SERVER, "0.0.0.0", "8091", "foreign"])
+    try:
+        _until(lambda: ":8091" in daemon.run_inside("ss", "-ltn"))
+        assert "address already in use" in _sh(daemon, "-p", "8091:80", "true").stderr
+    finally:
+        foreign.kill()
+        foreign.wait()
+    daemon.must("rm", "-f", "has")
+    assert _sh(daemon, "-p", "8090:80", "true").returncode == 0
+
+
+def test_a_killed_machine_frees_its_ports(daemon: Daemon) -> None:
+    _server(daemon, "victim", "-p", "8095:80")
+    identity = _inspect(daemon, "victim", "{{.Id}}")
+    machine = json.loads((daemon.root / "exec/machines" / identity / "machine.json").read_text())
+    os.kill(machine["pid"], signal.SIGKILL)
+    daemon.must("wait", "victim")
+    assert _sh(daemon, "-p", "8095:80", "true").returncode == 0
+    assert "vch-" not in "".join(
+        line for line in daemon.run_inside("ip", "-br", "link").splitlines() if identity[:6] in line
+    )
+
+
+# -- the daemon's own life ----------------------------------------------------------------------------------------------
+
+
+def test_networks_outlive_the_daemon(tmp_path: Path) -> None:
+    with running_daemon(tmp_path) as daemon:
+        daemon.run_inside("nft", "add table ip foreign; add chain ip foreign c; add rule ip foreign c counter")
+        daemon.must("network", "create", "--subnet", "10.90.0.0/24", "stays")
+        _server(daemon, "web", "--network", "stays", "-p", "8080:80")
+        before = daemon.run_inside("nft", "list", "ruleset")
+        daemon.kill()
+        assert _curl(daemon, "http://127.0.0.1:8080/") == "web"
+        daemon.start()
+        _until(lambda: daemon.docker("exec", "web", "true").returncode == 0)
+        assert _curl(daemon, "http://127.0.0.1:8080/") == "web"
+        assert daemon.run_inside("nft", "list", "ruleset") == before
+        assert "Address: 10.90.0.2" in _sh(daemon, "--network", "stays", "nslookup web").stdout
+        assert "port is already allocated" in _sh(daemon, "-p", "8080:80", "true").stderr
+        daemon.must("network", "disconnect", "stays", "web")
+        daemon.must("rm", "-f", "web")
+        daemon.stop()
+        # With no container left there is nothing of ours, and all of theirs.
+        rules = daemon.run_inside("nft", "list", "ruleset")
+        assert "vch0" not in rules
+        assert "table ip foreign" in rules
+        assert daemon.run_inside("ip", "-br", "link", "show", "type", "bridge") == ""
+        daemon.start()
+        assert "stays" in daemon.must("network", "ls")
+
+
+def test_without_bridges(tmp_path: Path) -> None:
+    with running_daemon(tmp_path, on_host=True) as daemon:
+        done = daemon.docker("network", "create", "x1")
+        assert "need bridges, which need the rights of root" in done.stderr
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        for _ in range(2):  # one of the pool, if there is one, and one that is not
+            daemon.wait_pool()
+            _server(daemon, "web", "-p", f"127.0.0.1:{port}:80")
+            assert (
+                subprocess.run(["curl", "-s", f"http://127.0.0.1:{port}/"], capture_output=True, check=True).stdout
+                == b"web\n"
+            )
+            assert "port is already allocated" in _sh(daemon, "-p", f"127.0.0.1:{port}:80", "true").stderr
+            daemon.must("rm", "-f", "web")
