@@ -73,8 +73,8 @@ class Networks:
 
     async def open(self) -> None:
         """Find the networks of before, make those that every host has."""
-        for key, value in self._database.load(_KIND).items():
-            self._records[key] = msgspec.json.decode(value, type=NetworkRecord)
+        found = [msgspec.json.decode(value, type=NetworkRecord) for value in self._database.load(_KIND).values()]
+        self._records = {record.id: record for record in sorted(found, key=lambda record: record.created)}
         for name, driver in (("bridge", "bridge"), ("host", "host"), ("none", "null")):
             await self._make_predefined(name, driver)
         for record in self._records.values():

@@ -342,8 +342,10 @@ def test_networks_do_not_reach_each_other(daemon: Daemon) -> None:
         daemon.must("network", "create", name)
     _server(daemon, "target", "--network", "right")
     address = _inspect(daemon, "target", "{{.NetworkSettings.Networks.right.IPAddress}}")
-    assert _sh(daemon, "--network", "right", f"wget -T 3 -qO- {address}").stdout == "target\n"
-    blocked = _sh(daemon, "--network", "left", f"ping -c1 -W2 {address} || wget -T 2 -qO- {address} || echo blocked")
+    assert _sh(daemon, "--network", "right", f"timeout 3 wget -qO- {address}").stdout == "target\n"
+    blocked = _sh(
+        daemon, "--network", "left", f"ping -c1 -W2 {address} || timeout 2 wget -qO- {address} || echo blocked"
+    )
     assert blocked.stdout.endswith("blocked\n")
     # Nor is there a way around by saying that the other's subnet is on the same wire.
     sneaky = _sh(
@@ -359,7 +361,7 @@ def test_networks_do_not_reach_each_other(daemon: Daemon) -> None:
 def test_containers_reach_the_world_and_the_world_does_not_reach_them(daemon: Daemon, outside: Network) -> None:
     _server(daemon, "inner")
     address = _inspect(daemon, "inner", "{{.NetworkSettings.IPAddress}}")
-    assert "world" in _sh(daemon, f"wget -T 5 -qO- {_WORLD}:8000").stdout
+    assert "world" in _sh(daemon, f"timeout 5 wget -qO- {_WORLD}:8000").stdout
     subprocess.run(["ip", "-n", outside.world, "route", "add", "172.17.0.0/16", "via", "10.77.0.1"], check=True)
     assert outside.from_world("curl", "-s", "-m", "2", f"http://{address}/").returncode
     assert outside.from_world("curl", "-s", "-m", "2", "http://10.77.0.1/").returncode
@@ -379,7 +381,7 @@ def test_an_internal_network_cannot_leave(daemon: Daemon, outside: Network) -> N
     assert said.stdout.endswith("blocked\n")
     forced = _sh(
         daemon, "--network", "cell", "--privileged",
-        f"ip r add default via $(ip r | sed 's/0.0\\/.*/0.1/'); wget -T 3 -qO- {_WORLD}:8000 || echo blocked",
+        f"ip r add default via $(ip r | sed 's/0.0\\/.*/0.1/'); timeout 3 wget -qO- {_WORLD}:8000 || echo blocked",
     )  # fmt: skip
     assert forced.stdout.endswith("blocked\n")
 
@@ -391,7 +393,7 @@ def test_the_loopback_of_the_host_is_out_of_reach(daemon: Daemon) -> None:
         said = _sh(
             daemon, "--privileged",
             "ip a del 127.0.0.1/8 dev lo; ip r del 127.0.0.0/8 table local; echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet; "
-            "ip r add 127.0.0.1/32 via 172.17.0.1; wget -T 3 -qO- 127.0.0.1:9999; echo done",
+            "ip r add 127.0.0.1/32 via 172.17.0.1; timeout 3 wget -qO- 127.0.0.1:9999; echo done",
         )  # fmt: skip
         assert "secret" not in said.stdout
         assert said.stdout.endswith("done\n")
@@ -457,17 +459,13 @@ def test_published_ports(daemon: Daemon, outside: Network) -> None:
     assert outside.from_world("curl", "-s", "-m", "5", "http://10.77.0.1:8080/").stdout == "web\n"
     assert outside.from_world("curl", "-s", "-m", "2", "http://10.77.0.1:8081/").returncode
     # Hairpin: a container reaches itself and its neighbour by the host's address.
-    assert daemon.must("exec", "web", "wget", "-T", "5", "-qO-", "10.77.0.1:8080") == "web\n"
-    assert _sh(daemon, "wget -T 5 -qO- 172.17.0.1:8080").stdout == "web\n"
+    assert daemon.must("exec", "web", "timeout", "5", "wget", "-qO-", "10.77.0.1:8080") == "web\n"
+    assert _sh(daemon, "timeout 5 wget -qO- 172.17.0.1:8080").stdout == "web\n"
     daemon.must("network", "create", "elsewhere")
-    assert _sh(daemon, "--network", "elsewhere", "wget -T 5 -qO- 10.77.0.1:8080").stdout == "web\n"
-    assert daemon.must("port", "web", "80").split() == [
-        "0.0.0.0:8080",
-        "[::]:8080",
-        "127.0.0.1:8081",
-        "0.0.0.0:8100",
-        "[::]:8100",
-    ]
+    assert _sh(daemon, "--network", "elsewhere", "timeout 5 wget -qO- 10.77.0.1:8080").stdout == "web\n"
+    assert sorted(daemon.must("port", "web", "80").split()) == [
+        "0.0.0.0:8080", "0.0.0.0:8100", "127.0.0.1:8081", "[::]:8080", "[::]:8100",
+    ]  # fmt: skip
     ports = json.loads(daemon.must("inspect", "web"))[0]["NetworkSettings"]["Ports"]
     assert ports["99/tcp"] is None
     assert {"HostIp": "127.0.0.1", "HostPort": "8081"} in ports["80/tcp"]

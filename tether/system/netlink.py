@@ -11,6 +11,7 @@ _NLMSG_ERROR, _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_REPLACE, _NLM_F_CREATE = 2, 1, 
 _RTM_NEWLINK, _RTM_NEWADDR, _RTM_DELADDR, _RTM_NEWROUTE = 16, 20, 21, 24
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU = 1, 3, 4
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
+_IFA_F_NODAD = 2
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
 _IFF_UP = 1
 _NET = Path("/sys/class/net")
@@ -79,7 +80,9 @@ class Netlink:
     def _address(index: int, cidr: str) -> bytes:
         interface = ipaddress.ip_interface(cidr)
         family = socket.AF_INET if interface.version == 4 else socket.AF_INET6
-        body = struct.pack("BBBBi", family, interface.network.prefixlen, 0, 0, index)
+        # Who gives out addresses has seen to it that nobody else has this one: the kernel need not ask around for a second.
+        flags = _IFA_F_NODAD if interface.version == 6 else 0
+        body = struct.pack("BBBBi", family, interface.network.prefixlen, flags, 0, index)
         body += _attribute(_IFA_LOCAL, interface.packed) + _attribute(_IFA_ADDRESS, interface.packed)
         if interface.version == 4:
             body += _attribute(_IFA_BROADCAST, interface.network.broadcast_address.packed)

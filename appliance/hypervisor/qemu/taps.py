@@ -14,7 +14,7 @@ _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCBRADDIF = 0x8913, 0x8914, 0x89A2
 _IFF_UP = 1
 # rtnetlink(7), linux/if_link.h
 _RTM_SETLINK, _NLM_F_REQUEST, _NLM_F_ACK = 19, 1, 4
-_IFLA_PROTINFO, _NLA_F_NESTED, _IFLA_BRPORT_ISOLATED = 12, 1 << 15, 33
+_IFLA_PROTINFO, _NLA_F_NESTED, _IFLA_BRPORT_MODE, _IFLA_BRPORT_ISOLATED = 12, 1 << 15, 4, 33
 
 
 def open_tap(bridge: str, *, isolated: bool) -> tuple[int, str]:
@@ -49,15 +49,21 @@ def attach(name: str, bridge: str, *, isolated: bool) -> None:
     index = socket.if_nametoindex(name)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
         fcntl.ioctl(control, _SIOCBRADDIF, struct.pack("16si20x", bridge.encode(), index))
-    if isolated:
-        _isolate(index)
+    _set_port(index, isolated)
 
 
-def _isolate(index: int) -> None:
-    """Isolated ports of a bridge do not reach each other."""
-    attribute = struct.pack("HHB3x", 5, _IFLA_BRPORT_ISOLATED, 1)
+def _set_port(index: int, isolated: bool) -> None:
+    """Isolated ports of a bridge do not reach each other.
+
+    Where bridges pass through netfilter (bridge-nf-call-iptables), a machine that reaches itself by a published port is sent its
+    own frame back: a bridge does that in hairpin mode only.
+    """
+    attributes = b"".join(
+        struct.pack("HHB3x", 5, kind, value)
+        for kind, value in ((_IFLA_BRPORT_MODE, 1), (_IFLA_BRPORT_ISOLATED, isolated))
+    )
     body = struct.pack("BxHiII", socket.AF_BRIDGE, 0, index, 0, 0)
-    body += struct.pack("HH", 4 + len(attribute), _IFLA_PROTINFO | _NLA_F_NESTED) + attribute
+    body += struct.pack("HH", 4 + len(attributes), _IFLA_PROTINFO | _NLA_F_NESTED) + attributes
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as netlink:
         netlink.send(struct.pack("IHHII", 16 + len(body), _RTM_SETLINK, _NLM_F_REQUEST | _NLM_F_ACK, 1, 0) + body)
         code = -struct.unpack_from("i", netlink.recv(4096), 16)[0]
