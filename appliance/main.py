@@ -27,6 +27,7 @@ from appliance.api.images import ImageRoutes
 from appliance.api.networks import NetworkRoutes
 from appliance.api.router import NEWEST, Router, dotted
 from appliance.api.system import SystemRoutes
+from appliance.api.volumes import VolumeRoutes
 from appliance.config import Config, parse_arguments
 from appliance.diag import dump_tasks
 from appliance.engine.admission import Admission
@@ -37,6 +38,7 @@ from appliance.engine.networks import Networks
 from appliance.engine.pool import Pool
 from appliance.engine.rehearsal import ContainerRehearsal
 from appliance.engine.runs import Defaults
+from appliance.engine.volumes import Volumes
 from appliance.errors import Conflict, InvalidParameter, VchError, leaves
 from appliance.http import Readiness, serve_connection
 from appliance.hypervisor import MachineSpec
@@ -45,6 +47,7 @@ from appliance.image.store import ImageStore
 from appliance.network.host import BridgeHost, Host, UserModeHost, may_make_bridges
 from appliance.registry import Credentials, Registry
 from appliance.store import Database
+from appliance.volume.store import VolumeStore
 from tether.rpc.bridge import LoopThread
 
 log = logging.getLogger("vchd")
@@ -145,8 +148,11 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         size = default_pool() if config.vm_pool is None else config.vm_pool
         pool = Pool(size, usual, driver, rehearsal, loop, nursery, has_room) if config.vm_template and size else None
         images = ImageStore(database, config.data_root)
+        why_no_shares = driver.why_no_shares()
+        volumes = Volumes(VolumeStore(config.data_root, shared=not why_no_shares), database, events, why_no_shares)
+        await volumes.open()
         containers = Containers(
-            config.data_root, database, driver, images, networks, events, loop, nursery,
+            config.data_root, database, driver, images, networks, volumes, events, loop, nursery,
             Defaults(config.vm_memory, config.vm_cpus, config.dns), disks, Admission(os.cpu_count() or 1), pool,
         )  # fmt: skip
         await containers.restore()
@@ -169,6 +175,7 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         router.add_all(CheckpointRoutes(containers).routes())
         router.add_all(ImageRoutes(images, containers, containers.commits, events, dial, scratch).routes())
         router.add_all(NetworkRoutes(networks, containers.connections).routes())
+        router.add_all(VolumeRoutes(volumes).routes())
         router.add_all(SystemRoutes(config, driver, containers, images, events, identity.read_text()).routes())
         try:
             yield router

@@ -59,7 +59,7 @@ async def _serve(marks: list[tuple[str, int]]) -> None:
         stdio = StdioService(processes.stdio_of)
         marks.append(("ready", time.clock_gettime_ns(time.CLOCK_BOOTTIME)))
         services = (
-            (sandbox_pb2.DESCRIPTOR, "Sandbox", SandboxService(nursery, processes, stdio, marks)),
+            (sandbox_pb2.DESCRIPTOR, "Sandbox", SandboxService(nursery, reaper, processes, stdio, marks)),
             (process_pb2.DESCRIPTOR, "Process", processes),
             (stdio_pb2.DESCRIPTOR, "Stdio", stdio),
             (stdio_pb2.DESCRIPTOR, "Log", stdio),

@@ -137,8 +137,11 @@ class ContainerRoutes:
                 and any_of(filters.get("health", []), lambda word: word == (c.health.status if c.health else "none"))
                 and any_of(exposed, lambda port: port in _ports_of(record.config))
                 and any_of(published, lambda port: port in _published_ports(record))
-                # No container here has a volume yet, and none is a task.
-                and not filters.get("volume")
+                and any_of(
+                    filters.get("volume", []),
+                    lambda wanted: any(wanted in (one.name, one.source, one.destination) for one in record.mounts),
+                )
+                # None is a task.
                 and not (tasks and tasks[0] in ("true", "1"))
             )
 
@@ -231,7 +234,8 @@ class ContainerRoutes:
     async def remove(self, request: Request, reply: Reply) -> None:
         if request.flag("link"):
             raise InvalidParameter("links are not supported")
-        await self._backend.remove(request.path["name"], force=request.flag("force"))
+        volumes = request.flag("v")
+        await self._backend.remove(request.path["name"], force=request.flag("force"), volumes=volumes)
         await reply.empty(204)
 
     async def update(self, request: Request, reply: Reply) -> None:

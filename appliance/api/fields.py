@@ -72,7 +72,7 @@ CONFIG: dict[str, Field] = {
     "Healthcheck": _honoured(_M, "probes run as execs in the container"),
     "ArgsEscaped": _warned(_F, _WINDOWS),
     "Image": _honoured(_T),
-    "Volumes": _warned(_M, f"anonymous volumes: {_LATER}; what is written there stays in the container's own disk"),
+    "Volumes": _honoured(_M, "anonymous volumes, unless a mount is there"),
     "WorkingDir": _honoured(_T, "made when it is missing"),
     "Entrypoint": _honoured(Kind.COMMAND),
     "NetworkDisabled": _honoured(_F),
@@ -84,12 +84,12 @@ CONFIG: dict[str, Field] = {
     "Shell": _honoured(_L, "metadata; for CMD-SHELL probes"),
     "PortSpecs": _warned(_L, "gone from Docker"),
     "PublishService": _warned(_T, "gone from Docker"),
-    "VolumeDriver": _refused(_T, _LATER, "local"),
+    "VolumeDriver": _refused(_T, "there is one, local", "local"),
     "name": _honoured(_T, "the query's `name` counts"),
 }
 
 HOST: dict[str, Field] = {
-    "Binds": _refused(_L, _LATER),
+    "Binds": _honoured(_L, "volumes, and paths of the host where it is a QEMU host; not its sockets and devices"),
     "ContainerIDFile": _honoured(_T, "the client's to act on"),
     "LogConfig": _honoured(_M, "json-file, local, syslog, none; see README"),
     "NetworkMode": _honoured(
@@ -99,9 +99,9 @@ HOST: dict[str, Field] = {
     "PortBindings": _honoured(_M, "tcp and udp, ranges, addresses of the host"),
     "RestartPolicy": _honoured(_M),
     "AutoRemove": _honoured(_F),
-    "VolumeDriver": _refused(_T, _LATER, "local"),
-    "VolumesFrom": _refused(_L, _LATER),
-    "Mounts": _honoured(_O, "of type tmpfs; the others come with volumes"),
+    "VolumeDriver": _refused(_T, "there is one, local", "local"),
+    "VolumesFrom": _honoured(_L),
+    "Mounts": _honoured(_O, "of type bind, volume (with subpath), tmpfs"),
     "ConsoleSize": _honoured(_O),
     "Annotations": _honoured(_TM, "metadata"),
     "CapAdd": _honoured(_L),

@@ -8,6 +8,7 @@ from typing import Any
 from appliance.api.fields import CONFIG, HOST, check_fields, fold_names
 from appliance.container.links import parse_link
 from appliance.container.logconfig import check_log_config
+from appliance.container.mounts import check_mounts
 from appliance.container.seccomp import parse_profile
 from appliance.container.signals import parse_signal
 from appliance.errors import InvalidParameter
@@ -115,6 +116,7 @@ def check_host_config(host: dict[str, Any]) -> list[str]:
     """The same for HostConfig."""
     warnings = check_fields(host, HOST)
     _check_network(host, warnings)
+    warnings += check_mounts(host)
     _check_memory(host)
     _check_cpu(host)
     _check_namespaces(host)
@@ -236,16 +238,6 @@ def _check_lists(host: dict[str, Any]) -> None:
         path = device.get("PathOnHost") if isinstance(device, dict) else None
         if not isinstance(path, str) or not path.startswith("/dev/") or ".." in path:
             raise InvalidParameter(f"invalid device: {json.dumps(device)} names no device of the guest")
-    for mount in host.get("Mounts") or ():
-        kind = mount.get("Type") if isinstance(mount, dict) else None
-        if kind != "tmpfs":
-            raise InvalidParameter(f"Mounts of type {kind} are not supported yet: volumes are to come")
-        if not isinstance(mount.get("Target"), str) or not mount["Target"].startswith("/"):
-            raise InvalidParameter(
-                f'invalid mount config for type "tmpfs": invalid mount target: {mount.get("Target")}'
-            )
-        if mount.get("Source"):
-            raise InvalidParameter('invalid mount config for type "tmpfs": field Source must not be specified')
     size = host.get("ConsoleSize") or [0, 0]
     if len(size) != 2 or not all(isinstance(n, int) and 0 <= n < 1 << 16 for n in size):
         raise InvalidParameter("invalid ConsoleSize: [height, width]")

@@ -9,6 +9,7 @@ from appliance.api.router import Version
 from appliance.api.times import ago
 from appliance.container.health import check_of
 from appliance.container.lifecycle import Created, Exited, Removing, Running, status_word
+from appliance.container.mounts import MountRecord
 from appliance.container.record import Attachment
 from appliance.container.spec import arguments, masked_paths, readonly_paths
 from appliance.container.times import ZERO, rfc3339
@@ -179,6 +180,17 @@ _TOP_LEVEL = (
 )  # fmt: skip
 
 
+def mount_shape(mount: MountRecord) -> dict[str, Any]:
+    """A mount point as inspect and list show it."""
+    shown: dict[str, Any] = {"Type": mount.type}
+    if mount.type == "volume":
+        shown["Name"] = mount.name
+    shown |= {"Source": mount.source, "Destination": mount.destination}
+    if mount.type == "volume":
+        shown["Driver"] = "local"
+    return shown | {"Mode": mount.mode, "RW": not mount.read_only, "Propagation": mount.propagation}
+
+
 def inspect_container(container: Container, networks: NetworkBackend, version: Version) -> dict[str, Any]:
     record = container.record
     command = arguments(record.config)
@@ -190,7 +202,7 @@ def inspect_container(container: Container, networks: NetworkBackend, version: V
         "LogPath": str(container.folder / "log.data") if keeps_log else "",
         "Name": f"/{record.name}", "RestartCount": record.restarts, "Driver": "erofs", "Platform": "linux",
         "MountLabel": "", "ProcessLabel": "", "AppArmorProfile": "", "ExecIDs": None, "HostConfig": _host_config(record.host, version),
-        "GraphDriver": {"Name": "erofs", "Data": None}, "Mounts": [],
+        "GraphDriver": {"Name": "erofs", "Data": None}, "Mounts": [mount_shape(mount) for mount in record.mounts],
         "Config": _config(record.config),
         "NetworkSettings": _network_settings(container, networks, version),
     }  # fmt: skip
@@ -230,7 +242,7 @@ def list_container(container: Container, networks: NetworkBackend, version: Vers
         "NetworkSettings": {"Networks": {
             one.network: endpoint_shape(container, one, networks, version) for one in record.attachments
         }},
-        "Mounts": [],
+        "Mounts": [mount_shape(mount) for mount in record.mounts],
     }  # fmt: skip
 
 

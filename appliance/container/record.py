@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from appliance.container.lifecycle import Created, Exited, Running, State
+from appliance.container.mounts import MountRecord
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 
@@ -56,6 +57,7 @@ class Record(msgspec.Struct):
     error: str = ""
     attachments: list[Attachment] = []
     bindings: list[Binding] = []
+    mounts: list[MountRecord] = []
     run_first_entry: int = 0
     run_offset: int = 0
     restarts: int = 0

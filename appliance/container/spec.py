@@ -1,10 +1,12 @@
 """A container's configuration as the OCI runtime spec that the tether launches. Pure."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from appliance.container.capabilities import capabilities
+from appliance.container.mounts import clean
 from appliance.container.seccomp import parse_profile
 from appliance.errors import InvalidParameter
 
@@ -35,7 +37,8 @@ def arguments(config: dict[str, Any]) -> ProcessArguments:
     return ProcessArguments(joined[0], tuple(joined[1:]))
 
 
-def _mounts(host: dict[str, Any]) -> list[dict[str, Any]]:
+def _mounts(host: dict[str, Any], own: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What every container has, and its `own` instead where it has something else; what is deeper comes later."""
     privileged = bool(host.get("Privileged"))
     mode = ["nosuid", "noexec", "nodev"]
     shm = int(host.get("ShmSize") or 64 << 20)
@@ -56,13 +59,10 @@ def _mounts(host: dict[str, Any]) -> list[dict[str, Any]]:
     for name in ("resolv.conf", "hostname", "hosts"):
         mounts.append({"destination": f"/etc/{name}", "type": "bind", "source": f"{FILES}/{name}",
                        "options": ["rbind", "rprivate"]})  # fmt: skip
+    own = list(own)
     for target, options in (host.get("Tmpfs") or {}).items():
         given = [option for option in options.split(",") if option]
-        mounts.append({"destination": target, "type": "tmpfs", "source": "tmpfs",
-                       "options": [*mode, *given]})  # fmt: skip
-    for mount in host.get("Mounts") or ():
-        mounts.append({"destination": mount["Target"], "type": "tmpfs", "source": "tmpfs",
-                       "options": [*mode, *_tmpfs_options(mount)]})  # fmt: skip
+        own.append(tmpfs_mount(target, given))
     for device in host.get("Devices") or ():
         # A node of the guest's, as it is there.
         mounts.append({"destination": device.get("PathInContainer") or device["PathOnHost"], "type": "bind",
@@ -70,15 +70,15 @@ def _mounts(host: dict[str, Any]) -> list[dict[str, Any]]:
     if host.get("Init"):
         mounts.append({"destination": "/sbin/docker-init", "type": "bind", "source": "/usr/bin/tini-static",
                        "options": ["bind", "ro"]})  # fmt: skip
-    return mounts
+    taken = {clean(mount["destination"]) for mount in own}
+    mounts = [mount for mount in mounts if mount["destination"] not in taken]
+    return sorted([*mounts, *own], key=lambda mount: len(clean(mount["destination"]).split("/")))
 
 
-def _tmpfs_options(mount: dict[str, Any]) -> list[str]:
-    wanted = mount.get("TmpfsOptions") or {}
-    options = ["ro"] if mount.get("ReadOnly") else []
-    if wanted.get("SizeBytes"):
-        options.append(f"size={int(wanted['SizeBytes'])}")
-    return [*options, f"mode={int(wanted.get('Mode') or 0o1777):o}"]
+def tmpfs_mount(target: str, options: Iterable[str]) -> dict[str, Any]:
+    """A tmpfs with Docker's defaults."""
+    return {"destination": target, "type": "tmpfs", "source": "tmpfs",
+            "options": ["nosuid", "noexec", "nodev", *options]}  # fmt: skip
 
 
 def _namespaces(host: dict[str, Any]) -> list[str]:
@@ -196,8 +196,8 @@ def build_exec_spec(config: dict[str, Any], host: dict[str, Any], wanted: dict[s
     return json.dumps({"ociVersion": "1.0.2", "process": process}).encode()
 
 
-def build_spec(config: dict[str, Any], host: dict[str, Any], hostname: str) -> bytes:
-    """Return config.json. InvalidParameter names what cannot be."""
+def build_spec(config: dict[str, Any], host: dict[str, Any], hostname: str, own: list[dict[str, Any]]) -> bytes:
+    """Return config.json; `own` are mounts of it beside those that every container has. InvalidParameter names what cannot be."""
     command = arguments(config)
     args = [command.path, *command.args]
     if host.get("Init"):
@@ -208,7 +208,7 @@ def build_spec(config: dict[str, Any], host: dict[str, Any], hostname: str) -> b
         "root": {"path": ROOT, "readonly": bool(host.get("ReadonlyRootfs"))},
         "hostname": hostname,
         "domainname": config.get("Domainname") or "",
-        "mounts": _mounts(host),
+        "mounts": _mounts(host, own),
         "linux": {
             "namespaces": [{"type": kind} for kind in _namespaces(host)],
             "maskedPaths": masked_paths(host),

@@ -5,7 +5,6 @@ import re
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +12,38 @@ from appliance.container.logconfig import buffer_bytes
 from appliance.container.spec import ROOT, build_spec
 from appliance.diag import mark
 from appliance.engine.record import Container
+from appliance.engine.surroundings import (
+    STATE,
+    Equipment,
+    Surroundings,
+    network_config,
+    own_mounts,
+    state_files,
+    volumes_of,
+)
 from appliance.errors import InvalidParameter, VchError
 from appliance.guest import GuestSession, Launched, StartRefused
-from appliance.hypervisor import Card, Disk, DiskAddress, MachineSpec
-from appliance.network.names import host_resolver
-from appliance.network.record import Endpoint, way_out
-from protos.tether.v1 import filesystem_pb2, network_pb2, process_pb2, sandbox_pb2
+from appliance.hypervisor import SHARE_TAG, Card, Disk, DiskAddress, MachineSpec
+from protos.tether.v1 import filesystem_pb2, process_pb2, sandbox_pb2
 from protos.tether.v1.filesystem_pb2 import Mount
 
 # What the kernel and the tether take of a machine's memory, MiB, beside the container's limit.
 _OVERHEAD_MIB = 160
 _BOOT_SECONDS = 120.0
 _FOUND_SECONDS = 15.0
-_STATE = "/run/tether"
 
 
 def machine_spec(
     container: Container,
     layers: list[Path],
     cards: Sequence[Card],
+    equipment: Equipment,
     memory_mib: int,
     cpus: int,
     *,
     limited: bool = True,
 ) -> MachineSpec:
-    """The container's own disk first, then the layers, lowest first; if it is `limited`, memory and CPUs for its limits."""
+    """The container's own disk first, then the layers, lowest first, then volumes; if it is `limited`, memory and CPUs for its limits."""
     host = container.record.host if limited else {}
     limit = int(host.get("Memory") or 0) >> 20
     nano = int(host.get("NanoCpus") or 0)
@@ -47,9 +53,10 @@ def machine_spec(
         container.id,
         _memory_class(max(memory_mib, limit + _OVERHEAD_MIB if limit else 0), memory_mib),
         max(cpus, -(-nano // 1_000_000_000), highest + 1),
-        (Disk(container.upper, False), *disks),
+        (Disk(container.upper, False), *disks, *equipment.disks),
         cards[0] if cards else None,
         tuple(cards[1:]),
+        equipment.shares,
     )
 
 
@@ -72,105 +79,43 @@ def _memory_class(wanted_mib: int, smallest_mib: int) -> int:
     return size
 
 
-def _mounts(disks: list[DiskAddress]) -> list[Mount]:
-    upper, *layers = (filesystem_pb2.Disk(adapter=at.adapter, target=at.target, lun=at.lun) for at in disks)
+def _mounts(disks: list[DiskAddress], equipment: Equipment) -> list[Mount]:
+    upper, *others = (filesystem_pb2.Disk(adapter=at.adapter, target=at.target, lun=at.lun) for at in disks)
+    count = len(others) - len(equipment.disks)
+    layers, volumes = others[:count], others[count:]
     mounts = [
-        Mount(kind=Mount.DISK, target=f"{_STATE}/layers/{number}", type="erofs", options=["ro"], disk=disk)
+        Mount(kind=Mount.DISK, target=f"{STATE}/layers/{number}", type="erofs", options=["ro"], disk=disk)
         for number, disk in enumerate(layers)
     ]
     mounts.append(
-        Mount(kind=Mount.DISK, target=f"{_STATE}/upper", type="ext4", options=["discard", "noinit_itable"], disk=upper)
+        Mount(kind=Mount.DISK, target=f"{STATE}/upper", type="ext4", options=["discard", "noinit_itable"], disk=upper)
     )
-    lower = [f"{_STATE}/layers/{number}" for number in reversed(range(len(layers)))]
+    lower = [f"{STATE}/layers/{number}" for number in reversed(range(len(layers)))]
     if not lower:
         # An image without layers: an empty directory stands in.
-        mounts.append(Mount(kind=Mount.PLAIN, target=f"{_STATE}/layers/0", type="tmpfs", options=["ro"]))
-        lower = [f"{_STATE}/layers/0"]
-    mounts.append(Mount(kind=Mount.OVERLAY, target=ROOT, lower=lower, upper=f"{_STATE}/upper"))
+        mounts.append(Mount(kind=Mount.PLAIN, target=f"{STATE}/layers/0", type="tmpfs", options=["ro"]))
+        lower = [f"{STATE}/layers/0"]
+    mounts.append(Mount(kind=Mount.OVERLAY, target=ROOT, lower=lower, upper=f"{STATE}/upper"))
+    if equipment.shares:
+        mounts.append(Mount(kind=Mount.SHARE, target=f"{STATE}/shares", source=SHARE_TAG))
+    mounts += [
+        Mount(
+            kind=Mount.DISK,
+            target=f"{STATE}/disks/{number}",
+            type="ext4",
+            options=["discard", "noinit_itable"],
+            disk=disk,
+        )
+        for number, disk in enumerate(volumes)
+    ]
     return mounts
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A legacy link: names of another container, its address, what the environment tells of it."""
-
-    names: str
-    address: str
-    env: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a container has around it: its places on networks, the daemon's DNS servers, legacy links."""
-
-    endpoints: list[Endpoint]
-    dns: tuple[str, ...] = ()
-    links: tuple[Link, ...] = ()
-
-
-def state_files(config: dict[str, Any], host: dict[str, Any], around: Surroundings) -> list[sandbox_pb2.StateFile]:
-    """hosts, resolv.conf and hostname of a container."""
-    hostname = config["Hostname"]
-    full = f"{hostname}.{config['Domainname']}" if config.get("Domainname") else hostname
-    names = hostname if full == hostname else f"{full} {hostname}"
-    hosts = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback", "fe00::0\tip6-localnet",
-             "ff00::0\tip6-mcastprefix", "ff02::1\tip6-allnodes", "ff02::2\tip6-allrouters"]  # fmt: skip
-    out = way_out(around.endpoints)
-    for entry in host.get("ExtraHosts") or ():
-        name, _, address = entry.partition(":")
-        if address == "host-gateway":
-            address = out.ipv4.gateway if out is not None and out.ipv4 is not None else ""
-        if address:
-            hosts.append(f"{address.strip('[]')}\t{name}")
-    hosts += [f"{link.address}\t{link.names}" for link in around.links]
-    for endpoint in around.endpoints:
-        hosts += [f"{address.address}\t{names}" for address in endpoint.addresses]
-    contents = {"hosts": hosts, "resolv.conf": _resolv_conf(host, around, out), "hostname": [hostname]}
-    return [
-        sandbox_pb2.StateFile(name=name, content=("\n".join(lines) + "\n").encode(), mode=0o644)
-        for name, lines in contents.items()
-    ]
-
-
-def _resolv_conf(host: dict[str, Any], around: Surroundings, out: Endpoint | None) -> list[str]:
-    resolver = host_resolver()
-    knows_names = [endpoint for endpoint in around.endpoints if endpoint.network.names_are_known]
-    asked = out or next(iter(around.endpoints), None)
-    servers = list(host.get("Dns") or around.dns)
-    if knows_names and asked is not None and asked.card.bridge:
-        # It asks others in the container's name.
-        servers = [(asked if asked.dns else knows_names[0]).dns]
-    elif not servers and asked is not None:
-        servers = [asked.dns]
-    search = [domain for domain in host.get("DnsSearch") or resolver.search if domain != "."]
-    options = host.get("DnsOptions") or (["ndots:0"] if knows_names else [])
-    lines = [f"nameserver {server}" for server in servers if server]
-    if search:
-        lines.append(f"search {' '.join(search)}")
-    if options:
-        lines.append(f"options {' '.join(options)}")
-    return lines
-
-
-def network_config(endpoints: list[Endpoint], nameless: int = 0) -> network_pb2.NetworkConfig:
-    """All cards. So many of the first ones are not known by their MAC yet, and get it."""
-    out = way_out(endpoints)
-    interfaces = []
-    for index, endpoint in enumerate(endpoint for endpoint in endpoints if endpoint.interface):
-        routes = [network_pb2.Route(gateway=address.gateway) for address in endpoint.addresses if endpoint is out]
-        interfaces.append(
-            network_pb2.Interface(
-                mac=endpoint.mac, set_mac=index < nameless, index=index, name=endpoint.interface,
-                addresses=[address.cidr for address in endpoint.addresses], routes=routes, mtu=endpoint.network.mtu,
-            )
-        )  # fmt: skip
-    return network_pb2.NetworkConfig(interfaces=interfaces)
-
-
-def _modules(host: dict[str, Any]) -> list[str]:
-    """Kernel modules behind the devices that a container wants."""
+def _modules(host: dict[str, Any], equipment: Equipment) -> list[str]:
+    """Kernel modules behind what a container wants."""
     wanted = {device["PathOnHost"] for device in host.get("Devices") or ()}
-    return [module for path, module in (("/dev/net/tun", "tun"), ("/dev/fuse", "fuse")) if path in wanted]
+    modules = [module for path, module in (("/dev/net/tun", "tun"), ("/dev/fuse", "fuse")) if path in wanted]
+    return [*modules, *(["virtiofs"] if equipment.shares else [])]
 
 
 def launch_requests(
@@ -179,7 +124,8 @@ def launch_requests(
     """What a blank guest is told. `disks` are where it finds the container's own disk and the layers, lowest first."""
     configure = sandbox_pb2.ConfigureRequest(
         machine_id=machine_id, hostname=config["Hostname"], domainname=config.get("Domainname") or "",
-        mounts=_mounts(disks), network=network_config(around.endpoints, 1), modules=_modules(host), files=state_files(config, host, around),
+        mounts=_mounts(disks, around.equipment), volumes=volumes_of(around.equipment),
+        network=network_config(around.endpoints, 1), modules=_modules(host, around.equipment), files=state_files(config, host, around),
     )  # fmt: skip
     linked = [entry for link in around.links for entry in link.env]
     if linked:
@@ -188,16 +134,19 @@ def launch_requests(
     log_config = host.get("LogConfig") or {}
     rows, columns = host.get("ConsoleSize") or (0, 0)
     process = process_pb2.CreateRequest(
-        id=machine_id, spec=build_spec(config, host, config["Hostname"]), stdin=bool(config.get("OpenStdin")),
+        id=machine_id, spec=build_spec(config, host, config["Hostname"], own_mounts(around.equipment)),
+        stdin=bool(config.get("OpenStdin")),
         drop_oldest=(log_config.get("Config") or {}).get("mode") == "non-blocking",
         spool_bytes=min(buffer_bytes(log_config), 64 << 20), rows=rows, columns=columns,
     )  # fmt: skip
     return configure, process
 
 
-def files_request(container: Container, disks: list[DiskAddress]) -> sandbox_pb2.ConfigureRequest:
+def files_request(container: Container, disks: list[DiskAddress], equipment: Equipment) -> sandbox_pb2.ConfigureRequest:
     """What a blank guest is told that shows the container's files only."""
-    return sandbox_pb2.ConfigureRequest(machine_id=container.id, mounts=_mounts(disks))
+    return sandbox_pb2.ConfigureRequest(
+        machine_id=container.id, mounts=_mounts(disks, equipment), volumes=volumes_of(equipment), modules=_modules({}, equipment),
+    )  # fmt: skip
 
 
 async def begin_fresh(

@@ -8,10 +8,10 @@ import trio
 
 from appliance.container.links import link_environment, parse_link
 from appliance.container.record import Attachment
-from appliance.engine.boot import Link, Surroundings, network_config, state_files
 from appliance.engine.ledger import Ledger
 from appliance.engine.networks import Networks
 from appliance.engine.record import Container
+from appliance.engine.surroundings import Link, Surroundings, network_config, state_files
 from appliance.errors import Forbidden, InvalidParameter, NotFound, Unsupported, VchError
 from appliance.hypervisor import Pluggable
 from appliance.network.record import Endpoint, NetworkRecord, way_out

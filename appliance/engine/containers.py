@@ -39,6 +39,7 @@ from appliance.engine.record import Container
 from appliance.engine.runs import Defaults, Runs
 from appliance.engine.updates import Updates
 from appliance.engine.visits import Visits
+from appliance.engine.volumes import Volumes
 from appliance.errors import Conflict, InvalidParameter, NotFound, NotModified, VchError
 from appliance.hypervisor import Driver, Power
 from appliance.image.store import ImageStore
@@ -54,7 +55,7 @@ class Containers:
     """`nursery` owns the runs. All methods raise errors of `errors.py` with Docker's texts."""
 
     def __init__(
-        self, root: Path, database: Database, driver: Driver, images: ImageStore, networks: Networks,
+        self, root: Path, database: Database, driver: Driver, images: ImageStore, networks: Networks, volumes: Volumes,
         events: EventBus, loop: LoopThread, nursery: trio.Nursery, defaults: Defaults, disks: UpperDisks,
         admission: Admission, pool: Pool | None,
     ) -> None:  # fmt: skip
@@ -63,16 +64,18 @@ class Containers:
         self._driver = driver
         self._images = images
         self._networks = networks
+        self._volumes = volumes
+        volumes.everyone = self.all
         self._disks = disks
         self._machines = Machines(driver, pool, admission, loop)
         self._ledger = Ledger(database, events)
         self._nursery = nursery
         self._execs = Execs(self._ledger, nursery)
         card = networks.blank.card
-        self._visits = Visits(self._machines, images, defaults.memory_mib, defaults.cpus, card, nursery)
+        self._visits = Visits(self._machines, images, volumes, defaults.memory_mib, defaults.cpus, card, nursery)
         self.connections = Connections(self.get, self.all, networks, self._ledger, defaults.dns)
         self._runs = Runs(
-            self._machines, self._visits, images, networks, self.connections, self._ledger, nursery, defaults,
+            self._machines, self._visits, images, networks, self.connections, volumes, self._ledger, nursery, defaults,
             self._remove_quietly, self._execs.forget,
         )  # fmt: skip
         self._checkpoints = Checkpoints(self._ledger)
@@ -149,24 +152,19 @@ class Containers:
         if not merged.get("Hostname"):
             merged["Hostname"] = container_id[:12]
         folder = self._root / container_id
+        now = time.time_ns()
+        record = Record(container_id, name, now, image.id, config["Image"], merged, host, attachments=attachments)
+        container = Container(record, folder, Created())
         try:
+            record.mounts = await self._volumes.plan(merged, host, self.get)
             folder.mkdir(mode=0o711)
-            record = Record(
-                container_id,
-                f"{name}",
-                time.time_ns(),
-                image.id,
-                config["Image"],
-                merged,
-                host,
-                attachments=attachments,
-            )
-            container = Container(record, folder, Created())
             self._disks.create(container.upper)
             await self._ledger.save(container)
         except BaseException:
             self._names.pop(name, None)
             shutil.rmtree(folder, ignore_errors=True)
+            with trio.CancelScope(shield=True):
+                await self._volumes.discard_anonymous(container)
             raise
         self._containers[container_id] = container
         self._ledger.emit(container, "create")
@@ -189,11 +187,12 @@ class Containers:
         del self._names[old]
         self._ledger.emit(container, "rename", oldName=f"/{old}")
 
-    async def remove(self, ref: str, *, force: bool) -> None:
+    async def remove(self, ref: str, *, force: bool, volumes: bool = False) -> None:
+        """Remove it; with `volumes` its anonymous ones too."""
         container = self.get(ref)
         lifecycle.advance(container.state, Remove(force, container.id if container.paused else ref))
         if not await self._runs.cancel(container) and container.running:
-            if container.run is not None:
+            if container.run is not None and not container.record.mounts:
                 container.run.keep = False
             await self.kill(ref, "KILL", for_removal=True)
         async with container.lock:
@@ -216,6 +215,8 @@ class Containers:
             container.fanout.end_run()
             container.tell()
             container.tell_log()
+        if volumes:
+            await self._volumes.discard_anonymous(container)
         self._ledger.emit(container, "destroy")
 
     def pruned(self, space: int) -> None:
@@ -228,7 +229,7 @@ class Containers:
 
     async def _remove_quietly(self, container: Container) -> None:
         try:
-            await self.remove(container.id, force=True)
+            await self.remove(container.id, force=True, volumes=True)
         except (NotFound, Conflict):
             pass
 

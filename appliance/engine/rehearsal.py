@@ -13,8 +13,9 @@ from pathlib import Path
 
 import trio
 
-from appliance.engine.boot import Surroundings, launch_requests
+from appliance.engine.boot import launch_requests
 from appliance.engine.disks import UpperDisks
+from appliance.engine.surroundings import Surroundings
 from appliance.errors import Conflict
 from appliance.guest import GuestSession
 from appliance.hypervisor import Disk, DiskAddress, MachineSpec

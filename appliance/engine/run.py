@@ -58,6 +58,8 @@ class Run:
         self._unsynced = trio.Event()
         # Whether the disks are left clean at the end.
         self.keep = True
+        # Called when the machine is gone, before anybody can have its disks again.
+        self.on_gone: Callable[[], None] = lambda: None
         self.gone = trio.Event()
 
     @property
@@ -79,9 +81,11 @@ class Run:
         except BaseException:
             with trio.CancelScope(shield=True):
                 await self.machine.destroy()
+            self.on_gone()
             self.gone.set()
             raise
         await self.machine.destroy()
+        self.on_gone()
         self.gone.set()
 
     async def _until_end(self, begin: Begin, on_exit: Callable[[Ended], Awaitable[None]]) -> None:

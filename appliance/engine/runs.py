@@ -24,6 +24,7 @@ from appliance.engine.networks import Networks
 from appliance.engine.record import Container
 from appliance.engine.run import Begun, Ended, Run
 from appliance.engine.visits import Visits
+from appliance.engine.volumes import Volumes
 from appliance.errors import Conflict, InvalidParameter, NotModified, VchError
 from appliance.guest import GuestSession, StartRefused, exit_code
 from appliance.hypervisor import Machine
@@ -76,7 +77,8 @@ class Runs:
     """`nursery` owns the runs; `on_end` is called when one has ended, `on_auto_remove` after that when its container has AutoRemove."""
 
     def __init__(
-        self, machines: Machines, visits: Visits, images: ImageStore, networks: Networks, connections: Connections, ledger: Ledger,
+        self, machines: Machines, visits: Visits, images: ImageStore, networks: Networks, connections: Connections,
+        volumes: Volumes, ledger: Ledger,
         nursery: trio.Nursery, defaults: Defaults,
         on_auto_remove: Callable[[Container], Awaitable[None]], on_end: Callable[[Container], None],
     ) -> None:  # fmt: skip
@@ -86,6 +88,7 @@ class Runs:
         self._health = HealthMonitor(ledger)
         self._networks = networks
         self._connections = connections
+        self._volumes = volumes
         self._ledger = ledger
         self._nursery = nursery
         self._defaults = defaults
@@ -154,6 +157,7 @@ class Runs:
             await self._ended(container, Ended(None, str(error)))
             return
         self._networks.leave(container)
+        self._volumes.let_go(container)
         code = 128
         if isinstance(error, StartRefused):
             text, code = start_error(error)
@@ -174,7 +178,11 @@ class Runs:
         container.trace = Trace()
         container.trace.follow()
         self._networks.join(container)
-        around = self._connections.surroundings(container)
+        for other in self._volumes.holders(container):
+            if not other.running:
+                # It is only looked into.
+                await self._visits.end(other)
+        around = replace(self._connections.surroundings(container), equipment=self._volumes.equip(container))
         log_file = container.open_log() if record.log_driver != "none" else None
         record.run_offset = kept.log_offset if kept is not None else 0
         if log_file is not None:
@@ -185,7 +193,9 @@ class Runs:
             await turn.enter_async_context(self._machines.turn())
             layers = self._images.layer_paths(record.image_id)
             cards = [endpoint.card for endpoint in container.endpoints if endpoint.interface]
-            spec = machine_spec(container, layers, cards, self._defaults.memory_mib, self._defaults.cpus)
+            spec = machine_spec(
+                container, layers, cards, around.equipment, self._defaults.memory_mib, self._defaults.cpus
+            )
             machine, session = await self._machines.get(spec, made, kept.folder if kept is not None else None)
             mark("machine on")
             run = container.run = self._make_run(container, machine, session)
@@ -205,6 +215,7 @@ class Runs:
                 container.move(Started(started.started_ns, started.pid))
                 for endpoint in container.endpoints:
                     self._networks.tell("connect", container, endpoint)
+                self._volumes.tell("mount", container)
                 self._ledger.emit(container, "start")
                 self._nursery.start_soon(self._connections.tell_linked, container)
                 self._watch(container, run)
@@ -231,14 +242,15 @@ class Runs:
         mark("state saved again")
         attempt.answer()
 
-    @staticmethod
-    def _make_run(container: Container, machine: Machine, session: GuestSession) -> Run:
+    def _make_run(self, container: Container, machine: Machine, session: GuestSession) -> Run:
         run = Run(
             container.id, machine, session, container.fanout,
             container.stdin if container.record.config.get("OpenStdin") else None,
             container.open_log() if container.record.log_driver != "none" else None, container.tell_log,
         )  # fmt: skip
-        run.keep = not container.record.host.get("AutoRemove")
+        run.on_gone = lambda: self._volumes.let_go(container)
+        # What is in a volume outlives the container.
+        run.keep = bool(container.record.mounts) or not container.record.host.get("AutoRemove")
         return run
 
     # -- end ------------------------------------------------------------------------------------------------------
@@ -268,6 +280,7 @@ class Runs:
         self._ledger.emit(container, "die", exitCode=str(code), execDuration=str(seconds))
         for endpoint in left:
             self._networks.tell("disconnect", container, endpoint)
+        self._volumes.tell("unmount", container)
         removed = bool(record.host.get("AutoRemove"))
         if not removed:
             await self._ledger.save(container)
@@ -325,6 +338,7 @@ class Runs:
     def take_up(self, container: Container, machine: Machine) -> None:
         """Go on with a machine that an earlier appliance left running."""
         self._networks.rejoin(container)
+        self._volumes.hold_again(container)
         self._nursery.start_soon(self._resume_guarded, container, machine)
 
     async def lost(self, container: Container) -> None:

@@ -13,6 +13,7 @@ import trio
 from appliance.engine.boot import files_request, machine_spec
 from appliance.engine.machines import Machines
 from appliance.engine.record import Container
+from appliance.engine.volumes import Volumes
 from appliance.errors import Conflict, NotFound, leaves
 from appliance.guest import GuestFiles, GuestSession
 from appliance.hypervisor import Card, Machine
@@ -53,10 +54,12 @@ class Visits:
     """`nursery` owns the machines; they are of the usual size, with a card that is on no network."""
 
     def __init__(
-        self, machines: Machines, images: ImageStore, memory_mib: int, cpus: int, card: Card, nursery: trio.Nursery
+        self, machines: Machines, images: ImageStore, volumes: Volumes, memory_mib: int, cpus: int, card: Card,
+        nursery: trio.Nursery,
     ) -> None:  # fmt: skip
         self._machines = machines
         self._images = images
+        self._volumes = volumes
         self._size = (memory_mib, cpus)
         self._card = card
         self._nursery = nursery
@@ -105,13 +108,16 @@ class Visits:
             async with trio.open_nursery() as nursery:
                 async with self._machines.turn():
                     layers = self._images.layer_paths(container.record.image_id)
-                    spec = machine_spec(container, layers, [self._card], *self._size, limited=False)
+                    equipment = self._volumes.equip(container)
+                    spec = machine_spec(container, layers, [self._card], equipment, *self._size, limited=False)
                     # Not the container's own: one that is left by a kill is nobody's, and goes.
                     spec = replace(spec, id=f"files{container.id}"[:64])
                     machine, session = await self._machines.get(spec, made)
                     if not session.began:
                         nursery.start_soon(session.run)
-                    await session.configure(files_request(container, machine.disk_addresses()), _READY_SECONDS)
+                    await session.configure(
+                        files_request(container, machine.disk_addresses(), equipment), _READY_SECONDS
+                    )
                 visited = self._visited[container.id] = _Visited(machine, session)
                 task_status.started(visited)
                 async with trio.open_nursery() as watching:
@@ -133,6 +139,7 @@ class Visits:
             with trio.CancelScope(shield=True):
                 for one in made:
                     await one.destroy()
+            self._volumes.let_go(container)
             if visited is not None:
                 del self._visited[container.id]
                 visited.gone.set()

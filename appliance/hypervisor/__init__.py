@@ -2,6 +2,7 @@
 
 from appliance.hypervisor.driver import (
     NO_BRIDGE,
+    SHARE_TAG,
     Adaptable,
     Card,
     Checkpointable,
@@ -14,11 +15,13 @@ from appliance.hypervisor.driver import (
     MachineSpec,
     Pluggable,
     Power,
+    Share,
     Usage,
 )
 
 __all__ = [
     "NO_BRIDGE",
+    "SHARE_TAG",
     "Adaptable",
     "Card",
     "Checkpointable",
@@ -31,5 +34,6 @@ __all__ = [
     "MachineSpec",
     "Pluggable",
     "Power",
+    "Share",
     "Usage",
 ]

@@ -71,6 +71,22 @@ class Card:
         return replace(self, mac="", forwards=())
 
 
+# What the guest calls the file system that shares are in.
+SHARE_TAG = "vch"
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A directory or file of the host that the guest sees, under its number, in the virtiofs file system `SHARE_TAG`.
+
+    `part` is a path below it that counts instead; no link in it leads out.
+    """
+
+    path: Path
+    read_only: bool
+    part: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class MachineSpec:
     """`id` is 1 to 64 of [a-z0-9]; sizes in MiB. `more_cards` are at most 8 places behind `card`, None an empty one."""
@@ -81,6 +97,7 @@ class MachineSpec:
     disks: tuple[Disk, ...] = ()
     card: Card | None = None
     more_cards: tuple[Card | None, ...] = ()
+    shares: tuple[Share, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +216,10 @@ class Driver(ABC):
     @abstractmethod
     async def adopt(self) -> list[Machine]:
         """The machines that are already there, running or not: a restarted appliance finds its VMs."""
+
+    def why_no_shares(self) -> str:
+        """Why machines of this driver cannot have shares; "" when they can."""
+        return "this hypervisor's hosts are not where the daemon is"
 
     @abstractmethod
     def describe(self) -> dict[str, str]:

@@ -18,6 +18,8 @@ from tether.rpc.status import Code, RpcError
 from tether.system import linux
 
 ROOTFS = "/run/tether/rootfs"
+# The same with the volumes in their places, where no process shows them.
+VIEW = "/run/tether/view"
 PIECE = 256 << 10
 _PIPE = 1 << 20
 _REPORT = 4096
@@ -147,12 +149,19 @@ def _work(work: Work, given: list[int]) -> None:
         os._exit(0 if said == b"done" else 1)
 
 
-def enter(pid: int) -> None:
-    """In a child: make the root of a process this one's; with 0 that which the container's disks make up."""
+def root_of(pid: int) -> str:
+    """The root that a process has; with 0 the container's, with its volumes if they are shown."""
+    if pid:
+        return f"/proc/{pid}/root"
+    return VIEW if os.path.ismount(VIEW) else ROOTFS
+
+
+def enter(pid: int, root: str = "") -> None:
+    """In a child: make the root of a process this one's; with 0 `root`, by default that which the container's disks make up."""
     if pid:
         pidfd = os.pidfd_open(pid)
         linux.setns(pidfd, linux.CLONE_NEWNS)
         os.close(pidfd)
     else:
-        os.chroot(ROOTFS)
+        os.chroot(root or ROOTFS)
     os.chdir("/")

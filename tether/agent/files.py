@@ -13,7 +13,7 @@ from protos.tether.v1 import filesystem_pb2
 from protos.tether.v1.filesystem_pb2 import Mount
 from tether.agent.archive import Place, pack, pack_root, unpack
 from tether.agent.changes import differences, pack_layer
-from tether.agent.child import ROOTFS, Work, child, enter
+from tether.agent.child import Work, child, enter, root_of
 from tether.agent.reaper import Reaper
 from tether.launch.rootfs import parse_options
 from tether.rpc.server import Call
@@ -71,6 +71,9 @@ async def make_mount(mount: Mount) -> None:
         elif mount.kind == Mount.OVERLAY:
             await _mount_overlay(mount, flags, data)
             return
+        elif mount.kind == Mount.SHARE:
+            await _mount_share(mount)
+            return
         linux.mount(source or kind or "none", mount.target, kind or None, flags, data or None)
         if propagation:
             linux.mount(None, mount.target, None, propagation)
@@ -78,6 +81,19 @@ async def make_mount(mount: Mount) -> None:
         raise RpcError(
             Code.FAILED_PRECONDITION, f"mount {source or kind} on {mount.target}: {error.strerror}"
         ) from error
+
+
+async def _mount_share(mount: Mount) -> None:
+    """A device that has been plugged in shows itself in its own time."""
+    deadline = trio.current_time() + _DISK_PATIENCE
+    while True:
+        try:
+            linux.mount(mount.source, mount.target, "virtiofs", 0, None)
+            return
+        except OSError:
+            if trio.current_time() >= deadline:
+                raise
+        await trio.sleep(0.01)
 
 
 async def _mount_overlay(mount: Mount, flags: int, data: str) -> None:
@@ -111,7 +127,7 @@ class FilesystemService:
     def stat(self, request: filesystem_pb2.StatRequest) -> filesystem_pb2.StatResponse:
         pid = self._pid(request.id)
         try:
-            root = os.open(f"/proc/{pid}/root" if pid else ROOTFS, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            root = os.open(root_of(pid), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 return _stat(root, Place.of(request.path))
             finally:
@@ -125,10 +141,11 @@ class FilesystemService:
         pid, path = self._pid(request.id), request.path
 
         def work(_: int, out: int) -> None:
-            enter(pid)
             if path:
+                enter(pid, root_of(0))
                 pack(path, out)
             else:
+                enter(pid)
                 pack_root(out)
 
         await self._send_archive(work, call)
@@ -164,7 +181,7 @@ class FilesystemService:
         pid = self._pid(first.id)
 
         def work(source: int, out: int) -> None:
-            enter(pid)
+            enter(pid, root_of(0))
             count = unpack(
                 first.path, source, no_overwrite_dir_non_dir=first.no_overwrite_dir_non_dir, owner=first.owner
             )

@@ -12,9 +12,10 @@ import trio
 
 from protos.tether.v1 import process_pb2, sandbox_pb2
 from tether import __version__
-from tether.agent import network
+from tether.agent import network, volumes
 from tether.agent.files import make_mount
 from tether.agent.process import ProcessService
+from tether.agent.reaper import Reaper
 from tether.agent.stdio import StdioService
 from tether.launch import Spec, prefetch
 from tether.rpc.server import Call
@@ -31,9 +32,11 @@ _PARTING = 0.2
 
 class SandboxService:
     def __init__(
-        self, nursery: trio.Nursery, processes: ProcessService, stdio: StdioService, marks: list[tuple[str, int]]
-    ) -> None:
+        self, nursery: trio.Nursery, reaper: Reaper, processes: ProcessService, stdio: StdioService,
+        marks: list[tuple[str, int]],
+    ) -> None:  # fmt: skip
         self._nursery = nursery
+        self._reaper = reaper
         self._processes = processes
         self._stdio = stdio
         self._marks = marks
@@ -114,6 +117,7 @@ class SandboxService:
         for mount in request.mounts:
             await make_mount(mount)
             mark(f"mounted {mount.target.rpartition('/')[2]}")
+        await volumes.prepare(request.volumes, self._reaper, show=program is None)
         if program is not None:
             prefetch(program)
         await network.apply(request.network)

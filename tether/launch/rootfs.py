@@ -60,7 +60,7 @@ def enter_root(spec: Spec) -> None:
     root = os.open(spec.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     for mount in spec.mounts:
         with step(f"mount {mount.destination}"):
-            _mount(root, mount)
+            mount_point(root, mount)
     _make_devices(root, spec)
     with step("pivot_root", spec.root):
         os.fchdir(root)
@@ -94,7 +94,8 @@ def make_parents(root: int, path: str, *, is_file: bool = False) -> int:
     return linux.open_in_root(root, done or ".", os.O_PATH)
 
 
-def _mount(root: int, mount: MountPoint) -> None:
+def mount_point(root: int, mount: MountPoint) -> None:
+    """Make one mount of a spec inside a root."""
     flags, propagation, data = parse_options(mount.options)
     is_bind = bool(flags & linux.MS_BIND) or mount.type == "bind"
     is_file = is_bind and not os.path.isdir(mount.source)

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from appliance.hypervisor.driver import Card, Forward, MachineSpec
+from appliance.hypervisor.driver import SHARE_TAG, Card, Forward, MachineSpec
 
 # Nothing of a container is in here: what it needs comes over the channel, so that a restored machine can become any.
 # nokaslr and notests save a third of the kernel's boot without KVM; loglevel keeps the 16550 quiet but for real trouble.
@@ -41,13 +41,18 @@ class Origin:
 BOOT = Origin()
 
 
+def shared_boot_origin(memory: int) -> Origin:
+    """A machine that boots and shares its memory with others, as virtiofs needs it."""
+    return Origin(memory, shares=True)
+
+
 def template_origin(memory: int) -> Origin:
     """A machine that boots to be saved."""
     return Origin(memory, shares=True, slotted=True)
 
 
-def clone_origin(memory: int) -> Origin:
-    return Origin(memory, slotted=True, waits=True)
+def clone_origin(memory: int, *, shares: bool) -> Origin:
+    return Origin(memory, shares=shares, slotted=True, waits=True)
 
 
 def saved_origin(slotted: bool) -> Origin:
@@ -66,12 +71,13 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Descriptors:
-    """Open files passed to QEMU: listening sockets of the monitor and the tether's channel, the disks, taps by card's place."""
+    """Open files passed to QEMU: listening sockets of the monitor and the tether's channel, the disks, taps by card's place, virtiofsd."""
 
     monitor: int
     channel: int
     disks: tuple[Placed, ...]
     taps: dict[int, int] = field(default_factory=dict)
+    shares: int = -1
 
 
 def command(
@@ -86,7 +92,7 @@ def command(
         program, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
         "-name", f"vch-{spec.id[:12]}",
     ]  # fmt: skip
-    if origin.slotted:
+    if origin.slotted or origin.memory >= 0:
         machine += ",memory-backend=ram"
         kind = "memory-backend-ram"
         if origin.memory >= 0:
@@ -124,6 +130,13 @@ def command(
     for place, card in cards_of(spec):
         netdev, device = netdev_of(place, card, str(descriptors.taps.get(place, 0))), card_device(place, card)
         arguments += ["-netdev", _listed(netdev, "type"), "-device", _listed(device, "driver")]
+    if descriptors.shares >= 0:
+        arguments += [
+            "-chardev",
+            f"socket,id=shares,fd={descriptors.shares}",
+            "-device",
+            _listed(share_device(), "driver"),
+        ]
     return arguments
 
 
@@ -197,6 +210,18 @@ def card_device(place: int, card: Card) -> Node:
     """The card as QMP's device_add takes it. Its PCI slot is said, so that a saved machine has it there again."""
     return {"driver": "virtio-net-pci", "id": f"card{place}", "netdev": f"net{place}", "mac": card.mac, "romfile": "",
             "bus": "pci.0", "addr": f"{_FIRST_CARD + place:#x}"}  # fmt: skip
+
+
+def share_chardev(fd: str) -> Node:
+    """The connection to virtiofsd as QMP's chardev-add takes it; `fd` is its name in the monitor."""
+    address = {"type": "fd", "data": {"str": fd}}
+    return {"id": "shares", "backend": {"type": "socket", "data": {"addr": address, "server": False}}}
+
+
+def share_device() -> Node:
+    """What shows the shares to the guest, as QMP's device_add takes it."""
+    return {"driver": "vhost-user-fs-pci", "id": "fs", "chardev": "shares", "tag": SHARE_TAG, "bus": "pci.0",
+            "addr": f"{_FIRST_CARD - 1:#x}"}  # fmt: skip
 
 
 def _listed(node: Node, first: str) -> str:

@@ -19,9 +19,10 @@ from typing import Any
 import trio
 
 from appliance.errors import HypervisorError
-from appliance.hypervisor.driver import Card, Disk, Driver, Forward, Machine, MachineSpec, Power
+from appliance.hypervisor.driver import Card, Disk, Driver, Forward, Machine, MachineSpec, Power, Share
 from appliance.hypervisor.qemu.machine import QemuMachine
 from appliance.hypervisor.qemu.process import PROGRAM, boot_id, is_running, running_titles, start_time, title
+from appliance.hypervisor.qemu.shares import find_virtiofsd
 from appliance.hypervisor.qemu.template import Template
 from appliance.hypervisor.qemu.templates import TEMPLATE, Rehearsal, Templates, kind_of
 
@@ -168,7 +169,8 @@ class QemuDriver(Driver):
                 raw = state["spec"]
                 disks = tuple(Disk(Path(disk["path"]), disk["read_only"]) for disk in raw["disks"])
                 card, *more = (_card(one) for one in (raw["card"], *raw["more_cards"]))
-                spec = MachineSpec(raw["id"], raw["memory_mib"], raw["cpus"], disks, card, tuple(more))
+                shares = tuple(Share(Path(share["path"]), share["read_only"], share["part"]) for share in raw["shares"])
+                spec = MachineSpec(raw["id"], raw["memory_mib"], raw["cpus"], disks, card, tuple(more), shares)
                 pid, started, boot, slotted = state["pid"], state["start_time"], state["boot_id"], state["slotted"]
             except (OSError, ValueError, KeyError, TypeError):
                 # Half made by an appliance that was killed: there is no process yet, or it is not known and holds nothing.
@@ -197,6 +199,11 @@ class QemuDriver(Driver):
             self._machines[spec.id] = machine
             found.append(machine)
         return found
+
+    def why_no_shares(self) -> str:
+        if os.geteuid():
+            return "virtiofsd needs the rights of root"
+        return "" if find_virtiofsd() is not None else "virtiofsd is not installed (Debian: qemu-system-common)"
 
     def describe(self) -> dict[str, str]:
         facts = {"Version": self.version, "Accelerator": self.accel, "Guest": self.kernel.parent.name}

@@ -38,9 +38,13 @@ from appliance.hypervisor.qemu.command import (
     forward_command,
     netdev_of,
     saved_origin,
+    share_chardev,
+    share_device,
+    shared_boot_origin,
 )
 from appliance.hypervisor.qemu.monitor import Monitor
 from appliance.hypervisor.qemu.process import boot_id, has_ended, short, start_qemu, start_time, usage_of
+from appliance.hypervisor.qemu.shares import serve
 from appliance.hypervisor.qemu.slots import lengthen, luns_of
 from appliance.hypervisor.qemu.taps import attach, open_tap
 from appliance.hypervisor.qemu.template import Template
@@ -99,7 +103,19 @@ class QemuMachine(Machine):
                 log.warning("machine %s cannot be restored, so it boots: %s", self.id[:12], error)
                 await self.kill()
                 self._driver.distrust(template)
-        self.launch(BOOT)
+        await self._boot()
+
+    async def _boot(self) -> None:
+        if not self.spec.shares:
+            self.launch(BOOT)
+            return
+        memory = os.memfd_create("vch-ram", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(memory, self.spec.memory_mib << 20)
+            with serve(self.folder, self.spec.shares) as virtiofsd:
+                self.launch(shared_boot_origin(memory), shares=virtiofsd.fileno())
+        finally:
+            os.close(memory)
 
     async def become(self, spec: MachineSpec) -> None:
         """See Adaptable."""
@@ -129,8 +145,10 @@ class QemuMachine(Machine):
     async def restore(self, template: Template) -> None:
         """Launch, and let it go on from the template's state."""
         state = template.open_state()
+        shares = bool(self.spec.shares)
+        memory = await trio.to_thread.run_sync(template.copy_memory) if shares else os.dup(template.memory)
         try:
-            self.launch(clone_origin(template.memory))
+            self.launch(clone_origin(memory, shares=shares))
             mark("QEMU launched")
             # Before the guest goes on, so that to it the line never was closed.
             self._early = await self._dial()
@@ -147,15 +165,16 @@ class QemuMachine(Machine):
                     return
         finally:
             os.close(state)
+            os.close(memory)
         raise HypervisorError(f"QEMU has not restored it in {_RESTORE_SECONDS} s")
 
-    def launch(self, origin: Origin, files: list[Path] | None = None) -> None:
-        """Start QEMU; `files` stand in for the spec's disks."""
+    def launch(self, origin: Origin, files: list[Path] | None = None, shares: int = -1) -> None:
+        """Start QEMU; `files` stand in for the spec's disks, `shares` is a connection to virtiofsd."""
         self.slotted = origin.slotted
         luns = luns_of(self.spec.disks, slotted=origin.slotted)
         files = files or [disk.path for disk in self.spec.disks]
         spec = self.spec
-        if origin.memory >= 0:
+        if origin.slotted and origin.memory >= 0:
             # What a template does not have is plugged in once the guest runs.
             at_once = [index for index, lun in enumerate(luns) if lun < SLOTS]
             luns, files = [luns[index] for index in at_once], [files[index] for index in at_once]
@@ -166,7 +185,7 @@ class QemuMachine(Machine):
                     lengthen(file)
         driver = self._driver
         guest = (driver.kernel, driver.initrd)
-        self._process, self._taps = start_qemu(driver.accel, guest, spec, files, luns, origin, self.folder)
+        self._process, self._taps = start_qemu(driver.accel, guest, spec, files, luns, origin, self.folder, shares)
         self._pid = self._process.pid
         self._pidfd = os.pidfd_open(self._pid)
         self._off = trio.Event()
@@ -186,7 +205,12 @@ class QemuMachine(Machine):
         return [DiskAddress(0, 0, lun) for lun in luns_of(self.spec.disks, slotted=self.slotted)]
 
     async def _plug_rest(self, monitor: Monitor) -> None:
-        """The disks that have no slot, the cards that a template does not have."""
+        """The disks that have no slot, the cards and shares that a template does not have."""
+        if self.spec.shares:
+            with serve(self.folder, self.spec.shares) as virtiofsd:
+                await monitor.execute("getfd", {"fdname": "shares"}, fd=virtiofsd.fileno())
+            await monitor.execute("chardev-add", share_chardev("shares"))
+            await monitor.execute("device_add", share_device())
         for place, card in cards_of(self.spec)[1 if self.spec.card is not None else 0 :]:
             await self._plug_card(monitor, place, card)
         for lun, disk in zip(luns_of(self.spec.disks, slotted=True), self.spec.disks, strict=True):
@@ -304,6 +328,10 @@ class QemuMachine(Machine):
 
     async def save_to(self, folder: Path, at_rest: Callable[[], None], *, go_on: bool) -> None:
         """See Checkpointable."""
+        if self.spec.shares:
+            raise HypervisorError(
+                "the state of a machine that has volumes or paths of the host cannot be kept: virtiofsd does not keep its own"
+            )
         writable = [disk.path for disk in self.spec.disks if not disk.read_only]
         with saved.writing(folder) as state:
             async with self.open_monitor() as monitor:
@@ -325,6 +353,8 @@ class QemuMachine(Machine):
 
     async def start_from(self, folder: Path) -> None:
         """See Checkpointable."""
+        if self.spec.shares:
+            raise HypervisorError("a machine with shares cannot go on from a kept state")
         manifest = await trio.to_thread.run_sync(saved.verify, folder)
         self.slotted = manifest.slotted
         if manifest.facts != self._facts():
@@ -369,8 +399,8 @@ class QemuMachine(Machine):
     def save_facts(self) -> None:
         """Write down what it is and which process."""
         spec = asdict(self.spec)
-        for disk in spec["disks"]:
-            disk["path"] = str(disk["path"])
+        for place in (*spec["disks"], *spec["shares"]):
+            place["path"] = str(place["path"])
         pid = self._pid
         state = {"spec": spec, "slotted": self.slotted, "pid": pid, "start_time": start_time(pid) if pid else "",
                  "boot_id": boot_id()}  # fmt: skip
@@ -455,7 +485,7 @@ class QemuMachine(Machine):
 
     def last_words(self) -> str:
         words = []
-        for name in ("command", "qemu.log", "console.log"):
+        for name in ("command", "qemu.log", "virtiofsd.log", "console.log"):
             with contextlib.suppress(OSError):
                 text = (self.folder / name).read_bytes()[-2000:].decode("utf-8", "replace").strip()
                 if text:

@@ -79,11 +79,11 @@ def _identity(machine_id: str) -> dict[str, int]:
 
 def start_qemu(
     accel: str, guest: tuple[Path, Path], spec: MachineSpec, files: list[Path], luns: list[int], origin: Origin,
-    folder: Path,
+    folder: Path, shares: int = -1,
 ) -> tuple[subprocess.Popen[bytes], dict[int, str]]:  # fmt: skip
     """Start QEMU for a machine in its folder: its process, its taps' names by their cards' places.
 
-    `guest` is kernel and initrd; `files` are behind the spec's disks, at `luns`.
+    `guest` is kernel and initrd; `files` are behind the spec's disks, at `luns`; `shares` is a connection to virtiofsd.
     """
     with contextlib.ExitStack() as stack:
 
@@ -120,9 +120,11 @@ def start_qemu(
             os.fchown(console, identity["user"], identity["group"])
         kernel, initrd, out = (Path(f"/proc/self/fd/{fd}") for fd in (*images, console))
         argv = command(
-            PROGRAM, accel, kernel, initrd, spec, origin, Descriptors(sockets[0], sockets[1], disks, taps), out
+            PROGRAM, accel, kernel, initrd, spec, origin, Descriptors(sockets[0], sockets[1], disks, taps, shares), out
         )  # fmt: skip
         passed = [*sockets, *(disk.fd for disk in disks), *images, console, *taps.values()]
+        if shares >= 0:
+            passed.append(shares)
         if origin.memory >= 0:
             passed.append(origin.memory)
         groups = [os.stat("/dev/kvm").st_gid] if accel == "kvm" else []

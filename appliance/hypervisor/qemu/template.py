@@ -14,7 +14,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.hypervisor.qemu.files import check_owner, copy_sparse
+from appliance.hypervisor.qemu.files import check_owner, copy_holes, copy_sparse
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,16 @@ class Template:
     def open_state(self) -> int:
         """The state with a file offset of its own, for one clone."""
         return os.open(f"/proc/self/fd/{self.state}", os.O_RDONLY | os.O_CLOEXEC)
+
+    def copy_memory(self) -> int:
+        """The memory once more, for one clone that others look into, so that it cannot be copied on write. Blocking."""
+        memory = os.memfd_create("vch-ram", os.MFD_CLOEXEC)
+        try:
+            copy_holes(self.memory, memory)
+        except BaseException:
+            os.close(memory)
+            raise
+        return memory
 
     def seal(self) -> None:
         """Nobody may write to it from now on. OSError (EBUSY) while somebody still has it mapped for writing."""

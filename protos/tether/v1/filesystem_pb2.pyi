@@ -14,9 +14,11 @@ class Mount(_message.Message):
         PLAIN: _ClassVar[Mount.Kind]
         DISK: _ClassVar[Mount.Kind]
         OVERLAY: _ClassVar[Mount.Kind]
+        SHARE: _ClassVar[Mount.Kind]
     PLAIN: Mount.Kind
     DISK: Mount.Kind
     OVERLAY: Mount.Kind
+    SHARE: Mount.Kind
     KIND_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -34,6 +36,20 @@ class Mount(_message.Message):
     lower: _containers.RepeatedScalarFieldContainer[str]
     upper: str
     def __init__(self, kind: _Optional[_Union[Mount.Kind, str]] = ..., target: _Optional[str] = ..., type: _Optional[str] = ..., source: _Optional[str] = ..., options: _Optional[_Iterable[str]] = ..., disk: _Optional[_Union[Disk, _Mapping]] = ..., lower: _Optional[_Iterable[str]] = ..., upper: _Optional[str] = ...) -> None: ...
+
+class Volume(_message.Message):
+    __slots__ = ("source", "destination", "read_only", "copy_up", "make")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    DESTINATION_FIELD_NUMBER: _ClassVar[int]
+    READ_ONLY_FIELD_NUMBER: _ClassVar[int]
+    COPY_UP_FIELD_NUMBER: _ClassVar[int]
+    MAKE_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    destination: str
+    read_only: bool
+    copy_up: bool
+    make: bool
+    def __init__(self, source: _Optional[str] = ..., destination: _Optional[str] = ..., read_only: _Optional[bool] = ..., copy_up: _Optional[bool] = ..., make: _Optional[bool] = ...) -> None: ...
 
 class Disk(_message.Message):
     __slots__ = ("adapter", "target", "lun")

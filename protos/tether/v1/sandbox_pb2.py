@@ -28,7 +28,7 @@ from protos.tether.v1 import process_pb2 as protos_dot_tether_dot_v1_dot_process
 from protos.tether.v1 import stdio_pb2 as protos_dot_tether_dot_v1_dot_stdio__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eprotos/tether/v1/sandbox.proto\x12\ttether.v1\x1a!protos/tether/v1/filesystem.proto\x1a\x1eprotos/tether/v1/network.proto\x1a\x1eprotos/tether/v1/process.proto\x1a\x1cprotos/tether/v1/stdio.proto\"3\n\x0cHelloRequest\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x11\n\tappliance\x18\x02 \x01(\t\"\xd0\x01\n\rHelloResponse\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\x0c\x12\x12\n\nmachine_id\x18\x04 \x01(\t\x12\x14\n\x0cmonotonic_ns\x18\x05 \x01(\x04\x12!\n\x04\x62oot\x18\x06 \x03(\x0b\x32\x13.tether.v1.BootMark\x12\x0e\n\x06kernel\x18\x07 \x01(\t\x12\x14\n\x0cmemory_total\x18\x08 \x01(\x04\x12\x18\n\x10memory_available\x18\t \x01(\x04\"-\n\x08\x42ootMark\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x62oottime_ns\x18\x02 \x01(\x04\"\xe2\x02\n\x10\x43onfigureRequest\x12\x12\n\nmachine_id\x18\x01 \x01(\t\x12\x15\n\rwall_clock_ns\x18\x02 \x01(\x04\x12\x0f\n\x07\x65ntropy\x18\x03 \x01(\x0c\x12\x10\n\x08hostname\x18\x04 \x01(\t\x12\x12\n\ndomainname\x18\x05 \x01(\t\x12\x0f\n\x07modules\x18\x06 \x03(\t\x12 \n\x06mounts\x18\x07 \x03(\x0b\x32\x10.tether.v1.Mount\x12)\n\x07network\x18\x08 \x01(\x0b\x32\x18.tether.v1.NetworkConfig\x12#\n\x05\x66iles\x18\t \x03(\x0b\x32\x14.tether.v1.StateFile\x12\x39\n\x07sysctls\x18\n \x03(\x0b\x32(.tether.v1.ConfigureRequest.SysctlsEntry\x1a.\n\x0cSysctlsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"8\n\tStateFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\x12\x0c\n\x04mode\x18\x03 \x01(\r\"\x13\n\x11\x43onfigureResponse\"|\n\rLaunchRequest\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12.\n\tconfigure\x18\x02 \x01(\x0b\x32\x1b.tether.v1.ConfigureRequest\x12)\n\x07process\x18\x03 \x01(\x0b\x32\x18.tether.v1.CreateRequest\"\x83\x01\n\x0eLaunchResponse\x12)\n\x07started\x18\x01 \x01(\x0b\x32\x18.tether.v1.StartResponse\x12\"\n\x05steps\x18\x02 \x03(\x0b\x32\x13.tether.v1.BootMark\x12\"\n\x06output\x18\x03 \x01(\x0b\x32\x12.tether.v1.Records\"\x0e\n\x0cResetRequest\"\x0f\n\rResetResponse\"\xa2\x01\n\rAwakenRequest\x12\x15\n\rwall_clock_ns\x18\x01 \x01(\x04\x12\x0f\n\x07\x65ntropy\x18\x02 \x01(\x0c\x12)\n\x07network\x18\x03 \x01(\x0b\x32\x18.tether.v1.NetworkConfig\x12#\n\x05\x66iles\x18\x04 \x03(\x0b\x32\x14.tether.v1.StateFile\x12\x19\n\x11\x63lose_connections\x18\x05 \x01(\x08\" \n\x0e\x41wakenResponse\x12\x0e\n\x06\x63losed\x18\x01 \x01(\r\"(\n\x0fSetClockRequest\x12\x15\n\rwall_clock_ns\x18\x01 \x01(\x04\"\x12\n\x10SetClockResponse\"&\n\x13ReseedRandomRequest\x12\x0f\n\x07\x65ntropy\x18\x01 \x01(\x0c\"\x16\n\x14ReseedRandomResponse\"#\n\x0fShutdownRequest\x12\x10\n\x08grace_ms\x18\x01 \x01(\r\"\x12\n\x10ShutdownResponse2\xa4\x04\n\x07Sandbox\x12:\n\x05Hello\x12\x17.tether.v1.HelloRequest\x1a\x18.tether.v1.HelloResponse\x12\x46\n\tConfigure\x12\x1b.tether.v1.ConfigureRequest\x1a\x1c.tether.v1.ConfigureResponse\x12?\n\x06Launch\x12\x18.tether.v1.LaunchRequest\x1a\x19.tether.v1.LaunchResponse0\x01\x12:\n\x05Reset\x12\x17.tether.v1.ResetRequest\x1a\x18.tether.v1.ResetResponse\x12=\n\x06\x41waken\x12\x18.tether.v1.AwakenRequest\x1a\x19.tether.v1.AwakenResponse\x12\x43\n\x08SetClock\x12\x1a.tether.v1.SetClockRequest\x1a\x1b.tether.v1.SetClockResponse\x12O\n\x0cReseedRandom\x12\x1e.tether.v1.ReseedRandomRequest\x1a\x1f.tether.v1.ReseedRandomResponse\x12\x43\n\x08Shutdown\x12\x1a.tether.v1.ShutdownRequest\x1a\x1b.tether.v1.ShutdownResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eprotos/tether/v1/sandbox.proto\x12\ttether.v1\x1a!protos/tether/v1/filesystem.proto\x1a\x1eprotos/tether/v1/network.proto\x1a\x1eprotos/tether/v1/process.proto\x1a\x1cprotos/tether/v1/stdio.proto\"3\n\x0cHelloRequest\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x11\n\tappliance\x18\x02 \x01(\t\"\xd0\x01\n\rHelloResponse\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\x0c\x12\x12\n\nmachine_id\x18\x04 \x01(\t\x12\x14\n\x0cmonotonic_ns\x18\x05 \x01(\x04\x12!\n\x04\x62oot\x18\x06 \x03(\x0b\x32\x13.tether.v1.BootMark\x12\x0e\n\x06kernel\x18\x07 \x01(\t\x12\x14\n\x0cmemory_total\x18\x08 \x01(\x04\x12\x18\n\x10memory_available\x18\t \x01(\x04\"-\n\x08\x42ootMark\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x62oottime_ns\x18\x02 \x01(\x04\"\x86\x03\n\x10\x43onfigureRequest\x12\x12\n\nmachine_id\x18\x01 \x01(\t\x12\x15\n\rwall_clock_ns\x18\x02 \x01(\x04\x12\x0f\n\x07\x65ntropy\x18\x03 \x01(\x0c\x12\x10\n\x08hostname\x18\x04 \x01(\t\x12\x12\n\ndomainname\x18\x05 \x01(\t\x12\x0f\n\x07modules\x18\x06 \x03(\t\x12 \n\x06mounts\x18\x07 \x03(\x0b\x32\x10.tether.v1.Mount\x12)\n\x07network\x18\x08 \x01(\x0b\x32\x18.tether.v1.NetworkConfig\x12#\n\x05\x66iles\x18\t \x03(\x0b\x32\x14.tether.v1.StateFile\x12\x39\n\x07sysctls\x18\n \x03(\x0b\x32(.tether.v1.ConfigureRequest.SysctlsEntry\x12\"\n\x07volumes\x18\x0b \x03(\x0b\x32\x11.tether.v1.Volume\x1a.\n\x0cSysctlsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"8\n\tStateFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\x12\x0c\n\x04mode\x18\x03 \x01(\r\"\x13\n\x11\x43onfigureResponse\"|\n\rLaunchRequest\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12.\n\tconfigure\x18\x02 \x01(\x0b\x32\x1b.tether.v1.ConfigureRequest\x12)\n\x07process\x18\x03 \x01(\x0b\x32\x18.tether.v1.CreateRequest\"\x83\x01\n\x0eLaunchResponse\x12)\n\x07started\x18\x01 \x01(\x0b\x32\x18.tether.v1.StartResponse\x12\"\n\x05steps\x18\x02 \x03(\x0b\x32\x13.tether.v1.BootMark\x12\"\n\x06output\x18\x03 \x01(\x0b\x32\x12.tether.v1.Records\"\x0e\n\x0cResetRequest\"\x0f\n\rResetResponse\"\xa2\x01\n\rAwakenRequest\x12\x15\n\rwall_clock_ns\x18\x01 \x01(\x04\x12\x0f\n\x07\x65ntropy\x18\x02 \x01(\x0c\x12)\n\x07network\x18\x03 \x01(\x0b\x32\x18.tether.v1.NetworkConfig\x12#\n\x05\x66iles\x18\x04 \x03(\x0b\x32\x14.tether.v1.StateFile\x12\x19\n\x11\x63lose_connections\x18\x05 \x01(\x08\" \n\x0e\x41wakenResponse\x12\x0e\n\x06\x63losed\x18\x01 \x01(\r\"(\n\x0fSetClockRequest\x12\x15\n\rwall_clock_ns\x18\x01 \x01(\x04\"\x12\n\x10SetClockResponse\"&\n\x13ReseedRandomRequest\x12\x0f\n\x07\x65ntropy\x18\x01 \x01(\x0c\"\x16\n\x14ReseedRandomResponse\"#\n\x0fShutdownRequest\x12\x10\n\x08grace_ms\x18\x01 \x01(\r\"\x12\n\x10ShutdownResponse2\xa4\x04\n\x07Sandbox\x12:\n\x05Hello\x12\x17.tether.v1.HelloRequest\x1a\x18.tether.v1.HelloResponse\x12\x46\n\tConfigure\x12\x1b.tether.v1.ConfigureRequest\x1a\x1c.tether.v1.ConfigureResponse\x12?\n\x06Launch\x12\x18.tether.v1.LaunchRequest\x1a\x19.tether.v1.LaunchResponse0\x01\x12:\n\x05Reset\x12\x17.tether.v1.ResetRequest\x1a\x18.tether.v1.ResetResponse\x12=\n\x06\x41waken\x12\x18.tether.v1.AwakenRequest\x1a\x19.tether.v1.AwakenResponse\x12\x43\n\x08SetClock\x12\x1a.tether.v1.SetClockRequest\x1a\x1b.tether.v1.SetClockResponse\x12O\n\x0cReseedRandom\x12\x1e.tether.v1.ReseedRandomRequest\x1a\x1f.tether.v1.ReseedRandomResponse\x12\x43\n\x08Shutdown\x12\x1a.tether.v1.ShutdownRequest\x1a\x1b.tether.v1.ShutdownResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,37 +44,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BOOTMARK']._serialized_start=438
   _globals['_BOOTMARK']._serialized_end=483
   _globals['_CONFIGUREREQUEST']._serialized_start=486
-  _globals['_CONFIGUREREQUEST']._serialized_end=840
-  _globals['_CONFIGUREREQUEST_SYSCTLSENTRY']._serialized_start=794
-  _globals['_CONFIGUREREQUEST_SYSCTLSENTRY']._serialized_end=840
-  _globals['_STATEFILE']._serialized_start=842
-  _globals['_STATEFILE']._serialized_end=898
-  _globals['_CONFIGURERESPONSE']._serialized_start=900
-  _globals['_CONFIGURERESPONSE']._serialized_end=919
-  _globals['_LAUNCHREQUEST']._serialized_start=921
-  _globals['_LAUNCHREQUEST']._serialized_end=1045
-  _globals['_LAUNCHRESPONSE']._serialized_start=1048
-  _globals['_LAUNCHRESPONSE']._serialized_end=1179
-  _globals['_RESETREQUEST']._serialized_start=1181
-  _globals['_RESETREQUEST']._serialized_end=1195
-  _globals['_RESETRESPONSE']._serialized_start=1197
-  _globals['_RESETRESPONSE']._serialized_end=1212
-  _globals['_AWAKENREQUEST']._serialized_start=1215
-  _globals['_AWAKENREQUEST']._serialized_end=1377
-  _globals['_AWAKENRESPONSE']._serialized_start=1379
-  _globals['_AWAKENRESPONSE']._serialized_end=1411
-  _globals['_SETCLOCKREQUEST']._serialized_start=1413
-  _globals['_SETCLOCKREQUEST']._serialized_end=1453
-  _globals['_SETCLOCKRESPONSE']._serialized_start=1455
-  _globals['_SETCLOCKRESPONSE']._serialized_end=1473
-  _globals['_RESEEDRANDOMREQUEST']._serialized_start=1475
-  _globals['_RESEEDRANDOMREQUEST']._serialized_end=1513
-  _globals['_RESEEDRANDOMRESPONSE']._serialized_start=1515
-  _globals['_RESEEDRANDOMRESPONSE']._serialized_end=1537
-  _globals['_SHUTDOWNREQUEST']._serialized_start=1539
-  _globals['_SHUTDOWNREQUEST']._serialized_end=1574
-  _globals['_SHUTDOWNRESPONSE']._serialized_start=1576
-  _globals['_SHUTDOWNRESPONSE']._serialized_end=1594
-  _globals['_SANDBOX']._serialized_start=1597
-  _globals['_SANDBOX']._serialized_end=2145
+  _globals['_CONFIGUREREQUEST']._serialized_end=876
+  _globals['_CONFIGUREREQUEST_SYSCTLSENTRY']._serialized_start=830
+  _globals['_CONFIGUREREQUEST_SYSCTLSENTRY']._serialized_end=876
+  _globals['_STATEFILE']._serialized_start=878
+  _globals['_STATEFILE']._serialized_end=934
+  _globals['_CONFIGURERESPONSE']._serialized_start=936
+  _globals['_CONFIGURERESPONSE']._serialized_end=955
+  _globals['_LAUNCHREQUEST']._serialized_start=957
+  _globals['_LAUNCHREQUEST']._serialized_end=1081
+  _globals['_LAUNCHRESPONSE']._serialized_start=1084
+  _globals['_LAUNCHRESPONSE']._serialized_end=1215
+  _globals['_RESETREQUEST']._serialized_start=1217
+  _globals['_RESETREQUEST']._serialized_end=1231
+  _globals['_RESETRESPONSE']._serialized_start=1233
+  _globals['_RESETRESPONSE']._serialized_end=1248
+  _globals['_AWAKENREQUEST']._serialized_start=1251
+  _globals['_AWAKENREQUEST']._serialized_end=1413
+  _globals['_AWAKENRESPONSE']._serialized_start=1415
+  _globals['_AWAKENRESPONSE']._serialized_end=1447
+  _globals['_SETCLOCKREQUEST']._serialized_start=1449
+  _globals['_SETCLOCKREQUEST']._serialized_end=1489
+  _globals['_SETCLOCKRESPONSE']._serialized_start=1491
+  _globals['_SETCLOCKRESPONSE']._serialized_end=1509
+  _globals['_RESEEDRANDOMREQUEST']._serialized_start=1511
+  _globals['_RESEEDRANDOMREQUEST']._serialized_end=1549
+  _globals['_RESEEDRANDOMRESPONSE']._serialized_start=1551
+  _globals['_RESEEDRANDOMRESPONSE']._serialized_end=1573
+  _globals['_SHUTDOWNREQUEST']._serialized_start=1575
+  _globals['_SHUTDOWNREQUEST']._serialized_end=1610
+  _globals['_SHUTDOWNRESPONSE']._serialized_start=1612
+  _globals['_SHUTDOWNRESPONSE']._serialized_end=1630
+  _globals['_SANDBOX']._serialized_start=1633
+  _globals['_SANDBOX']._serialized_end=2181
 # @@protoc_insertion_point(module_scope)

@@ -49,7 +49,7 @@ class BootMark(_message.Message):
     def __init__(self, name: _Optional[str] = ..., boottime_ns: _Optional[int] = ...) -> None: ...
 
 class ConfigureRequest(_message.Message):
-    __slots__ = ("machine_id", "wall_clock_ns", "entropy", "hostname", "domainname", "modules", "mounts", "network", "files", "sysctls")
+    __slots__ = ("machine_id", "wall_clock_ns", "entropy", "hostname", "domainname", "modules", "mounts", "network", "files", "sysctls", "volumes")
     class SysctlsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +67,7 @@ class ConfigureRequest(_message.Message):
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
     SYSCTLS_FIELD_NUMBER: _ClassVar[int]
+    VOLUMES_FIELD_NUMBER: _ClassVar[int]
     machine_id: str
     wall_clock_ns: int
     entropy: bytes
@@ -77,7 +78,8 @@ class ConfigureRequest(_message.Message):
     network: _network_pb2.NetworkConfig
     files: _containers.RepeatedCompositeFieldContainer[StateFile]
     sysctls: _containers.ScalarMap[str, str]
-    def __init__(self, machine_id: _Optional[str] = ..., wall_clock_ns: _Optional[int] = ..., entropy: _Optional[bytes] = ..., hostname: _Optional[str] = ..., domainname: _Optional[str] = ..., modules: _Optional[_Iterable[str]] = ..., mounts: _Optional[_Iterable[_Union[_filesystem_pb2.Mount, _Mapping]]] = ..., network: _Optional[_Union[_network_pb2.NetworkConfig, _Mapping]] = ..., files: _Optional[_Iterable[_Union[StateFile, _Mapping]]] = ..., sysctls: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    volumes: _containers.RepeatedCompositeFieldContainer[_filesystem_pb2.Volume]
+    def __init__(self, machine_id: _Optional[str] = ..., wall_clock_ns: _Optional[int] = ..., entropy: _Optional[bytes] = ..., hostname: _Optional[str] = ..., domainname: _Optional[str] = ..., modules: _Optional[_Iterable[str]] = ..., mounts: _Optional[_Iterable[_Union[_filesystem_pb2.Mount, _Mapping]]] = ..., network: _Optional[_Union[_network_pb2.NetworkConfig, _Mapping]] = ..., files: _Optional[_Iterable[_Union[StateFile, _Mapping]]] = ..., sysctls: _Optional[_Mapping[str, str]] = ..., volumes: _Optional[_Iterable[_Union[_filesystem_pb2.Volume, _Mapping]]] = ...) -> None: ...
 
 class StateFile(_message.Message):
     __slots__ = ("name", "content", "mode")

@@ -52,7 +52,11 @@ def test_a_field_of_another_type_is_refused(place: str, name: str, field: Field)
     [
         ({"IpcMode": "container:x"}, "another container is another machine"),
         ({"PidMode": "container:x"}, "another container is another machine"),
-        ({"Mounts": [{"Type": "bind", "Source": "/a", "Target": "/b"}]}, "Mounts of type bind are not supported yet"),
+        ({"Mounts": [{"Type": "bind", "Source": "a", "Target": "/b"}]}, "mount path must be absolute"),
+        ({"Mounts": [{"Type": "npipe", "Source": "/a", "Target": "/b"}]}, "mount type unknown"),
+        ({"Binds": ["/a:/b", "/c:/b"]}, "Duplicate mount point: /b"),
+        ({"PortBindings": {"80/sctp": []}}, "sctp ports cannot be published"),
+        ({"PortBindings": {"80/tcp": [{"HostPort": "90000"}]}}, "invalid port range"),
         ({"Mounts": [{"Type": "tmpfs", "Target": "rel"}]}, "invalid mount target"),
         ({"Devices": [{"PathOnHost": "/etc/passwd"}]}, "names no device"),
         ({"SecurityOpt": ["seccomp={"]}, "Decoding seccomp profile failed"),

@@ -81,10 +81,10 @@ def test_capabilities() -> None:
 
 def test_spec() -> None:
     config = {"Entrypoint": ["/e"], "Cmd": ["a"], "Env": ["X=1"], "Tty": True, "User": "u:g"}
-    spec = json.loads(build_spec(config, {"Init": True, "Memory": 1 << 26, "MemorySwap": 1 << 27}, "box"))
+    spec = json.loads(build_spec(config, {"Init": True, "Memory": 1 << 26, "MemorySwap": 1 << 27}, "box", []))
     assert spec["process"]["args"] == ["/sbin/docker-init", "--", "/e", "a"]
     assert {"HOSTNAME=box", "TERM=xterm", "X=1"} <= set(spec["process"]["env"])
     assert spec["process"]["user"]["username"] == "u:g"
     assert spec["linux"]["resources"]["memory"] == {"limit": 1 << 26, "swap": 1 << 27}
     with pytest.raises(InvalidParameter, match="no command specified"):
-        build_spec({}, {}, "box")
+        build_spec({}, {}, "box", [])

@@ -45,7 +45,7 @@ def bundle(tmp_path: Path) -> Path:
 
 
 def spec_for(bundle: Path, config: dict[str, Any], host: dict[str, Any]) -> dict[str, Any]:
-    spec: dict[str, Any] = json.loads(build_spec({"Entrypoint": ["sh", "-c"], **config}, host, "box"))
+    spec: dict[str, Any] = json.loads(build_spec({"Entrypoint": ["sh", "-c"], **config}, host, "box", []))
     spec["root"]["path"] = str(bundle / "rootfs")
     # What only a guest has: its state files, and the name that crun cannot look up.
     spec["mounts"] = [mount for mount in spec["mounts"] if mount["type"] != "bind"]

@@ -1,0 +1,110 @@
+"""Routes under /volumes."""
+
+from typing import Any
+
+from appliance.api.backend import VolumeBackend
+from appliance.api.fields import fold_names
+from appliance.api.filters import any_of, matches_labels, matches_pattern, parse_filters
+from appliance.api.router import Route
+from appliance.container.times import rfc3339
+from appliance.errors import Conflict, InvalidParameter, NotFound
+from appliance.http import Reply, Request
+from appliance.volume.store import VolumeRecord
+
+_FILTERS = frozenset(("dangling", "driver", "label", "label!", "name"))
+
+
+def volume_shape(record: VolumeRecord, mount_point: str) -> dict[str, Any]:
+    return {
+        "CreatedAt": rfc3339(record.created)[:19] + "Z", "Driver": "local",
+        "Labels": record.labels or ({"com.docker.volume.anonymous": ""} if record.anonymous else None),
+        "Mountpoint": mount_point, "Name": record.name, "Options": record.options or None, "Scope": "local",
+    }  # fmt: skip
+
+
+class VolumeRoutes:
+    def __init__(self, volumes: VolumeBackend) -> None:
+        self._volumes = volumes
+
+    def routes(self) -> dict[tuple[str, str], Route]:
+        return {
+            ("GET", "/volumes"): self.list_all,
+            ("POST", "/volumes/create"): self.create,
+            ("POST", "/volumes/prune"): self.prune,
+            ("GET", "/volumes/{name}"): self.inspect,
+            ("DELETE", "/volumes/{name}"): self.remove,
+        }
+
+    def _shape(self, record: VolumeRecord) -> dict[str, Any]:
+        return volume_shape(record, self._volumes.mount_point(record))
+
+    async def list_all(self, request: Request, reply: Reply) -> None:
+        filters = parse_filters(request.text("filters"), _FILTERS)
+        dangling = filters.get("dangling")
+        if dangling and dangling[0] not in ("true", "false", "0", "1"):
+            raise InvalidParameter(f"invalid filter 'dangling={dangling}'")
+
+        def keep(record: VolumeRecord) -> bool:
+            return (
+                (not filters.get("name") or matches_pattern(filters["name"], record.name))
+                and any_of(filters.get("driver", []), lambda driver: driver == "local")
+                and matches_labels(filters.get("label", []), record.labels)
+                and not (filters.get("label!") and matches_labels(filters["label!"], record.labels))
+                and (not dangling or (not self._volumes.users(record.name)) == (dangling[0] in ("true", "1")))
+            )
+
+        found = sorted((record for record in self._volumes.all() if keep(record)), key=lambda record: record.name)
+        await reply.json(200, {"Volumes": [self._shape(record) for record in found], "Warnings": None})
+
+    async def inspect(self, request: Request, reply: Reply) -> None:
+        await reply.json(200, {**self._shape(self._volumes.get(request.path["name"])), "Status": None})
+
+    async def create(self, request: Request, reply: Reply) -> None:
+        body = await request.json()
+        if body is None:
+            body = {}
+        if not isinstance(body, dict):
+            raise InvalidParameter("invalid JSON: a volume is an object")
+        fold_names(body, ("Name", "Driver", "DriverOpts", "Labels", "ClusterVolumeSpec"))
+        if body.get("ClusterVolumeSpec"):
+            raise InvalidParameter("ClusterVolumeSpec is for swarms")
+        name, driver = body.get("Name") or "", body.get("Driver") or "local"
+        if not isinstance(name, str) or not isinstance(driver, str):
+            raise InvalidParameter("invalid JSON: Name and Driver are strings")
+        if driver != "local":
+            raise NotFound(f'create {name}: error looking up volume plugin {driver}: plugin "{driver}" not found')
+        maps = []
+        for key in ("Labels", "DriverOpts"):
+            value = body.get(key) or {}
+            if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
+                raise InvalidParameter(f"invalid JSON: {key} is not a map of strings")
+            maps.append(value)
+        record = await self._volumes.create(name, *maps)
+        await reply.json(201, self._shape(record))
+
+    async def remove(self, request: Request, reply: Reply) -> None:
+        await self._volumes.remove(request.path["name"], force=request.flag("force"))
+        await reply.empty(204)
+
+    async def prune(self, request: Request, reply: Reply) -> None:
+        filters = parse_filters(request.text("filters"), frozenset(("label", "label!", "all")))
+        everything = request.version < (1, 42) or (filters.get("all") or ["false"])[0] in ("1", "true", "True")
+        deleted: list[str] = []
+        space = 0
+        for record in self._volumes.all():
+            if (
+                (not everything and not record.anonymous)
+                or self._volumes.users(record.name)
+                or not matches_labels(filters.get("label", []), record.labels)
+                or (filters.get("label!") and matches_labels(filters["label!"], record.labels))
+            ):
+                continue
+            size = max(0, await self._volumes.used(record))
+            try:
+                await self._volumes.remove(record.name)
+            except (Conflict, NotFound):
+                continue  # somebody has it or has removed it meanwhile
+            deleted.append(record.name)
+            space += size
+        self._volumes.pruned(space)
+        await reply.json(200, {"VolumesDeleted": deleted or None, "SpaceReclaimed": space})

@@ -1,0 +1,151 @@
+"""What a container has around it: networks, names, volumes; and how its guest is told."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from appliance.container.mounts import MountRecord
+from appliance.container.spec import tmpfs_mount
+from appliance.hypervisor import Disk, Share
+from appliance.network.names import host_resolver
+from appliance.network.record import Endpoint, way_out
+from protos.tether.v1 import network_pb2, sandbox_pb2
+from protos.tether.v1.filesystem_pb2 import Volume
+
+# Where the guest has what is the tether's.
+STATE = "/run/tether"
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A mount of a container: which share or volume's disk of its machine it is, by number; neither for a tmpfs."""
+
+    mount: MountRecord
+    share: int = -1
+    disk: int = -1
+    tmpfs: tuple[str, ...] = ()
+
+    @property
+    def is_tmpfs(self) -> bool:
+        return self.share < 0 and self.disk < 0
+
+
+@dataclass(frozen=True, slots=True)
+class Equipment:
+    """What a machine gets for a container's mounts."""
+
+    placed: tuple[Placed, ...] = ()
+    shares: tuple[Share, ...] = ()
+    disks: tuple[Disk, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A legacy link: names of another container, its address, what the environment tells of it."""
+
+    names: str
+    address: str
+    env: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a container has around it: its places on networks, the daemon's DNS servers, legacy links."""
+
+    endpoints: list[Endpoint]
+    dns: tuple[str, ...] = ()
+    links: tuple[Link, ...] = ()
+    equipment: Equipment = Equipment()
+
+
+def state_files(config: dict[str, Any], host: dict[str, Any], around: Surroundings) -> list[sandbox_pb2.StateFile]:
+    """hosts, resolv.conf and hostname of a container."""
+    hostname = config["Hostname"]
+    full = f"{hostname}.{config['Domainname']}" if config.get("Domainname") else hostname
+    names = hostname if full == hostname else f"{full} {hostname}"
+    hosts = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback", "fe00::0\tip6-localnet",
+             "ff00::0\tip6-mcastprefix", "ff02::1\tip6-allnodes", "ff02::2\tip6-allrouters"]  # fmt: skip
+    out = way_out(around.endpoints)
+    for entry in host.get("ExtraHosts") or ():
+        name, _, address = entry.partition(":")
+        if address == "host-gateway":
+            address = out.ipv4.gateway if out is not None and out.ipv4 is not None else ""
+        if address:
+            hosts.append(f"{address.strip('[]')}\t{name}")
+    hosts += [f"{link.address}\t{link.names}" for link in around.links]
+    for endpoint in around.endpoints:
+        hosts += [f"{address.address}\t{names}" for address in endpoint.addresses]
+    contents = {"hosts": hosts, "resolv.conf": _resolv_conf(host, around, out), "hostname": [hostname]}
+    return [
+        sandbox_pb2.StateFile(name=name, content=("\n".join(lines) + "\n").encode(), mode=0o644)
+        for name, lines in contents.items()
+    ]
+
+
+def _resolv_conf(host: dict[str, Any], around: Surroundings, out: Endpoint | None) -> list[str]:
+    resolver = host_resolver()
+    knows_names = [endpoint for endpoint in around.endpoints if endpoint.network.names_are_known]
+    asked = out or next(iter(around.endpoints), None)
+    servers = list(host.get("Dns") or around.dns)
+    if knows_names and asked is not None and asked.card.bridge:
+        # It asks others in the container's name.
+        servers = [(asked if asked.dns else knows_names[0]).dns]
+    elif not servers and asked is not None:
+        servers = [asked.dns]
+    search = [domain for domain in host.get("DnsSearch") or resolver.search if domain != "."]
+    options = host.get("DnsOptions") or (["ndots:0"] if knows_names else [])
+    lines = [f"nameserver {server}" for server in servers if server]
+    if search:
+        lines.append(f"search {' '.join(search)}")
+    if options:
+        lines.append(f"options {' '.join(options)}")
+    return lines
+
+
+def network_config(endpoints: list[Endpoint], nameless: int = 0) -> network_pb2.NetworkConfig:
+    """All cards. So many of the first ones are not known by their MAC yet, and get it."""
+    out = way_out(endpoints)
+    interfaces = []
+    for index, endpoint in enumerate(endpoint for endpoint in endpoints if endpoint.interface):
+        routes = [network_pb2.Route(gateway=address.gateway) for address in endpoint.addresses if endpoint is out]
+        interfaces.append(
+            network_pb2.Interface(
+                mac=endpoint.mac, set_mac=index < nameless, index=index, name=endpoint.interface,
+                addresses=[address.cidr for address in endpoint.addresses], routes=routes, mtu=endpoint.network.mtu,
+            )
+        )  # fmt: skip
+    return network_pb2.NetworkConfig(interfaces=interfaces)
+
+
+def _source(placed: Placed) -> str:
+    """Where the guest has what goes into a mount's place."""
+    if placed.share >= 0:
+        return f"{STATE}/shares/{placed.share}"
+    # The disk's own root has things of its file system.
+    return f"{STATE}/disks/{placed.disk}/data{f'/{placed.mount.subpath}' if placed.mount.subpath else ''}"
+
+
+def volumes_of(equipment: Equipment) -> list[Volume]:
+    """What the guest has to see to before a process can have them."""
+    found = [
+        Volume(
+            source=_source(placed), destination=placed.mount.destination, read_only=placed.mount.read_only,
+            copy_up=placed.mount.type == "volume" and not placed.mount.no_copy and not placed.mount.subpath,
+            make=placed.disk >= 0 and not placed.mount.subpath,
+        )
+        for placed in equipment.placed if not placed.is_tmpfs
+    ]  # fmt: skip
+    return sorted(found, key=lambda volume: volume.destination.count("/"))
+
+
+def own_mounts(equipment: Equipment) -> list[dict[str, Any]]:
+    """The members of a spec for the container's mounts."""
+    found = []
+    for placed in equipment.placed:
+        if placed.is_tmpfs:
+            found.append(tmpfs_mount(placed.mount.destination, placed.tmpfs))
+            continue
+        options = ["rbind", "rprivate", *(["ro"] if placed.mount.read_only else [])]
+        found.append(
+            {"destination": placed.mount.destination, "type": "bind", "source": _source(placed), "options": options}
+        )
+    return found

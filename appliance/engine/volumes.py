@@ -1,0 +1,272 @@
+"""The volumes: create, find, remove; and which of them, and which paths of the host, a container has where."""
+
+import os
+import secrets
+import stat
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+
+from appliance.container.event import Event
+from appliance.container.mounts import MountRecord, clean, parse_bind, parse_mount, parse_volumes_from
+from appliance.engine.events import EventBus
+from appliance.engine.record import Container
+from appliance.engine.surroundings import Equipment, Placed
+from appliance.errors import Conflict, InvalidParameter, NotFound
+from appliance.hypervisor import Disk, Share
+from appliance.store import Database
+from appliance.volume.store import BIND, DIRECTORY, DISK, TMPFS, VolumeRecord, VolumeStore
+
+_KIND = "volume"
+
+
+class Volumes:
+    """`everyone` gives all containers. All methods raise errors of `errors.py` with Docker's texts."""
+
+    def __init__(self, store: VolumeStore, database: Database, events: EventBus, why_no_shares: str) -> None:
+        self._store = store
+        self._database = database
+        self._events = events
+        self._why_no_shares = why_no_shares
+        self._records: dict[str, VolumeRecord] = {}
+        # Which machine has a volume that is a disk.
+        self._holders: dict[str, str] = {}
+        self._locks: dict[str, trio.Lock] = {}
+        self.everyone: Callable[[], Iterable[Container]] = tuple
+
+    async def open(self) -> None:
+        """Find the volumes of before."""
+        for key, value in self._database.load(_KIND).items():
+            self._records[key] = msgspec.json.decode(value, type=VolumeRecord)
+        await trio.to_thread.run_sync(self._store.tidy, set(self._records))
+
+    # -- finding --------------------------------------------------------------------------------------------------
+
+    def all(self) -> list[VolumeRecord]:
+        return list(self._records.values())
+
+    def get(self, name: str) -> VolumeRecord:
+        if name not in self._records:
+            raise NotFound(f"get {name}: no such volume")
+        return self._records[name]
+
+    def mount_point(self, record: VolumeRecord) -> str:
+        return str(self._store.data(record))
+
+    async def used(self, record: VolumeRecord) -> int:
+        """Bytes that it takes, -1 for what is not here."""
+        return await trio.to_thread.run_sync(self._store.used, record)
+
+    def users(self, name: str) -> list[str]:
+        """The ids of the containers that have it, running or not."""
+        return [
+            container.id for container in self.everyone()
+            if any(mount.type == "volume" and mount.name == name for mount in container.record.mounts)
+        ]  # fmt: skip
+
+    # -- create and remove ----------------------------------------------------------------------------------------
+
+    async def create(
+        self, name: str, labels: dict[str, str], options: dict[str, str], *, anonymous: bool = False
+    ) -> VolumeRecord:
+        """Make a volume, or find the one of that name, as Docker does."""
+        name = name or secrets.token_hex(32)
+        async with self._locks.setdefault(name, trio.Lock()):
+            if name in self._records:
+                known = self._records[name]
+                if options and options != known.options:
+                    raise Conflict(f"create {name}: volume already exists with other options")
+                return known
+            record = VolumeRecord(name, time.time_ns(), "", labels, options, anonymous)
+            self._store.shape(record)
+            await self._store.make(record)
+            await self._database.put(_KIND, name, msgspec.json.encode(record))
+            self._records[name] = record
+        self._emit("create", name)
+        return record
+
+    async def remove(self, name: str, *, force: bool = False) -> None:
+        if name not in self._records:
+            if force:
+                return
+            raise NotFound(f"get {name}: no such volume")
+        async with self._locks.setdefault(name, trio.Lock()):
+            record = self.get(name)
+            users = self.users(name)
+            if users:
+                raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
+            # The record goes first: what it leaves behind is found at the next start.
+            await self._database.remove(_KIND, name)
+            del self._records[name]
+            await trio.to_thread.run_sync(self._store.remove, record)
+        self._locks.pop(name, None)
+        self._emit("destroy", name)
+
+    def pruned(self, space: int) -> None:
+        """`docker volume prune` has freed so many bytes."""
+        self._events.publish(Event("volume", "prune", "", {"reclaimed": str(space)}))
+
+    def _emit(self, action: str, name: str, **more: str) -> None:
+        self._events.publish(Event("volume", action, name, {"driver": "local", **more}))
+
+    # -- of containers --------------------------------------------------------------------------------------------
+
+    async def plan(
+        self, config: dict[str, Any], host: dict[str, Any], find: Callable[[str], Container]
+    ) -> list[MountRecord]:
+        """The mounts of a container that is created; its volumes are made. InvalidParameter when a path is not there."""
+        found: dict[str, MountRecord] = {}
+        for text in host.get("VolumesFrom") or ():
+            name, read_only = parse_volumes_from(text)
+            for mount in find(name).record.mounts:
+                copy = msgspec.structs.replace(mount, anonymous=False, no_copy=True)
+                if read_only is not None:
+                    copy.read_only = copy.read_only or read_only
+                found[copy.destination] = copy
+        for mount in [
+            *(parse_bind(text) for text in host.get("Binds") or ()), *(parse_mount(one) for one in host.get("Mounts") or ())
+        ]:  # fmt: skip
+            found[mount.destination] = mount
+        tmpfs = {clean(target) for target in host.get("Tmpfs") or ()}
+        for target in config.get("Volumes") or ():
+            destination = clean(target)
+            if not destination.startswith("/") or destination == "/":
+                raise InvalidParameter(f"invalid volume specification: '{target}'")
+            if destination not in found and destination not in tmpfs:
+                found[destination] = MountRecord("volume", destination, anonymous=True)
+        made: list[str] = []
+        try:
+            for mount in found.values():
+                if mount.type == "volume":
+                    await self._provide(mount, made)
+                elif mount.type == "bind":
+                    self._check_bind(mount)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                for name in made:
+                    await self.remove(name, force=True)
+            raise
+        return list(found.values())
+
+    async def _provide(self, mount: MountRecord, made: list[str]) -> None:
+        """Make the volume of a mount, unless it is there."""
+        is_new = mount.name not in self._records
+        record = await self.create(mount.name, mount.labels, mount.options, anonymous=mount.anonymous)
+        mount.name = record.name
+        if is_new:
+            made.append(record.name)
+        mount.source = str(self._store.data(record))
+
+    def _check_bind(self, mount: MountRecord) -> None:
+        if self._why_no_shares:
+            raise InvalidParameter(
+                f"bind mount of {mount.source}: paths of the host cannot be shared with a machine: {self._why_no_shares}"
+            )
+        if mount.create:
+            try:
+                if not os.path.lexists(mount.source):
+                    os.makedirs(mount.source, exist_ok=True)
+            except OSError as error:
+                raise InvalidParameter(
+                    f"error while creating mount source path '{mount.source}': {error.strerror}"
+                ) from error
+        try:
+            mode = os.stat(mount.source).st_mode
+        except OSError as error:
+            raise InvalidParameter(
+                f'invalid mount config for type "bind": bind source path does not exist: {mount.source}'
+            ) from error
+        if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+            raise InvalidParameter(
+                f'invalid mount config for type "bind": {mount.source} is neither a directory nor a file, and a machine has a '
+                "kernel of its own: sockets, pipes and devices of the host cannot be shared with it"
+            )
+
+    async def discard_anonymous(self, container: Container) -> None:
+        """Remove the anonymous volumes of a container that is gone."""
+        for mount in container.record.mounts:
+            if mount.type == "volume" and mount.anonymous:
+                try:
+                    await self.remove(mount.name, force=True)
+                except Conflict:
+                    continue  # another container has taken it over
+
+    def equip(self, container: Container) -> Equipment:
+        """What the container's machine gets for its mounts. Errors are those of a start that cannot be."""
+        placed: list[Placed] = []
+        shares: list[Share] = []
+        disks: list[Disk] = []
+        for mount in container.record.mounts:
+            if mount.type == "tmpfs":
+                placed.append(Placed(mount, tmpfs=_tmpfs_options(mount.options.items(), mount.read_only)))
+                continue
+            if mount.type == "bind":
+                self._check_bind(mount)
+                path = Path(mount.source)
+            else:
+                record = self.get(mount.name)
+                if record.kind == TMPFS:
+                    options = (tuple(flag.partition("=")[::2]) for flag in record.flags.split(",") if flag)
+                    placed.append(Placed(mount, tmpfs=_tmpfs_options(options, mount.read_only)))
+                    continue
+                if record.kind == DISK:
+                    self._hold(record, container)
+                    placed.append(Placed(mount, disk=len(disks)))
+                    disks.append(Disk(self._store.disk(record), False))
+                    continue
+                path = self._store.data(record) if record.kind == DIRECTORY else Path(record.device)
+                if record.kind == BIND and not path.exists():
+                    raise InvalidParameter(f"failed to mount local volume: mount {path}: no such file or directory")
+            placed.append(Placed(mount, share=len(shares)))
+            shares.append(Share(path, mount.read_only, mount.subpath))
+        return Equipment(tuple(placed), tuple(shares), tuple(disks))
+
+    def holders(self, container: Container) -> list[Container]:
+        """Who else has a disk that it wants."""
+        names = {mount.name for mount in container.record.mounts if mount.type == "volume"}
+        ids = {holder for name, holder in self._holders.items() if name in names and holder != container.id}
+        return [other for other in self.everyone() if other.id in ids]
+
+    def _hold(self, record: VolumeRecord, container: Container) -> None:
+        holder = self._holders.get(record.name)
+        if holder is not None and holder != container.id:
+            raise Conflict(
+                f"volume {record.name} is a disk of its own, which one container at a time can have: {holder[:12]} has it"
+            )
+        self._holders[record.name] = container.id
+
+    def hold_again(self, container: Container) -> None:
+        """A container was found running: its disks are taken."""
+        for mount in container.record.mounts:
+            record = self._records.get(mount.name) if mount.type == "volume" else None
+            if record is not None and record.kind == DISK:
+                self._holders[record.name] = container.id
+
+    def let_go(self, container: Container) -> None:
+        """Its machine is gone."""
+        for name, holder in list(self._holders.items()):
+            if holder == container.id:
+                del self._holders[name]
+
+    def tell(self, action: str, container: Container) -> None:
+        """Events: `mount` or `unmount` of each volume."""
+        for mount in container.record.mounts:
+            if mount.type != "volume":
+                continue
+            more = {"container": container.id}
+            if action == "mount":
+                more |= {
+                    "destination": mount.destination,
+                    "propagation": "",
+                    "read/write": str(not mount.read_only).lower(),
+                }
+            self._emit(action, mount.name, **more)
+
+
+def _tmpfs_options(options: Iterable[tuple[str, ...]], read_only: bool) -> tuple[str, ...]:
+    words = [f"{name}={value}" if value else name for name, value in options]
+    return (*words, *(("ro",) if read_only else ()))

@@ -1,0 +1,82 @@
+"""Directories and files of the host for one machine, served by a virtiofsd that lives as long as the machine's QEMU.
+
+All of them are bound into one directory, which a mount namespace of virtiofsd's own has: what is read-only is so on the host's
+side, and there is nothing else that a guest could reach.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+from contextlib import ExitStack
+from pathlib import Path
+
+from appliance.errors import HypervisorError
+from appliance.hypervisor.driver import Share
+from tether.system.linux import open_in_root
+
+# Debian has the C one of QEMU 7.2 here, and later versions the Rust one on the path.
+_PROGRAMS = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
+# What a guest may not make on the host: device nodes. What it may know only as long as it holds: another machine may change it.
+_OPTIONS = "cache=auto,timeout=0,xattr,announce_submounts,modcaps=-mknod,max_idle_threads=1"
+_STAGE = """
+set -e
+stage=$1; shift
+mount -t tmpfs -o size=1m,mode=755 vch "$stage"
+while [ "$1" != -- ]; do
+    if [ "$2" = d ]; then mkdir "$stage/$1"; else : > "$stage/$1"; fi
+    # A namespace binds only what it has itself, so it is found again by its name there, and has to be the same.
+    mount --no-canonicalize --rbind "$(readlink "/proc/self/fd/$3")" "$stage/$1"
+    if [ "$(stat -Lc %d:%i "/proc/self/fd/$3")" != "$(stat -c %d:%i "$stage/$1")" ]; then
+        echo "share $1 is not what it was" >&2; exit 1
+    fi
+    mount --no-canonicalize -o "remount,bind,nodev,$4" "$stage/$1"
+    shift 4
+done
+shift
+exec "$@"
+"""
+
+
+def find_virtiofsd() -> str | None:
+    return shutil.which("virtiofsd") or next((program for program in _PROGRAMS if os.access(program, os.X_OK)), None)
+
+
+def serve(folder: Path, shares: tuple[Share, ...]) -> socket.socket:
+    """Start virtiofsd for a machine; the connection to it that is QEMU's. HypervisorError when something cannot be shared."""
+    program = find_virtiofsd()
+    if program is None:
+        raise HypervisorError("virtiofsd is not installed (Debian: qemu-system-common)")
+    stage = folder / "shares"
+    stage.mkdir(exist_ok=True, mode=0o700)
+    place = folder / "fs.sock"
+    place.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC))
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        stack.callback(connection.close)
+        try:
+            directory = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, directory)
+            listener.bind(f"/proc/self/fd/{directory}/fs.sock")
+            listener.listen(1)
+            connection.connect(f"/proc/self/fd/{directory}/fs.sock")
+            arguments, passed = [], [listener.fileno()]
+            for number, share in enumerate(shares):
+                source = os.open(share.path, os.O_PATH | os.O_CLOEXEC)
+                stack.callback(os.close, source)
+                if share.part:
+                    source = open_in_root(source, share.part, os.O_PATH)
+                    stack.callback(os.close, source)
+                passed.append(source)
+                kind = "d" if os.path.isdir(f"/proc/self/fd/{source}") else "f"
+                arguments += [str(number), kind, str(source), "ro" if share.read_only else "rw"]
+            log = stack.enter_context(open(folder / "virtiofsd.log", "wb"))
+            subprocess.Popen(
+                ["unshare", "--mount", "sh", "-c", _STAGE, "vch-shares", str(stage), *arguments, "--",
+                 program, "-f", f"--fd={listener.fileno()}", "-o", f"source={stage},{_OPTIONS}"],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, pass_fds=passed, cwd="/",
+            )  # fmt: skip
+        except OSError as error:
+            raise HypervisorError(f"cannot share: {error}") from error
+        return socket.socket(fileno=os.dup(connection.fileno()))

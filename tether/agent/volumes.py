@@ -1,0 +1,115 @@
+"""Volumes of a container: filling an empty one with what the image has in its place, showing all of them to who has no process."""
+
+import os
+import shutil
+import stat
+from collections.abc import Iterable
+
+from protos.tether.v1 import filesystem_pb2
+from tether.agent.child import ROOTFS, VIEW, Work, child
+from tether.agent.reaper import Reaper
+from tether.launch.rootfs import mount_point
+from tether.launch.spec import MountPoint
+from tether.rpc.status import Code, RpcError
+from tether.system import linux
+
+# What a file system has in its root for itself.
+_OWN = frozenset(("lost+found",))
+
+
+async def prepare(volumes: Iterable[filesystem_pb2.Volume], reaper: Reaper, *, show: bool) -> None:
+    """Make volumes ready. With `show`, the container's files are also to be seen with the volumes in their places, at VIEW.
+
+    RpcError when the kernel or a server of files refuses.
+    """
+    wanted = list(volumes)
+    for volume in wanted:
+        if volume.make:
+            os.makedirs(volume.source, exist_ok=True)
+        if volume.copy_up and not volume.read_only and os.path.isdir(volume.source) and not _entries(volume.source):
+            async with child(reaper, _filling(volume)) as one:
+                await one.finish()
+    if show and wanted:
+        try:
+            _show(wanted)
+        except OSError as error:
+            raise RpcError(Code.FAILED_PRECONDITION, f"volumes: {error.strerror}") from error
+
+
+def _filling(volume: filesystem_pb2.Volume) -> Work:
+    return lambda _, __: copy_up(volume.destination, volume.source)
+
+
+def _entries(path: str) -> list[str]:
+    return [name for name in os.listdir(path) if name not in _OWN]
+
+
+def _show(volumes: list[filesystem_pb2.Volume]) -> None:
+    os.makedirs(VIEW, exist_ok=True)
+    linux.mount(ROOTFS, VIEW, None, linux.MS_BIND)
+    # Of what is mounted there, the root itself is to know nothing.
+    linux.mount(None, VIEW, None, linux.MS_PRIVATE)
+    root = os.open(VIEW, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for volume in volumes:
+            options = ("rbind", "ro") if volume.read_only else ("rbind",)
+            mount_point(root, MountPoint(volume.destination, "bind", volume.source, options))
+    finally:
+        os.close(root)
+
+
+def copy_up(destination: str, target: str) -> None:
+    """Copy what the container's disks have at `destination` into the empty directory `target`; nothing when there is nothing."""
+    root = os.open(ROOTFS, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        source = linux.open_in_root(root, destination.lstrip("/") or ".", os.O_RDONLY | os.O_DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    os.umask(0)
+    _Copier().copy_directory(f"/proc/self/fd/{source}", target)
+
+
+class _Copier:
+    """Keeps hard links within what it copies."""
+
+    def __init__(self) -> None:
+        self._copied: dict[tuple[int, int], str] = {}
+
+    def copy_directory(self, source: str, target: str) -> None:
+        with os.scandir(source) as entries:
+            for entry in entries:
+                self._copy(entry.path, f"{target}/{entry.name}")
+        _copy_attributes(source, target, os.stat(source))
+
+    def _copy(self, source: str, target: str) -> None:
+        found = os.lstat(source)
+        if stat.S_ISDIR(found.st_mode):
+            os.mkdir(target)
+            self.copy_directory(source, target)
+            return
+        identity = found.st_dev, found.st_ino
+        if identity in self._copied:
+            os.link(self._copied[identity], target, follow_symlinks=False)
+            return
+        if stat.S_ISLNK(found.st_mode):
+            os.symlink(os.readlink(source), target)
+        elif stat.S_ISREG(found.st_mode):
+            shutil.copyfile(source, target)
+        elif stat.S_ISFIFO(found.st_mode) or stat.S_ISSOCK(found.st_mode):
+            os.mknod(target, found.st_mode)
+        else:
+            return  # a device node has no place in a volume that others share
+        if found.st_nlink > 1:
+            self._copied[identity] = target
+        _copy_attributes(source, target, found)
+
+
+def _copy_attributes(source: str, target: str, found: os.stat_result) -> None:
+    link = stat.S_ISLNK(found.st_mode)
+    os.chown(target, found.st_uid, found.st_gid, follow_symlinks=False)
+    if not link:
+        os.chmod(target, stat.S_IMODE(found.st_mode))
+        for name in os.listxattr(source):
+            if name.startswith(("user.", "security.capability")):
+                os.setxattr(target, name, os.getxattr(source, name))
+    os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns), follow_symlinks=False)
