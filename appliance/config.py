@@ -29,6 +29,8 @@ class Config:
     labels: tuple[str, ...] = ()
     insecure_registries: tuple[str, ...] = ()
     registry_mirrors: tuple[str, ...] = ()
+    allow_registries: tuple[str, ...] = ()
+    certs_dir: Path = Path("/etc/docker/certs.d")
     log_level: str = "info"
     cache: Path = field(
         default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vch"
@@ -82,6 +84,8 @@ def parse_arguments(arguments: list[str]) -> Config:
     flag("--label", action="append", dest="labels")
     flag("--insecure-registry", action="append", dest="insecure_registries")
     flag("--registry-mirror", action="append", dest="registry_mirrors")
+    flag("--allow-registry", action="append", dest="allow_registries", help="use no other registry than those named")
+    flag("--certs-dir", type=Path, help="folders by registry with its CAs (*.crt) and our certificates (*.cert, *.key)")
     flag("-l", "--log-level", choices=("debug", "info", "warn", "error", "fatal"))
     given = {key: value for key, value in vars(parser.parse_args(arguments)).items() if value is not None}
     file = given.pop("config_file", None)
@@ -99,7 +103,7 @@ _FILE_KEYS = {
     "vm-pool": "vm_pool",
     "networking": "networking", "bridge": "bridge", "bip": "bip", "dns": "dns",
     "labels": "labels", "insecure-registries": "insecure_registries", "registry-mirrors": "registry_mirrors",
-    "log-level": "log_level",
+    "log-level": "log_level", "allow-registries": "allow_registries", "certs-dir": "certs_dir",
 }  # fmt: skip
 
 
@@ -115,5 +119,5 @@ def _read_file(path: Path) -> dict[str, object]:
         )
     if content.get("vm-template") in ("on", "off"):
         content["vm-template"] = content["vm-template"] == "on"
-    paths = ("data_root", "exec_root", "pidfile", "guest")
+    paths = ("data_root", "exec_root", "pidfile", "guest", "certs_dir")
     return {_FILE_KEYS[key]: Path(value) if _FILE_KEYS[key] in paths else value for key, value in content.items()}

@@ -26,6 +26,7 @@ from appliance.api.figures import FiguresRoutes
 from appliance.api.images import ImageRoutes
 from appliance.api.networks import NetworkRoutes
 from appliance.api.router import NEWEST, Router, dotted
+from appliance.api.swarm import SwarmRoutes
 from appliance.api.system import SystemRoutes
 from appliance.api.volumes import VolumeRoutes
 from appliance.config import Config, parse_arguments
@@ -38,6 +39,7 @@ from appliance.engine.networks import Networks
 from appliance.engine.pool import Pool
 from appliance.engine.rehearsal import ContainerRehearsal
 from appliance.engine.runs import Defaults
+from appliance.engine.transfers import Transfers
 from appliance.engine.volumes import Volumes
 from appliance.errors import Conflict, InvalidParameter, VchError, leaves
 from appliance.http import Readiness, serve_connection
@@ -156,6 +158,7 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
             Defaults(config.vm_memory, config.vm_cpus, config.dns), disks, Admission(os.cpu_count() or 1), pool,
         )  # fmt: skip
         await containers.restore()
+        await images.sweep()
         networks.settle()
         driver.want(usual)
         if pool is not None:
@@ -164,18 +167,26 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         gc.freeze()
 
         def dial(host: str, credentials: Credentials) -> Registry:
-            mirror = config.registry_mirrors[0] if config.registry_mirrors and host == "docker.io" else ""
-            return Registry(host, credentials, insecure=_insecure(host, config), mirror=mirror)
+            mirrors = config.registry_mirrors if host == "docker.io" else ()
+            return Registry(
+                host,
+                credentials,
+                insecure=_insecure(host, config),
+                mirrors=mirrors,
+                certificates=config.certs_dir / host,
+            )
 
+        transfers = Transfers(images, events, dial, config.allow_registries, scratch, nursery)
         router = Router()
         router.add_all(ContainerRoutes(containers, networks, images).routes())
         router.add_all(ExecRoutes(containers).routes())
         router.add_all(ArchiveRoutes(containers.files).routes())
         router.add_all(FiguresRoutes(containers, containers.figures).routes())
         router.add_all(CheckpointRoutes(containers).routes())
-        router.add_all(ImageRoutes(images, containers, containers.commits, events, dial, scratch).routes())
+        router.add_all(ImageRoutes(images, containers, containers.commits, transfers, events, scratch).routes())
         router.add_all(NetworkRoutes(networks, containers.connections).routes())
         router.add_all(VolumeRoutes(volumes).routes())
+        router.add_all(SwarmRoutes().routes())
         router.add_all(SystemRoutes(config, driver, containers, images, events, identity.read_text()).routes())
         try:
             yield router

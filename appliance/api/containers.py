@@ -62,6 +62,7 @@ class ContainerRoutes:
             ("GET", f"{name}/attach/ws"): self.attach_websocket,
             ("GET", f"{name}/logs"): self.logs,
             ("DELETE", name): self.remove,
+            ("DELETE", f"{name}/{{alias}}"): self.unlink,
         }
 
     # -- reading --------------------------------------------------------------------------------------------------
@@ -188,13 +189,13 @@ class ContainerRoutes:
         if not isinstance(host, dict) or not isinstance(networking, dict):
             raise InvalidParameter("invalid JSON: HostConfig is not an object")
         networks = networking.get("EndpointsConfig") or {}
-        check_endpoints(networks)
+        unheeded = check_endpoints(networks)
         if len(networks) > 1 and request.version < (1, 44):
             raise InvalidParameter(f"Container cannot be connected to network endpoints: {', '.join(sorted(networks))}")
         platform = request.text("platform")
         if platform and not platform.startswith("linux"):
             raise InvalidParameter(f"platform {platform} is not supported: linux/amd64 only")
-        warnings = check_config(body) + check_host_config(host)
+        warnings = check_config(body) + check_host_config(host) + unheeded
         container = await self._backend.create(request.text("name"), body, host, networks)
         await reply.json(201, {"Id": container.id, "Warnings": warnings})
 
@@ -233,9 +234,16 @@ class ContainerRoutes:
 
     async def remove(self, request: Request, reply: Reply) -> None:
         if request.flag("link"):
-            raise InvalidParameter("links are not supported")
+            raise InvalidParameter(f"a link is named by its container and its alias: {request.path['name']}/ALIAS")
         volumes = request.flag("v")
         await self._backend.remove(request.path["name"], force=request.flag("force"), volumes=volumes)
+        await reply.empty(204)
+
+    async def unlink(self, request: Request, reply: Reply) -> None:
+        if not request.flag("link"):
+            await reply.json(404, {"message": "page not found"})
+            return
+        await self._backend.unlink(request.path["name"], request.path["alias"])
         await reply.empty(204)
 
     async def update(self, request: Request, reply: Reply) -> None:

@@ -84,7 +84,7 @@ CONFIG: dict[str, Field] = {
     "Shell": _honoured(_L, "metadata; for CMD-SHELL probes"),
     "PortSpecs": _warned(_L, "gone from Docker"),
     "PublishService": _warned(_T, "gone from Docker"),
-    "VolumeDriver": _refused(_T, "there is one, local", "local"),
+    "VolumeDriver": _honoured(_T, "there is one, local; another one's volumes are not found"),
     "name": _honoured(_T, "the query's `name` counts"),
 }
 
@@ -99,7 +99,7 @@ HOST: dict[str, Field] = {
     "PortBindings": _honoured(_M, "tcp and udp, ranges, addresses of the host"),
     "RestartPolicy": _honoured(_M),
     "AutoRemove": _honoured(_F),
-    "VolumeDriver": _refused(_T, "there is one, local", "local"),
+    "VolumeDriver": _honoured(_T, "there is one, local; another one's volumes are not found"),
     "VolumesFrom": _honoured(_L),
     "Mounts": _honoured(_O, "of type bind, volume (with subpath), tmpfs"),
     "ConsoleSize": _honoured(_O),

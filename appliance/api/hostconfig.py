@@ -1,5 +1,6 @@
 """What a create request says, held against what there is. Texts are Docker's where it refuses the same."""
 
+import ipaddress
 import json
 import os
 import re
@@ -91,10 +92,13 @@ def check_endpoint(settings: Any) -> dict[str, Any]:
     for key in ("Links", "Aliases"):
         if not all(isinstance(item, str) for item in settings.get(key) or ()):
             raise InvalidParameter(f"invalid JSON: {key} in EndpointSettings")
-    if settings.get("DriverOpts"):
-        raise InvalidParameter(f"endpoint option {sorted(settings['DriverOpts'])[0]} is not supported")
-    if (settings.get("IPAMConfig") or {}).get("LinkLocalIPs"):
-        raise InvalidParameter("LinkLocalIPs are not supported")
+    for address in (settings.get("IPAMConfig") or {}).get("LinkLocalIPs") or ():
+        try:
+            sound = ipaddress.ip_address(address).is_link_local
+        except ValueError:
+            sound = False
+        if not sound:
+            raise InvalidParameter(f"invalid link-local IP address: {address}")
     check_mac(settings.get("MacAddress") or "")
     return {key: value for key, value in settings.items() if key in _ENDPOINT and value}
 
@@ -104,12 +108,16 @@ def check_mac(text: str) -> None:
         raise InvalidParameter(f"invalid MAC address: {text}")
 
 
-def check_endpoints(networks: Any) -> None:
-    """NetworkingConfig.EndpointsConfig, normalised in place."""
+def check_endpoints(networks: Any) -> list[str]:
+    """NetworkingConfig.EndpointsConfig, normalised in place; the warnings."""
     if not isinstance(networks, dict):
         raise InvalidParameter("invalid JSON: EndpointsConfig is no object")
     for name in networks:
         networks[name] = check_endpoint(networks[name])
+    return [
+        f"endpoint option {option} of network {name} has no effect"
+        for name, settings in networks.items() for option in settings.get("DriverOpts") or ()
+    ]  # fmt: skip
 
 
 def check_host_config(host: dict[str, Any]) -> list[str]:

@@ -1,57 +1,68 @@
-"""Routes under /images, and /auth."""
+"""Routes under /images, /distribution, /auth and /commit."""
 
 import base64
 import fnmatch
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import trio
 
-from appliance.api.backend import CommitBackend, ContainerBackend, EventBackend
+from appliance.api.backend import CommitBackend, ContainerBackend, EventBackend, TransferBackend
 from appliance.api.filters import matches_labels, parse_filters
 from appliance.api.hostconfig import check_config
 from appliance.api.router import Route
-from appliance.api.shapes import inspect_image, list_image
+from appliance.api.shapes import created_of, inspect_image, list_image, seconds_of
+from appliance.api.times import parse_time
 from appliance.container.commit import Commit
 from appliance.container.event import Event
-from appliance.errors import InvalidParameter, NotFound, VchError
+from appliance.errors import Conflict, InvalidParameter, NotFound, VchError, leaves
 from appliance.http import Reply, Request
+from appliance.image.imports import import_tar
 from appliance.image.load import load
-from appliance.image.pull import pull
+from appliance.image.pull import Platform, Report, parse_platform
 from appliance.image.reference import DOCKER_HUB, Reference, parse_reference
-from appliance.image.store import ImageStore
-from appliance.registry import Credentials, Registry
+from appliance.image.save import save
+from appliance.image.store import ImageRecord, ImageStore, familiar_names
+from appliance.registry import Credentials
 
 _FILTERS = frozenset(("dangling", "label", "label!", "before", "since", "reference", "until"))
-Dial = Callable[[str, Credentials], Registry]
-"""A registry client for a host."""
+_SEARCH_FILTERS = frozenset(("is-official", "is-automated", "stars"))
+_MOST_RESULTS = 100
 
 
 class ImageRoutes:
     def __init__(
-        self, store: ImageStore, containers: ContainerBackend, commits: CommitBackend, events: EventBackend, dial: Dial,
-        scratch: Path,
+        self, store: ImageStore, containers: ContainerBackend, commits: CommitBackend, transfers: TransferBackend,
+        events: EventBackend, scratch: Path,
     ) -> None:  # fmt: skip
         self._store = store
         self._containers = containers
         self._commits = commits
+        self._transfers = transfers
         self._events = events
-        self._dial = dial
         self._scratch = scratch
 
     def routes(self) -> dict[tuple[str, str], Route]:
         return {
             ("GET", "/images/json"): self.list_all,
+            ("GET", "/images/search"): self.search,
+            ("GET", "/images/get"): self.save,
             ("POST", "/images/load"): self.load,
             ("POST", "/images/create"): self.create,
+            ("POST", "/images/prune"): self.prune,
             ("GET", "/images/{name:.*}/json"): self.inspect,
             ("GET", "/images/{name:.*}/history"): self.history,
+            ("GET", "/images/{name:.*}/get"): self.save,
             ("POST", "/images/{name:.*}/tag"): self.tag,
+            ("POST", "/images/{name:.*}/push"): self.push,
             ("DELETE", "/images/{name:.*}"): self.remove,
+            ("GET", "/distribution/{name:.*}/json"): self.distribution,
             ("POST", "/commit"): self.commit,
             ("POST", "/auth"): self.auth,
         }
@@ -59,27 +70,62 @@ class ImageRoutes:
     def _emit(self, action: str, image_id: str, name: str) -> None:
         self._events.publish(Event("image", action, image_id, {"name": name}))
 
+    # -- reading --------------------------------------------------------------------------------------------------
+
     async def list_all(self, request: Request, reply: Reply) -> None:
         filters = parse_filters(request.text("filters"), _FILTERS)
         if request.text("filter"):
             filters.setdefault("reference", []).append(request.text("filter"))
+        users = Counter(container.record.image_id for container in self._containers.all())
+        shared = self._shared_sizes() if request.flag("shared-size") else {}
+        keep = self._tests(filters)
         shapes = []
         for record in self._store.all():
-            config = self._store.config(record.id)
-            dangling = not record.references
-            if filters.get("dangling") and dangling != (filters["dangling"][0] in ("1", "true")):
-                continue
-            if not matches_labels(filters.get("label", []), config.config.get("Labels") or {}):
-                continue
-            users = sum(1 for container in self._containers.all() if container.record.image_id == record.id)
-            shape = list_image(record, config, self._store.size(record), users, request.version)
-            if filters.get("reference") and not any(
-                _matches(pattern, shape["RepoTags"]) for pattern in filters["reference"]
-            ):
-                continue
-            shapes.append(shape)
+            if keep(record):
+                shape = list_image(
+                    record, self._store.config(record.id), self._store.size(record), users[record.id], request.version
+                )
+                shape["SharedSize"] = shared.get(record.id, -1)
+                shapes.append(shape)
         shapes.sort(key=lambda shape: shape["Created"], reverse=True)
         await reply.json(200, shapes)
+
+    def _tests(self, filters: dict[str, list[str]]) -> Any:
+        dangling = filters.get("dangling")
+        if dangling and dangling[0] not in ("true", "false", "1", "0"):
+            raise InvalidParameter(f"invalid filter 'dangling={dangling}'")
+        before = [created_of(self._store.config(self._store.get(ref).id)) for ref in filters.get("before", ())]
+        since = [created_of(self._store.config(self._store.get(ref).id)) for ref in filters.get("since", ())]
+        until = [parse_time(text, now=time.time_ns()) or 0 for text in filters.get("until", ())]
+
+        def keep(record: ImageRecord) -> bool:
+            config = self._store.config(record.id)
+            labels = config.config.get("Labels") or {}
+            created = created_of(config)
+            names = familiar_names(record.references)
+            return (
+                (not dangling or (not record.references) == (dangling[0] in ("1", "true")))
+                and matches_labels(filters.get("label", []), labels)
+                and not (filters.get("label!") and matches_labels(filters["label!"], labels))
+                and all(created < at for at in before)
+                and all(created > at for at in since)
+                and all(created * 1_000_000_000 < at for at in until)
+                and (not filters.get("reference") or any(_matches(one, names) for one in filters["reference"]))
+            )
+
+        return keep
+
+    def _shared_sizes(self) -> dict[str, int]:
+        """Of each image, the bytes in layers that another one has too."""
+        owners = Counter(
+            diff_id for record in self._store.all() for diff_id in set(self._store.config(record.id).diff_ids)
+        )
+        return {
+            record.id: sum(
+                self._store.layer_size(diff_id) for diff_id in self._store.config(record.id).diff_ids if owners[diff_id] > 1
+            )
+            for record in self._store.all()
+        }  # fmt: skip
 
     async def inspect(self, request: Request, reply: Reply) -> None:
         record = self._store.get(request.path["name"])
@@ -93,13 +139,70 @@ class ImageRoutes:
         for entry in self._store.config(record.id).raw.get("history") or ():
             size = 0 if entry.get("empty_layer") or not sizes else sizes.pop(0)
             rows.append({
-                "Id": "<missing>", "Created": 0, "CreatedBy": entry.get("created_by") or "", "Tags": None, "Size": size,
-                "Comment": entry.get("comment") or "",
+                "Id": "<missing>", "Created": seconds_of(entry.get("created")), "CreatedBy": entry.get("created_by") or "",
+                "Tags": None, "Size": size, "Comment": entry.get("comment") or "",
             })  # fmt: skip
         rows.reverse()
         if rows:
-            rows[0] |= {"Id": record.id, "Tags": [str(parse_reference(name)) for name in record.references] or None}
+            rows[0] |= {"Id": record.id, "Tags": familiar_names(record.references) or None}
         await reply.json(200, rows)
+
+    async def distribution(self, request: Request, reply: Reply) -> None:
+        reference = parse_reference(request.path["name"]).with_default_tag()
+        found = await self._transfers.distribution(reference, _credentials(request.headers.get("x-registry-auth", "")))
+        await reply.json(200, found)
+
+    async def search(self, request: Request, reply: Reply) -> None:
+        filters = parse_filters(request.text("filters"), _SEARCH_FILTERS)
+        limit = request.number("limit")
+        limit = 25 if limit is None else limit
+        if not 1 <= limit <= _MOST_RESULTS:
+            raise InvalidParameter(f"limit {limit} is outside the range of [1, {_MOST_RESULTS}]")
+        stars = max((int(text) if text.isdigit() else -1 for text in filters.get("stars", ["0"])), default=0)
+        if stars < 0:
+            raise InvalidParameter(f"invalid filter 'stars={filters['stars']}'")
+        credentials = _credentials(request.headers.get("x-registry-auth", ""))
+        rows = await self._transfers.search(request.text("term"), credentials, limit)
+        official = filters.get("is-official", ["true", "false"])
+        automated = filters.get("is-automated", ["true", "false"])
+        found = [
+            {key: row.get(key, empty) for key, empty in _RESULT.items()} for row in rows
+            if int(row.get("star_count") or 0) >= stars
+            and str(bool(row.get("is_official"))).lower() in official
+            and str(bool(row.get("is_automated"))).lower() in automated
+        ]  # fmt: skip
+        await reply.json(200, found)
+
+    async def save(self, request: Request, reply: Reply) -> None:
+        """docker save: one image, or those of `names`."""
+        names = [request.path["name"]] if "name" in request.path else request.query.get("names", [])
+        if not names:
+            raise InvalidParameter("no image to save")
+        wanted: dict[str, tuple[ImageRecord, list[str]]] = {}
+        for name in (part for text in names for part in text.split(",")):
+            record = self._store.get(name)
+            _, kept = wanted.setdefault(record.id, (record, []))
+            for full in self._names_of(record, name):
+                if full not in kept:
+                    kept.append(full)
+        async with aclosing(save(self._store, list(wanted.values()))) as pieces:
+            await reply.start("application/x-tar")
+            async for piece in pieces:
+                await reply.write(piece)
+        for record, _ in wanted.values():
+            self._emit("save", record.id, record.id)
+
+    @staticmethod
+    def _names_of(record: ImageRecord, text: str) -> list[str]:
+        """Under which names an image is saved that was called so: all tags of a repository, none for an id."""
+        try:
+            reference = parse_reference(text)
+        except InvalidParameter:
+            return []
+        full = f"{reference.name}:{reference.with_default_tag().tag}"
+        return [full] if full in record.references else []
+
+    # -- changing -------------------------------------------------------------------------------------------------
 
     async def tag(self, request: Request, reply: Reply) -> None:
         record = self._store.get(request.path["name"])
@@ -124,46 +227,116 @@ class ImageRoutes:
             async for piece in request.body():
                 await trio.to_thread.run_sync(file.write, piece) if len(piece) > 1 << 16 else file.write(piece)
             file.flush()
-            failure: VchError | None = None
+            # As moby: what is wrong with the archive is told in the answer's body.
+            await reply.start("application/json")
             try:
                 async for record, name in load(self._store, Path(file.name)):
-                    if not reply.started:
-                        await reply.start("application/json")
                     text = f"Loaded image: {name}" if name else f"Loaded image ID: {record.id}"
                     await reply.write(_line({"stream": f"{text}\n"}))
                     self._emit("load", record.id, name or record.id)
             except VchError as error:
-                if not reply.started:
-                    raise
-                failure = error
-        if failure is not None:
-            await reply.write(_line(_error(failure)))
-        elif not reply.started:
-            await reply.start("application/json")
+                await reply.write(_line(_error(error)))
 
     async def create(self, request: Request, reply: Reply) -> None:
         """docker pull."""
+        platform = parse_platform(request.text("platform"))
         if request.text("fromSrc"):
-            raise InvalidParameter("docker import is not supported yet")
-        platform = request.text("platform")
-        if platform and platform not in ("linux", "linux/amd64"):
-            raise NotFound(f"no matching manifest for {platform} in the manifest list entries")
+            await self._import(request, reply, platform)
+            return
         reference = _wanted(request.text("fromImage"), request.text("tag"))
         credentials = _credentials(request.headers.get("x-registry-auth", ""))
+        await self._transfer(
+            request, reply, lambda report: self._transfers.pull(reference, credentials, platform, report)
+        )
+
+    @staticmethod
+    async def _transfer(request: Request, reply: Reply, work: Callable[[Report], Awaitable[None]]) -> None:
+        """Send progress as it comes, while the client is there. An error before the first line is a status, later ones are a line."""
 
         async def report(line: dict[str, Any]) -> None:
             if not reply.started:
                 await reply.start("application/json")
             await reply.write(_line(line))
 
-        try:
-            async with self._dial(reference.domain, credentials) as registry:
-                await pull(self._store, registry, reference, report)
-            self._emit("pull", str(reference), reference.familiar_name)
-        except VchError as error:
+        failure: VchError | None = None
+        async with request.while_connected():
+            try:
+                await work(report)
+            except VchError as error:
+                failure = error
+        if failure is not None:
             if not reply.started:
-                raise
-            await report(_error(error))
+                raise failure
+            await report(_error(failure))
+
+    async def push(self, request: Request, reply: Reply) -> None:
+        header = request.headers.get("x-registry-auth", "")
+        credentials = _credentials(header)
+        name, tag = request.path["name"], request.text("tag")
+        reference = parse_reference(f"{name}:{tag}" if tag else name)
+        if reference.digest:
+            raise InvalidParameter("cannot push a digest reference")
+        await self._transfer(request, reply, lambda report: self._transfers.push(reference, credentials, report))
+
+    async def _import(self, request: Request, reply: Reply, platform: Platform) -> None:
+        origin, name = request.text("fromSrc"), request.text("repo")
+        tag = request.text("tag")
+        reference = parse_reference(f"{name}:{tag}" if tag else name).with_default_tag() if name else None
+        if reference is not None and reference.digest:
+            raise InvalidParameter("cannot import digest reference")
+        message = request.text("message") or f"Imported from {origin}"
+        sender, receiver = trio.open_memory_channel[bytes](2)
+        record: ImageRecord | None = None
+
+        async def feed() -> None:
+            async with sender, aclosing(request.body() if origin == "-" else self._transfers.fetch(origin)) as body:
+                async for piece in body:
+                    await sender.send(piece)
+
+        def source() -> bytes:
+            try:
+                return trio.from_thread.run(receiver.receive)
+            except trio.EndOfChannel:
+                return b""
+
+        try:
+            async with receiver, trio.open_nursery() as nursery:
+                nursery.start_soon(feed)
+                record = await import_tar(
+                    self._store, source, reference, message, request.query.get("changes", []), platform
+                )
+                nursery.cancel_scope.cancel()
+        except* VchError as group:
+            raise leaves(group)[0] from group
+        assert record is not None
+        self._emit("import", record.id, str(reference) if reference is not None else record.id)
+        await reply.start("application/json")
+        await reply.write(_line({"status": record.id}))
+
+    async def prune(self, request: Request, reply: Reply) -> None:
+        filters = parse_filters(request.text("filters"), frozenset(("dangling", "label", "label!", "until")))
+        only_dangling = (filters.pop("dangling", None) or ["true"])[0] in ("1", "true")
+        keep = self._tests(filters)
+        deleted: list[dict[str, str]] = []
+        space = 0
+        for record in self._store.all():
+            if (only_dangling and record.references) or not keep(record):
+                continue
+            if self._containers.user_of_image(record.id) is not None:
+                continue
+            sizes = {diff_id: self._store.layer_size(diff_id) for diff_id in self._store.config(record.id).diff_ids}
+            try:
+                done = await self._store.remove(record.id, self._containers.user_of_image, force=True)
+            except (Conflict, NotFound):
+                continue  # somebody has used or removed it meanwhile
+            for item in done:
+                space += sizes.get(item.get("Deleted", ""), 0)
+                self._emit(
+                    "delete" if "Deleted" in item else "untag", item.get("Deleted") or item["Untagged"], record.id
+                )
+            deleted += done
+        self._events.publish(Event("image", "prune", "", {"reclaimed": str(space)}))
+        await reply.json(200, {"ImagesDeleted": deleted or None, "SpaceReclaimed": space})
 
     async def commit(self, request: Request, reply: Reply) -> None:
         body = await request.json() or {}
@@ -190,9 +363,13 @@ class ImageRoutes:
         known = Credentials(
             str(body.get("username") or ""), str(body.get("password") or ""), str(body.get("identitytoken") or "")
         )
-        async with self._dial(host, known) as registry:
-            await registry.ping()
+        await self._transfers.log_in(host, known)
         await reply.json(200, {"Status": "Login Succeeded", "IdentityToken": ""})
+
+
+_RESULT: dict[str, Any] = {
+    "description": "", "is_official": False, "is_automated": False, "name": "", "star_count": 0,
+}  # fmt: skip
 
 
 def _matches(pattern: str, tags: list[str]) -> bool:
@@ -206,8 +383,8 @@ def _wanted(image: str, tag: str) -> Reference:
         raise InvalidParameter("fromImage is empty")
     if tag.startswith("sha256:"):
         return parse_reference(f"{image}@{tag}")
-    reference = parse_reference(f"{image}:{tag}" if tag else image)
-    return reference.with_default_tag()
+    # Without a tag all of them are meant; the CLI says latest itself.
+    return parse_reference(f"{image}:{tag}" if tag else image)
 
 
 def _credentials(header: str) -> Credentials:

@@ -82,7 +82,9 @@ class NetworkRoutes:
         fold_names(body, _FIELDS)
         record = _wanted(body)
         made = await self._networks.create(record)
-        await reply.json(201, {"Id": made.id, "Warning": ""})
+        unused = [pool.subnet for pool in made.pools if pool not in made.used_pools]
+        warning = f"subnet {unused[0]} is not used: IPv6 is not enabled" if unused else ""
+        await reply.json(201, {"Id": made.id, "Warning": warning})
 
     async def remove(self, request: Request, reply: Reply) -> None:
         await self._networks.remove(request.path["name"])
@@ -163,7 +165,7 @@ def _wanted(body: dict[str, Any]) -> NetworkRecord:
     return NetworkRecord(
         "", name, driver, 0, pools, internal=bool(body.get("Internal")), attachable=bool(body.get("Attachable")),
         ipv6=bool(body.get("EnableIPv6")), own_subnet=bool(pools), labels=_texts(body, "Labels"),
-        options=_texts(body, "Options"), ipam_options=_texts(ipam, "Options"),
+        options=_texts(body, "Options"), ipam_options=_texts(ipam, "Options") if ipam.get("Options") is not None else None,
     )  # fmt: skip
 
 

@@ -112,7 +112,8 @@ def endpoint_shape(
         aliases.append(container.id[:12])
     shown: dict[str, Any] = {
         "IPAMConfig": wanted.get("IPAMConfig") or ({} if known else None), "Links": wanted.get("Links"),
-        "Aliases": aliases or None, "MacAddress": endpoint.mac if endpoint is not None else "", "DriverOpts": None,
+        "Aliases": aliases or None, "DriverOpts": wanted.get("DriverOpts"),
+        "MacAddress": endpoint.mac if endpoint is not None else wanted.get("MacAddress") or "",
         "NetworkID": record.id if record is not None and (endpoint is not None or container.record.started) else "",
         "EndpointID": endpoint.id if endpoint is not None else "",
         "Gateway": ipv4.gateway if ipv4 is not None else "", "IPAddress": ipv4.address if ipv4 is not None else "",
@@ -253,7 +254,7 @@ def list_image(
     if version < (1, 43) and not tags:
         tags = ["<none>:<none>"]
     shape = {
-        "Id": record.id, "ParentId": "", "RepoTags": tags, "RepoDigests": digests, "Created": _created(config),
+        "Id": record.id, "ParentId": "", "RepoTags": tags, "RepoDigests": digests, "Created": created_of(config),
         "Size": size, "SharedSize": -1, "Labels": config.config.get("Labels"), "Containers": containers,
     }  # fmt: skip
     if version < (1, 44):
@@ -261,8 +262,14 @@ def list_image(
     return shape
 
 
-def _created(config: ImageConfig) -> int:
-    text = str(config.raw.get("created") or ZERO)[:19]
+def created_of(config: ImageConfig) -> int:
+    """Unix seconds."""
+    return seconds_of(config.raw.get("created"))
+
+
+def seconds_of(when: Any) -> int:
+    """Unix seconds of a time in an image's config; 0 for none."""
+    text = str(when or ZERO)[:19]
     try:
         return max(0, calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))) if not text.startswith("0001") else 0
     except ValueError:
@@ -315,7 +322,7 @@ def network_shape(
     shape: dict[str, Any] = {
         "Name": record.name, "Id": record.id, "Created": rfc3339(record.created), "Scope": "local", "Driver": record.driver,
         "EnableIPv6": record.ipv6,
-        "IPAM": {"Driver": "default", "Options": record.ipam_options or ({} if not record.predefined else None),
+        "IPAM": {"Driver": "default", "Options": record.ipam_options,
                  "Config": configs if record.driver == "bridge" else None if version >= (1, 48) else []},
         "Internal": record.internal, "Attachable": record.attachable, "Ingress": False, "ConfigFrom": {"Network": ""},
         "ConfigOnly": False, "Containers": {}, "Options": options, "Labels": record.labels,

@@ -57,7 +57,7 @@ class VolumeRoutes:
         await reply.json(200, {"Volumes": [self._shape(record) for record in found], "Warnings": None})
 
     async def inspect(self, request: Request, reply: Reply) -> None:
-        await reply.json(200, {**self._shape(self._volumes.get(request.path["name"])), "Status": None})
+        await reply.json(200, self._shape(self._volumes.get(request.path["name"])))
 
     async def create(self, request: Request, reply: Reply) -> None:
         body = await request.json()

@@ -50,7 +50,16 @@ class Commits:
         base = apply_instructions(dict(container.record.config), wanted.changes)
         merged = merge_config(wanted.config, base)
         with tempfile.TemporaryFile(dir=self._scratch) as file:
-            await self._spool_layer(container, file, pause=wanted.pause)
+            ran = container.running
+            try:
+                await self._spool_layer(container, file, pause=wanted.pause)
+            except VchError:
+                if not ran or container.running:
+                    raise
+                # It has ended meanwhile, and its machine with it: now it stands still by itself.
+                file.seek(0)
+                file.truncate()
+                await self._spool_layer(container, file, pause=False)
             layer = await self._images.add_new_layer(lambda: file.read(_PIECE))
         config = self._image_config(container, wanted, merged, layer.diff_id)
         record = await self._images.add_image(json.dumps(config).encode())

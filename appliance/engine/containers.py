@@ -219,6 +219,16 @@ class Containers:
             await self._volumes.discard_anonymous(container)
         self._ledger.emit(container, "destroy")
 
+    async def unlink(self, ref: str, alias: str) -> None:
+        """Forget a link of a container to another one."""
+        container = self.get(ref)
+        links = container.record.host.get("Links") or []
+        kept = [link for link in links if parse_link(link)[1] != alias]
+        if len(kept) == len(links):
+            raise NotFound(f"no link {alias} in container {ref}")
+        container.record.host["Links"] = kept
+        await self._ledger.save(container)
+
     def pruned(self, space: int) -> None:
         """`docker container prune` has freed so many bytes."""
         self._ledger.tell_prune(space)

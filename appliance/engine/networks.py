@@ -23,7 +23,6 @@ from appliance.network.host import Host
 from appliance.network.names import NameServer
 from appliance.network.ports import Ports, Wanted, forwards, parse_bindings, parse_port
 from appliance.network.record import (
-    NAME,
     OPTION_BRIDGE,
     OPTION_HOST_IP,
     OPTIONS,
@@ -101,7 +100,7 @@ class Networks:
         if record.driver != "bridge":
             return
         self._subnets[record.id] = [
-            Subnet(pool, f"{record.name} ({record.id})", self._reserved(pool)) for pool in record.pools
+            Subnet(pool, f"{record.name} ({record.id})", self._reserved(pool)) for pool in record.used_pools
         ]
         await self._host.add(record)
         if self._host.bridged:
@@ -177,8 +176,6 @@ class Networks:
             raise Unsupported(
                 "networks need bridges, which need the rights of root: this vchd runs with user-mode networking"
             )
-        if not NAME.fullmatch(record.name):
-            raise InvalidParameter(f"invalid network name: {record.name}")
         if record.driver != "bridge":
             raise NotFound(f"could not find plugin {record.driver} in v1 plugin registry: plugin not found")
         self._check_options(record)
@@ -220,8 +217,6 @@ class Networks:
         ours = [parse_subnet(pool.subnet) for other in self._records.values() for pool in other.pools]
         for index, pool in enumerate(record.pools):
             subnet = parse_subnet(pool.subnet)
-            if subnet.version == 6 and not record.ipv6:
-                raise InvalidParameter(f"IPv6 is not enabled on network {record.name}: subnet {subnet}")
             if subnet.num_addresses < _MIN_ADDRESSES:
                 raise InvalidParameter(f"invalid subnet {subnet}: too few addresses")
             others = [*ours, *(parse_subnet(other.subnet) for other in record.pools[:index])]
@@ -337,7 +332,7 @@ class Networks:
                 raise InvalidParameter(
                     f"{before}user specified IP address is supported only when connecting to networks with user configured subnets"
                 )
-            if address.version != version or self._subnet(record, address.version, text) is None:
+            if address.version != version or not any(address in parse_subnet(pool.subnet) for pool in record.pools):
                 raise InvalidParameter(f"{before}no configured subnet contains IP address {text}")
 
     def _subnet(self, record: NetworkRecord, version: int, address: str = "") -> Subnet | None:
@@ -371,7 +366,7 @@ class Networks:
             ):
                 subnet = self._subnet(carrier, version, have if again else ipam.get(key) or "")
                 if subnet is None:
-                    if ipam.get(key):
+                    if ipam.get(key) and (version == 4 or record.ipv6):
                         raise InvalidParameter(f"no configured subnet contains IP address {ipam[key]}")
                 elif not again:
                     found[index] = subnet.take(ipam.get(key) or "")

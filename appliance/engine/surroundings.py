@@ -101,6 +101,12 @@ def _resolv_conf(host: dict[str, Any], around: Surroundings, out: Endpoint | Non
     return lines
 
 
+def _link_local(endpoint: Endpoint) -> list[str]:
+    """Addresses of the link that were asked for (RFC 3927, RFC 4291)."""
+    wanted = (endpoint.wanted.get("IPAMConfig") or {}).get("LinkLocalIPs") or ()
+    return [f"{address}/{64 if ':' in address else 16}" for address in wanted]
+
+
 def network_config(endpoints: list[Endpoint], nameless: int = 0) -> network_pb2.NetworkConfig:
     """All cards. So many of the first ones are not known by their MAC yet, and get it."""
     out = way_out(endpoints)
@@ -110,7 +116,7 @@ def network_config(endpoints: list[Endpoint], nameless: int = 0) -> network_pb2.
         interfaces.append(
             network_pb2.Interface(
                 mac=endpoint.mac, set_mac=index < nameless, index=index, name=endpoint.interface,
-                addresses=[address.cidr for address in endpoint.addresses], routes=routes, mtu=endpoint.network.mtu,
+                addresses=[address.cidr for address in endpoint.addresses] + _link_local(endpoint), routes=routes, mtu=endpoint.network.mtu,
             )
         )  # fmt: skip
     return network_pb2.NetworkConfig(interfaces=interfaces)

@@ -139,8 +139,11 @@ class Volumes:
             if destination not in found and destination not in tmpfs:
                 found[destination] = MountRecord("volume", destination, anonymous=True)
         made: list[str] = []
+        driver = host.get("VolumeDriver") or "local"
         try:
             for mount in found.values():
+                if mount.type == "volume" and driver != "local" and mount.name not in self._records:
+                    raise NotFound(f'error looking up volume plugin {driver}: plugin "{driver}" not found')
                 if mount.type == "volume":
                     await self._provide(mount, made)
                 elif mount.type == "bind":

@@ -53,12 +53,14 @@ class Result:
     content: int
 
 
-def write_erofs(read: Callable[[int], bytes], out: BinaryIO) -> Result:
+def write_erofs(read: Callable[[int], bytes], out: BinaryIO, copied: Callable[[int], None] = lambda _: None) -> Result:
     """Convert the tar that `read(n)` gives (n bytes, fewer only at the end) into `out` (seekable, empty).
+
+    `copied` is told where in `out` the bytes are that were read last, if they are there just as they came.
 
     ProtocolError for what no archiver writes: names that climb out with `..`, links to nothing, truncation.
     """
-    writer = _Writer(read, out)
+    writer = _Writer(read, out, copied)
     for entry in tarstream.entries(read):
         writer.add_untrusted(entry)
     return writer.finish()
@@ -69,8 +71,9 @@ def _directory(mode: int = 0o755) -> _Node:
 
 
 class _Writer:
-    def __init__(self, read: Callable[[int], bytes], out: BinaryIO) -> None:
+    def __init__(self, read: Callable[[int], bytes], out: BinaryIO, copied: Callable[[int], None]) -> None:
         self._read = read
+        self._copied = copied
         self._out = out
         self._root = _directory()
         self._next_block = 1
@@ -211,7 +214,9 @@ class _Writer:
             chunk = self._read(min(_COPY, left))
             if not chunk:
                 raise ProtocolError("unexpected EOF")
+            offset = self._out.tell()
             self._out.write(chunk)
+            self._copied(offset)
             left -= len(chunk)
 
     def _skip(self, left: int) -> None:

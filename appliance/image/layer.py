@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.image.erofs import write_erofs
+from appliance.image.recipe import RecipeWriter
 from appliance.streams.compression import Decoder, decoder_for
 
 Source = Callable[[], bytes]
@@ -16,8 +17,9 @@ Source = Callable[[], bytes]
 class _Stream:
     """read(n) over the decompressed blob, both digests on the side."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, recipe: RecipeWriter) -> None:
         self._source = source
+        self._recipe = recipe
         self.blob = hashlib.sha256()
         self.plain = hashlib.sha256()
         self._decoder: Decoder | None = None
@@ -43,13 +45,16 @@ class _Stream:
                 break
         data = self._buffer[self._position : self._position + size]
         self._position += len(data)
+        self._recipe.read(data)
         return data
 
     def drain(self) -> None:
         """To the end of the blob: padding behind the archive counts for the digests."""
-        self._buffer, self._position = b"", 0
-        while self._more():
-            self._buffer = b""
+        more = True
+        while more:
+            self._recipe.read(self._buffer[self._position :])
+            self._buffer, self._position = b"", 0
+            more = self._more()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +67,23 @@ class Layer:
     disk_size: int
 
 
-def convert_untrusted(source: Source, target: Path) -> Layer:
-    """Write the blob's disk to `target` and sync it. ProtocolError for a blob that is no (whole) tar; target is then gone."""
-    stream = _Stream(source)
+def convert_untrusted(source: Source, target: Path, recipe: Path) -> Layer:
+    """Write the blob's disk and how to make its tar again, and sync them.
+
+    ProtocolError for a blob that is no (whole) tar; both files are then gone.
+    """
     try:
-        with open(target, "wb", buffering=1 << 20) as out:
-            result = write_erofs(stream.read, out)
+        with open(target, "wb", buffering=1 << 20) as out, open(recipe, "wb", buffering=1 << 16) as steps:
+            writer = RecipeWriter(steps)
+            stream = _Stream(source, writer)
+            result = write_erofs(stream.read, out, writer.copied)
             stream.drain()
-            out.flush()
-            os.fsync(out.fileno())
+            writer.close()
+            for file in (steps, out):
+                file.flush()
+                os.fsync(file.fileno())
     except BaseException:
         target.unlink(missing_ok=True)
+        recipe.unlink(missing_ok=True)
         raise
     return Layer(f"sha256:{stream.blob.hexdigest()}", f"sha256:{stream.plain.hexdigest()}", result.content, result.size)

@@ -110,11 +110,12 @@ async def load(store: ImageStore, path: Path) -> AsyncIterator[tuple[ImageRecord
             diff_ids = parse_config_untrusted(config).diff_ids
             if len(diff_ids) != len(layers):
                 raise ProtocolError(f"invalid archive: {len(layers)} layers, but {len(diff_ids)} diff ids")
-            for diff_id, layer in zip(diff_ids, layers, strict=True):
-                if not store.has_layer(diff_id):
-                    source = archive.open(layer)
-                    await store.add_layer(diff_id, lambda source=source: source.read(_PIECE))  # type: ignore[misc]
-            record = await store.add_image(config)
+            async with store.pinned(diff_ids):
+                for diff_id, layer in zip(diff_ids, layers, strict=True):
+                    if not store.has_layer(diff_id):
+                        source = archive.open(layer)
+                        await store.add_layer(diff_id, lambda source=source: source.read(_PIECE))  # type: ignore[misc]
+                record = await store.add_image(config)
             for name in names:
                 reference = parse_reference(name).with_default_tag()
                 await store.tag(record, reference, time.time())

@@ -4,48 +4,87 @@ import hashlib
 import json
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import trio
 
-from appliance.errors import NotFound, ProtocolError, VchError
+from appliance.errors import InvalidParameter, NotFound, ProtocolError, VchError, leaves
 from appliance.image.reference import Reference
-from appliance.image.store import ImageStore, parse_config_untrusted
-from appliance.registry import Registry
+from appliance.image.retry import Attempts
+from appliance.image.store import Blob, ImageStore, parse_config_untrusted
+from appliance.registry import ComeBackLater, Manifest, Registry
 
 _PARALLEL = 3
 _MAX_CONFIG = 8 << 20
+_SYSTEMS = frozenset(("linux", "windows", "darwin", "freebsd"))
+_ARCHITECTURES = frozenset((
+    "amd64", "arm64", "arm", "386", "ppc64le", "s390x", "riscv64", "mips64le", "mips64", "loong64", "wasm",
+))  # fmt: skip
+_OTHER_NAMES = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "i386": "386", "armhf": "arm"}
 Report = Callable[[dict[str, Any]], Awaitable[None]]
 """Takes one line of progress, as the API sends it."""
 
 
-async def pull(store: ImageStore, registry: Registry, reference: Reference, report: Report) -> str:
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """What an image is made for; `given` says that somebody asked for it."""
+
+    system: str = "linux"
+    architecture: str = "amd64"
+    given: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.system}/{self.architecture}"
+
+    def fits(self, described: dict[str, Any]) -> bool:
+        return (described.get("os"), described.get("architecture")) == (self.system, self.architecture)
+
+
+def parse_platform(text: str) -> Platform:
+    """linux/amd64[/variant]. InvalidParameter in containerd's words."""
+    if not text:
+        return Platform()
+    system, _, rest = text.lower().partition("/")
+    architecture = rest.partition("/")[0]
+    if not architecture:
+        system, architecture = (system, "amd64") if system in _SYSTEMS else ("linux", system)
+    architecture = _OTHER_NAMES.get(architecture, architecture)
+    if system not in _SYSTEMS or architecture not in _ARCHITECTURES:
+        raise InvalidParameter(
+            f'invalid platform: "{text}": unknown operating system or architecture: invalid argument'
+        )
+    return Platform(system, architecture, given=True)
+
+
+async def pull(
+    store: ImageStore, registry: Registry, reference: Reference, report: Report, platform: Platform = Platform()
+) -> str:
     """Pull one image; return its id. `report` is called from the first manifest on, errors before it are raised plain."""
     wanted = reference.digest or reference.tag
-    manifest, digest = await _manifest(registry, reference, wanted)
-    name = reference.digest or reference.tag
-    await report({"status": f"Pulling from {reference.path}", "id": name})
+    manifest, digest = await _manifest(registry, reference, wanted, platform)
+    await report({"status": f"Pulling from {reference.path}", "id": wanted})
     try:
         config_blob, layers = manifest["config"], list(manifest["layers"])
         config_digest = str(config_blob["digest"])
-        blobs = [(str(layer["digest"]), int(layer.get("size", 0))) for layer in layers]
-    except (KeyError, TypeError, ValueError) as error:
+        blobs = [
+            Blob(str(layer["digest"]), int(layer.get("size", 0)), str(layer.get("mediaType") or ""), reference.name)
+            for layer in layers
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ProtocolError(f"malformed manifest of {reference}: {error!r}") from error
     config = await _config(registry, reference, config_digest)
-    diff_ids = parse_config_untrusted(config).diff_ids
-    if len(diff_ids) != len(blobs):
-        raise ProtocolError(f"malformed image {reference}: {len(blobs)} layers, but {len(diff_ids)} diff ids")
-    limiter = trio.CapacityLimiter(_PARALLEL)
-    failures: list[VchError] = []
-    try:
-        async with trio.open_nursery() as nursery:
-            for diff_id, (blob, size) in zip(diff_ids, blobs, strict=True):
-                nursery.start_soon(_layer, store, registry, reference.path, diff_id, blob, size, limiter, report)
-    except* VchError as group:
-        failures.extend(_leaves(group))
-    if failures:
-        raise failures[0]
-    record = await store.add_image(config)
+    parsed = parse_config_untrusted(config)
+    if len(parsed.diff_ids) != len(blobs):
+        raise ProtocolError(f"malformed image {reference}: {len(blobs)} layers, but {len(parsed.diff_ids)} diff ids")
+    if platform.given and not platform.fits(parsed.raw):
+        actual = f"{parsed.raw.get('os')}/{parsed.raw.get('architecture')}"
+        raise NotFound(
+            f"image with reference {reference} was found but does not match the specified platform: wanted {platform}, actual: {actual}"
+        )
+    async with store.pinned(parsed.diff_ids):
+        await _layers(store, registry, reference.path, list(zip(parsed.diff_ids, blobs, strict=True)), report)
+        record = await store.add_image(config)
     changed = await store.tag(record, reference, time.time(), digest)
     await report({"status": f"Digest: {digest}"})
     word = "Downloaded newer image for" if changed else "Image is up to date for"
@@ -53,83 +92,103 @@ async def pull(store: ImageStore, registry: Registry, reference: Reference, repo
     return record.id
 
 
-def _leaves(group: BaseExceptionGroup[VchError]) -> list[VchError]:
-    found: list[VchError] = []
-    for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found
+async def _layers(
+    store: ImageStore, registry: Registry, repository: str, layers: list[tuple[str, Blob]], report: Report
+) -> None:
+    """Have all of them here, several at a time."""
+    limiter = trio.CapacityLimiter(_PARALLEL)
+    failures: list[BaseException] = []
+    try:
+        async with trio.open_nursery() as nursery:
+            for diff_id, blob in layers:
+                nursery.start_soon(_layer, store, registry, repository, diff_id, blob, limiter, report)
+    except* VchError as group:
+        failures = leaves(group)
+    if failures:
+        raise failures[0]
 
 
 def _check_digest(content: bytes, digest: str, what: str) -> None:
-    if f"sha256:{hashlib.sha256(content).hexdigest()}" != digest:
+    if digest_of(content) != digest:
         raise ProtocolError(f"{what} verification failed for digest {digest}")
 
 
-async def _manifest(registry: Registry, reference: Reference, wanted: str) -> tuple[dict[str, Any], str]:
-    """The manifest for linux/amd64 and the digest by which the user knows the image (the index's, if there is one)."""
-    found = await registry.manifest(reference.path, wanted, str(reference))
-    digest = f"sha256:{hashlib.sha256(found.content).hexdigest()}"
-    if wanted.startswith("sha256:"):
-        _check_digest(found.content, wanted, "manifest")
+def digest_of(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+async def find_manifest(registry: Registry, reference: Reference, wanted: str) -> Manifest:
+    """A manifest or index by tag or digest; it is what it says when its digest was asked for."""
+    attempts = Attempts()
+    while True:
+        try:
+            found = await registry.manifest(reference.path, wanted, str(reference))
+        except ComeBackLater as error:
+            await attempts.failed(error)
+            continue
+        if wanted.startswith("sha256:"):
+            _check_digest(found.content, wanted, "manifest")
+        return found
+
+
+async def _manifest(
+    registry: Registry, reference: Reference, wanted: str, platform: Platform
+) -> tuple[dict[str, Any], str]:
+    """The manifest for the platform and the digest by which the user knows the image (the index's, if there is one)."""
+    found = await find_manifest(registry, reference, wanted)
     try:
         manifest = json.loads(found.content)
         if "manifests" in manifest:
-            chosen = [
-                entry for entry in manifest["manifests"]
-                if (entry.get("platform") or {}).get("os") == "linux"
-                and (entry.get("platform") or {}).get("architecture") == "amd64"
-            ]  # fmt: skip
+            chosen = [entry for entry in manifest["manifests"] if platform.fits(entry.get("platform") or {})]
             if not chosen:
-                raise NotFound(f"no matching manifest for linux/amd64 in the manifest list entries for {reference}")
-            inner = await registry.manifest(reference.path, str(chosen[0]["digest"]), str(reference))
-            _check_digest(inner.content, str(chosen[0]["digest"]), "manifest")
+                raise NotFound(f"no matching manifest for {platform} in the manifest list entries for {reference}")
+            inner = await find_manifest(registry, reference, str(chosen[0]["digest"]))
             manifest = json.loads(inner.content)
         if not isinstance(manifest, dict):
             raise TypeError("no object")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ProtocolError(f"malformed manifest of {reference}: {error!r}") from error
-    return manifest, digest
+    if manifest.get("schemaVersion") == 1:
+        raise ProtocolError(
+            f"{reference} has a manifest of schema 1, which is not supported: it was replaced by schema 2 in 2016"
+        )
+    return manifest, digest_of(found.content)
 
 
 async def _config(registry: Registry, reference: Reference, digest: str) -> bytes:
-    parts: list[bytes] = []
-    async with registry.blob(reference.path, digest) as pieces:
-        async for piece in pieces:
-            parts.append(piece)
-            if sum(map(len, parts)) > _MAX_CONFIG:
-                raise ProtocolError(f"the config of {reference} is too large")
-    config = b"".join(parts)
-    _check_digest(config, digest, "config")
-    return config
+    attempts = Attempts()
+    while True:
+        parts: list[bytes] = []
+        try:
+            async with registry.blob(reference.path, digest) as pieces:
+                async for piece in pieces:
+                    parts.append(piece)
+                    if sum(map(len, parts)) > _MAX_CONFIG:
+                        raise ProtocolError(f"the config of {reference} is too large")
+        except ComeBackLater as error:
+            await attempts.failed(error)
+            continue
+        config = b"".join(parts)
+        _check_digest(config, digest, "config")
+        return config
 
 
 async def _layer(
-    store: ImageStore, registry: Registry, repository: str, diff_id: str, digest: str, size: int,
-    limiter: trio.CapacityLimiter, report: Report,
+    store: ImageStore, registry: Registry, repository: str, diff_id: str, blob: Blob, limiter: trio.CapacityLimiter,
+    report: Report,
 ) -> None:  # fmt: skip
-    short = digest.removeprefix("sha256:")[:12]
+    short = blob.digest.removeprefix("sha256:")[:12]
     if store.has_layer(diff_id):
         await report({"status": "Already exists", "progressDetail": {}, "id": short})
         return
     await report({"status": "Pulling fs layer", "progressDetail": {}, "id": short})
-    async with limiter, registry.blob(repository, digest) as pieces:
+    async with limiter:
         sender, receiver = trio.open_memory_channel[bytes](2)
-        got = 0
 
-        async def feed() -> None:
-            nonlocal got
-            next_report = 0.0
-            async with sender:
-                async for piece in pieces:
-                    got += len(piece)
-                    if size and got > size:
-                        raise ProtocolError(f"layer {digest} is larger than its manifest says")
-                    await sender.send(piece)
-                    if trio.current_time() >= next_report:
-                        next_report = trio.current_time() + 0.1
-                        await report({
-                            "status": "Downloading", "progressDetail": {"current": got, "total": size}, "id": short,
-                        })  # fmt: skip
+        async def progress(got: int) -> None:
+            await report({
+                "status": "Downloading", "progressDetail": {"current": got, "total": blob.size}, "id": short,
+            })  # fmt: skip
 
         def source() -> bytes:
             try:
@@ -138,10 +197,38 @@ async def _layer(
                 return b""
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(feed)
-            layer = await store.add_layer(diff_id, source, digest)
+            nursery.start_soon(_download, registry, repository, blob, sender, progress)
+            layer = await store.add_layer(diff_id, source, blob)
             if layer is None:
                 # Another pull was quicker with the same layer.
                 nursery.cancel_scope.cancel()
     await report({"status": "Download complete", "progressDetail": {}, "id": short})
     await report({"status": "Pull complete", "progressDetail": {}, "id": short})
+
+
+async def _download(
+    registry: Registry, repository: str, blob: Blob, sender: trio.MemorySendChannel[bytes],
+    progress: Callable[[int], Awaitable[None]],
+) -> None:  # fmt: skip
+    """Send on all of a blob; where the registry breaks off, it goes on from there."""
+    got = 0
+    next_report = 0.0
+    attempts = Attempts()
+    async with sender:
+        while True:
+            try:
+                async with registry.blob(repository, blob.digest, got) as pieces:
+                    async for piece in pieces:
+                        got += len(piece)
+                        attempts.succeeded()
+                        if blob.size and got > blob.size:
+                            raise ProtocolError(f"layer {blob.digest} is larger than its manifest says")
+                        await sender.send(piece)
+                        if trio.current_time() >= next_report:
+                            next_report = trio.current_time() + 0.1
+                            await progress(got)
+                if got < blob.size:
+                    raise ComeBackLater(f"layer {blob.digest} ended after {got} of {blob.size} bytes")
+                return
+            except ComeBackLater as error:
+                await attempts.failed(error)

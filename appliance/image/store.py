@@ -1,10 +1,12 @@
 """What images are here: configs by id, references, layers as disks. Reads are from memory, changes are durable when they return."""
 
+import functools
 import hashlib
 import json
 import os
 import re
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +15,14 @@ from typing import Any
 import msgspec
 import trio
 
-from appliance.errors import Conflict, InvalidParameter, NotFound, ProtocolError
+from appliance.errors import Conflict, InvalidParameter, NotFound, ProtocolError, Unavailable
 from appliance.image.layer import Layer, Source, convert_untrusted
+from appliance.image.recipe import tar_of
 from appliance.image.reference import Reference, parse_reference
 from appliance.store import Database
 
 _MAX_LAYERS = 250
+_MOST_BLOBS = 20
 
 
 class ImageRecord(msgspec.Struct):
@@ -30,6 +34,15 @@ class ImageRecord(msgspec.Struct):
     digests: list[str] = []
     sizes: list[int] = []
     tagged: float = 0.0
+
+
+class Blob(msgspec.Struct, frozen=True):
+    """A layer as a registry has it, compressed; `repository` is the full name of one that has it."""
+
+    digest: str
+    size: int
+    media_type: str
+    repository: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +88,16 @@ class ImageStore:
         self._images: dict[str, ImageRecord] = {}
         self._configs: dict[str, ImageConfig] = {}
         self._locks: dict[str, trio.Lock] = {}
+        self._pins: Counter[str] = Counter()
         self._conversions = trio.CapacityLimiter(max(2, os.cpu_count() or 1))
-        for partial in self._layers.glob("*.part"):
+        for partial in self._layers.glob("*.part*"):
             partial.unlink()
+        self._blobs: dict[str, list[Blob]] = {
+            key: msgspec.json.decode(value, type=list[Blob]) for key, value in database.load("blob").items()
+        }
+        self._layer_sizes: dict[str, int] = {
+            key: int(msgspec.json.decode(value)) for key, value in database.load("layer").items()
+        }
         for key, value in database.load("image").items():
             record = msgspec.json.decode(value, type=ImageRecord)
             self._images[key] = record
@@ -136,44 +156,75 @@ class ImageStore:
         async with lock:
             yield
 
-    async def add_layer(self, diff_id: str, source: Source, digest: str = "") -> Layer | None:
+    async def add_layer(self, diff_id: str, source: Source, blob: Blob | None = None) -> Layer | None:
         """Convert a blob into the layer's disk, unless it is here already (None then, the source untouched).
 
-        ProtocolError when the blob does not have the `digest` (of its bytes) or the `diff_id` (of the tar in it).
+        ProtocolError when it does not have the digest of `blob` or the `diff_id` (of the tar in it).
         """
         async with self._layer_lock(diff_id):
             target = self.layer_path(diff_id)
             if target.exists():
                 return None
-            partial = target.with_suffix(f".{os.urandom(4).hex()}.part")
-            layer = await trio.to_thread.run_sync(convert_untrusted, source, partial, limiter=self._conversions)
+            layer, partial = await self._convert(source)
             try:
-                if digest and layer.digest != digest:
-                    raise ProtocolError(f"filesystem layer verification failed for digest {digest}")
+                if blob is not None and layer.digest != blob.digest:
+                    raise ProtocolError(f"filesystem layer verification failed for digest {blob.digest}")
                 if layer.diff_id != diff_id:
                     raise ProtocolError(f"layer has the diff id {layer.diff_id}, its config says {diff_id}")
-                await self._database.put("layer", diff_id, msgspec.json.encode(layer.size))
-                os.chmod(partial, 0o444)
-                partial.rename(target)
-            except BaseException:
-                partial.unlink(missing_ok=True)
-                raise
+                await self._keep_layer(layer, partial)
+            finally:
+                _unlink(partial)
+            if blob is not None:
+                await self.learn(diff_id, blob)
             return layer
 
     async def add_new_layer(self, source: Source) -> Layer:
         """Convert a tar into a layer's disk, whatever its digest comes out as. ProtocolError for what is no tar."""
-        partial = self._layers / f"new.{os.urandom(8).hex()}.part"
-        layer = await trio.to_thread.run_sync(convert_untrusted, source, partial, limiter=self._conversions)
+        layer, partial = await self._convert(source)
         try:
             async with self._layer_lock(layer.diff_id):
-                target = self.layer_path(layer.diff_id)
-                if not target.exists():
-                    await self._database.put("layer", layer.diff_id, msgspec.json.encode(layer.size))
-                    os.chmod(partial, 0o444)
-                    partial.rename(target)
+                if not self.layer_path(layer.diff_id).exists():
+                    await self._keep_layer(layer, partial)
         finally:
-            partial.unlink(missing_ok=True)
+            _unlink(partial)
         return layer
+
+    async def _convert(self, source: Source) -> tuple[Layer, Path]:
+        """A disk and its recipe under names that are swept at start. Unavailable when there is no room for them."""
+        partial = self._layers / f"{os.urandom(8).hex()}.part"
+        convert = functools.partial(convert_untrusted, source, partial, _recipe_of(partial))
+        try:
+            return await trio.to_thread.run_sync(convert, limiter=self._conversions), partial
+        except OSError as error:
+            raise Unavailable(f"failed to register layer: {error.strerror or error}") from error
+
+    async def _keep_layer(self, layer: Layer, partial: Path) -> None:
+        target = self.layer_path(layer.diff_id)
+        await self._database.put("layer", layer.diff_id, msgspec.json.encode(layer.size))
+        self._layer_sizes[layer.diff_id] = layer.size
+        # The disk comes last: where it is, there is the rest.
+        for source, kept in ((_recipe_of(partial), _recipe_of(target)), (partial, target)):
+            os.chmod(source, 0o444)
+            source.rename(kept)
+
+    def tar_of(self, diff_id: str) -> Iterator[bytes]:
+        """A layer's tar, as it came, piece by piece. Blocking."""
+        disk = self.layer_path(diff_id)
+        return tar_of(_recipe_of(disk), disk)
+
+    def blobs_of(self, diff_id: str) -> list[Blob]:
+        """Where registries have this layer, as far as it is known; the latest first."""
+        return list(self._blobs.get(diff_id, ()))
+
+    async def learn(self, diff_id: str, blob: Blob) -> None:
+        """A registry has a layer as this blob."""
+        known = [one for one in self._blobs.get(diff_id, ()) if one.repository != blob.repository]
+        self._blobs[diff_id] = [blob, *known][:_MOST_BLOBS]
+        await self._database.put("blob", diff_id, msgspec.json.encode(self._blobs[diff_id]))
+
+    def layer_size(self, diff_id: str) -> int:
+        """Of its files, as Docker counts it."""
+        return self._layer_sizes.get(diff_id, 0)
 
     def has_layer(self, diff_id: str) -> bool:
         return self.layer_path(diff_id).exists()
@@ -186,12 +237,7 @@ class ImageStore:
             missing = [diff_id for diff_id in parsed.diff_ids if not self.has_layer(diff_id)]
             if missing:
                 raise ProtocolError(f"the image's layer {missing[0]} is missing")
-            sizes = self._database.load("layer")
-            record = ImageRecord(
-                image_id,
-                config,
-                sizes=[int(msgspec.json.decode(sizes.get(diff_id, b"0"))) for diff_id in parsed.diff_ids],
-            )
+            record = ImageRecord(image_id, config, sizes=[self.layer_size(diff_id) for diff_id in parsed.diff_ids])
             await self._save(record)
             self._images[image_id] = record
             self._configs[image_id] = parsed
@@ -259,13 +305,50 @@ class ImageStore:
         del self._images[record.id]
         config = self._configs.pop(record.id)
         done.append({"Deleted": record.id})
-        kept = {diff_id for other in self._configs.values() for diff_id in other.diff_ids}
-        for diff_id in reversed(config.diff_ids):
-            if diff_id not in kept:
-                self.layer_path(diff_id).unlink(missing_ok=True)
-                await self._database.remove("layer", diff_id)
-                done.append({"Deleted": diff_id})
+        done += [{"Deleted": diff_id} for diff_id in await self._collect(reversed(config.diff_ids))]
         return done
+
+    @asynccontextmanager
+    async def pinned(self, diff_ids: Iterable[str]) -> AsyncIterator[None]:
+        """Layers that somebody is about to make an image of are not removed meanwhile; afterwards those are that no image has."""
+        held = list(diff_ids)
+        self._pins.update(held)
+        try:
+            yield
+        finally:
+            self._pins.subtract(held)
+            with trio.CancelScope(shield=True):
+                await self._collect(held)
+
+    async def _collect(self, diff_ids: Iterable[str]) -> list[str]:
+        """Remove those of the layers that nobody has or wants; which they were."""
+        wanted = {diff_id for config in self._configs.values() for diff_id in config.diff_ids}
+        gone = [
+            diff_id for diff_id in dict.fromkeys(diff_ids)
+            if diff_id not in wanted and self._pins[diff_id] <= 0 and self.has_layer(diff_id)
+        ]  # fmt: skip
+        for diff_id in gone:
+            _unlink(self.layer_path(diff_id))
+            self._layer_sizes.pop(diff_id, None)
+            self._blobs.pop(diff_id, None)
+            self._locks.pop(diff_id, None)
+            self._database.queue("blob", diff_id, None)
+            await self._database.remove("layer", diff_id)
+        return gone
+
+    async def sweep(self) -> None:
+        """Remove the layers that a pull has left which was killed."""
+        await self._collect(f"sha256:{path.stem}" for path in list(self._layers.glob("*.erofs")))
+
+
+def _recipe_of(disk: Path) -> Path:
+    """Where it is kept how to make a disk's tar again."""
+    return disk.with_name(f"{disk.name}.recipe")
+
+
+def _unlink(disk: Path) -> None:
+    disk.unlink(missing_ok=True)
+    _recipe_of(disk).unlink(missing_ok=True)
 
 
 def _familiar(name: str) -> str:

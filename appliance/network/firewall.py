@@ -76,7 +76,7 @@ def _family(family: str, table: str, bridges: list[NetworkRecord], publications:
     ]
     out = []
     for network in bridges:
-        for pool in network.pools:
+        for pool in network.used_pools:
             if (":" in pool.subnet) == (family == "ip6"):
                 if not network.internal and network.on(OPTION_MASQUERADE):
                     out.append(f'{family} saddr {pool.subnet} oifname != "{network.bridge}" masquerade')

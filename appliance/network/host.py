@@ -121,7 +121,7 @@ def _make_bridge(network: NetworkRecord) -> None:
                 found = netlink.link_lookup(ifname=name)
             index = found[0]
             have = {f"{one.get_attr('IFA_ADDRESS')}/{one['prefixlen']}" for one in netlink.get_addr(index=index)}
-            for pool in network.pools:
+            for pool in network.used_pools:
                 subnet = parse_subnet(pool.subnet)
                 if subnet.version == 6:
                     _write(f"ipv6/conf/{name}/disable_ipv6", "0")

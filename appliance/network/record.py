@@ -1,6 +1,5 @@
 """What is kept of a network on disk, and a container's place on one while it runs."""
 
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +7,6 @@ import msgspec
 
 from appliance.hypervisor import NO_BRIDGE, Card
 
-NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 # Options of the driver `bridge` that are honoured; Docker's names.
 OPTION_BRIDGE = "com.docker.network.bridge.name"
 OPTION_MTU = "com.docker.network.driver.mtu"
@@ -43,12 +41,17 @@ class NetworkRecord(msgspec.Struct):
     own_subnet: bool = False
     labels: dict[str, str] = {}
     options: dict[str, str] = {}
-    ipam_options: dict[str, str] = {}
+    ipam_options: dict[str, str] | None = None
     bridge: str = ""
 
     @property
     def predefined(self) -> bool:
         return self.name in ("bridge", "host", "none")
+
+    @property
+    def used_pools(self) -> list[Pool]:
+        """Without IPv6, a subnet of it is on paper only."""
+        return [pool for pool in self.pools if self.ipv6 or ":" not in pool.subnet]
 
     @property
     def names_are_known(self) -> bool:

@@ -1,5 +1,5 @@
 """A client of OCI distribution registries (distribution-spec 1.1): authentication, manifests, blobs. Knows no image store."""
 
-from appliance.registry.client import Credentials, Registry
+from appliance.registry.client import ComeBackLater, Credentials, Manifest, Registry
 
-__all__ = ["Credentials", "Registry"]
+__all__ = ["ComeBackLater", "Credentials", "Manifest", "Registry"]

@@ -1,13 +1,20 @@
-"""Manifests and blobs from a registry, with token or basic authentication, over HTTPS or, where allowed, HTTP."""
+"""A registry of images (OCI distribution-spec 1.1): manifests and blobs, to and fro.
+
+Token or basic authentication, over HTTPS or, where allowed, HTTP.
+"""
 
 import re
-from collections.abc import AsyncIterator
+import ssl
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urljoin
 
 import httpx
 
-from appliance.errors import NotFound, ProtocolError, Unauthorized, Unavailable
+from appliance.errors import NotFound, ProtocolError, Unauthorized, Unavailable, VchError
 
 MANIFEST_TYPES = (
     "application/vnd.oci.image.index.v1+json",
@@ -18,6 +25,18 @@ MANIFEST_TYPES = (
 _MAX_MANIFEST = 4 << 20
 # A registry that says nothing for so long is given up.
 STALL_SECONDS = 30.0
+_MAX_REDIRECTS = 10
+_MAX_TAGS = 100_000
+_CHUNK = 8 << 20
+_SEND = 256 << 10
+
+
+class ComeBackLater(Unavailable):
+    """The registry fails for now; `after` says in how many seconds it wants to be asked again, if it does."""
+
+    def __init__(self, text: str, after: float | None = None) -> None:
+        super().__init__(text)
+        self.after = after
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +54,21 @@ class Manifest:
 
 
 class Registry:
-    """One registry host. `insecure`: plain HTTP, or HTTPS that need not prove itself."""
+    """One registry host. `insecure`: plain HTTP, or HTTPS that need not prove itself. `certificates`: its folder of certs.d."""
 
     def __init__(
-        self, host: str, credentials: Credentials, *, insecure: bool, stall: float = STALL_SECONDS, mirror: str = ""
-    ) -> None:
-        self._host = host
+        self, host: str, credentials: Credentials, *, insecure: bool, stall: float = STALL_SECONDS,
+        mirrors: Sequence[str] = (), certificates: Path | None = None,
+    ) -> None:  # fmt: skip
+        self.host = host
         self._credentials = credentials
         address = "registry-1.docker.io" if host == "docker.io" else host
-        self._bases = [mirror.rstrip("/")] if mirror else []
-        self._bases += [f"https://{address}"] + ([f"http://{address}"] if insecure else [])
+        self._mirrors = [mirror.rstrip("/") for mirror in mirrors]
+        self._bases = [f"https://{address}"] + ([f"http://{address}"] if insecure else [])
         self._client = httpx.AsyncClient(
-            timeout=httpx.Timeout(stall, connect=15), follow_redirects=True, verify=not insecure,
-            headers={"User-Agent": "vch"}, limits=httpx.Limits(max_connections=8),
+            timeout=httpx.Timeout(stall, connect=15), follow_redirects=True, max_redirects=_MAX_REDIRECTS,
+            verify=_verification(certificates, insecure), headers={"User-Agent": "vch"},
+            limits=httpx.Limits(max_connections=8),
         )  # fmt: skip
         self._base: str | None = None
         self._authorization: dict[str, str] = {}
@@ -65,95 +86,119 @@ class Registry:
         response = await self._get("/v2/", "")
         if response.status_code == 401:
             raise Unauthorized(f"login attempt to {self._base}/v2/ failed with status: 401 Unauthorized")
+        if response.status_code >= 400:
+            raise Unavailable(f"login attempt to {self._base}/v2/ failed with status: {response.status_code}")
 
-    async def _authorize(self, challenge: str, scope: str) -> bool:
+    async def _authorize(self, challenge: str, scopes: str) -> bool:
         """Answer a WWW-Authenticate challenge (RFC 9110; Docker's token specification). False: nothing to offer."""
         kind, _, rest = challenge.partition(" ")
         known = self._credentials
         if kind.lower() == "basic":
             if not known.username:
                 return False
-            self._authorization[scope] = httpx.BasicAuth(known.username, known.password)._auth_header
+            self._authorization[scopes] = httpx.BasicAuth(known.username, known.password)._auth_header
             return True
         if kind.lower() != "bearer":
             return False
         fields = dict(re.findall(r'(\w+)="([^"]*)"', rest))
         realm = fields.get("realm", "")
         if not realm.startswith(("https://", "http://")):
-            raise ProtocolError(f"registry {self._host} sent an authentication realm that is no address")
-        parameters = {key: fields[key] for key in ("service", "scope") if key in fields}
+            raise ProtocolError(f"registry {self.host} sent an authentication realm that is no address")
+        parameters: list[tuple[str, str | int | float | bool | None]] = [
+            ("scope", scope) for scope in dict.fromkeys([*scopes.split(), *fields.get("scope", "").split()])
+        ]
+        if "service" in fields:
+            parameters.append(("service", fields["service"]))
         auth = httpx.BasicAuth(known.username, known.password) if known.username else None
         try:
             if known.identity_token:
                 form = {
-                    **parameters,
-                    "grant_type": "refresh_token",
-                    "refresh_token": known.identity_token,
-                    "client_id": "vch",
-                }
+                    "service": fields.get("service", ""), "scope": " ".join(str(value) for key, value in parameters if key == "scope"),
+                    "grant_type": "refresh_token", "refresh_token": known.identity_token, "client_id": "vch",
+                }  # fmt: skip
                 response = await self._client.post(realm, data=form)
+            elif auth is not None:
+                response = await self._client.get(realm, params=parameters, auth=auth)
             else:
-                response = (
-                    await self._client.get(realm, params=parameters, auth=auth)
-                    if auth
-                    else await self._client.get(realm, params=parameters)
-                )
+                response = await self._client.get(realm, params=parameters)
         except httpx.HTTPError as error:
-            raise Unavailable(f"cannot get a token for {self._host}: {error!r}") from error
+            raise Unavailable(f"cannot get a token for {self.host}: {error!r}") from error
         if response.status_code in (401, 403):
-            raise Unauthorized(f"unauthorized: incorrect username or password for {self._host}")
+            raise Unauthorized(f"unauthorized: incorrect username or password for {self.host}")
         try:
             answer = response.json()
             token = answer.get("token") or answer["access_token"]
         except (ValueError, KeyError, AttributeError) as error:
-            raise ProtocolError(f"the token service of {self._host} sent no token") from error
-        self._authorization[scope] = f"Bearer {token}"
+            raise ProtocolError(f"the token service of {self.host} sent no token") from error
+        self._authorization[scopes] = f"Bearer {token}"
         return True
 
     # -- requests -------------------------------------------------------------------------------------------------
 
-    async def _get(self, path: str, scope: str, accept: tuple[str, ...] = ()) -> httpx.Response:
-        async with self._stream(path, scope, accept) as response:
+    async def _get(self, path: str, scopes: str, accept: tuple[str, ...] = ()) -> httpx.Response:
+        headers = {"Accept": ", ".join(accept)} if accept else {}
+        async with self._request("GET", path, scopes, headers) as response:
             length = 0
             parts = []
             async for piece in response.aiter_bytes():
                 length += len(piece)
                 if length > _MAX_MANIFEST:
-                    raise ProtocolError(f"registry {self._host} sent more than {_MAX_MANIFEST} bytes for {path}")
+                    raise ProtocolError(f"registry {self.host} sent more than {_MAX_MANIFEST} bytes for {path}")
                 parts.append(piece)
             return httpx.Response(response.status_code, headers=_plain(response.headers), content=b"".join(parts))
 
     @asynccontextmanager
-    async def _stream(self, path: str, scope: str, accept: tuple[str, ...] = ()) -> AsyncIterator[httpx.Response]:
+    async def _request(
+        self, method: str, path: str, scopes: str, headers: dict[str, str] | None = None, content: Any = None
+    ) -> AsyncIterator[httpx.Response]:
+        """The answer, whose body is not read yet. `path` may be a whole address, as uploads have. `content`: bytes, or what makes them."""
         for attempt in range(2):
-            headers = {"Accept": ", ".join(accept)} if accept else {}
-            if scope in self._authorization:
-                headers["Authorization"] = self._authorization[scope]
-            response = await self._send(path, headers)
+            given = dict(headers or {})
+            if scopes in self._authorization:
+                given["Authorization"] = self._authorization[scopes]
+            response = await self._send(method, path, given, content() if callable(content) else content)
             try:
                 challenge = response.headers.get("www-authenticate", "")
-                if response.status_code == 401 and not attempt and await self._authorize(challenge, scope):
+                if response.status_code == 401 and not attempt and await self._authorize(challenge, scopes):
                     continue
                 yield response
                 return
             finally:
                 await response.aclose()
 
-    async def _send(self, path: str, headers: dict[str, str]) -> httpx.Response:
+    async def _send(self, method: str, path: str, headers: dict[str, str], content: Any) -> httpx.Response:
+        if path.startswith(("http://", "https://")):
+            bases = [""]
+            if self._base is not None and not path.startswith(self._base + "/"):
+                # Whoever takes uploads elsewhere knows by the address who they are from.
+                headers.pop("Authorization", None)
+        else:
+            bases = [self._base] if self._base is not None else [*self._mirrors, *self._bases]
         problem: Exception | None = None
-        for base in [self._base] if self._base else self._bases:
+        for base in bases:
             try:
-                request = self._client.build_request("GET", f"{base}{path}", headers=headers)
+                request = self._client.build_request(method, f"{base}{path}", headers=headers, content=content)
                 response = await self._client.send(request, stream=True)
-            except httpx.HTTPError as error:
+            except httpx.TooManyRedirects as error:
+                raise ProtocolError(f"registry {self.host} redirects without end") from error
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
                 problem = error
                 continue
-            self._base = base
+            if base in self._mirrors and response.status_code >= 400 and response.status_code != 401:
+                # What a mirror does not have, the registry itself may.
+                await response.aclose()
+                problem = Unavailable(f"mirror {base}: {response.status_code}")
+                continue
+            if base and base not in self._mirrors:
+                self._base = base
             return response
         reason = str(problem) or type(problem).__name__
-        raise Unavailable(f'Get "{self._bases[0]}/v2/": {reason}') from problem
+        text = f'{method.capitalize()} "{self._bases[0]}/v2/": {reason}'
+        # One that was never reached is not waited for.
+        raise (ComeBackLater(text) if self._base is not None else Unavailable(text)) from problem
 
-    def _check(self, status: int, what: str) -> None:
+    def _check(self, response: httpx.Response, what: str) -> None:
+        status = response.status_code
         if status in (401, 403):
             raise NotFound(
                 f"pull access denied for {what}, repository does not exist or may require 'docker login': denied: "
@@ -162,9 +207,15 @@ class Registry:
         if status == 404:
             raise NotFound(f"manifest for {what} not found: manifest unknown: manifest unknown")
         if status == 429:
-            raise Unavailable("toomanyrequests: the registry asks to come back later")
+            raise ComeBackLater("toomanyrequests: the registry asks to come back later", _retry_after(response))
+        if status >= 500:
+            raise ComeBackLater(
+                f"received unexpected HTTP status {status} from {self.host} for {what}", _retry_after(response)
+            )
         if status >= 400:
-            raise Unavailable(f"received unexpected HTTP status {status} from {self._host} for {what}")
+            raise Unavailable(f"received unexpected HTTP status {status} from {self.host} for {what}")
+
+    # -- pull -----------------------------------------------------------------------------------------------------
 
     async def manifest(self, repository: str, reference: str, shown: str) -> Manifest:
         """A manifest or index by tag or digest; `shown` names it in errors. The digest is the registry's claim."""
@@ -172,28 +223,202 @@ class Registry:
         try:
             response = await self._get(f"/v2/{repository}/manifests/{reference}", scope, MANIFEST_TYPES)
         except httpx.HTTPError as error:
-            raise Unavailable(f"cannot read the manifest of {shown}: {error!r}") from error
-        self._check(response.status_code, shown)
+            raise ComeBackLater(f"cannot read the manifest of {shown}: {error!r}") from error
+        self._check(response, shown)
         kind = response.headers.get("content-type", "").partition(";")[0]
         return Manifest(response.content, kind, response.headers.get("docker-content-digest", ""))
 
-    @asynccontextmanager
-    async def blob(self, repository: str, digest: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The bytes of a blob as they come. Unavailable when the registry fails or stalls."""
+    async def tags(self, repository: str) -> list[str]:
+        """All tags of a repository."""
         scope = f"repository:{repository}:pull"
-        async with self._stream(f"/v2/{repository}/blobs/{digest}", scope) as response:
-            self._check(response.status_code, f"{repository}@{digest}")
+        path = f"/v2/{repository}/tags/list"
+        found: list[str] = []
+        while path:
+            try:
+                response = await self._get(path, scope)
+                self._check(response, repository)
+                found += [str(tag) for tag in response.json().get("tags") or ()]
+            except httpx.HTTPError as error:
+                raise ComeBackLater(f"cannot list the tags of {repository}: {error!r}") from error
+            except (ValueError, AttributeError) as error:
+                raise ProtocolError(f"registry {self.host} sent no list of tags") from error
+            if len(found) > _MAX_TAGS:
+                raise ProtocolError(f"repository {repository} has more than {_MAX_TAGS} tags")
+            # RFC 8288, as the specification has it: <path>; rel="next"
+            match = re.match(r'<([^>]+)>;\s*rel="?next"?', response.headers.get("link", ""))
+            path = match[1] if match and match[1] != path else ""
+        return found
+
+    @asynccontextmanager
+    async def blob(self, repository: str, digest: str, start: int = 0) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The bytes of a blob from `start` on as they come. ComeBackLater when the registry fails or stalls."""
+        scope = f"repository:{repository}:pull"
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        async with self._request("GET", f"/v2/{repository}/blobs/{digest}", scope, headers) as response:
+            self._check(response, f"{repository}@{digest}")
+            skip = start if response.status_code != 206 else 0
 
             async def pieces() -> AsyncIterator[bytes]:
+                nonlocal skip
                 try:
                     async for piece in response.aiter_raw(1 << 18):
-                        yield piece
+                        if skip:
+                            skipped = min(skip, len(piece))
+                            skip -= skipped
+                            piece = piece[skipped:]
+                        if piece:
+                            yield piece
                 except httpx.HTTPError as error:
-                    raise Unavailable(
-                        f"reading {digest} from {self._host}: {str(error) or type(error).__name__}"
+                    raise ComeBackLater(
+                        f"reading {digest} from {self.host}: {str(error) or type(error).__name__}"
                     ) from error
 
             yield pieces()
+
+    # -- push -----------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _push_scope(repository: str, source: str = "") -> str:
+        extra = f" repository:{source}:pull" if source else ""
+        return f"repository:{repository}:pull,push{extra}"
+
+    def _check_push(self, response: httpx.Response, what: str) -> None:
+        if response.status_code in (401, 403):
+            raise Unauthorized("denied: requested access to the resource is denied")
+        if response.status_code == 429 or response.status_code >= 500:
+            raise ComeBackLater(
+                f"received unexpected HTTP status {response.status_code} from {self.host} for {what}",
+                _retry_after(response),
+            )
+        if response.status_code >= 400:
+            raise Unavailable(f"received unexpected HTTP status {response.status_code} from {self.host} for {what}")
+
+    async def has_blob(self, repository: str, digest: str) -> bool:
+        path = f"/v2/{repository}/blobs/{digest}"
+        async with self._guarded("HEAD", path, self._push_scope(repository)) as response:
+            if response.status_code == 404:
+                return False
+            self._check_push(response, digest)
+            return True
+
+    async def mount_blob(self, repository: str, digest: str, source: str) -> bool:
+        """Have a blob of another repository in this one too, without its bytes; False when the registry does not."""
+        path = f"/v2/{repository}/blobs/uploads/?mount={digest}&from={source}"
+        async with self._guarded(
+            "POST", path, self._push_scope(repository, source), {"Content-Length": "0"}
+        ) as response:
+            if response.status_code == 201:
+                return True
+            place = response.headers.get("location")
+        if response.status_code == 202 and place:
+            # An upload was begun instead, which nobody wants.
+            try:
+                async with self._guarded("DELETE", self._absolute(place), self._push_scope(repository)):
+                    pass
+            except VchError:
+                pass
+        return False
+
+    async def upload(self, repository: str, file: IO[bytes], size: int, digest: str, sent: Any) -> None:
+        """Upload a blob in pieces, from where the registry has got to when it is said again; `sent` is told how far it is.
+
+        ComeBackLater when it fails for now: what has been sent is lost.
+        """
+        scope = self._push_scope(repository)
+        async with self._guarded(
+            "POST", f"/v2/{repository}/blobs/uploads/", scope, {"Content-Length": "0"}
+        ) as response:
+            self._check_push(response, digest)
+            place = self._absolute(response.headers.get("location", ""))
+        position = 0
+        while position < size:
+            length = min(_CHUNK, size - position)
+
+            async def pieces(start: int = position, length: int = length) -> AsyncIterator[bytes]:
+                file.seek(start)
+                left = length
+                while left and (data := file.read(min(_SEND, left))):
+                    left -= len(data)
+                    await sent(start + length - left)
+                    yield data
+
+            headers = {
+                "Content-Type": "application/octet-stream", "Content-Length": str(length),
+                "Content-Range": f"{position}-{position + length - 1}",
+            }  # fmt: skip
+            async with self._guarded("PATCH", place, scope, headers, pieces) as response:
+                self._check_push(response, digest)
+                place = self._absolute(response.headers.get("location") or place)
+            position += length
+        mark = "&" if "?" in place else "?"
+        async with self._guarded("PUT", f"{place}{mark}digest={digest}", scope, {"Content-Length": "0"}) as response:
+            self._check_push(response, digest)
+
+    async def put_manifest(self, repository: str, reference: str, content: bytes, media_type: str) -> None:
+        path = f"/v2/{repository}/manifests/{reference}"
+        scope = self._push_scope(repository)
+        async with self._guarded("PUT", path, scope, {"Content-Type": media_type}, content) as response:
+            self._check_push(response, f"{repository}:{reference}")
+
+    @asynccontextmanager
+    async def _guarded(
+        self, method: str, path: str, scopes: str, headers: dict[str, str] | None = None, content: Any = None
+    ) -> AsyncIterator[httpx.Response]:
+        try:
+            async with self._request(method, path, scopes, headers, content) as response:
+                yield response
+        except httpx.HTTPError as error:
+            raise ComeBackLater(f"{method} to {self.host}: {str(error) or type(error).__name__}") from error
+
+    def _absolute(self, place: str) -> str:
+        """The address of an upload, which may be said in part."""
+        if not place:
+            raise ProtocolError(f"registry {self.host} does not say where to upload")
+        return urljoin(f"{self._base}/", place)
+
+    # -- search ---------------------------------------------------------------------------------------------------
+
+    async def search(self, term: str, limit: int) -> list[dict[str, Any]]:
+        """What an index of images knows (Docker's v1 search)."""
+        base = "https://index.docker.io" if self.host == "docker.io" else ""
+        query = httpx.QueryParams({"q": term, "n": str(limit)})
+        try:
+            response = await self._get(f"{base}/v1/search?{query}", "")
+        except httpx.HTTPError as error:
+            raise Unavailable(f"search at {self.host}: {error!r}") from error
+        if response.status_code >= 400:
+            raise Unavailable(f"Unexpected status code {response.status_code} of the search at {self.host}")
+        try:
+            return [dict(row) for row in response.json()["results"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ProtocolError(f"{self.host} sent no results of a search") from error
+
+
+def _verification(certificates: Path | None, insecure: bool) -> ssl.SSLContext | bool:
+    """What a registry has to prove: by the CAs of certs.d/HOST/*.crt beside the usual ones; *.cert and *.key are ours."""
+    found = sorted(certificates.iterdir()) if certificates is not None and certificates.is_dir() else []
+    if insecure and not found:
+        return False
+    if not found:
+        return True
+    context = ssl.create_default_context()
+    try:
+        for path in found:
+            if path.suffix == ".crt":
+                context.load_verify_locations(path)
+            elif path.suffix == ".cert":
+                context.load_cert_chain(path, path.with_suffix(".key"))
+    except (OSError, ssl.SSLError) as error:
+        raise Unavailable(f"{path}: {error}") from error
+    if insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    text = response.headers.get("retry-after", "")
+    return float(text) if text.isdigit() else None
 
 
 def _plain(headers: httpx.Headers) -> dict[str, str]:

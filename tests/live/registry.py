@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -24,9 +24,12 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def real_registry(folder: Path, *, htpasswd: str = "") -> Iterator[str]:
-    """docker-registry on a loopback port; yields host:port. `htpasswd`: contents of its password file."""
-    port = _free_port()
+def real_registry(folder: Path, *, htpasswd: str = "", inside: Sequence[str] = ()) -> Iterator[str]:
+    """docker-registry on a loopback port; yields host:port. `htpasswd`: contents of its password file.
+
+    `inside` goes before its command: it runs in a network namespace then, on port 5000.
+    """
+    port = 5000 if inside else _free_port()
     config = {
         "version": 0.1,
         "storage": {"filesystem": {"rootdirectory": str(folder / "data")}},
@@ -37,12 +40,19 @@ def real_registry(folder: Path, *, htpasswd: str = "") -> Iterator[str]:
         config["auth"] = {"htpasswd": {"realm": "test", "path": str(folder / "htpasswd")}}
     (folder / "config.json").write_text(json.dumps(config))
     with open(folder / "log", "wb") as log:
-        process = subprocess.Popen(["docker-registry", "serve", str(folder / "config.json")], stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [*inside, "docker-registry", "serve", str(folder / "config.json")], stdout=log, stderr=log
+        )
     try:
         deadline = time.monotonic() + 20
         while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
+            if inside:
+                probe = [*inside, "curl", "-s", "-o", "/dev/null", f"http://127.0.0.1:{port}/v2/"]
+                if not subprocess.run(probe, check=False).returncode:
+                    break
+            else:
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                    break
             assert time.monotonic() < deadline, (folder / "log").read_text()
             time.sleep(0.05)
         yield f"127.0.0.1:{port}"

@@ -217,7 +217,7 @@ def test_network_remove_and_prune(daemon: Daemon) -> None:
         (("--driver", "overlay", "x1"), "plugin"),
         (("bridge",), "network with name bridge already exists"),
         (("-o", "com.docker.network.bridge.nonsense=1", "x1"), "com.docker.network.bridge.nonsense is not supported"),
-        (("in valid",), "invalid network name"),
+        ((" ",), "invalid network name"),
     ],
 )
 def test_network_create_refused(daemon: Daemon, arguments: tuple[str, ...], text: str) -> None:

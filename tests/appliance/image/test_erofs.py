@@ -21,7 +21,7 @@ from tests.archives import Tar
 
 def convert(data: bytes, target: Path, piece: int = 10_007) -> Layer:
     source = io.BytesIO(data)
-    return convert_untrusted(lambda: source.read(piece), target)
+    return convert_untrusted(lambda: source.read(piece), target, target.with_name(f"{target.name}.recipe"))
 
 
 def check(image: Path) -> None:

@@ -1,0 +1,201 @@
+"""Images to and from registries. Clients that pull the same at the same time share one download, which ends when the last has left."""
+
+import json
+import math
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import trio
+
+from appliance.container.event import Event
+from appliance.engine.events import EventBus
+from appliance.errors import Forbidden, InvalidParameter, NotFound, ProtocolError, Unavailable, VchError
+from appliance.image.pull import Platform, Report, digest_of, find_manifest, pull
+from appliance.image.push import push
+from appliance.image.reference import DOCKER_HUB, Reference
+from appliance.image.store import ImageStore
+from appliance.registry import Credentials, Registry
+
+Dial = Callable[[str, Credentials], AbstractAsyncContextManager[Registry]]
+"""A client for a registry's host."""
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A pull under way. `said` is all but the progress, for those who come later."""
+
+    scope: trio.CancelScope
+    said: list[dict[str, Any]] = field(default_factory=list)
+    listeners: list[trio.MemorySendChannel[dict[str, Any]]] = field(default_factory=list)
+    over: bool = False
+    error: VchError | None = None
+
+    async def report(self, line: dict[str, Any]) -> None:
+        if not line.get("progressDetail"):
+            self.said.append(line)
+        for listener in self.listeners:
+            listener.send_nowait(line)
+
+    def end(self, error: VchError | None) -> None:
+        self.over, self.error = True, error
+        for listener in self.listeners:
+            listener.close()
+
+
+class Transfers:
+    """`allowed` are the registries that may be used, all when it is empty. `nursery` owns the pulls."""
+
+    def __init__(
+        self, store: ImageStore, events: EventBus, dial: Dial, allowed: tuple[str, ...], scratch: Path, nursery: trio.Nursery
+    ) -> None:  # fmt: skip
+        self._store = store
+        self._events = events
+        self._dial = dial
+        self._allowed = allowed
+        self._scratch = scratch
+        self._nursery = nursery
+        self._flights: dict[tuple[Reference, Platform, Credentials], _Flight] = {}
+
+    def _open(self, host: str, credentials: Credentials) -> AbstractAsyncContextManager[Registry]:
+        if self._allowed and host not in self._allowed:
+            raise Forbidden(f"registry {host} is not allowed here: {', '.join(self._allowed)}")
+        return self._dial(host, credentials)
+
+    def _emit(self, action: str, identity: str, name: str) -> None:
+        self._events.publish(Event("image", action, identity, {"name": name}))
+
+    # -- pull -----------------------------------------------------------------------------------------------------
+
+    async def pull(self, reference: Reference, credentials: Credentials, platform: Platform, report: Report) -> None:
+        """Pull one image, or all tags of a name without one; errors before the first report are raised plain."""
+        if reference.tag or reference.digest:
+            await self._join(reference, credentials, platform, report)
+            return
+        async with self._open(reference.domain, credentials) as registry:
+            tags = await registry.tags(reference.path)
+        if not tags:
+            raise NotFound(f"no tags for {reference}")
+        for tag in sorted(tags):
+            one = Reference(reference.domain, reference.path, tag)
+            await self._join(one, credentials, platform, report)
+
+    async def _join(self, reference: Reference, credentials: Credentials, platform: Platform, report: Report) -> None:
+        key = reference, platform, credentials
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = _Flight(trio.CancelScope())
+            self._nursery.start_soon(self._fly, key, flight)
+        sender, receiver = trio.open_memory_channel[dict[str, Any]](math.inf)
+        for line in flight.said:
+            sender.send_nowait(line)
+        flight.listeners.append(sender)
+        try:
+            async with receiver:
+                async for line in receiver:
+                    # Who reads slowly gets less of the progress.
+                    if not line.get("progressDetail") or receiver.statistics().current_buffer_used < 100:
+                        await report(line)
+        finally:
+            flight.listeners.remove(sender)
+            sender.close()
+            if not flight.listeners and not flight.over:
+                flight.scope.cancel()
+                if self._flights.get(key) is flight:
+                    del self._flights[key]
+        if flight.error is not None:
+            raise flight.error
+
+    async def _fly(self, key: tuple[Reference, Platform, Credentials], flight: _Flight) -> None:
+        reference, platform, credentials = key
+        error: VchError | None = None
+        try:
+            with flight.scope:
+                async with self._open(reference.domain, credentials) as registry:
+                    await pull(self._store, registry, reference, flight.report, platform)
+                self._emit("pull", str(reference), reference.familiar_name)
+        except VchError as caught:
+            error = caught
+        finally:
+            if self._flights.get(key) is flight:
+                del self._flights[key]
+            flight.end(error)
+
+    # -- push and the rest ----------------------------------------------------------------------------------------
+
+    async def push(self, reference: Reference, credentials: Credentials, report: Report) -> None:
+        """Push a tag, or all that are here of a name without one."""
+        if reference.tag:
+            names = [f"{reference.name}:{reference.tag}"]
+        else:
+            before = f"{reference.name}:"
+            names = [name for record in self._store.all() for name in record.references if name.startswith(before)]
+        found = {name: record for record in self._store.all() for name in record.references if name in names}
+        if not found:
+            raise NotFound(f"An image does not exist locally with the tag: {reference.familiar_name}")
+        async with self._open(reference.domain, credentials) as registry:
+            await report({"status": f"The push refers to repository [{reference.name}]"})
+            for name, record in sorted(found.items()):
+                one = Reference(reference.domain, reference.path, name.rpartition(":")[2])
+                await push(self._store, registry, record, one, self._scratch, report)
+                self._emit("push", str(one), one.familiar_name)
+
+    async def log_in(self, host: str, credentials: Credentials) -> None:
+        """Unauthorized when the registry does not take them."""
+        async with self._open(host or DOCKER_HUB, credentials) as registry:
+            await registry.ping()
+
+    async def search(self, term: str, credentials: Credentials, limit: int) -> list[dict[str, Any]]:
+        """What an index knows. A term may begin with the index's host."""
+        host, slash, rest = term.partition("/")
+        if not slash or (not any(mark in host for mark in ".:") and host != "localhost"):
+            host, rest = DOCKER_HUB, term
+        async with self._open(host, credentials) as registry:
+            return await registry.search(rest, limit)
+
+    async def distribution(self, reference: Reference, credentials: Credentials) -> dict[str, Any]:
+        """What a registry has under a name: its descriptor, and the platforms (API: DistributionInspect)."""
+        async with self._open(reference.domain, credentials) as registry:
+            found = await find_manifest(registry, reference, reference.digest or reference.tag)
+            try:
+                manifest = json.loads(found.content)
+                if "manifests" in manifest:
+                    platforms = [dict(entry["platform"]) for entry in manifest["manifests"] if entry.get("platform")]
+                else:
+                    content = b""
+                    async with registry.blob(reference.path, str(manifest["config"]["digest"])) as pieces:
+                        async for piece in pieces:
+                            content += piece
+                            if len(content) > 8 << 20:
+                                raise ProtocolError(f"the config of {reference} is too large")
+                    config = json.loads(content)
+                    platforms = [{"architecture": config.get("architecture"), "os": config.get("os")}]
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ProtocolError(f"malformed manifest of {reference}: {error!r}") from error
+        return {
+            "Descriptor": {
+                "mediaType": found.media_type, "digest": digest_of(found.content), "size": len(found.content),
+            },
+            "Platforms": platforms,
+        }  # fmt: skip
+
+    @staticmethod
+    async def fetch(url: str) -> AsyncGenerator[bytes, None]:
+        """What is at an address, for `docker import URL`."""
+        address = url if "://" in url else f"http://{url}"
+        if not address.startswith(("http://", "https://")):
+            raise InvalidParameter(f"{url} is neither - nor an address of http")
+        try:
+            async with (
+                httpx.AsyncClient(follow_redirects=True, timeout=30) as client,
+                client.stream("GET", address) as response,
+            ):
+                if response.status_code >= 400:
+                    raise Unavailable(f"Got HTTP status code >= 400: {response.status_code}")
+                async for piece in response.aiter_bytes(1 << 18):
+                    yield piece
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise Unavailable(f"cannot read {url}: {error!r}") from error

@@ -1,0 +1,91 @@
+"""How to make a layer's tar again, byte for byte, from its disk: what is no file's content, and where the contents are.
+
+Image ids and digests of layers are those of the tar that was pulled; `docker save` and `docker push` have to give it out again.
+(moby keeps the same for its layers, by vbatts/tar-split.) A recipe is a zstandard stream of steps: `L`, a length and as many bytes; `C`, an
+offset in the disk and a length.
+"""
+
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import zstandard
+
+from appliance.errors import ProtocolError
+
+_LITERAL, _COPY = struct.Struct("<cI"), struct.Struct("<cQQ")
+_LEVEL = 3
+_PIECE = 1 << 20
+
+
+class RecipeWriter:
+    """Takes the bytes of a tar in their order. Closing it finishes the file."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out = zstandard.ZstdCompressor(_LEVEL).stream_writer(out, closefd=False)
+        # What was read last: it is written down when it is known whether it is on the disk.
+        self._last = b""
+        self._start = self._length = 0
+
+    def read(self, data: bytes) -> None:
+        """Some bytes have been read."""
+        self._settle()
+        self._last = data
+
+    def copied(self, offset: int) -> None:
+        """The bytes that were read last are on the disk, at this offset."""
+        size, self._last = len(self._last), b""
+        if self._length and offset == self._start + self._length:
+            self._length += size
+            return
+        self._flush_copy()
+        self._start, self._length = offset, size
+
+    def _settle(self) -> None:
+        if self._last:
+            self._flush_copy()
+            self._out.write(_LITERAL.pack(b"L", len(self._last)) + self._last)
+            self._last = b""
+
+    def _flush_copy(self) -> None:
+        if self._length:
+            self._out.write(_COPY.pack(b"C", self._start, self._length))
+            self._length = 0
+
+    def close(self) -> None:
+        self._settle()
+        self._flush_copy()
+        self._out.close()  # type: ignore[no-untyped-call]
+
+
+def tar_of(recipe: Path, disk: Path) -> Iterator[bytes]:
+    """The tar of a layer, piece by piece. Blocking. ProtocolError or OSError when the recipe or the disk is damaged."""
+    with open(recipe, "rb") as file, open(disk, "rb", buffering=0) as data:
+        steps = zstandard.ZstdDecompressor().stream_reader(file)
+
+        def exactly(size: int) -> bytes:
+            found = b""
+            while len(found) < size:
+                more = steps.read(size - len(found))
+                if not more:
+                    raise ProtocolError("a layer's recipe is damaged")
+                found += more
+            return found
+
+        while kind := steps.read(1):
+            if kind == b"L":
+                (size,) = struct.unpack("<I", exactly(4))
+                yield exactly(size)
+                continue
+            if kind != b"C":
+                raise ProtocolError("a layer's recipe is damaged")
+            offset, left = struct.unpack("<QQ", exactly(16))
+            while left:
+                piece = os.pread(data.fileno(), min(_PIECE, left), offset)
+                if not piece:
+                    raise ProtocolError("a layer's disk is damaged")
+                yield piece
+                offset += len(piece)
+                left -= len(piece)
