@@ -28,6 +28,7 @@ from appliance.api.networks import NetworkRoutes
 from appliance.api.router import NEWEST, Router, dotted
 from appliance.api.swarm import SwarmRoutes
 from appliance.api.system import SystemRoutes
+from appliance.api.usage import UsageRoutes
 from appliance.api.volumes import VolumeRoutes
 from appliance.config import Config, parse_arguments
 from appliance.diag import dump_tasks
@@ -186,8 +187,11 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         router.add_all(ImageRoutes(images, containers, containers.commits, transfers, events, scratch).routes())
         router.add_all(NetworkRoutes(networks, containers.connections).routes())
         router.add_all(VolumeRoutes(volumes).routes())
+        router.add_all(UsageRoutes(containers, networks, images, volumes).routes())
         router.add_all(SwarmRoutes().routes())
-        router.add_all(SystemRoutes(config, driver, containers, images, events, identity.read_text()).routes())
+        router.add_all(
+            SystemRoutes(config, driver, containers, networks, images, events, identity.read_text()).routes()
+        )
         try:
             yield router
         finally:

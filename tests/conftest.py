@@ -20,6 +20,16 @@ def short_path() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
+def host_daemon() -> Iterator[Daemon]:
+    """The same on the host's loopback, for what tests serve there."""
+    path = Path(tempfile.mkdtemp(prefix="vch-", dir="/tmp"))
+    path.chmod(0o711)
+    with running_daemon(path, on_host=True) as running:
+        yield running
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
 def daemon() -> Iterator[Daemon]:
     """A vchd with busybox loaded, shared by all tests that do not break it."""
     path = Path(tempfile.mkdtemp(prefix="vch-", dir="/tmp"))

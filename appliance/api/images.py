@@ -77,7 +77,7 @@ class ImageRoutes:
         if request.text("filter"):
             filters.setdefault("reference", []).append(request.text("filter"))
         users = Counter(container.record.image_id for container in self._containers.all())
-        shared = self._shared_sizes() if request.flag("shared-size") else {}
+        shared = self._store.shared_sizes() if request.flag("shared-size") else {}
         keep = self._tests(filters)
         shapes = []
         for record in self._store.all():
@@ -86,6 +86,10 @@ class ImageRoutes:
                     record, self._store.config(record.id), self._store.size(record), users[record.id], request.version
                 )
                 shape["SharedSize"] = shared.get(record.id, -1)
+                if patterns := filters.get("reference"):
+                    # Only under the names that were asked for.
+                    for key in ("RepoTags", "RepoDigests"):
+                        shape[key] = [name for name in shape[key] if _matches(name, patterns)]
                 shapes.append(shape)
         shapes.sort(key=lambda shape: shape["Created"], reverse=True)
         await reply.json(200, shapes)
@@ -97,6 +101,8 @@ class ImageRoutes:
         before = [created_of(self._store.config(self._store.get(ref).id)) for ref in filters.get("before", ())]
         since = [created_of(self._store.config(self._store.get(ref).id)) for ref in filters.get("since", ())]
         until = [parse_time(text, now=time.time_ns()) or 0 for text in filters.get("until", ())]
+
+        patterns = filters.get("reference", [])
 
         def keep(record: ImageRecord) -> bool:
             config = self._store.config(record.id)
@@ -110,22 +116,10 @@ class ImageRoutes:
                 and all(created < at for at in before)
                 and all(created > at for at in since)
                 and all(created * 1_000_000_000 < at for at in until)
-                and (not filters.get("reference") or any(_matches(one, names) for one in filters["reference"]))
+                and (not patterns or any(_matches(one, patterns) for one in (*names, *familiar_names(record.digests))))
             )
 
         return keep
-
-    def _shared_sizes(self) -> dict[str, int]:
-        """Of each image, the bytes in layers that another one has too."""
-        owners = Counter(
-            diff_id for record in self._store.all() for diff_id in set(self._store.config(record.id).diff_ids)
-        )
-        return {
-            record.id: sum(
-                self._store.layer_size(diff_id) for diff_id in self._store.config(record.id).diff_ids if owners[diff_id] > 1
-            )
-            for record in self._store.all()
-        }  # fmt: skip
 
     async def inspect(self, request: Request, reply: Reply) -> None:
         record = self._store.get(request.path["name"])
@@ -227,15 +221,26 @@ class ImageRoutes:
             async for piece in request.body():
                 await trio.to_thread.run_sync(file.write, piece) if len(piece) > 1 << 16 else file.write(piece)
             file.flush()
-            # As moby: what is wrong with the archive is told in the answer's body.
-            await reply.start("application/json")
-            try:
-                async for record, name in load(self._store, Path(file.name)):
-                    text = f"Loaded image: {name}" if name else f"Loaded image ID: {record.id}"
-                    await reply.write(_line({"stream": f"{text}\n"}))
-                    self._emit("load", record.id, name or record.id)
-            except VchError as error:
-                await reply.write(_line(_error(error)))
+            # As moby: nothing before the first image is there (skopeo does not wait longer), and what is wrong with the archive is
+            # told in the answer's body.
+            failure = await self._load_all(Path(file.name), reply)
+            if not reply.started:
+                await reply.start("application/json")
+            if failure is not None:
+                await reply.write(_line(_error(failure)))
+
+    async def _load_all(self, path: Path, reply: Reply) -> VchError | None:
+        """Load an archive and tell of each image; the error that ended it, if one did."""
+        try:
+            async for record, name in load(self._store, path):
+                text = f"Loaded image: {name}" if name else f"Loaded image ID: {record.id}"
+                if not reply.started:
+                    await reply.start("application/json")
+                await reply.write(_line({"stream": f"{text}\n"}))
+                self._emit("load", record.id, name or record.id)
+        except VchError as error:
+            return error
+        return None
 
     async def create(self, request: Request, reply: Reply) -> None:
         """docker pull."""
@@ -372,10 +377,10 @@ _RESULT: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _matches(pattern: str, tags: list[str]) -> bool:
-    return any(
-        fnmatch.fnmatchcase(tag, pattern) or fnmatch.fnmatchcase(tag.rpartition(":")[0], pattern) for tag in tags
-    )
+def _matches(name: str, patterns: list[str]) -> bool:
+    """Whether a familiar name, with its tag or digest or without, is like one of the patterns (moby: path.Match)."""
+    plain = name.partition("@")[0] if "@" in name else name.rpartition(":")[0]
+    return any(fnmatch.fnmatchcase(one, pattern) for one in (name, plain) for pattern in patterns)
 
 
 def _wanted(image: str, tag: str) -> Reference:

@@ -10,7 +10,7 @@ import msgspec
 import trio
 
 from appliance import __version__
-from appliance.api.backend import ContainerBackend, EventBackend
+from appliance.api.backend import ContainerBackend, EventBackend, NetworkBackend
 from appliance.api.filters import matches_labels, parse_filters
 from appliance.api.router import NEWEST, OLDEST, Route, Version, dotted
 from appliance.api.times import parse_time
@@ -30,6 +30,7 @@ _FILTERS = frozenset((
 ))  # fmt: skip
 
 
+_USER_MODE = "WARNING: user-mode networking: containers do not reach each other, and there are no other networks"
 _PING = (
     b"Cache-Control: no-cache, no-store, must-revalidate\r\nPragma: no-cache\r\n"
     # Without it the CLI hides its checkpoint commands.
@@ -43,6 +44,7 @@ class SystemRoutes:
         config: Config,
         driver: Driver,
         containers: ContainerBackend,
+        networks: NetworkBackend,
         images: ImageStore,
         events: EventBackend,
         host_id: str,
@@ -50,6 +52,7 @@ class SystemRoutes:
         self._config = config
         self._driver = driver
         self._containers = containers
+        self._networks = networks
         self._images = images
         self._events = events
         self._id = host_id
@@ -92,7 +95,7 @@ class SystemRoutes:
             "ID": self._id, "Containers": len(containers), "ContainersRunning": running, "ContainersPaused": paused,
             "ContainersStopped": len(containers) - running - paused, "Images": len(self._images.all()), "Driver": "erofs",
             "DriverStatus": [[key, value] for key, value in (driver | self._containers.facts()).items()],
-            "Plugins": {"Volume": [], "Network": ["bridge", "null"], "Authorization": None, "Log": list(LOG_DRIVERS)},
+            "Plugins": {"Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": None, "Log": list(LOG_DRIVERS)},
             "MemoryLimit": True, "SwapLimit": True, "CpuCfsPeriod": True, "CpuCfsQuota": True, "CPUShares": True,
             "CPUSet": True, "PidsLimit": True, "IPv4Forwarding": True, "Debug": False, "NFd": 0, "OomKillDisable": False,
             "NGoroutines": 0, "SystemTime": rfc3339(time.time_ns()), "LoggingDriver": "json-file", "CgroupDriver": "none",
@@ -107,7 +110,8 @@ class SystemRoutes:
             "ServerVersion": __version__, "Runtimes": {"vch": {"path": ""}}, "DefaultRuntime": "vch",
             "Swarm": {"NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive",
                       "ControlAvailable": False, "Error": "", "RemoteManagers": None},
-            "LiveRestoreEnabled": True, "Isolation": "", "InitBinary": "tini", "SecurityOptions": [], "Warnings": None,
+            "LiveRestoreEnabled": True, "Isolation": "", "InitBinary": "tini", "SecurityOptions": [],
+            "Warnings": None if self._networks.bridged else [_USER_MODE],
             "ContainerdCommit": {"ID": "", "Expected": ""}, "RuncCommit": {"ID": "", "Expected": ""},
             "InitCommit": {"ID": "", "Expected": ""},
         })  # fmt: skip

@@ -226,6 +226,14 @@ class ImageStore:
         """Of its files, as Docker counts it."""
         return self._layer_sizes.get(diff_id, 0)
 
+    def shared_sizes(self) -> dict[str, int]:
+        """Of each image, the bytes in layers that another one has too."""
+        owners = Counter(diff_id for config in self._configs.values() for diff_id in set(config.diff_ids))
+        return {
+            key: sum(self.layer_size(diff_id) for diff_id in set(config.diff_ids) if owners[diff_id] > 1)
+            for key, config in self._configs.items()
+        }
+
     def has_layer(self, diff_id: str) -> bool:
         return self.layer_path(diff_id).exists()
 

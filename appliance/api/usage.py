@@ -1,0 +1,73 @@
+"""/system/df: what takes how much of the disk."""
+
+import time
+from collections import Counter
+from typing import Any
+
+from appliance.api.backend import ContainerBackend, NetworkBackend, VolumeBackend
+from appliance.api.router import Route
+from appliance.api.shapes import list_container, list_image
+from appliance.api.volumes import volume_shape
+from appliance.errors import InvalidParameter
+from appliance.http import Reply, Request
+from appliance.image.store import ImageStore
+
+_KINDS = ("container", "image", "volume", "build-cache")
+
+
+class UsageRoutes:
+    def __init__(
+        self, containers: ContainerBackend, networks: NetworkBackend, images: ImageStore, volumes: VolumeBackend
+    ) -> None:
+        self._containers = containers
+        self._networks = networks
+        self._images = images
+        self._volumes = volumes
+
+    def routes(self) -> dict[tuple[str, str], Route]:
+        return {("GET", "/system/df"): self.df}
+
+    async def df(self, request: Request, reply: Reply) -> None:
+        wanted = request.query.get("type") or list(_KINDS)
+        for kind in wanted:
+            if kind not in _KINDS:
+                raise InvalidParameter(f"unknown object type: {kind}")
+        shape: dict[str, Any] = {}
+        if "image" in wanted:
+            shape |= {"LayersSize": self._layers_size(), "Images": self._image_rows(request)}
+        if "container" in wanted:
+            shape["Containers"] = self._container_rows(request)
+        if "volume" in wanted:
+            shape["Volumes"] = [
+                {**volume_shape(record, self._volumes.mount_point(record)),
+                 "UsageData": {"Size": await self._volumes.used(record), "RefCount": len(self._volumes.users(record.name))}}
+                for record in self._volumes.all()
+            ]  # fmt: skip
+        if "build-cache" in wanted:
+            shape["BuildCache"] = []
+            if request.version < (1, 52):
+                shape["BuilderSize"] = 0
+        await reply.json(200, shape)
+
+    def _layers_size(self) -> int:
+        layers = {diff_id for record in self._images.all() for diff_id in self._images.config(record.id).diff_ids}
+        return sum(self._images.layer_size(diff_id) for diff_id in layers)
+
+    def _image_rows(self, request: Request) -> list[dict[str, Any]]:
+        users = Counter(container.record.image_id for container in self._containers.all())
+        shared = self._images.shared_sizes()
+        return [
+            {**list_image(record, self._images.config(record.id), self._images.size(record), users[record.id], request.version),
+             "SharedSize": shared[record.id]}
+            for record in self._images.all()
+        ]  # fmt: skip
+
+    def _container_rows(self, request: Request) -> list[dict[str, Any]]:
+        now = time.time_ns()
+        rows = []
+        for container in self._containers.all():
+            used = container.upper.stat().st_blocks * 512
+            root = used + self._images.size(self._images.get(container.record.image_id))
+            row = list_container(container, self._networks, request.version, now)
+            rows.append({**row, "SizeRw": used, "SizeRootFs": root})
+        return rows

@@ -1,0 +1,312 @@
+"""Images with real clients: docker, skopeo, a real registry."""
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.archives import Tar
+from tests.live.daemon import Daemon, running_daemon
+from tests.live.images import busybox_layer, image_archive
+from tests.live.registry import real_registry
+
+_PASSWORDS = "user:$2b$05$lNxCjHKq7i/qO44tGCsfvOItkcw3LHPkesHRu5OIPIe6Jio/PVy8m\n"
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    with running_daemon(tmp_path_factory.mktemp("images"), on_host=True) as daemon:
+        yield daemon
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with real_registry(tmp_path_factory.mktemp("registry")) as host:
+        yield host
+
+
+def _layer(name: str, data: bytes = b"x") -> bytes:
+    return Tar().add(name, data).bytes()
+
+
+def _load(daemon: Daemon, name: str, *extra: bytes, **config: object) -> str:
+    """Load an image of busybox and more layers; its id."""
+    daemon.must(
+        "load", stdin=image_archive([busybox_layer(), *extra], {"Cmd": ["sh"], "Env": ["PATH=/bin"], **config}, name)
+    )
+    return daemon.must("inspect", "-f", "{{.Id}}", name).strip()
+
+
+def _images(daemon: Daemon, *arguments: str) -> list[str]:
+    return sorted(daemon.must("images", "--format", "{{.Repository}}:{{.Tag}}", *arguments).split())
+
+
+def _catalogue(host: str, path: str) -> dict[str, object]:
+    done = subprocess.run(["curl", "-s", f"http://{host}/v2/{path}"], capture_output=True, check=True)
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+# -- rows -------------------------------------------------------------------------------------------------------------
+
+
+def test_image_list(daemon: Daemon) -> None:
+    first = _load(daemon, "list/one:1", _layer("one"), Labels={"kind": "a"})
+    time.sleep(1.1)
+    _load(daemon, "list/two:1", _layer("two"))
+    assert _images(daemon, "--filter", "reference=list/*") == ["list/one:1", "list/two:1"]
+    assert _images(daemon, "list/one") == ["list/one:1"]
+    assert _images(daemon, "--filter", "label=kind=a") == ["list/one:1"]
+    assert _images(daemon, "--filter", "dangling=true") == []
+    assert "list/one:1" not in _images(daemon, "--filter", "since=list/one:1")
+    code, said = daemon.request("GET", "/v1.51/images/json?shared-size=1")
+    rows = {row["RepoTags"][0]: row for row in json.loads(said) if row["RepoTags"]}
+    assert code == 200
+    assert rows["list/one:1"]["Id"] == first
+    assert 0 < rows["list/one:1"]["SharedSize"] < rows["list/one:1"]["Size"]
+    assert "invalid filter" in daemon.docker("images", "--filter", "nonsense=1").stderr
+
+
+def test_image_create_by_pull_and_push(daemon: Daemon, registry: str) -> None:
+    name = f"{registry}/team/app"
+    identity = _load(daemon, f"{name}:1", _layer("app", os.urandom(3 << 20)))
+    said = daemon.must("push", f"{name}:1")
+    assert f"The push refers to repository [{name}]" in said
+    assert said.count("Pushed") == 2
+    digest = said.rpartition("digest: ")[2].split()[0]
+    assert _catalogue(registry, "_catalog") == {"repositories": ["team/app"]}
+    assert f"{name}@{digest}" in daemon.must("inspect", "-f", "{{.RepoDigests}}", identity)
+    assert daemon.must("push", f"{name}:1").count("Layer already exists") == 2
+    daemon.must("tag", f"{name}:1", f"{registry}/other/place:2")
+    assert daemon.must("push", f"{registry}/other/place:2").count("Mounted from team/app") == 2
+    daemon.must("rmi", f"{name}:1", f"{registry}/other/place:2")
+    daemon.must("pull", f"{registry}/other/place:2")
+    assert daemon.must("inspect", "-f", "{{.Id}}", f"{registry}/other/place:2").strip() == identity
+    assert daemon.must("run", "--rm", f"{registry}/other/place:2", "wc", "-c", "/app").split()[0] == str(3 << 20)
+    daemon.must("rmi", f"{registry}/other/place:2")
+    assert "Downloaded newer image" in daemon.must("pull", f"{name}@{digest}")
+    assert daemon.must("images", "-q", "--no-trunc", f"{name}@{digest}").strip() == identity
+    assert "An image does not exist locally with the tag" in daemon.docker("push", f"{registry}/no/where:1").stderr
+
+
+def test_image_create_of_all_tags(daemon: Daemon, registry: str) -> None:
+    for tag in ("one", "two"):
+        _load(daemon, f"{registry}/many:{tag}", _layer(tag))
+    daemon.must("push", "-a", f"{registry}/many")
+    assert _catalogue(registry, "many/tags/list")["tags"] == ["one", "two"]
+    daemon.must("rmi", f"{registry}/many:one", f"{registry}/many:two")
+    daemon.must("pull", "-a", f"{registry}/many")
+    assert _images(daemon, f"{registry}/many") == [f"{registry}/many:one", f"{registry}/many:two"]
+
+
+def test_image_auth(daemon: Daemon, tmp_path: Path) -> None:
+    with real_registry(tmp_path, htpasswd=_PASSWORDS) as host:
+        environment = {**os.environ, "DOCKER_CONFIG": str(tmp_path / "config")}
+
+        def docker(*arguments: str, stdin: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
+            return subprocess.run(
+                daemon.command(*arguments), input=stdin, capture_output=True, check=False, env=environment
+            )
+
+        _load(daemon, f"{host}/mine:1", _layer("mine"))
+        denied = docker("push", f"{host}/mine:1")
+        assert denied.returncode
+        assert b"denied" in denied.stderr
+        wrong = docker("login", "-u", "user", "--password-stdin", host, stdin=b"wrong")
+        assert wrong.returncode
+        assert b"401 Unauthorized" in wrong.stderr
+        assert b"Login Succeeded" in docker("login", "-u", "user", "--password-stdin", host, stdin=b"secret").stdout
+        assert not docker("push", f"{host}/mine:1").returncode
+        daemon.must("rmi", f"{host}/mine:1")
+        assert (
+            b"pull access denied"
+            in subprocess.run(daemon.command("pull", f"{host}/mine:1"), capture_output=True, check=False).stderr
+        )
+        assert not docker("pull", f"{host}/mine:1").returncode
+
+
+def test_image_inspect_and_history(daemon: Daemon) -> None:
+    identity = _load(daemon, "shown:1", _layer("shown", b"12345"))
+    shown = json.loads(daemon.must("inspect", "shown:1"))[0]
+    assert shown["Id"] == identity
+    assert shown["RepoTags"] == ["shown:1"]
+    assert len(shown["RootFS"]["Layers"]) == 2
+    rows = daemon.must("history", "--no-trunc", "--format", "{{.ID}} {{.Size}}", "shown:1").splitlines()
+    assert rows[0] == f"{identity} 5B"
+    assert [row.split()[0] for row in rows[1:]] == ["<missing>"]
+    daemon.must("run", "--name", "made", "shown:1", "sh", "-c", "echo more > /more")
+    before = int(time.time())
+    daemon.must("commit", "-m", "a comment", "made", "shown:2")
+    code, said = daemon.request("GET", "/v1.51/images/shown:2/history")
+    row = json.loads(said)[0]
+    assert code == 200
+    assert (row["Comment"], row["Size"], row["Tags"]) == ("a comment", 5, ["shown:2"])
+    assert before <= row["Created"] <= time.time()
+    daemon.must("rm", "made")
+
+
+def test_image_tag_and_remove(daemon: Daemon) -> None:
+    identity = _load(daemon, "tagged:1", _layer("tagged"))
+    daemon.must("tag", "tagged:1", "also:1")
+    assert "image is referenced in multiple repositories" in daemon.docker("rmi", identity).stderr
+    assert daemon.must("rmi", "also:1").splitlines() == ["Untagged: also:1"]
+    daemon.must("create", "--name", "holds", "tagged:1")
+    assert "container" in daemon.docker("rmi", "tagged:1").stderr
+    daemon.must("rm", "holds")
+    said = daemon.must("rmi", "tagged:1")
+    assert f"Deleted: {identity}" in said
+    assert "No such image" in daemon.docker("rmi", "tagged:1").stderr
+
+
+def test_image_search(daemon: Daemon, registry: str) -> None:
+    # This registry has no search, as most: it says so.
+    done = daemon.docker("search", f"{registry}/term")
+    assert done.returncode
+    assert "404" in done.stderr
+    assert "limit 0 is outside the range" in daemon.request("GET", "/v1.51/images/search?term=x&limit=0")[1]
+
+
+def test_image_prune(daemon: Daemon) -> None:
+    old = _load(daemon, "pruned:1", _layer("old"))
+    _load(daemon, "pruned:1", _layer("new"))
+    assert f"deleted: {old}" in daemon.must("image", "prune", "-f")
+    assert _images(daemon, "pruned") == ["pruned:1"]
+    daemon.must("create", "--name", "keeper", "pruned:1")
+    daemon.must("image", "prune", "-af")
+    assert _images(daemon) == ["pruned:1"]
+    daemon.must("rm", "keeper")
+    daemon.load_busybox()
+
+
+# -- out and in again ---------------------------------------------------------------------------------------------------
+
+
+def test_image_get_one_get_all_and_load(daemon: Daemon) -> None:
+    tar = Tar().add("big", os.urandom(5 << 20)).add("dir", kind=tarfile.DIRTYPE, mode=0o700)
+    layer = tar.add("dir/l", kind=tarfile.SYMTYPE, linkname="../big").bytes()
+    identity = _load(daemon, "saved:1", layer)
+    other = _load(daemon, "saved:2", layer, _layer("second"))
+    one = subprocess.run(daemon.command("save", "saved:1"), capture_output=True, check=True).stdout
+    both = subprocess.run(daemon.command("save", "saved:1", "saved:2"), capture_output=True, check=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(both)) as archive:
+        names = archive.getnames()
+        manifest = json.loads(archive.extractfile("manifest.json").read())  # type: ignore[union-attr]
+        for name in names:
+            if name.startswith("blobs/sha256/") and len(name) > 20:
+                data = archive.extractfile(name).read()  # type: ignore[union-attr]
+                assert hashlib.sha256(data).hexdigest() == name.rpartition("/")[2], name
+                if data == layer:
+                    found = name
+    assert [entry["RepoTags"] for entry in manifest] == [["saved:1"], ["saved:2"]]
+    # The layer is what was loaded, byte for byte, and once.
+    assert names.count(found) == 1
+    assert len(both) < len(one) + (1 << 20)
+    for archive_bytes, tags in ((one, ["saved:1"]), (both, ["saved:1", "saved:2"])):
+        daemon.must("rmi", *_images(daemon, "saved"))
+        assert daemon.must("load", stdin=archive_bytes).count("Loaded image: saved") == len(tags)
+        assert _images(daemon, "saved") == tags
+    assert daemon.must("inspect", "-f", "{{.Id}}", "saved:1", "saved:2").split() == [identity, other]
+    assert daemon.must("run", "--rm", "saved:2", "sh", "-c", "cat /second; wc -c < /dir/l").split() == [
+        "x" + str(5 << 20)
+    ]
+
+
+@pytest.mark.parametrize("compression", ["gz", "xz", ""])
+def test_image_import(daemon: Daemon, tmp_path: Path, compression: str) -> None:
+    layer = tmp_path / "layer.tar"
+    layer.write_bytes(busybox_layer())
+    if compression:
+        subprocess.run([{"gz": "gzip", "xz": "xz"}[compression], "-k", str(layer)], check=True)
+        layer = Path(f"{layer}.{compression}")
+    identity = daemon.must(
+        "import", "-c", 'CMD ["sh"]', "-c", "ENV PATH=/bin A=b", "-m", "said", str(layer), "imported:1"
+    ).strip()
+    shown = json.loads(daemon.must("inspect", "imported:1"))[0]
+    assert (shown["Id"], shown["Comment"], shown["Config"]["Cmd"]) == (identity, "said", ["sh"])
+    assert daemon.must("run", "--rm", "imported:1", "sh", "-c", "echo $A") == "b\n"
+    daemon.must("rmi", "imported:1")
+
+
+def test_import_of_what_is_no_archive(daemon: Daemon) -> None:
+    done = daemon.docker("import", "-", "never:1", stdin=b"nonsense" * 1000)
+    assert done.returncode
+    assert "invalid tar header" in done.stderr
+    assert _images(daemon, "never") == []
+
+
+def test_skopeo_copies_to_and_from(daemon: Daemon, registry: str, tmp_path: Path) -> None:
+    identity = _load(daemon, "copied:1", _layer("copied", os.urandom(1 << 20)))
+    tool = ("skopeo", "--insecure-policy", "copy", "--src-daemon-host", daemon.host, "--dest-tls-verify=false")
+    subprocess.run(
+        [*tool, "docker-daemon:copied:1", f"docker://{registry}/skopeo/copied:1"], check=True, capture_output=True
+    )
+    assert "skopeo/copied" in str(_catalogue(registry, "_catalog")["repositories"])
+    subprocess.run([*tool, "docker-daemon:copied:1", f"oci:{tmp_path}/layout:1"], check=True, capture_output=True)
+    daemon.must("rmi", "copied:1")
+    back = ("skopeo", "--insecure-policy", "copy", "--dest-daemon-host", daemon.host, "--src-tls-verify=false")
+    subprocess.run(
+        [*back, f"docker://{registry}/skopeo/copied:1", "docker-daemon:copied:2"], check=True, capture_output=True
+    )
+    layers = daemon.must("inspect", "-f", "{{.RootFS.Layers}}", "copied:2")
+    daemon.must("pull", f"{registry}/skopeo/copied:1")
+    assert daemon.must("inspect", "-f", "{{.RootFS.Layers}}", f"{registry}/skopeo/copied:1") == layers
+    assert len(identity) == 71
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as out:
+        out.add(tmp_path / "layout", arcname=".")
+    assert "Loaded image" in daemon.must("load", stdin=archive.getvalue())
+
+
+def test_distribution(daemon: Daemon, registry: str) -> None:
+    _load(daemon, f"{registry}/described:1", _layer("described"))
+    daemon.must("push", f"{registry}/described:1")
+    code, said = daemon.request("GET", f"/v1.51/distribution/{registry}/described:1/json")
+    found = json.loads(said)
+    assert code == 200
+    assert found["Platforms"] == [{"architecture": "amd64", "os": "linux"}]
+    assert found["Descriptor"]["digest"].startswith("sha256:")
+    assert daemon.request("GET", f"/v1.51/distribution/{registry}/nothing:1/json")[0] == 404
+
+
+# -- rules ----------------------------------------------------------------------------------------------------------------
+
+
+def test_platforms(daemon: Daemon, registry: str) -> None:
+    _load(daemon, f"{registry}/made/for:1", _layer("platform"))
+    daemon.must("push", f"{registry}/made/for:1")
+    assert not daemon.docker("pull", "--platform", "linux/amd64", f"{registry}/made/for:1").returncode
+    other = daemon.docker("pull", "--platform", "linux/arm64", f"{registry}/made/for:1")
+    assert "does not match the specified platform: wanted linux/arm64, actual: linux/amd64" in other.stderr
+    code, said = daemon.request("POST", f"/v1.51/images/create?fromImage={registry}/made/for&tag=1&platform=foobar")
+    assert (code, "unknown operating system or architecture" in said) == (400, True)
+
+
+def test_only_registries_that_are_allowed(tmp_path: Path, registry: str) -> None:
+    with running_daemon(tmp_path, "--allow-registry", "elsewhere.example:5000", on_host=True) as daemon:
+        done = daemon.docker("pull", f"{registry}/team/app:1")
+        assert done.returncode
+        assert f"registry {registry} is not allowed here: elsewhere.example:5000" in done.stderr
+
+
+def test_system_df(daemon: Daemon) -> None:
+    _load(daemon, "counted:1", _layer("counted", bytes(1000)))
+    daemon.must("run", "--name", "counts", "-v", "/v", "counted:1", "sh", "-c", "echo x > /y")
+    code, said = daemon.request("GET", "/v1.51/system/df")
+    found = json.loads(said)
+    assert code == 200
+    assert found["LayersSize"] > 0
+    assert any("counted:1" in (image["RepoTags"] or ()) and image["Containers"] == 1 for image in found["Images"])
+    assert [container["Names"] for container in found["Containers"]] == [["/counts"]]
+    assert found["Containers"][0]["SizeRw"] > 0
+    assert found["Volumes"][0]["UsageData"]["RefCount"] == 1
+    assert found["BuildCache"] == []
+    assert "Images" in daemon.must("system", "df")
+    assert json.loads(daemon.request("GET", "/v1.51/system/df?type=volume")[1]).get("Images") is None
+    daemon.must("rm", "-v", "counts")
