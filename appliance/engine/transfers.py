@@ -18,8 +18,9 @@ from appliance.image.pull import Platform, Report, digest_of, find_manifest, pul
 from appliance.image.push import push
 from appliance.image.reference import DOCKER_HUB, Reference
 from appliance.image.store import ImageStore
-from appliance.registry import Credentials, Registry
+from appliance.registry import Credentials, Registry, read_at_most
 
+_MAX_CONFIG = 8 << 20
 Dial = Callable[[str, Credentials], AbstractAsyncContextManager[Registry]]
 """A client for a registry's host."""
 
@@ -165,12 +166,10 @@ class Transfers:
                 if "manifests" in manifest:
                     platforms = [dict(entry["platform"]) for entry in manifest["manifests"] if entry.get("platform")]
                 else:
-                    content = b""
                     async with registry.blob(reference.path, str(manifest["config"]["digest"])) as pieces:
-                        async for piece in pieces:
-                            content += piece
-                            if len(content) > 8 << 20:
-                                raise ProtocolError(f"the config of {reference} is too large")
+                        content = await read_at_most(pieces, _MAX_CONFIG)
+                    if content is None:
+                        raise ProtocolError(f"the config of {reference} is too large")
                     config = json.loads(content)
                     platforms = [{"architecture": config.get("architecture"), "os": config.get("os")}]
             except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -13,7 +13,7 @@ from appliance.errors import InvalidParameter, NotFound, ProtocolError, VchError
 from appliance.image.reference import Reference
 from appliance.image.retry import Attempts
 from appliance.image.store import Blob, ImageStore, parse_config_untrusted
-from appliance.registry import ComeBackLater, Manifest, Registry
+from appliance.registry import ComeBackLater, Manifest, Registry, read_at_most
 
 _PARALLEL = 3
 _MAX_CONFIG = 8 << 20
@@ -158,17 +158,14 @@ async def _manifest(
 async def _config(registry: Registry, reference: Reference, digest: str) -> bytes:
     attempts = Attempts()
     while True:
-        parts: list[bytes] = []
         try:
             async with registry.blob(reference.path, digest) as pieces:
-                async for piece in pieces:
-                    parts.append(piece)
-                    if sum(map(len, parts)) > _MAX_CONFIG:
-                        raise ProtocolError(f"the config of {reference} is too large")
+                config = await read_at_most(pieces, _MAX_CONFIG)
         except ComeBackLater as error:
             await attempts.failed(error)
             continue
-        config = b"".join(parts)
+        if config is None:
+            raise ProtocolError(f"the config of {reference} is too large")
         _check_digest(config, digest, "config")
         return config
 
@@ -217,16 +214,20 @@ async def _download(
     async with sender:
         while True:
             try:
-                async with registry.blob(repository, blob.digest, got) as pieces:
-                    async for piece in pieces:
-                        got += len(piece)
-                        attempts.succeeded()
-                        if blob.size and got > blob.size:
-                            raise ProtocolError(f"layer {blob.digest} is larger than its manifest says")
-                        await sender.send(piece)
-                        if trio.current_time() >= next_report:
-                            next_report = trio.current_time() + 0.1
-                            await progress(got)
+                with trio.CancelScope() as scope:
+                    async with registry.blob(repository, blob.digest, got) as pieces:
+                        async for piece in pieces:
+                            got += len(piece)
+                            attempts.succeeded()
+                            if blob.size and got > blob.size:
+                                scope.cancel()
+                                continue
+                            await sender.send(piece)
+                            if trio.current_time() >= next_report:
+                                next_report = trio.current_time() + 0.1
+                                await progress(got)
+                if scope.cancelled_caught:
+                    raise ProtocolError(f"layer {blob.digest} is larger than its manifest says")
                 if got < blob.size:
                     raise ComeBackLater(f"layer {blob.digest} ended after {got} of {blob.size} bytes")
                 return

@@ -13,6 +13,7 @@ from typing import IO, Any
 from urllib.parse import urljoin
 
 import httpx
+import trio
 
 from appliance.errors import NotFound, ProtocolError, Unauthorized, Unavailable, VchError
 
@@ -28,7 +29,7 @@ STALL_SECONDS = 30.0
 _MAX_REDIRECTS = 10
 _MAX_TAGS = 100_000
 _CHUNK = 8 << 20
-_SEND = 256 << 10
+_SEND = _PIECE = 256 << 10
 
 
 class ComeBackLater(Unavailable):
@@ -104,11 +105,10 @@ class Registry:
         realm = fields.get("realm", "")
         if not realm.startswith(("https://", "http://")):
             raise ProtocolError(f"registry {self.host} sent an authentication realm that is no address")
-        parameters: list[tuple[str, str | int | float | bool | None]] = [
-            ("scope", scope) for scope in dict.fromkeys([*scopes.split(), *fields.get("scope", "").split()])
-        ]
+        parameters: list[tuple[str, str | int | float | bool | None]] = []
         if "service" in fields:
             parameters.append(("service", fields["service"]))
+        parameters += [("scope", one) for one in dict.fromkeys([*scopes.split(), *fields.get("scope", "").split()])]
         auth = httpx.BasicAuth(known.username, known.password) if known.username else None
         try:
             if known.identity_token:
@@ -138,14 +138,10 @@ class Registry:
     async def _get(self, path: str, scopes: str, accept: tuple[str, ...] = ()) -> httpx.Response:
         headers = {"Accept": ", ".join(accept)} if accept else {}
         async with self._request("GET", path, scopes, headers) as response:
-            length = 0
-            parts = []
-            async for piece in response.aiter_bytes():
-                length += len(piece)
-                if length > _MAX_MANIFEST:
-                    raise ProtocolError(f"registry {self.host} sent more than {_MAX_MANIFEST} bytes for {path}")
-                parts.append(piece)
-            return httpx.Response(response.status_code, headers=_plain(response.headers), content=b"".join(parts))
+            parts = await read_at_most(response.aiter_bytes(), _MAX_MANIFEST)
+            if parts is None:
+                raise ProtocolError(f"registry {self.host} sent more than {_MAX_MANIFEST} bytes for {path}")
+            return httpx.Response(response.status_code, headers=_plain(response.headers), content=parts)
 
     @asynccontextmanager
     async def _request(
@@ -260,18 +256,24 @@ class Registry:
 
             async def pieces() -> AsyncIterator[bytes]:
                 nonlocal skip
+                waiting = bytearray()
                 try:
-                    async for piece in response.aiter_raw(1 << 18):
-                        if skip:
-                            skipped = min(skip, len(piece))
-                            skip -= skipped
-                            piece = piece[skipped:]
-                        if piece:
-                            yield piece
+                    async for piece in response.aiter_raw():
+                        skipped = min(skip, len(piece))
+                        skip -= skipped
+                        waiting += piece[skipped:]
+                        if len(waiting) >= _PIECE:
+                            yield bytes(waiting)
+                            waiting.clear()
                 except httpx.HTTPError as error:
+                    # What has come counts: it need not come again.
+                    if waiting:
+                        yield bytes(waiting)
                     raise ComeBackLater(
                         f"reading {digest} from {self.host}: {str(error) or type(error).__name__}"
                     ) from error
+                if waiting:
+                    yield bytes(waiting)
 
             yield pieces()
 
@@ -392,6 +394,18 @@ class Registry:
             return [dict(row) for row in response.json()["results"]]
         except (ValueError, KeyError, TypeError) as error:
             raise ProtocolError(f"{self.host} sent no results of a search") from error
+
+
+async def read_at_most(pieces: AsyncIterator[bytes], limit: int) -> bytes | None:
+    """All of it, None when it is more."""
+    parts: list[bytes] = []
+    with trio.CancelScope() as scope:
+        async for piece in pieces:
+            parts.append(piece)
+            if sum(map(len, parts)) > limit:
+                # So that all generators under it, httpx's too, come to their end: left alone they are garbage that is warned of.
+                scope.cancel()
+    return None if scope.cancelled_caught else b"".join(parts)
 
 
 def _verification(certificates: Path | None, insecure: bool) -> ssl.SSLContext | bool:

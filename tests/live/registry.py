@@ -103,11 +103,19 @@ def image_manifest(config: bytes, layers: list[bytes], put: Callable[[bytes], di
     }
 
 
+Told = tuple[int, dict[str, str], bytes, float]
+
+
 class LyingRegistry:
-    """Serves what it is told, byte for byte: {path: (status, headers, body, seconds to wait in the middle)}."""
+    """Serves what it is told, byte for byte: {path: (status, headers, body, seconds to wait in the middle)}.
+
+    A list is of answers one after the other. Some headers are orders: `ranges` says that ranges are served, `cut` that the
+    connection ends in the middle.
+    """
 
     def __init__(self) -> None:
-        self.answers: dict[str, tuple[int, dict[str, str], bytes, float]] = {}
+        self.answers: dict[str, Told | list[Told]] = {}
+        self.ranges: list[str] = []
         self.asked: list[tuple[str, str]] = []
         self._over = threading.Event()
         outer = self
@@ -116,13 +124,20 @@ class LyingRegistry:
             def do_GET(self) -> None:
                 outer.asked.append((self.path, self.headers.get("Authorization", "")))
                 path = self.path.partition("?")[0]
-                status, headers, body, pause = outer.answers.get(path, (404, {}, b"{}", 0.0))
+                told = outer.answers.get(path, (404, {}, b"{}", 0.0))
+                if isinstance(told, list):
+                    told = told.pop(0) if len(told) > 1 else told[0]
+                status, headers, body, pause = told
+                wanted = self.headers.get("Range", "")
+                outer.ranges.append(wanted)
+                if wanted and "ranges" in headers:
+                    status, body = 206, body[int(wanted.removeprefix("bytes=").rstrip("-")) :]
                 if "authorization" in headers and self.headers.get("Authorization") != headers["authorization"]:
                     status, body = 401, b"{}"
                     headers = {"WWW-Authenticate": headers["challenge"]}
                 self.send_response(status)
                 for key, value in headers.items():
-                    if key not in ("authorization", "challenge"):
+                    if key not in ("authorization", "challenge", "ranges", "cut"):
                         self.send_header(key, value)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -130,6 +145,9 @@ class LyingRegistry:
                     self.wfile.write(body[: len(body) // 2])
                     self.wfile.flush()
                     outer._over.wait(pause)
+                    if "cut" in headers:
+                        self.connection.shutdown(socket.SHUT_RDWR)
+                        return
                     self.wfile.write(body[len(body) // 2 :])
 
             def log_message(self, *_: object) -> None:
@@ -139,6 +157,10 @@ class LyingRegistry:
         self._server.daemon_threads = True
         self.host = f"127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever)
+
+    def told(self) -> list[tuple[str, Told]]:
+        """All that it answers, where that is always the same."""
+        return [(path, told) for path, told in self.answers.items() if isinstance(told, tuple)]
 
     def __enter__(self) -> "LyingRegistry":
         self._thread.start()

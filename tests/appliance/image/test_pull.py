@@ -2,8 +2,9 @@
 
 import gzip
 import hashlib
+import io
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import pytest
 import trio
 import zstandard
 
+from appliance.engine.events import EventBus
+from appliance.engine.transfers import Transfers
 from appliance.errors import NotFound, ProtocolError, Unavailable, VchError
-from appliance.image.pull import pull
+from appliance.image.pull import Platform, pull
 from appliance.image.reference import parse_reference
 from appliance.image.store import ImageStore
 from appliance.registry import Credentials, Registry
@@ -182,7 +185,7 @@ async def test_token_authentication(tmp_path: Path) -> None:
         lie = Lie(registry)
         challenge = f'Bearer realm="http://{registry.host}/token",service="s",scope="repository:app:pull"'
         registry.answers["/token"] = (200, {}, b'{"token": "t0k"}', 0.0)
-        for path, (status, headers, body, pause) in list(registry.answers.items()):
+        for path, (status, headers, body, pause) in registry.told():
             if path.startswith("/v2/"):
                 registry.answers[path] = (
                     status,
@@ -206,7 +209,7 @@ async def test_nobody_listens(tmp_path: Path) -> None:
 async def test_basic_authentication(tmp_path: Path) -> None:
     with LyingRegistry() as registry:
         Lie(registry)
-        for path, (status, headers, body, pause) in list(registry.answers.items()):
+        for path, (status, headers, body, pause) in registry.told():
             wanted = {**headers, "authorization": "Basic bWU6cGFzcw==", "challenge": 'Basic realm="here"'}
             registry.answers[path] = (status, wanted, body, pause)
         async with opened_store(tmp_path) as store:
@@ -216,3 +219,148 @@ async def test_basic_authentication(tmp_path: Path) -> None:
                 await pulled(store, registry.host, "app")
             await pulled(store, registry.host, "app", Credentials("me", "pass"))
             assert len(store.all()) == 1
+
+
+# -- what fails for now ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+async def test_a_layer_that_breaks_off_goes_on_from_there(tmp_path: Path, ranges: bool) -> None:
+    with LyingRegistry() as registry:
+        lie = Lie(registry)
+        more = {"ranges": ""} if ranges else {}
+        whole = (200, more, lie.layer, 0.0)
+        registry.answers[lie.path_of("layer")] = [(200, {**more, "cut": ""}, lie.layer, 0.0), whole]
+        async with opened_store(tmp_path) as store:
+            await pulled(store, registry.host, "app")
+            assert len(store.all()) == 1
+        assert f"bytes={len(lie.layer) // 2}-" in registry.ranges
+
+
+async def test_a_registry_that_is_busy_is_asked_again_when_it_says(tmp_path: Path) -> None:
+    with LyingRegistry() as registry:
+        lie = Lie(registry)
+        for path in ("/v2/app/manifests/latest", lie.path_of("layer"), lie.path_of("config")):
+            honest = registry.answers[path]
+            assert isinstance(honest, tuple)
+            registry.answers[path] = [(429, {"Retry-After": "1"}, b"{}", 0.0), (503, {}, b"{}", 0.0), honest]
+        async with opened_store(tmp_path) as store:
+            started = trio.current_time()
+            await pulled(store, registry.host, "app")
+            assert trio.current_time() - started >= 3
+            assert len(store.all()) == 1
+
+
+@pytest.mark.parametrize("status", [429, 500, 502])
+async def test_a_registry_that_stays_busy_is_given_up(
+    tmp_path: Path, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("appliance.image.retry._FIRST_SECONDS", 0.01)
+    with LyingRegistry() as registry:
+        lie = Lie(registry)
+        registry.answers[lie.path_of("layer")] = (status, {}, b"{}", 0.0)
+        await refused(tmp_path, lie, Unavailable, "toomanyrequests|unexpected HTTP status")
+        # One that wants to be asked in an hour is not waited for.
+        registry.answers[lie.path_of("layer")] = (status, {"Retry-After": "3600"}, b"{}", 0.0)
+        await refused(tmp_path, lie, Unavailable, "toomanyrequests|unexpected HTTP status")
+
+
+async def test_redirects_without_end(tmp_path: Path) -> None:
+    with LyingRegistry() as registry:
+        lie = Lie(registry)
+        registry.answers["/v2/app/manifests/latest"] = (307, {"Location": "/v2/app/manifests/latest"}, b"", 0.0)
+        await refused(tmp_path, lie, ProtocolError, "redirects without end")
+
+
+async def test_a_manifest_too_large(tmp_path: Path) -> None:
+    with LyingRegistry() as registry:
+        lie = Lie(registry)
+        registry.answers["/v2/app/manifests/latest"] = (200, {}, b" " * (10 << 20), 0.0)
+        await refused(tmp_path, lie, ProtocolError, "sent more than")
+
+
+async def test_a_bomb_in_a_layer(tmp_path: Path) -> None:
+    """Zeros without end behind the archive: counted for the digest, kept nowhere."""
+    with LyingRegistry() as registry:
+        lie = Lie(registry)
+        bomb = gzip.compress(lie.tar + bytes(300 << 20))
+        lie.manifest = image_manifest(lie.config, [bomb], lie.put)
+        lie.serve_manifest()
+        await refused(tmp_path, lie, ProtocolError, "its config says")
+
+
+async def test_a_manifest_of_schema_1(tmp_path: Path) -> None:
+    with LyingRegistry() as registry:
+        lie = Lie(registry)
+        old = json.dumps({"schemaVersion": 1, "name": "app", "fsLayers": []}).encode()
+        kind = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+        registry.answers["/v2/app/manifests/latest"] = (200, {"Content-Type": kind}, old, 0.0)
+        await refused(tmp_path, lie, ProtocolError, "schema 1, which is not supported")
+
+
+async def until(test: Callable[[], bool]) -> None:
+    while not test():  # noqa: ASYNC110
+        await trio.sleep(0.01)
+
+
+# -- several at once --------------------------------------------------------------------------------------------------------
+
+
+async def test_two_clients_share_one_download_and_the_last_one_ends_it(tmp_path: Path) -> None:
+    with LyingRegistry() as registry:
+        lie = Lie(registry)
+        registry.answers[lie.path_of("layer")] = (200, {}, lie.layer, 3600.0)
+        reference = parse_reference(f"{registry.host}/app").with_default_tag()
+        async with opened_store(tmp_path) as store, trio.open_nursery() as nursery:
+
+            def dial(host: str, known: Credentials) -> Registry:
+                return Registry(host, known, insecure=True)
+
+            transfers = Transfers(store, EventBus(), dial, (), tmp_path, nursery)
+            heard: list[list[str]] = [[], []]
+            scopes = [trio.CancelScope(), trio.CancelScope()]
+
+            async def client(number: int) -> None:
+                async def report(line: dict[str, Any]) -> None:
+                    heard[number].append(line["status"])
+
+                with scopes[number]:
+                    await transfers.pull(reference, Credentials(), Platform(), report)
+
+            for number in range(2):
+                nursery.start_soon(client, number)
+                with trio.fail_after(20):
+                    await until(lambda number=number: "Pulling fs layer" in heard[number])  # type: ignore[misc]
+            asked = [path for path, _ in registry.asked if path == lie.path_of("layer")]
+            scopes[0].cancel()
+            await trio.sleep(0.1)
+            assert list((tmp_path / "layers").glob("*.part")) != []
+            scopes[1].cancel()
+            with trio.fail_after(20):
+                await until(lambda: not list((tmp_path / "layers").iterdir()))
+            assert len(asked) <= 1
+            assert store.all() == []
+            # Whoever comes later begins anew.
+            registry.answers[lie.path_of("layer")] = (200, {}, lie.layer, 0.0)
+            scopes[0] = trio.CancelScope()
+            with trio.fail_after(20):
+                await client(0)
+            assert len(store.all()) == 1
+            nursery.cancel_scope.cancel()
+
+
+async def test_what_a_killed_pull_has_left_is_swept(tmp_path: Path) -> None:
+    with LyingRegistry() as registry:
+        lie = Lie(registry)
+        async with opened_store(tmp_path) as store:
+            await pulled(store, registry.host, "app")
+            kept = sorted(path.name for path in (tmp_path / "layers").iterdir())
+            other = Tar().add("other", b"x").bytes()
+            await store.add_new_layer(io.BytesIO(other).read)
+            (tmp_path / "layers/half.part").write_bytes(b"x")
+            (tmp_path / "layers/half.part.recipe").write_bytes(b"x")
+        async with opened_store(tmp_path) as store:
+            await store.sweep()
+            assert sorted(path.name for path in (tmp_path / "layers").iterdir()) == kept
+            assert len(kept) == 2
+            assert b"".join(store.tar_of(store.config(store.all()[0].id).diff_ids[0])) == lie.tar
