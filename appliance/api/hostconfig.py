@@ -143,7 +143,12 @@ def check_host_config(host: dict[str, Any]) -> list[str]:
 
 def _check_network(host: dict[str, Any], warnings: list[str]) -> None:
     mode = host.get("NetworkMode") or "default"
-    parse_bindings(host.get("PortBindings") or {})
+    bindings = host.get("PortBindings") or {}
+    parse_bindings(bindings)
+    for places in bindings.values():
+        for place in places or ():
+            place.setdefault("HostIp", "")
+            place.setdefault("HostPort", "")
     for link in host.get("Links") or ():
         parse_link(link)
     if mode == "host":

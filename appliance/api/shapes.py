@@ -108,10 +108,10 @@ def endpoint_shape(
     ipv4, ipv6 = (endpoint.ipv4, endpoint.ipv6) if endpoint is not None else (None, None)
     aliases = list(wanted.get("Aliases") or ())
     known = record is not None and record.names_are_known
-    if version < (1, 45) and known:
+    if version < (1, 45) and known and endpoint is not None:
         aliases.append(container.id[:12])
     shown: dict[str, Any] = {
-        "IPAMConfig": wanted.get("IPAMConfig") or ({} if known else None), "Links": wanted.get("Links"),
+        "IPAMConfig": wanted.get("IPAMConfig"), "Links": wanted.get("Links"),
         "Aliases": aliases or None, "DriverOpts": wanted.get("DriverOpts"),
         "MacAddress": endpoint.mac if endpoint is not None else wanted.get("MacAddress") or "",
         "NetworkID": record.id if record is not None and (endpoint is not None or container.record.started) else "",

@@ -107,4 +107,4 @@ class VolumeRoutes:
             deleted.append(record.name)
             space += size
         self._volumes.pruned(space)
-        await reply.json(200, {"VolumesDeleted": deleted or None, "SpaceReclaimed": space})
+        await reply.json(200, {"VolumesDeleted": deleted, "SpaceReclaimed": space})

@@ -98,9 +98,9 @@ class Connections:
     def _check_kinds(record: NetworkRecord, container: Container) -> None:
         modes = {attachment.network for attachment in container.record.attachments}
         if record.driver == "host" or "host" in modes:
-            raise Forbidden("container cannot be disconnected from host network or connected to host network")
+            raise InvalidParameter("container cannot be disconnected from host network or connected to host network")
         if record.driver == "null" or "none" in modes:
-            raise Forbidden(
+            raise InvalidParameter(
                 "container cannot be connected to multiple networks with one of the networks in private (none) mode"
             )
 
@@ -149,7 +149,9 @@ class Connections:
             if attachment is None:
                 raise Forbidden(f"container {container.id} is not connected to network {record.name}")
             if record.driver == "host" and container.running:
-                raise Forbidden("container cannot be disconnected from host network or connected to host network")
+                raise InvalidParameter(
+                    "container cannot be disconnected from host network or connected to host network"
+                )
             endpoint = next((one for one in container.endpoints if one.network is record), None)
             if endpoint is not None and container.running:
                 await self._unplug(container, endpoint, force=force)

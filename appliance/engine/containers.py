@@ -139,7 +139,7 @@ class Containers:
         capabilities(host)
         attachments = self._networks.plan(merged, host, networks)
         for link in host.get("Links") or ():
-            self.get(parse_link(link)[0])
+            self._check_link(parse_link(link)[0])
         container_id = secrets.token_hex(32)
         if name:
             name = self._take_name(name, container_id)
@@ -218,6 +218,13 @@ class Containers:
         if volumes:
             await self._volumes.discard_anonymous(container)
         self._ledger.emit(container, "destroy")
+
+    def _check_link(self, name: str) -> None:
+        try:
+            self.get(name)
+        except NotFound as error:
+            # 400, as moby: the client would take 404 for an image that is missing.
+            raise InvalidParameter(f"could not get container for {name}") from error
 
     async def unlink(self, ref: str, alias: str) -> None:
         """Forget a link of a container to another one."""

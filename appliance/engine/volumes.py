@@ -122,7 +122,12 @@ class Volumes:
         found: dict[str, MountRecord] = {}
         for text in host.get("VolumesFrom") or ():
             name, read_only = parse_volumes_from(text)
-            for mount in find(name).record.mounts:
+            try:
+                other = find(name)
+            except NotFound as error:
+                # 400, as moby: the client would take 404 for an image that is missing.
+                raise InvalidParameter(str(error)) from error
+            for mount in other.record.mounts:
                 copy = msgspec.structs.replace(mount, anonymous=False, no_copy=True)
                 if read_only is not None:
                     copy.read_only = copy.read_only or read_only

@@ -53,7 +53,8 @@ class Daemon:
 
     def inside(self) -> list[str]:
         """What goes before a command that is to run where vchd does."""
-        return ["ip", "netns", "exec", self.namespace] if self.namespace else []
+        # Not by ip netns exec: that has a mount namespace of its own, which does not see what tests mount.
+        return ["nsenter", f"--net=/run/netns/{self.namespace}", "--"] if self.namespace else []
 
     def run_inside(self, *command: str, timeout: float = PATIENCE, check: bool = True) -> str:
         """The output of a command that runs where vchd does."""

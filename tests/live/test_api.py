@@ -105,11 +105,8 @@ def test_what_is_no_http_is_400_and_the_end(daemon: Daemon, data: bytes) -> None
         ({}, "config cannot be empty"),
         ({"Image": "busybox", "Cmd": [5]}, "Cmd is not a string or a list of strings"),
         ({"Image": "busybox", "Env": ["=x"]}, "invalid environment variable"),
-        ({"Image": "busybox", "HostConfig": {"Binds": ["/a:/b"]}}, "Binds is not supported: comes with volumes"),
-        (
-            {"Image": "busybox", "HostConfig": {"PortBindings": {"80/tcp": [{}]}}},
-            "PortBindings is not supported: comes with volumes",
-        ),
+        ({"Image": "busybox", "HostConfig": {"Binds": ["/a:b"]}}, "invalid volume specification: '/a:b'"),
+        ({"Image": "busybox", "HostConfig": {"PortBindings": {"x": []}}}, "invalid port specification: 'x'"),
         ({"Image": "busybox", "HostConfig": {"CapAdd": ["FLY"]}}, "invalid capability"),
         ({"Image": "busybox", "HostConfig": {"Memory": 1000}}, "Minimum memory limit allowed is 6MB"),
         ({"Image": "busybox", "HostConfig": {"LogConfig": {"Type": "splunk"}}}, "no log driver named 'splunk'"),

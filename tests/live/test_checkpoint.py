@@ -99,24 +99,24 @@ def test_it_can_run_on_and_be_started_from_it_after_a_restart_of_vchd(short_path
         assert again[0] <= kept + 1
 
 
-def test_connections_to_the_outside_end(daemon: Daemon) -> None:
+def test_connections_to_the_outside_end(host_daemon: Daemon) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         gateway = "$(ip route | awk '/default/ {print $3}')"
         script = f"mkfifo /open; sleep 1000 > /open & nc {gateway} {port} < /open; echo nc ended with $?; sleep 1000"
-        daemon.must("run", "-d", "--name", "talks", "busybox", "sh", "-c", script)
+        host_daemon.must("run", "-d", "--name", "talks", "busybox", "sh", "-c", script)
         server.settimeout(60)
         connection, _ = server.accept()
         with connection:
             connection.settimeout(30)
-            daemon.must("checkpoint", "create", "talks", "mid")
+            host_daemon.must("checkpoint", "create", "talks", "mid")
             assert connection.recv(1) == b""  # not a reset: the peer hears of a proper end
-        daemon.must("start", "--checkpoint", "mid", "talks")
+        host_daemon.must("start", "--checkpoint", "mid", "talks")
         deadline = time.monotonic() + 20
-        while "nc ended" not in daemon.must("logs", "talks"):
+        while "nc ended" not in host_daemon.must("logs", "talks"):
             assert time.monotonic() < deadline
             time.sleep(0.2)
-    daemon.must("rm", "-f", "talks")
+    host_daemon.must("rm", "-f", "talks")
 
 
 def test_what_dockerd_refuses_is_refused_in_its_words(daemon: Daemon, counter: str) -> None:

@@ -189,7 +189,7 @@ def test_configuration_reaches_the_process(daemon: Daemon) -> None:
     ]  # fmt: skip
 
 
-def test_network_reaches_out_and_names_resolve_locally(daemon: Daemon) -> None:
+def test_network_reaches_out_and_names_resolve_locally(host_daemon: Daemon) -> None:
     class Hello(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
@@ -207,7 +207,7 @@ def test_network_reaches_out_and_names_resolve_locally(daemon: Daemon) -> None:
         script = (
             f"wget -qO- http://172.17.0.1:{server.server_port}/; echo; ip -o -4 addr show eth0; grep box /etc/hosts"
         )
-        lines = daemon.must("run", "--rm", "--hostname", "box", "busybox", "sh", "-c", script).splitlines()
+        lines = host_daemon.must("run", "--rm", "--hostname", "box", "busybox", "sh", "-c", script).splitlines()
     finally:
         server.shutdown()
         thread.join()

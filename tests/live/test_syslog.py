@@ -58,11 +58,13 @@ class Server:
         return self.lines
 
 
-def test_every_line_comes_with_its_stream_and_tag(daemon: Daemon) -> None:
+def test_every_line_comes_with_its_stream_and_tag(host_daemon: Daemon) -> None:
     server = Server()
     options = ("--log-driver", "syslog", "--log-opt", f"syslog-address=tcp://127.0.0.1:{server.port}",
                "--log-opt", "tag={{.Name}}", "--log-opt", "syslog-format=rfc5424")  # fmt: skip
-    daemon.must("run", "--rm", "--name", "tells", *options, "busybox", "sh", "-c", "echo one; sleep 0.3; echo two >&2")
+    host_daemon.must(
+        "run", "--rm", "--name", "tells", *options, "busybox", "sh", "-c", "echo one; sleep 0.3; echo two >&2"
+    )
     first, second = server.wait(2)
     assert re.fullmatch(r"<30>1 \S+Z \S+ tells \d+ tells - one", first)
     assert re.fullmatch(r"<27>1 \S+Z \S+ tells \d+ tells - two", second)
@@ -71,7 +73,7 @@ def test_every_line_comes_with_its_stream_and_tag(daemon: Daemon) -> None:
 
 def test_a_server_or_an_appliance_that_is_away_for_a_while_loses_nothing(short_path: Path) -> None:
     server = Server()
-    with running_daemon(short_path) as daemon:
+    with running_daemon(short_path, on_host=True) as daemon:
         options = ("--log-driver", "syslog", "--log-opt", f"syslog-address=tcp://127.0.0.1:{server.port}")
         script = "i=0; while [ $i -lt 60 ]; do i=$((i+1)); echo $i; sleep 0.1; done"
         daemon.must("run", "-d", "--name", "goeson", *options, "busybox", "sh", "-c", script)

@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import tarfile
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from appliance.errors import ProtocolError
 from appliance.image.layer import Layer, convert_untrusted
+from appliance.image.recipe import tar_of
 from tests.archives import Tar
 
 
@@ -186,3 +188,34 @@ def test_flipped_bytes_never_do_worse_than_a_protocol_error(
         convert(bytes(base), target)
     except ProtocolError:
         assert not target.exists()
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_a_tar_can_be_made_again(data: st.DataObject) -> None:
+    """Whatever the archiver, the order and the rest behind the archive."""
+    form = data.draw(st.sampled_from((tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)))
+    tar = Tar(form)
+    for number in range(data.draw(st.integers(0, 6))):
+        size = data.draw(st.sampled_from((0, 1, 511, 512, 2047, 2049, 4095, 4096, 4097, 70_000)))
+        name = data.draw(st.sampled_from((f"f{number}", "same", "d/" + "n" * 90 + str(number))))
+        tar.add(name, os.urandom(size), mtime=data.draw(st.integers(0, 1 << 31)))
+    plain = tar.bytes() + data.draw(st.binary(max_size=3000))
+    with tempfile.TemporaryDirectory() as folder:
+        disk = Path(folder) / "disk"
+        layer = convert(
+            gzip.compress(plain) if data.draw(st.booleans()) else plain,
+            disk,
+            data.draw(st.sampled_from((7, 513, 100_000))),
+        )
+        assert b"".join(tar_of(Path(f"{disk}.recipe"), disk)) == plain
+        assert layer.diff_id == f"sha256:{hashlib.sha256(plain).hexdigest()}"
+
+
+def test_a_recipe_is_small(tmp_path: Path) -> None:
+    tar = Tar()
+    for number in range(2000):
+        tar.add(f"some/folder/file{number}", os.urandom(3000))
+    disk = tmp_path / "disk"
+    convert(tar.bytes(), disk)
+    assert Path(f"{disk}.recipe").stat().st_size < disk.stat().st_size // 20

@@ -1,0 +1,49 @@
+"""What volumes are made of."""
+
+from pathlib import Path
+
+import pytest
+
+from appliance.errors import InvalidParameter
+from appliance.volume.store import VolumeRecord, VolumeStore, parse_size
+
+
+@pytest.mark.parametrize(
+    ("options", "shared", "kind"),
+    [
+        ({}, True, "directory"), ({}, False, "disk"), ({"size": "1g"}, True, "disk"), ({"o": "size=64m"}, True, "disk"),
+        ({"type": "tmpfs", "device": "tmpfs", "o": "size=1m"}, False, "tmpfs"),
+        ({"type": "none", "device": "/x", "o": "bind"}, True, "bind"),
+    ],
+)  # fmt: skip
+def test_options_decide(tmp_path: Path, options: dict[str, str], shared: bool, kind: str) -> None:
+    record = VolumeRecord("vol", 0, "", options=options)
+    VolumeStore(tmp_path, shared=shared).shape(record)
+    assert record.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("..", {}), ("a/b", {}), ("x", {}), ("a" * 300, {}), ("vol", {"size": "-1"}), ("vol", {"size": "1"}), ("vol", {"what": "x"}),
+        ("vol", {"type": "nfs"}), ("vol", {"type": "none", "device": "x", "o": "bind"}), ("vol", {"o": "addr=1.2.3.4"}),
+    ],
+)  # fmt: skip
+def test_what_cannot_be(tmp_path: Path, name: str, options: dict[str, str]) -> None:
+    with pytest.raises(InvalidParameter):
+        VolumeStore(tmp_path, shared=True).shape(VolumeRecord(name, 0, "", options=options))
+
+
+def test_sizes() -> None:
+    assert [parse_size(text) for text in ("1", "1k", "2MiB", "1.5g", "3 GB")] == [1, 1024, 2 << 20, 3 << 29, 3 << 30]
+
+
+async def test_what_belongs_to_no_volume_is_swept(tmp_path: Path) -> None:
+    store = VolumeStore(tmp_path, shared=True)
+    kept, gone = (VolumeRecord(name, 0, "directory") for name in ("kept", "gone"))
+    for record in (kept, gone):
+        await store.make(record)
+    (store.data(kept) / "file").write_bytes(bytes(10_000))
+    store.tidy({"kept"})
+    assert [path.name for path in (tmp_path / "volumes").iterdir()] == ["kept"]
+    assert store.used(kept) >= 10_000
