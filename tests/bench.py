@@ -180,28 +180,105 @@ def attach_in(target: Target) -> float:
     return (40 << 20) / MEGABYTE / elapsed
 
 
-def push_fifty_megabytes(host: str) -> str:
-    """Push an image of five layers, 50 MB together as they are sent, 1000 files each; its name."""
-    layers = []
-    for number in range(5):
-        layer = io.BytesIO()
-        with tarfile.open(fileobj=layer, mode="w") as archive:
-            for file in range(1000):
-                member = tarfile.TarInfo(f"layer{number}/file{file}")
-                # Half of it does not compress, half does, as programs are.
-                content = os.urandom(10_000) + bytes(range(100)) * 100
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
-        layers.append(layer.getvalue())
+def push_image(host: str, repository: str, layers: list[bytes]) -> str:
+    """Push an image of these layers; its name."""
     config = json.dumps(
         {
             "architecture": "amd64", "os": "linux", "config": {},
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(one).hexdigest()}" for one in layers]},
         }
     ).encode()  # fmt: skip
-    pusher = Pusher(host, "bench/fifty")
+    pusher = Pusher(host, f"bench/{repository}")
     pusher.manifest("v1", image_manifest(config, [gzip.compress(one, 6) for one in layers], pusher.blob))
-    return f"{host}/bench/fifty:v1"
+    return f"{host}/bench/{repository}:v1"
+
+
+def layers_of(count: int, files: int) -> list[bytes]:
+    """Layers of so many files of 20 kB. Half of each does not compress, half does, as programs are: 10 MB a thousand as sent."""
+    layers = []
+    for number in range(count):
+        layer = io.BytesIO()
+        with tarfile.open(fileobj=layer, mode="w") as archive:
+            for file in range(files):
+                member = tarfile.TarInfo(f"layer{number}/file{file}")
+                content = os.urandom(10_000) + bytes(range(100)) * 100
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+        layers.append(layer.getvalue())
+    return layers
+
+
+def images(root: Path) -> None:
+    """Pull and push, and what images take of the disk; both daemons on the host, where the registry is."""
+    daemon = Daemon(_made(root / "images"), on_host=True)
+    daemon.start()
+    try:
+        ours = Target("vchd", daemon.host)
+        with other_target(root / "images", bridge=False) as other, real_registry(_made(root / "registry")) as host:
+            targets = [ours] + ([other] if other is not None else [])
+            fifty = layers_of(5, 1000)
+            name = push_image(host, "fifty", fifty)
+            compare("pull of 50 MB", "ms", targets, functools.partial(pull, name), 5)
+            second = push_image(host, "second", [*fifty, *layers_of(1, 100)])
+            for target in targets:
+                target.docker("pull", name)
+            compare("pull of 1 MB on top of that", "ms", targets, functools.partial(pull, second), 5)
+            for target in targets:
+                target.docker("tag", name, f"{host}/bench/{target.name}:v1")
+            compare("push of layers that it has", "ms", targets, functools.partial(push, f"{host}/bench"), 5)
+            large = push_image(host, "large", layers_of(5, 10_000))
+            compare("pull of 500 MB", "ms", targets, functools.partial(pull, large), 3)
+            before = [_used(root / "images", target) for target in targets]
+            for target in targets:
+                target.docker("pull", large)
+            sizes = [_used(root / "images", target) - old for target, old in zip(targets, before, strict=True)]
+            ratio = f"   x{sizes[0] / sizes[1]:.2f}" if len(sizes) == 2 else ""
+            print(
+                f"{'disk for an image of 1 GB unpacked':38} MB     {'  '.join(f'{size / MEGABYTE:.0f}' for size in sizes)}{ratio}"
+            )
+    finally:
+        daemon.close()
+
+
+def push(place: str, target: Target) -> float:
+    return timed(lambda: target.docker("push", f"{place}/{target.name}:v1"))
+
+
+def _used(root: Path, target: Target) -> int:
+    """What a daemon's images take of the disk, bytes."""
+    folders = [root / "data/layers"] if target.name == "vchd" else [root / "dockerd/overlay2", root / "dockerd/image"]
+    done = subprocess.run(["du", "-sxk", *map(str, folders)], capture_output=True, text=True, check=True)
+    return sum(int(line.split()[0]) * 1024 for line in done.stdout.splitlines())
+
+
+def with_a_volume(target: Target) -> float:
+    return timed(lambda: target.docker("run", "--rm", "-v", "bench-volume:/v", "busybox", "true"))
+
+
+def with_a_port(target: Target) -> float:
+    return timed(lambda: target.docker("run", "--rm", "-p", "8080", "busybox", "true"))
+
+
+def network(target: Target) -> float:
+    """Create, connect, disconnect, remove, ms."""
+
+    def all_of_it() -> None:
+        target.docker("network", "create", "bench")
+        target.docker("network", "connect", "bench", "bench-net")
+        target.docker("network", "disconnect", "bench", "bench-net")
+        target.docker("network", "rm", "bench")
+
+    return timed(all_of_it)
+
+
+def networks_and_volumes(targets: list[Target]) -> None:
+    compare("run --rm -p true", "ms", targets, with_a_port, 9, settled=True)
+    compare("run --rm -v true", "ms", targets, with_a_volume, 9, settled=True)
+    for target in targets:
+        target.docker("run", "-d", "--name", "bench-net", "busybox", "sleep", "100000")
+    compare("network create, connect, undo", "ms", targets, network, 5, settled=True)
+    for target in targets:
+        target.docker("rm", "-f", "bench-net")
 
 
 def _made(folder: Path) -> Path:
@@ -394,10 +471,15 @@ def files_and_figures(targets: list[Target], folder: Path) -> None:
 
 
 def main() -> None:
-    """All of it, or with the argument `files` only what files_and_figures measures."""
-    only_files = sys.argv[1:] == ["files"]
+    """All of it, or with an argument a part: `files`, `images`, `networks`."""
+    part = sys.argv[1] if len(sys.argv) > 1 else ""
     root = Path(tempfile.mkdtemp(prefix="vch-bench-", dir="/tmp"))
     root.chmod(0o711)
+    if part in ("", "images"):
+        images(root)
+    if part == "images":
+        shutil.rmtree(root, ignore_errors=True)
+        return
     daemon = Daemon(root)
     daemon.start()
     try:
@@ -406,8 +488,11 @@ def main() -> None:
         ours = Target("vchd", daemon.host, daemon.wait_pool)
         with other_target(root) as other:
             targets = [ours] + ([other] if other is not None else [])
-            files_and_figures(targets, root)
-            if only_files:
+            if part in ("", "files"):
+                files_and_figures(targets, root)
+            if part in ("", "networks"):
+                networks_and_volumes(targets)
+            if part:
                 return
             rates(targets, "ping", "/_ping")
             for target in targets:
@@ -424,10 +509,6 @@ def main() -> None:
             ours.settle = daemon.wait_pool
             daemon.stop()
             daemon.start()
-        with other_target(root, bridge=False) as other, real_registry(_made(root / "registry")) as host:
-            targets = [ours] + ([other] if other is not None else [])
-            name = push_fifty_megabytes(host)
-            compare("pull of 50 MB", "ms", targets, functools.partial(pull, name), 5)
         # The cold path beside it.
         daemon.stop()
         daemon.start("--vm-template", "off")
@@ -454,7 +535,7 @@ def main() -> None:
         daemon.start()
         for container in json.loads(_get(daemon, "/containers/json")):
             daemon.must("rm", "-f", container["Id"])
-        daemon.stop()
+        daemon.close()
         shutil.rmtree(root, ignore_errors=True)
 
 

@@ -16,7 +16,7 @@ _OPTIONS = frozenset(("max-size", "max-file", "mode", "max-buffer-size"))
 _WITHOUT_EFFECT = frozenset(("compress", "labels", "labels-regex", "env", "env-regex", "tag", "cache-disabled"))
 _SYSLOG_OPTIONS = frozenset((
     "syslog-address", "syslog-facility", "syslog-format", "tag", "mode", "max-buffer-size", "cache-max-size",
-    "cache-max-file",
+    "cache-max-file", "syslog-tls-ca-cert", "syslog-tls-cert", "syslog-tls-key", "syslog-tls-skip-verify",
 ))  # fmt: skip
 # What the log of a driver that keeps it only beside takes (moby: the cache of dual logging).
 _CACHE = (20 << 20, "5")

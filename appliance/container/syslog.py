@@ -36,12 +36,10 @@ def parse_address(text: str) -> Address:
     url = urllib.parse.urlsplit(text)
     if url.scheme in ("unix", "unixgram"):
         return Address(url.scheme, url.path)
-    if url.scheme == "tcp+tls":
-        raise InvalidParameter("syslog-address: tcp+tls is not supported")
-    if url.scheme not in ("udp", "tcp") or not url.hostname:
+    if url.scheme not in ("udp", "tcp", "tcp+tls") or not url.hostname:
         raise InvalidParameter(f"syslog-address should be in form proto://address, got {text}")
     try:
-        return Address(url.scheme, host=url.hostname, port=url.port or 514)
+        return Address(url.scheme, host=url.hostname, port=url.port or (6514 if url.scheme == "tcp+tls" else 514))
     except ValueError as error:
         raise InvalidParameter(f"syslog-address: {error}") from error
 

@@ -47,12 +47,11 @@ def machine_spec(
     host = container.record.host if limited else {}
     limit = int(host.get("Memory") or 0) >> 20
     nano = int(host.get("NanoCpus") or 0)
-    highest = max((int(number) for number in re.findall("[0-9]+", host.get("CpusetCpus") or "")), default=0)
     disks = [Disk(path, True) for path in layers]
     return MachineSpec(
         container.id,
         _memory_class(max(memory_mib, limit + _OVERHEAD_MIB if limit else 0), memory_mib),
-        max(cpus, -(-nano // 1_000_000_000), highest + 1),
+        max(cpus, -(-nano // 1_000_000_000), _highest_cpu(host) + 1),
         (Disk(container.upper, False), *disks, *equipment.disks),
         cards[0] if cards else None,
         tuple(cards[1:]),
@@ -68,7 +67,15 @@ def fits(machine: MachineSpec, host: dict[str, Any]) -> str:
     wanted = -(-int(host.get("NanoCpus") or 0) // 1_000_000_000)
     if wanted > machine.cpus:
         return f"Range of CPUs is from 0.01 to {machine.cpus}.00, as there are only {machine.cpus} CPUs available: restart it to get more"
+    highest = _highest_cpu(host)
+    if highest >= machine.cpus:
+        return f"Requested CPUs are not available - requested {host['CpusetCpus']}, available: 0-{machine.cpus - 1}: restart it to get more"
     return ""
+
+
+def _highest_cpu(host: dict[str, Any]) -> int:
+    """The highest of CpusetCpus, 0 when it says nothing."""
+    return max((int(number) for number in re.findall("[0-9]+", host.get("CpusetCpus") or "")), default=0)
 
 
 def _memory_class(wanted_mib: int, smallest_mib: int) -> int:

@@ -1,7 +1,9 @@
 """Logs that are sent on to a syslog server. What is kept here is what is sent: a server that is away gets it later."""
 
+import contextlib
 import logging
 import platform
+import ssl
 from collections.abc import Callable
 
 import trio
@@ -16,11 +18,56 @@ log = logging.getLogger(__name__)
 _AGAIN_SECONDS = 1.0
 # How long what is left at the end of a run is tried for.
 _LAST_SECONDS = 10.0
+_GOODBYE_SECONDS = 2.0
 _BATCH = 500
 _LONGEST = 16 << 10
 
 
-async def _connect(address: Address) -> trio.socket.SocketType:
+class _Datagrams:
+    """A message a datagram."""
+
+    def __init__(self, connection: trio.socket.SocketType) -> None:
+        self._socket = connection
+
+    async def send_all(self, data: bytes) -> None:
+        await self._socket.send(data)
+
+    async def aclose(self) -> None:
+        self._socket.close()
+
+
+_Stream = trio.abc.SendStream | _Datagrams
+
+
+async def _connect(address: Address, options: dict[str, str]) -> _Stream:
+    """OSError or ssl.SSLError when there is nobody, or not who it should be."""
+    connection = await _open(address)
+    if address.kind in ("udp", "unixgram"):
+        return _Datagrams(connection)
+    stream = trio.SocketStream(connection)
+    if address.kind != "tcp+tls":
+        return stream
+    try:
+        secured = trio.SSLStream(stream, _verification(options), server_hostname=address.host, https_compatible=True)
+        await secured.do_handshake()
+    except BaseException:
+        connection.close()
+        raise
+    return secured
+
+
+def _verification(options: dict[str, str]) -> ssl.SSLContext:
+    """As the options syslog-tls-* say, whose files are the daemon's."""
+    context = ssl.create_default_context(cafile=options.get("syslog-tls-ca-cert") or None)
+    if options.get("syslog-tls-cert"):
+        context.load_cert_chain(options["syslog-tls-cert"], options.get("syslog-tls-key"))
+    if options.get("syslog-tls-skip-verify", "").lower() in ("1", "true"):
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+async def _open(address: Address) -> trio.socket.SocketType:
     if address.kind in ("unix", "unixgram"):
         kind = trio.socket.SOCK_DGRAM if address.kind == "unixgram" else trio.socket.SOCK_STREAM
         connection = trio.socket.socket(trio.socket.AF_UNIX, kind)
@@ -53,7 +100,8 @@ class Forwarder:
             fill_tag(options.get("tag") or "{{.ID}}", values), platform.node() or "vch",
         )  # fmt: skip
         self._mark = container.folder / "log.sent"
-        self._socket: trio.socket.SocketType | None = None
+        self._options: dict[str, str] = options
+        self._stream: _Stream | None = None
         self._complained = False
 
     @staticmethod
@@ -68,9 +116,15 @@ class Forwarder:
             with trio.move_on_after(_LAST_SECONDS):
                 await self._send_while(lambda: False)
         finally:
-            if self._socket is not None:
-                self._socket.close()
+            with trio.CancelScope(shield=True):
+                await self._hang_up()
             container.forwarded.set()
+
+    async def _hang_up(self) -> None:
+        if self._stream is not None:
+            stream, self._stream = self._stream, None
+            with trio.move_on_after(_GOODBYE_SECONDS), contextlib.suppress(OSError, trio.BrokenResourceError):
+                await stream.aclose()
 
     async def _send_while(self, going_on: Callable[[], bool]) -> None:
         """Send what comes until all is sent and nothing more will come."""
@@ -100,19 +154,16 @@ class Forwarder:
     async def _send(self, kept: LogFile, position: int) -> int:
         """Send some entries; the number of the first that was not."""
         try:
-            if self._socket is None:
-                self._socket = await _connect(self._address)
+            if self._stream is None:
+                self._stream = await _connect(self._address, self._options)
             for entry in kept.iterate(position, min(kept.entries, position + _BATCH)):
-                data = self._formatter.message(entry.stream, entry.time_ns, kept.payload(entry)[:_LONGEST])
-                view = memoryview(data)
-                while view:
-                    view = view[await self._socket.send(view) :]
+                await self._stream.send_all(
+                    self._formatter.message(entry.stream, entry.time_ns, kept.payload(entry)[:_LONGEST])
+                )
                 position += 1
             self._complained = False
-        except OSError as error:
-            if self._socket is not None:
-                self._socket.close()
-                self._socket = None
+        except (OSError, trio.BrokenResourceError) as error:
+            await self._hang_up()
             if not self._complained:
                 log.warning("the log of container %s is not taken: %s", self._container.id[:12], error)
                 self._complained = True

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import trio
 
+from appliance.container.logconfig import parse_size
 from appliance.errors import InvalidParameter, Unavailable
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
@@ -20,7 +21,6 @@ DIRECTORY, DISK, BIND, TMPFS = "directory", "disk", "bind", "tmpfs"
 # A disk is this large where volumes cannot be directories and nobody says how large.
 _DISK_BYTES = 10 << 30
 _LEAST_DISK = 8 << 20
-_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
 _MAKE = (
     "mke2fs",
     "-q",
@@ -48,14 +48,6 @@ class VolumeRecord(msgspec.Struct):
     size: int = 0
     device: str = ""
     flags: str = ""
-
-
-def parse_size(text: str) -> int:
-    """10g, 512MiB, 1048576. InvalidParameter for anything else."""
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgtp]?)(?:i?b)?\s*", text.lower())
-    if match is None or len(match[1]) > 18:
-        raise InvalidParameter(f"invalid size: '{text}'")
-    return int(float(match[1]) * _UNITS[match[2]])
 
 
 class VolumeStore:

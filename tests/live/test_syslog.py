@@ -2,6 +2,8 @@
 
 import re
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -16,7 +18,8 @@ pytestmark = pytest.mark.live
 class Server:
     """A syslog server over TCP; `lines` is what came."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
         self.lines: list[str] = []
@@ -34,6 +37,12 @@ class Server:
             threading.Thread(target=self._read, args=(connection,), daemon=True).start()
 
     def _read(self, connection: socket.socket) -> None:
+        if self._tls is not None:
+            try:
+                connection = self._tls.wrap_socket(connection, server_side=True)
+            except OSError:
+                connection.close()
+                return
         with connection, connection.makefile() as file:
             try:
                 for line in file:
@@ -68,6 +77,34 @@ def test_every_line_comes_with_its_stream_and_tag(host_daemon: Daemon) -> None:
     first, second = server.wait(2)
     assert re.fullmatch(r"<30>1 \S+Z \S+ tells \d+ tells - one", first)
     assert re.fullmatch(r"<27>1 \S+Z \S+ tells \d+ tells - two", second)
+    server.close()
+
+
+def _certificate(folder: Path) -> tuple[Path, ssl.SSLContext]:
+    """A server's own certificate for 127.0.0.1, and what it serves with."""
+    file = folder / "cert.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(folder / "key.pem"), "-out", str(file)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file, folder / "key.pem")
+    return file, context
+
+
+def test_lines_go_to_a_server_that_proves_who_it_is(host_daemon: Daemon, short_path: Path) -> None:
+    certificate, context = _certificate(short_path)
+    server = Server(tls=context)
+    options = ("--log-driver", "syslog", "--log-opt", f"syslog-address=tcp+tls://127.0.0.1:{server.port}")
+    trusted = ("--log-opt", f"syslog-tls-ca-cert={certificate}")
+    # One that is not known gets nothing; the container does not suffer from it.
+    host_daemon.must("run", "-d", "--name", "untold", *options, "busybox", "echo", "secret")
+    host_daemon.must("wait", "untold")
+    host_daemon.must("run", "--rm", *options, *trusted, "busybox", "echo", "told")
+    host_daemon.must("run", "--rm", *options, "--log-opt", "syslog-tls-skip-verify=true", "busybox", "echo", "blindly")
+    assert [line.rsplit(" ", 1)[1] for line in server.wait(2)] == ["told", "blindly"]
+    host_daemon.must("rm", "-f", "untold")
     server.close()
 
 

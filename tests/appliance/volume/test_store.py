@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from appliance.errors import InvalidParameter
-from appliance.volume.store import VolumeRecord, VolumeStore, parse_size
+from appliance.volume.store import VolumeRecord, VolumeStore
 
 
 @pytest.mark.parametrize(
@@ -32,10 +32,6 @@ def test_options_decide(tmp_path: Path, options: dict[str, str], shared: bool, k
 def test_what_cannot_be(tmp_path: Path, name: str, options: dict[str, str]) -> None:
     with pytest.raises(InvalidParameter):
         VolumeStore(tmp_path, shared=True).shape(VolumeRecord(name, 0, "", options=options))
-
-
-def test_sizes() -> None:
-    assert [parse_size(text) for text in ("1", "1k", "2MiB", "1.5g", "3 GB")] == [1, 1024, 2 << 20, 3 << 29, 3 << 30]
 
 
 async def test_what_belongs_to_no_volume_is_swept(tmp_path: Path) -> None:
