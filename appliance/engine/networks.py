@@ -76,8 +76,9 @@ class Networks:
         self._records = {record.id: record for record in sorted(found, key=lambda record: record.created)}
         for name, driver in (("bridge", "bridge"), ("host", "host"), ("none", "null")):
             await self._make_predefined(name, driver)
+        await self._host.sweep(self._records.values())
         for record in self._records.values():
-            await self._set_up(record)
+            await self._set_up(record, new=False)
 
     async def _make_predefined(self, name: str, driver: str) -> None:
         known = next((record for record in self._records.values() if record.name == name), None)
@@ -94,7 +95,7 @@ class Networks:
         self._records[record.id] = record
         await self._database.put(_KIND, record.id, msgspec.json.encode(record))
 
-    async def _set_up(self, record: NetworkRecord) -> None:
+    async def _set_up(self, record: NetworkRecord, *, new: bool) -> None:
         """Make all of a network that is not its record."""
         self._members[record.id] = {}
         if record.driver != "bridge":
@@ -102,7 +103,7 @@ class Networks:
         self._subnets[record.id] = [
             Subnet(pool, f"{record.name} ({record.id})", self._reserved(pool)) for pool in record.used_pools
         ]
-        await self._host.add(record)
+        await self._host.add(record, new=new)
         if self._host.bridged:
             gateway = next((pool.gateway for pool in record.pools if ":" not in pool.gateway), "")
             if gateway:
@@ -189,7 +190,7 @@ class Networks:
                 raise Forbidden(f"bridge name {record.bridge} is used by another network")
             await self._choose_subnets(record)
             try:
-                await self._set_up(record)
+                await self._set_up(record, new=True)
                 self._records[record.id] = record
                 self.settle()
                 await self._database.put(_KIND, record.id, msgspec.json.encode(record))

@@ -3,15 +3,15 @@
 import contextlib
 import ipaddress
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from appliance.errors import Unavailable
+from appliance.errors import Conflict, Unavailable
 from appliance.network.addresses import Network, parse_subnet
 from appliance.network.firewall import Nft, Publication, element, removal, rules
 from appliance.network.record import NetworkRecord
@@ -24,10 +24,15 @@ class Host(Protocol):
 
     bridged: bool
 
-    async def add(self, network: NetworkRecord) -> None:
-        """Make its bridge, unless it is there, as it has to be."""
+    async def add(self, network: NetworkRecord, *, new: bool) -> None:
+        """Make its bridge, or find it; with `new` a device of that name is somebody else's, and a Conflict."""
 
-    async def remove(self, network: NetworkRecord) -> None: ...
+    async def remove(self, network: NetworkRecord) -> None:
+        """Remove its bridge, if it was made here."""
+
+    async def sweep(self, networks: Iterable[NetworkRecord]) -> None:
+        """Remove the bridges that were made here for none of these: somebody was killed on the way."""
+
     def set_rules(self, networks: Iterable[NetworkRecord], publications: Iterable[Publication]) -> None:
         """Make the rules anew: NAT, isolation, these published ports."""
 
@@ -45,8 +50,9 @@ class UserModeHost:
 
     bridged = False
 
-    async def add(self, network: NetworkRecord) -> None: ...
+    async def add(self, network: NetworkRecord, *, new: bool) -> None: ...
     async def remove(self, network: NetworkRecord) -> None: ...
+    async def sweep(self, networks: Iterable[NetworkRecord]) -> None: ...
     def set_rules(self, networks: Iterable[NetworkRecord], publications: Iterable[Publication]) -> None: ...
     def publish(self, publications: Iterable[Publication]) -> None: ...
     def withdraw(self, publications: Iterable[Publication]) -> None: ...
@@ -63,14 +69,20 @@ class BridgeHost:
 
     def __init__(self, table: str) -> None:
         self._table = table
+        # What bridges that were made here are marked with: others, which `--bridge` may name, are used and left.
+        self._alias = f"vch {table}"
         self._nft = Nft()
         _write("ipv4/ip_forward", "1")
 
-    async def add(self, network: NetworkRecord) -> None:
-        await trio.to_thread.run_sync(_make_bridge, network)
+    async def add(self, network: NetworkRecord, *, new: bool) -> None:
+        await trio.to_thread.run_sync(_make_bridge, network, new, self._alias)
 
     async def remove(self, network: NetworkRecord) -> None:
-        await trio.to_thread.run_sync(_remove_bridge, network.bridge)
+        await trio.to_thread.run_sync(_remove_bridges, self._alias, network.bridge.__eq__)
+
+    async def sweep(self, networks: Iterable[NetworkRecord]) -> None:
+        known = {network.bridge for network in networks}
+        await trio.to_thread.run_sync(_remove_bridges, self._alias, lambda name: name not in known)
 
     def set_rules(self, networks: Iterable[NetworkRecord], publications: Iterable[Publication]) -> None:
         self._nft.run(rules(self._table, networks, publications))
@@ -110,7 +122,7 @@ def _write(name: str, value: str) -> None:
         raise Unavailable(f"cannot set net/{name}: {error}") from error
 
 
-def _make_bridge(network: NetworkRecord) -> None:
+def _make_bridge(network: NetworkRecord, new: bool, alias: str) -> None:
     name = network.bridge
     try:
         with IPRoute() as netlink:
@@ -119,6 +131,11 @@ def _make_bridge(network: NetworkRecord) -> None:
                 # A bridge without an address of its own takes its ports', one after the other.
                 netlink.link("add", ifname=name, kind="bridge", address="02:42:" + os.urandom(4).hex(":"))
                 found = netlink.link_lookup(ifname=name)
+                netlink.link("set", index=found[0], ifalias=alias)
+            elif new:
+                raise Conflict(f"bridge name {name} is that of a network device of the host")
+            elif _kind_of(netlink, found[0]) != "bridge":
+                raise Conflict(f"network device {name} is no bridge")
             index = found[0]
             have = {f"{one.get_attr('IFA_ADDRESS')}/{one['prefixlen']}" for one in netlink.get_addr(index=index)}
             for pool in network.used_pools:
@@ -137,13 +154,21 @@ def _make_bridge(network: NetworkRecord) -> None:
         raise Unavailable(f"bridge {name} of network {network.name}: {error}") from error
 
 
-def _remove_bridge(name: str) -> None:
+def _kind_of(netlink: Any, index: int) -> str | None:
+    (link,) = netlink.get_links(index)
+    kind: str | None = link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND")
+    return kind
+
+
+def _remove_bridges(alias: str, remove: Callable[[str], bool]) -> None:
+    """Those that were made here and whose name is one to be removed."""
     try:
         with IPRoute() as netlink:
-            for index in netlink.link_lookup(ifname=name):
-                netlink.link("del", index=index)
+            for link in netlink.get_links():
+                if link.get_attr("IFLA_IFALIAS") == alias and remove(link.get_attr("IFLA_IFNAME")):
+                    netlink.link("del", index=link["index"])
     except NetlinkError as error:
-        raise Unavailable(f"bridge {name} cannot be removed: {error}") from error
+        raise Unavailable(f"a bridge cannot be removed: {error}") from error
 
 
 def may_make_bridges() -> bool:

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 _TTL = 0  # a container's address is good for now only
 _PORT = 53
 _MOST = 65535
+_DATAGRAM = 512
 _UPSTREAM_SECONDS = 5.0
 _CLIENT_SECONDS = 10.0
 # Questions of one network that may be with other servers at the same time, and connections.
@@ -114,7 +115,7 @@ class NameServer:
                 continue
             reply = self._answer(data, peer[0])
             if isinstance(reply, bytes):
-                await _send(listener, reply, peer)
+                await _send(listener, _fitting(reply, data), peer)
             elif self._slots.value:
                 self._slots.acquire_nowait()
                 nursery.start_soon(self._pass_on_datagram, listener, data, peer, reply)
@@ -184,6 +185,18 @@ class NameServer:
             elif query.q.qtype == kinds.AAAA and version == 6:
                 reply.add_answer(dnslib.RR(query.q.qname, kinds.AAAA, rdata=dnslib.AAAA(text), ttl=_TTL))
         return bytes(reply.pack())
+
+
+def _fitting(reply: bytes, data: bytes) -> bytes:
+    """The answer, or that it is too long for a datagram of who asked (RFC 1035 4.2.1, RFC 6891): it comes by TCP then."""
+    if len(reply) <= _DATAGRAM:
+        return reply
+    query = dnslib.DNSRecord.parse(data)
+    if len(reply) <= max((row.rclass for row in query.ar if row.rtype == dnslib.QTYPE.OPT), default=_DATAGRAM):
+        return reply
+    short = query.reply()
+    short.header.tc = 1
+    return bytes(short.pack())
 
 
 def _failure(data: bytes, code: int = dnslib.RCODE.SERVFAIL) -> bytes:

@@ -15,7 +15,7 @@ import pytest
 from tests.archives import Tar
 from tests.live.daemon import Daemon, running_daemon
 from tests.live.images import busybox_layer, image_archive
-from tests.live.registry import real_registry
+from tests.live.registry import LyingRegistry, real_registry
 
 _PASSWORDS = "user:$2b$05$lNxCjHKq7i/qO44tGCsfvOItkcw3LHPkesHRu5OIPIe6Jio/PVy8m\n"
 
@@ -171,6 +171,49 @@ def test_image_search(daemon: Daemon, registry: str) -> None:
     assert done.returncode
     assert "404" in done.stderr
     assert "limit 0 is outside the range" in daemon.request("GET", "/v1.51/images/search?term=x&limit=0")[1]
+
+
+def test_image_search_in_an_index(daemon: Daemon) -> None:
+    rows = [
+        {"name": "one", "description": "first", "star_count": 5, "is_official": True, "is_automated": False},
+        {"name": "two", "description": "second", "star_count": 1, "is_official": False, "is_automated": False},
+    ]
+    with LyingRegistry() as index:
+        index.answers["/v1/search"] = (200, {}, json.dumps({"num_results": 2, "results": rows}).encode(), 0.0)
+        said = daemon.must("search", "--format", "{{.Name}} {{.StarCount}}", f"{index.host}/term")
+        assert said.splitlines() == ["one 5", "two 1"]
+        assert daemon.must("search", "-f", "stars=3", "--format", "{{.Name}}", f"{index.host}/term").split() == ["one"]
+        assert daemon.must(
+            "search", "-f", "is-official=false", "--format", "{{.Name}}", f"{index.host}/term"
+        ).split() == ["two"]
+        index.answers["/v1/search"] = (200, {}, b'{"results": 5}', 0.0)
+        assert "sent no results" in daemon.docker("search", f"{index.host}/term").stderr
+
+
+def test_info_version_ping_and_events(daemon: Daemon) -> None:
+    assert daemon.request("GET", "/_ping") == (200, "OK")
+    info = json.loads(daemon.must("info", "--format", "{{json .}}"))
+    assert info["Plugins"]["Volume"] == ["local"]
+    assert any("user-mode networking" in warning for warning in info["Warnings"])
+    version = json.loads(daemon.must("version", "--format", "{{json .Server}}"))
+    assert (version["ApiVersion"], version["MinAPIVersion"]) == ("1.51", "1.22")
+    since = str(time.time())
+    _load(daemon, "told:1", _layer("told"))
+    daemon.must("tag", "told:1", "told:2")
+    subprocess.run(daemon.command("save", "told:2"), capture_output=True, check=True)
+    daemon.must("rmi", "told:1", "told:2")
+    said = daemon.must(
+        "events", "--since", since, "--until", str(time.time()), "--filter", "type=image", "--format", "{{.Action}}"
+    )
+    assert said.split() == [
+        "load",
+        "tag",
+        "save",
+        "untag",
+        "untag",
+        "delete",
+        *["delete"] * (said.split().count("delete") - 1),
+    ]
 
 
 def test_image_prune(daemon: Daemon) -> None:

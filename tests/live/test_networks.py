@@ -216,6 +216,7 @@ def test_network_remove_and_prune(daemon: Daemon) -> None:
         (("--subnet", "10.1.0.0/24", "--gateway", "10.2.0.1", "x1"), "no matching subnet for gateway 10.2.0.1"),
         (("--driver", "overlay", "x1"), "plugin"),
         (("bridge",), "network with name bridge already exists"),
+        (("-o", "com.docker.network.bridge.name=lo", "x1"), "bridge name lo is that of a network device of the host"),
         (("-o", "com.docker.network.bridge.nonsense=1", "x1"), "com.docker.network.bridge.nonsense is not supported"),
         ((" ",), "invalid network name"),
     ],
@@ -559,8 +560,14 @@ def test_networks_outlive_the_daemon(tmp_path: Path) -> None:
         assert "vch0" not in rules
         assert "table ip foreign" in rules
         assert daemon.run_inside("ip", "-br", "link", "show", "type", "bridge") == ""
+        daemon.run_inside("ip", "link", "add", "br-half", "type", "bridge")
+        daemon.run_inside("ip", "link", "set", "br-half", "alias", "vch vch0")
+        daemon.run_inside("ip", "link", "add", "br-foreign", "type", "bridge")
         daemon.start()
         assert "stays" in daemon.must("network", "ls")
+        bridges = daemon.run_inside("ip", "-br", "link", "show", "type", "bridge")
+        assert "br-half" not in bridges
+        assert "br-foreign" in bridges
 
 
 def test_without_bridges(tmp_path: Path) -> None:

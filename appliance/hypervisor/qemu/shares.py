@@ -18,7 +18,7 @@ from tether.system.linux import open_in_root
 # Debian has the C one of QEMU 7.2 here, and later versions the Rust one on the path.
 _PROGRAMS = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
 # What a guest may not make on the host: device nodes. What it may know only as long as it holds: another machine may change it.
-_OPTIONS = "cache=auto,timeout=0,xattr,announce_submounts,modcaps=-mknod,max_idle_threads=1"
+_OPTIONS = "cache=auto,timeout=0,xattr,announce_submounts,modcaps=-mknod,max_idle_threads=1,log_level=err"
 _STAGE = """
 set -e
 stage=$1; shift

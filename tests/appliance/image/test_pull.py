@@ -4,7 +4,9 @@ import gzip
 import hashlib
 import io
 import json
-from collections.abc import AsyncIterator, Callable
+import os
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -301,6 +303,31 @@ async def test_a_manifest_of_schema_1(tmp_path: Path) -> None:
 async def until(test: Callable[[], bool]) -> None:
     while not test():  # noqa: ASYNC110
         await trio.sleep(0.01)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of two megabytes."""
+    if os.geteuid():
+        pytest.skip("mounts a file system")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "small", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+async def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, small_disk: Path) -> None:
+    with LyingRegistry() as registry:
+        lie = Lie(registry)
+        tar = Tar().add("file", os.urandom(4 << 20)).bytes()
+        lie.manifest = image_manifest(config_of([tar]), [gzip.compress(tar)], lie.put)
+        lie.serve_manifest()
+        async with Database.open(tmp_path / "state.db") as database:
+            store = ImageStore(database, small_disk)
+            with pytest.raises(Unavailable, match="failed to register layer: No space left on device"):
+                await pulled(store, registry.host, "app")
+            assert list((small_disk / "layers").iterdir()) == []
 
 
 # -- several at once --------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import struct
 import dnslib
 import pytest
 
-from appliance.network.names import Answer, NameServer
+from appliance.network.names import Answer, NameServer, _fitting
 
 
 def _server(answer: Answer) -> NameServer:
@@ -50,3 +50,15 @@ def test_garbage_is_answered_with_an_error(data: bytes) -> None:
     reply = _server(Answer(servers=()))._answer(data, "10.0.0.2")
     assert isinstance(reply, bytes)
     assert dnslib.DNSRecord.parse(reply).header.rcode in (dnslib.RCODE.FORMERR, dnslib.RCODE.SERVFAIL)
+
+
+def test_an_answer_that_is_too_long_comes_by_another_way() -> None:
+    server = _server(Answer(tuple(f"10.0.0.{number}" for number in range(200))))
+    plain = dnslib.DNSRecord.question("many").pack()
+    reply = server._answer(plain, "10.0.0.2")
+    assert isinstance(reply, bytes)
+    short = dnslib.DNSRecord.parse(_fitting(reply, plain))
+    assert (short.header.tc, len(short.rr)) == (1, 0)
+    large = dnslib.DNSRecord.question("many")
+    large.add_ar(dnslib.EDNS0(udp_len=4096))
+    assert _fitting(reply, large.pack()) == reply
