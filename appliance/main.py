@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -44,7 +45,7 @@ from appliance.engine.transfers import Transfers
 from appliance.engine.volumes import Volumes
 from appliance.errors import Conflict, InvalidParameter, VchError, leaves
 from appliance.http import Readiness, serve_connection
-from appliance.hypervisor import MachineSpec
+from appliance.hypervisor import SOME_SHARES, MachineSpec
 from appliance.hypervisor.qemu import QemuDriver, default_pool, has_room
 from appliance.image.store import ImageStore
 from appliance.network.host import BridgeHost, Host, UserModeHost, may_make_bridges
@@ -149,20 +150,27 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         await driver.connect()
         usual = MachineSpec("any", config.vm_memory, config.vm_cpus, (), networks.blank.card)
         size = default_pool() if config.vm_pool is None else config.vm_pool
-        pool = Pool(size, usual, driver, rehearsal, loop, nursery, has_room) if config.vm_template and size else None
+        pools: list[Pool] = []
+        if config.vm_template and size:
+            sharing = replace(usual, shares=SOME_SHARES)
+            pools = [
+                Pool(size, usual, driver, rehearsal, loop, nursery, has_room),
+                # Of those that have volumes one is enough: it has its memory for itself.
+                Pool(1, sharing, driver, rehearsal, loop, nursery, has_room, lazy=True),
+            ]
         images = ImageStore(database, config.data_root)
         why_no_shares = driver.why_no_shares()
         volumes = Volumes(VolumeStore(config.data_root, shared=not why_no_shares), database, events, why_no_shares)
         await volumes.open()
         containers = Containers(
             config.data_root, database, driver, images, networks, volumes, events, loop, nursery,
-            Defaults(config.vm_memory, config.vm_cpus, config.dns), disks, Admission(os.cpu_count() or 1), pool,
+            Defaults(config.vm_memory, config.vm_cpus, config.dns), disks, Admission(os.cpu_count() or 1), pools,
         )  # fmt: skip
         await containers.restore()
         await images.sweep()
         networks.settle()
         driver.want(usual)
-        if pool is not None:
+        for pool in pools:
             nursery.start_soon(pool.run)
         # What is here now stays: the collector need not look at it again.
         gc.freeze()

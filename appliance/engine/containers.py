@@ -6,7 +6,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ class Containers:
     def __init__(
         self, root: Path, database: Database, driver: Driver, images: ImageStore, networks: Networks, volumes: Volumes,
         events: EventBus, loop: LoopThread, nursery: trio.Nursery, defaults: Defaults, disks: UpperDisks,
-        admission: Admission, pool: Pool | None,
+        admission: Admission, pools: Sequence[Pool],
     ) -> None:  # fmt: skip
         self._root = root / "containers"
         self._root.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ class Containers:
         self._volumes = volumes
         volumes.everyone = self.all
         self._disks = disks
-        self._machines = Machines(driver, pool, admission, loop)
+        self._machines = Machines(driver, pools, admission, loop)
         self._ledger = Ledger(database, events)
         self._nursery = nursery
         self._execs = Execs(self._ledger, nursery)

@@ -1,8 +1,8 @@
 """Where a container's machine comes from: the pool, a template, a boot, a kept state; in turn, as the host's cores bear."""
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import trio
@@ -18,16 +18,16 @@ log = logging.getLogger(__name__)
 
 
 class Machines:
-    def __init__(self, driver: Driver, pool: Pool | None, admission: Admission, loop: LoopThread) -> None:
+    def __init__(self, driver: Driver, pools: Sequence[Pool], admission: Admission, loop: LoopThread) -> None:
         self._driver = driver
-        self._pool = pool
+        self._pools = pools
         self._admission = admission
         self._loop = loop
 
     def facts(self) -> dict[str, str]:
         """For `docker info`."""
         return {
-            "Machines waiting": str(self._pool.ready if self._pool is not None else 0),
+            "Machines waiting": str(sum(pool.ready for pool in self._pools)),
             "Starts queued": str(self._admission.queued),
         }
 
@@ -35,10 +35,9 @@ class Machines:
     async def turn(self) -> AsyncIterator[None]:
         """Wait until one more machine may be on its way up; it is until the block ends."""
         async with self._admission.turn():
-            if self._pool is None:
-                yield
-                return
-            with self._pool.starting():
+            with ExitStack() as stack:
+                for pool in self._pools:
+                    stack.enter_context(pool.starting())
                 yield
 
     async def get(
@@ -48,7 +47,9 @@ class Machines:
 
         `made` gets those that are to be destroyed if what follows fails.
         """
-        waiting = self._pool.take(spec) if self._pool is not None and kept is None else None
+        waiting = None
+        if kept is None:
+            waiting = next((found for pool in self._pools if (found := pool.take(spec)) is not None), None)
         if waiting is not None:
             made.append(waiting.machine)
             try:

@@ -11,7 +11,7 @@ import trio
 from appliance.engine.rehearsal import ContainerRehearsal
 from appliance.errors import leaves
 from appliance.guest import GuestSession
-from appliance.hypervisor import Adaptable, Cloning, Machine, MachineSpec
+from appliance.hypervisor import SOME_SHARES, Adaptable, Cloning, Machine, MachineSpec
 from tether.rpc.bridge import LoopThread
 
 log = logging.getLogger(__name__)
@@ -40,12 +40,16 @@ class Waiting:
 
 
 class Pool:
-    """Keeps `size` machines of one kind ready. `nursery` owns their sessions; `has_room` says whether the host can bear more."""
+    """Keeps `size` machines of one kind ready; with `lazy`, from the first start on that wants one.
+
+    `nursery` owns their sessions; `has_room` says whether the host can bear more.
+    """
 
     def __init__(
         self, size: int, kind: MachineSpec, driver: Cloning, rehearsal: ContainerRehearsal, loop: LoopThread,
-        nursery: trio.Nursery, has_room: Callable[[], bool],
+        nursery: trio.Nursery, has_room: Callable[[], bool], *, lazy: bool = False,
     ) -> None:  # fmt: skip
+        self._wanted = not lazy
         self._size = size
         self._kind = kind
         self._driver = driver
@@ -77,6 +81,7 @@ class Pool:
         """One that can become a machine of this spec, None when there is none."""
         if _shape(spec) != _shape(self._kind):
             return None
+        self._wanted = True
         while self._ready:
             waiting = self._ready.popleft()
             if not waiting.session.closed:
@@ -99,7 +104,7 @@ class Pool:
         if not self._has_room():
             while self._ready:
                 await self._ready.pop().end()
-        elif len(self._ready) < self._size and not self._starting:
+        elif self._wanted and len(self._ready) < self._size and not self._starting:
             quiet = self._last_start + _QUIET_SECONDS - trio.current_time()
             if quiet > 0:
                 await trio.sleep(quiet)
@@ -141,4 +146,4 @@ class Pool:
 def _shape(spec: MachineSpec) -> MachineSpec:
     """What machines that can become each other have in common."""
     card = spec.card.kind if spec.card is not None else None
-    return replace(spec, id="", disks=(), card=card, more_cards=())
+    return replace(spec, id="", disks=(), card=card, more_cards=(), shares=SOME_SHARES if spec.shares else ())

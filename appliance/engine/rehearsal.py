@@ -112,6 +112,8 @@ class ContainerRehearsal:
         config = {"Cmd": ["ready"], "Hostname": _NAME}
         disks = [DiskAddress(0, 0, 0), DiskAddress(0, 0, 1)]
         requests = launch_requests(_NAME, config, {}, disks, Surroundings(endpoints))
+        # Stays loaded: a container with volumes need not wait for it.
+        requests[0].modules.append("virtiofs")
         said = b""
         status = None
         async with session.launch(*requests, _BOOT_SECONDS) as launched:

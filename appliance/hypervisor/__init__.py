@@ -3,6 +3,7 @@
 from appliance.hypervisor.driver import (
     NO_BRIDGE,
     SHARE_TAG,
+    SOME_SHARES,
     Adaptable,
     Card,
     Checkpointable,
@@ -22,6 +23,7 @@ from appliance.hypervisor.driver import (
 __all__ = [
     "NO_BRIDGE",
     "SHARE_TAG",
+    "SOME_SHARES",
     "Adaptable",
     "Card",
     "Checkpointable",

@@ -87,6 +87,10 @@ class Share:
     part: str = ""
 
 
+# The shares of a machine that will have some: which, is said when it becomes somebody's.
+SOME_SHARES = (Share(Path("/"), True),)
+
+
 @dataclass(frozen=True, slots=True)
 class MachineSpec:
     """`id` is 1 to 64 of [a-z0-9]; sizes in MiB. `more_cards` are at most 8 places behind `card`, None an empty one."""

@@ -179,6 +179,8 @@ class SandboxService:
     @staticmethod
     def _load(name: str) -> None:
         """Load a module and what it needs; the list is in an order in which that works."""
+        if os.path.exists(f"/sys/module/{name.replace('-', '_')}"):
+            return
         wanted = f"{name}.ko"
         paths = _MODULES.read_text().split()
         if not any(Path(path).name == wanted for path in paths):

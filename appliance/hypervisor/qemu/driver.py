@@ -106,7 +106,7 @@ class QemuDriver(Driver):
         machine = self.make(replace(kind_of(kind), id=BLANK + secrets.token_hex(8)))
         try:
             machine.spec = replace(machine.spec, disks=self._rehearsal.disks(machine.folder))
-            await machine.restore(template)
+            await machine.restore(template, sharing=bool(kind.shares))
         except BaseException:
             with trio.CancelScope(shield=True):
                 await machine.destroy()

@@ -97,7 +97,7 @@ class QemuMachine(Machine):
         template = self._driver.template_for(self.spec)
         if template is not None:
             try:
-                await self.restore(template)
+                await self.restore(template, sharing=bool(self.spec.shares))
                 return
             except HypervisorError as error:
                 log.warning("machine %s cannot be restored, so it boots: %s", self.id[:12], error)
@@ -142,13 +142,12 @@ class QemuMachine(Machine):
             (folder / disk.path.name).unlink(missing_ok=True)
         mark("disks put in")
 
-    async def restore(self, template: Template) -> None:
-        """Launch, and let it go on from the template's state."""
+    async def restore(self, template: Template, *, sharing: bool) -> None:
+        """Launch, and let it go on from the template's state. `sharing`: its memory is one that a virtiofsd can look into."""
         state = template.open_state()
-        shares = bool(self.spec.shares)
-        memory = await trio.to_thread.run_sync(template.copy_memory) if shares else os.dup(template.memory)
+        memory = await trio.to_thread.run_sync(template.copy_memory) if sharing else os.dup(template.memory)
         try:
-            self.launch(clone_origin(memory, shares=shares))
+            self.launch(clone_origin(memory, shares=sharing))
             mark("QEMU launched")
             # Before the guest goes on, so that to it the line never was closed.
             self._early = await self._dial()
