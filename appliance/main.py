@@ -142,13 +142,13 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         await networks.open()
         disks = UpperDisks(config.data_root)
         await disks.prepare()
-        rehearsal = ContainerRehearsal(loop, config.data_root, disks, networks.blank)
+        rehearsal = ContainerRehearsal(loop, config.data_root, disks, networks.places.blank)
         driver = QemuDriver(
             config.exec_root / "machines", config.guest, config.accel, config.cache, nursery,
             rehearsal if config.vm_template else None,
         )  # fmt: skip
         await driver.connect()
-        usual = MachineSpec("any", config.vm_memory, config.vm_cpus, (), networks.blank.card)
+        usual = MachineSpec("any", config.vm_memory, config.vm_cpus, (), networks.places.blank.card)
         size = default_pool() if config.vm_pool is None else config.vm_pool
         pools: list[Pool] = []
         if config.vm_template and size:

@@ -30,6 +30,7 @@ class Connections:
         self._find = find
         self._everyone = everyone
         self._networks = networks
+        self._places = networks.places
         self._ledger = ledger
         self._dns = dns
 
@@ -79,7 +80,7 @@ class Connections:
         record, container = self._networks.get(network), self._find(ref)
         self._check_kinds(record, container)
         attachment = Attachment(record.name, settings)
-        self._networks.check(attachment)
+        self._places.check(attachment)
         async with container.lock:
             if any(one.network == record.name for one in container.record.attachments):
                 raise Forbidden(f"endpoint with name {container.record.name} already exists in network {record.name}")
@@ -109,7 +110,7 @@ class Connections:
         if run is None or not isinstance(run.machine, Pluggable):
             raise Unsupported("this hypervisor's machines cannot be given a card while they run")
         before = way_out(container.endpoints)
-        endpoint = self._networks.enter(container, attachment)
+        endpoint = self._places.enter(container, attachment)
         plugged = False
         try:
             await run.machine.plug_card(endpoint.card)
@@ -119,7 +120,7 @@ class Connections:
             await self._move_ports(container, before)
         except BaseException:
             with trio.CancelScope(shield=True):
-                self._networks.exit(container, endpoint)
+                self._places.exit(container, endpoint)
                 if plugged:
                     await self._unplug_quietly(container, endpoint)
             raise
@@ -137,8 +138,8 @@ class Connections:
     async def _move_ports(self, container: Container, before: Endpoint | None) -> None:
         """Ports that are published lead to where the container leaves for elsewhere: that may have changed."""
         if way_out(container.endpoints) is not before:
-            self._networks.withdraw(container)
-            self._networks.publish(container)
+            self._places.withdraw(container)
+            self._places.publish(container)
 
     async def disconnect(self, network: str, ref: str, *, force: bool) -> None:
         """Take a container off a network."""
@@ -169,7 +170,7 @@ class Connections:
             except VchError:
                 if not force:
                     raise
-        self._networks.exit(container, endpoint)
+        self._places.exit(container, endpoint)
         self._networks.tell("disconnect", container, endpoint)
         if run is not None and endpoint.interface:
             # The way out may be another one now.

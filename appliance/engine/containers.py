@@ -71,7 +71,7 @@ class Containers:
         self._ledger = Ledger(database, events)
         self._nursery = nursery
         self._execs = Execs(self._ledger, nursery)
-        card = networks.blank.card
+        card = networks.places.blank.card
         self._visits = Visits(self._machines, images, volumes, defaults.memory_mib, defaults.cpus, card, nursery)
         self.connections = Connections(self.get, self.all, networks, self._ledger, defaults.dns)
         self._runs = Runs(
@@ -137,7 +137,7 @@ class Containers:
         merged = merge_config(config, self._images.config(image.id).config)
         arguments(merged)
         capabilities(host)
-        attachments = self._networks.plan(merged, host, networks)
+        attachments = self._networks.places.plan(merged, host, networks)
         for link in host.get("Links") or ():
             self._check_link(parse_link(link)[0])
         container_id = secrets.token_hex(32)
@@ -458,7 +458,7 @@ class Containers:
                 continue
             if not record.attachments:
                 # Of an appliance that had one network only.
-                record.attachments = self._networks.plan(record.config, record.host, {})
+                record.attachments = self._networks.places.plan(record.config, record.host, {})
             container = Container(record, folder, state_of(record))
             self._containers[key] = container
             self._names[record.name] = key

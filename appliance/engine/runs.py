@@ -87,6 +87,7 @@ class Runs:
         self._images = images
         self._health = HealthMonitor(ledger)
         self._networks = networks
+        self._places = networks.places
         self._connections = connections
         self._volumes = volumes
         self._ledger = ledger
@@ -156,7 +157,7 @@ class Runs:
         if isinstance(container.state, Running):
             await self._ended(container, Ended(None, str(error)))
             return
-        self._networks.leave(container)
+        self._places.leave(container)
         self._volumes.let_go(container)
         code = 128
         if isinstance(error, StartRefused):
@@ -177,7 +178,7 @@ class Runs:
         record, kept = container.record, attempt.kept
         container.trace = Trace()
         container.trace.follow()
-        self._networks.join(container)
+        self._places.join(container)
         for other in self._volumes.holders(container):
             if not other.running:
                 # It is only looked into.
@@ -266,7 +267,7 @@ class Runs:
             log.warning("container %s lost its machine: %s", container.id[:12], ended.reason)
         else:
             code, oom, error = exit_code(status), status.oom_killed, ""
-        left = self._networks.leave(container)
+        left = self._places.leave(container)
         started, now = record.started, time.time_ns()
         if now - started >= _LONG_RUN_NS:
             container.backoff = 0
@@ -337,7 +338,7 @@ class Runs:
 
     def take_up(self, container: Container, machine: Machine) -> None:
         """Go on with a machine that an earlier appliance left running."""
-        self._networks.rejoin(container)
+        self._places.rejoin(container)
         self._volumes.hold_again(container)
         self._nursery.start_soon(self._resume_guarded, container, machine)
 
@@ -346,7 +347,7 @@ class Runs:
         if container.running:
             await self._ended(container, Ended(None, "the machine ended while the appliance was away"))
         elif container.record.bindings or any(one.endpoint for one in container.record.attachments):
-            self._networks.forget(container)
+            self._places.forget(container)
             await self._ledger.save(container)
 
     async def _resume_guarded(self, container: Container, machine: Machine) -> None:

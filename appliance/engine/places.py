@@ -1,0 +1,305 @@
+"""Places of containers on networks: addresses, MACs, cards, published ports; planned, taken, given back."""
+
+import ipaddress
+import logging
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import trio
+
+from appliance.container.record import Attachment
+from appliance.engine.record import Container
+from appliance.errors import InvalidParameter, NotFound, VchError
+from appliance.hypervisor import NO_BRIDGE, Card
+from appliance.network.addresses import Subnet, mac_of, parse_subnet
+from appliance.network.host import Host
+from appliance.network.ports import Ports, Wanted, forwards, parse_bindings, parse_port
+from appliance.network.record import (
+    OPTION_HOST_IP,
+    Address,
+    Endpoint,
+    NetworkRecord,
+    Pool,
+    bridge_card,
+    way_out,
+)
+
+log = logging.getLogger(__name__)
+
+
+class Places:
+    """`find` gives a network by its name or id. Errors carry Docker's texts."""
+
+    def __init__(self, host: Host, nursery: trio.Nursery, find: Callable[[str], NetworkRecord]) -> None:
+        self._host = host
+        self._find = find
+        self.ports = Ports(host, nursery)
+        self._subnets: dict[str, list[Subnet]] = {}
+        # Who is on which network now.
+        self.taken: dict[str, dict[str, tuple[Container, Endpoint]]] = {}
+
+    # -- networks -------------------------------------------------------------------------------------------------
+
+    def open(self, record: NetworkRecord) -> None:
+        """There is a network to have places on. InvalidParameter when its pools are none."""
+        self.taken[record.id] = {}
+        if record.driver == "bridge":
+            label = f"{record.name} ({record.id})"
+            self._subnets[record.id] = [Subnet(pool, label, self._reserved(pool)) for pool in record.used_pools]
+
+    def close(self, record: NetworkRecord) -> None:
+        """There is no such network any more."""
+        self.taken.pop(record.id, None)
+        self._subnets.pop(record.id, None)
+
+    def _reserved(self, pool: Pool) -> list[str]:
+        """User-mode networking answers DNS on an address of its own: the last one."""
+        return [] if self._host.bridged else [str(parse_subnet(pool.subnet)[-2])]
+
+    def members(self, record: NetworkRecord) -> list[tuple[Container, Endpoint]]:
+        """Who is on it now."""
+        return list(self.taken[record.id].values())
+
+    @property
+    def blank(self) -> Endpoint:
+        """A place on the default network that is nobody's, for machines that meet nobody."""
+        record = self._find("bridge")
+        address = self._subnets[record.id][0].blank
+        mac = mac_of(address.address)
+        card = Card(mac, bridge=NO_BRIDGE) if self._host.bridged else self._card(record, mac)
+        return Endpoint(record, "", mac, address, None, self._dns(record, address), card, "eth0")
+
+    # -- containers -----------------------------------------------------------------------------------------------
+
+    def plan(self, config: dict[str, Any], host: dict[str, Any], wanted: dict[str, Any]) -> list[Attachment]:
+        """On which networks a container is to be; `wanted` are EndpointSettings by a network's name or id.
+
+        A network that is not there is found out when the container starts, as in Docker.
+        """
+        mode = host.get("NetworkMode") or "default"
+        if config.get("NetworkDisabled"):
+            mode = "none"
+        if mode.startswith("container:"):
+            raise InvalidParameter(
+                f"NetworkMode {mode} is not supported: another container is another machine, with a network of its own"
+            )
+        settings = {self._name_of(ref): dict(given or {}) for ref, given in wanted.items()}
+        primary = self._name_of(mode)
+        names = [primary, *(name for name in settings if name != primary)]
+        if len(names) > 1 and primary in ("none", "host"):
+            raise InvalidParameter(
+                "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
+            )
+        attachments = [Attachment(name, settings.get(name, {})) for name in names]
+        first = attachments[0].wanted
+        if config.get("MacAddress"):
+            first.setdefault("MacAddress", config["MacAddress"])
+        if host.get("Links") and primary not in ("bridge", "none", "host"):
+            first["Links"] = [*(first.get("Links") or ()), *host["Links"]]
+        for attachment in attachments:
+            self.check(attachment)
+        return attachments
+
+    def _name_of(self, ref: str) -> str:
+        try:
+            return self._find(ref).name
+        except NotFound:
+            return ref
+
+    def check(self, attachment: Attachment) -> None:
+        """InvalidParameter when what is wanted cannot be, on the network as it is."""
+        try:
+            record = self._find(attachment.network)
+        except NotFound:
+            return
+        wanted = attachment.wanted
+        before = "invalid endpoint settings:\n"
+        if wanted.get("Aliases") and not record.names_are_known:
+            raise InvalidParameter(f"{before}network-scoped aliases are only supported for user-defined networks")
+        ipam = wanted.get("IPAMConfig") or {}
+        for key, version in (("IPv4Address", 4), ("IPv6Address", 6)):
+            text = ipam.get(key)
+            if not text:
+                continue
+            try:
+                address = ipaddress.ip_address(text)
+            except ValueError as error:
+                raise InvalidParameter(f"{before}invalid {key.removesuffix('Address')} address: {text}") from error
+            if not record.own_subnet:
+                raise InvalidParameter(
+                    f"{before}user specified IP address is supported only when connecting to networks with user configured subnets"
+                )
+            if address.version != version or not any(address in parse_subnet(pool.subnet) for pool in record.pools):
+                raise InvalidParameter(f"{before}no configured subnet contains IP address {text}")
+
+    def _subnet(self, record: NetworkRecord, version: int, address: str = "") -> Subnet | None:
+        for subnet in self._subnets.get(record.id, ()):
+            if subnet.network.version == version and (not address or address in subnet):
+                return subnet
+        return None
+
+    def join(self, container: Container) -> None:
+        """Take the container's places on all its networks, and its ports: all of it or nothing."""
+        assert not container.endpoints
+        try:
+            for attachment in container.record.attachments:
+                self.enter(container, attachment)
+            self.publish(container)
+        except BaseException:
+            self.leave(container)
+            raise
+
+    def enter(self, container: Container, attachment: Attachment, *, again: bool = False) -> Endpoint:
+        """Take one place; `again`: the one that it has had when this daemon was not there."""
+        record = self._find(attachment.network)
+        wanted = attachment.wanted
+        ipam = wanted.get("IPAMConfig") or {}
+        # What is called the host's network is a place on the default one with the ports published.
+        carrier = self._find("bridge") if record.driver == "host" else record
+        found: list[Address | None] = [None, None]
+        try:
+            for index, (version, key, have) in enumerate(
+                ((4, "IPv4Address", attachment.address), (6, "IPv6Address", attachment.address6))
+            ):
+                subnet = self._subnet(carrier, version, have if again else ipam.get(key) or "")
+                if subnet is None:
+                    if ipam.get(key) and (version == 4 or record.ipv6):
+                        raise InvalidParameter(f"no configured subnet contains IP address {ipam[key]}")
+                elif not again:
+                    found[index] = subnet.take(ipam.get(key) or "")
+                elif have:
+                    found[index] = subnet.retake(have)
+        except BaseException:
+            self._give_back(carrier, found)
+            raise
+        ipv4, ipv6 = found
+        if not again:
+            attachment.endpoint = secrets.token_hex(32)
+            attachment.mac = str(wanted.get("MacAddress") or "").lower() or (
+                mac_of(ipv4.address) if ipv4 is not None else f"02:42:{secrets.token_bytes(4).hex(':')}"
+            )
+            attachment.address = ipv4.address if ipv4 is not None else ""
+            attachment.address6 = ipv6.address if ipv6 is not None else ""
+            attachment.interface = self._free_interface(container) if record.driver != "null" else ""
+        endpoint = Endpoint(
+            record, attachment.endpoint, attachment.mac if attachment.interface else "", ipv4, ipv6,
+            self._dns(carrier, ipv4), self._card(carrier, attachment.mac), attachment.interface, wanted,
+        )  # fmt: skip
+        container.endpoints.append(endpoint)
+        self.taken[record.id][container.id] = (container, endpoint)
+        return endpoint
+
+    @staticmethod
+    def _free_interface(container: Container) -> str:
+        used = {endpoint.interface for endpoint in container.endpoints}
+        return next(f"eth{number}" for number in range(len(used) + 1) if f"eth{number}" not in used)
+
+    def _dns(self, carrier: NetworkRecord, ipv4: Address | None) -> str:
+        if ipv4 is None:
+            return ""
+        return ipv4.gateway if self._host.bridged else str(parse_subnet(carrier.pools[0].subnet)[-2])
+
+    def _card(self, carrier: NetworkRecord, mac: str) -> Card:
+        if self._host.bridged:
+            return bridge_card(carrier, mac)
+        if not carrier.pools:
+            return Card(mac)
+        pool = carrier.pools[0]
+        return Card(mac, pool.subnet, pool.gateway, str(parse_subnet(pool.subnet)[-2]))
+
+    def _give_back(self, carrier: NetworkRecord, addresses: Iterable[Address | None]) -> None:
+        for address in addresses:
+            if address is not None:
+                subnet = self._subnet(carrier, 6 if ":" in address.address else 4, address.address)
+                if subnet is not None:
+                    subnet.release(address.address)
+
+    def exit(self, container: Container, endpoint: Endpoint) -> None:
+        """Give one place back."""
+        container.endpoints.remove(endpoint)
+        record = endpoint.network
+        self.taken.get(record.id, {}).pop(container.id, None)
+        self._give_back(self._find("bridge") if record.driver == "host" else record, endpoint.addresses)
+        for attachment in container.record.attachments:
+            if attachment.network == record.name:
+                attachment.endpoint = attachment.address = attachment.address6 = attachment.mac = (
+                    attachment.interface
+                ) = ""
+
+    def leave(self, container: Container) -> list[Endpoint]:
+        """Give back all places and ports; those that there were."""
+        self.ports.release(container.id)
+        container.record.bindings = []
+        left = list(container.endpoints)
+        for endpoint in left:
+            self.exit(container, endpoint)
+        return left
+
+    @staticmethod
+    def forget(container: Container) -> None:
+        """What a machine has had that is not there any more."""
+        container.record.bindings = []
+        for attachment in container.record.attachments:
+            attachment.endpoint = attachment.address = attachment.address6 = attachment.mac = attachment.interface = ""
+
+    def rejoin(self, container: Container) -> None:
+        """The places of a container that was found running."""
+        for attachment in container.record.attachments:
+            try:
+                self.enter(container, attachment, again=True)
+            except VchError as error:
+                log.warning("container %s is not on network %s: %s", container.id[:12], attachment.network, error)
+        self.ports.retake(container.id, container.record.bindings)
+        self._lead(container)
+
+    # -- ports ----------------------------------------------------------------------------------------------------
+
+    def publish(self, container: Container) -> None:
+        """Take the host's ports that the container wants, and lead them to where it can be reached."""
+        target = way_out(container.endpoints)
+        wanted = list(_wanted_ports(container)) if target is not None and target.interface else []
+        if not wanted:
+            return
+        assert target is not None
+        label = f"{container.record.name} ({target.id})"
+        container.record.bindings = self.ports.take(
+            container.id, label, wanted, target.network.options.get(OPTION_HOST_IP, "")
+        )
+        self._lead(container)
+
+    def _lead(self, container: Container) -> None:
+        target = way_out(container.endpoints)
+        bindings = container.record.bindings
+        if target is None or target.ipv4 is None or not bindings:
+            return
+        if self._host.bridged:
+            address6 = target.ipv6.address if target.ipv6 is not None else ""
+            self.ports.lead(container.id, bindings, target.ipv4.address, address6)
+            return
+        # The hypervisor listens itself.
+        self.ports.hand_over(container.id)
+        led = replace(target, card=replace(target.card, forwards=forwards(bindings, target.ipv4.address)))
+        container.endpoints[container.endpoints.index(target)] = led
+        self.taken[target.network.id][container.id] = (container, led)
+
+    def withdraw(self, container: Container) -> None:
+        """Give the ports back, keep the places."""
+        self.ports.release(container.id)
+        container.record.bindings = []
+
+
+def _wanted_ports(container: Container) -> Iterator[Wanted]:
+    record = container.record
+    bindings = record.host.get("PortBindings") or {}
+    exposed = record.config.get("ExposedPorts") or {}
+    yield from parse_bindings(bindings)
+    for text in sorted(exposed, key=lambda text: (text.partition("/")[2], text)):
+        port, protocol = parse_port(text)
+        if protocol == "sctp" or f"{port}/{protocol}" in bindings:
+            continue
+        if record.host.get("NetworkMode") == "host":
+            yield Wanted(protocol, port, "", port, port)
+        elif record.host.get("PublishAllPorts"):
+            yield Wanted(protocol, port, "", 0, 0)
