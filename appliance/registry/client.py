@@ -5,7 +5,7 @@ Token or basic authentication, over HTTPS or, where allowed, HTTP.
 
 import re
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,11 @@ _MAX_REDIRECTS = 10
 _MAX_TAGS = 100_000
 _CHUNK = 8 << 20
 _SEND = _PIECE = 256 << 10
+_UPLOAD_FAILURES = 4
+_UPLOAD_PAUSE = 0.25
+_EMPTY = {"Content-Length": "0"}
+Sent = Callable[[int], Awaitable[None]]
+"""Is told how many bytes of an upload have been sent."""
 
 
 class ComeBackLater(Unavailable):
@@ -52,6 +57,28 @@ class Manifest:
     content: bytes
     media_type: str
     digest: str
+
+
+class _Piece(httpx.AsyncByteStream):
+    """A part of a file as a request's body. No generator: one that is left in the middle is garbage that is warned of."""
+
+    def __init__(self, file: IO[bytes], position: int, length: int, sent: Sent) -> None:
+        self._file = file
+        self._position = position
+        self._end = position + length
+        self._sent = sent
+
+    def __aiter__(self) -> "_Piece":
+        return self
+
+    async def __anext__(self) -> bytes:
+        self._file.seek(self._position)
+        data = self._file.read(min(_SEND, self._end - self._position))
+        if not data:
+            raise StopAsyncIteration
+        self._position += len(data)
+        await self._sent(self._position)
+        return data
 
 
 class Registry:
@@ -173,7 +200,12 @@ class Registry:
         problem: Exception | None = None
         for base in bases:
             try:
-                request = self._client.build_request(method, f"{base}{path}", headers=headers, content=content)
+                piece = content if isinstance(content, _Piece) else None
+                request = self._client.build_request(
+                    method, f"{base}{path}", headers=headers, content=None if piece else content
+                )
+                if piece is not None:
+                    request.stream = piece
                 response = await self._client.send(request, stream=True)
             except httpx.TooManyRedirects as error:
                 raise ProtocolError(f"registry {self.host} redirects without end") from error
@@ -321,40 +353,50 @@ class Registry:
                 pass
         return False
 
-    async def upload(self, repository: str, file: IO[bytes], size: int, digest: str, sent: Any) -> None:
-        """Upload a blob in pieces, from where the registry has got to when it is said again; `sent` is told how far it is.
+    async def upload(self, repository: str, file: IO[bytes], size: int, digest: str, sent: Sent) -> None:
+        """Upload a blob in pieces; where one breaks off, it goes on from where the registry has got to. `sent` is told how far it is.
 
-        ComeBackLater when it fails for now: what has been sent is lost.
+        ComeBackLater when it does not get on.
         """
         scope = self._push_scope(repository)
-        async with self._guarded(
-            "POST", f"/v2/{repository}/blobs/uploads/", scope, {"Content-Length": "0"}
-        ) as response:
+        async with self._guarded("POST", f"/v2/{repository}/blobs/uploads/", scope, _EMPTY) as response:
             self._check_push(response, digest)
             place = self._absolute(response.headers.get("location", ""))
-        position = 0
+        position = failed = 0
         while position < size:
-            length = min(_CHUNK, size - position)
-
-            async def pieces(start: int = position, length: int = length) -> AsyncIterator[bytes]:
-                file.seek(start)
-                left = length
-                while left and (data := file.read(min(_SEND, left))):
-                    left -= len(data)
-                    await sent(start + length - left)
-                    yield data
-
-            headers = {
-                "Content-Type": "application/octet-stream", "Content-Length": str(length),
-                "Content-Range": f"{position}-{position + length - 1}",
-            }  # fmt: skip
-            async with self._guarded("PATCH", place, scope, headers, pieces) as response:
-                self._check_push(response, digest)
-                place = self._absolute(response.headers.get("location") or place)
-            position += length
+            try:
+                place = await self._send_piece(place, scope, file, position, min(_CHUNK, size - position), sent)
+                position, failed = position + min(_CHUNK, size - position), 0
+            except ComeBackLater:
+                failed += 1
+                if failed > _UPLOAD_FAILURES:
+                    raise
+                await trio.sleep(_UPLOAD_PAUSE * 2**failed)
+                place, position = await self._resume(place, scope)
         mark = "&" if "?" in place else "?"
-        async with self._guarded("PUT", f"{place}{mark}digest={digest}", scope, {"Content-Length": "0"}) as response:
+        async with self._guarded("PUT", f"{place}{mark}digest={digest}", scope, _EMPTY) as response:
             self._check_push(response, digest)
+
+    async def _send_piece(self, place: str, scope: str, file: IO[bytes], position: int, length: int, sent: Sent) -> str:
+        """Send a piece of an upload; where the next one goes."""
+
+        headers = {
+            "Content-Type": "application/octet-stream", "Content-Length": str(length),
+            "Content-Range": f"{position}-{position + length - 1}",
+        }  # fmt: skip
+        async with self._guarded(
+            "PATCH", place, scope, headers, lambda: _Piece(file, position, length, sent)
+        ) as response:
+            self._check_push(response, place)
+            return self._absolute(response.headers.get("location") or place)
+
+    async def _resume(self, place: str, scope: str) -> tuple[str, int]:
+        """Where an upload goes on, and from which byte."""
+        async with self._guarded("GET", place, scope) as response:
+            self._check_push(response, place)
+            match = re.fullmatch(r"(?:bytes=)?0-([0-9]+)", response.headers.get("range", ""))
+            position = int(match[1]) + 1 if match and match[1] != "0" else 0
+            return self._absolute(response.headers.get("location") or place), position
 
     async def put_manifest(self, repository: str, reference: str, content: bytes, media_type: str) -> None:
         path = f"/v2/{repository}/manifests/{reference}"

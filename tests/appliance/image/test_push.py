@@ -1,0 +1,139 @@
+"""Push: to a real registry what is missing there, to one that breaks off the rest."""
+
+import contextlib
+import gzip
+import http.server
+import io
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.errors import Unauthorized, Unavailable
+from appliance.image.push import push
+from appliance.image.reference import Reference
+from appliance.image.store import ImageStore
+from appliance.registry import Credentials, Registry
+from tests.appliance.image.test_pull import config_of, opened_store
+from tests.archives import Tar
+
+
+class _Forgetful:
+    """A registry that takes uploads and breaks off in the middle of some: the first `broken` pieces."""
+
+    def __init__(self, broken: int, status: int = 0) -> None:
+        self.blobs: dict[str, bytes] = {}
+        self.manifests: dict[str, bytes] = {}
+        self.started: list[int] = []
+        outer = self
+        upload = bytearray()
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def _answer(self, status: int, **headers: str) -> None:
+                self.send_response(status)
+                for key, value in headers.items():
+                    self.send_header(key, value)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def do_GET(self) -> None:
+                self._answer(204, Range=f"0-{len(upload) - 1}", Location=self.path)
+
+            def do_HEAD(self) -> None:
+                self._answer(200 if self.path.rpartition("/")[2] in outer.blobs else 404)
+
+            def do_POST(self) -> None:
+                upload.clear()
+                self._answer(status or 202, Location="/v2/app/blobs/uploads/1?state=x")
+
+            def do_PATCH(self) -> None:
+                nonlocal broken
+                size = int(self.headers["Content-Length"])
+                outer.started.append(int(self.headers["Content-Range"].partition("-")[0]))
+                if broken:
+                    broken -= 1
+                    upload.extend(self.rfile.read(size // 2))
+                    with contextlib.suppress(OSError):
+                        self.connection.shutdown(socket.SHUT_RDWR)
+                    return
+                upload.extend(self.rfile.read(size))
+                self._answer(202, Location=self.path)
+
+            def do_PUT(self) -> None:
+                if "/manifests/" in self.path:
+                    outer.manifests[self.path.rpartition("/")[2]] = self.rfile.read(int(self.headers["Content-Length"]))
+                else:
+                    outer.blobs[self.path.rpartition("digest=")[2]] = bytes(upload)
+                self._answer(201)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.host = f"127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever)
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator["_Forgetful"]:
+        self._thread.start()
+        try:
+            yield self
+        finally:
+            self._server.shutdown()
+            self._thread.join()
+            self._server.server_close()
+
+
+async def _pushed(store: ImageStore, host: str, tar: bytes, scratch: Path) -> list[dict[str, Any]]:
+    layer = await store.add_new_layer(io.BytesIO(tar).read)
+    assert layer.size
+    record = await store.add_image(config_of([tar]))
+    lines: list[dict[str, Any]] = []
+
+    async def report(line: dict[str, Any]) -> None:
+        lines.append(line)
+
+    async with Registry(host, Credentials(), insecure=True, stall=2.0) as registry:
+        await push(store, registry, record, Reference(host, "app", "1"), scratch, report)
+    return lines
+
+
+@pytest.mark.parametrize("broken", [0, 1, 3])
+async def test_an_upload_that_breaks_off_goes_on_from_there(tmp_path: Path, broken: int) -> None:
+    tar = Tar().add("file", os.urandom(12 << 20)).bytes()
+    with _Forgetful(broken).serving() as registry:
+        async with opened_store(tmp_path) as store:
+            lines = await _pushed(store, registry.host, tar, tmp_path)
+        manifest = json.loads(registry.manifests["1"])
+        layer = registry.blobs[manifest["layers"][0]["digest"]]
+        assert gzip.decompress(layer) == tar
+        assert registry.blobs[manifest["config"]["digest"]] == config_of([tar])
+        # Nothing was sent twice from its beginning.
+        layer_starts = registry.started[:-1]
+        assert layer_starts == sorted(layer_starts)
+        assert layer_starts.count(0) == 1
+        assert lines[-1]["aux"]["Tag"] == "1"
+
+
+async def test_a_registry_that_never_gets_on_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.registry.client._UPLOAD_PAUSE", 0.001)
+    monkeypatch.setattr("appliance.image.retry._FIRST_SECONDS", 0.001)
+    with _Forgetful(1000).serving() as registry:
+        async with opened_store(tmp_path) as store:
+            with pytest.raises(Unavailable):
+                await _pushed(store, registry.host, Tar().add("file", b"x" * 5000).bytes(), tmp_path)
+        assert registry.manifests == {}
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("tmp")]
+
+
+async def test_who_may_not_push_is_told(tmp_path: Path) -> None:
+    with _Forgetful(0, status=403).serving() as registry:
+        async with opened_store(tmp_path) as store:
+            with pytest.raises(Unauthorized, match="denied: requested access to the resource is denied"):
+                await _pushed(store, registry.host, Tar().add("file", b"x").bytes(), tmp_path)
