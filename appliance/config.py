@@ -24,7 +24,7 @@ class Config:
     vm_pool: int | None = None
     networking: str = "auto"
     bridge: str = "vch0"
-    bip: str = "172.17.0.1/16"
+    bip: str = ""
     dns: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     insecure_registries: tuple[str, ...] = ()
@@ -79,7 +79,10 @@ def parse_arguments(arguments: list[str]) -> Config:
         help="bridges of the host (bridge), NAT of each machine's own (user), or bridges where there is the right to (auto)",
     )  # fmt: skip
     flag("-b", "--bridge", help="the default network's bridge, vch0; it names the rules of nftables too")
-    flag("--bip", help="address and prefix of the default network's gateway")
+    flag(
+        "--bip",
+        help="address and prefix of the default network's gateway; else 172.17.0.1/16, or the next that the host has not",
+    )
     flag("--dns", action="append")
     flag("--label", action="append", dest="labels")
     flag("--insecure-registry", action="append", dest="insecure_registries")

@@ -38,16 +38,24 @@ class Connections:
 
     def surroundings(self, container: Container) -> Surroundings:
         """Of a container that has its places. InvalidParameter when it is linked to one that does not run."""
-        return Surroundings(container.endpoints, self._dns, tuple(self._links(container)))
+        return Surroundings(container.endpoints, self._dns, tuple(self._links(container, starting=True)))
 
-    def _links(self, container: Container) -> Iterable[Link]:
+    def _links(self, container: Container, *, starting: bool) -> Iterable[Link]:
+        """A start wants all of them to run; later on those count that do."""
         if not any(endpoint.network.name == "bridge" for endpoint in container.endpoints):
             return
         for text in container.record.host.get("Links") or ():
             name, alias = parse_link(text)
-            target = self._find(name)
+            try:
+                target = self._find(name)
+            except NotFound:
+                if starting:
+                    raise
+                continue
             address = _address_on(target, "bridge")
             if not target.running or not address:
+                if not starting:
+                    continue
                 raise InvalidParameter(
                     f"Cannot link to a non running container: /{target.record.name} AS /{container.record.name}/{alias}"
                 )
@@ -60,7 +68,8 @@ class Connections:
         if container.run is None or not container.running:
             return
         record = container.record
-        request = sandbox_pb2.AwakenRequest(files=state_files(record.config, record.host, self.surroundings(container)))
+        around = Surroundings(container.endpoints, self._dns, tuple(self._links(container, starting=False)))
+        request = sandbox_pb2.AwakenRequest(files=state_files(record.config, record.host, around))
         await container.run.session.write_files(request)
 
     async def tell_linked(self, started: Container) -> None:

@@ -74,16 +74,25 @@ class Networks:
         known = next((record for record in self._records.values() if record.name == name), None)
         record = known or NetworkRecord(secrets.token_hex(32), name, driver, time.time_ns())
         if driver == "bridge":
-            try:
-                interface = ipaddress.ip_interface(self._bip)
-            except ValueError as error:
-                raise InvalidParameter(f"invalid --bip {self._bip}: {error}") from error
-            if interface.version != 4 or interface.network.prefixlen > 28:
-                raise InvalidParameter(f"invalid --bip {self._bip}: an IPv4 network of at least 16 addresses")
-            record.pools = [Pool(str(interface.network), gateway=str(interface.ip))]
             record.bridge = self._bridge
+            if self._bip or not record.pools:
+                record.pools = [await self._default_pool()]
         self._records[record.id] = record
         await self._database.put(_KIND, record.id, msgspec.json.encode(record))
+
+    async def _default_pool(self) -> Pool:
+        """The default network's addresses: as said, or the first that nobody on this host has."""
+        if not self._bip:
+            taken = await trio.to_thread.run_sync(self._host.routes)
+            subnet = pick_subnet(taken)
+            return Pool(str(subnet), gateway=str(subnet[1]))
+        try:
+            interface = ipaddress.ip_interface(self._bip)
+        except ValueError as error:
+            raise InvalidParameter(f"invalid --bip {self._bip}: {error}") from error
+        if interface.version != 4 or interface.network.prefixlen > 28:
+            raise InvalidParameter(f"invalid --bip {self._bip}: an IPv4 network of at least 16 addresses")
+        return Pool(str(interface.network), gateway=str(interface.ip))
 
     async def _set_up(self, record: NetworkRecord, *, new: bool) -> None:
         """Make all of a network that is not its record."""

@@ -15,7 +15,7 @@ from appliance.errors import InvalidParameter, NotFound, VchError
 from appliance.hypervisor import NO_BRIDGE, Card
 from appliance.network.addresses import Subnet, mac_of, parse_subnet
 from appliance.network.host import Host
-from appliance.network.ports import Ports, Wanted, forwards, parse_bindings, parse_port
+from appliance.network.ports import Ports, Wanted, each_port, forwards, parse_bindings
 from appliance.network.record import (
     OPTION_HOST_IP,
     Address,
@@ -295,8 +295,7 @@ def _wanted_ports(container: Container) -> Iterator[Wanted]:
     bindings = record.host.get("PortBindings") or {}
     exposed = record.config.get("ExposedPorts") or {}
     yield from parse_bindings(bindings)
-    for text in sorted(exposed, key=lambda text: (text.partition("/")[2], text)):
-        port, protocol = parse_port(text)
+    for port, protocol in sorted(each_port(exposed), key=lambda one: (one[1], one[0])):
         if protocol == "sctp" or f"{port}/{protocol}" in bindings:
             continue
         if record.host.get("NetworkMode") == "host":

@@ -226,7 +226,7 @@ async def _download(
                             if trio.current_time() >= next_report:
                                 next_report = trio.current_time() + 0.1
                                 await progress(got)
-                if scope.cancelled_caught:
+                if blob.size and got > blob.size:
                     raise ProtocolError(f"layer {blob.digest} is larger than its manifest says")
                 if got < blob.size:
                     raise ComeBackLater(f"layer {blob.digest} ended after {got} of {blob.size} bytes")

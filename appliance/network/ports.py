@@ -42,6 +42,17 @@ def parse_port(text: str) -> tuple[int, str]:
     return int(number), protocol
 
 
+def each_port(exposed: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """ExposedPorts one by one: 80/tcp, 8000-8010/udp."""
+    for text in exposed:
+        numbers, slash, protocol = text.partition("/")
+        first, _, last = numbers.partition("-")
+        for number in range(
+            parse_port(first + slash + protocol)[0], parse_port((last or first) + slash + protocol)[0] + 1
+        ):
+            yield number, protocol.lower() or "tcp"
+
+
 def parse_bindings(bindings: dict[str, Any]) -> list[Wanted]:
     """HostConfig.PortBindings: {"80/tcp": [{"HostIp": "", "HostPort": "8000-8010"}]}. InvalidParameter names what is wrong."""
     wanted = []

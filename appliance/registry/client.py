@@ -440,14 +440,14 @@ class Registry:
 
 async def read_at_most(pieces: AsyncIterator[bytes], limit: int) -> bytes | None:
     """All of it, None when it is more."""
-    parts: list[bytes] = []
+    found = bytearray()
     with trio.CancelScope() as scope:
         async for piece in pieces:
-            parts.append(piece)
-            if sum(map(len, parts)) > limit:
+            found += piece
+            if len(found) > limit:
                 # So that all generators under it, httpx's too, come to their end: left alone they are garbage that is warned of.
                 scope.cancel()
-    return None if scope.cancelled_caught else b"".join(parts)
+    return None if len(found) > limit else bytes(found)
 
 
 def _verification(certificates: Path | None, insecure: bool) -> ssl.SSLContext | bool:

@@ -570,6 +570,23 @@ def test_networks_outlive_the_daemon(tmp_path: Path) -> None:
         assert "br-foreign" in bridges
 
 
+def test_another_docker_may_be_there_already(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path)
+    try:
+        for command in ("link add docker0 type bridge", "addr add 172.17.0.1/16 dev docker0", "link set docker0 up"):
+            daemon.run_inside("ip", *command.split())
+        daemon.start()
+        found = json.loads(daemon.must("network", "inspect", "bridge"))[0]
+        assert found["IPAM"]["Config"] == [{"Subnet": "172.18.0.0/16", "Gateway": "172.18.0.1"}]
+        daemon.stop()
+        assert "docker0" in daemon.run_inside("ip", "-br", "link")
+        daemon.start("--bip", "10.9.8.1/24")
+        found = json.loads(daemon.must("network", "inspect", "bridge"))[0]
+        assert found["IPAM"]["Config"] == [{"Subnet": "10.9.8.0/24", "Gateway": "10.9.8.1"}]
+    finally:
+        daemon.close()
+
+
 def test_without_bridges(tmp_path: Path) -> None:
     with running_daemon(tmp_path, on_host=True) as daemon:
         done = daemon.docker("network", "create", "x1")

@@ -10,7 +10,7 @@ from appliance.container.record import Binding
 from appliance.errors import InvalidParameter, VchError
 from appliance.network.firewall import Publication, rules
 from appliance.network.host import UserModeHost
-from appliance.network.ports import Ports, Wanted, parse_bindings
+from appliance.network.ports import Ports, Wanted, each_port, parse_bindings
 from appliance.network.record import NetworkRecord, Pool
 
 
@@ -88,6 +88,11 @@ async def test_all_or_none(host: _Host) -> None:
 )
 def test_what_is_wanted(bindings: dict[str, Any], wanted: list[Wanted]) -> None:
     assert parse_bindings(bindings) == wanted
+
+
+def test_exposed_ports_one_by_one() -> None:
+    found = list(each_port(["80", "53/UDP", "9000-9002/tcp"]))
+    assert found == [(80, "tcp"), (53, "udp"), (9000, "tcp"), (9001, "tcp"), (9002, "tcp")]
 
 
 @pytest.mark.parametrize(
