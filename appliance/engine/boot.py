@@ -122,7 +122,11 @@ def _modules(host: dict[str, Any], equipment: Equipment) -> list[str]:
     """Kernel modules behind what a container wants."""
     wanted = {device["PathOnHost"] for device in host.get("Devices") or ()}
     modules = [module for path, module in (("/dev/net/tun", "tun"), ("/dev/fuse", "fuse")) if path in wanted]
-    return [*modules, *(["virtiofs"] if equipment.shares else [])]
+    if equipment.shares:
+        modules.append("virtiofs")
+    if any(placed.server is not None for placed in equipment.placed):
+        modules.append("nfsv4")
+    return modules
 
 
 def launch_requests(
@@ -131,7 +135,7 @@ def launch_requests(
     """What a blank guest is told. `disks` are where it finds the container's own disk and the layers, lowest first."""
     configure = sandbox_pb2.ConfigureRequest(
         machine_id=machine_id, hostname=config["Hostname"], domainname=config.get("Domainname") or "",
-        mounts=_mounts(disks, around.equipment), volumes=volumes_of(around.equipment),
+        mounts=_mounts(disks, around.equipment), volumes=volumes_of(around.equipment, around.endpoints),
         network=network_config(around.endpoints, 1), modules=_modules(host, around.equipment), files=state_files(config, host, around),
     )  # fmt: skip
     linked = [entry for link in around.links for entry in link.env]

@@ -212,11 +212,12 @@ class Containers:
                 container.log.close()
             # What is not named any more need not be gone before the answer; after a kill the next appliance finds it.
             self._nursery.start_soon(self._discard, container.folder)
+            if volumes:
+                # Before those who wait for its end are told.
+                await self._volumes.discard_anonymous(container)
             container.fanout.end_run()
             container.tell()
             container.tell_log()
-        if volumes:
-            await self._volumes.discard_anonymous(container)
         self._ledger.emit(container, "destroy")
 
     def _check_link(self, name: str) -> None:

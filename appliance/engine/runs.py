@@ -183,7 +183,7 @@ class Runs:
             if not other.running:
                 # It is only looked into.
                 await self._visits.end(other)
-        around = replace(self._connections.surroundings(container), equipment=self._volumes.equip(container))
+        around = replace(self._connections.surroundings(container), equipment=await self._volumes.equip(container))
         log_file = container.open_log() if record.log_driver != "none" else None
         record.run_offset = kept.log_offset if kept is not None else 0
         if log_file is not None:

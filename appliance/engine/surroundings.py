@@ -1,5 +1,6 @@
 """What a container has around it: networks, names, volumes; and how its guest is told."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,15 @@ STATE = "/run/tether"
 
 
 @dataclass(frozen=True, slots=True)
+class ServedVolume:
+    """A volume that a server of files has, NFS 4: the device as mount(8) has it, the options for the kernel. `number` is its own."""
+
+    number: int
+    device: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Placed:
     """A mount of a container: which share or volume's disk of its machine it is, by number; neither for a tmpfs."""
 
@@ -23,10 +33,11 @@ class Placed:
     share: int = -1
     disk: int = -1
     tmpfs: tuple[str, ...] = ()
+    server: ServedVolume | None = None
 
     @property
     def is_tmpfs(self) -> bool:
-        return self.share < 0 and self.disk < 0
+        return self.share < 0 and self.disk < 0 and self.server is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,22 +135,31 @@ def network_config(endpoints: list[Endpoint], nameless: int = 0) -> network_pb2.
 
 def _source(placed: Placed) -> str:
     """Where the guest has what goes into a mount's place."""
+    if placed.server is not None:
+        part = f"/{placed.mount.subpath}" if placed.mount.subpath else ""
+        return f"{STATE}/served/{placed.server.number}{part}"
     if placed.share >= 0:
         return f"{STATE}/shares/{placed.share}"
     # The disk's own root has things of its file system.
     return f"{STATE}/disks/{placed.disk}/data{f'/{placed.mount.subpath}' if placed.mount.subpath else ''}"
 
 
-def volumes_of(equipment: Equipment) -> list[Volume]:
-    """What the guest has to see to before a process can have them."""
-    found = [
-        Volume(
+def volumes_of(equipment: Equipment, endpoints: Sequence[Endpoint] = ()) -> list[Volume]:
+    """What the guest has to see to before a process can have them. Without places on networks, what servers have is left out."""
+    own = next((f"clientaddr={one.ipv4.address}" for one in endpoints if one.ipv4 is not None), "")
+    found = []
+    for placed in equipment.placed:
+        if placed.is_tmpfs or (placed.server is not None and not endpoints):
+            continue
+        volume = Volume(
             source=_source(placed), destination=placed.mount.destination, read_only=placed.mount.read_only,
             copy_up=placed.mount.type == "volume" and not placed.mount.no_copy and not placed.mount.subpath,
-            make=placed.disk >= 0 and not placed.mount.subpath,
-        )
-        for placed in equipment.placed if not placed.is_tmpfs
-    ]  # fmt: skip
+            make=placed.share < 0 and not placed.mount.subpath,
+        )  # fmt: skip
+        if placed.server is not None:
+            volume.type, volume.device = "nfs4", placed.server.device
+            volume.options.extend([*placed.server.options, *([own] if own else [])])
+        found.append(volume)
     return sorted(found, key=lambda volume: volume.destination.count("/"))
 
 

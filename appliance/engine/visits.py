@@ -108,7 +108,7 @@ class Visits:
             async with trio.open_nursery() as nursery:
                 async with self._machines.turn():
                     layers = self._images.layer_paths(container.record.image_id)
-                    equipment = self._volumes.equip(container)
+                    equipment = await self._volumes.equip(container)
                     spec = machine_spec(container, layers, [self._card], equipment, *self._size, limited=False)
                     # Not the container's own: one that is left by a kill is nobody's, and goes.
                     spec = replace(spec, id=f"files{container.id}"[:64])

@@ -15,11 +15,11 @@ from appliance.container.event import Event
 from appliance.container.mounts import MountRecord, clean, parse_bind, parse_mount, parse_volumes_from
 from appliance.engine.events import EventBus
 from appliance.engine.record import Container
-from appliance.engine.surroundings import Equipment, Placed
+from appliance.engine.surroundings import Equipment, Placed, ServedVolume
 from appliance.errors import Conflict, InvalidParameter, NotFound
 from appliance.hypervisor import Disk, Share
 from appliance.store import Database
-from appliance.volume.store import BIND, DIRECTORY, DISK, TMPFS, VolumeRecord, VolumeStore
+from appliance.volume.store import BIND, DIRECTORY, DISK, NFS, TMPFS, VolumeRecord, VolumeStore
 
 _KIND = "volume"
 
@@ -203,7 +203,7 @@ class Volumes:
                 except Conflict:
                     continue  # another container has taken it over
 
-    def equip(self, container: Container) -> Equipment:
+    async def equip(self, container: Container) -> Equipment:
         """What the container's machine gets for its mounts. Errors are those of a start that cannot be."""
         placed: list[Placed] = []
         shares: list[Share] = []
@@ -220,6 +220,9 @@ class Volumes:
                 if record.kind == TMPFS:
                     options = (tuple(flag.partition("=")[::2]) for flag in record.flags.split(",") if flag)
                     placed.append(Placed(mount, tmpfs=_tmpfs_options(options, mount.read_only)))
+                    continue
+                if record.kind == NFS:
+                    placed.append(Placed(mount, server=await _served(len(placed), record)))
                     continue
                 if record.kind == DISK:
                     self._hold(record, container)
@@ -273,6 +276,18 @@ class Volumes:
                     "read/write": str(not mount.read_only).lower(),
                 }
             self._emit(action, mount.name, **more)
+
+
+async def _served(number: int, record: VolumeRecord) -> ServedVolume:
+    """The server by its address: the guest's kernel knows no names. InvalidParameter when it has none."""
+    server, _, path = record.device.rpartition(":")
+    try:
+        found = await trio.socket.getaddrinfo(server, 2049, type=trio.socket.SOCK_STREAM)
+    except OSError as error:
+        raise InvalidParameter(f"failed to mount local volume: error resolving {server}: {error}") from error
+    address = str(found[0][4][0])
+    shown = f"[{address}]" if ":" in address else address
+    return ServedVolume(number, f"{shown}:{path}", (*record.flags.split(","), f"addr={address}"))
 
 
 def _tmpfs_options(options: Iterable[tuple[str, ...]], read_only: bool) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from appliance.container.logconfig import parse_size
 from appliance.errors import InvalidParameter, Unavailable
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
-DIRECTORY, DISK, BIND, TMPFS = "directory", "disk", "bind", "tmpfs"
+DIRECTORY, DISK, BIND, TMPFS, NFS = "directory", "disk", "bind", "tmpfs", "nfs"
 # A disk is this large where volumes cannot be directories and nobody says how large.
 _DISK_BYTES = 10 << 30
 _LEAST_DISK = 8 << 20
@@ -84,8 +84,12 @@ class VolumeStore:
             if not self.shared:
                 raise InvalidParameter(f"create {record.name}: a path of the host cannot be shared with machines here")
             record.kind, record.device, record.flags = BIND, options["device"], options.get("o", "")
+        elif kind in ("nfs", "nfs4"):
+            self._shape_nfs(record, flags)
         elif kind:
-            raise InvalidParameter(f"create {record.name}: type={kind} is not supported: none with o=bind, or tmpfs")
+            raise InvalidParameter(
+                f"create {record.name}: type={kind} is not supported: nfs, tmpfs, or none with o=bind"
+            )
         elif flags and not size:
             raise InvalidParameter(f"create {record.name}: missing device in volume options")
         elif size or not self.shared:
@@ -94,6 +98,20 @@ class VolumeStore:
                 raise InvalidParameter(f"create {record.name}: invalid size: '{size}': at least 8 MiB")
         else:
             record.kind = DIRECTORY
+
+    @staticmethod
+    def _shape_nfs(record: VolumeRecord, flags: list[str]) -> None:
+        host, _, path = record.options.get("device", "").rpartition(":")
+        named = [flag[5:] for flag in flags if flag.startswith("addr=")]
+        server = (named or [host])[0].strip("[]")
+        if not path.startswith("/") or not server:
+            raise InvalidParameter(f"create {record.name}: an NFS volume needs device=:/path and o=addr=SERVER")
+        versions = [flag.partition("=")[2] for flag in flags if flag.startswith(("nfsvers=", "vers="))]
+        if any(not version.startswith("4") for version in versions):
+            raise InvalidParameter(f"create {record.name}: NFS version {versions[0]} is not supported: 4 and later")
+        rest = [flag for flag in flags if not flag.startswith(("addr=", "nfsvers=", "vers=", "clientaddr="))]
+        record.kind, record.device = NFS, f"{server}:{path}"
+        record.flags = ",".join([f"vers={versions[0] if versions else '4.2'}", *rest])
 
     def folder(self, record: VolumeRecord) -> Path:
         return self._root / record.name
@@ -140,7 +158,7 @@ class VolumeStore:
 
     def used(self, record: VolumeRecord) -> int:
         """Bytes that it takes, -1 for what is not here. Blocking."""
-        if record.kind in (BIND, TMPFS):
+        if record.kind in (BIND, TMPFS, NFS):
             return -1
         total = 0
         for folder, _, names in os.walk(self.folder(record), onerror=lambda _: None):

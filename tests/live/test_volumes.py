@@ -93,7 +93,12 @@ def test_volume_remove_and_prune(daemon: Daemon) -> None:
     [
         (("create", "../escape"), "includes invalid characters for a local volume name"),
         (("create", "-d", "nonsense", "x1"), 'plugin "nonsense" not found'),
-        (("create", "-o", "type=nfs", "-o", "device=:/x", "x1"), "type=nfs is not supported"),
+        (("create", "-o", "type=nfs", "-o", "device=:/x", "x1"), "an NFS volume needs device=:/path and o=addr=SERVER"),
+        (
+            ("create", "-o", "type=nfs", "-o", "device=a:/x", "-o", "o=nfsvers=3", "x1"),
+            "NFS version 3 is not supported",
+        ),
+        (("create", "-o", "type=cifs", "-o", "device=//a/x", "x1"), "type=cifs is not supported"),
         (("create", "-o", "nonsense=1", "x1"), 'invalid option: "nonsense"'),
         (("create", "-o", "size=some", "x1"), "invalid size: 'some'"),
     ],
@@ -253,6 +258,78 @@ def test_a_volume_that_is_a_path_of_the_host(daemon: Daemon, tmp_path: Path) -> 
     assert (tmp_path / "y").read_text() == "x\n"
     daemon.must("volume", "rm", "elsewhere")
     assert (tmp_path / "y").exists()
+
+
+_GANESHA = """
+NFS_CORE_PARAM {{ Protocols = 4; Enable_NLM = false; Enable_RQUOTA = false; Enable_UDP = false; }}
+NFSV4 {{ Graceless = true; RecoveryRoot = {root}/recovery; RecoveryBackend = fs; Only_Numeric_Owners = true; }}
+EXPORT {{ Export_Id = 1; Path = {root}/export; Pseudo = /export; Access_Type = RW; Squash = No_root_squash; SecType = sys;
+  Protocols = 4; Transports = TCP; FSAL {{ Name = VFS; }} }}
+"""
+
+
+@pytest.fixture
+def nfs(daemon: Daemon, short_path: Path) -> Iterator[Path]:
+    """What an NFS server exports on the gateway's address, as /export."""
+    for name in ("recovery", "export"):
+        (short_path / name).mkdir()
+    (short_path / "conf").write_text(_GANESHA.format(root=short_path))
+    command = [
+        *daemon.inside(),
+        "ganesha.nfsd",
+        "-F",
+        "-f",
+        f"{short_path}/conf",
+        "-L",
+        f"{short_path}/log",
+        "-p",
+        f"{short_path}/pid",
+    ]
+    server = subprocess.Popen(command)
+    deadline = time.monotonic() + 60
+    while ":2049" not in daemon.run_inside("ss", "-ltn"):
+        assert time.monotonic() < deadline, (short_path / "log").read_text()
+        time.sleep(0.1)
+    yield short_path / "export"
+    server.kill()
+    server.wait()
+
+
+def test_a_volume_of_an_nfs_server(daemon: Daemon, nfs: Path) -> None:
+    daemon.must(
+        "volume",
+        "create",
+        "-o",
+        "type=nfs",
+        "-o",
+        "device=:/export",
+        "-o",
+        "o=addr=172.17.0.1,rw,nfsvers=4.2",
+        "served",
+    )
+    said = _sh(
+        daemon,
+        "-v",
+        "served:/bin",
+        "ls /bin | grep -c .; echo kept > /bin/kept; chown 5:6 /bin/kept; mount | grep ' /bin '",
+    )
+    assert int(said.stdout.split()[0]) > 200  # what the image has there
+    assert "172.17.0.1:/export on /bin type nfs4 (rw," in said.stdout
+    found = (nfs / "kept").stat()
+    assert ((nfs / "kept").read_text(), found.st_uid, found.st_gid) == ("kept\n", 5, 6)
+    assert (nfs / "busybox").stat().st_mode & 0o777 == 0o755
+    read_only = _sh(daemon, "-v", "served:/s:ro", "cat /s/kept; touch /s/x")
+    assert read_only.stdout == "kept\n"
+    assert "Read-only file system" in read_only.stderr
+    daemon.must("run", "-d", "--name", "two", "-v", "served:/s", "busybox", "sleep", "1000")
+    assert _sh(daemon, "-v", "served:/s", "echo shared > /s/shared").returncode == 0
+    assert daemon.must("exec", "two", "cat", "/s/shared") == "shared\n"
+    daemon.must("rm", "-f", "two")
+    daemon.must("volume", "create", "-o", "type=nfs", "-o", "device=:/x", "-o", "o=addr=no.such.host.invalid", "lost")
+    assert "error resolving no.such.host.invalid" in _sh(daemon, "-v", "lost:/l", "true").stderr
+    missing = ("-o", "type=nfs", "-o", "device=:/missing", "-o", "o=addr=172.17.0.1")
+    daemon.must("volume", "create", *missing, "missing")
+    assert "failed to mount local volume: mount 172.17.0.1:/missing" in _sh(daemon, "-v", "missing:/m", "true").stderr
 
 
 # -- files of them --------------------------------------------------------------------------------------------------------

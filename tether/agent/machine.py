@@ -117,11 +117,11 @@ class SandboxService:
         for mount in request.mounts:
             await make_mount(mount)
             mark(f"mounted {mount.target.rpartition('/')[2]}")
+        await network.apply(request.network)
+        mark("network")
         await volumes.prepare(request.volumes, self._reaper, show=program is None)
         if program is not None:
             prefetch(program)
-        await network.apply(request.network)
-        mark("network")
 
     @staticmethod
     def _set_clock_and_entropy(request: sandbox_pb2.ConfigureRequest | sandbox_pb2.AwakenRequest) -> None:

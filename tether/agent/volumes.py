@@ -5,14 +5,17 @@ import shutil
 import stat
 from collections.abc import Iterable
 
+import trio
+
 from protos.tether.v1 import filesystem_pb2
 from tether.agent.child import ROOTFS, VIEW, Work, child
 from tether.agent.reaper import Reaper
-from tether.launch.rootfs import mount_point
+from tether.launch.rootfs import mount_point, parse_options
 from tether.launch.spec import MountPoint
 from tether.rpc.status import Code, RpcError
 from tether.system import linux
 
+_SERVER_SECONDS = 30.0
 # What a file system has in its root for itself.
 _OWN = frozenset(("lost+found",))
 
@@ -26,6 +29,8 @@ async def prepare(volumes: Iterable[filesystem_pb2.Volume], reaper: Reaper, *, s
     for volume in wanted:
         if volume.make:
             os.makedirs(volume.source, exist_ok=True)
+        if volume.type:
+            await _mount(volume, reaper)
         if volume.copy_up and not volume.read_only and os.path.isdir(volume.source) and not _entries(volume.source):
             async with child(reaper, _filling(volume)) as one:
                 await one.finish()
@@ -34,6 +39,28 @@ async def prepare(volumes: Iterable[filesystem_pb2.Volume], reaper: Reaper, *, s
             _show(wanted)
         except OSError as error:
             raise RpcError(Code.FAILED_PRECONDITION, f"volumes: {error.strerror}") from error
+
+
+async def _mount(volume: filesystem_pb2.Volume, reaper: Reaper) -> None:
+    """In a child, which can be ended: a server that does not answer keeps whoever waits for it."""
+    flags, _, data = parse_options(list(volume.options))
+
+    def work(_: int, __: int) -> None:
+        try:
+            linux.mount(volume.device, volume.source, volume.type, flags, data or None)
+        except OSError as error:
+            raise RpcError(
+                Code.FAILED_PRECONDITION,
+                f"failed to mount local volume: mount {volume.device}: {str(error.strerror).lower()}",
+            ) from error
+
+    with trio.move_on_after(_SERVER_SECONDS):
+        async with child(reaper, work) as one:
+            await one.finish()
+        return
+    raise RpcError(
+        Code.FAILED_PRECONDITION, f"failed to mount local volume: mount {volume.device}: the server does not answer"
+    )
 
 
 def _filling(volume: filesystem_pb2.Volume) -> Work:

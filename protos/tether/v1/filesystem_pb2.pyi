@@ -38,18 +38,24 @@ class Mount(_message.Message):
     def __init__(self, kind: _Optional[_Union[Mount.Kind, str]] = ..., target: _Optional[str] = ..., type: _Optional[str] = ..., source: _Optional[str] = ..., options: _Optional[_Iterable[str]] = ..., disk: _Optional[_Union[Disk, _Mapping]] = ..., lower: _Optional[_Iterable[str]] = ..., upper: _Optional[str] = ...) -> None: ...
 
 class Volume(_message.Message):
-    __slots__ = ("source", "destination", "read_only", "copy_up", "make")
+    __slots__ = ("source", "destination", "read_only", "copy_up", "make", "type", "device", "options")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     DESTINATION_FIELD_NUMBER: _ClassVar[int]
     READ_ONLY_FIELD_NUMBER: _ClassVar[int]
     COPY_UP_FIELD_NUMBER: _ClassVar[int]
     MAKE_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
     source: str
     destination: str
     read_only: bool
     copy_up: bool
     make: bool
-    def __init__(self, source: _Optional[str] = ..., destination: _Optional[str] = ..., read_only: _Optional[bool] = ..., copy_up: _Optional[bool] = ..., make: _Optional[bool] = ...) -> None: ...
+    type: str
+    device: str
+    options: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, source: _Optional[str] = ..., destination: _Optional[str] = ..., read_only: _Optional[bool] = ..., copy_up: _Optional[bool] = ..., make: _Optional[bool] = ..., type: _Optional[str] = ..., device: _Optional[str] = ..., options: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Disk(_message.Message):
     __slots__ = ("adapter", "target", "lun")
