@@ -254,7 +254,7 @@ def list_image(
     if version < (1, 43) and not tags:
         tags = ["<none>:<none>"]
     shape = {
-        "Id": record.id, "ParentId": "", "RepoTags": tags, "RepoDigests": digests, "Created": created_of(config),
+        "Id": record.id, "ParentId": record.parent, "RepoTags": tags, "RepoDigests": digests, "Created": created_of(config),
         "Size": size, "SharedSize": -1, "Labels": config.config.get("Labels"), "Containers": containers,
     }  # fmt: skip
     if version < (1, 44):
@@ -281,7 +281,7 @@ def inspect_image(record: ImageRecord, config: ImageConfig, size: int, version: 
     inner["Labels"] = config.config.get("Labels")
     shape: dict[str, Any] = {
         "Id": record.id, "RepoTags": familiar_names(record.references), "RepoDigests": familiar_names(record.digests),
-        "Parent": "", "Comment": config.raw.get("comment") or "", "Created": config.raw.get("created") or ZERO,
+        "Parent": record.parent, "Comment": config.raw.get("comment") or "", "Created": config.raw.get("created") or ZERO,
         "DockerVersion": config.raw.get("docker_version") or "", "Author": config.raw.get("author") or "",
         "Config": inner, "Architecture": config.raw.get("architecture") or "amd64", "Os": config.raw.get("os") or "linux",
         "Size": size, "GraphDriver": {"Name": "erofs", "Data": None},

@@ -62,7 +62,7 @@ class Commits:
                 await self._spool_layer(container, file, pause=False)
             layer = await self._images.add_new_layer(lambda: file.read(_PIECE))
         config = self._image_config(container, wanted, merged, layer.diff_id)
-        record = await self._images.add_image(json.dumps(config).encode())
+        record = await self._images.add_image(json.dumps(config).encode(), container.record.image_id)
         if reference is not None:
             await self._images.tag(record, reference, time.time())
         self._ledger.emit(

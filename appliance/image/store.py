@@ -26,7 +26,10 @@ _MOST_BLOBS = 20
 
 
 class ImageRecord(msgspec.Struct):
-    """One image. `references` are full names with tag, `digests` full names with the manifest's digest."""
+    """One image. `references` are full names with tag, `digests` full names with the manifest's digest.
+
+    `parent` is the image that it was made of here.
+    """
 
     id: str
     config: bytes
@@ -34,6 +37,7 @@ class ImageRecord(msgspec.Struct):
     digests: list[str] = []
     sizes: list[int] = []
     tagged: float = 0.0
+    parent: str = ""
 
 
 class Blob(msgspec.Struct, frozen=True):
@@ -237,7 +241,7 @@ class ImageStore:
     def has_layer(self, diff_id: str) -> bool:
         return self.layer_path(diff_id).exists()
 
-    async def add_image(self, config: bytes) -> ImageRecord:
+    async def add_image(self, config: bytes, parent: str = "") -> ImageRecord:
         """Record an image whose layers are all here; known ones stay as they are."""
         image_id = f"sha256:{hashlib.sha256(config).hexdigest()}"
         if image_id not in self._images:
@@ -245,7 +249,8 @@ class ImageStore:
             missing = [diff_id for diff_id in parsed.diff_ids if not self.has_layer(diff_id)]
             if missing:
                 raise ProtocolError(f"the image's layer {missing[0]} is missing")
-            record = ImageRecord(image_id, config, sizes=[self.layer_size(diff_id) for diff_id in parsed.diff_ids])
+            sizes = [self.layer_size(diff_id) for diff_id in parsed.diff_ids]
+            record = ImageRecord(image_id, config, sizes=sizes, parent=parent)
             await self._save(record)
             self._images[image_id] = record
             self._configs[image_id] = parsed
