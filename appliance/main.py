@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import gc
 import grp
+import ipaddress
 import logging
 import os
 import resource
@@ -11,7 +12,7 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -87,9 +88,22 @@ def _listen(host: str) -> socket.socket:
 
 
 def _insecure(host: str, config: Config) -> bool:
-    """Docker's rule: loopback registries, and those named."""
+    """Docker's rule: loopback registries, and those named, by host or by subnet."""
     name = host.rpartition(":")[0] or host
-    return name in ("localhost", "127.0.0.1", "[::1]") or name.startswith("127.") or host in config.insecure_registries
+    if name == "localhost" or host in config.insecure_registries:
+        return True
+    try:
+        address = ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return address.is_loopback or any(address in subnet for subnet in _subnets(config.insecure_registries))
+
+
+def _subnets(texts: Iterable[str]) -> Iterator[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    for text in texts:
+        with contextlib.suppress(ValueError):
+            if "/" in text:
+                yield ipaddress.ip_network(text, strict=False)
 
 
 def _bridged(config: Config) -> bool:

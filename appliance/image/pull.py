@@ -17,6 +17,15 @@ from appliance.registry import ComeBackLater, Manifest, Registry, read_at_most
 
 _PARALLEL = 3
 _MAX_CONFIG = 8 << 20
+_CONFIGS = frozenset((
+    "application/vnd.docker.container.image.v1+json", "application/vnd.oci.image.config.v1+json", "application/octet-stream",
+))  # fmt: skip
+_LAYERS = frozenset((
+    "application/vnd.docker.image.rootfs.diff.tar.gzip", "application/vnd.docker.image.rootfs.diff.tar",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+    *(f"application/vnd.oci.image.layer.{kind}v1.tar{compression}" for kind in ("", "nondistributable.")
+      for compression in ("", "+gzip", "+zstd")),
+))  # fmt: skip
 _SYSTEMS = frozenset(("linux", "windows", "darwin", "freebsd"))
 _ARCHITECTURES = frozenset((
     "amd64", "arm64", "arm", "386", "ppc64le", "s390x", "riscv64", "mips64le", "mips64", "loong64", "wasm",
@@ -67,6 +76,9 @@ async def pull(
     try:
         config_blob, layers = manifest["config"], list(manifest["layers"])
         config_digest = str(config_blob["digest"])
+        _check_kind(str(config_blob.get("mediaType") or ""), _CONFIGS)
+        for layer in layers:
+            _check_kind(str(layer.get("mediaType") or ""), _LAYERS)
         blobs = [
             Blob(str(layer["digest"]), int(layer.get("size", 0)), str(layer.get("mediaType") or ""), reference.name)
             for layer in layers
@@ -90,6 +102,12 @@ async def pull(
     word = "Downloaded newer image for" if changed else "Image is up to date for"
     await report({"status": f"Status: {word} {reference}"})
     return record.id
+
+
+def _check_kind(media_type: str, known: frozenset[str]) -> None:
+    """What is no image (a chart, a signature...) can be in a registry too."""
+    if media_type and media_type not in known:
+        raise ProtocolError(f"unsupported media type {media_type}")
 
 
 async def _layers(

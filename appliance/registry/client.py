@@ -220,7 +220,7 @@ class Registry:
             if base and base not in self._mirrors:
                 self._base = base
             return response
-        reason = str(problem) or type(problem).__name__
+        reason = _words(problem)
         text = f'{method.capitalize()} "{self._bases[0]}/v2/": {reason}'
         # One that was never reached is not waited for.
         raise (ComeBackLater(text) if self._base is not None else Unavailable(text)) from problem
@@ -301,9 +301,7 @@ class Registry:
                     # What has come counts: it need not come again.
                     if waiting:
                         yield bytes(waiting)
-                    raise ComeBackLater(
-                        f"reading {digest} from {self.host}: {str(error) or type(error).__name__}"
-                    ) from error
+                    raise ComeBackLater(f"reading {digest} from {self.host}: {_words(error)}") from error
                 if waiting:
                     yield bytes(waiting)
 
@@ -412,7 +410,7 @@ class Registry:
             async with self._request(method, path, scopes, headers, content) as response:
                 yield response
         except httpx.HTTPError as error:
-            raise ComeBackLater(f"{method} to {self.host}: {str(error) or type(error).__name__}") from error
+            raise ComeBackLater(f"{method} to {self.host}: {_words(error)}") from error
 
     def _absolute(self, place: str) -> str:
         """The address of an upload, which may be said in part."""
@@ -470,6 +468,16 @@ def _verification(certificates: Path | None, insecure: bool) -> ssl.SSLContext |
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def _words(error: BaseException | None) -> str:
+    """What an error says, or the one that caused it; httpx's often say nothing themselves."""
+    seen = error if not isinstance(error, httpx.TimeoutException) else None
+    while seen is not None:
+        if str(seen):
+            return str(seen)
+        seen = seen.__cause__ or seen.__context__
+    return type(error).__name__
 
 
 def _retry_after(response: httpx.Response) -> float | None:

@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -24,20 +25,24 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def real_registry(folder: Path, *, htpasswd: str = "", inside: Sequence[str] = ()) -> Iterator[str]:
-    """docker-registry on a loopback port; yields host:port. `htpasswd`: contents of its password file.
+def real_registry(
+    folder: Path, *, htpasswd: str = "", inside: Sequence[str] = (), address: str = "127.0.0.1", tls: tuple[Path, Path] | None = None,
+) -> Iterator[str]:  # fmt: skip
+    """docker-registry on a port of `address`; yields host:port. `htpasswd`: contents of its password file.
 
-    `inside` goes before its command: it runs in a network namespace then, on port 5000.
+    `inside` goes before its command: it runs in a network namespace then, on port 5000. `tls`: its certificate and key.
     """
     port = 5000 if inside else _free_port()
-    config = {
+    config: dict[str, Any] = {
         "version": 0.1,
         "storage": {"filesystem": {"rootdirectory": str(folder / "data")}},
-        "http": {"addr": f"127.0.0.1:{port}"},
+        "http": {"addr": f"{address}:{port}"},
     }
     if htpasswd:
         (folder / "htpasswd").write_text(htpasswd)
         config["auth"] = {"htpasswd": {"realm": "test", "path": str(folder / "htpasswd")}}
+    if tls is not None:
+        config["http"]["tls"] = {"certificate": str(tls[0]), "key": str(tls[1])}
     (folder / "config.json").write_text(json.dumps(config))
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen(
@@ -47,7 +52,7 @@ def real_registry(folder: Path, *, htpasswd: str = "", inside: Sequence[str] = (
         deadline = time.monotonic() + 20
         while True:
             if inside:
-                probe = [*inside, "curl", "-s", "-o", "/dev/null", f"http://127.0.0.1:{port}/v2/"]
+                probe = [*inside, "curl", "-sk", "-o", "/dev/null", f"http{'s' if tls else ''}://{address}:{port}/v2/"]
                 if not subprocess.run(probe, check=False).returncode:
                     break
             else:
@@ -55,7 +60,7 @@ def real_registry(folder: Path, *, htpasswd: str = "", inside: Sequence[str] = (
                     break
             assert time.monotonic() < deadline, (folder / "log").read_text()
             time.sleep(0.05)
-        yield f"127.0.0.1:{port}"
+        yield f"{address}:{port}"
     finally:
         process.terminate()
         process.wait(10)

@@ -338,6 +338,37 @@ def test_only_registries_that_are_allowed(tmp_path: Path, registry: str) -> None
         assert f"registry {registry} is not allowed here: elsewhere.example:5000" in done.stderr
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a network namespace")
+def test_a_registry_has_to_prove_who_it_is(tmp_path: Path) -> None:
+    address = "10.55.0.1"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={address}", "-addext",
+         f"subjectAltName=IP:{address}", "-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem")],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    certificates = tmp_path / "certs"
+    with running_daemon(tmp_path, "--certs-dir", str(certificates)) as daemon:
+        for command in ("link add far type bridge", f"addr add {address}/24 dev far", "link set far up"):
+            daemon.run_inside("ip", *command.split())
+        (tmp_path / "registry").mkdir()
+        tls = (tmp_path / "cert.pem", tmp_path / "key.pem")
+        with real_registry(tmp_path / "registry", inside=daemon.inside(), address=address, tls=tls) as host:
+            daemon.must("tag", "busybox", f"{host}/bb:1")
+            refused = daemon.docker("push", f"{host}/bb:1")
+            assert refused.returncode
+            assert "certificate verify failed" in refused.stderr
+            (certificates / host).mkdir(parents=True)
+            (certificates / host / "ca.crt").write_bytes(tls[0].read_bytes())
+            assert "Pushed" in daemon.must("push", f"{host}/bb:1")
+            daemon.must("rmi", f"{host}/bb:1")
+            daemon.must("pull", f"{host}/bb:1")
+            (certificates / host / "ca.crt").unlink()
+            assert daemon.docker("pull", f"{host}/bb:1").returncode
+            daemon.stop()
+            daemon.start("--insecure-registry", "10.55.0.0/16")
+            daemon.must("pull", f"{host}/bb:1")
+
+
 def test_system_df(daemon: Daemon) -> None:
     _load(daemon, "counted:1", _layer("counted", bytes(1000)))
     daemon.must("run", "--name", "counts", "-v", "/v", "counted:1", "sh", "-c", "echo x > /y")

@@ -291,6 +291,16 @@ async def test_a_bomb_in_a_layer(tmp_path: Path) -> None:
         await refused(tmp_path, lie, ProtocolError, "its config says")
 
 
+@pytest.mark.parametrize("part", ["config", "layer"])
+async def test_what_is_no_image(tmp_path: Path, part: str) -> None:
+    with LyingRegistry() as registry:
+        lie = Lie(registry)
+        entry: Any = lie.manifest["config"] if part == "config" else lie.manifest["layers"][0]  # type: ignore[index]
+        entry["mediaType"] = "application/vnd.cncf.helm.config.v1+json"
+        lie.serve_manifest()
+        await refused(tmp_path, lie, ProtocolError, "unsupported media type application/vnd.cncf.helm.config")
+
+
 async def test_a_manifest_of_schema_1(tmp_path: Path) -> None:
     with LyingRegistry() as registry:
         lie = Lie(registry)
