@@ -1,5 +1,8 @@
 """Errors by meaning. What crosses a package is one of these, carries the text that Docker's users know, and chains its cause."""
 
+import contextlib
+from collections.abc import Iterator
+
 
 class VchError(Exception):
     """Base; the text is shown to users."""
@@ -43,6 +46,18 @@ class ProtocolError(VchError):
 
 class HypervisorError(VchError):
     """The hypervisor refused or failed; the text holds its own words."""
+
+
+@contextlib.contextmanager
+def one_by_itself() -> Iterator[None]:
+    """Where a nursery ends with a group of our errors, raise the first of them instead. (What `except*` raises is a group again.)"""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        found = leaves(group)
+        if all(isinstance(leaf, VchError) for leaf in found):
+            raise found[0] from group
+        raise
 
 
 def leaves(error: BaseException) -> list[BaseException]:

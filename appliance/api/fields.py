@@ -201,6 +201,15 @@ def fold_names(given: dict[str, Any], known: Iterable[str]) -> None:
             given.setdefault(proper, value)
 
 
+def text_map(body: dict[str, Any], key: str) -> dict[str, str]:
+    """A member that maps texts to texts, {} when it is not there. InvalidParameter when it is something else."""
+    value = body.get(key) or {}
+    if not _fits(Kind.TEXT_MAP, value):
+        raise InvalidParameter(f"invalid JSON: {key} is not {Kind.TEXT_MAP.value}")
+    found: dict[str, str] = value
+    return found
+
+
 def check_fields(given: dict[str, Any], table: dict[str, Field]) -> list[str]:
     """Hold a request against a table; the warnings. InvalidParameter names the field that is malformed or refused."""
     fold_names(given, table)

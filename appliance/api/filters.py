@@ -40,6 +40,22 @@ def matches_labels(wanted: list[str], labels: Mapping[str, str]) -> bool:
     return True
 
 
+def switch_of(filters: Filters, key: str) -> bool | None:
+    """A filter that is true or false; None when it is not given. InvalidParameter when it is neither."""
+    values = filters.get(key)
+    if not values:
+        return None
+    if values[0] not in ("true", "false", "1", "0"):
+        raise InvalidParameter(f"invalid filter '{key}={values}'")
+    return values[0] in ("true", "1")
+
+
+def labels_are_wanted(filters: Filters, labels: Mapping[str, str]) -> bool:
+    """By `label`, and not by `label!`."""
+    unwanted = filters.get("label!")
+    return matches_labels(filters.get("label", []), labels) and not (unwanted and matches_labels(unwanted, labels))
+
+
 def matches_pattern(wanted: list[str], *names: str) -> bool:
     """One of the regular expressions is found in one of the names. InvalidParameter for a bad one."""
     try:

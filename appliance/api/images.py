@@ -14,16 +14,17 @@ import msgspec
 import trio
 
 from appliance.api.backend import CommitBackend, ContainerBackend, EventBackend, TransferBackend
-from appliance.api.filters import matches_labels, parse_filters
+from appliance.api.filters import labels_are_wanted, parse_filters, switch_of
 from appliance.api.hostconfig import check_config
 from appliance.api.router import Route
 from appliance.api.shapes import created_of, inspect_image, list_image, seconds_of
 from appliance.api.times import parse_time
 from appliance.container.commit import Commit
 from appliance.container.event import Event
-from appliance.errors import Conflict, InvalidParameter, NotFound, VchError, leaves
+from appliance.errors import Conflict, InvalidParameter, NotFound, VchError, one_by_itself
 from appliance.http import Reply, Request
 from appliance.image.imports import import_tar
+from appliance.image.layer import received
 from appliance.image.load import load
 from appliance.image.pull import Platform, Report, parse_platform
 from appliance.image.reference import DOCKER_HUB, Reference, parse_reference
@@ -95,9 +96,7 @@ class ImageRoutes:
         await reply.json(200, shapes)
 
     def _tests(self, filters: dict[str, list[str]]) -> Any:
-        dangling = filters.get("dangling")
-        if dangling and dangling[0] not in ("true", "false", "1", "0"):
-            raise InvalidParameter(f"invalid filter 'dangling={dangling}'")
+        dangling = switch_of(filters, "dangling")
         before = [created_of(self._store.config(self._store.get(ref).id)) for ref in filters.get("before", ())]
         since = [created_of(self._store.config(self._store.get(ref).id)) for ref in filters.get("since", ())]
         until = [parse_time(text, now=time.time_ns()) or 0 for text in filters.get("until", ())]
@@ -110,9 +109,8 @@ class ImageRoutes:
             created = created_of(config)
             names = familiar_names(record.references)
             return (
-                (not dangling or (not record.references) == (dangling[0] in ("1", "true")))
-                and matches_labels(filters.get("label", []), labels)
-                and not (filters.get("label!") and matches_labels(filters["label!"], labels))
+                dangling in (None, not record.references)
+                and labels_are_wanted(filters, labels)
                 and all(created < at for at in before)
                 and all(created > at for at in since)
                 and all(created * 1_000_000_000 < at for at in until)
@@ -298,21 +296,12 @@ class ImageRoutes:
                 async for piece in body:
                     await sender.send(piece)
 
-        def source() -> bytes:
-            try:
-                return trio.from_thread.run(receiver.receive)
-            except trio.EndOfChannel:
-                return b""
-
-        try:
+        with one_by_itself():
             async with receiver, trio.open_nursery() as nursery:
                 nursery.start_soon(feed)
-                record = await import_tar(
-                    self._store, source, reference, message, request.query.get("changes", []), platform
-                )
+                changes = request.query.get("changes", [])
+                record = await import_tar(self._store, received(receiver), reference, message, changes, platform)
                 nursery.cancel_scope.cancel()
-        except* VchError as group:
-            raise leaves(group)[0] from group
         assert record is not None
         self._emit("import", record.id, str(reference) if reference is not None else record.id)
         await reply.start("application/json")

@@ -4,8 +4,8 @@ import time
 from typing import Any
 
 from appliance.api.backend import ConnectionBackend, NetworkBackend
-from appliance.api.fields import fold_names
-from appliance.api.filters import any_of, matches_labels, matches_pattern, parse_filters
+from appliance.api.fields import fold_names, text_map
+from appliance.api.filters import any_of, labels_are_wanted, matches_pattern, parse_filters, switch_of
 from appliance.api.hostconfig import check_endpoint
 from appliance.api.router import Route
 from appliance.api.shapes import network_shape
@@ -44,9 +44,7 @@ class NetworkRoutes:
         for value in filters.get("type", ()):
             if value not in ("custom", "builtin"):
                 raise InvalidParameter(f"invalid filter: 'type'='{value}'")
-        dangling = filters.get("dangling")
-        if dangling and dangling[0] not in ("true", "false", "0", "1"):
-            raise InvalidParameter(f"invalid filter 'dangling={dangling}'")
+        dangling = switch_of(filters, "dangling")
 
         def keep(record: NetworkRecord) -> bool:
             unused = not record.predefined and not self._networks.members(record)
@@ -56,9 +54,8 @@ class NetworkRoutes:
                 and any_of(filters.get("driver", []), lambda driver: driver == record.driver)
                 and any_of(filters.get("scope", []), lambda scope: scope == "local")
                 and any_of(filters.get("type", []), lambda kind: (kind == "builtin") == record.predefined)
-                and (not dangling or unused == (dangling[0] in ("true", "1")))
-                and matches_labels(filters.get("label", []), record.labels)
-                and not (filters.get("label!") and matches_labels(filters["label!"], record.labels))
+                and dangling in (None, unused)
+                and labels_are_wanted(filters, record.labels)
             )
 
         # Before 1.28 the list says who is on them.
@@ -99,8 +96,7 @@ class NetworkRoutes:
                 record.predefined
                 or self._networks.members(record)
                 or (until is not None and record.created >= until)
-                or not matches_labels(filters.get("label", []), record.labels)
-                or (filters.get("label!") and matches_labels(filters["label!"], record.labels))
+                or not labels_are_wanted(filters, record.labels)
             ):
                 continue
             try:
@@ -132,13 +128,6 @@ class NetworkRoutes:
         return body
 
 
-def _texts(body: dict[str, Any], key: str) -> dict[str, str]:
-    value = body.get(key) or {}
-    if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
-        raise InvalidParameter(f"invalid JSON: {key} is not a map of strings")
-    return value
-
-
 def _wanted(body: dict[str, Any]) -> NetworkRecord:
     """NetworkCreateRequest. InvalidParameter names what is malformed or not supported."""
     name, driver = body.get("Name") or "", body.get("Driver") or "bridge"
@@ -164,8 +153,8 @@ def _wanted(body: dict[str, Any]) -> NetworkRecord:
     pools = [pool for pool in pools if pool.subnet]
     return NetworkRecord(
         "", name, driver, 0, pools, internal=bool(body.get("Internal")), attachable=bool(body.get("Attachable")),
-        ipv6=bool(body.get("EnableIPv6")), own_subnet=bool(pools), labels=_texts(body, "Labels"),
-        options=_texts(body, "Options"), ipam_options=_texts(ipam, "Options") if ipam.get("Options") is not None else None,
+        ipv6=bool(body.get("EnableIPv6")), own_subnet=bool(pools), labels=text_map(body, "Labels"),
+        options=text_map(body, "Options"), ipam_options=text_map(ipam, "Options") if ipam.get("Options") is not None else None,
     )  # fmt: skip
 
 

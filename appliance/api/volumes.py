@@ -3,8 +3,8 @@
 from typing import Any
 
 from appliance.api.backend import VolumeBackend
-from appliance.api.fields import fold_names
-from appliance.api.filters import any_of, matches_labels, matches_pattern, parse_filters
+from appliance.api.fields import fold_names, text_map
+from appliance.api.filters import any_of, labels_are_wanted, matches_pattern, parse_filters, switch_of
 from appliance.api.router import Route
 from appliance.container.times import rfc3339
 from appliance.errors import Conflict, InvalidParameter, NotFound
@@ -40,17 +40,14 @@ class VolumeRoutes:
 
     async def list_all(self, request: Request, reply: Reply) -> None:
         filters = parse_filters(request.text("filters"), _FILTERS)
-        dangling = filters.get("dangling")
-        if dangling and dangling[0] not in ("true", "false", "0", "1"):
-            raise InvalidParameter(f"invalid filter 'dangling={dangling}'")
+        dangling = switch_of(filters, "dangling")
 
         def keep(record: VolumeRecord) -> bool:
             return (
                 (not filters.get("name") or matches_pattern(filters["name"], record.name))
                 and any_of(filters.get("driver", []), lambda driver: driver == "local")
-                and matches_labels(filters.get("label", []), record.labels)
-                and not (filters.get("label!") and matches_labels(filters["label!"], record.labels))
-                and (not dangling or (not self._volumes.users(record.name)) == (dangling[0] in ("true", "1")))
+                and labels_are_wanted(filters, record.labels)
+                and dangling in (None, not self._volumes.users(record.name))
             )
 
         found = sorted((record for record in self._volumes.all() if keep(record)), key=lambda record: record.name)
@@ -73,13 +70,7 @@ class VolumeRoutes:
             raise InvalidParameter("invalid JSON: Name and Driver are strings")
         if driver != "local":
             raise NotFound(f'create {name}: error looking up volume plugin {driver}: plugin "{driver}" not found')
-        maps = []
-        for key in ("Labels", "DriverOpts"):
-            value = body.get(key) or {}
-            if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
-                raise InvalidParameter(f"invalid JSON: {key} is not a map of strings")
-            maps.append(value)
-        record = await self._volumes.create(name, *maps)
+        record = await self._volumes.create(name, text_map(body, "Labels"), text_map(body, "DriverOpts"))
         await reply.json(201, self._shape(record))
 
     async def remove(self, request: Request, reply: Reply) -> None:
@@ -95,8 +86,7 @@ class VolumeRoutes:
             if (
                 (not everything and not record.anonymous)
                 or self._volumes.users(record.name)
-                or not matches_labels(filters.get("label", []), record.labels)
-                or (filters.get("label!") and matches_labels(filters["label!"], record.labels))
+                or not labels_are_wanted(filters, record.labels)
             ):
                 continue
             size = max(0, await self._volumes.used(record))

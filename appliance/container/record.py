@@ -35,6 +35,10 @@ class Attachment(msgspec.Struct):
     address: str = ""
     address6: str = ""
 
+    def clear(self) -> None:
+        """The run is over."""
+        self.endpoint = self.interface = self.mac = self.address = self.address6 = ""
+
 
 class Record(msgspec.Struct):
     """The durable part. Times are unix ns; `state` is one of created, running, exited.

@@ -75,8 +75,10 @@ class Connections:
     async def tell_linked(self, started: Container) -> None:
         """Those that are linked to a container which has started learn its address."""
         for container in list(self._everyone()):
+            if not container.running or container is started:
+                continue
             names = {parse_link(text)[0] for text in container.record.host.get("Links") or ()}
-            if container.running and container is not started and names & {started.record.name, started.id}:
+            if names & {started.record.name, started.id}:
                 try:
                     await self.refresh(container)
                 except VchError as error:

@@ -55,8 +55,7 @@ class Places:
         self._subnets.pop(record.id, None)
 
     def _reserved(self, pool: Pool) -> list[str]:
-        """User-mode networking answers DNS on an address of its own: the last one."""
-        return [] if self._host.bridged else [str(parse_subnet(pool.subnet)[-2])]
+        return [] if self._host.bridged else [_user_mode_dns(pool)]
 
     def members(self, record: NetworkRecord) -> list[tuple[Container, Endpoint]]:
         """Who is on it now."""
@@ -199,7 +198,7 @@ class Places:
     def _dns(self, carrier: NetworkRecord, ipv4: Address | None) -> str:
         if ipv4 is None:
             return ""
-        return ipv4.gateway if self._host.bridged else str(parse_subnet(carrier.pools[0].subnet)[-2])
+        return ipv4.gateway if self._host.bridged else _user_mode_dns(carrier.pools[0])
 
     def _card(self, carrier: NetworkRecord, mac: str) -> Card:
         if self._host.bridged:
@@ -207,7 +206,7 @@ class Places:
         if not carrier.pools:
             return Card(mac)
         pool = carrier.pools[0]
-        return Card(mac, pool.subnet, pool.gateway, str(parse_subnet(pool.subnet)[-2]))
+        return Card(mac, pool.subnet, pool.gateway, _user_mode_dns(pool))
 
     def _give_back(self, carrier: NetworkRecord, addresses: Iterable[Address | None]) -> None:
         for address in addresses:
@@ -224,14 +223,11 @@ class Places:
         self._give_back(self._find("bridge") if record.driver == "host" else record, endpoint.addresses)
         for attachment in container.record.attachments:
             if attachment.network == record.name:
-                attachment.endpoint = attachment.address = attachment.address6 = attachment.mac = (
-                    attachment.interface
-                ) = ""
+                attachment.clear()
 
     def leave(self, container: Container) -> list[Endpoint]:
         """Give back all places and ports; those that there were."""
-        self.ports.release(container.id)
-        container.record.bindings = []
+        self.withdraw(container)
         left = list(container.endpoints)
         for endpoint in left:
             self.exit(container, endpoint)
@@ -242,7 +238,7 @@ class Places:
         """What a machine has had that is not there any more."""
         container.record.bindings = []
         for attachment in container.record.attachments:
-            attachment.endpoint = attachment.address = attachment.address6 = attachment.mac = attachment.interface = ""
+            attachment.clear()
 
     def rejoin(self, container: Container) -> None:
         """The places of a container that was found running."""
@@ -290,15 +286,20 @@ class Places:
         container.record.bindings = []
 
 
+def _user_mode_dns(pool: Pool) -> str:
+    """User-mode networking answers DNS on an address of its own: the last one."""
+    return str(parse_subnet(pool.subnet)[-2])
+
+
 def _wanted_ports(container: Container) -> Iterator[Wanted]:
     record = container.record
     bindings = record.host.get("PortBindings") or {}
-    exposed = record.config.get("ExposedPorts") or {}
     yield from parse_bindings(bindings)
+    same_number = record.host.get("NetworkMode") == "host"
+    if not same_number and not record.host.get("PublishAllPorts"):
+        return
+    exposed = record.config.get("ExposedPorts") or {}
     for port, protocol in sorted(each_port(exposed), key=lambda one: (one[1], one[0])):
-        if protocol == "sctp" or f"{port}/{protocol}" in bindings:
-            continue
-        if record.host.get("NetworkMode") == "host":
-            yield Wanted(protocol, port, "", port, port)
-        elif record.host.get("PublishAllPorts"):
-            yield Wanted(protocol, port, "", 0, 0)
+        if protocol != "sctp" and f"{port}/{protocol}" not in bindings:
+            number = port if same_number else 0
+            yield Wanted(protocol, port, "", number, number)

@@ -6,12 +6,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import trio
+
 from appliance.image.erofs import write_erofs
 from appliance.image.recipe import RecipeWriter
 from appliance.streams.compression import Decoder, decoder_for
 
 Source = Callable[[], bytes]
 """Gives the next piece of the blob, b"" at its end."""
+
+
+def received(channel: "trio.MemoryReceiveChannel[bytes]") -> Source:
+    """What comes by a channel, for a thread of trio's."""
+
+    def source() -> bytes:
+        try:
+            return trio.from_thread.run(channel.receive)
+        except trio.EndOfChannel:
+            return b""
+
+    return source
 
 
 class _Stream:

@@ -9,7 +9,8 @@ from typing import Any
 
 import trio
 
-from appliance.errors import InvalidParameter, NotFound, ProtocolError, VchError, leaves
+from appliance.errors import InvalidParameter, NotFound, ProtocolError, one_by_itself
+from appliance.image.layer import received
 from appliance.image.reference import Reference
 from appliance.image.retry import Attempts
 from appliance.image.store import Blob, ImageStore, parse_config_untrusted
@@ -115,15 +116,10 @@ async def _layers(
 ) -> None:
     """Have all of them here, several at a time."""
     limiter = trio.CapacityLimiter(_PARALLEL)
-    failures: list[BaseException] = []
-    try:
+    with one_by_itself():
         async with trio.open_nursery() as nursery:
             for diff_id, blob in layers:
                 nursery.start_soon(_layer, store, registry, repository, diff_id, blob, limiter, report)
-    except* VchError as group:
-        failures = leaves(group)
-    if failures:
-        raise failures[0]
 
 
 def _check_digest(content: bytes, digest: str, what: str) -> None:
@@ -205,15 +201,9 @@ async def _layer(
                 "status": "Downloading", "progressDetail": {"current": got, "total": blob.size}, "id": short,
             })  # fmt: skip
 
-        def source() -> bytes:
-            try:
-                return trio.from_thread.run(receiver.receive)
-            except trio.EndOfChannel:
-                return b""
-
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_download, registry, repository, blob, sender, progress)
-            layer = await store.add_layer(diff_id, source, blob)
+            layer = await store.add_layer(diff_id, received(receiver), blob)
             if layer is None:
                 # Another pull was quicker with the same layer.
                 nursery.cancel_scope.cancel()

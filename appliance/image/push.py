@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import trio
 
-from appliance.errors import VchError, leaves
+from appliance.errors import one_by_itself
 from appliance.image.pull import Report, digest_of
 from appliance.image.reference import Reference
 from appliance.image.retry import Attempts
@@ -31,7 +31,6 @@ async def push(
     """Push one tag; the manifest's digest. `reference` has a tag."""
     diff_ids = store.config(record.id).diff_ids
     blobs: dict[str, Blob] = {}
-    failures: list[BaseException] = []
     limiter = trio.CapacityLimiter(_PARALLEL)
 
     async def one(diff_id: str) -> None:
@@ -40,14 +39,10 @@ async def push(
             blobs[diff_id] = await _push_layer(store, registry, reference, diff_id, scratch, report)
         await store.learn(diff_id, blobs[diff_id])
 
-    try:
+    with one_by_itself():
         async with store.pinned(diff_ids), trio.open_nursery() as nursery:
             for diff_id in dict.fromkeys(reversed(diff_ids)):
                 nursery.start_soon(one, diff_id)
-    except* VchError as group:
-        failures = leaves(group)
-    if failures:
-        raise failures[0]
     await _push_config(registry, reference, record)
     manifest = json.dumps({
         "schemaVersion": 2, "mediaType": _MANIFEST,

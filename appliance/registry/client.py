@@ -4,8 +4,7 @@ Token or basic authentication, over HTTPS or, where allowed, HTTP.
 """
 
 import re
-import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,16 @@ import httpx
 import trio
 
 from appliance.errors import NotFound, ProtocolError, Unauthorized, Unavailable, VchError
+from appliance.registry.wire import (
+    PIECE,
+    Piece,
+    Sent,
+    read_at_most,
+    retry_after,
+    verification,
+    without_encoding,
+    words_of,
+)
 
 MANIFEST_TYPES = (
     "application/vnd.oci.image.index.v1+json",
@@ -29,12 +38,9 @@ STALL_SECONDS = 30.0
 _MAX_REDIRECTS = 10
 _MAX_TAGS = 100_000
 _CHUNK = 8 << 20
-_SEND = _PIECE = 256 << 10
 _UPLOAD_FAILURES = 4
 _UPLOAD_PAUSE = 0.25
 _EMPTY = {"Content-Length": "0"}
-Sent = Callable[[int], Awaitable[None]]
-"""Is told how many bytes of an upload have been sent."""
 
 
 class ComeBackLater(Unavailable):
@@ -59,28 +65,6 @@ class Manifest:
     digest: str
 
 
-class _Piece(httpx.AsyncByteStream):
-    """A part of a file as a request's body. No generator: one that is left in the middle is garbage that is warned of."""
-
-    def __init__(self, file: IO[bytes], position: int, length: int, sent: Sent) -> None:
-        self._file = file
-        self._position = position
-        self._end = position + length
-        self._sent = sent
-
-    def __aiter__(self) -> "_Piece":
-        return self
-
-    async def __anext__(self) -> bytes:
-        self._file.seek(self._position)
-        data = self._file.read(min(_SEND, self._end - self._position))
-        if not data:
-            raise StopAsyncIteration
-        self._position += len(data)
-        await self._sent(self._position)
-        return data
-
-
 class Registry:
     """One registry host. `insecure`: plain HTTP, or HTTPS that need not prove itself. `certificates`: its folder of certs.d."""
 
@@ -95,7 +79,7 @@ class Registry:
         self._bases = [f"https://{address}"] + ([f"http://{address}"] if insecure else [])
         self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(stall, connect=15), follow_redirects=True, max_redirects=_MAX_REDIRECTS,
-            verify=_verification(certificates, insecure), headers={"User-Agent": "vch"},
+            verify=verification(certificates, insecure), headers={"User-Agent": "vch"},
             limits=httpx.Limits(max_connections=8),
         )  # fmt: skip
         self._base: str | None = None
@@ -168,7 +152,7 @@ class Registry:
             parts = await read_at_most(response.aiter_bytes(), _MAX_MANIFEST)
             if parts is None:
                 raise ProtocolError(f"registry {self.host} sent more than {_MAX_MANIFEST} bytes for {path}")
-            return httpx.Response(response.status_code, headers=_plain(response.headers), content=parts)
+            return httpx.Response(response.status_code, headers=without_encoding(response.headers), content=parts)
 
     @asynccontextmanager
     async def _request(
@@ -200,7 +184,7 @@ class Registry:
         problem: Exception | None = None
         for base in bases:
             try:
-                piece = content if isinstance(content, _Piece) else None
+                piece = content if isinstance(content, Piece) else None
                 request = self._client.build_request(
                     method, f"{base}{path}", headers=headers, content=None if piece else content
                 )
@@ -220,7 +204,7 @@ class Registry:
             if base and base not in self._mirrors:
                 self._base = base
             return response
-        reason = _words(problem)
+        reason = words_of(problem)
         text = f'{method.capitalize()} "{self._bases[0]}/v2/": {reason}'
         # One that was never reached is not waited for.
         raise (ComeBackLater(text) if self._base is not None else Unavailable(text)) from problem
@@ -235,10 +219,10 @@ class Registry:
         if status == 404:
             raise NotFound(f"manifest for {what} not found: manifest unknown: manifest unknown")
         if status == 429:
-            raise ComeBackLater("toomanyrequests: the registry asks to come back later", _retry_after(response))
+            raise ComeBackLater("toomanyrequests: the registry asks to come back later", retry_after(response))
         if status >= 500:
             raise ComeBackLater(
-                f"received unexpected HTTP status {status} from {self.host} for {what}", _retry_after(response)
+                f"received unexpected HTTP status {status} from {self.host} for {what}", retry_after(response)
             )
         if status >= 400:
             raise Unavailable(f"received unexpected HTTP status {status} from {self.host} for {what}")
@@ -294,14 +278,14 @@ class Registry:
                         skipped = min(skip, len(piece))
                         skip -= skipped
                         waiting += piece[skipped:]
-                        if len(waiting) >= _PIECE:
+                        if len(waiting) >= PIECE:
                             yield bytes(waiting)
                             waiting.clear()
                 except httpx.HTTPError as error:
                     # What has come counts: it need not come again.
                     if waiting:
                         yield bytes(waiting)
-                    raise ComeBackLater(f"reading {digest} from {self.host}: {_words(error)}") from error
+                    raise ComeBackLater(f"reading {digest} from {self.host}: {words_of(error)}") from error
                 if waiting:
                     yield bytes(waiting)
 
@@ -320,7 +304,7 @@ class Registry:
         if response.status_code == 429 or response.status_code >= 500:
             raise ComeBackLater(
                 f"received unexpected HTTP status {response.status_code} from {self.host} for {what}",
-                _retry_after(response),
+                retry_after(response),
             )
         if response.status_code >= 400:
             raise Unavailable(f"received unexpected HTTP status {response.status_code} from {self.host} for {what}")
@@ -383,7 +367,7 @@ class Registry:
             "Content-Range": f"{position}-{position + length - 1}",
         }  # fmt: skip
         async with self._guarded(
-            "PATCH", place, scope, headers, lambda: _Piece(file, position, length, sent)
+            "PATCH", place, scope, headers, lambda: Piece(file, position, length, sent)
         ) as response:
             self._check_push(response, place)
             return self._absolute(response.headers.get("location") or place)
@@ -410,7 +394,7 @@ class Registry:
             async with self._request(method, path, scopes, headers, content) as response:
                 yield response
         except httpx.HTTPError as error:
-            raise ComeBackLater(f"{method} to {self.host}: {_words(error)}") from error
+            raise ComeBackLater(f"{method} to {self.host}: {words_of(error)}") from error
 
     def _absolute(self, place: str) -> str:
         """The address of an upload, which may be said in part."""
@@ -434,60 +418,3 @@ class Registry:
             return [dict(row) for row in response.json()["results"]]
         except (ValueError, KeyError, TypeError) as error:
             raise ProtocolError(f"{self.host} sent no results of a search") from error
-
-
-async def read_at_most(pieces: AsyncIterator[bytes], limit: int) -> bytes | None:
-    """All of it, None when it is more."""
-    found = bytearray()
-    with trio.CancelScope() as scope:
-        async for piece in pieces:
-            found += piece
-            if len(found) > limit:
-                # So that all generators under it, httpx's too, come to their end: left alone they are garbage that is warned of.
-                scope.cancel()
-    return None if len(found) > limit else bytes(found)
-
-
-def _verification(certificates: Path | None, insecure: bool) -> ssl.SSLContext | bool:
-    """What a registry has to prove: by the CAs of certs.d/HOST/*.crt beside the usual ones; *.cert and *.key are ours."""
-    found = sorted(certificates.iterdir()) if certificates is not None and certificates.is_dir() else []
-    if insecure and not found:
-        return False
-    if not found:
-        return True
-    context = ssl.create_default_context()
-    try:
-        for path in found:
-            if path.suffix == ".crt":
-                context.load_verify_locations(path)
-            elif path.suffix == ".cert":
-                context.load_cert_chain(path, path.with_suffix(".key"))
-    except (OSError, ssl.SSLError) as error:
-        raise Unavailable(f"{path}: {error}") from error
-    if insecure:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-def _words(error: BaseException | None) -> str:
-    """What an error says, or the one that caused it; httpx's often say nothing themselves."""
-    seen = error if not isinstance(error, httpx.TimeoutException) else None
-    while seen is not None:
-        if str(seen):
-            return str(seen)
-        seen = seen.__cause__ or seen.__context__
-    return type(error).__name__
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    text = response.headers.get("retry-after", "")
-    return float(text) if text.isdigit() else None
-
-
-def _plain(headers: httpx.Headers) -> dict[str, str]:
-    return {
-        key: value
-        for key, value in headers.items()
-        if key not in ("content-encoding", "content-length", "transfer-encoding")
-    }

@@ -112,6 +112,11 @@ class Daemon:
             raise AssertionError(f"{said}\nvchd: {self.log.read_text()[-4000:]}")
         return result
 
+    def shell(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """A shell command in a new container: options, then the command."""
+        *options, command = arguments
+        return self.docker("run", "--rm", *options, "busybox", "sh", "-c", command)
+
     def vch(self, *arguments: str) -> str:
         """The output of the operator's CLI."""
         command = [sys.executable, "-c", "from appliance.cli.main import run; run()", "-H", self.host, *arguments]

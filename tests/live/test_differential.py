@@ -393,6 +393,9 @@ def _prune(value: Any) -> Any:
                 inner = inner.get(step) if isinstance(inner, dict) else None
             if isinstance(inner, dict):
                 inner.pop(last, None)
+        # dockerd tells of them in any order.
+        if isinstance(value.get("Mounts"), list):
+            value["Mounts"].sort(key=lambda mount: mount["Destination"])
         # By their ids, which are nobody's else.
         if isinstance(value.get("Containers"), dict):
             value["Containers"] = list(value["Containers"].values())

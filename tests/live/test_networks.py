@@ -109,12 +109,6 @@ def _until(test: Callable[[], bool], seconds: float = 20) -> None:
         time.sleep(0.1)
 
 
-def _sh(daemon: Daemon, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """A shell command in a new container: options, then the command."""
-    *options, command = arguments
-    return daemon.docker("run", "--rm", *options, "busybox", "sh", "-c", command)
-
-
 def _curl(daemon: Daemon, url: str) -> str:
     return daemon.run_inside("curl", "-s", "-m", "5", url, check=False).strip()
 
@@ -150,7 +144,7 @@ def test_network_create_and_inspect(daemon: Daemon) -> None:
         "Subnet": "10.50.0.0/24", "IPRange": "10.50.0.128/25", "Gateway": "10.50.0.9",
         "AuxiliaryAddresses": {"printer": "10.50.0.129"},
     }]  # fmt: skip
-    said = _sh(daemon, "--network", "full", "ip -o a show eth0; cat /sys/class/net/eth0/mtu; ip r").stdout
+    said = daemon.shell("--network", "full", "ip -o a show eth0; cat /sys/class/net/eth0/mtu; ip r").stdout
     # Neither the range's first, which is the network's own no more, nor the printer's.
     assert "inet 10.50.0.128/24" in said
     assert "default via 10.50.0.9" in said
@@ -168,7 +162,7 @@ def test_network_connect_and_disconnect(daemon: Daemon) -> None:
     assert "10.60.0.77\t" in said
     members = json.loads(daemon.must("network", "inspect", "second"))[0]["Containers"]
     assert [member["IPv4Address"] for member in members.values()] == ["10.60.0.77/24"]
-    assert "Address: 10.60.0.77" in _sh(daemon, "--network", "second", "nslookup known").stdout
+    assert "Address: 10.60.0.77" in daemon.shell("--network", "second", "nslookup known").stdout
     again = daemon.docker("network", "connect", "second", "moves")
     assert "endpoint with name moves already exists in network second" in again.stderr
     daemon.must("network", "disconnect", "bridge", "moves")
@@ -242,11 +236,11 @@ def test_the_address_pools_can_run_out(daemon: Daemon) -> None:
 def test_a_network_can_be_full(daemon: Daemon) -> None:
     daemon.must("network", "create", "--subnet", "10.70.0.0/30", "tiny")
     daemon.must("run", "-d", "--name", "only", "--network", "tiny", "busybox", "sleep", "1000")
-    done = _sh(daemon, "--network", "tiny", "true")
+    done = daemon.shell("--network", "tiny", "true")
     assert done.returncode == 125
     assert "no available IPv4 addresses on this network's address pools" in done.stderr
     daemon.must("rm", "-f", "only")
-    assert _sh(daemon, "--network", "tiny", "true").returncode == 0
+    assert daemon.shell("--network", "tiny", "true").returncode == 0
 
 
 # -- names ------------------------------------------------------------------------------------------------------------
@@ -285,15 +279,15 @@ def test_names_aliases_and_renames(daemon: Daemon) -> None:
 
 def test_the_default_network_knows_no_names_but_links(daemon: Daemon) -> None:
     daemon.must("run", "-d", "--name", "database", "--expose", "5432", "-e", "SECRET=s", "busybox", "sleep", "1000")
-    assert _sh(daemon, "nslookup database").returncode
+    assert daemon.shell("nslookup database").returncode
     address = _inspect(daemon, "database", "{{.NetworkSettings.IPAddress}}")
-    said = _sh(daemon, "--link", "database:db", "ping -c1 db; grep db /etc/hosts; env").stdout
+    said = daemon.shell("--link", "database:db", "ping -c1 db; grep db /etc/hosts; env").stdout
     assert f"from {address}" in said
     assert f"{address}\tdb " in said
     for line in (f"DB_PORT=tcp://{address}:5432", f"DB_PORT_5432_TCP_ADDR={address}", "DB_ENV_SECRET=s"):
         assert line in said.splitlines()
     daemon.must("stop", "-t", "0", "database")
-    assert "Cannot link to a non running container" in _sh(daemon, "--link", "database:db", "true").stderr
+    assert "Cannot link to a non running container" in daemon.shell("--link", "database:db", "true").stderr
 
 
 def test_upstream_names_go_to_the_servers_that_were_given(daemon: Daemon) -> None:
@@ -304,8 +298,7 @@ def test_upstream_names_go_to_the_servers_that_were_given(daemon: Daemon) -> Non
     try:
         assert answer.stdout is not None
         assert answer.stdout.readline() == "ready\n"
-        said = _sh(
-            daemon,
+        said = daemon.shell(
             "--network",
             "asks",
             "--dns",
@@ -317,7 +310,7 @@ def test_upstream_names_go_to_the_servers_that_were_given(daemon: Daemon) -> Non
         assert "Address: 192.0.2.7" in said.stdout
         assert "search example.org" in said.stdout
         daemon.must("network", "create", "--internal", "closed")
-        assert _sh(daemon, "--network", "closed", "--dns", "127.0.0.5", "nslookup far").returncode
+        assert daemon.shell("--network", "closed", "--dns", "127.0.0.5", "nslookup far").returncode
     finally:
         answer.kill()
         answer.communicate()
@@ -343,14 +336,13 @@ def test_networks_do_not_reach_each_other(daemon: Daemon) -> None:
         daemon.must("network", "create", name)
     _server(daemon, "target", "--network", "right")
     address = _inspect(daemon, "target", "{{.NetworkSettings.Networks.right.IPAddress}}")
-    assert _sh(daemon, "--network", "right", f"timeout 3 wget -qO- {address}").stdout == "target\n"
-    blocked = _sh(
-        daemon, "--network", "left", f"ping -c1 -W2 {address} || timeout 2 wget -qO- {address} || echo blocked"
+    assert daemon.shell("--network", "right", f"timeout 3 wget -qO- {address}").stdout == "target\n"
+    blocked = daemon.shell(
+        "--network", "left", f"ping -c1 -W2 {address} || timeout 2 wget -qO- {address} || echo blocked"
     )
     assert blocked.stdout.endswith("blocked\n")
     # Nor is there a way around by saying that the other's subnet is on the same wire.
-    sneaky = _sh(
-        daemon,
+    sneaky = daemon.shell(
         "--network",
         "left",
         "--privileged",
@@ -362,7 +354,7 @@ def test_networks_do_not_reach_each_other(daemon: Daemon) -> None:
 def test_containers_reach_the_world_and_the_world_does_not_reach_them(daemon: Daemon, outside: Network) -> None:
     _server(daemon, "inner")
     address = _inspect(daemon, "inner", "{{.NetworkSettings.IPAddress}}")
-    assert "world" in _sh(daemon, f"timeout 5 wget -qO- {_WORLD}:8000").stdout
+    assert "world" in daemon.shell(f"timeout 5 wget -qO- {_WORLD}:8000").stdout
     subprocess.run(["ip", "-n", outside.world, "route", "add", "172.17.0.0/16", "via", "10.77.0.1"], check=True)
     assert outside.from_world("curl", "-s", "-m", "2", f"http://{address}/").returncode
     assert outside.from_world("curl", "-s", "-m", "2", "http://10.77.0.1/").returncode
@@ -371,8 +363,7 @@ def test_containers_reach_the_world_and_the_world_does_not_reach_them(daemon: Da
 def test_an_internal_network_cannot_leave(daemon: Daemon, outside: Network) -> None:
     daemon.must("network", "create", "--internal", "cell")
     daemon.must("run", "-d", "--name", "mate", "--network", "cell", "busybox", "sleep", "1000")
-    said = _sh(
-        daemon,
+    said = daemon.shell(
         "--network",
         "cell",
         f"ping -c1 mate >/dev/null && echo mate; ip r; ping -c1 -W2 {_WORLD} || echo blocked",
@@ -380,8 +371,7 @@ def test_an_internal_network_cannot_leave(daemon: Daemon, outside: Network) -> N
     assert said.stdout.startswith("mate\n")
     assert "default" not in said.stdout
     assert said.stdout.endswith("blocked\n")
-    forced = _sh(
-        daemon, "--network", "cell", "--privileged",
+    forced = daemon.shell("--network", "cell", "--privileged",
         f"ip r add default via $(ip r | sed 's/0.0\\/.*/0.1/'); timeout 3 wget -qO- {_WORLD}:8000 || echo blocked",
     )  # fmt: skip
     assert forced.stdout.endswith("blocked\n")
@@ -391,8 +381,7 @@ def test_the_loopback_of_the_host_is_out_of_reach(daemon: Daemon) -> None:
     server = subprocess.Popen([*daemon.inside(), "python3", "-c", _SERVER, "127.0.0.1", "9999", "secret"])
     try:
         _until(lambda: _curl(daemon, "http://127.0.0.1:9999/") == "secret")
-        said = _sh(
-            daemon, "--privileged",
+        said = daemon.shell("--privileged",
             "ip a del 127.0.0.1/8 dev lo; ip r del 127.0.0.0/8 table local; echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet; "
             "ip r add 127.0.0.1/32 via 172.17.0.1; timeout 3 wget -qO- 127.0.0.1:9999; echo done",
         )  # fmt: skip
@@ -406,8 +395,7 @@ def test_the_loopback_of_the_host_is_out_of_reach(daemon: Daemon) -> None:
 def test_without_icc_neighbours_do_not_meet(daemon: Daemon) -> None:
     daemon.must("network", "create", "-o", "com.docker.network.bridge.enable_icc=false", "shy")
     daemon.must("run", "-d", "--name", "hermit", "--network", "shy", "busybox", "sleep", "1000")
-    said = _sh(
-        daemon,
+    said = daemon.shell(
         "--network",
         "shy",
         "ping -c1 -W2 hermit || echo blocked; ping -c1 -W2 $(ip r | awk '/default/{print $3}') && echo host",
@@ -422,14 +410,14 @@ def test_without_icc_neighbours_do_not_meet(daemon: Daemon) -> None:
 def test_an_address_and_a_mac_of_ones_own(daemon: Daemon) -> None:
     daemon.must("network", "create", "--subnet", "10.80.0.0/24", "mine")
     options = ("--network", "mine", "--ip", "10.80.0.40", "--mac-address", "02:11:22:33:44:55")
-    said = _sh(daemon, *options, "ip -o a show eth0; ip link show eth0")
+    said = daemon.shell(*options, "ip -o a show eth0; ip link show eth0")
     assert "inet 10.80.0.40/24" in said.stdout
     assert "02:11:22:33:44:55" in said.stdout
     daemon.must("run", "-d", "--name", "has-it", *options, "busybox", "sleep", "1000")
-    assert "Address already in use" in _sh(daemon, *options, "true").stderr
-    outside = _sh(daemon, "--network", "mine", "--ip", "10.81.0.1", "true")
+    assert "Address already in use" in daemon.shell(*options, "true").stderr
+    outside = daemon.shell("--network", "mine", "--ip", "10.81.0.1", "true")
     assert "no configured subnet contains IP address 10.81.0.1" in outside.stderr
-    assert "user configured subnets" in _sh(daemon, "--ip", "172.17.0.9", "true").stderr
+    assert "user configured subnets" in daemon.shell("--ip", "172.17.0.9", "true").stderr
 
 
 def test_ipv6(daemon: Daemon) -> None:
@@ -437,7 +425,7 @@ def test_ipv6(daemon: Daemon) -> None:
     _server(daemon, "v6", "--network", "six", "-p", "8096:80")
     address = _inspect(daemon, "v6", "{{.NetworkSettings.Networks.six.GlobalIPv6Address}}")
     assert address.startswith("fd12:3456::")
-    said = _sh(daemon, "--network", "six", "ping6 -c1 v6; nslookup -type=aaaa v6; ip -6 r").stdout
+    said = daemon.shell("--network", "six", "ping6 -c1 v6; nslookup -type=aaaa v6; ip -6 r").stdout
     assert f"from {address}" in said
     assert "default via fd12:3456::1" in said
     assert _curl(daemon, "http://[fd12:3456::1]:8096/") == "v6"
@@ -461,9 +449,9 @@ def test_published_ports(daemon: Daemon, outside: Network) -> None:
     assert outside.from_world("curl", "-s", "-m", "2", "http://10.77.0.1:8081/").returncode
     # Hairpin: a container reaches itself and its neighbour by the host's address.
     assert daemon.must("exec", "web", "timeout", "5", "wget", "-qO-", "10.77.0.1:8080") == "web\n"
-    assert _sh(daemon, "timeout 5 wget -qO- 172.17.0.1:8080").stdout == "web\n"
+    assert daemon.shell("timeout 5 wget -qO- 172.17.0.1:8080").stdout == "web\n"
     daemon.must("network", "create", "elsewhere")
-    assert _sh(daemon, "--network", "elsewhere", "timeout 5 wget -qO- 10.77.0.1:8080").stdout == "web\n"
+    assert daemon.shell("--network", "elsewhere", "timeout 5 wget -qO- 10.77.0.1:8080").stdout == "web\n"
     assert sorted(daemon.must("port", "web", "80").split()) == [
         "0.0.0.0:8080", "0.0.0.0:8100", "127.0.0.1:8081", "[::]:8080", "[::]:8100",
     ]  # fmt: skip
@@ -515,12 +503,12 @@ def test_a_port_is_somebody_elses(daemon: Daemon) -> None:
     foreign = subprocess.Popen([*daemon.inside(), "python3", "-c", _SERVER, "0.0.0.0", "8091", "foreign"])
     try:
         _until(lambda: ":8091" in daemon.run_inside("ss", "-ltn"))
-        assert "address already in use" in _sh(daemon, "-p", "8091:80", "true").stderr
+        assert "address already in use" in daemon.shell("-p", "8091:80", "true").stderr
     finally:
         foreign.kill()
         foreign.wait()
     daemon.must("rm", "-f", "has")
-    assert _sh(daemon, "-p", "8090:80", "true").returncode == 0
+    assert daemon.shell("-p", "8090:80", "true").returncode == 0
 
 
 def test_a_killed_machine_frees_its_ports(daemon: Daemon) -> None:
@@ -529,7 +517,7 @@ def test_a_killed_machine_frees_its_ports(daemon: Daemon) -> None:
     machine = json.loads((daemon.root / "exec/machines" / identity / "machine.json").read_text())
     os.kill(machine["pid"], signal.SIGKILL)
     daemon.must("wait", "victim")
-    assert _sh(daemon, "-p", "8095:80", "true").returncode == 0
+    assert daemon.shell("-p", "8095:80", "true").returncode == 0
     assert "vch-" not in "".join(
         line for line in daemon.run_inside("ip", "-br", "link").splitlines() if identity[:6] in line
     )
@@ -550,8 +538,8 @@ def test_networks_outlive_the_daemon(tmp_path: Path) -> None:
         _until(lambda: daemon.docker("exec", "web", "true").returncode == 0)
         assert _curl(daemon, "http://127.0.0.1:8080/") == "web"
         assert daemon.run_inside("nft", "list", "ruleset") == before
-        assert "Address: 10.90.0.2" in _sh(daemon, "--network", "stays", "nslookup web").stdout
-        assert "port is already allocated" in _sh(daemon, "-p", "8080:80", "true").stderr
+        assert "Address: 10.90.0.2" in daemon.shell("--network", "stays", "nslookup web").stdout
+        assert "port is already allocated" in daemon.shell("-p", "8080:80", "true").stderr
         daemon.must("network", "disconnect", "stays", "web")
         daemon.must("rm", "-f", "web")
         daemon.stop()
@@ -601,5 +589,5 @@ def test_without_bridges(tmp_path: Path) -> None:
                 subprocess.run(["curl", "-s", f"http://127.0.0.1:{port}/"], capture_output=True, check=True).stdout
                 == b"web\n"
             )
-            assert "port is already allocated" in _sh(daemon, "-p", f"127.0.0.1:{port}:80", "true").stderr
+            assert "port is already allocated" in daemon.shell("-p", f"127.0.0.1:{port}:80", "true").stderr
             daemon.must("rm", "-f", "web")

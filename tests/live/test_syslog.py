@@ -3,13 +3,13 @@
 import re
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.live.certificates import self_signed
 from tests.live.daemon import Daemon, running_daemon
 
 pytestmark = pytest.mark.live
@@ -80,21 +80,10 @@ def test_every_line_comes_with_its_stream_and_tag(host_daemon: Daemon) -> None:
     server.close()
 
 
-def _certificate(folder: Path) -> tuple[Path, ssl.SSLContext]:
-    """A server's own certificate for 127.0.0.1, and what it serves with."""
-    file = folder / "cert.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
-         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(folder / "key.pem"), "-out", str(file)],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(file, folder / "key.pem")
-    return file, context
-
-
 def test_lines_go_to_a_server_that_proves_who_it_is(host_daemon: Daemon, short_path: Path) -> None:
-    certificate, context = _certificate(short_path)
+    certificate, key = self_signed(short_path, "127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
     server = Server(tls=context)
     options = ("--log-driver", "syslog", "--log-opt", f"syslog-address=tcp+tls://127.0.0.1:{server.port}")
     trusted = ("--log-opt", f"syslog-tls-ca-cert={certificate}")

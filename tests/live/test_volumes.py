@@ -35,12 +35,6 @@ def clean(daemon: Daemon) -> Iterator[None]:
 _READER = "while :; do cat /s/in 2>/dev/null; sleep 0.2; done"
 
 
-def _sh(daemon: Daemon, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """A shell command in a new container: options, then the command."""
-    *options, command = arguments
-    return daemon.docker("run", "--rm", *options, "busybox", "sh", "-c", command)
-
-
 def _mount_point(daemon: Daemon, name: str) -> Path:
     return Path(daemon.must("volume", "inspect", "-f", "{{.Mountpoint}}", name).strip())
 
@@ -127,7 +121,7 @@ def test_two_running_containers_share_a_volume(daemon: Daemon) -> None:
         _READER,
     )
     for number in range(3):
-        assert _sh(daemon, "-v", "both:/s", f"echo word{number} > /s/in.new; mv /s/in.new /s/in").returncode == 0
+        assert daemon.shell("-v", "both:/s", f"echo word{number} > /s/in.new; mv /s/in.new /s/in").returncode == 0
         deadline = time.monotonic() + 20
         while f"word{number}" not in daemon.must("logs", "writer"):
             assert time.monotonic() < deadline
@@ -173,8 +167,7 @@ def test_paths_of_the_host(daemon: Daemon, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.write_text("secret\n")
     (tmp_path / "folder/link").symlink_to(outside)
-    said = _sh(
-        daemon, "-v", f"{tmp_path}/folder:/f", "-v", f"{tmp_path}/file:/etc/one.conf:ro", "-v", f"{tmp_path}/made/new:/made",
+    said = daemon.shell("-v", f"{tmp_path}/folder:/f", "-v", f"{tmp_path}/file:/etc/one.conf:ro", "-v", f"{tmp_path}/made/new:/made",
         "cat /etc/one.conf /f/inner; echo back > /f/back; chown 7:8 /f/back; echo x > /etc/one.conf; cat /f/link; mknod /f/node b 8 0; "
         "ls /made; touch /f/.x; ln /f/back /f/hard",
     )  # fmt: skip
@@ -206,20 +199,20 @@ def test_mounts_refused(daemon: Daemon, tmp_path: Path, options: tuple[str, ...]
     subprocess.run(
         ["python3", "-c", f"import socket; socket.socket(socket.AF_UNIX).bind('{tmp_path}/socket')"], check=True
     )
-    done = _sh(daemon, "--pull", "never", *(option.format(root=tmp_path) for option in options), "true")
+    done = daemon.shell("--pull", "never", *(option.format(root=tmp_path) for option in options), "true")
     assert done.returncode == 125
     assert text.format(root=tmp_path) in done.stderr
 
 
 def test_mounts_by_the_long_option(daemon: Daemon) -> None:
     assert (
-        _sh(
-            daemon, "-v", "parts:/p", "mkdir -p /p/a/b; echo deep > /p/a/b/c; ln -s / /p/up; ln -s a /p/side"
+        daemon.shell(
+            "-v", "parts:/p", "mkdir -p /p/a/b; echo deep > /p/a/b/c; ln -s / /p/up; ln -s a /p/side"
         ).returncode
         == 0
     )
-    said = _sh(
-        daemon, "--mount", "type=volume,src=parts,dst=/whole,readonly", "--mount", "type=volume,src=parts,dst=/part,volume-subpath=side/b",
+    said = daemon.shell("--mount", "type=volume,src=parts,dst=/whole,readonly",
+        "--mount", "type=volume,src=parts,dst=/part,volume-subpath=side/b",
         "--mount", "type=tmpfs,dst=/fast,tmpfs-size=1m,tmpfs-mode=700",
         "cat /whole/a/b/c /part/c; touch /whole/x; df -m /fast | tail -1; ls -ld /fast",
     )  # fmt: skip
@@ -227,34 +220,34 @@ def test_mounts_by_the_long_option(daemon: Daemon) -> None:
     assert "Read-only file system" in said.stderr
     assert "drwx------" in said.stdout
     # A link of the volume leads nowhere but into the volume.
-    escaped = _sh(daemon, "--mount", "type=volume,src=parts,dst=/part,volume-subpath=up", "ls /part")
+    escaped = daemon.shell("--mount", "type=volume,src=parts,dst=/part,volume-subpath=up", "ls /part")
     assert escaped.stdout.split() == ["a", "side", "up"]
 
 
 def test_a_volume_with_a_size_is_a_disk(daemon: Daemon) -> None:
     daemon.must("volume", "create", "-o", "size=32m", "small")
-    full = _sh(daemon, "-v", "small:/s", "ls /s; dd if=/dev/zero of=/s/big bs=1M count=64")
+    full = daemon.shell("-v", "small:/s", "ls /s; dd if=/dev/zero of=/s/big bs=1M count=64")
     assert full.returncode == 1
     assert "No space left on device" in full.stderr
     assert full.stdout == ""
     daemon.must("run", "-d", "--name", "has", "-v", "small:/s", "busybox", "sleep", "1000")
     assert daemon.must("exec", "has", "ls", "/s").split() == ["big"]
-    done = _sh(daemon, "-v", "small:/s", "true")
+    done = daemon.shell("-v", "small:/s", "true")
     assert "which one container at a time can have" in done.stderr
     daemon.must("rm", "-f", "has")
-    assert _sh(daemon, "-v", "small:/s:ro", "ls /s; touch /s/x").stdout.split() == ["big"]
+    assert daemon.shell("-v", "small:/s:ro", "ls /s; touch /s/x").stdout.split() == ["big"]
 
 
 def test_a_volume_in_memory(daemon: Daemon) -> None:
     daemon.must("volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "-o", "o=size=2m,uid=5", "memory")
-    said = _sh(daemon, "-v", "memory:/m", "ls -lnd /m; dd if=/dev/zero of=/m/x bs=1M count=4")
+    said = daemon.shell("-v", "memory:/m", "ls -lnd /m; dd if=/dev/zero of=/m/x bs=1M count=4")
     assert said.stdout.split()[2] == "5"
     assert "No space left on device" in said.stderr
 
 
 def test_a_volume_that_is_a_path_of_the_host(daemon: Daemon, tmp_path: Path) -> None:
     daemon.must("volume", "create", "-o", "type=none", "-o", f"device={tmp_path}", "-o", "o=bind", "elsewhere")
-    assert _sh(daemon, "-v", "elsewhere:/e", "echo x > /e/y").returncode == 0
+    assert daemon.shell("-v", "elsewhere:/e", "echo x > /e/y").returncode == 0
     assert (tmp_path / "y").read_text() == "x\n"
     daemon.must("volume", "rm", "elsewhere")
     assert (tmp_path / "y").exists()
@@ -307,8 +300,7 @@ def test_a_volume_of_an_nfs_server(daemon: Daemon, nfs: Path) -> None:
         "o=addr=172.17.0.1,rw,nfsvers=4.2",
         "served",
     )
-    said = _sh(
-        daemon,
+    said = daemon.shell(
         "-v",
         "served:/bin",
         "ls /bin | grep -c .; echo kept > /bin/kept; chown 5:6 /bin/kept; mount | grep ' /bin '",
@@ -318,18 +310,18 @@ def test_a_volume_of_an_nfs_server(daemon: Daemon, nfs: Path) -> None:
     found = (nfs / "kept").stat()
     assert ((nfs / "kept").read_text(), found.st_uid, found.st_gid) == ("kept\n", 5, 6)
     assert (nfs / "busybox").stat().st_mode & 0o777 == 0o755
-    read_only = _sh(daemon, "-v", "served:/s:ro", "cat /s/kept; touch /s/x")
+    read_only = daemon.shell("-v", "served:/s:ro", "cat /s/kept; touch /s/x")
     assert read_only.stdout == "kept\n"
     assert "Read-only file system" in read_only.stderr
     daemon.must("run", "-d", "--name", "two", "-v", "served:/s", "busybox", "sleep", "1000")
-    assert _sh(daemon, "-v", "served:/s", "echo shared > /s/shared").returncode == 0
+    assert daemon.shell("-v", "served:/s", "echo shared > /s/shared").returncode == 0
     assert daemon.must("exec", "two", "cat", "/s/shared") == "shared\n"
     daemon.must("rm", "-f", "two")
     daemon.must("volume", "create", "-o", "type=nfs", "-o", "device=:/x", "-o", "o=addr=no.such.host.invalid", "lost")
-    assert "error resolving no.such.host.invalid" in _sh(daemon, "-v", "lost:/l", "true").stderr
+    assert "error resolving no.such.host.invalid" in daemon.shell("-v", "lost:/l", "true").stderr
     missing = ("-o", "type=nfs", "-o", "device=:/missing", "-o", "o=addr=172.17.0.1")
     daemon.must("volume", "create", *missing, "missing")
-    assert "failed to mount local volume: mount 172.17.0.1:/missing" in _sh(daemon, "-v", "missing:/m", "true").stderr
+    assert "failed to mount local volume: mount 172.17.0.1:/missing" in daemon.shell("-v", "missing:/m", "true").stderr
 
 
 # -- files of them --------------------------------------------------------------------------------------------------------
@@ -370,7 +362,7 @@ def test_copies_go_through_volumes(daemon: Daemon, tmp_path: Path) -> None:
     names = subprocess.run(["tar", "-t"], input=exported, capture_output=True, check=True).stdout.decode().split()
     assert [name for name in names if name.startswith("data")] == ["data/", "data/d/", "data/k/"]
     # What looks into a stopped container makes room for one that runs.
-    assert _sh(daemon, "-v", "disk:/k", "ls /k").stdout.split() == ["created", "running"]
+    assert daemon.shell("-v", "disk:/k", "ls /k").stdout.split() == ["created", "running"]
 
 
 def test_volumes_outlive_the_daemon_and_its_kill(daemon: Daemon) -> None:
@@ -418,7 +410,7 @@ def test_events_of_a_volume(daemon: Daemon) -> None:
 
 
 def test_nothing_of_virtiofsd_is_left(daemon: Daemon) -> None:
-    assert _sh(daemon, "-v", "gone:/g", "true").returncode == 0
+    assert daemon.shell("-v", "gone:/g", "true").returncode == 0
     deadline = time.monotonic() + 10
     while (
         str(daemon.root)

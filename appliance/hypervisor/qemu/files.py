@@ -40,22 +40,6 @@ def copy_sparse(source: int, target: int | None) -> str:
     return digest.hexdigest()
 
 
-def copy_holes(source: int, target: int) -> None:
-    """Copy between descriptors, holes as holes. Blocking."""
-    size = os.fstat(source).st_size
-    os.ftruncate(target, size)
-    position = 0
-    while position < size:
-        try:
-            position = os.lseek(source, position, os.SEEK_DATA)
-        except OSError:
-            break  # ENXIO: only a hole is left
-        end = os.lseek(source, position, os.SEEK_HOLE)
-        os.lseek(target, position, os.SEEK_SET)
-        while position < end:
-            position += os.sendfile(target, source, position, end - position)
-
-
 def _write(fd: int, data: bytes, position: int) -> None:
     view = memoryview(data)
     while view:

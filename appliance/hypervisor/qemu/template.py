@@ -14,7 +14,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from appliance.hypervisor.qemu.files import check_owner, copy_holes, copy_sparse
+from appliance.hypervisor.qemu.files import check_owner, copy_sparse
+from appliance.store.sparse import copy_holes
 
 log = logging.getLogger(__name__)
 

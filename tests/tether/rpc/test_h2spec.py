@@ -1,40 +1,22 @@
 """h2spec, the conformance suite for HTTP/2, against the server end. Built with Go where there is one, from the module proxy."""
 
 import json
-import os
-import shutil
-import subprocess
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
 import trio
 
+from tests.live.gotools import built
 from tether.rpc import http2
 
 # Cases that are not met, each with its reason.
 EXPECTED_FAILURES: dict[str, str] = {}
-_MODULE = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible"
 
 
 def _h2spec() -> Path | None:
-    """The program, built into the cache on first use; None without Go."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vch/h2spec"
-    program = cache / "h2spec"
-    if program.exists():
-        return program
-    go = shutil.which("go")
-    if go is None:
-        return None
-    cache.mkdir(parents=True, exist_ok=True)
-    for version in ("v2.2.1+incompatible", "latest"):
-        module = _MODULE.partition("@")[0] + f"@{version}"
-        done = subprocess.run(
-            [go, "install", module], env={**os.environ, "GOBIN": str(cache)}, capture_output=True, text=True
-        )
-        if done.returncode == 0:
-            return program
-    raise AssertionError(done.stderr)
+    module = "github.com/summerwind/h2spec"
+    return built(module, "2.2.1+incompatible", f"{module}/cmd/h2spec", "h2spec")
 
 
 async def _answer(stream: trio.SocketStream) -> None:

@@ -1,0 +1,94 @@
+"""What lies below a registry's client: bodies, certificates, what errors say. Knows httpx and no registry."""
+
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import IO
+
+import httpx
+import trio
+
+from appliance.errors import Unavailable
+
+PIECE = 256 << 10
+Sent = Callable[[int], Awaitable[None]]
+"""Is told how many bytes of an upload have been sent."""
+
+
+class Piece(httpx.AsyncByteStream):
+    """A part of a file as a request's body. No generator: one that is left in the middle is garbage that is warned of."""
+
+    def __init__(self, file: IO[bytes], position: int, length: int, sent: Sent) -> None:
+        self._file = file
+        self._position = position
+        self._end = position + length
+        self._sent = sent
+
+    def __aiter__(self) -> "Piece":
+        return self
+
+    async def __anext__(self) -> bytes:
+        self._file.seek(self._position)
+        data = self._file.read(min(PIECE, self._end - self._position))
+        if not data:
+            raise StopAsyncIteration
+        self._position += len(data)
+        await self._sent(self._position)
+        return data
+
+
+async def read_at_most(pieces: AsyncIterator[bytes], limit: int) -> bytes | None:
+    """All of it, None when it is more."""
+    found = bytearray()
+    with trio.CancelScope() as scope:
+        async for piece in pieces:
+            found += piece
+            if len(found) > limit:
+                # So that all generators under it, httpx's too, come to their end: left alone they are garbage that is warned of.
+                scope.cancel()
+    return None if len(found) > limit else bytes(found)
+
+
+def verification(certificates: Path | None, insecure: bool) -> ssl.SSLContext | bool:
+    """What a registry has to prove: by the CAs of certs.d/HOST/*.crt beside the usual ones; *.cert and *.key are ours."""
+    found = sorted(certificates.iterdir()) if certificates is not None and certificates.is_dir() else []
+    if insecure and not found:
+        return False
+    if not found:
+        return True
+    context = ssl.create_default_context()
+    try:
+        for path in found:
+            if path.suffix == ".crt":
+                context.load_verify_locations(path)
+            elif path.suffix == ".cert":
+                context.load_cert_chain(path, path.with_suffix(".key"))
+    except (OSError, ssl.SSLError) as error:
+        raise Unavailable(f"{path}: {error}") from error
+    if insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def words_of(error: BaseException | None) -> str:
+    """What an error says, or the one that caused it; httpx's often say nothing themselves."""
+    seen = error if not isinstance(error, httpx.TimeoutException) else None
+    while seen is not None:
+        if str(seen):
+            return str(seen)
+        seen = seen.__cause__ or seen.__context__
+    return type(error).__name__
+
+
+def retry_after(response: httpx.Response) -> float | None:
+    text = response.headers.get("retry-after", "")
+    return float(text) if text.isdigit() else None
+
+
+def without_encoding(headers: httpx.Headers) -> dict[str, str]:
+    return {
+        key: value
+        for key, value in headers.items()
+        if key not in ("content-encoding", "content-length", "transfer-encoding")
+    }
