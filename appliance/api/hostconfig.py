@@ -156,7 +156,7 @@ def _check_network(host: dict[str, Any], warnings: list[str]) -> None:
             raise InvalidParameter("conflicting options: host type networking can't be used with links")
         warnings.append(
             "NetworkMode host: the container has a machine of its own on the network bridge; "
-            "its exposed ports are published on the same ports of the host, others are not"
+            "each port that it listens at, but for loopback addresses, is published on the same port of the host"
         )
     if mode in ("host", "none") and (host.get("PortBindings") or host.get("PublishAllPorts")):
         warnings.append(f"Published ports are discarded when using {mode} network mode")

@@ -34,8 +34,7 @@ class HealthMonitor:
         health = container.health = Health()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._probe_for_ever, container, run.session, check, health)
-            while container.running and container.run is run:
-                await container.changed.wait()
+            await container.wait_end_of(run)
             nursery.cancel_scope.cancel()
 
     async def _probe_for_ever(

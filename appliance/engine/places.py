@@ -9,7 +9,7 @@ from typing import Any
 
 import trio
 
-from appliance.container.record import Attachment
+from appliance.container.record import Attachment, Binding
 from appliance.engine.record import Container
 from appliance.errors import InvalidParameter, NotFound, VchError
 from appliance.hypervisor import NO_BRIDGE, Card
@@ -247,7 +247,8 @@ class Places:
                 self.enter(container, attachment, again=True)
             except VchError as error:
                 log.warning("container %s is not on network %s: %s", container.id[:12], attachment.network, error)
-        self.ports.retake(container.id, container.record.bindings)
+        for holder, bindings in _by_holder(container):
+            self.ports.retake(holder, bindings)
         self._lead(container)
 
     # -- ports ----------------------------------------------------------------------------------------------------
@@ -267,23 +268,75 @@ class Places:
 
     def _lead(self, container: Container) -> None:
         target = way_out(container.endpoints)
-        bindings = container.record.bindings
-        if target is None or target.ipv4 is None or not bindings:
+        if target is None or target.ipv4 is None or not container.record.bindings:
             return
+        for holder, bindings in _by_holder(container):
+            self._lead_to(target, holder, bindings)
+        self._tell_card(container)
+
+    def _lead_to(self, target: Endpoint, holder: str, bindings: list[Binding]) -> None:
+        assert target.ipv4 is not None
         if self._host.bridged:
-            address6 = target.ipv6.address if target.ipv6 is not None else ""
-            self.ports.lead(container.id, bindings, target.ipv4.address, address6)
+            self.ports.lead(holder, bindings, target.ipv4.address, target.ipv6.address if target.ipv6 else "")
+        else:
+            # The hypervisor listens itself.
+            self.ports.hand_over(holder)
+
+    def _tell_card(self, container: Container) -> None:
+        """Without bridges a card knows which ports lead to it."""
+        target = way_out(container.endpoints)
+        if self._host.bridged or target is None or target.ipv4 is None:
             return
-        # The hypervisor listens itself.
-        self.ports.hand_over(container.id)
-        led = replace(target, card=replace(target.card, forwards=forwards(bindings, target.ipv4.address)))
+        card = replace(target.card, forwards=forwards(container.record.bindings, target.ipv4.address))
+        led = replace(target, card=card)
         container.endpoints[container.endpoints.index(target)] = led
         self.taken[target.network.id][container.id] = (container, led)
 
     def withdraw(self, container: Container) -> None:
         """Give the ports back, keep the places."""
-        self.ports.release(container.id)
+        for holder, _ in _by_holder(container):
+            self.ports.release(holder)
         container.record.bindings = []
+
+    def publish_same(self, container: Container, protocol: str, port: int) -> None:
+        """Take the port of the host that has the same number as one of a container with the host's network.
+
+        VchError with Docker's text when somebody has it.
+        """
+        target = way_out(container.endpoints)
+        if target is None or target.ipv4 is None:
+            return
+        holder = _holder(container, protocol, port)
+        wanted = [Wanted(protocol, port, "", port, port)]
+        label = f"{container.record.name} ({target.id})"
+        bindings = self.ports.take(holder, label, wanted, target.network.options.get(OPTION_HOST_IP, ""))
+        try:
+            self._lead_to(target, holder, bindings)
+        except BaseException:
+            self.ports.release(holder)
+            raise
+        container.record.bindings += bindings
+        self._tell_card(container)
+
+    def withdraw_same(self, container: Container, protocol: str, port: int) -> None:
+        """Undo `publish_same`."""
+        self.ports.release(_holder(container, protocol, port))
+        container.record.bindings = [
+            one for one in container.record.bindings if (one.protocol, one.port) != (protocol, port)
+        ]
+        self._tell_card(container)
+
+
+def _holder(container: Container, protocol: str, port: int) -> str:
+    """In whose name a port is held: on the host's network they come and go one by one, else all at once."""
+    return f"{container.id}/{port}/{protocol}" if container.on_host_network else container.id
+
+
+def _by_holder(container: Container) -> list[tuple[str, list[Binding]]]:
+    held: dict[str, list[Binding]] = {}
+    for one in container.record.bindings:
+        held.setdefault(_holder(container, one.protocol, one.port), []).append(one)
+    return list(held.items())
 
 
 def _user_mode_dns(pool: Pool) -> str:
@@ -293,13 +346,14 @@ def _user_mode_dns(pool: Pool) -> str:
 
 def _wanted_ports(container: Container) -> Iterator[Wanted]:
     record = container.record
+    if container.on_host_network:
+        # Those that are listened at, once they are.
+        return
     bindings = record.host.get("PortBindings") or {}
     yield from parse_bindings(bindings)
-    same_number = record.host.get("NetworkMode") == "host"
-    if not same_number and not record.host.get("PublishAllPorts"):
+    if not record.host.get("PublishAllPorts"):
         return
     exposed = record.config.get("ExposedPorts") or {}
     for port, protocol in sorted(each_port(exposed), key=lambda one: (one[1], one[0])):
         if protocol != "sctp" and f"{port}/{protocol}" not in bindings:
-            number = port if same_number else 0
-            yield Wanted(protocol, port, "", number, number)
+            yield Wanted(protocol, port, "", 0, 0)

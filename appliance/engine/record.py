@@ -69,6 +69,10 @@ class Container:
         return isinstance(self.state, Exited) and self.state.restarting
 
     @property
+    def on_host_network(self) -> bool:
+        return self.record.host.get("NetworkMode") == "host"
+
+    @property
     def upper(self) -> Path:
         """The disk that the container writes to."""
         return self.folder / "upper.ext4"
@@ -98,6 +102,11 @@ class Container:
     def tell(self) -> None:
         changed, self.changed = self.changed, trio.Event()
         changed.set()
+
+    async def wait_end_of(self, run: Run) -> None:
+        """Return when this run of it is over."""
+        while self.running and self.run is run:
+            await self.changed.wait()
 
     def tell_log(self) -> None:
         news, self.log_news = self.log_news, trio.Event()

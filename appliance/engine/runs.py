@@ -18,6 +18,7 @@ from appliance.engine.connections import Connections
 from appliance.engine.execs import drain
 from appliance.engine.forward import Forwarder
 from appliance.engine.health import HealthMonitor
+from appliance.engine.hostports import HostPorts
 from appliance.engine.ledger import Ledger
 from appliance.engine.machines import Machines
 from appliance.engine.networks import Networks
@@ -86,6 +87,7 @@ class Runs:
         self._visits = visits
         self._images = images
         self._health = HealthMonitor(ledger)
+        self._host_ports = HostPorts(networks.places, ledger)
         self._networks = networks
         self._places = networks.places
         self._connections = connections
@@ -228,6 +230,7 @@ class Runs:
     def _watch(self, container: Container, run: Run) -> None:
         """What goes on beside a run."""
         self._nursery.start_soon(self._health.watch, container, run)
+        self._nursery.start_soon(self._host_ports.watch, container, run)
         container.forwarded = trio.Event()
         if Forwarder.wanted(container):
             self._nursery.start_soon(Forwarder(container).run)

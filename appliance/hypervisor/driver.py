@@ -183,6 +183,9 @@ class Pluggable(Protocol):
     async def unplug_card(self, mac: str) -> None:
         """Take away a card; returns when the guest has let go of it. HypervisorError when it does not."""
 
+    async def set_forwards(self, mac: str, forwards: tuple[Forward, ...]) -> None:
+        """Let a card without a bridge have these forwards and no others. HypervisorError names what cannot be."""
+
 
 @runtime_checkable
 class Adaptable(Protocol):

@@ -2,19 +2,24 @@
 
 import contextlib
 import ipaddress
+import logging
 import os
+import socket
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 import trio
-from pyroute2 import IPRoute
+from pyroute2 import IPRoute, NFCTSocket
 from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple
 
 from appliance.errors import Conflict, Unavailable
 from appliance.network.addresses import Network, parse_subnet
 from appliance.network.firewall import Nft, Publication, element, removal, rules
 from appliance.network.record import NetworkRecord
+
+log = logging.getLogger(__name__)
 
 _SYSCTL = Path("/proc/sys/net")
 
@@ -88,7 +93,11 @@ class BridgeHost:
         self._nft.run(rules(self._table, networks, publications))
 
     def publish(self, publications: Iterable[Publication]) -> None:
+        publications = list(publications)
         self._run(publications, "add")
+        for one in publications:
+            if one.protocol == "udp":
+                _forget_flows(one)
 
     def withdraw(self, publications: Iterable[Publication]) -> None:
         self._run(publications, "delete")
@@ -113,6 +122,19 @@ class BridgeHost:
         for network in networks:
             with contextlib.suppress(Unavailable):
                 await self.remove(network)
+
+
+def _forget_flows(to: Publication) -> None:
+    """What flows to a UDP port finds its way anew: the kernel keeps to where it went before for as long as it flows."""
+    family = socket.AF_INET6 if ":" in to.address else socket.AF_INET
+    try:
+        with NFCTSocket(family) as conntrack:
+            flows = NFCTAttrTuple(family, proto=socket.IPPROTO_UDP, dport=to.host_port)
+            for entry in list(conntrack.dump(tuple_orig=flows)):
+                flow = NFCTAttrTuple.from_netlink(family, entry.get_attr("CTA_TUPLE_ORIG"))
+                conntrack.entry("del", tuple_orig=flow)
+    except (OSError, NetlinkError) as error:
+        log.warning("flows to port %d/udp may go on to where they went: %s", to.host_port, error)
 
 
 def _write(name: str, value: str) -> None:

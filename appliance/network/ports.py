@@ -96,7 +96,10 @@ class Ports:
         self._led: dict[str, list[Publication]] = {}
 
     def take(self, container: str, endpoint: str, wanted: Iterable[Wanted], host_ip: str = "") -> list[Binding]:
-        """Hold ports for a container: all, or none with Docker's text. `host_ip` is where those go that name no address."""
+        """Hold ports for a container (or one of its ports): all, or none with Docker's text.
+
+        `host_ip` is where those go that name no address.
+        """
         held: list[_Held] = []
         bindings: list[Binding] = []
         try:

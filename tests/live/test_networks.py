@@ -474,12 +474,32 @@ def test_every_exposed_port_can_be_published(daemon: Daemon) -> None:
     assert _curl(daemon, f"http://127.0.0.1:{port}/") == "all"
 
 
-def test_the_network_of_the_host_is_the_bridge_with_its_ports(daemon: Daemon) -> None:
-    done = daemon.docker("create", "--network", "host", "--name", "hosted", "--expose", "8085", "busybox", "sh", "-c",
-                         _SERVE.format(text="hosted", port=8085))  # fmt: skip
+def test_the_network_of_the_host_is_the_bridge_with_every_port_that_is_listened_at(daemon: Daemon) -> None:
+    done = daemon.docker("create", "--network", "host", "--name", "hosted", "--expose", "8086", "busybox", "sh", "-c",
+                         f"({_SERVE.format(text='hosted', port=8085)}) & nc -l -p 9000 -s 127.0.0.1 & sleep 1000")  # fmt: skip
     assert "NetworkMode host" in done.stderr
     daemon.must("start", "hosted")
     _until(lambda: _curl(daemon, "http://127.0.0.1:8085/") == "hosted")
+    ports = json.loads(daemon.must("inspect", "hosted"))[0]["NetworkSettings"]["Ports"]
+    # Neither what is only exposed nor what only the container itself reaches.
+    assert [port for port, places in ports.items() if places] == ["8085/tcp"]
+    # It comes and goes with who listens.
+    daemon.must("exec", "-d", "hosted", "sh", "-c", "nc -l -p 8087 & echo $! > /pid; wait")
+    _until(lambda: ":8087" in daemon.run_inside("ss", "-ltn"))
+    daemon.must("exec", "hosted", "sh", "-c", "kill $(cat /pid)")
+    _until(lambda: ":8087" not in daemon.run_inside("ss", "-ltn"))
+    # Another one waits until it is free.
+    daemon.must("run", "-d", "--name", "second", "--network", "host", "busybox", "sh", "-c",
+                _SERVE.format(text="second", port=8085))  # fmt: skip
+    _until(lambda: "port 8085/tcp of container" in daemon.log.read_text())
+    assert _curl(daemon, "http://127.0.0.1:8085/") == "hosted"
+    daemon.must("rm", "-f", "hosted")
+    _until(lambda: _curl(daemon, "http://127.0.0.1:8085/") == "second")
+    daemon.kill()
+    daemon.start()
+    assert _curl(daemon, "http://127.0.0.1:8085/") == "second"
+    daemon.must("rm", "-f", "second")
+    assert ":8085" not in daemon.run_inside("ss", "-ltn")
 
 
 def test_published_udp(daemon: Daemon) -> None:
@@ -491,6 +511,28 @@ def test_published_udp(daemon: Daemon) -> None:
     assert "ConnectionRefusedError" in said.stderr
     counted = daemon.must("exec", "nobody", "grep", "^Udp:", "/proc/net/snmp").splitlines()[1].split()
     assert counted[2] == "1"  # NoPorts
+
+
+def test_udp_that_flows_finds_the_next_container(daemon: Daemon) -> None:
+    send = "import socket, time; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('127.0.0.1', 5999))\n"
+    send += "while True:\n s.sendto(b'x', ('127.0.0.2', 5354)); time.sleep(0.1)"
+    sender = subprocess.Popen([*daemon.inside(), "python3", "-c", send])
+
+    def refused(name: str) -> int:
+        return int(daemon.must("exec", name, "grep", "^Udp:", "/proc/net/snmp").splitlines()[1].split()[2])
+
+    try:
+        daemon.must("run", "-d", "--name", "before", "-p", "5354:53/udp", "busybox", "sleep", "1000")
+        _until(lambda: refused("before") > 0)
+        daemon.must("create", "--name", "after", "-p", "5354:53/udp", "busybox", "sleep", "1000")
+        # Another container than the one whose address it is next.
+        daemon.must("run", "-d", "--name", "between", "busybox", "sleep", "1000")
+        daemon.must("kill", "before")
+        daemon.must("start", "after")
+        _until(lambda: refused("after") > 0)
+    finally:
+        sender.kill()
+        sender.wait()
 
 
 def test_a_port_is_somebody_elses(daemon: Daemon) -> None:

@@ -3,6 +3,8 @@
 import trio
 
 from protos.tether.v1 import network_pb2
+from tether.agent import listeners
+from tether.rpc.server import Call
 from tether.rpc.status import Code, RpcError
 from tether.system.netlink import Netlink, cards
 
@@ -56,3 +58,6 @@ class NetworkService:
     async def apply(self, request: network_pb2.ApplyRequest) -> network_pb2.ApplyResponse:
         await apply(request.config)
         return network_pb2.ApplyResponse()
+
+    async def watch_listeners(self, request: network_pb2.WatchListenersRequest, call: Call) -> None:
+        await listeners.watch(call)

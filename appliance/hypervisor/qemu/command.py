@@ -206,6 +206,11 @@ def forward_command(place: int, forward: Forward) -> str:
     return f"hostfwd_add net{place} {_rule(forward)}"
 
 
+def unforward_command(place: int, forward: Forward) -> str:
+    """The end of a forwarded port."""
+    return f"hostfwd_remove net{place} {forward.protocol}:{forward.host_ip}:{forward.host_port}"
+
+
 def card_device(place: int, card: Card) -> Node:
     """The card as QMP's device_add takes it. Its PCI slot is said, so that a saved machine has it there again."""
     return {"driver": "virtio-net-pci", "id": f"card{place}", "netdev": f"net{place}", "mac": card.mac, "romfile": "",

@@ -18,8 +18,8 @@ import trio
 
 from appliance.diag import mark
 from appliance.errors import HypervisorError
-from appliance.hypervisor.driver import Card, Disk, DiskAddress, Machine, MachineSpec, Power, Usage
-from appliance.hypervisor.qemu import saved
+from appliance.hypervisor.driver import Card, Disk, DiskAddress, Forward, Machine, MachineSpec, Power, Usage
+from appliance.hypervisor.qemu import cards, saved
 from appliance.hypervisor.qemu.command import (
     BLANK_MAC,
     BOOT,
@@ -28,15 +28,12 @@ from appliance.hypervisor.qemu.command import (
     Descriptors,
     Origin,
     backing_node,
-    card_device,
     cards_of,
     clone_origin,
     command,
     disk_device,
     disk_node,
     file_node,
-    forward_command,
-    netdev_of,
     saved_origin,
     share_chardev,
     share_device,
@@ -46,7 +43,7 @@ from appliance.hypervisor.qemu.monitor import Monitor
 from appliance.hypervisor.qemu.process import boot_id, has_ended, short, start_qemu, start_time, usage_of
 from appliance.hypervisor.qemu.shares import serve
 from appliance.hypervisor.qemu.slots import lengthen, luns_of
-from appliance.hypervisor.qemu.taps import attach, open_tap
+from appliance.hypervisor.qemu.taps import attach
 from appliance.hypervisor.qemu.template import Template
 from tether.transport import Line
 
@@ -211,7 +208,7 @@ class QemuMachine(Machine):
             await monitor.execute("chardev-add", share_chardev("shares"))
             await monitor.execute("device_add", share_device())
         for place, card in cards_of(self.spec)[1 if self.spec.card is not None else 0 :]:
-            await self._plug_card(monitor, place, card)
+            await cards.plug(monitor, place, card)
         for lun, disk in zip(luns_of(self.spec.disks, slotted=True), self.spec.disks, strict=True):
             if lun >= SLOTS:
                 backing = await self._add_file(monitor, lun, disk, 0)
@@ -244,10 +241,7 @@ class QemuMachine(Machine):
             return
         if card.bridge:
             attach(self._taps[0], card.bridge, isolated=card.isolated)
-        for forward in card.forwards:
-            said = await monitor.execute("human-monitor-command", {"command-line": forward_command(0, forward)})
-            if said:
-                raise HypervisorError(str(said).strip())
+        await cards.set_forwards(monitor, 0, (), card.forwards)
 
     async def plug_card(self, card: Card) -> None:
         """See Pluggable."""
@@ -263,7 +257,7 @@ class QemuMachine(Machine):
         self._set_more_cards(more)
         try:
             async with self.open_monitor() as monitor:
-                await self._plug_card(monitor, place + 1, card)
+                await cards.plug(monitor, place + 1, card)
         except BaseException:
             self._set_more_cards(before.more_cards)
             raise
@@ -289,23 +283,20 @@ class QemuMachine(Machine):
             self.spec = replace(self.spec, card=None)
             self.save_facts()
 
-    async def _plug_card(self, monitor: Monitor, place: int, card: Card) -> None:
-        tap = ""
-        if card.bridge:
-            fd, tap = open_tap(card.bridge, isolated=card.isolated)
-            try:
-                await monitor.execute("getfd", {"fdname": tap}, fd=fd)
-            finally:
-                os.close(fd)
-        await monitor.execute("netdev_add", netdev_of(place, card, tap))
-        try:
-            await monitor.execute("device_add", card_device(place, card))
-        except HypervisorError:
-            await monitor.execute("netdev_del", {"id": f"net{place}"})
-            raise
+    async def set_forwards(self, mac: str, forwards: tuple[Forward, ...]) -> None:
+        """See Pluggable."""
+        place, card = next(((place, card) for place, card in cards_of(self.spec) if card.mac == mac), (0, None))
+        if card is None or card.bridge:
+            raise HypervisorError(f"machine {self.id[:12]} has no card {mac} that forwards")
+        async with self.open_monitor() as monitor:
+            await cards.set_forwards(monitor, place, card.forwards, forwards)
+        changed = [self.spec.card, *self.spec.more_cards]
+        changed[place] = replace(card, forwards=forwards)
+        self.spec = replace(self.spec, card=changed[0])
+        self._set_more_cards(changed[1:])
 
-    def _set_more_cards(self, cards: Iterable[Card | None]) -> None:
-        self.spec = replace(self.spec, more_cards=tuple(cards))
+    def _set_more_cards(self, more: Iterable[Card | None]) -> None:
+        self.spec = replace(self.spec, more_cards=tuple(more))
         self.save_facts()
 
     # -- a state that is kept -------------------------------------------------------------------------------------

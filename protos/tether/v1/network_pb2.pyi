@@ -16,6 +16,24 @@ class ApplyResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class WatchListenersRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Listeners(_message.Message):
+    __slots__ = ("listeners",)
+    LISTENERS_FIELD_NUMBER: _ClassVar[int]
+    listeners: _containers.RepeatedCompositeFieldContainer[Listener]
+    def __init__(self, listeners: _Optional[_Iterable[_Union[Listener, _Mapping]]] = ...) -> None: ...
+
+class Listener(_message.Message):
+    __slots__ = ("protocol", "port")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    protocol: str
+    port: int
+    def __init__(self, protocol: _Optional[str] = ..., port: _Optional[int] = ...) -> None: ...
+
 class NetworkConfig(_message.Message):
     __slots__ = ("interfaces",)
     INTERFACES_FIELD_NUMBER: _ClassVar[int]
