@@ -31,6 +31,9 @@ class Config:
     registry_mirrors: tuple[str, ...] = ()
     allow_registries: tuple[str, ...] = ()
     certs_dir: Path = Path("/etc/docker/certs.d")
+    http_proxy: str = ""
+    https_proxy: str = ""
+    no_proxy: str = ""
     log_level: str = "info"
     cache: Path = field(
         default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vch"
@@ -42,7 +45,7 @@ def default_guest() -> Path:
     import sys
 
     beside = Path(sys.prefix) / "share/vch/guest"
-    return beside if beside.exists() else Path("/usr/share/vch/guest")
+    return beside if os.path.exists(beside) else Path("/usr/share/vch/guest")
 
 
 def _switch(text: str) -> bool:
@@ -89,6 +92,9 @@ def parse_arguments(arguments: list[str]) -> Config:
     flag("--registry-mirror", action="append", dest="registry_mirrors")
     flag("--allow-registry", action="append", dest="allow_registries", help="use no other registry than those named")
     flag("--certs-dir", type=Path, help="folders by registry with its CAs (*.crt) and our certificates (*.cert, *.key)")
+    flag("--http-proxy", help="for registries; else HTTP_PROXY of the environment, likewise the next two")
+    flag("--https-proxy")
+    flag("--no-proxy", help="hosts that are reached without: names, IPs, CIDRs, with commas between")
     flag("-l", "--log-level", choices=("debug", "info", "warn", "error", "fatal"))
     given = {key: value for key, value in vars(parser.parse_args(arguments)).items() if value is not None}
     file = given.pop("config_file", None)
@@ -100,7 +106,9 @@ def parse_arguments(arguments: list[str]) -> Config:
     return Config(**settings)
 
 
-_FILE_KEYS = {
+# Below "proxies" in the file.
+_PROXY_KEYS = {"http-proxy": "http_proxy", "https-proxy": "https_proxy", "no-proxy": "no_proxy"}
+_FILE_KEYS = _PROXY_KEYS | {
     "hosts": "hosts", "data-root": "data_root", "exec-root": "exec_root", "pidfile": "pidfile", "guest": "guest",
     "hypervisor": "hypervisor", "accel": "accel", "vm-memory": "vm_memory", "vm-cpus": "vm_cpus", "vm-template": "vm_template",
     "vm-pool": "vm_pool",
@@ -115,6 +123,8 @@ def _read_file(path: Path) -> dict[str, object]:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise InvalidParameter(f"unable to configure the daemon with file {path}: {error}") from error
+    proxies = content.pop("proxies", {})
+    content |= {key if key in _PROXY_KEYS else f"proxies.{key}": value for key, value in proxies.items()}
     unknown = set(content) - set(_FILE_KEYS)
     if unknown:
         raise InvalidParameter(

@@ -50,7 +50,7 @@ from appliance.hypervisor import SOME_SHARES, MachineSpec
 from appliance.hypervisor.qemu import QemuDriver, default_pool, has_room
 from appliance.image.store import ImageStore
 from appliance.network.host import BridgeHost, Host, UserModeHost, may_make_bridges
-from appliance.registry import Credentials, Registry
+from appliance.registry import Credentials, Proxies, Registry
 from appliance.store import Database
 from appliance.volume.store import VolumeStore
 from tether.rpc.bridge import LoopThread
@@ -189,6 +189,8 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         # What is here now stays: the collector need not look at it again.
         gc.freeze()
 
+        proxies = Proxies.of(os.environ, config.http_proxy, config.https_proxy, config.no_proxy)
+
         def dial(host: str, credentials: Credentials) -> Registry:
             mirrors = config.registry_mirrors if host == "docker.io" else ()
             return Registry(
@@ -197,9 +199,10 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
                 insecure=_insecure(host, config),
                 mirrors=mirrors,
                 certificates=config.certs_dir / host,
+                proxies=proxies,
             )
 
-        transfers = Transfers(images, events, dial, config.allow_registries, scratch, nursery)
+        transfers = Transfers(images, events, dial, config.allow_registries, scratch, nursery, proxies)
         router = Router()
         router.add_all(ContainerRoutes(containers, networks, images).routes())
         router.add_all(ExecRoutes(containers).routes())
@@ -212,7 +215,7 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         router.add_all(UsageRoutes(containers, networks, images, volumes).routes())
         router.add_all(SwarmRoutes().routes())
         router.add_all(
-            SystemRoutes(config, driver, containers, networks, images, events, identity.read_text()).routes()
+            SystemRoutes(config, driver, containers, networks, images, events, proxies, identity.read_text()).routes()
         )
         try:
             yield router
@@ -283,6 +286,8 @@ def run() -> None:
         config = parse_arguments(sys.argv[1:])
         logging.basicConfig(level=_LEVELS[config.log_level], format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         logging.getLogger("httpx").setLevel(logging.WARNING)
+        # Records, logs and disks of containers are nobody else's on this host.
+        os.umask(0o077)
         trio.run(serve, config)
     except* (VchError, OSError) as group:
         sys.exit(f"vchd: {'; '.join(str(leaf) for leaf in leaves(group))}")

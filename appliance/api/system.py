@@ -23,6 +23,7 @@ from appliance.diag import dump_tasks
 from appliance.http import Reply, Request
 from appliance.hypervisor import Driver
 from appliance.image.store import ImageStore
+from appliance.registry import Proxies
 
 _FILTERS = frozenset((
     "container", "daemon", "event", "image", "label", "network", "plugin", "scope", "type", "volume", "id", "node", "service",
@@ -47,6 +48,7 @@ class SystemRoutes:
         networks: NetworkBackend,
         images: ImageStore,
         events: EventBackend,
+        proxies: Proxies,
         host_id: str,
     ) -> None:
         self._config = config
@@ -55,6 +57,7 @@ class SystemRoutes:
         self._networks = networks
         self._images = images
         self._events = events
+        self._proxies = proxies
         self._id = host_id
 
     def routes(self) -> dict[tuple[str, str], Route]:
@@ -90,6 +93,7 @@ class SystemRoutes:
         words = Counter(status_word(container.state) for container in containers)
         running, paused = words["running"], words["paused"]
         driver = self._driver.describe()
+        proxies = self._proxies
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         await reply.json(200, {
             "ID": self._id, "Containers": len(containers), "ContainersRunning": running, "ContainersPaused": paused,
@@ -105,7 +109,8 @@ class SystemRoutes:
             "RegistryConfig": {"InsecureRegistryCIDRs": ["127.0.0.0/8"], "IndexConfigs": {},
                                "Mirrors": list(self._config.registry_mirrors)},
             "NCPU": os.cpu_count() or 1, "MemTotal": memory, "GenericResources": None,
-            "DockerRootDir": str(self._config.data_root), "HttpProxy": "", "HttpsProxy": "", "NoProxy": "",
+            "DockerRootDir": str(self._config.data_root), "HttpProxy": proxies.shown(proxies.http),
+            "HttpsProxy": proxies.shown(proxies.https), "NoProxy": proxies.no_proxy,
             "Name": platform.node(), "Labels": list(self._config.labels), "ExperimentalBuild": True,
             "ServerVersion": __version__, "Runtimes": {"vch": {"path": ""}}, "DefaultRuntime": "vch",
             "Swarm": {"NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive",

@@ -183,8 +183,10 @@ class Runs:
         self._places.join(container)
         for other in self._volumes.holders(container):
             if not other.running:
-                # It is only looked into.
+                # It is only looked into, or on its way out.
                 await self._visits.end(other)
+                if isinstance(other.state, Exited) and other.run is not None:
+                    await other.run.gone.wait()
         around = replace(self._connections.surroundings(container), equipment=await self._volumes.equip(container))
         log_file = container.open_log() if record.log_driver != "none" else None
         record.run_offset = kept.log_offset if kept is not None else 0

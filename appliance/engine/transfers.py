@@ -18,7 +18,7 @@ from appliance.image.pull import Platform, Report, digest_of, find_manifest, pul
 from appliance.image.push import push
 from appliance.image.reference import DOCKER_HUB, Reference
 from appliance.image.store import ImageStore
-from appliance.registry import Credentials, Registry, read_at_most
+from appliance.registry import Credentials, Proxies, Registry, Ways, read_at_most
 
 _MAX_CONFIG = 8 << 20
 Dial = Callable[[str, Credentials], AbstractAsyncContextManager[Registry]]
@@ -51,7 +51,8 @@ class Transfers:
     """`allowed` are the registries that may be used, all when it is empty. `nursery` owns the pulls."""
 
     def __init__(
-        self, store: ImageStore, events: EventBus, dial: Dial, allowed: tuple[str, ...], scratch: Path, nursery: trio.Nursery
+        self, store: ImageStore, events: EventBus, dial: Dial, allowed: tuple[str, ...], scratch: Path, nursery: trio.Nursery,
+        proxies: Proxies,
     ) -> None:  # fmt: skip
         self._store = store
         self._events = events
@@ -59,6 +60,7 @@ class Transfers:
         self._allowed = allowed
         self._scratch = scratch
         self._nursery = nursery
+        self._proxies = proxies
         self._flights: dict[tuple[Reference, Platform, Credentials], _Flight] = {}
 
     def _open(self, host: str, credentials: Credentials) -> AbstractAsyncContextManager[Registry]:
@@ -181,15 +183,19 @@ class Transfers:
             "Platforms": platforms,
         }  # fmt: skip
 
-    @staticmethod
-    async def fetch(url: str) -> AsyncGenerator[bytes, None]:
+    async def fetch(self, url: str) -> AsyncGenerator[bytes, None]:
         """What is at an address, for `docker import URL`."""
         address = url if "://" in url else f"http://{url}"
         if not address.startswith(("http://", "https://")):
             raise InvalidParameter(f"{url} is neither - nor an address of http")
         try:
             async with (
-                httpx.AsyncClient(follow_redirects=True, timeout=30) as client,
+                httpx.AsyncClient(
+                    follow_redirects=True,
+                    timeout=30,
+                    trust_env=False,
+                    transport=Ways(self._proxies, True, httpx.Limits()),
+                ) as client,
                 client.stream("GET", address) as response,
             ):
                 if response.status_code >= 400:

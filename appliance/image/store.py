@@ -208,7 +208,7 @@ class ImageStore:
         self._layer_sizes[layer.diff_id] = layer.size
         # The disk comes last: where it is, there is the rest.
         for source, kept in ((_recipe_of(partial), _recipe_of(target)), (partial, target)):
-            os.chmod(source, 0o444)
+            os.chmod(source, 0o400)
             source.rename(kept)
 
     def tar_of(self, diff_id: str) -> Iterator[bytes]:

@@ -160,7 +160,7 @@ class Ports:
             target = _target_of(one, bindings)
             if target is not None and ":" in one.place and not address6 and one.protocol == "tcp":
                 # IPv6 to the host, IPv4 to the container: no rule does that.
-                self._nursery.start_soon(_relay, one, address, target)
+                self._relay(one, address, target)
 
     def hand_over(self, container: str) -> None:
         """The hypervisor is to listen at the ports of this container; IPv6 is relayed to it."""
@@ -168,7 +168,12 @@ class Ports:
             if ":" not in one.place:
                 one.socket.close()
             elif one.protocol == "tcp":
-                self._nursery.start_soon(_relay, one, "127.0.0.1", one.number)
+                self._relay(one, "127.0.0.1", one.number)
+
+    def _relay(self, held: "_Held", address: str, port: int) -> None:
+        # Opened here: when the task begins the port may have been given back.
+        listener = trio.socket.from_stdlib_socket(held.socket.dup())
+        self._nursery.start_soon(_relay, listener, held, address, port)
 
     def release(self, container: str) -> None:
         """Undo `take` and `lead`."""
@@ -270,9 +275,8 @@ class _Held:
         self.socket.close()
 
 
-async def _relay(held: _Held, address: str, port: int) -> None:
+async def _relay(listener: trio.socket.SocketType, held: _Held, address: str, port: int) -> None:
     """Carry connections over to an address of the other version."""
-    listener = trio.socket.from_stdlib_socket(held.socket.dup())
     with listener, held.scope:
         async with trio.open_nursery() as nursery:
             while True:

@@ -1,6 +1,8 @@
 """A client of OCI distribution registries (distribution-spec 1.1): authentication, manifests, blobs. Knows no image store."""
 
-from appliance.registry.client import ComeBackLater, Credentials, Manifest, Registry
-from appliance.registry.wire import read_at_most
+from appliance.registry.auth import Credentials
+from appliance.registry.client import Manifest, Registry
+from appliance.registry.proxies import Proxies, Ways
+from appliance.registry.wire import ComeBackLater, read_at_most
 
-__all__ = ["ComeBackLater", "Credentials", "Manifest", "Registry", "read_at_most"]
+__all__ = ["ComeBackLater", "Credentials", "Manifest", "Proxies", "Registry", "Ways", "read_at_most"]

@@ -15,8 +15,11 @@ import httpx
 import trio
 
 from appliance.errors import NotFound, ProtocolError, Unauthorized, Unavailable, VchError
+from appliance.registry.auth import Credentials, authorization
+from appliance.registry.proxies import NO_PROXIES, Proxies, Ways
 from appliance.registry.wire import (
     PIECE,
+    ComeBackLater,
     Piece,
     Sent,
     read_at_most,
@@ -43,21 +46,6 @@ _UPLOAD_PAUSE = 0.25
 _EMPTY = {"Content-Length": "0"}
 
 
-class ComeBackLater(Unavailable):
-    """The registry fails for now; `after` says in how many seconds it wants to be asked again, if it does."""
-
-    def __init__(self, text: str, after: float | None = None) -> None:
-        super().__init__(text)
-        self.after = after
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    username: str = ""
-    password: str = ""
-    identity_token: str = ""
-
-
 @dataclass(frozen=True, slots=True)
 class Manifest:
     content: bytes
@@ -70,7 +58,7 @@ class Registry:
 
     def __init__(
         self, host: str, credentials: Credentials, *, insecure: bool, stall: float = STALL_SECONDS,
-        mirrors: Sequence[str] = (), certificates: Path | None = None,
+        mirrors: Sequence[str] = (), certificates: Path | None = None, proxies: Proxies = NO_PROXIES,
     ) -> None:  # fmt: skip
         self.host = host
         self._credentials = credentials
@@ -79,8 +67,8 @@ class Registry:
         self._bases = [f"https://{address}"] + ([f"http://{address}"] if insecure else [])
         self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(stall, connect=15), follow_redirects=True, max_redirects=_MAX_REDIRECTS,
-            verify=verification(certificates, insecure), headers={"User-Agent": "vch"},
-            limits=httpx.Limits(max_connections=8),
+            headers={"User-Agent": "vch"}, trust_env=False,
+            transport=Ways(proxies, verification(certificates, insecure), httpx.Limits(max_connections=8)),
         )  # fmt: skip
         self._base: str | None = None
         self._authorization: dict[str, str] = {}
@@ -100,49 +88,6 @@ class Registry:
             raise Unauthorized(f"login attempt to {self._base}/v2/ failed with status: 401 Unauthorized")
         if response.status_code >= 400:
             raise Unavailable(f"login attempt to {self._base}/v2/ failed with status: {response.status_code}")
-
-    async def _authorize(self, challenge: str, scopes: str) -> bool:
-        """Answer a WWW-Authenticate challenge (RFC 9110; Docker's token specification). False: nothing to offer."""
-        kind, _, rest = challenge.partition(" ")
-        known = self._credentials
-        if kind.lower() == "basic":
-            if not known.username:
-                return False
-            self._authorization[scopes] = httpx.BasicAuth(known.username, known.password)._auth_header
-            return True
-        if kind.lower() != "bearer":
-            return False
-        fields = dict(re.findall(r'(\w+)="([^"]*)"', rest))
-        realm = fields.get("realm", "")
-        if not realm.startswith(("https://", "http://")):
-            raise ProtocolError(f"registry {self.host} sent an authentication realm that is no address")
-        parameters: list[tuple[str, str | int | float | bool | None]] = []
-        if "service" in fields:
-            parameters.append(("service", fields["service"]))
-        parameters += [("scope", one) for one in dict.fromkeys([*scopes.split(), *fields.get("scope", "").split()])]
-        auth = httpx.BasicAuth(known.username, known.password) if known.username else None
-        try:
-            if known.identity_token:
-                form = {
-                    "service": fields.get("service", ""), "scope": " ".join(str(value) for key, value in parameters if key == "scope"),
-                    "grant_type": "refresh_token", "refresh_token": known.identity_token, "client_id": "vch",
-                }  # fmt: skip
-                response = await self._client.post(realm, data=form)
-            elif auth is not None:
-                response = await self._client.get(realm, params=parameters, auth=auth)
-            else:
-                response = await self._client.get(realm, params=parameters)
-        except httpx.HTTPError as error:
-            raise Unavailable(f"cannot get a token for {self.host}: {error!r}") from error
-        if response.status_code in (401, 403):
-            raise Unauthorized(f"unauthorized: incorrect username or password for {self.host}")
-        try:
-            answer = response.json()
-            token = answer.get("token") or answer["access_token"]
-        except (ValueError, KeyError, AttributeError) as error:
-            raise ProtocolError(f"the token service of {self.host} sent no token") from error
-        self._authorization[scopes] = f"Bearer {token}"
-        return True
 
     # -- requests -------------------------------------------------------------------------------------------------
 
@@ -166,8 +111,11 @@ class Registry:
             response = await self._send(method, path, given, content() if callable(content) else content)
             try:
                 challenge = response.headers.get("www-authenticate", "")
-                if response.status_code == 401 and not attempt and await self._authorize(challenge, scopes):
-                    continue
+                if response.status_code == 401 and not attempt:
+                    answer = await authorization(self._client, self.host, challenge, scopes, self._credentials)
+                    if answer is not None:
+                        self._authorization[scopes] = answer
+                        continue
                 yield response
                 return
             finally:

@@ -15,6 +15,14 @@ Sent = Callable[[int], Awaitable[None]]
 """Is told how many bytes of an upload have been sent."""
 
 
+class ComeBackLater(Unavailable):
+    """The registry fails for now; `after` says in how many seconds it wants to be asked again, if it does."""
+
+    def __init__(self, text: str, after: float | None = None) -> None:
+        super().__init__(text)
+        self.after = after
+
+
 class Piece(httpx.AsyncByteStream):
     """A part of a file as a request's body. No generator: one that is left in the middle is garbage that is warned of."""
 

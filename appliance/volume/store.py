@@ -129,7 +129,9 @@ class VolumeStore:
         try:
             folder.mkdir(exist_ok=True, mode=0o701)
             if record.kind == DIRECTORY:
-                self.data(record).mkdir(exist_ok=True, mode=0o755)
+                self.data(record).mkdir(exist_ok=True)
+                # What a container finds there, whose processes need not be root's.
+                self.data(record).chmod(0o755)
             elif record.kind == DISK:
                 await self._make_disk(record)
         except OSError as error:

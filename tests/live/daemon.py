@@ -22,11 +22,13 @@ class Daemon:
     """One vchd with folders of its own. `start` and `kill` may be repeated: machines outlive it.
 
     It has bridges, in a network namespace of its own; with `on_host` (and without the rights of root) user-mode networking on the
-    host's loopback, so that it reaches what the test serves there.
+    host's loopback, so that it reaches what the test serves there. With `uid` it is a user's who has no rights at all.
     """
 
-    def __init__(self, root: Path, *, on_host: bool = False) -> None:
+    def __init__(self, root: Path, *, on_host: bool = False, uid: int = 0) -> None:
         self.root = root
+        self.uid = uid
+        on_host = on_host or bool(uid)
         self.namespace = "" if on_host or os.geteuid() else f"vch-{secrets.token_hex(4)}"
         if self.namespace:
             subprocess.run(["ip", "netns", "add", self.namespace], check=True)
@@ -38,13 +40,15 @@ class Daemon:
 
     def start(self, *flags: str) -> None:
         command = [
-            *self.inside(), sys.executable, "-m", "appliance", *(() if self.namespace else ("--networking", "user")),
+            *self.inside(), *self._as_user(), sys.executable, "-m", "appliance",
+            *(() if self.namespace or self.uid else ("--networking", "user")),
             "-H", self.host, "--data-root", str(self.root / "data"),
             "--exec-root", str(self.root / "exec"), "--accel", "tcg", *FLAGS, *flags,
         ]  # fmt: skip
         self.socket.unlink(missing_ok=True)
         with open(self.log, "ab") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            env = os.environ | ({"HOME": str(self.root)} if self.uid else {})
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
         deadline = time.monotonic() + 60
         while not self.socket.exists():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -55,6 +59,12 @@ class Daemon:
         """What goes before a command that is to run where vchd does."""
         # Not by ip netns exec: that has a mount namespace of its own, which does not see what tests mount.
         return ["nsenter", f"--net=/run/netns/{self.namespace}", "--"] if self.namespace else []
+
+    def _as_user(self) -> list[str]:
+        if not self.uid:
+            return []
+        return ["setpriv", f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups", "--bounding-set=-all",
+                "--no-new-privs", "--"]  # fmt: skip
 
     def run_inside(self, *command: str, timeout: float = PATIENCE, check: bool = True) -> str:
         """The output of a command that runs where vchd does."""

@@ -26,9 +26,11 @@ def _free_port() -> int:
 
 @contextlib.contextmanager
 def real_registry(
-    folder: Path, *, htpasswd: str = "", inside: Sequence[str] = (), address: str = "127.0.0.1", tls: tuple[Path, Path] | None = None,
+    folder: Path, *, htpasswd: str = "", tokens: dict[str, str] | None = None, inside: Sequence[str] = (),
+    address: str = "127.0.0.1", tls: tuple[Path, Path] | None = None,
 ) -> Iterator[str]:  # fmt: skip
-    """docker-registry on a port of `address`; yields host:port. `htpasswd`: contents of its password file.
+    """docker-registry on a port of `address`; yields host:port. `htpasswd`: contents of its password file. `tokens`: where it
+    sends its clients for a token, and whose tokens it believes (see TokenService).
 
     `inside` goes before its command: it runs in a network namespace then, on port 5000. `tls`: its certificate and key.
     """
@@ -41,6 +43,8 @@ def real_registry(
     if htpasswd:
         (folder / "htpasswd").write_text(htpasswd)
         config["auth"] = {"htpasswd": {"realm": "test", "path": str(folder / "htpasswd")}}
+    if tokens is not None:
+        config["auth"] = {"token": tokens}
     if tls is not None:
         config["http"]["tls"] = {"certificate": str(tls[0]), "key": str(tls[1])}
     (folder / "config.json").write_text(json.dumps(config))

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 import time
@@ -17,6 +18,7 @@ from tests.live.certificates import self_signed
 from tests.live.daemon import Daemon, running_daemon
 from tests.live.images import busybox_layer, image_archive
 from tests.live.registry import LyingRegistry, real_registry
+from tests.live.tokens import TokenService
 
 _PASSWORDS = "user:$2b$05$lNxCjHKq7i/qO44tGCsfvOItkcw3LHPkesHRu5OIPIe6Jio/PVy8m\n"
 
@@ -107,30 +109,133 @@ def test_image_create_of_all_tags(daemon: Daemon, registry: str) -> None:
     assert _images(daemon, f"{registry}/many") == [f"{registry}/many:one", f"{registry}/many:two"]
 
 
+class _User:
+    """A user's docker CLI, with logins of its own."""
+
+    def __init__(self, daemon: Daemon, folder: Path) -> None:
+        self._daemon = daemon
+        self._environment = {**os.environ, "DOCKER_CONFIG": str(folder / "config")}
+
+    def __call__(self, *arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            self._daemon.command(*arguments), input=stdin, capture_output=True, check=False, text=True,
+            env=self._environment,
+        )  # fmt: skip
+
+    def login(self, host: str, name: str, password: str) -> "subprocess.CompletedProcess[str]":
+        return self("login", "-u", name, "--password-stdin", host, stdin=password)
+
+
 def test_image_auth(daemon: Daemon, tmp_path: Path) -> None:
     with real_registry(tmp_path, htpasswd=_PASSWORDS) as host:
-        environment = {**os.environ, "DOCKER_CONFIG": str(tmp_path / "config")}
-
-        def docker(*arguments: str, stdin: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
-            return subprocess.run(
-                daemon.command(*arguments), input=stdin, capture_output=True, check=False, env=environment
-            )
-
+        docker = _User(daemon, tmp_path)
         _load(daemon, f"{host}/mine:1", _layer("mine"))
         denied = docker("push", f"{host}/mine:1")
         assert denied.returncode
-        assert b"denied" in denied.stderr
-        wrong = docker("login", "-u", "user", "--password-stdin", host, stdin=b"wrong")
+        assert "denied" in denied.stderr
+        wrong = docker.login(host, "user", "wrong")
         assert wrong.returncode
-        assert b"401 Unauthorized" in wrong.stderr
-        assert b"Login Succeeded" in docker("login", "-u", "user", "--password-stdin", host, stdin=b"secret").stdout
+        assert "401 Unauthorized" in wrong.stderr
+        assert "Login Succeeded" in docker.login(host, "user", "secret").stdout
         assert not docker("push", f"{host}/mine:1").returncode
         daemon.must("rmi", f"{host}/mine:1")
-        assert (
-            b"pull access denied"
-            in subprocess.run(daemon.command("pull", f"{host}/mine:1"), capture_output=True, check=False).stderr
-        )
+        assert "pull access denied" in daemon.docker("pull", f"{host}/mine:1").stderr
         assert not docker("pull", f"{host}/mine:1").returncode
+
+
+def test_image_auth_by_tokens(daemon: Daemon, tmp_path: Path) -> None:
+    users = {"": ("", set[str]()), "owner": ("secret", {"pull", "push"}), "guest": ("hello", {"pull"})}
+    service = TokenService(tmp_path, users)
+    with service.running() as told, real_registry(tmp_path, tokens=told) as host:
+        owner, guest = _User(daemon, tmp_path / "owner"), _User(daemon, tmp_path / "guest")
+        name = f"{host}/team/mine:1"
+        _load(daemon, name, _layer("mine"))
+        assert "denied" in daemon.docker("push", name).stderr
+        wrong = owner.login(host, "owner", "wrong")
+        assert wrong.returncode
+        assert "unauthorized: incorrect username or password" in wrong.stderr
+        assert "Login Succeeded" in owner.login(host, "owner", "secret").stdout
+        assert "Login Succeeded" in guest.login(host, "guest", "hello").stdout
+        assert "denied: requested access to the resource is denied" in guest("push", name).stderr
+        assert not owner("push", name).returncode
+        # A layer of another repository is asked for there too.
+        daemon.must("tag", name, f"{host}/team/other:1")
+        assert "Mounted from team/mine" in owner("push", f"{host}/team/other:1").stdout
+        assert ("owner", ["repository:team/other:pull,push", "repository:team/mine:pull"]) in service.asked
+        daemon.must("rmi", name, f"{host}/team/other:1")
+        assert "pull access denied" in daemon.docker("pull", name).stderr
+        service.asked.clear()
+        assert not guest("pull", name).returncode
+        # One for the manifests and the blobs of a repository.
+        assert service.asked == [("guest", ["repository:team/mine:pull"])]
+        assert not guest("pull", "-a", f"{host}/team/other").returncode
+        said = guest("manifest", "inspect", "--insecure", name)
+        assert not said.returncode, said.stderr
+        # Whoever logged in by an identity token has no password.
+        config = {"auths": {host: {"identitytoken": "refresh-guest"}}}
+        (tmp_path / "guest/config/config.json").write_text(json.dumps(config))
+        daemon.must("rmi", name)
+        service.asked.clear()
+        assert not guest("pull", name).returncode
+        assert service.asked == [("guest", ["repository:team/mine:pull"])]
+
+
+_BEHIND = "10.99.0.1"
+
+
+@pytest.mark.parametrize("secured", [False, True])
+def test_registries_behind_a_proxy(tmp_path: Path, secured: bool) -> None:
+    if os.geteuid():
+        pytest.skip("an address that is not loopback needs a network namespace")
+    daemon = Daemon(tmp_path / "vchd")
+    (tmp_path / "vchd").mkdir()
+    daemon.run_inside("ip", "addr", "add", f"{_BEHIND}/32", "dev", "lo")
+    tls = self_signed(tmp_path, _BEHIND) if secured else None
+    host = f"{_BEHIND}:5000"
+    log = tmp_path / "proxy.log"
+    (tmp_path / "proxy.conf").write_text(
+        f'Port 8888\nListen 127.0.0.1\nBasicAuth user secret\nLogFile "{log}"\nLogLevel Connect\nConnectPort 5000\n'
+    )
+    if secured:
+        certs = tmp_path / "certs.d" / host
+        certs.mkdir(parents=True)
+        shutil.copy(tmp_path / "cert.pem", certs / "ca.crt")
+    flags = ["--certs-dir", str(tmp_path / "certs.d")] if secured else ["--insecure-registry", host]
+    flags += ["--no-proxy", "10.98.0.0/16,example.test"]
+    address = "http://user:secret@127.0.0.1:8888"
+    with real_registry(tmp_path, inside=daemon.inside(), address=_BEHIND, tls=tls):
+        proxy = subprocess.Popen([*daemon.inside(), "tinyproxy", "-d", "-c", str(tmp_path / "proxy.conf")],
+                                 stdout=subprocess.DEVNULL)  # fmt: skip
+        try:
+            daemon.start(*flags, "--http-proxy", address, "--https-proxy", address)
+            info = json.loads(daemon.must("info", "--format", "{{json .}}"))
+            assert info["HttpsProxy"] == "http://xxxxx:xxxxx@127.0.0.1:8888"
+            assert info["NoProxy"] == "10.98.0.0/16,example.test"
+            _load(daemon, f"{host}/proxied:1", _layer("proxied"))
+            daemon.must("push", f"{host}/proxied:1")
+            daemon.must("rmi", f"{host}/proxied:1")
+            daemon.must("pull", f"{host}/proxied:1")
+            said = log.read_text()
+            assert f"CONNECT {host}" in said if secured else f"GET http://{host}/v2/proxied/manifests/1" in said
+            # Loopback is never behind one.
+            assert daemon.docker("pull", "127.0.0.1:1/none").returncode
+            assert "127.0.0.1:1 " not in log.read_text()
+            daemon.stop()
+            wrong = address.replace("secret", "wrong-secret")
+            daemon.start(*flags, "--http-proxy", wrong, "--https-proxy", wrong)
+            denied = daemon.docker("pull", f"{host}/proxied:2")
+            assert denied.returncode
+            assert "wrong-secret" not in denied.stderr + daemon.log.read_text()
+            daemon.stop()
+            # Where it is reached without, nobody asks the proxy.
+            before = log.read_text()
+            daemon.start(*flags, "--no-proxy", "10.99.0.0/24", "--http-proxy", address, "--https-proxy", address)
+            daemon.must("pull", f"{host}/proxied:1")
+            assert log.read_text() == before
+        finally:
+            daemon.close()
+            proxy.terminate()
+            proxy.wait()
 
 
 def test_image_inspect_and_history(daemon: Daemon) -> None:

@@ -1,6 +1,7 @@
 """Where disks go: behind the slots that a template's guest knows already, or plugged in beside them."""
 
 import os
+import stat
 from pathlib import Path
 
 from appliance.hypervisor.driver import Disk
@@ -25,5 +26,11 @@ def _fits(lun: int, disk: Disk) -> bool:
 
 def lengthen(path: Path) -> None:
     """Behind a slot there is a file of its size. What is added is a hole."""
-    if path.stat().st_size < SLOT_BYTES:
-        os.truncate(path, SLOT_BYTES)
+    state = path.stat()
+    if state.st_size >= SLOT_BYTES:
+        return
+    if not state.st_mode & stat.S_IWUSR:
+        # A layer is nobody's to write, and only root does not mind.
+        path.chmod(state.st_mode | stat.S_IWUSR)
+    os.truncate(path, SLOT_BYTES)
+    path.chmod(state.st_mode)

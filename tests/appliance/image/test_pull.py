@@ -21,7 +21,7 @@ from appliance.errors import NotFound, ProtocolError, Unavailable, VchError
 from appliance.image.pull import Platform, pull
 from appliance.image.reference import parse_reference
 from appliance.image.store import ImageStore
-from appliance.registry import Credentials, Registry
+from appliance.registry import Credentials, Proxies, Registry
 from appliance.store import Database
 from tests.archives import Tar
 from tests.live.registry import OCI_INDEX, LyingRegistry, Pusher, image_manifest, real_registry
@@ -198,7 +198,7 @@ async def test_token_authentication(tmp_path: Path) -> None:
         async with opened_store(tmp_path) as store:
             await pulled(store, registry.host, "app", Credentials("me", "pass"))
             assert len(store.all()) == 1
-        assert ("/token?service=s&scope=repository%3Aapp%3Apull", "Basic bWU6cGFzcw==") in registry.asked
+        assert ("/token?service=s&scope=repository%3Aapp%3Apull&account=me", "Basic bWU6cGFzcw==") in registry.asked
         del lie
 
 
@@ -353,7 +353,7 @@ async def test_two_clients_share_one_download_and_the_last_one_ends_it(tmp_path:
             def dial(host: str, known: Credentials) -> Registry:
                 return Registry(host, known, insecure=True)
 
-            transfers = Transfers(store, EventBus(), dial, (), tmp_path, nursery)
+            transfers = Transfers(store, EventBus(), dial, (), tmp_path, nursery, Proxies())
             heard: list[list[str]] = [[], []]
             scopes = [trio.CancelScope(), trio.CancelScope()]
 

@@ -1,0 +1,86 @@
+"""Answers to a registry's challenge: RFC 9110, and Docker's token specification (distribution's docs/spec/auth)."""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from appliance.errors import ProtocolError, Unauthorized, Unavailable
+from appliance.registry.wire import ComeBackLater, read_at_most, retry_after, words_of
+
+_MAX_ANSWER = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    username: str = ""
+    password: str = ""
+    identity_token: str = ""
+
+
+async def authorization(
+    client: httpx.AsyncClient, host: str, challenge: str, scopes: str, known: Credentials
+) -> str | None:
+    """The Authorization header that answers a WWW-Authenticate of `host`; None when there is nothing to offer.
+
+    `scopes` are words, to which those of the challenge are added. Unauthorized when the token service knows us not.
+    """
+    kind, _, rest = challenge.partition(" ")
+    if kind.lower() == "basic":
+        # As httpx makes it, which has no other name for it.
+        return httpx.BasicAuth(known.username, known.password)._auth_header if known.username else None
+    if kind.lower() != "bearer":
+        return None
+    fields = dict(re.findall(r'(\w+)="([^"]*)"', rest))
+    realm = fields.get("realm", "")
+    if not realm.startswith(("https://", "http://")):
+        raise ProtocolError(f"registry {host} sent an authentication realm that is no address")
+    wanted = list(dict.fromkeys([*scopes.split(), *fields.get("scope", "").split()]))
+    try:
+        request = _request(client, realm, fields.get("service", ""), wanted, known)
+        response = await client.send(
+            request, auth=httpx.BasicAuth(known.username, known.password) if _is_basic(known) else None, stream=True
+        )
+        try:
+            body = await read_at_most(response.aiter_bytes(), _MAX_ANSWER)
+        finally:
+            await response.aclose()
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise Unavailable(f"cannot get a token for {host}: {words_of(error)}") from error
+    if response.status_code in (401, 403):
+        raise Unauthorized(f"unauthorized: incorrect username or password for {host}")
+    if response.status_code == 429 or response.status_code >= 500:
+        raise ComeBackLater(f"the token service of {host} answers {response.status_code}", retry_after(response))
+    return f"Bearer {_token(body or b'', host)}"
+
+
+def _is_basic(known: Credentials) -> bool:
+    return bool(known.username) and not known.identity_token
+
+
+def _request(
+    client: httpx.AsyncClient, realm: str, service: str, scopes: list[str], known: Credentials
+) -> httpx.Request:
+    if known.identity_token:
+        form = {"service": service, "scope": " ".join(scopes), "grant_type": "refresh_token",
+                "refresh_token": known.identity_token, "client_id": "vch"}  # fmt: skip
+        return client.build_request("POST", realm, data=form)
+    parameters: list[tuple[str, Any]] = [("service", service)] if service else []
+    parameters += [("scope", one) for one in scopes]
+    if known.username:
+        parameters.append(("account", known.username))
+    # What the realm asks for itself stays.
+    return client.build_request("GET", httpx.URL(realm).copy_merge_params(parameters))
+
+
+def _token(body: bytes, host: str) -> str:
+    try:
+        answer = json.loads(body)
+        token = answer.get("token") or answer["access_token"]
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ProtocolError(f"the token service of {host} sent no token") from error
+    if not isinstance(token, str) or not re.fullmatch(r"[\x21-\x7e]+", token):
+        raise ProtocolError(f"the token service of {host} sent a token that is none")
+    return token

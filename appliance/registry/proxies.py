@@ -1,0 +1,106 @@
+"""Which requests go through a proxy, by the rules that dockerd's library has (golang.org/x/net/http/httpproxy)."""
+
+import ipaddress
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import httpx
+
+_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Proxies:
+    """Addresses of proxies by scheme, and the hosts that are reached without: names, .names, IPs, CIDRs, *, each with :port or not."""
+
+    http: str = ""
+    https: str = ""
+    no_proxy: str = ""
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str], http: str = "", https: str = "", no_proxy: str = "") -> "Proxies":
+        """Those given, else those of HTTP_PROXY, HTTPS_PROXY and NO_PROXY, in capitals or not."""
+
+        def find(name: str) -> str:
+            return environment.get(name) or environment.get(name.lower()) or ""
+
+        return cls(http or find("HTTP_PROXY"), https or find("HTTPS_PROXY"), no_proxy or find("NO_PROXY"))
+
+    def way_to(self, scheme: str, host: str, port: int | None) -> str:
+        """The proxy for requests to a host, as an address with its scheme; "" for none."""
+        proxy = {"http": self.http, "https": self.https}.get(scheme, "")
+        if not proxy or self._is_direct(host.strip("[]").rstrip(".").lower(), port or _PORTS.get(scheme, 0)):
+            return ""
+        return proxy if "://" in proxy else f"http://{proxy}"
+
+    def _is_direct(self, host: str, port: int) -> bool:
+        if host == "localhost":
+            return True
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            address = None
+        if address is not None and address.is_loopback:
+            return True
+        return any(_matches(entry, host, address, port) for entry in self.no_proxy.lower().replace(",", " ").split())
+
+    def shown(self, address: str) -> str:
+        """One of them without its secrets, as `docker info` has it."""
+        parts = urlsplit(address)
+        if "@" not in parts.netloc:
+            return address
+        return parts._replace(netloc=f"xxxxx:xxxxx@{parts.netloc.rpartition('@')[2]}").geturl()
+
+
+NO_PROXIES = Proxies()
+
+
+def _matches(entry: str, host: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address | None, port: int) -> bool:
+    if entry == "*":
+        return True
+    if "/" in entry:
+        try:
+            return address is not None and address in ipaddress.ip_network(entry, strict=False)
+        except ValueError:
+            return False
+    name, colon, number = entry.rpartition(":")
+    if colon and number.isdigit() and (":" not in name or name.startswith("[")):
+        if int(number) != port:
+            return False
+        entry = name
+    if address is not None:
+        try:
+            return ipaddress.ip_address(entry.strip("[]")) == address
+        except ValueError:
+            return False
+    entry = entry.removeprefix("*")
+    # A name stands for itself and all below it, one with a dot before it only for those.
+    return host.endswith(entry if entry.startswith(".") else f".{entry}") or host == entry
+
+
+class Ways(httpx.AsyncBaseTransport):
+    """Sends each request on its way: registries send their clients to other hosts. Owns its connections."""
+
+    def __init__(self, proxies: Proxies, verify: ssl.SSLContext | bool, limits: httpx.Limits) -> None:
+        self._proxies = proxies
+        self._verify = verify
+        self._limits = limits
+        self._transports: dict[str, httpx.AsyncHTTPTransport] = {}
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        url = request.url
+        proxy = self._proxies.way_to(url.scheme, url.host, url.port)
+        if proxy not in self._transports:
+            try:
+                self._transports[proxy] = httpx.AsyncHTTPTransport(
+                    verify=self._verify, limits=self._limits, proxy=proxy or None, trust_env=False
+                )
+            except ValueError as error:
+                raise httpx.ProxyError(f"{self._proxies.shown(proxy)}: {error}") from error
+        return await self._transports[proxy].handle_async_request(request)
+
+    async def aclose(self) -> None:
+        for transport in self._transports.values():
+            await transport.aclose()

@@ -1,0 +1,127 @@
+"""vchd as a user of the host who may nothing that others may not."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.live.daemon import Daemon
+
+_UID = 61234
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Daemon]:
+    if os.geteuid():
+        pytest.skip("only root can become somebody else")
+    # Not where pytest's own folders are, which are root's alone; nor is the guest.
+    root = Path(tempfile.mkdtemp(prefix="vch-user-", dir="/tmp"))
+    guest = root / "guest"
+    shutil.copytree(Path(sys.prefix) / "share/vch/guest", guest)
+    os.chown(root, _UID, _UID)
+    daemon = Daemon(root, uid=_UID)
+    daemon.start("--guest", str(guest))
+    try:
+        daemon.load_busybox()
+        yield daemon
+    finally:
+        daemon.close()
+        shutil.rmtree(root)
+
+
+def test_it_is_nobody(daemon: Daemon) -> None:
+    status = Path(f"/proc/{daemon.pid}/status").read_text()
+    assert f"Uid:\t{_UID}\t{_UID}" in status
+    assert "CapEff:\t0000000000000000" in status
+
+
+def test_it_runs_containers_and_says_what_there_is_not(daemon: Daemon) -> None:
+    assert daemon.shell("id -u; hostname -i").stdout.split() == ["0", "172.17.0.2"]
+    info = json.loads(daemon.must("info", "--format", "{{json .}}"))
+    assert info["Warnings"] == [
+        "WARNING: user-mode networking: containers do not reach each other, and there are no other networks"
+    ]
+    refused = daemon.docker("network", "create", "other").stderr
+    assert "networks need bridges, which need the rights of root" in refused
+    # A machine may be killed, a daemon too.
+    daemon.must("run", "-d", "--name", "kept", "busybox", "sh", "-c", "while sleep 0.2; do date; done")
+    daemon.kill()
+    daemon.start("--guest", str(daemon.root / "guest"))
+    assert daemon.must("exec", "kept", "echo", "still") == "still\n"
+    daemon.must("rm", "-f", "kept")
+
+
+def test_nobody_else_reads_what_is_a_containers(daemon: Daemon) -> None:
+    daemon.must("create", "--name", "secret", "-e", "PASSWORD=x", "busybox")
+    for path in (daemon.root / "data").rglob("*"):
+        assert path.is_symlink() or not path.stat().st_mode & 0o077 or not path.parent.stat().st_mode & 0o011, path
+    daemon.must("rm", "secret")
+
+
+def test_volumes_are_disks_of_one_machine_at_a_time(daemon: Daemon) -> None:
+    daemon.must(
+        "run", "-d", "--name", "first", "-v", "disk:/data", "busybox", "sh", "-c", "echo kept > /data/x; sleep 1000"
+    )
+    _until_true(lambda: daemon.docker("exec", "first", "cat", "/data/x").stdout == "kept\n")
+    done = daemon.docker("run", "--rm", "-v", "disk:/data", "busybox", "cat", "/data/x")
+    assert done.returncode == 125
+    assert "volume disk" in done.stderr
+    daemon.must("stop", "-t", "0", "first")
+    assert daemon.shell("-v", "disk:/data:ro", "cat /data/x; touch /data/y 2>&1").stdout.splitlines() == [
+        "kept", "touch: /data/y: Read-only file system",
+    ]  # fmt: skip
+    # Also with what the image has at that place.
+    assert "sh" in daemon.shell("-v", "copied:/bin", "ls /bin").stdout.split()
+    assert "virtiofsd needs the rights of root" in daemon.shell("-v", "/tmp:/host", "true").stderr
+    daemon.must("rm", "first")
+    daemon.must("volume", "rm", "disk", "copied")
+
+
+def test_ports_are_published(daemon: Daemon) -> None:
+    port, privileged = _free_port(), "80"
+    serve = "mkdir /www; echo {0} > /www/index.html; exec httpd -f -p {1} -h /www"
+    daemon.must("run", "-d", "--name", "web", "-p", f"{port}:80", "busybox", "sh", "-c", serve.format("web", 80))
+    _until_true(lambda: _get(f"http://127.0.0.1:{port}/") == "web\n")
+    assert _get(f"http://[::1]:{port}/") == "web\n"
+    assert "permission denied" in daemon.shell("-p", f"{privileged}:80", "true").stderr
+    # What is called the host's network: whatever it listens at.
+    other = _free_port()
+    daemon.must(
+        "run", "-d", "--name", "hosted", "--network", "host", "busybox", "sh", "-c", serve.format("host", other)
+    )
+    _until_true(lambda: _get(f"http://127.0.0.1:{other}/") == "host\n")
+    daemon.kill()
+    daemon.start("--guest", str(daemon.root / "guest"))
+    assert _get(f"http://127.0.0.1:{port}/") == "web\n"
+    assert _get(f"http://127.0.0.1:{other}/") == "host\n"
+    daemon.must("exec", "hosted", "killall", "-STOP", "httpd")
+    daemon.must("rm", "-f", "web", "hosted")
+    assert not _get(f"http://127.0.0.1:{other}/")
+
+
+def _until_true(test: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not test():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.1)
+
+
+def _get(url: str) -> str:
+    with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:
+        return str(answer.read().decode())
+    return ""
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
