@@ -94,7 +94,7 @@ HOST: dict[str, Field] = {
     "LogConfig": _honoured(_M, "json-file, local, syslog, none; see README"),
     "NetworkMode": _honoured(
         _T,
-        "by name or id, none; host is bridge with exposed ports published; container:ID is refused",
+        "by name or id, none; host is bridge with each port published that is listened at; container:ID is refused",
     ),
     "PortBindings": _honoured(_M, "tcp and udp, ranges, addresses of the host"),
     "RestartPolicy": _honoured(_M),
