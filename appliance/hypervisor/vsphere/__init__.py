@@ -1,0 +1,1 @@
+"""vSphere: a vCenter or a lone ESXi runs the machines. The only home of pyVmomi."""

@@ -1,0 +1,241 @@
+"""What vSphere tells by itself: one PropertyCollector follows the states of all machines and of all tasks under way."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+from pyVmomi import vim, vmodl
+from pyVmomi.VmomiSupport import ManagedObject
+
+from appliance.errors import HypervisorError
+from appliance.hypervisor.vsphere.faults import AnswerLost, Gone, translate
+from appliance.hypervisor.vsphere.session import LOST, Session, Stub
+
+log = logging.getLogger(__name__)
+
+_Query = vmodl.query.PropertyCollector
+_TASK_PATHS = ["info.state", "info.error", "info.result"]
+_MACHINE_PATHS = ["name", "runtime.powerState", "runtime.connectionState", "config.instanceUuid"]
+_WAIT_SECONDS = 60
+# The waiter's stub has to outwait the server.
+_STUB_SECONDS = _WAIT_SECONDS + 30.0
+_PAUSE = (0.2, 1.0, 5.0)
+
+
+@dataclass(slots=True)
+class Seen:
+    """A machine as vSphere last told of it, by its leaf properties."""
+
+    reference: Any
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def on(self) -> bool:
+        return self.facts.get("runtime.powerState") in ("poweredOn", "suspended")
+
+    @property
+    def uuid(self) -> str:
+        return str(self.facts.get("config.instanceUuid") or "")
+
+    @property
+    def name(self) -> str:
+        return str(self.facts.get("name") or "")
+
+
+@dataclass(slots=True)
+class _Task:
+    """A task somebody waits for. Its end is kept: the server forgets it."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    over: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def ended(self) -> bool:
+        return self.facts.get("info.state") in ("success", "error")
+
+    def take(self, facts: dict[str, Any]) -> None:
+        self.facts |= facts
+        if self.ended:
+            self.over.set()
+
+
+class Collector:
+    """Follows the machines below `folder`. `on_change(seen, before)` is told of each change; `seen` is None for one that is gone."""
+
+    def __init__(self, session: Session, folder: Any, on_change: Callable[[str, Seen | None], None]) -> None:
+        self._session = session
+        self._folder = folder
+        self._on_change = on_change
+        self.machines: dict[str, Seen] = {}
+        self._tasks: dict[str, _Task] = {}
+        self._joining: list[Any] = []
+        self._leaving: list[Any] = []
+        self._view_changes = trio.Lock()
+        self._stub = Stub(session.server, _STUB_SECONDS)
+        self._list: Any = None
+        self.current = trio.Event()
+
+    async def run(self) -> None:
+        """Follow for ever: through lost connections, and through sessions that end, after which all is asked anew."""
+        failed = 0
+        while True:
+            try:
+                await self._follow()
+                failed = 0
+            except HypervisorError as error:
+                log.warning("vSphere tells nothing for now: %s", error)
+            self.current = trio.Event()
+            await trio.sleep(_PAUSE[min(failed, len(_PAUSE) - 1)])
+            failed += 1
+
+    async def _follow(self) -> None:
+        session = self._session
+        content = session.content
+        collector = await session.change("collector", content.propertyCollector.CreatePropertyCollector)
+        views: list[Any] = []
+        try:
+            view = await session.change(
+                "view", content.viewManager.CreateContainerView, self._folder, [vim.VirtualMachine], True
+            )
+            views.append(view)
+            tasks = [vim.Task(key, session.stub) for key, task in self._tasks.items() if not task.over.is_set()]
+            self._list = await session.change("view", content.viewManager.CreateListView, tasks)
+            views.append(self._list)
+            await session.change(
+                "filter", collector.CreateFilter, _filter(view, vim.VirtualMachine, _MACHINE_PATHS), False
+            )
+            await session.change("filter", collector.CreateFilter, _filter(self._list, vim.Task, _TASK_PATHS), False)
+            await self._wait_for_updates(collector)
+        finally:
+            self._list = None
+            self._stub.close()
+            with trio.move_on_after(5, shield=True):
+                for one in views:
+                    await self._quietly(one.DestroyView)
+                await self._quietly(collector.DestroyPropertyCollector)
+
+    async def _quietly(self, method: Callable[[], None]) -> None:
+        try:
+            await self._session.change("end of a view", method)
+        except HypervisorError as error:
+            log.debug("%s", error)
+
+    async def _wait_for_updates(self, collector: Any) -> None:
+        waiter = _Query(collector._moId, self._stub)
+        version = ""
+        known: set[str] = set()
+        while True:
+            self._stub.cookie = self._session.cookie
+            options = _Query.WaitOptions(maxWaitSeconds=_WAIT_SECONDS)
+            try:
+                updates = await self._stub.wait(waiter.WaitForUpdatesEx, version, options)
+            except vim.fault.NotAuthenticated as error:
+                await self._session.read(
+                    "session", vim.ServiceInstance("ServiceInstance", self._session.stub).CurrentTime
+                )
+                raise translate(error, "updates") from error
+            except vmodl.MethodFault as error:
+                raise translate(error, "updates") from error
+            except LOST as error:
+                raise HypervisorError(f"updates: {error}") from error
+            if updates is None:
+                continue
+            version = updates.version
+            for change in [change for one in updates.filterSet for change in one.objectSet]:
+                self._take(change, known)
+            if not updates.truncated and not self.current.is_set():
+                # All has been told that there is: what was not is gone.
+                for key in set(self.machines) - known:
+                    self._forget(key)
+                self.current.set()
+
+    def _take(self, change: Any, known: set[str]) -> None:
+        key = change.obj._moId
+        facts = {one.name: one.val for one in change.changeSet}
+        if isinstance(change.obj, vim.Task):
+            task = self._tasks.get(key)
+            if task is not None:
+                task.take(facts)
+                if change.kind == "leave":
+                    task.over.set()
+            return
+        if change.kind == "leave":
+            known.discard(key)
+            self._forget(key)
+            return
+        known.add(key)
+        seen = self.machines.get(key)
+        if seen is None:
+            seen = self.machines[key] = Seen(type(change.obj)(key, self._session.stub))
+        seen.facts |= facts
+        self._on_change(key, seen)
+
+    def _forget(self, key: str) -> None:
+        if self.machines.pop(key, None) is not None:
+            self._on_change(key, None)
+
+    # -- tasks ----------------------------------------------------------------------------------------------------
+
+    async def wait(self, what: str, task: Any) -> Any:
+        """The result of a task. Our error for its fault; AnswerLost when its end was never heard of."""
+        entry = self._tasks[task._moId] = _Task()
+        self._joining.append(task)
+        try:
+            while not entry.ended:
+                entry.over = trio.Event()
+                await self._change_view()
+                await entry.over.wait()
+                if not entry.ended:
+                    # It has left the list, which servers do at their leisure.
+                    entry.take(await self._look(what, task))
+                    self._joining.append(task)
+        finally:
+            del self._tasks[task._moId]
+            self._leaving.append(task)
+        if entry.facts["info.state"] == "success":
+            return self._ours(entry.facts.get("info.result"))
+        raise translate(entry.facts["info.error"], what)
+
+    def _ours(self, result: Any) -> Any:
+        """What the waiter was told of would be called through the waiter's connection."""
+        if isinstance(result, ManagedObject):
+            return type(result)(result._moId, self._session.stub)
+        return result
+
+    async def _look(self, what: str, task: Any) -> dict[str, Any]:
+        try:
+            info = await self._session.read(what, getattr, task, "info")
+        except Gone as error:
+            raise AnswerLost(f"{what}: the task was forgotten before its end was known") from error
+        return {"info.state": info.state, "info.error": info.error, "info.result": info.result}
+
+    async def _change_view(self) -> None:
+        """Have the list of tasks be what it should: one call for all who wait for it meanwhile."""
+        async with self._view_changes:
+            if not self._joining:
+                return
+            joining, self._joining = self._joining, []
+            leaving, self._leaving = self._leaving, []
+            leaving = [task for task in leaving if task not in joining]
+            if self._list is None:
+                # The next list has all who wait.
+                return
+            try:
+                await self._session.change("list of tasks", self._list.ModifyListView, joining, leaving)
+            except HypervisorError as error:
+                log.debug("list of tasks: %s", error)
+                # Whoever follows begins again, and the list with it.
+                self._list = None
+                self._stub.hang_up()
+
+    async def carry_out(self, what: str, method: Callable[..., Any], *arguments: Any) -> Any:
+        """A change that is a task: its result. Errors as those of Session.change, and of the task."""
+        return await self.wait(what, await self._session.change(what, method, *arguments))
+
+
+def _filter(view: Any, kind: type, paths: list[str]) -> Any:
+    members = _Query.TraversalSpec(name="members", type=type(view), path="view", skip=False)
+    start = _Query.ObjectSpec(obj=view, skip=True, selectSet=[members])
+    return _Query.FilterSpec(objectSet=[start], propSet=[_Query.PropertySpec(type=kind, all=False, pathSet=paths)])

@@ -1,0 +1,302 @@
+"""A session with a vCenter or ESXi: who it is, login, calls in threads.
+
+pyVmomi blocks, so each call has a thread, of a limited number. A call that only reads is made again when its answer is lost; one
+that changes something never is: AnswerLost says that it has to be looked at what became of it.
+"""
+
+import contextlib
+import hashlib
+import hmac
+import http.client
+import logging
+import socket
+import ssl
+import weakref
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import trio
+from pyVmomi import SoapAdapter, vim, vmodl
+
+from appliance.errors import HypervisorError, InvalidParameter
+from appliance.hypervisor.vsphere.faults import AnswerLost, LoginRefused, translate
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_THREADS = 16
+_TIMEOUT = 120.0
+# Servers close idle connections after a while: an answer that is lost for that need not be.
+_IDLE_SECONDS = 20
+_KEEP_ALIVE_SECONDS = 300.0
+_TRIES, _PAUSE = 5, 0.2
+# Of thumbprints, by how many digits they have.
+_HASHES = {40: hashlib.sha1, 64: hashlib.sha256}
+# What a call that was cut off raises.
+LOST = (OSError, http.client.HTTPException)
+# vSphere 6.5: the oldest that we speak.
+_VERSION = "vim.version.version11"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A vCenter or ESXi. It proves itself by the thumbprint of its certificate (SHA-1 or SHA-256), or by the CAs of a file."""
+
+    host: str
+    user: str
+    password: str = field(repr=False)
+    port: int = 443
+    thumbprint: str = ""
+    ca_file: Path | None = None
+
+    @property
+    def pinned(self) -> str:
+        """The thumbprint without what people put between."""
+        return self.thumbprint.replace(":", "").replace(" ", "").lower()
+
+    def context(self) -> ssl.SSLContext:
+        """For connections to it. InvalidParameter when the file is none."""
+        if self.thumbprint:
+            if len(self.pinned) not in _HASHES:
+                raise InvalidParameter(f"--thumbprint {self.thumbprint} is neither SHA-1 nor SHA-256")
+            # See _Pinned.
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+            return context
+        try:
+            return ssl.create_default_context(cafile=self.ca_file)
+        except (OSError, ssl.SSLError) as error:
+            raise InvalidParameter(f"--vsphere-ca {self.ca_file}: {error}") from error
+
+
+class _OtherCertificate(OSError):
+    """It is not the one that was pinned."""
+
+
+class _Connection(http.client.HTTPSConnection):
+    """A connection that is in `live` while it stands; with a thumbprint to whoever has that certificate.
+
+    pyVmomi's own check is made only where the usual one has failed, and turns verification off for all that come after.
+    """
+
+    def __init__(self, thumbprint: str, live: "weakref.WeakSet[_Connection]", **settings: Any) -> None:
+        super().__init__(**settings)
+        self._thumbprint = thumbprint
+        live.add(self)
+
+    def connect(self) -> None:
+        try:
+            super().connect()
+            self._verify()
+        except BaseException:
+            self.close()
+            raise
+
+    def _verify(self) -> None:
+        if not self._thumbprint:
+            return
+        certificate = self.sock.getpeercert(binary_form=True) or b""
+        found = _HASHES[len(self._thumbprint)](certificate).hexdigest()
+        if not hmac.compare_digest(found, self._thumbprint):
+            raise _OtherCertificate(f"its certificate is {found}, and not {self._thumbprint} as --thumbprint says")
+
+    def hang_up(self) -> None:
+        """End a request that waits for its answer in another thread."""
+        if self.sock is not None:
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
+
+
+class Stub(SoapAdapter.SoapStubAdapter):
+    """pyVmomi's way to a server. It has a session only if it is given the cookie."""
+
+    def __init__(self, server: Server, timeout: float) -> None:
+        super().__init__(
+            host=server.host, port=server.port, path="/sdk", version=_VERSION, sslContext=server.context(),
+            httpConnectionTimeout=timeout, poolSize=_THREADS, connectionPoolTimeout=_IDLE_SECONDS,
+        )  # fmt: skip
+        self._live: weakref.WeakSet[_Connection] = weakref.WeakSet()
+        # By name of the method: what a machine's life costs is counted in calls.
+        self.calls: Counter[str] = Counter()
+        self.scheme: Any = partial(_Connection, server.pinned, self._live)
+
+    def InvokeMethod(self, mo: Any, info: Any, args: Any, outerStub: Any = None) -> Any:
+        """See pyVmomi: each call goes through here."""
+        self.calls[info.wsdlName] += 1
+        return super().InvokeMethod(mo, info, args, outerStub)
+
+    def hang_up(self) -> None:
+        """End what is under way in other threads."""
+        for connection in list(self._live):
+            connection.hang_up()
+
+    def close(self) -> None:
+        """Close all connections; nothing is under way."""
+        self.DropConnections()
+        for connection in list(self._live):
+            connection.close()
+
+    async def wait(self, method: Callable[..., T], *arguments: Any) -> T:
+        """A call whose answer may take long, in a thread of its own; cancelled, it is hung up."""
+        answered = False
+        result: list[T] = []
+        problem: list[Exception] = []
+        async with trio.open_nursery() as nursery:
+
+            async def hang_up_when_cancelled() -> None:
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    if not answered:
+                        self.hang_up()
+
+            nursery.start_soon(hang_up_when_cancelled)
+            try:
+                with trio.CancelScope(shield=True):
+                    result.append(await trio.to_thread.run_sync(partial(method, *arguments)))
+            except Exception as error:
+                problem.append(error)
+            answered = True
+            nursery.cancel_scope.cancel()
+        if problem:
+            raise problem[0]
+        return result[0]
+
+
+class Session:
+    """Logged in. `content` is the server's own description of itself."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.stub = Stub(server, _TIMEOUT)
+        self.content: Any = None
+        self._limiter = trio.CapacityLimiter(_THREADS)
+        self._login = trio.Lock()
+        self._logins = 0
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, server: Server) -> AsyncIterator["Session"]:
+        """Log in, keep the session alive, log out at the end. HypervisorError says why it cannot."""
+        session = cls(server)
+        try:
+            await session._connect()
+        except BaseException:
+            session.stub.close()
+            raise
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session._keep_alive)
+            try:
+                yield session
+            finally:
+                nursery.cancel_scope.cancel()
+                with trio.move_on_after(5, shield=True):
+                    await session._log_out()
+
+    @property
+    def is_vcenter(self) -> bool:
+        return bool(self.content.about.apiType == "VirtualCenter")
+
+    def describe(self) -> str:
+        return str(self.content.about.fullName)
+
+    # -- who we are -----------------------------------------------------------------------------------------------
+
+    async def _connect(self) -> None:
+        server = self.server
+        where = f"{server.host}:{server.port}"
+        instance = vim.ServiceInstance("ServiceInstance", self.stub)
+        try:
+            self.content = await self._in_thread(instance.RetrieveContent)
+            await self._log_in()
+        except ssl.SSLCertVerificationError as error:
+            raise HypervisorError(
+                f"{where} cannot be trusted: {error.verify_message}; name its CA (--vsphere-ca) or its --thumbprint"
+            ) from error
+        except _OtherCertificate as error:
+            raise HypervisorError(f"{where} cannot be trusted: {error}") from error
+        except LOST as error:
+            raise HypervisorError(f"cannot reach vSphere at {where}: {error}") from error
+        except vmodl.MethodFault as error:
+            raise translate(error, f"login at {where} as {server.user}") from error
+
+    async def _log_in(self) -> None:
+        await self._in_thread(self.content.sessionManager.Login, self.server.user, self.server.password, None)
+        self._logins += 1
+
+    async def _log_in_again(self, logins: int) -> None:
+        """The session has ended; the first who notices logs in for all."""
+        async with self._login:
+            if self._logins != logins:
+                return
+            try:
+                await self._log_in()
+            except vim.fault.InvalidLogin as error:
+                raise LoginRefused(f"login as {self.server.user}: {error.msg}") from error
+            except vmodl.MethodFault as error:
+                raise translate(error, "login") from error
+            except LOST as error:
+                raise HypervisorError(f"login: {error}") from error
+            log.info("logged in again: the session had ended")
+
+    async def _keep_alive(self) -> None:
+        while True:
+            await trio.sleep(_KEEP_ALIVE_SECONDS)
+            try:
+                await self.read("keep the session", vim.ServiceInstance("ServiceInstance", self.stub).CurrentTime)
+            except HypervisorError as error:
+                log.warning("the session with vSphere: %s", error)
+
+    async def _log_out(self) -> None:
+        try:
+            await self._in_thread(self.content.sessionManager.Logout)
+        except (vmodl.MethodFault, *LOST):
+            pass
+        self.stub.close()
+
+    # -- calls ----------------------------------------------------------------------------------------------------
+
+    async def _in_thread(self, method: Callable[..., T], *arguments: Any) -> T:
+        # A call that was sent is not given up: nobody would know what became of it.
+        return await trio.to_thread.run_sync(partial(method, *arguments), limiter=self._limiter)
+
+    async def read(self, what: str, method: Callable[..., T], *arguments: Any) -> T:
+        """A call that changes nothing, made again when its answer does not come."""
+        tried = 0
+        while True:
+            logins = self._logins
+            try:
+                return await self._in_thread(method, *arguments)
+            except vim.fault.NotAuthenticated:
+                await self._log_in_again(logins)
+            except LOST as error:
+                tried += 1
+                if tried >= _TRIES:
+                    raise HypervisorError(f"{what}: vSphere does not answer: {error}") from error
+                await trio.sleep(_PAUSE * 2**tried)
+            except vmodl.MethodFault as error:
+                raise translate(error, what) from error
+
+    async def change(self, what: str, method: Callable[..., T], *arguments: Any) -> T:
+        """A call that changes something, made once. AnswerLost when it cannot be told whether it was."""
+        while True:
+            logins = self._logins
+            try:
+                return await self._in_thread(method, *arguments)
+            except vim.fault.NotAuthenticated:
+                # Said before anything was done.
+                await self._log_in_again(logins)
+            except LOST as error:
+                raise AnswerLost(f"{what}: the answer was lost: {error}") from error
+            except vmodl.MethodFault as error:
+                raise translate(error, what) from error
+
+    @property
+    def cookie(self) -> str:
+        return str(self.stub.cookie)

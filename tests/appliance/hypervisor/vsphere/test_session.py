@@ -1,0 +1,156 @@
+"""Sessions with vSphere and what it tells by itself, against VMware's simulator."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from pyVmomi import vim
+
+from appliance.errors import HypervisorError, InvalidParameter
+from appliance.hypervisor.vsphere.collector import Collector, Seen
+from appliance.hypervisor.vsphere.faults import AlreadyThere, Gone, LoginRefused, WrongState
+from appliance.hypervisor.vsphere.session import Server, Session
+from tests.live.vsphere.simulator import PASSWORD, USER, Simulator, running_vcsim
+
+
+@pytest.fixture(scope="module", params=["vcenter", "esx"])
+def simulator(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
+    with running_vcsim(tmp_path_factory.mktemp("vcsim"), *(("-esx",) if request.param == "esx" else ())) as one:
+        yield one
+
+
+def _server(simulator: Simulator, **changes: Any) -> Server:
+    host, _, port = simulator.address.rpartition(":")
+    return Server(**{"host": host, "port": int(port), "user": USER, "password": PASSWORD,
+                     "thumbprint": simulator.thumbprint, **changes})  # fmt: skip
+
+
+class _World:
+    """A session, the first datacenter's places, and what was told."""
+
+    def __init__(self, session: Session, told: list[tuple[str, str]]) -> None:
+        self.session = session
+        content = session.content
+        datacenter = content.rootFolder.childEntity[0]
+        self.folder = datacenter.vmFolder
+        self.pool = datacenter.hostFolder.childEntity[0].resourcePool
+        self.datastore = datacenter.datastore[0].name
+        self.told = told
+
+        self._news = trio.Event()
+
+        def on_change(key: str, seen: Seen | None) -> None:
+            told.append((key, "gone" if seen is None else str(seen.facts.get("runtime.powerState"))))
+            self._news.set()
+
+        self.collector = Collector(session, self.folder, on_change)
+
+    async def hear(self, machine: Any, state: str, seconds: float) -> None:
+        """Return when it was told that a machine is so."""
+        with trio.fail_after(seconds):
+            while (machine._moId, state) not in self.told:
+                await self._news.wait()
+                self._news = trio.Event()
+
+    async def create(self, name: str) -> Any:
+        files = vim.vm.FileInfo(vmPathName=f"[{self.datastore}] {name}/{name}.vmx")
+        spec = vim.vm.ConfigSpec(name=name, files=files, numCPUs=1, memoryMB=64, guestId="other3xLinux64Guest")
+        return await self.collector.carry_out(f"create {name}", self.folder.CreateVM_Task, spec, self.pool)
+
+
+@asynccontextmanager
+async def _world(simulator: Simulator) -> AsyncIterator[_World]:
+    async with Session.open(_server(simulator)) as session, trio.open_nursery() as nursery:
+        world = await trio.to_thread.run_sync(_World, session, [])
+        nursery.start_soon(world.collector.run)
+        with trio.fail_after(10):
+            await world.collector.current.wait()
+        yield world
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_server_that_is_who_it_should_be(simulator: Simulator) -> None:
+    for server in (_server(simulator), _server(simulator, thumbprint="", ca_file=simulator.certificate)):
+        async with Session.open(server) as session:
+            assert session.describe().startswith("VMware ")
+    colons = ":".join(simulator.thumbprint[at : at + 2] for at in range(0, 64, 2)).upper()
+    async with Session.open(_server(simulator, thumbprint=colons)):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "text"),
+    [
+        ({"thumbprint": "ab" * 32}, HypervisorError, "and not (ab)+ as --thumbprint says"),
+        ({"thumbprint": "abc"}, InvalidParameter, "--thumbprint abc is neither"),
+        ({"thumbprint": ""}, HypervisorError, "cannot be trusted"),
+        ({"thumbprint": "", "ca_file": Path("/none")}, InvalidParameter, "--vsphere-ca /none"),
+        ({"password": "wrong-secret"}, LoginRefused, "Login failure"),
+        ({"port": 1}, HypervisorError, "cannot reach vSphere at 127.0.0.1:1"),
+    ],
+)
+async def test_refusals(simulator: Simulator, changes: dict[str, Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text) as raised:
+        async with Session.open(_server(simulator, **changes)):
+            pass
+    assert "wrong-secret" not in str(raised.value)
+    assert PASSWORD not in repr(_server(simulator))
+
+
+async def test_changes_are_told(simulator: Simulator) -> None:
+    async with _world(simulator) as world:
+        machine = await world.create("told")
+        assert isinstance(machine, vim.VirtualMachine)
+        await world.collector.carry_out("power on", machine.PowerOn)
+        await world.hear(machine, "poweredOn", 5)
+        # Somebody else does something.
+        async with Session.open(_server(simulator)) as other:
+            theirs = vim.VirtualMachine(machine._moId, other.stub)
+            await other.change("power off", theirs.PowerOff)
+            await world.hear(machine, "poweredOff", 1)
+            await other.change("destroy", theirs.Destroy)
+        await world.hear(machine, "gone", 1)
+
+
+async def test_faults_are_told_apart(simulator: Simulator) -> None:
+    async with _world(simulator) as world:
+        machine = await world.create("twice")
+        with pytest.raises(AlreadyThere, match=r"create twice: .*(DuplicateName|FileAlreadyExists)"):
+            await world.create("twice")
+        with pytest.raises(WrongState, match=r"power off: .*InvalidPowerState"):
+            await world.collector.carry_out("power off", machine.PowerOff)
+        await world.collector.carry_out("destroy", machine.Destroy)
+        with pytest.raises(Gone, match="power on"):
+            await world.collector.carry_out("power on", machine.PowerOn)
+
+
+async def test_many_tasks_have_one_waiter(simulator: Simulator) -> None:
+    async with _world(simulator) as world:
+        world.session.stub.calls.clear()
+
+        async def live(number: int) -> None:
+            machine = await world.create(f"many{number}")
+            await world.collector.carry_out("on", machine.PowerOn)
+            await world.collector.carry_out("off", machine.PowerOff)
+            await world.collector.carry_out("destroy", machine.Destroy)
+
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                for number in range(15):
+                    nursery.start_soon(live, number)
+        calls = world.session.stub.calls
+        assert sum(calls.get(name, 0) for name in calls if name.endswith("_Task")) == 60, calls
+        assert calls["ModifyListView"] <= 60
+
+
+async def test_a_session_that_ended_is_begun_again(simulator: Simulator) -> None:
+    async with _world(simulator) as world:
+        machine = await world.create("again")
+        await trio.to_thread.run_sync(world.session.content.sessionManager.Logout)
+        await world.collector.carry_out("on", machine.PowerOn)
+        await world.hear(machine, "poweredOn", 20)
+        await world.collector.carry_out("off", machine.PowerOff)
+        await world.collector.carry_out("destroy", machine.Destroy)

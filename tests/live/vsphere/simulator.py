@@ -1,0 +1,56 @@
+"""vcsim, VMware's simulator of vCenter and ESXi, as a server for tests."""
+
+import contextlib
+import hashlib
+import ssl
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.live.certificates import self_signed
+from tests.live.gotools import vcsim
+
+USER, PASSWORD = "administrator", "s3cret"
+
+
+@dataclass(frozen=True, slots=True)
+class Simulator:
+    """Where it is and what its certificate says."""
+
+    address: str
+    thumbprint: str
+    certificate: Path
+    pid: int
+
+
+@contextlib.contextmanager
+def running_vcsim(folder: Path, *flags: str) -> Iterator[Simulator]:
+    """A vCenter with one cluster; `-esx` makes it a lone ESXi."""
+    program = vcsim()
+    if program is None:
+        pytest.skip("vcsim is built by Go, which is not here")
+    folder.mkdir(parents=True, exist_ok=True)
+    certificate, key = self_signed(folder, "127.0.0.1")
+    command = [str(program), "-username", USER, "-password", PASSWORD, "-tlscert", str(certificate),
+               "-tlskey", str(key), *flags]  # fmt: skip
+    with open(folder / "vcsim.log", "wb") as log:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().decode().strip()
+        assert address, (folder / "vcsim.log").read_text()
+        der = ssl.PEM_cert_to_DER_cert(certificate.read_text())
+        yield Simulator(address, hashlib.sha256(der).hexdigest(), certificate, process.pid)
+    finally:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.close()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
