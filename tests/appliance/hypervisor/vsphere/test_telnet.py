@@ -1,0 +1,86 @@
+"""The codec of telnet: nothing that comes breaks it, and it says no more than it has to."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.hypervisor.vsphere.telnet import (
+    BINARY,
+    DO,
+    DONT,
+    IAC,
+    SB,
+    SE,
+    VMWARE,
+    WILL,
+    WONT,
+    Data,
+    Subnegotiation,
+    Telnet,
+    TelnetError,
+    escape,
+    subnegotiation,
+)
+
+
+def _joined(found: list[Data | Subnegotiation]) -> list[Data | Subnegotiation]:
+    """With data that came in pieces as one."""
+    out: list[Data | Subnegotiation] = []
+    for one in found:
+        if out and isinstance(one, Data) and isinstance(out[-1], Data):
+            out[-1] = Data(out[-1].data + one.data)
+        else:
+            out.append(one)
+    return out
+
+
+@given(
+    st.lists(st.one_of(st.binary(min_size=1).map(Data), st.builds(Subnegotiation, st.integers(0, 255), st.binary()))),
+    st.lists(st.integers(1, 7), min_size=1),
+)
+def test_what_is_said_is_heard_however_it_is_cut(said: list[Data | Subnegotiation], cuts: list[int]) -> None:
+    wire = b"".join(escape(one.data) if isinstance(one, Data) else subnegotiation(one.option, one.body) for one in said)
+    telnet = Telnet()
+    heard: list[Data | Subnegotiation] = []
+    at = turn = 0
+    while at < len(wire):
+        cut = cuts[turn % len(cuts)]
+        heard += telnet.receive(wire[at : at + cut])
+        at, turn = at + cut, turn + 1
+    assert _joined(heard) == _joined(said)
+
+
+@given(st.lists(st.binary(max_size=64), max_size=20))
+def test_garbage_is_survived(pieces: list[bytes]) -> None:
+    telnet = Telnet()
+    telnet.open()
+    sent = len(telnet.to_send)
+    for piece in pieces:
+        list(telnet.receive(piece))
+    # No command gets more than one answer.
+    assert len(telnet.to_send) - sent <= sum(map(len, pieces))
+
+
+def test_options() -> None:
+    telnet = Telnet()
+    telnet.open()
+    telnet.to_send.clear()
+    # What was asked for and is agreed to needs no answer.
+    list(telnet.receive(bytes((IAC, WILL, BINARY, IAC, DO, BINARY, IAC, WILL, VMWARE))))
+    assert not telnet.to_send
+    # What is not offered is refused, once.
+    list(telnet.receive(bytes((IAC, WILL, 31, IAC, DO, 1)) * 3))
+    assert telnet.to_send == bytes((IAC, DONT, 31, IAC, WONT, 1))
+    telnet.to_send.clear()
+    list(telnet.receive(bytes((IAC, WONT, BINARY, IAC, WONT, 200))))
+    assert telnet.to_send == bytes((IAC, DONT, BINARY))
+
+
+def test_a_subnegotiation_without_end() -> None:
+    telnet = Telnet()
+    with pytest.raises(TelnetError, match="more than 4096 bytes"):
+        list(telnet.receive(bytes((IAC, SB, VMWARE)) + bytes(5000)))
+
+
+def test_commands_that_mean_nothing_here() -> None:
+    assert list(Telnet().receive(b"a\xff\xf1b\xff\xf6c\xff" + bytes((SE,)))) == [Data(b"abc")]
