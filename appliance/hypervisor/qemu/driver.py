@@ -14,12 +14,12 @@ import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import trio
 
 from appliance.errors import HypervisorError
-from appliance.hypervisor.driver import Card, Disk, Driver, Forward, Machine, MachineSpec, Power, Share
+from appliance.hypervisor.driver import Driver, Machine, MachineSpec, Power
+from appliance.hypervisor.facts import decode_spec
 from appliance.hypervisor.qemu.machine import QemuMachine
 from appliance.hypervisor.qemu.process import PROGRAM, boot_id, is_running, running_titles, start_time, title
 from appliance.hypervisor.qemu.shares import find_virtiofsd
@@ -166,11 +166,7 @@ class QemuDriver(Driver):
                 continue  # made by this very driver
             try:
                 state = json.loads((folder / "machine.json").read_bytes())
-                raw = state["spec"]
-                disks = tuple(Disk(Path(disk["path"]), disk["read_only"]) for disk in raw["disks"])
-                card, *more = (_card(one) for one in (raw["card"], *raw["more_cards"]))
-                shares = tuple(Share(Path(share["path"]), share["read_only"], share["part"]) for share in raw["shares"])
-                spec = MachineSpec(raw["id"], raw["memory_mib"], raw["cpus"], disks, card, tuple(more), shares)
+                spec = decode_spec(state["spec"])
                 pid, started, boot, slotted = state["pid"], state["start_time"], state["boot_id"], state["slotted"]
             except (OSError, ValueError, KeyError, TypeError):
                 # Half made by an appliance that was killed: there is no process yet, or it is not known and holds nothing.
@@ -208,13 +204,6 @@ class QemuDriver(Driver):
     def describe(self) -> dict[str, str]:
         facts = {"Version": self.version, "Accelerator": self.accel, "Guest": self.kernel.parent.name}
         return {"Driver": "qemu", **facts}
-
-
-def _card(raw: dict[str, Any] | None) -> Card | None:
-    """One that was written down. KeyError or TypeError when it was not."""
-    if raw is None:
-        return None
-    return Card(**{**raw, "forwards": tuple(Forward(**one) for one in raw["forwards"])})
 
 
 def _digest(paths: tuple[Path, ...]) -> str:

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +19,7 @@ import trio
 from appliance.diag import mark
 from appliance.errors import HypervisorError
 from appliance.hypervisor.driver import Card, Disk, DiskAddress, Forward, Machine, MachineSpec, Power, Usage
+from appliance.hypervisor.facts import encode_spec
 from appliance.hypervisor.qemu import cards, saved
 from appliance.hypervisor.qemu.command import (
     BLANK_MAC,
@@ -388,11 +389,8 @@ class QemuMachine(Machine):
 
     def save_facts(self) -> None:
         """Write down what it is and which process."""
-        spec = asdict(self.spec)
-        for place in (*spec["disks"], *spec["shares"]):
-            place["path"] = str(place["path"])
         pid = self._pid
-        state = {"spec": spec, "slotted": self.slotted, "pid": pid, "start_time": start_time(pid) if pid else "",
+        state = {"spec": encode_spec(self.spec), "slotted": self.slotted, "pid": pid, "start_time": start_time(pid) if pid else "",
                  "boot_id": boot_id()}  # fmt: skip
         partial = self.folder / "machine.json.new"
         partial.write_text(json.dumps(state))

@@ -13,7 +13,7 @@ import socket
 import ssl
 import weakref
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,7 +24,7 @@ import trio
 from pyVmomi import SoapAdapter, vim, vmodl
 
 from appliance.errors import HypervisorError, InvalidParameter
-from appliance.hypervisor.vsphere.faults import AnswerLost, LoginRefused, translate
+from appliance.hypervisor.vsphere.faults import AnswerLost, Gone, LoginRefused, translate
 
 log = logging.getLogger(__name__)
 
@@ -227,7 +227,14 @@ class Session:
             raise translate(error, f"login at {where} as {server.user}") from error
 
     async def _log_in(self) -> None:
-        await self._in_thread(self.content.sessionManager.Login, self.server.user, self.server.password, None)
+        # On a way of its own: a server that knows the old session still lets nobody log in to it twice.
+        fresh = Stub(self.server, _TIMEOUT)
+        try:
+            manager = vim.SessionManager(self.content.sessionManager._moId, fresh)
+            await self._in_thread(manager.Login, self.server.user, self.server.password, None)
+            self.stub.cookie = fresh.cookie
+        finally:
+            fresh.close()
         self._logins += 1
 
     async def _log_in_again(self, logins: int) -> None:
@@ -296,6 +303,27 @@ class Session:
                 raise AnswerLost(f"{what}: the answer was lost: {error}") from error
             except vmodl.MethodFault as error:
                 raise translate(error, what) from error
+
+    async def properties(self, what: str, objects: Sequence[Any], paths: list[str]) -> dict[str, dict[str, Any]]:
+        """Properties by the objects' ids, in one call; what is not there (any more) is left out."""
+        if not objects:
+            return {}
+        query = vmodl.query.PropertyCollector
+        kind = type(objects[0])
+        wanted = query.FilterSpec(
+            objectSet=[query.ObjectSpec(obj=one) for one in objects],
+            propSet=[query.PropertySpec(type=kind, all=False, pathSet=paths)],
+            reportMissingObjectsInResults=True,
+        )
+        found = await self.read(what, self.content.propertyCollector.RetrieveContents, [wanted])
+        return {one.obj._moId: {each.name: each.val for each in one.propSet} for one in found or ()}
+
+    async def look(self, what: str, reference: Any, path: str) -> Any:
+        """One property, None when it is not set. Gone when the object is not there."""
+        found = await self.properties(what, [reference], [path])
+        if reference._moId not in found:
+            raise Gone(f"{what}: {reference._moId} is not there any more")
+        return found[reference._moId].get(path)
 
     @property
     def cookie(self) -> str:

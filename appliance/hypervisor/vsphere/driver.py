@@ -1,0 +1,264 @@
+"""Machines of one tenant on a vCenter or ESXi. A change is made once, whatever becomes of its answer: it is looked at what came of it."""
+
+import logging
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+from appliance.errors import HypervisorError
+from appliance.hypervisor.driver import DiskAddress, Driver, Machine, MachineSpec, Power, Usage
+from appliance.hypervisor.vsphere.collector import Collector, Seen
+from appliance.hypervisor.vsphere.concentrator import Concentrator, Port
+from appliance.hypervisor.vsphere.faults import AlreadyThere, AnswerLost, Busy, Gone, WrongState
+from appliance.hypervisor.vsphere.inventory import Inventory, Names, find
+from appliance.hypervisor.vsphere.session import Server, Session
+from appliance.hypervisor.vsphere.spec import MACHINE_KEY, SPEC_KEY, TENANT_KEY, config_of, decode, uuid_of
+from tether.transport import Line
+
+log = logging.getLogger(__name__)
+
+# How often a change is tried whose answer is lost or that others are in the way of, and how long it waits between.
+_TRIES = 8
+_PAUSE, _LONGEST_PAUSE = 0.1, 3.0
+
+
+class VsphereMachine(Machine):
+    """A virtual machine. `seen` is what vSphere last told of it; None once it is gone."""
+
+    def __init__(self, driver: "VsphereDriver", spec: MachineSpec, reference: Any, port: Port) -> None:
+        self.id = spec.id
+        self.spec = spec
+        self._driver = driver
+        self.reference = reference
+        self._port = port
+        self.seen: Seen | None = driver.seen(reference)
+        self._changed = trio.Event()
+        self._gone = False
+
+    def tell(self, seen: Seen | None) -> None:
+        """vSphere has told something new."""
+        self.seen = seen
+        self._gone = seen is None
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
+
+    @property
+    def _on(self) -> bool:
+        return self.seen is not None and self.seen.on
+
+    async def _wait(self, *, on: bool) -> None:
+        while self._on != on and not self._gone:
+            await self._changed.wait()
+
+    async def start(self) -> None:
+        await self._driver.settle(f"power on {self.id[:12]}", self.reference.PowerOn, lambda: self._is(Power.ON))
+        # What was told before is not to be taken for what comes after.
+        await self._wait(on=True)
+
+    async def kill(self) -> None:
+        if not self._on:
+            return
+        try:
+            await self._driver.settle(f"power off {self.id[:12]}", self.reference.PowerOff, lambda: self._is(Power.OFF))
+        except Gone:
+            return
+        await self._wait(on=False)
+
+    async def wait_off(self) -> None:
+        await self._wait(on=False)
+
+    async def destroy(self) -> None:
+        while not self._gone:
+            await self.kill()
+            try:
+                await self._driver.settle(f"destroy {self.id[:12]}", self.reference.Destroy, self._is_gone)
+                break
+            except Gone:
+                break
+            except WrongState:
+                continue  # somebody has powered it on
+        self._driver.forget(self)
+
+    async def power(self) -> Power:
+        return Power.ON if self._on else Power.OFF
+
+    async def _is(self, power: Power) -> bool:
+        """Asked, not remembered."""
+        state = await self._driver.session.look("power", self.reference, "runtime.powerState")
+        return bool((state != "poweredOff") == (power is Power.ON))
+
+    async def _is_gone(self) -> bool:
+        try:
+            await self._driver.session.look("name", self.reference, "name")
+        except Gone:
+            return True
+        return False
+
+    async def dial_tether(self) -> Line:
+        if not self._on:
+            raise HypervisorError(f"machine {self.id[:12]} is off")
+        return self._port.dial()
+
+    def disk_addresses(self) -> list[DiskAddress]:
+        return [DiskAddress(0, index + (index >= 7), 0) for index in range(len(self.spec.disks))]
+
+    async def usage(self) -> Usage:
+        if not self._on:
+            return Usage(0, 0)
+        used = await self._driver.session.look("usage", self.reference, "summary.quickStats.hostMemoryUsage")
+        # MHz of now, not nanoseconds so far, is what vSphere counts: the guest's own figures are those that count.
+        return Usage(0, int(used or 0) << 20)
+
+    def last_words(self) -> str:
+        return ""
+
+    def forget_port(self) -> None:
+        self._driver.concentrator.forget(self._port)
+
+
+class VsphereDriver(Driver):
+    """Machines of `names.tenant`. `concentrator_uri` is where hosts reach our serial port concentrator: telnet://address:port."""
+
+    def __init__(
+        self, session: Session, inventory: Inventory, names: Names, concentrator: Concentrator, concentrator_uri: str
+    ) -> None:  # fmt: skip
+        self.session = session
+        self.concentrator = concentrator
+        self._inventory = inventory
+        self._tenant = names.tenant
+        self._concentrator_uri = concentrator_uri
+        self._machines: dict[str, VsphereMachine] = {}
+        self._by_reference: dict[str, VsphereMachine] = {}
+        self.collector = Collector(session, inventory.folder, self._tell)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, server: Server, names: Names, concentrator: Concentrator, concentrator_uri: str
+    ) -> AsyncIterator["VsphereDriver"]:
+        """Log in, find all that is named, follow what happens. HypervisorError or InvalidParameter says what is wrong."""
+        async with Session.open(server) as session:
+            driver = cls(session, await find(session, names), names, concentrator, concentrator_uri)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(driver.collector.run)
+                yield driver
+                nursery.cancel_scope.cancel()
+
+    async def connect(self) -> None:
+        await self.collector.current.wait()
+
+    def describe(self) -> dict[str, str]:
+        return {"Driver": "vsphere", "Version": self.session.describe(), "Tenant": self._tenant}
+
+    @property
+    def machines(self) -> list[VsphereMachine]:
+        """Those that are known, made or adopted."""
+        return list(self._machines.values())
+
+    # -- what vSphere tells ---------------------------------------------------------------------------------------
+
+    def seen(self, reference: Any) -> Seen | None:
+        """What it has told of a machine so far."""
+        return self.collector.machines.get(reference._moId)
+
+    def _tell(self, key: str, seen: Seen | None) -> None:
+        machine = self._by_reference.get(key)
+        if machine is not None:
+            machine.tell(seen)
+
+    # -- changes, made once ---------------------------------------------------------------------------------------
+
+    async def settle(self, what: str, method: Callable[..., Any], done: Callable[[], Awaitable[bool]]) -> None:
+        """Carry out a change, and look whether it is done where that is not told. Gone and other faults are the caller's."""
+        pause = _PAUSE
+        for tried in range(_TRIES):
+            try:
+                await self.collector.carry_out(what, method)
+                return
+            except (AnswerLost, Busy, WrongState) as error:
+                if await done():
+                    return
+                if tried == _TRIES - 1 or (isinstance(error, WrongState) and tried > 1):
+                    raise
+                log.info("%s; it is tried again", error)
+            await trio.sleep(pause)
+            pause = min(_LONGEST_PAUSE, pause * 2)
+
+    async def create(self, spec: MachineSpec) -> Machine:
+        serial = f"vch:{secrets.token_urlsafe(24)}"
+        config = config_of(
+            spec, self._tenant, self._inventory.datastore_name, (self._concentrator_uri, serial), self._inventory.backings
+        )  # fmt: skip
+        reference, serial = await self._created(spec.id, config, serial)
+        return self._enrol(spec, reference, serial)
+
+    async def _created(self, machine_id: str, config: Any, serial: str) -> tuple[Any, str]:
+        """The machine that was made, by this call or by one whose answer was lost, and its port's URI."""
+        what = f"create {machine_id[:12]}"
+        pause = _PAUSE
+        for tried in range(_TRIES):
+            try:
+                folder = self._inventory.folder
+                return await self.collector.carry_out(what, folder.CreateVM_Task, config, self._inventory.pool), serial
+            except (AnswerLost, AlreadyThere, Busy) as error:
+                found = await self._find(machine_id)
+                if found is not None:
+                    return found
+                if tried == _TRIES - 1 or (isinstance(error, AlreadyThere) and tried > 2):
+                    raise
+                log.info("%s; it is not there, and is tried again", error)
+            await trio.sleep(pause)
+            pause = min(_LONGEST_PAUSE, pause * 2)
+        raise AssertionError("unreachable")
+
+    async def _find(self, machine_id: str) -> tuple[Any, str] | None:
+        """A machine by the key that it was given, with its port's URI, if it is there."""
+        search = self.session.content.searchIndex
+        uuid = uuid_of(self._tenant, machine_id)
+        found = await self.session.read(
+            "look for a machine", search.FindAllByUuid, self._inventory.datacenter, uuid, True, True
+        )
+        for reference, spec, serial in await self._ours(found or ()):
+            if spec.id == machine_id:
+                return reference, serial
+        return None
+
+    async def _ours(self, references: Sequence[Any]) -> list[tuple[Any, MachineSpec, str]]:
+        """Those of this tenant, what they were made to, their ports' URIs; not those that somebody has made something else of."""
+        found = []
+        paths = ["config.extraConfig"]
+        by_id = await self.session.properties("look at machines", references, paths)
+        for reference in references:
+            values = {one.key: one.value for one in by_id.get(reference._moId, {}).get("config.extraConfig") or ()}
+            if values.get(TENANT_KEY) != self._tenant:
+                continue
+            try:
+                spec, serial = decode(values.get(SPEC_KEY, ""))
+            except ValueError as error:
+                log.warning("machine %s is of ours, but what it is cannot be read: %s", values.get(MACHINE_KEY), error)
+                continue
+            if spec.id == values.get(MACHINE_KEY):
+                found.append((reference, spec, serial))
+        return found
+
+    def _enrol(self, spec: MachineSpec, reference: Any, serial: str) -> VsphereMachine:
+        port = self.concentrator.expect(uuid_of(self._tenant, spec.id), serial)
+        machine = VsphereMachine(self, spec, reference, port)
+        self._machines[spec.id] = self._by_reference[reference._moId] = machine
+        return machine
+
+    def forget(self, machine: VsphereMachine) -> None:
+        """It is gone."""
+        self._machines.pop(machine.id, None)
+        self._by_reference.pop(machine.reference._moId, None)
+        machine.forget_port()
+
+    async def adopt(self) -> list[Machine]:
+        """Those of this tenant that are there; what others have in its folder is left alone."""
+        await self.collector.current.wait()
+        known = [seen.reference for seen in self.collector.machines.values()]
+        new = [reference for reference in known if reference._moId not in self._by_reference]
+        return [self._enrol(spec, reference, serial) for reference, spec, serial in await self._ours(new)]

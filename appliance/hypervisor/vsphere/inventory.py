@@ -1,0 +1,141 @@
+"""Where a tenant's machines are: datacenter, pool, folder, datastore and networks, by their names in the inventory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pyVmomi import vim
+
+from appliance.errors import InvalidParameter
+from appliance.hypervisor.vsphere.faults import AlreadyThere
+from appliance.hypervisor.vsphere.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What an operator says. An empty one stands for the only one that there is; pool is a path below the hosts' folder."""
+
+    tenant: str
+    datacenter: str = ""
+    pool: str = ""
+    folder: str = ""
+    datastore: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """The managed objects of those names. Machines are made in `folder`, which is the tenant's own where the server has folders."""
+
+    datacenter: Any
+    pool: Any
+    folder: Any
+    datastore: Any
+    datastore_name: str
+    # What cards on the networks are backed by.
+    backings: dict[str, Any]
+
+
+async def find(session: Session, names: Names) -> Inventory:
+    """Look all of it up. InvalidParameter says which setting names what is not there, and what there is."""
+    content = session.content
+    datacenter = await _one(session, content.rootFolder, vim.Datacenter, names.datacenter, "--datacenter")
+    hosts = await session.look("inventory", datacenter, "hostFolder")
+    machines = await session.look("inventory", datacenter, "vmFolder")
+    pool = await _pool(session, hosts, names.pool)
+    datastore = await _one(session, datacenter, vim.Datastore, names.datastore, "--image-store")
+    networks = await _named(session, datacenter, vim.Network)
+    backings = {name: await _backing(session, name, network) for name, network in networks.items()}
+    return Inventory(
+        datacenter, pool, await _folder(session, machines, names), datastore,
+        str(await session.look("inventory", datastore, "name")), backings,
+    )  # fmt: skip
+
+
+async def _named(session: Session, root: Any, kind: type) -> dict[str, Any]:
+    """All objects of a kind below one, by name."""
+    content = session.content
+    view = await session.change("inventory", content.viewManager.CreateContainerView, root, [kind], True)
+    try:
+        return await _by_name(session, await session.look("inventory", view, "view") or ())
+    finally:
+        await session.change("inventory", view.DestroyView)
+
+
+async def _by_name(session: Session, objects: Sequence[Any]) -> dict[str, Any]:
+    """Of one kind or of several."""
+    named: dict[str, Any] = {}
+    for kind in {type(one) for one in objects}:
+        some = [one for one in objects if type(one) is kind]
+        found = await session.properties("inventory", some, ["name"])
+        named |= {str(found[one._moId]["name"]): one for one in some if one._moId in found}
+    return named
+
+
+async def _one(session: Session, root: Any, kind: type, name: str, setting: str) -> Any:
+    found = await _named(session, root, kind)
+    if name:
+        if name not in found:
+            raise InvalidParameter(f"{setting} {name}: there is none of that name, but {_list(found)}")
+        return found[name]
+    if len(found) != 1:
+        raise InvalidParameter(f"{setting} has to be said: there are {_list(found)}")
+    return next(iter(found.values()))
+
+
+async def _pool(session: Session, hosts: Any, path: str) -> Any:
+    """A resource pool by its path: COMPUTE, COMPUTE/Resources, COMPUTE/Resources/POOL..."""
+    computes = await _named(session, hosts, vim.ComputeResource)
+    name, _, rest = path.partition("/")
+    if name not in computes and (name or len(computes) != 1):
+        raise InvalidParameter(
+            f"--compute-resource {path}: there is none of that name, but {_list(computes)}"
+            if name else f"--compute-resource has to be said: there are {_list(computes)}"
+        )  # fmt: skip
+    compute = computes[name] if name else next(iter(computes.values()))
+    pool = await session.look("inventory", compute, "resourcePool")
+    for part in rest.split("/"):
+        if part in ("", "Resources"):
+            continue
+        below = await _by_name(session, await session.look("inventory", pool, "resourcePool") or ())
+        if part not in below:
+            raise InvalidParameter(f"--compute-resource {path}: there is no pool {part}, but {_list(below)}")
+        pool = below[part]
+    return pool
+
+
+async def _backing(session: Session, name: str, network: Any) -> Any:
+    card = vim.vm.device.VirtualEthernetCard
+    if isinstance(network, vim.dvs.DistributedVirtualPortgroup):
+        config = await session.look("inventory", network, "config")
+        switch = config.distributedVirtualSwitch
+        uuid = await session.look("inventory", switch, "uuid")
+        port = vim.dvs.PortConnection(portgroupKey=config.key, switchUuid=uuid)
+        return card.DistributedVirtualPortBackingInfo(port=port)
+    return card.NetworkBackingInfo(network=network, deviceName=name)
+
+
+async def _folder(session: Session, root: Any, names: Names) -> Any:
+    """The tenant's folder; made when it is not there. An ESXi has but one."""
+    if not session.is_vcenter:
+        return root
+    folder = root
+    for part in [*filter(None, names.folder.split("/")), names.tenant]:
+        folder = await _child(session, folder, part)
+    return folder
+
+
+async def _child(session: Session, parent: Any, name: str) -> Any:
+    for _ in range(2):
+        children = await session.look("inventory", parent, "childEntity") or ()
+        folders = await _by_name(session, [one for one in children if isinstance(one, vim.Folder)])
+        if name in folders:
+            return folders[name]
+        try:
+            return await session.change(f"folder {name}", parent.CreateFolder, name)
+        except AlreadyThere:
+            continue  # somebody was quicker
+    raise InvalidParameter(f"folder {name}: there is something else of that name")
+
+
+def _list(found: dict[str, Any]) -> str:
+    return ", ".join(sorted(found)) or "none"

@@ -1,0 +1,87 @@
+"""Specs as vSphere takes them: pure, no call is made here."""
+
+import json
+import uuid
+from typing import Any
+
+from pyVmomi import vim
+
+from appliance.hypervisor.driver import Card, MachineSpec
+from appliance.hypervisor.facts import decode_spec, encode_spec
+
+# Of machines' UUIDs, so that each is the same whenever it is asked for.
+_NAMESPACE = uuid.UUID("6f3b1f0a-5d0e-4c55-9d2c-3f6f5a1f7c11")
+# In a machine's extraConfig: whose it is, which it is, what it was made to. The guest does not see keys without guestinfo.
+TENANT_KEY, MACHINE_KEY, SPEC_KEY = "vch.tenant", "vch.machine", "vch.spec"
+GUEST_ID = "other5xLinux64Guest"
+_SERIAL_KEY, _CARD_KEY = 9000, 4000
+
+
+def uuid_of(tenant: str, machine: str) -> str:
+    """The instance UUID of a tenant's machine: by it a machine is found whose creation was not heard of."""
+    return str(uuid.uuid5(_NAMESPACE, f"{tenant}/{machine}"))
+
+
+def name_of(tenant: str, machine: str) -> str:
+    """What the vSphere client calls it; vSphere allows 80 characters."""
+    return f"{tenant}-{machine[:24]}"
+
+
+def config_of(
+    spec: MachineSpec, tenant: str, datastore: str, serial: tuple[str, str], backings: dict[str, Any]
+) -> vim.vm.ConfigSpec:
+    """A machine that is not there yet. `serial` are the concentrator's URI and the port's own, `backings` those of the networks that
+    its cards name."""
+    name = name_of(tenant, spec.id)
+    devices = [_serial_port(*serial)]
+    cards = [card for card in (spec.card, *spec.more_cards) if card is not None]
+    devices += [_card(index, card, backings[card.bridge]) for index, card in enumerate(cards)]
+    extra = {TENANT_KEY: tenant, MACHINE_KEY: spec.id, SPEC_KEY: encode(spec, serial[1])}
+    return vim.vm.ConfigSpec(
+        name=name,
+        files=vim.vm.FileInfo(vmPathName=f"[{datastore}] {name}/{name}.vmx"),
+        instanceUuid=uuid_of(tenant, spec.id),
+        guestId=GUEST_ID,
+        numCPUs=spec.cpus,
+        memoryMB=spec.memory_mib,
+        deviceChange=devices,
+        extraConfig=[vim.option.OptionValue(key=key, value=value) for key, value in extra.items()],
+    )
+
+
+def _added(device: Any) -> vim.vm.device.VirtualDeviceSpec:
+    return vim.vm.device.VirtualDeviceSpec(operation=vim.vm.device.VirtualDeviceSpec.Operation.add, device=device)
+
+
+def _serial_port(concentrator: str, own: str) -> vim.vm.device.VirtualDeviceSpec:
+    # The machine connects, as a client; what its own URI is, the host tells the concentrator (DO-PROXY).
+    backing = vim.vm.device.VirtualSerialPort.URIBackingInfo(serviceURI=own, direction="client", proxyURI=concentrator)
+    connectable = vim.vm.device.VirtualDevice.ConnectInfo(startConnected=True, allowGuestControl=False, connected=True)
+    return _added(
+        vim.vm.device.VirtualSerialPort(key=_SERIAL_KEY, backing=backing, connectable=connectable, yieldOnPoll=True)
+    )
+
+
+def _card(index: int, card: Card, backing: Any) -> vim.vm.device.VirtualDeviceSpec:
+    connectable = vim.vm.device.VirtualDevice.ConnectInfo(startConnected=True, allowGuestControl=False, connected=True)
+    return _added(
+        vim.vm.device.VirtualVmxnet3(
+            key=_CARD_KEY + index, backing=backing, connectable=connectable, addressType="manual", macAddress=card.mac
+        )
+    )
+
+
+# -- what was asked for, kept with the machine ----------------------------------------------------------------------------
+
+
+def encode(spec: MachineSpec, serial: str) -> str:
+    """A machine's spec and the URI of its serial port, as its extraConfig keeps them."""
+    return json.dumps({"spec": encode_spec(spec), "serial": serial}, separators=(",", ":"))
+
+
+def decode(text: str) -> tuple[MachineSpec, str]:
+    """Undo `encode`. ValueError for what is none: whoever may configure machines may write there."""
+    kept = json.loads(text)
+    if not isinstance(kept, dict) or not isinstance(kept.get("serial"), str):
+        raise ValueError("it is no machine of ours")
+    return decode_spec(kept.get("spec")), kept["serial"]

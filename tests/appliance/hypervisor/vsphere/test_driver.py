@@ -1,0 +1,254 @@
+"""Machines on vSphere: made once whatever happens to the answers, known again, told of. Against VMware's simulator."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import trio
+from pyVmomi import vim
+
+from appliance.errors import InvalidParameter
+from appliance.hypervisor import Card, MachineSpec, Power
+from appliance.hypervisor.vsphere.concentrator import Concentrator
+from appliance.hypervisor.vsphere.driver import VsphereDriver
+from appliance.hypervisor.vsphere.faults import Gone, NotAllowed, StorageFull
+from appliance.hypervisor.vsphere.inventory import Names, find
+from appliance.hypervisor.vsphere.session import Server, Session
+from appliance.hypervisor.vsphere.spec import TENANT_KEY, decode, encode
+from tests.live.vsphere.faultproxy import CLOSE_BEFORE, DELAY, LOSE_ANSWER, FaultProxy, running_proxy
+from tests.live.vsphere.simulator import PASSWORD, USER, Simulator, running_vcsim
+
+_URI = "telnet://192.0.2.1:2377"
+
+
+@pytest.fixture(scope="module", params=["vcenter", "esx"])
+def simulator(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
+    with running_vcsim(tmp_path_factory.mktemp("vcsim"), *(("-esx",) if request.param == "esx" else ())) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def proxy(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultProxy]:
+    with running_proxy(simulator, tmp_path_factory.mktemp("proxy")) as one:
+        yield one
+
+
+def _server(at: Simulator | FaultProxy) -> Server:
+    host, _, port = at.address.rpartition(":")
+    return Server(host, USER, PASSWORD, int(port), at.thumbprint)
+
+
+@asynccontextmanager
+async def _driver(at: Simulator | FaultProxy, tenant: str = "tenant") -> AsyncIterator[VsphereDriver]:
+    async with trio.open_nursery() as nursery:
+        async with VsphereDriver.open(_server(at), Names(tenant), Concentrator(nursery), _URI) as driver:
+            with trio.fail_after(20):
+                await driver.connect()
+            yield driver
+        nursery.cancel_scope.cancel()
+
+
+def _spec(name: str) -> MachineSpec:
+    return MachineSpec(name * 32, 64, 1, card=Card("02:42:ac:11:00:02", bridge="VM Network"))
+
+
+async def _machines(at: Simulator | FaultProxy) -> list[Any]:
+    """All that there are, by whomever."""
+    async with Session.open(_server(at)) as session:
+        content = session.content
+        view = await session.change(
+            "view", content.viewManager.CreateContainerView, content.rootFolder, [vim.VirtualMachine], True
+        )
+        found: list[Any] = await session.look("view", view, "view")
+        return found
+
+
+async def test_a_life(simulator: Simulator) -> None:
+    async with _driver(simulator) as driver:
+        machine = await driver.create(_spec("a1"))
+        assert await machine.power() is Power.OFF
+        await machine.start()
+        assert await machine.power() is Power.ON
+        await machine.kill()
+        assert await machine.power() is Power.OFF
+        await machine.kill()
+        with trio.fail_after(1):
+            await machine.wait_off()
+        await machine.start()
+        await machine.destroy()
+        await machine.destroy()
+        assert await driver.adopt() == []
+    assert await _machines(simulator) == []
+
+
+async def test_what_is_made(simulator: Simulator) -> None:
+    async with _driver(simulator) as driver:
+        machine = await driver.create(_spec("b2"))
+        (made,) = await _machines(simulator)
+        async with Session.open(_server(simulator)) as session:
+            config = await session.look("config", vim.VirtualMachine(made._moId, session.stub), "config")
+        assert (config.name, config.hardware.memoryMB, config.hardware.numCPU) == (f"tenant-{'b2' * 12}", 64, 1)
+        extra = {one.key: one.value for one in config.extraConfig}
+        assert extra[TENANT_KEY] == "tenant"
+        # What the guest may read tells it nothing of us.
+        assert not any(key.startswith("guestinfo") for key in extra)
+        devices = {type(device): device for device in config.hardware.device}
+        serial = devices[vim.vm.device.VirtualSerialPort].backing
+        assert (serial.proxyURI, serial.direction) == (_URI, "client")
+        assert len(serial.serviceURI) > 30
+        card = devices[vim.vm.device.VirtualVmxnet3]
+        assert (card.macAddress, card.addressType.lower()) == ("02:42:ac:11:00:02", "manual")
+        await machine.destroy()
+
+
+async def test_machines_outlive_the_driver(simulator: Simulator) -> None:
+    async with _driver(simulator) as driver:
+        on = await driver.create(_spec("c3"))
+        await on.start()
+        await driver.create(_spec("c4"))
+    async with _driver(simulator, "another") as driver:
+        assert await driver.adopt() == []
+    async with _driver(simulator) as driver:
+        driver.session.stub.calls.clear()
+        found = {machine.id: machine for machine in await driver.adopt()}
+        assert {name[:2]: await machine.power() for name, machine in found.items()} == {"c3": Power.ON, "c4": Power.OFF}
+        assert found["c3" * 32].spec == _spec("c3")
+        # However many there are.
+        assert sum(driver.session.stub.calls.values()) == 1
+        for machine in found.values():
+            await machine.destroy()
+
+
+async def test_what_others_do_is_noticed(simulator: Simulator) -> None:
+    async with _driver(simulator) as driver:
+        machine = await driver.create(_spec("d5"))
+        await machine.start()
+        (reference,) = await _machines(simulator)
+        async with Session.open(_server(simulator)) as other:
+            theirs = vim.VirtualMachine(reference._moId, other.stub)
+            await other.change("rename", theirs.Rename, "somebody's idea")
+            await other.change("off", theirs.PowerOff)
+            with trio.fail_after(1):
+                await machine.wait_off()
+            assert await machine.power() is Power.OFF
+            await machine.start()
+            await other.change("off", theirs.PowerOff)
+            with trio.fail_after(1):
+                await machine.wait_off()
+            await other.change("destroy", theirs.Destroy)
+        with trio.fail_after(5):
+            await machine.destroy()
+        assert await driver.adopt() == []
+
+
+_CHANGES = ("CreateVM_Task", "PowerOnVM_Task", "PowerOffVM_Task", "Destroy_Task")
+_TROUBLES = (
+    LOSE_ANSWER,
+    CLOSE_BEFORE,
+    DELAY,
+    "TaskInProgress",
+    "ConcurrentAccess",
+    "NotAuthenticated",
+    "HostNotConnected",
+)
+
+
+@pytest.mark.parametrize("trouble", _TROUBLES)
+@pytest.mark.parametrize("method", [*_CHANGES, "ModifyListView"])
+async def test_each_change_is_made_once(proxy: FaultProxy, method: str, trouble: str) -> None:
+    async with _driver(proxy) as driver:
+        proxy.rules.append((method, trouble))
+        with trio.fail_after(60):
+            machine = await driver.create(_spec("e6"))
+            assert len(await _machines(proxy.simulator)) == 1
+            await machine.start()
+            assert await machine.power() is Power.ON
+            await machine.kill()
+            assert await machine.power() is Power.OFF
+            await machine.destroy()
+        assert not proxy.rules
+    assert await _machines(proxy.simulator) == []
+
+
+async def test_every_answer_of_a_life_is_lost(proxy: FaultProxy) -> None:
+    async with _driver(proxy) as driver:
+        proxy.rules += [(method, LOSE_ANSWER) for method in (*_CHANGES, *_CHANGES, "ModifyListView", "ModifyListView")]
+        with trio.fail_after(60):
+            machine = await driver.create(_spec("f7"))
+            await machine.start()
+            await machine.kill()
+            await machine.destroy()
+        proxy.rules.clear()
+    assert await _machines(proxy.simulator) == []
+
+
+async def test_a_machine_is_found_by_its_key(proxy: FaultProxy) -> None:
+    """The answer to its creation never comes, and the one who asked is gone too."""
+    async with _driver(proxy) as driver:
+        first = await driver.create(_spec("a8"))
+    async with _driver(proxy) as driver:
+        # Who asks for it again gets the same one, with the secret that it has.
+        second = await driver.create(_spec("a8"))
+        assert len(await _machines(proxy.simulator)) == 1
+        assert second.reference._moId == first.reference._moId
+        await second.destroy()
+
+
+@pytest.mark.parametrize(
+    ("method", "fault", "error", "text"),
+    [
+        ("CreateVM_Task", "NoPermission", NotAllowed, "privilege VirtualMachine.Inventory.Create"),
+        ("CreateVM_Task", "NoDiskSpace", StorageFull, "injected NoDiskSpace"),
+        ("PowerOnVM_Task", "ManagedObjectNotFound", Gone, "power on"),
+    ],
+)
+async def test_what_cannot_be_is_said(
+    proxy: FaultProxy, method: str, fault: str, error: type[Exception], text: str
+) -> None:
+    async with _driver(proxy) as driver:
+        proxy.rules.append((method, fault))
+
+        async def run() -> None:
+            machine = await driver.create(_spec("b9"))
+            await machine.start()
+
+        with pytest.raises(error, match=text):
+            await run()
+        for machine in [*driver.machines, *await driver.adopt()]:
+            await machine.destroy()
+    assert await _machines(proxy.simulator) == []
+
+
+async def test_updates_that_are_lost(proxy: FaultProxy) -> None:
+    async with _driver(proxy) as driver:
+        machine = await driver.create(_spec("c0"))
+        proxy.rules += [("WaitForUpdatesEx", LOSE_ANSWER), ("WaitForUpdatesEx", CLOSE_BEFORE)]
+        with trio.fail_after(30):
+            await machine.start()
+            await machine.kill()
+            await machine.destroy()
+        proxy.rules.clear()
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        ({"datacenter": "none"}, "--datacenter none: there is none of that name, but"),
+        ({"datastore": "none"}, "--image-store none: there is none of that name, but LocalDS_0"),
+        ({"pool": "none"}, "--compute-resource none: there is none of that name, but"),
+    ],
+)
+async def test_names_that_are_not_there(simulator: Simulator, names: dict[str, str], text: str) -> None:
+    async with Session.open(_server(simulator)) as session:
+        with pytest.raises(InvalidParameter, match=text):
+            await find(session, replace(Names("tenant"), **names))
+
+
+def test_specs_come_back() -> None:
+    spec = _spec("d1")
+    assert decode(encode(spec, "vch:secret")) == (spec, "vch:secret")
+    for text in ("", "[]", "{}", '{"serial": "x", "spec": {"id": 5}}', '{"serial": 1}'):
+        with pytest.raises(ValueError):
+            decode(text)

@@ -1,0 +1,136 @@
+"""Stands before vcsim and does what vcsim never does: loses answers, closes connections, answers with faults, takes its time."""
+
+import contextlib
+import hashlib
+import http.client
+import http.server
+import re
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.live.certificates import self_signed
+from tests.live.vsphere.simulator import Simulator
+
+_FAULT = (
+    '<?xml version="1.0" encoding="UTF-8"?><soapenv:Envelope xmlns:soapenv="http://schemas.xmlsoap.org/soap/envelope/" '
+    'xmlns:xsd="http://www.w3.org/2001/XMLSchema" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"><soapenv:Body>'
+    "<soapenv:Fault><faultcode>ServerFaultCode</faultcode><faultstring>{text}</faultstring><detail>"
+    '<{name}Fault xmlns="urn:vim25" xsi:type="{name}">{fields}</{name}Fault></detail></soapenv:Fault></soapenv:Body></soapenv:Envelope>'
+)  # fmt: skip
+_FIELDS = {
+    "TaskInProgress": '<task type="Task">task-1</task>',
+    "NoPermission": '<object type="ResourcePool">resgroup-1</object><privilegeId>VirtualMachine.Inventory.Create</privilegeId>',
+    "NoDiskSpace": "<file>[ds] x</file><datastore>ds</datastore>",
+    "ManagedObjectNotFound": '<obj type="VirtualMachine">vm-1</obj>',
+    "InvalidPowerState": "<requestedState>poweredOn</requestedState><existingState>poweredOff</existingState>",
+}
+# What is done to a call instead of passing it on.
+LOSE_ANSWER, CLOSE_BEFORE, DELAY = "lose the answer", "close before", "delay"
+
+
+@dataclass
+class FaultProxy:
+    """`rules` are what is done to the next calls of a method: one of the above, or the name of a fault. Each counts once."""
+
+    simulator: Simulator
+    rules: list[tuple[str, str]] = field(default_factory=list)
+    # The methods that were called, in order.
+    calls: list[str] = field(default_factory=list)
+    address: str = ""
+    thumbprint: str = ""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def take_rule(self, method: str) -> str:
+        with self._lock:
+            self.calls.append(method)
+            for index, (name, what) in enumerate(self.rules):
+                if name == method:
+                    del self.rules[index]
+                    return what
+        return ""
+
+
+@contextlib.contextmanager
+def running_proxy(simulator: Simulator, folder: Path) -> Iterator[FaultProxy]:
+    """A proxy before a simulator, with a certificate of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    certificate, key = self_signed(folder, "127.0.0.1")
+    proxy = FaultProxy(simulator)
+    there = ssl.create_default_context(cafile=simulator.certificate)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        timeout = 120
+        # An answer is one packet, and not one that waits for the other's acknowledgement.
+        wbufsize = -1
+        disable_nagle_algorithm = True
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            found = re.search(rb"<soapenv:Body><(?:\w+:)?(\w+)", body)
+            what = proxy.take_rule(found[1].decode() if found else "")
+            if what == CLOSE_BEFORE:
+                self.close_connection = True
+                return
+            if what == DELAY:
+                time.sleep(0.5)
+                what = ""
+            if what and what != LOSE_ANSWER:
+                fault = _FAULT.format(name=what, text=f"injected {what}", fields=_FIELDS.get(what, ""))
+                self._answer(500, [("Content-Type", "text/xml")], fault.encode())
+                return
+            connection = http.client.HTTPSConnection(simulator.address, context=there, timeout=120)
+            try:
+                headers = {key: value for key, value in self.headers.items() if key not in ("Host", "Accept-Encoding")}
+                connection.request("POST", self.path, body, headers)
+                answer = connection.getresponse()
+                said = answer.read()
+            except OSError:
+                self.close_connection = True
+                return
+            finally:
+                connection.close()
+            if what == LOSE_ANSWER:
+                self.close_connection = True
+                return
+            kept = [pair for pair in answer.getheaders() if pair[0] in ("Content-Type", "Set-Cookie")]
+            self._answer(answer.status, kept, said)
+
+        def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+            try:
+                self.send_response(status)
+                for name, value in headers:
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+                self.wfile.flush()
+            except OSError:
+                self.close_connection = True
+
+        def log_message(self, *_: object) -> None: ...
+
+    class Server(http.server.ThreadingHTTPServer):
+        daemon_threads = True
+
+        def get_request(self) -> tuple[ssl.SSLSocket, object]:
+            connection, address = self.socket.accept()
+            connection.settimeout(120)
+            return context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False), address
+
+        def handle_error(self, request: object, client_address: object) -> None: ...
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    with Server(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        proxy.address = f"127.0.0.1:{server.server_address[1]}"
+        proxy.thumbprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate.read_text())).hexdigest()
+        yield proxy
+        server.shutdown()
+        thread.join()
