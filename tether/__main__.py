@@ -22,7 +22,7 @@ from tether.rpc.server import Method, methods_of
 from tether.system import linux
 from tether.system.cgroup import ROOT, enable_controllers
 from tether.system.netlink import loopback_up
-from tether.transport import open_virtio_port
+from tether.transport import Line, open_serial, open_virtio_port
 
 PORT = "tether"
 
@@ -48,8 +48,16 @@ def random_id() -> int:
     return int.from_bytes(os.urandom(8), "big") or 1
 
 
+def _open_line() -> Line:
+    """The channel: the serial port that the kernel's command line names (vch.line=ttyS0), else the virtio port."""
+    with open("/proc/cmdline") as file:
+        words = dict(word.partition("=")[::2] for word in file.read().split())
+    name = words.get("vch.line")
+    return open_serial(f"/dev/{name}") if name else open_virtio_port(PORT)
+
+
 async def _serve(marks: list[tuple[str, int]]) -> None:
-    line = open_virtio_port(PORT)
+    line = _open_line()
     async with trio.open_nursery() as nursery:
         reaper = Reaper()
         nursery.start_soon(reaper.run)

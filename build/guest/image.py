@@ -129,8 +129,8 @@ def elf_kernel(image: bytes) -> bytes:
     return kernel
 
 
-def module_closure(tree: Path) -> tuple[list[Path], list[Path]]:
-    """Return (modules to load at boot, all others wanted), each in an order in which insmod can load them."""
+def module_closure(tree: Path) -> dict[str, list[Path]]:
+    """The modules by when they are loaded, each in an order in which insmod can load them; none twice."""
     files = {path.name.removesuffix(".ko").replace("-", "_"): path for path in tree.rglob("*.ko")}
     builtin = "\n".join(path.read_text() for path in tree.rglob("modules.builtin"))
 
@@ -147,12 +147,13 @@ def module_closure(tree: Path) -> tuple[list[Path], list[Path]]:
         if path not in into:
             into.append(path)
 
-    boot: list[Path] = []
-    later: list[Path] = []
+    found: dict[str, list[Path]] = {"boot": [], "serial": [], "later": []}
     for line in listed("modules.txt"):
         when, name = line.split()
-        closure(name, boot if when == "boot" else later)
-    return boot, [path for path in later if path not in boot]
+        closure(name, found[when])
+    for when in ("serial", "later"):
+        found[when] = [path for path in found[when] if path not in found["boot"]]
+    return found
 
 
 class Initrd:
@@ -245,15 +246,11 @@ def build_initrd(tree: Path, wheels: Path, work: Path) -> bytes:
                     initrd.add(place, stat.S_IFREG | 0o755, path.read_bytes())
     add_python(initrd, python, work)
 
-    boot, later = module_closure(tree / "lib/modules")
-    for path in [*boot, *later]:
-        initrd.add(f"lib/modules/{path.name}", stat.S_IFREG | 0o644, path.read_bytes())
-    initrd.add(
-        "lib/modules/boot.list", stat.S_IFREG | 0o644, "".join(f"/lib/modules/{p.name}\n" for p in boot).encode()
-    )
-    initrd.add(
-        "lib/modules/later.list", stat.S_IFREG | 0o644, "".join(f"/lib/modules/{p.name}\n" for p in later).encode()
-    )
+    for when, modules in module_closure(tree / "lib/modules").items():
+        for path in modules:
+            initrd.add(f"lib/modules/{path.name}", stat.S_IFREG | 0o644, path.read_bytes())
+        names = "".join(f"/lib/modules/{path.name}\n" for path in modules)
+        initrd.add(f"lib/modules/{when}.list", stat.S_IFREG | 0o644, names.encode())
     return initrd.encode()
 
 

@@ -5,6 +5,7 @@ Nothing here knows what the bytes mean.
 
 from tether.transport.line import Line, LineClosed
 from tether.transport.linked import LinkedLine
+from tether.transport.serial import open_serial
 from tether.transport.virtio import VirtioPort, open_virtio_port
 
-__all__ = ["Line", "LineClosed", "LinkedLine", "VirtioPort", "open_virtio_port"]
+__all__ = ["Line", "LineClosed", "LinkedLine", "VirtioPort", "open_serial", "open_virtio_port"]

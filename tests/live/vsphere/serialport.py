@@ -1,6 +1,7 @@
 """A machine's network serial port as ESXi drives it: telnet to a concentrator, and the moves from host to host."""
 
 import contextlib
+import math
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -68,9 +69,9 @@ class SerialPort:
                 assert not self.ended, f"the concentrator hung up: {self.said}"
                 await self._news.wait()
 
-    async def hear_data(self, length: int) -> bytes:
+    async def hear_data(self, length: int, *, forever: bool = False) -> bytes:
         """The next bytes that the machine is told."""
-        with trio.fail_after(30):
+        with trio.fail_after(math.inf if forever else 30):
             while len(self.data) < length:
                 assert not self.ended
                 await self._news.wait()

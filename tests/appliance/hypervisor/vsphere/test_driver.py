@@ -155,6 +155,7 @@ _TROUBLES = (
 )
 
 
+@pytest.mark.parametrize("simulator", ["vcenter"], indirect=True)
 @pytest.mark.parametrize("trouble", _TROUBLES)
 @pytest.mark.parametrize("method", [*_CHANGES, "ModifyListView"])
 async def test_each_change_is_made_once(proxy: FaultProxy, method: str, trouble: str) -> None:

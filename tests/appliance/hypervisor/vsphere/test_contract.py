@@ -1,0 +1,113 @@
+"""The contract of drivers, kept by vSphere: VMware's simulator for the calls, a stand-in host that boots the machines."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from pyVmomi import vim
+
+from appliance.guest import GuestSession
+from appliance.hypervisor import Driver, MachineSpec
+from appliance.hypervisor.vsphere.concentrator import Concentrator
+from appliance.hypervisor.vsphere.driver import VsphereDriver
+from appliance.hypervisor.vsphere.inventory import Names
+from appliance.hypervisor.vsphere.session import Server, Session
+from appliance.hypervisor.vsphere.spec import uuid_of
+from tests.appliance.hypervisor.contract import DriverContract
+from tests.live.vsphere.simulator import PASSWORD, USER, Simulator, running_vcsim
+from tests.live.vsphere.standin import StandInHost, standing_in
+from tether.rpc.bridge import LoopThread
+
+pytestmark = pytest.mark.live
+
+
+@pytest.fixture(scope="module", params=["vcenter", "esx"])
+def simulator(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
+    with running_vcsim(tmp_path_factory.mktemp("vcsim"), *(("-esx",) if request.param == "esx" else ())) as one:
+        yield one
+
+
+def server_of(simulator: Simulator) -> Server:
+    host, _, port = simulator.address.rpartition(":")
+    return Server(host, USER, PASSWORD, int(port), simulator.thumbprint)
+
+
+@asynccontextmanager
+async def opened(server: Server, root: Path, number: int = 0) -> AsyncIterator[tuple[VsphereDriver, StandInHost, int]]:
+    """A driver with its concentrator on a port of loopback (0: any), and a host; and which port it is."""
+    async with trio.open_nursery() as nursery:
+        concentrator = Concentrator(nursery)
+        (listener,) = await trio.open_tcp_listeners(number, host="127.0.0.1")
+        number = listener.socket.getsockname()[1]
+        nursery.start_soon(concentrator.serve, listener)
+        async with (
+            standing_in(server, root / "bodies") as host,
+            VsphereDriver.open(server, Names("tenant"), concentrator, f"telnet://127.0.0.1:{number}") as driver,
+        ):
+            await driver.connect()
+            yield driver, host, number
+        nursery.cancel_scope.cancel()
+
+
+class TestVsphere(DriverContract):
+    @pytest.fixture(autouse=True)
+    def _world(self, simulator: Simulator) -> None:
+        self._server = server_of(simulator)
+        self._port = 0
+
+    def spec(self, root: Path, name: str = "m1") -> MachineSpec:
+        # Disks are files of the appliance's, which no datastore has yet.
+        return MachineSpec(name, 256, 1)
+
+    def open_driver(self, root: Path) -> AbstractAsyncContextManager[Driver]:
+        return self._open(root)
+
+    @asynccontextmanager
+    async def _open(self, root: Path) -> AsyncIterator[Driver]:
+        async with opened(self._server, root, self._port) as (driver, _, number):
+            # Hosts come back to where they were told to.
+            self._port = number
+            yield driver
+
+    async def end_from_outside(self, root: Path, machine_id: str) -> None:
+        async with Session.open(self._server) as session:
+            content = session.content
+            uuid = uuid_of("tenant", machine_id)
+            found = await session.read("look", content.searchIndex.FindByUuid, None, uuid, True, True)
+            await session.change("off", vim.VirtualMachine(found._moId, session.stub).PowerOff)
+
+
+async def test_a_session_goes_through_moves(simulator: Simulator, short_path: Path) -> None:
+    """A guest is asked on and on while its machine moves from host to host, once in vain: nobody notices."""
+    async with opened(server_of(simulator), short_path) as (driver, host, _), LoopThread.open() as loop:
+        machine = await driver.create(MachineSpec("moves", 256, 1))
+        await machine.start()
+        session = GuestSession(loop, await machine.dial_tether())
+        answers = 0
+
+        async def ask() -> None:
+            nonlocal answers
+            while True:
+                hello = await session.hello(60)
+                assert hello.boot_id == first.boot_id
+                answers += 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.run)
+            first = await session.hello(60)
+            nursery.start_soon(ask)
+            uuid = uuid_of("tenant", "moves")
+            for give_up in (False, True, False):
+                await trio.sleep(0.3)
+                await host.move(uuid, give_up=give_up)
+                before = answers
+                with trio.fail_after(20):
+                    while answers < before + 5:
+                        await trio.sleep(0.05)
+            # The line was one and the same all the time.
+            assert session.sessions == 1
+            nursery.cancel_scope.cancel()
+        session.close()
+        await machine.destroy()

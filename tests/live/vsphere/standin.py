@@ -1,0 +1,199 @@
+"""A stand-in for ESXi: gives bodies to the machines that vcsim only says it runs.
+
+It watches for machines that are powered on, boots QEMU with what their configuration says, and connects their serial ports to the
+concentrator that the configuration names. One that ends by itself is powered off in vcsim too.
+"""
+
+import contextlib
+import socket
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import trio
+from pyVmomi import vim
+
+from appliance.config import default_guest
+from appliance.errors import HypervisorError
+from appliance.hypervisor.vsphere.collector import Collector, Seen
+from appliance.hypervisor.vsphere.session import Server, Session
+from tests.live.vsphere.serialport import ABORT, BEGIN, COMPLETE, GOAHEAD, PEER, PEER_OK, SerialPort, connected
+
+_KERNEL = "console=ttyS1 vch.line=ttyS0 reboot=t panic=-1 quiet rdinit=/init"
+
+
+class StandInHost:
+    """`nursery` owns the machines' processes."""
+
+    def __init__(self, session: Session, folder: Path, nursery: trio.Nursery) -> None:
+        self._session = session
+        self._folder = folder
+        self._nursery = nursery
+        self.collector = Collector(session, session.content.rootFolder, self._on_change)
+        self._running: dict[str, trio.CancelScope] = {}
+        self._bodies: dict[str, _Body] = {}
+
+    def _on_change(self, key: str, seen: Seen | None) -> None:
+        if seen is not None and seen.on and key not in self._running:
+            scope = self._running[key] = trio.CancelScope()
+            self._nursery.start_soon(self._run, key, seen.reference, scope)
+        elif (seen is None or not seen.on) and key in self._running:
+            self._running.pop(key).cancel()
+
+    async def _run(self, key: str, reference: Any, scope: trio.CancelScope) -> None:
+        ended = False
+        with scope:
+            config = await self._session.look("stand-in", reference, "config")
+            body = self._bodies[key] = _Body(config, self._folder / key)
+            await body.run()
+            ended = True
+        self._bodies.pop(key, None)
+        if ended:
+            with contextlib.suppress(HypervisorError):
+                await self._session.change("stand-in", reference.PowerOff)
+
+    async def move(self, machine_uuid: str, *, give_up: bool = False) -> None:
+        """vMotion of a machine, as its serial port sees it; `give_up` takes it back in the end."""
+        await next(body for body in self._bodies.values() if body.uuid == machine_uuid).move(give_up)
+
+    def kill(self, machine_uuid: str) -> None:
+        """End a machine as a host does that loses its power."""
+        next(body for body in self._bodies.values() if body.uuid == machine_uuid).kill()
+
+
+class _Body:
+    """One machine's QEMU and serial port."""
+
+    def __init__(self, config: Any, folder: Path) -> None:
+        self._config = config
+        self._folder = folder
+        self.uuid = str(config.instanceUuid)
+        self._process: trio.Process | None = None
+        self._machine: trio.SocketStream | None = None
+        self._port: SerialPort | None = None
+        self._moves: trio.MemorySendChannel[tuple[bool, trio.Event]] | None = None
+
+    async def run(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # QEMU's sockets need short paths.
+        with tempfile.TemporaryDirectory(prefix="vch") as short:
+            # Bound here, so that it is there when QEMU is.
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(f"{short}/serial")
+            listener.listen(1)
+            with listener:
+                command = self._command(listener.fileno())
+                self._process = await trio.lowlevel.open_process(
+                    command, stdin=subprocess.DEVNULL, pass_fds=[listener.fileno()]
+                )
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._serve_port, f"{short}/serial")
+                    await self._process.wait()
+                    nursery.cancel_scope.cancel()
+            finally:
+                self.kill()
+                with trio.CancelScope(shield=True):
+                    await self._process.wait()
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+
+    def _command(self, serial: int) -> list[str]:
+        hardware, guest = self._config.hardware, default_guest()
+        return [
+            "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "pc",
+            "-accel", "tcg", "-cpu", "max,-erms", "-smp", str(hardware.numCPU), "-m", f"{hardware.memoryMB}M",
+            "-kernel", str(guest / "vmlinux"), "-initrd", str(guest / "initrd"), "-append", _KERNEL,
+            "-chardev", f"socket,id=serial,fd={serial},server=on,wait=off", "-device", "isa-serial,chardev=serial",
+            "-chardev", f"file,id=console,path={self._folder}/console.log", "-device", "isa-serial,chardev=console",
+            "-device", "pvscsi,id=scsi",
+        ]  # fmt: skip
+
+    async def _serve_port(self, path: str) -> None:
+        """Carry bytes between the machine and whatever its serial port's backing names."""
+        device = next(one for one in self._config.hardware.device if isinstance(one, vim.vm.device.VirtualSerialPort))
+        number = urlsplit(device.backing.proxyURI).port
+        assert number is not None
+        self._machine = await trio.open_unix_socket(path)
+        self._moves, moves = trio.open_memory_channel[tuple[bool, trio.Event]](1)
+        async with self._machine:
+            while True:
+                # A host tries again and again.
+                with contextlib.suppress(OSError):
+                    async with connected(number) as port:
+                        await port.identify(self.uuid, device.backing.serviceURI)
+                        await self._carry(port, moves, number)
+                await trio.sleep(0.2)
+
+    async def _carry(
+        self, port: SerialPort, moves: trio.MemoryReceiveChannel[tuple[bool, trio.Event]], number: int
+    ) -> None:
+        """Carry bytes until the connection ends; through moves, in which the machine goes on at another connection."""
+        while True:
+            move: list[tuple[bool, trio.Event]] = []
+            async with trio.open_nursery() as nursery:
+
+                async def wait_for_move(nursery: trio.Nursery = nursery, move: list[Any] = move) -> None:
+                    move.append(await moves.receive())
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(self._up, port)
+                nursery.start_soon(wait_for_move)
+                with contextlib.suppress(AssertionError, trio.BrokenResourceError):
+                    await self._down(port)
+                nursery.cancel_scope.cancel()
+            if not move:
+                return
+            give_up, done = move[0]
+            await port.say(BEGIN, b"\0\0\0\1")
+            said = await port.hear(GOAHEAD)
+            async with connected(number) as target:
+                await target.say(PEER, said)
+                await target.hear(PEER_OK)
+                if give_up:
+                    await target.say(ABORT)
+                    done.set()
+                    continue
+                # What the old host was told and the machine has not taken goes with the machine.
+                await target.say(COMPLETE)
+                target.data[:0] = port.data
+                done.set()
+                await self._carry(target, moves, number)
+                return
+
+    async def _up(self, port: SerialPort) -> None:
+        assert self._machine is not None
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            while data := await self._machine.receive_some(65536):
+                await port.write(data)
+
+    async def _down(self, port: SerialPort) -> None:
+        assert self._machine is not None
+        while True:
+            first = await port.hear_data(1, forever=True)
+            await self._machine.send_all(first + bytes(port.data))
+            port.data.clear()
+
+    async def move(self, give_up: bool) -> None:
+        assert self._moves is not None
+        done = trio.Event()
+        await self._moves.send((give_up, done))
+        with trio.fail_after(30):
+            await done.wait()
+
+
+@asynccontextmanager
+async def standing_in(server: Server, folder: Path) -> AsyncIterator[StandInHost]:
+    """A stand-in host for all machines of a simulator."""
+    async with Session.open(server) as session, trio.open_nursery() as nursery:
+        host = StandInHost(session, folder, nursery)
+        nursery.start_soon(host.collector.run)
+        await host.collector.current.wait()
+        yield host
+        nursery.cancel_scope.cancel()
