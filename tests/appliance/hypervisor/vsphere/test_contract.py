@@ -85,7 +85,7 @@ async def test_a_session_goes_through_moves(simulator: Simulator, short_path: Pa
         machine = await driver.create(MachineSpec("moves", 256, 1))
         await machine.start()
         session = GuestSession(loop, await machine.dial_tether())
-        answers = 0
+        answers, answered = 0, trio.Event()
 
         async def ask() -> None:
             nonlocal answers
@@ -93,6 +93,7 @@ async def test_a_session_goes_through_moves(simulator: Simulator, short_path: Pa
                 hello = await session.hello(60)
                 assert hello.boot_id == first.boot_id
                 answers += 1
+                answered.set()
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(session.run)
@@ -105,7 +106,8 @@ async def test_a_session_goes_through_moves(simulator: Simulator, short_path: Pa
                 before = answers
                 with trio.fail_after(20):
                     while answers < before + 5:
-                        await trio.sleep(0.05)
+                        await answered.wait()
+                        answered = trio.Event()
             # The line was one and the same all the time.
             assert session.sessions == 1
             nursery.cancel_scope.cancel()
