@@ -117,8 +117,9 @@ class _Body:
 
     async def _serve_port(self, path: str) -> None:
         """Carry bytes between the machine and whatever its serial port's backing names."""
-        device = next(one for one in self._config.hardware.device if isinstance(one, vim.vm.device.VirtualSerialPort))
-        number = urlsplit(device.backing.proxyURI).port
+        devices: list[Any] = self._config.hardware.device
+        backing: Any = next(one for one in devices if isinstance(one, vim.vm.device.VirtualSerialPort)).backing
+        number = urlsplit(backing.proxyURI).port
         assert number is not None
         self._machine = await trio.open_unix_socket(path)
         self._moves, moves = trio.open_memory_channel[tuple[bool, trio.Event]](1)
@@ -127,7 +128,7 @@ class _Body:
                 # A host tries again and again.
                 with contextlib.suppress(OSError):
                     async with connected(number) as port:
-                        await port.identify(self.uuid, device.backing.serviceURI)
+                        await port.identify(self.uuid, backing.serviceURI)
                         await self._carry(port, moves, number)
                 await trio.sleep(0.2)
 
