@@ -27,6 +27,7 @@ class Inventory:
     """The managed objects of those names. Machines are made in `folder`, which is the tenant's own where the server has folders."""
 
     datacenter: Any
+    datacenter_name: str
     pool: Any
     folder: Any
     datastore: Any
@@ -46,7 +47,7 @@ async def find(session: Session, names: Names) -> Inventory:
     networks = await _named(session, datacenter, vim.Network)
     backings = {name: await _backing(session, name, network) for name, network in networks.items()}
     return Inventory(
-        datacenter, pool, await _folder(session, machines, names), datastore,
+        datacenter, str(await session.look("inventory", datacenter, "name")), pool, await _folder(session, machines, names), datastore,
         str(await session.look("inventory", datastore, "name")), backings,
     )  # fmt: skip
 

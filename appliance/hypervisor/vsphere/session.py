@@ -5,8 +5,6 @@ that changes something never is: AnswerLost says that it has to be looked at wha
 """
 
 import contextlib
-import hashlib
-import hmac
 import http.client
 import logging
 import socket
@@ -25,6 +23,7 @@ from pyVmomi import SoapAdapter, vim, vmodl
 
 from appliance.errors import HypervisorError, InvalidParameter
 from appliance.hypervisor.vsphere.faults import AnswerLost, Gone, LoginRefused, translate
+from appliance.hypervisor.vsphere.trust import OtherCertificate, PinnedContext
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +34,6 @@ _TIMEOUT = 120.0
 _IDLE_SECONDS = 20
 _KEEP_ALIVE_SECONDS = 300.0
 _TRIES, _PAUSE = 5, 0.2
-# Of thumbprints, by how many digits they have.
-_HASHES = {40: hashlib.sha1, 64: hashlib.sha256}
 # What a call that was cut off raises.
 LOST = (OSError, http.client.HTTPException)
 # vSphere 6.5: the oldest that we speak.
@@ -54,57 +51,32 @@ class Server:
     thumbprint: str = ""
     ca_file: Path | None = None
 
-    @property
-    def pinned(self) -> str:
-        """The thumbprint without what people put between."""
-        return self.thumbprint.replace(":", "").replace(" ", "").lower()
-
     def context(self) -> ssl.SSLContext:
-        """For connections to it. InvalidParameter when the file is none."""
+        """For connections to it. InvalidParameter when what it is known by is malformed."""
         if self.thumbprint:
-            if len(self.pinned) not in _HASHES:
-                raise InvalidParameter(f"--thumbprint {self.thumbprint} is neither SHA-1 nor SHA-256")
-            # See _Pinned.
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-            return context
+            try:
+                return PinnedContext.of(self.thumbprint)
+            except ValueError as error:
+                raise InvalidParameter(f"--thumbprint: {error}") from error
         try:
             return ssl.create_default_context(cafile=self.ca_file)
         except (OSError, ssl.SSLError) as error:
             raise InvalidParameter(f"--vsphere-ca {self.ca_file}: {error}") from error
 
 
-class _OtherCertificate(OSError):
-    """It is not the one that was pinned."""
-
-
 class _Connection(http.client.HTTPSConnection):
-    """A connection that is in `live` while it stands; with a thumbprint to whoever has that certificate.
+    """A connection that is in `live` while it stands."""
 
-    pyVmomi's own check is made only where the usual one has failed, and turns verification off for all that come after.
-    """
-
-    def __init__(self, thumbprint: str, live: "weakref.WeakSet[_Connection]", **settings: Any) -> None:
+    def __init__(self, live: "weakref.WeakSet[_Connection]", **settings: Any) -> None:
         super().__init__(**settings)
-        self._thumbprint = thumbprint
         live.add(self)
 
     def connect(self) -> None:
         try:
             super().connect()
-            self._verify()
         except BaseException:
             self.close()
             raise
-
-    def _verify(self) -> None:
-        if not self._thumbprint:
-            return
-        certificate = self.sock.getpeercert(binary_form=True) or b""
-        found = _HASHES[len(self._thumbprint)](certificate).hexdigest()
-        if not hmac.compare_digest(found, self._thumbprint):
-            raise _OtherCertificate(f"its certificate is {found}, and not {self._thumbprint} as --thumbprint says")
 
     def hang_up(self) -> None:
         """End a request that waits for its answer in another thread."""
@@ -124,7 +96,7 @@ class Stub(SoapAdapter.SoapStubAdapter):
         self._live: weakref.WeakSet[_Connection] = weakref.WeakSet()
         # By name of the method: what a machine's life costs is counted in calls.
         self.calls: Counter[str] = Counter()
-        self.scheme: Any = partial(_Connection, server.pinned, self._live)
+        self.scheme: Any = partial(_Connection, self._live)
 
     def InvokeMethod(self, mo: Any, info: Any, args: Any, outerStub: Any = None) -> Any:
         """See pyVmomi: each call goes through here."""
@@ -219,7 +191,7 @@ class Session:
             raise HypervisorError(
                 f"{where} cannot be trusted: {error.verify_message}; name its CA (--vsphere-ca) or its --thumbprint"
             ) from error
-        except _OtherCertificate as error:
+        except OtherCertificate as error:
             raise HypervisorError(f"{where} cannot be trusted: {error}") from error
         except LOST as error:
             raise HypervisorError(f"cannot reach vSphere at {where}: {error}") from error

@@ -1,0 +1,170 @@
+"""Files of a datastore, over vSphere's HTTP interface (vSphere Web Services SDK: HTTP access to vSphere server files)."""
+
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import quote
+
+import httpx
+import trio
+
+from appliance.errors import HypervisorError
+from appliance.hypervisor.vsphere.faults import AlreadyThere, Gone
+from appliance.hypervisor.vsphere.inventory import Inventory
+from appliance.hypervisor.vsphere.session import Session
+from appliance.hypervisor.vsphere.vmdk import descriptor, flat_name
+
+log = logging.getLogger(__name__)
+
+_PIECE = 1 << 20
+_TIMEOUT = httpx.Timeout(60, connect=15)
+_TRIES, _PAUSE = 4, 0.5
+_AT_ONCE = 4
+CarryOut = Callable[..., Awaitable[Any]]
+
+
+class _Body(httpx.AsyncByteStream):
+    """A file, read in a thread piece by piece."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def __aiter__(self) -> "_Body":
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece = await trio.to_thread.run_sync(self._file.read, _PIECE)
+        if not piece:
+            raise StopAsyncIteration
+        return piece
+
+
+class Datastore:
+    """One tenant's files on a datastore, all below a folder of its own. Several transfers go on at once, a few at most."""
+
+    def __init__(
+        self, session: Session, inventory: Inventory, tenant: str, client: httpx.AsyncClient, carry_out: CarryOut
+    ) -> None:  # fmt: skip
+        self._session = session
+        self._carry_out = carry_out
+        self._inventory = inventory
+        self._root = f"vch-{tenant}"
+        self._client = client
+        self._limit = trio.CapacityLimiter(_AT_ONCE)
+        self._under_way: dict[str, trio.Event] = {}
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, session: Session, inventory: Inventory, tenant: str, carry_out: CarryOut
+    ) -> AsyncIterator["Datastore"]:
+        """`carry_out` makes a change that is a task, as a Collector's does."""
+        async with httpx.AsyncClient(
+            verify=session.server.context(), timeout=_TIMEOUT, trust_env=False,
+            limits=httpx.Limits(max_connections=_AT_ONCE),
+        ) as client:  # fmt: skip
+            yield cls(session, inventory, tenant, client, carry_out)
+
+    def path(self, name: str) -> str:
+        """A file of ours as vSphere's calls take it: [datastore] folder/name."""
+        return f"[{self._inventory.datastore_name}] {self._root}/{name}"
+
+    def _url(self, name: str) -> str:
+        server, inventory = self._session.server, self._inventory
+        host = f"[{server.host}]" if ":" in server.host else server.host
+        query = f"dcPath={quote(inventory.datacenter_name)}&dsName={quote(inventory.datastore_name)}"
+        return f"https://{host}:{server.port}/folder/{quote(f'{self._root}/{name}')}?{query}"
+
+    async def _send(
+        self, method: str, name: str, body: httpx.AsyncByteStream | None = None, length: int = 0
+    ) -> httpx.Response:
+        headers = {"Cookie": self._session.cookie.partition(";")[0]}
+        if body is not None:
+            headers |= {"Content-Length": str(length), "Content-Type": "application/octet-stream"}
+        request = self._client.build_request(method, self._url(name), headers=headers)
+        if body is not None:
+            request.stream = body
+        return await self._client.send(request)
+
+    async def size(self, name: str) -> int | None:
+        """How long a file is; None when it is not there."""
+        try:
+            response = await self._send("HEAD", name)
+        except httpx.HTTPError as error:
+            raise HypervisorError(f"{self.path(name)}: {error!r}") from error
+        if response.status_code == 404:
+            return None
+        if response.status_code != 200:
+            raise HypervisorError(f"{self.path(name)}: {response.status_code} {response.reason_phrase}")
+        return int(response.headers.get("content-length", "0"))
+
+    async def put(self, name: str, source: Path) -> None:
+        """Write a file, and look that all of it is there. HypervisorError says why it is not."""
+        length = source.stat().st_size
+        problem = "?"
+        for tried in range(_TRIES):
+            if tried:
+                await trio.sleep(_PAUSE * 2**tried)
+            try:
+                with open(source, "rb") as file:
+                    response = await self._send("PUT", name, _Body(file), length)
+                if response.status_code in (401, 403):
+                    # The cookie is one of a session that has ended: a call finds that out.
+                    await self._session.look("datastore", self._inventory.datastore, "name")
+                if response.is_success and await self.size(name) == length:
+                    return
+                problem = f"{response.status_code} {response.reason_phrase}"
+            except httpx.HTTPError as error:
+                problem = repr(error)
+            log.warning("%s: %s", self.path(name), problem)
+        raise HypervisorError(f"cannot write {self.path(name)}: {problem}")
+
+    async def disk_of(self, source: Path, folder: str) -> str:
+        """The path of a virtual disk with the bytes of a file that never changes, known by its name: written if it is not there."""
+        name = f"{folder}/{source.stem}.vmdk"
+        while (under_way := self._under_way.get(name)) is not None:
+            await under_way.wait()
+        done = self._under_way[name] = trio.Event()
+        try:
+            if not await self._is_whole(name, source):
+                async with self._limit:
+                    await self._write_disk(name, source)
+        finally:
+            del self._under_way[name]
+            done.set()
+        return self.path(name)
+
+    async def _is_whole(self, name: str, source: Path) -> bool:
+        # The descriptor is written last: where it is, the bytes are.
+        return await self.size(name) is not None and await self.size(flat_name(name)) == source.stat().st_size
+
+    async def _write_disk(self, name: str, source: Path) -> None:
+        await self._make_folder(name.rpartition("/")[0])
+        await self.put(flat_name(name), source)
+        plain = name.rpartition("/")[2]
+        number = int.from_bytes(hashlib.sha256(plain.encode()).digest()[:4], "big")
+        text = descriptor(plain, source.stat().st_size, number)
+        with trio.CancelScope(shield=True):
+            response = await self._send("PUT", name, httpx.ByteStream(text), len(text))
+        if not response.is_success:
+            raise HypervisorError(f"cannot write {self.path(name)}: {response.status_code} {response.reason_phrase}")
+
+    async def _make_folder(self, folder: str) -> None:
+        manager = self._session.content.fileManager
+        try:
+            await self._session.change(
+                f"folder {folder}", manager.MakeDirectory, self.path(folder), self._inventory.datacenter, True
+            )
+        except AlreadyThere:
+            pass
+
+    async def delete_disk(self, path: str) -> None:
+        """Remove a virtual disk; one that is not there is no error."""
+        manager = self._session.content.virtualDiskManager
+        try:
+            await self._carry_out(f"delete {path}", manager.DeleteVirtualDisk_Task, path, self._inventory.datacenter)
+        except Gone:
+            pass

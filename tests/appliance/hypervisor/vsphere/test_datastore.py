@@ -1,0 +1,123 @@
+"""Disks on a datastore: written once, whole, and found again. Against VMware's simulator, whose datastores are folders here."""
+
+import socket
+import ssl
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+
+from appliance.errors import HypervisorError
+from appliance.hypervisor.vsphere.collector import Collector
+from appliance.hypervisor.vsphere.datastore import Datastore
+from appliance.hypervisor.vsphere.inventory import Names, find
+from appliance.hypervisor.vsphere.session import Server, Session
+from appliance.hypervisor.vsphere.trust import OtherCertificate, PinnedContext
+from appliance.hypervisor.vsphere.vmdk import descriptor
+from tests.live.certificates import self_signed
+from tests.live.vsphere.simulator import PASSWORD, USER, Simulator, running_vcsim
+
+
+@pytest.fixture(scope="module", params=["vcenter", "esx"])
+def simulator(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
+    with running_vcsim(tmp_path_factory.mktemp("vcsim"), *(("-esx",) if request.param == "esx" else ())) as one:
+        yield one
+
+
+@asynccontextmanager
+async def _datastore(simulator: Simulator) -> AsyncIterator[tuple[Datastore, Path]]:
+    """A tenant's files, and the folder in which the simulator has them."""
+    host, _, port = simulator.address.rpartition(":")
+    server = Server(host, USER, PASSWORD, int(port), simulator.thumbprint)
+    async with Session.open(server) as session, trio.open_nursery() as nursery:
+        inventory = await find(session, Names("tenant"))
+        collector = Collector(session, inventory.folder, lambda key, seen: None)
+        nursery.start_soon(collector.run)
+        async with Datastore.open(session, inventory, "tenant", collector.carry_out) as datastore:
+            info = await session.look("datastore", inventory.datastore, "info")
+            yield datastore, Path(info.url) / "vch-tenant"
+        nursery.cancel_scope.cancel()
+
+
+def _layer(folder: Path, name: str = "ab12") -> Path:
+    path = folder / f"{name}.erofs"
+    path.write_bytes(bytes(range(256)) * 32 * 512)
+    return path
+
+
+async def test_a_disk_is_written_once(simulator: Simulator, tmp_path: Path) -> None:
+    layer = _layer(tmp_path)
+    async with _datastore(simulator) as (datastore, folder):
+        paths: list[str] = []
+
+        async def want() -> None:
+            paths.append(await datastore.disk_of(layer, "layers"))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(want)
+        assert paths == ["[LocalDS_0] vch-tenant/layers/ab12.vmdk"] * 4
+        flat = folder / "layers/ab12-flat.vmdk"
+        assert flat.read_bytes() == layer.read_bytes()
+        assert 'RW 8192 VMFS "ab12-flat.vmdk"' in (folder / "layers/ab12.vmdk").read_text()
+        written = flat.stat().st_mtime_ns
+    async with _datastore(simulator) as (datastore, folder):
+        await datastore.disk_of(layer, "layers")
+        assert flat.stat().st_mtime_ns == written
+        await datastore.delete_disk(paths[0])
+        assert await datastore.size("layers/ab12.vmdk") is None
+
+
+async def test_what_is_not_whole_is_written_again(simulator: Simulator, tmp_path: Path) -> None:
+    layer = _layer(tmp_path, "cd34")
+    async with _datastore(simulator) as (datastore, folder):
+        await datastore.disk_of(layer, "layers")
+        flat = folder / "layers/cd34-flat.vmdk"
+        for spoil in (lambda: flat.write_bytes(b"half"), (folder / "layers/cd34.vmdk").unlink, flat.unlink):
+            spoil()
+            await datastore.disk_of(layer, "layers")
+            assert flat.read_bytes() == layer.read_bytes()
+            assert (folder / "layers/cd34.vmdk").exists()
+
+
+async def test_a_datastore_that_does_not_take_it(simulator: Simulator, tmp_path: Path) -> None:
+    async with _datastore(simulator) as (datastore, folder):
+        folder.mkdir(exist_ok=True)
+        (folder / "taken").write_text("a file where the folder should be")
+        with pytest.raises(HypervisorError, match=r"cannot write \[LocalDS_0\] vch-tenant/taken|taken"):
+            await datastore.disk_of(_layer(tmp_path), "taken")
+
+
+def test_a_disk_is_whole_sectors() -> None:
+    with pytest.raises(ValueError, match="no number of sectors"):
+        descriptor("x.vmdk", 1000, 1)
+
+
+async def test_nothing_is_said_to_whoever_has_another_certificate(tmp_path: Path) -> None:
+    certificate, key = self_signed(tmp_path, "127.0.0.1")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    heard: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            plain, _ = listener.accept()
+            with plain:
+                try:
+                    with context.wrap_socket(plain, server_side=True) as secured:
+                        heard.append(secured.recv(1000))
+                except OSError:
+                    heard.append(b"")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/"
+        async with httpx.AsyncClient(verify=PinnedContext.of("ab" * 32), trust_env=False) as client:
+            with pytest.raises((OtherCertificate, httpx.ConnectError), match="as --thumbprint says"):
+                await client.get(url, headers={"Cookie": "secret"})
+        await trio.to_thread.run_sync(thread.join)
+    assert heard == [b""]
