@@ -4,18 +4,30 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import trio
 
-from appliance.errors import HypervisorError
-from appliance.hypervisor.driver import DiskAddress, Driver, Machine, MachineSpec, Power, Usage
+from appliance.errors import HypervisorError, one_by_itself
+from appliance.hypervisor.driver import Disk, DiskAddress, Driver, Machine, MachineSpec, Power, Usage
 from appliance.hypervisor.vsphere.collector import Collector, Seen
 from appliance.hypervisor.vsphere.concentrator import Concentrator, Port
+from appliance.hypervisor.vsphere.datastore import Datastore
 from appliance.hypervisor.vsphere.faults import AlreadyThere, AnswerLost, Busy, Gone, WrongState
 from appliance.hypervisor.vsphere.inventory import Inventory, Names, find
 from appliance.hypervisor.vsphere.session import Server, Session
-from appliance.hypervisor.vsphere.spec import MACHINE_KEY, SPEC_KEY, TENANT_KEY, config_of, decode, uuid_of
+from appliance.hypervisor.vsphere.spec import (
+    MACHINE_KEY,
+    SPEC_KEY,
+    TENANT_KEY,
+    PlacedDisk,
+    address_of,
+    config_of,
+    decode,
+    uuid_of,
+    without_disks,
+)
 from tether.transport import Line
 
 log = logging.getLogger(__name__)
@@ -23,6 +35,8 @@ log = logging.getLogger(__name__)
 # How often a change is tried whose answer is lost or that others are in the way of, and how long it waits between.
 _TRIES = 8
 _PAUSE, _LONGEST_PAUSE = 0.1, 3.0
+# Of a tenant's files: layers, that all its machines share, and disks that are written to.
+_LAYERS, _DISKS = "layers", "disks"
 
 
 class VsphereMachine(Machine):
@@ -74,6 +88,9 @@ class VsphereMachine(Machine):
         while not self._gone:
             await self.kill()
             try:
+                if any(not disk.read_only for disk in self.spec.disks):
+                    # With a machine go the disks that it has, and these are to stay.
+                    await self._driver.take_disks_from(self.reference)
                 await self._driver.settle(f"destroy {self.id[:12]}", self.reference.Destroy, self._is_gone)
                 break
             except Gone:
@@ -103,7 +120,7 @@ class VsphereMachine(Machine):
         return self._port.dial()
 
     def disk_addresses(self) -> list[DiskAddress]:
-        return [DiskAddress(0, index + (index >= 7), 0) for index in range(len(self.spec.disks))]
+        return [address_of(index) for index in range(len(self.spec.disks))]
 
     async def usage(self) -> Usage:
         if not self._on:
@@ -126,6 +143,8 @@ class VsphereDriver(Driver):
         self, session: Session, inventory: Inventory, names: Names, concentrator: Concentrator, concentrator_uri: str
     ) -> None:  # fmt: skip
         self.session = session
+        # Set by `open`.
+        self.datastore: Datastore
         self.concentrator = concentrator
         self._inventory = inventory
         self._tenant = names.tenant
@@ -142,7 +161,12 @@ class VsphereDriver(Driver):
         """Log in, find all that is named, follow what happens. HypervisorError or InvalidParameter says what is wrong."""
         async with Session.open(server) as session:
             driver = cls(session, await find(session, names), names, concentrator, concentrator_uri)
-            async with trio.open_nursery() as nursery:
+            async with (
+                Datastore.open(
+                    session, driver._inventory, names.tenant, driver.collector.carry_out
+                ) as driver.datastore,
+                trio.open_nursery() as nursery,
+            ):
                 nursery.start_soon(driver.collector.run)
                 yield driver
                 nursery.cancel_scope.cancel()
@@ -190,10 +214,42 @@ class VsphereDriver(Driver):
     async def create(self, spec: MachineSpec) -> Machine:
         serial = f"vch:{secrets.token_urlsafe(24)}"
         config = config_of(
-            spec, self._tenant, self._inventory.datastore_name, (self._concentrator_uri, serial), self._inventory.backings
+            spec, self._tenant, self._inventory.datastore_name, (self._concentrator_uri, serial), self._inventory.backings,
+            await self._place(spec),
         )  # fmt: skip
         reference, serial = await self._created(spec.id, config, serial)
         return self._enrol(spec, reference, serial)
+
+    async def _place(self, spec: MachineSpec) -> list[PlacedDisk]:
+        """Have a machine's disks on the datastore."""
+        placed: dict[int, PlacedDisk] = {}
+
+        async def place(number: int, disk: Disk) -> None:
+            if disk.read_only:
+                path = await self.datastore.disk_of(disk.path, _LAYERS)
+            else:
+                path = await self.datastore.disk_of(disk.path, f"{_DISKS}/{spec.id}")
+            placed[number] = PlacedDisk(path, disk.path.stat().st_size, disk.read_only)
+
+        with one_by_itself():
+            async with trio.open_nursery() as nursery:
+                for number, disk in enumerate(spec.disks):
+                    address_of(number)
+                    nursery.start_soon(place, number, disk)
+        return [placed[number] for number in range(len(placed))]
+
+    async def take_disks_from(self, reference: Any) -> None:
+        """Take from a machine the disks that are not its own only."""
+        devices = await self.session.look("disks", reference, "config.hardware.device")
+        change = without_disks(devices or (), self.datastore.path(f"{_DISKS}/"))
+        if change is None:
+            return
+
+        async def taken() -> bool:
+            left = await self.session.look("disks", reference, "config.hardware.device")
+            return without_disks(left or (), self.datastore.path(f"{_DISKS}/")) is None
+
+        await self.settle("keep the disks", partial(reference.ReconfigVM_Task, change), taken)
 
     async def _created(self, machine_id: str, config: Any, serial: str) -> tuple[Any, str]:
         """The machine that was made, by this call or by one whose answer was lost, and its port's URI."""

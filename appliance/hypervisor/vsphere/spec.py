@@ -2,11 +2,14 @@
 
 import json
 import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pyVmomi import vim
 
-from appliance.hypervisor.driver import Card, MachineSpec
+from appliance.errors import HypervisorError
+from appliance.hypervisor.driver import Card, DiskAddress, MachineSpec
 from appliance.hypervisor.facts import decode_spec, encode_spec
 
 # Of machines' UUIDs, so that each is the same whenever it is asked for.
@@ -14,7 +17,26 @@ _NAMESPACE = uuid.UUID("6f3b1f0a-5d0e-4c55-9d2c-3f6f5a1f7c11")
 # In a machine's extraConfig: whose it is, which it is, what it was made to. The guest does not see keys without guestinfo.
 TENANT_KEY, MACHINE_KEY, SPEC_KEY = "vch.tenant", "vch.machine", "vch.spec"
 GUEST_ID = "other5xLinux64Guest"
-_SERIAL_KEY, _CARD_KEY = 9000, 4000
+_ADAPTER_KEY, _DISK_KEY, _CARD_KEY, _SERIAL_KEY = 1000, 2000, 4000, 9000
+# Of paravirtual SCSI: four adapters of sixteen units, of which one is the adapter's own.
+_ADAPTERS, _UNITS, _ADAPTERS_OWN_UNIT = 4, 15, 7
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedDisk:
+    """A disk on a datastore: "[datastore] folder/name.vmdk", its bytes. What is only read is shared between machines."""
+
+    path: str
+    size: int
+    read_only: bool
+
+
+def address_of(index: int) -> DiskAddress:
+    """Where the guest finds a machine's disk of this number. HypervisorError when there is no place for so many."""
+    if index >= _ADAPTERS * _UNITS:
+        raise HypervisorError(f"a machine has room for {_ADAPTERS * _UNITS} disks")
+    adapter, unit = divmod(index, _UNITS)
+    return DiskAddress(adapter, unit + (unit >= _ADAPTERS_OWN_UNIT), 0)
 
 
 def uuid_of(tenant: str, machine: str) -> str:
@@ -28,12 +50,20 @@ def name_of(tenant: str, machine: str) -> str:
 
 
 def config_of(
-    spec: MachineSpec, tenant: str, datastore: str, serial: tuple[str, str], backings: dict[str, Any]
+    spec: MachineSpec,
+    tenant: str,
+    datastore: str,
+    serial: tuple[str, str],
+    backings: dict[str, Any],
+    disks: Sequence[PlacedDisk] = (),
 ) -> vim.vm.ConfigSpec:
     """A machine that is not there yet. `serial` are the concentrator's URI and the port's own, `backings` those of the networks that
     its cards name."""
     name = name_of(tenant, spec.id)
     devices = [_serial_port(*serial)]
+    adapters = {address_of(index).adapter for index in range(len(disks))}
+    devices += [_adapter(number) for number in sorted(adapters)]
+    devices += [_disk(index, disk) for index, disk in enumerate(disks)]
     cards = [card for card in (spec.card, *spec.more_cards) if card is not None]
     devices += [_card(index, card, backings[card.bridge]) for index, card in enumerate(cards)]
     extra = {TENANT_KEY: tenant, MACHINE_KEY: spec.id, SPEC_KEY: encode(spec, serial[1])}
@@ -51,6 +81,43 @@ def config_of(
 
 def _added(device: Any) -> vim.vm.device.VirtualDeviceSpec:
     return vim.vm.device.VirtualDeviceSpec(operation=vim.vm.device.VirtualDeviceSpec.Operation.add, device=device)
+
+
+def _adapter(number: int) -> vim.vm.device.VirtualDeviceSpec:
+    return _added(
+        vim.vm.device.ParaVirtualSCSIController(key=_ADAPTER_KEY + number, busNumber=number, sharedBus="noSharing")
+    )
+
+
+def _disk(index: int, disk: PlacedDisk) -> vim.vm.device.VirtualDeviceSpec:
+    """One that is only read gets a child of its own, in the machine's folder, so that the machine can be moved and snapshot."""
+    address = address_of(index)
+    backing = vim.vm.device.VirtualDisk.FlatVer2BackingInfo(diskMode="persistent", thinProvisioned=True)
+    if disk.read_only:
+        backing.fileName = ""
+        backing.parent = vim.vm.device.VirtualDisk.FlatVer2BackingInfo(fileName=disk.path, diskMode="persistent")
+    else:
+        backing.fileName = disk.path
+    spec = _added(
+        vim.vm.device.VirtualDisk(
+            key=_DISK_KEY + index, controllerKey=_ADAPTER_KEY + address.adapter, unitNumber=address.target, backing=backing,
+            capacityInBytes=disk.size, capacityInKB=disk.size >> 10,
+        )
+    )  # fmt: skip
+    if disk.read_only:
+        spec.fileOperation = vim.vm.device.VirtualDeviceSpec.FileOperation.create
+    return spec
+
+
+def without_disks(devices: Sequence[Any], folder: str) -> vim.vm.ConfigSpec | None:
+    """A change that takes away, and leaves alone, the disks of a machine that are below a folder; None when there are none."""
+    gone = [
+        vim.vm.device.VirtualDeviceSpec(operation=vim.vm.device.VirtualDeviceSpec.Operation.remove, device=device)
+        for device in devices
+        if isinstance(device, vim.vm.device.VirtualDisk)
+        and str(getattr(device.backing, "fileName", "")).startswith(folder)
+    ]
+    return vim.vm.ConfigSpec(deviceChange=gone) if gone else None
 
 
 def _serial_port(concentrator: str, own: str) -> vim.vm.device.VirtualDeviceSpec:

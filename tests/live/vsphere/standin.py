@@ -48,13 +48,24 @@ class StandInHost:
         ended = False
         with scope:
             config = await self._session.look("stand-in", reference, "config")
-            body = self._bodies[key] = _Body(config, self._folder / key)
+            body = self._bodies[key] = _Body(config, await self._datastores(), self._folder / key)
             await body.run()
             ended = True
         self._bodies.pop(key, None)
         if ended:
             with contextlib.suppress(HypervisorError):
                 await self._session.change("stand-in", reference.PowerOff)
+
+    async def _datastores(self) -> dict[str, str]:
+        """Where the simulator has its datastores, by name."""
+        content = self._session.content
+        view = await self._session.change(
+            "stand-in", content.viewManager.CreateContainerView, content.rootFolder, [vim.Datastore], True
+        )
+        members = await self._session.look("stand-in", view, "view")
+        found = await self._session.properties("stand-in", members, ["name", "summary.url"])
+        await self._session.change("stand-in", view.DestroyView)
+        return {facts["name"]: facts["summary.url"] for facts in found.values()}
 
     async def move(self, machine_uuid: str, *, give_up: bool = False) -> None:
         """vMotion of a machine, as its serial port sees it; `give_up` takes it back in the end."""
@@ -68,8 +79,9 @@ class StandInHost:
 class _Body:
     """One machine's QEMU and serial port."""
 
-    def __init__(self, config: Any, folder: Path) -> None:
+    def __init__(self, config: Any, datastores: dict[str, str], folder: Path) -> None:
         self._config = config
+        self._datastores = datastores
         self._folder = folder
         self.uuid = str(config.instanceUuid)
         self._process: trio.Process | None = None
@@ -112,8 +124,33 @@ class _Body:
             "-kernel", str(guest / "vmlinux"), "-initrd", str(guest / "initrd"), "-append", _KERNEL,
             "-chardev", f"socket,id=serial,fd={serial},server=on,wait=off", "-device", "isa-serial,chardev=serial",
             "-chardev", f"file,id=console,path={self._folder}/console.log", "-device", "isa-serial,chardev=console",
-            "-device", "pvscsi,id=scsi",
+            *self._disks(),
         ]  # fmt: skip
+
+    def _disks(self) -> list[str]:
+        """The machine's adapters, and behind them what its disks, or those that they are children of, have on the datastore."""
+        devices: list[Any] = self._config.hardware.device
+        arguments: list[str] = []
+        adapters: dict[int, str] = {}
+        for device in devices:
+            if isinstance(device, vim.vm.device.ParaVirtualSCSIController):
+                adapters[device.key] = f"scsi{device.busNumber}"
+                arguments += ["-device", f"pvscsi,id=scsi{device.busNumber}"]
+        for number, disk in enumerate(one for one in devices if isinstance(one, vim.vm.device.VirtualDisk)):
+            backing: Any = disk.backing
+            read_only = backing.parent is not None
+            path = self._local(backing.parent.fileName if read_only else backing.fileName)
+            access = "readonly=on" if read_only else "discard=unmap"
+            arguments += [
+                "-drive", f"if=none,id=disk{number},format=raw,file={path.removesuffix('.vmdk')}-flat.vmdk,{access}",
+                "-device", f"scsi-hd,bus={adapters[int(disk.controllerKey or 0)]}.0,scsi-id={disk.unitNumber},drive=disk{number}",
+            ]  # fmt: skip
+        return arguments
+
+    def _local(self, path: str) -> str:
+        """A path on a datastore, where the simulator has it."""
+        datastore, _, name = path.partition("] ")
+        return f"{self._datastores[datastore.removeprefix('[')]}/{name}"
 
     async def _serve_port(self, path: str) -> None:
         """Carry bytes between the machine and whatever its serial port's backing names."""

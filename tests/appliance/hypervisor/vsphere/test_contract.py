@@ -1,5 +1,6 @@
 """The contract of drivers, kept by vSphere: VMware's simulator for the calls, a stand-in host that boots the machines."""
 
+import io
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -8,14 +9,18 @@ import pytest
 import trio
 from pyVmomi import vim
 
+from appliance.engine.boot import launch_requests
+from appliance.engine.surroundings import Surroundings
 from appliance.guest import GuestSession
-from appliance.hypervisor import Driver, MachineSpec
+from appliance.hypervisor import Disk, Driver, MachineSpec
 from appliance.hypervisor.vsphere.concentrator import Concentrator
 from appliance.hypervisor.vsphere.driver import VsphereDriver
 from appliance.hypervisor.vsphere.inventory import Names
 from appliance.hypervisor.vsphere.session import Server, Session
 from appliance.hypervisor.vsphere.spec import uuid_of
+from appliance.image.erofs import write_erofs
 from tests.appliance.hypervisor.contract import DriverContract
+from tests.live.images import busybox_layer
 from tests.live.vsphere.simulator import PASSWORD, USER, Simulator, running_vcsim
 from tests.live.vsphere.standin import StandInHost, standing_in
 from tether.rpc.bridge import LoopThread
@@ -56,10 +61,6 @@ class TestVsphere(DriverContract):
     def _world(self, simulator: Simulator) -> None:
         self._server = server_of(simulator)
         self._port = 0
-
-    def spec(self, root: Path, name: str = "m1") -> MachineSpec:
-        # Disks are files of the appliance's, which no datastore has yet.
-        return MachineSpec(name, 256, 1)
 
     def open_driver(self, root: Path) -> AbstractAsyncContextManager[Driver]:
         return self._open(root)
@@ -113,3 +114,35 @@ async def test_a_session_goes_through_moves(simulator: Simulator, short_path: Pa
             nursery.cancel_scope.cancel()
         session.close()
         await machine.destroy()
+
+
+async def test_a_container_runs(simulator: Simulator, short_path: Path) -> None:
+    """A layer that machines share, a disk that outlives its machine: the guest makes a root of them and runs a program."""
+    layer, upper = short_path / "busybox.erofs", short_path / "upper.ext4"
+    with open(layer, "w+b") as out:
+        write_erofs(io.BytesIO(busybox_layer()).read, out)
+    with open(upper, "wb") as file:
+        file.truncate(64 << 20)
+    await trio.run_process(["mke2fs", "-q", "-F", "-t", "ext4", str(upper)], capture_stdout=True, capture_stderr=True)
+    script = "cat /kept; echo more >> /kept; echo said"
+    config = {"Cmd": ["/bin/sh", "-c", script], "Hostname": "box", "Env": ["PATH=/bin"]}
+    said = []
+    async with opened(server_of(simulator), short_path) as (driver, _, _), LoopThread.open() as loop:
+        for _ in range(2):
+            machine = await driver.create(MachineSpec("c0ffee", 256, 1, (Disk(upper, False), Disk(layer, True))))
+            await machine.start()
+            session = GuestSession(loop, await machine.dial_tether())
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(session.run)
+                await session.hello(60)
+                requests = launch_requests("c0ffee", config, {}, machine.disk_addresses(), Surroundings([]))
+                async with session.launch(*requests, 60) as launched:
+                    async for records in launched.output():
+                        said += [record.data for record in records.records]
+                await session.shut_down()
+                nursery.cancel_scope.cancel()
+            session.close()
+            await machine.destroy()
+        assert b"".join(said) == b"cat: can't open '/kept': No such file or directory\nsaid\nmore\nsaid\n"
+        for path in ("disks/c0ffee/upper.vmdk", "layers/busybox.vmdk"):
+            await driver.datastore.delete_disk(driver.datastore.path(path))
