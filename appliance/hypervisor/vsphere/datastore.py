@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import httpx
 import trio
 
 from appliance.errors import HypervisorError
-from appliance.hypervisor.vsphere.faults import AlreadyThere, Gone
+from appliance.hypervisor.vsphere.faults import AlreadyThere, AnswerLost, Busy, Gone
 from appliance.hypervisor.vsphere.inventory import Inventory
 from appliance.hypervisor.vsphere.session import Session
 from appliance.hypervisor.vsphere.vmdk import descriptor, flat_name
@@ -24,6 +25,11 @@ _TIMEOUT = httpx.Timeout(60, connect=15)
 _TRIES, _PAUSE = 4, 0.5
 _AT_ONCE = 4
 CarryOut = Callable[..., Awaitable[Any]]
+
+
+def _words_of(error: BaseException) -> str:
+    """What an error of httpx says; many say nothing."""
+    return str(error) or type(error).__name__
 
 
 class _Body(httpx.AsyncByteStream):
@@ -78,49 +84,55 @@ class Datastore:
         query = f"dcPath={quote(inventory.datacenter_name)}&dsName={quote(inventory.datastore_name)}"
         return f"https://{host}:{server.port}/folder/{quote(f'{self._root}/{name}')}?{query}"
 
-    async def _send(
-        self, method: str, name: str, body: httpx.AsyncByteStream | None = None, length: int = 0
-    ) -> httpx.Response:
-        headers = {"Cookie": self._session.cookie.partition(";")[0]}
-        if body is not None:
-            headers |= {"Content-Length": str(length), "Content-Type": "application/octet-stream"}
-        request = self._client.build_request(method, self._url(name), headers=headers)
-        if body is not None:
-            request.stream = body
-        return await self._client.send(request)
+    async def _send(self, method: str, name: str, body: Callable[[], httpx.AsyncByteStream] | None, length: int) -> int:
+        """Made again when the answer is lost, since it does the same again: the length that the answer tells, -1 for what is not there.
+
+        HypervisorError says what the server says, or why it cannot be reached.
+        """
+        problem = ""
+        for tried in range(_TRIES):
+            if tried:
+                log.info("%s %s: %s; it is tried again", method, self.path(name), problem)
+                await trio.sleep(_PAUSE * 2**tried)
+            headers = {"Cookie": self._session.cookie.partition(";")[0]}
+            if body is not None:
+                headers |= {"Content-Length": str(length), "Content-Type": "application/octet-stream"}
+            request = self._client.build_request(method, self._url(name), headers=headers)
+            if body is not None:
+                request.stream = body()
+            try:
+                response = await self._client.send(request)
+            except httpx.HTTPError as error:
+                problem = _words_of(error)
+                continue
+            if response.is_success:
+                return int(response.headers.get("content-length", "0"))
+            if response.status_code == 404 and body is None:
+                return -1
+            problem = f"{response.status_code} {response.reason_phrase}"
+            if response.status_code in (401, 403):
+                # The cookie may be one of a session that has ended: a call finds that out.
+                await self._session.look("datastore", self._inventory.datastore, "name")
+        raise HypervisorError(f"cannot {'read' if body is None else 'write'} {self.path(name)}: {problem}")
 
     async def size(self, name: str) -> int | None:
         """How long a file is; None when it is not there."""
-        try:
-            response = await self._send("HEAD", name)
-        except httpx.HTTPError as error:
-            raise HypervisorError(f"{self.path(name)}: {error!r}") from error
-        if response.status_code == 404:
-            return None
-        if response.status_code != 200:
-            raise HypervisorError(f"{self.path(name)}: {response.status_code} {response.reason_phrase}")
-        return int(response.headers.get("content-length", "0"))
+        found = await self._send("HEAD", name, None, 0)
+        return None if found < 0 else found
 
     async def put(self, name: str, source: Path) -> None:
         """Write a file, and look that all of it is there. HypervisorError says why it is not."""
-        length = source.stat().st_size
-        problem = "?"
-        for tried in range(_TRIES):
-            if tried:
-                await trio.sleep(_PAUSE * 2**tried)
-            try:
-                with open(source, "rb") as file:
-                    response = await self._send("PUT", name, _Body(file), length)
-                if response.status_code in (401, 403):
-                    # The cookie is one of a session that has ended: a call finds that out.
-                    await self._session.look("datastore", self._inventory.datastore, "name")
-                if response.is_success and await self.size(name) == length:
-                    return
-                problem = f"{response.status_code} {response.reason_phrase}"
-            except httpx.HTTPError as error:
-                problem = repr(error)
-            log.warning("%s: %s", self.path(name), problem)
-        raise HypervisorError(f"cannot write {self.path(name)}: {problem}")
+        with open(source, "rb") as file:
+
+            def body() -> httpx.AsyncByteStream:
+                file.seek(0)
+                return _Body(file)
+
+            length = os.fstat(file.fileno()).st_size
+            await self._send("PUT", name, body, length)
+        written = await self.size(name)
+        if written != length:
+            raise HypervisorError(f"cannot write {self.path(name)}: {written} of {length} bytes are there")
 
     async def disk_of(self, source: Path, folder: str) -> str:
         """The path of a virtual disk with the bytes of a file that never changes, known by its name: written if it is not there."""
@@ -147,19 +159,23 @@ class Datastore:
         plain = name.rpartition("/")[2]
         number = int.from_bytes(hashlib.sha256(plain.encode()).digest()[:4], "big")
         text = descriptor(plain, source.stat().st_size, number)
-        with trio.CancelScope(shield=True):
-            response = await self._send("PUT", name, httpx.ByteStream(text), len(text))
-        if not response.is_success:
-            raise HypervisorError(f"cannot write {self.path(name)}: {response.status_code} {response.reason_phrase}")
+        await self._send("PUT", name, lambda: httpx.ByteStream(text), len(text))
 
     async def _make_folder(self, folder: str) -> None:
         manager = self._session.content.fileManager
-        try:
-            await self._session.change(
-                f"folder {folder}", manager.MakeDirectory, self.path(folder), self._inventory.datacenter, True
-            )
-        except AlreadyThere:
-            pass
+        for _ in range(_TRIES):
+            try:
+                await self._session.change(
+                    f"folder {folder}", manager.MakeDirectory, self.path(folder), self._inventory.datacenter, True
+                )
+            except AlreadyThere:
+                return
+            except (AnswerLost, Busy) as error:
+                log.info("%s; it is tried again", error)
+                await trio.sleep(_PAUSE)
+            else:
+                return
+        raise HypervisorError(f"cannot make the folder {self.path(folder)}")
 
     async def delete_disk(self, path: str) -> None:
         """Remove a virtual disk; one that is not there is no error."""

@@ -72,7 +72,16 @@ def running_proxy(simulator: Simulator, folder: Path) -> Iterator[FaultProxy]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             found = re.search(rb"<soapenv:Body><(?:\w+:)?(\w+)", body)
-            what = proxy.take_rule(found[1].decode() if found else "")
+            self._pass_on(found[1].decode() if found else "", body)
+
+        def do_PUT(self) -> None:
+            self._pass_on("PUT", self.rfile.read(int(self.headers["Content-Length"])))
+
+        def do_HEAD(self) -> None:
+            self._pass_on("HEAD", b"")
+
+        def _pass_on(self, name: str, body: bytes) -> None:
+            what = proxy.take_rule(name)
             if what == CLOSE_BEFORE:
                 self.close_connection = True
                 return
@@ -86,7 +95,7 @@ def running_proxy(simulator: Simulator, folder: Path) -> Iterator[FaultProxy]:
             connection = http.client.HTTPSConnection(simulator.address, context=there, timeout=120)
             try:
                 headers = {key: value for key, value in self.headers.items() if key not in ("Host", "Accept-Encoding")}
-                connection.request("POST", self.path, body, headers)
+                connection.request(self.command, self.path, body, headers)
                 answer = connection.getresponse()
                 said = answer.read()
             except OSError:
@@ -98,14 +107,14 @@ def running_proxy(simulator: Simulator, folder: Path) -> Iterator[FaultProxy]:
                 self.close_connection = True
                 return
             kept = [pair for pair in answer.getheaders() if pair[0] in ("Content-Type", "Set-Cookie")]
-            self._answer(answer.status, kept, said)
+            self._answer(answer.status, kept, said, int(answer.headers.get("Content-Length") or len(said)))
 
-        def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes, length: int = 0) -> None:
             try:
                 self.send_response(status)
                 for name, value in headers:
                     self.send_header(name, value)
-                self.send_header("Content-Length", str(len(body)))
+                self.send_header("Content-Length", str(length or len(body)))
                 self.end_headers()
                 self.wfile.write(body)
                 self.wfile.flush()

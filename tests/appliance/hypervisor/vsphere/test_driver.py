@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import trio
 from pyVmomi import vim
 
 from appliance.errors import InvalidParameter
-from appliance.hypervisor import Card, MachineSpec, Power
+from appliance.hypervisor import Card, Disk, MachineSpec, Power
 from appliance.hypervisor.vsphere.concentrator import Concentrator
 from appliance.hypervisor.vsphere.driver import VsphereDriver
 from appliance.hypervisor.vsphere.faults import Gone, NotAllowed, StorageFull
@@ -171,6 +172,31 @@ async def test_each_change_is_made_once(proxy: FaultProxy, method: str, trouble:
             await machine.destroy()
         assert not proxy.rules
     assert await _machines(proxy.simulator) == []
+
+
+@pytest.mark.parametrize("simulator", ["vcenter"], indirect=True)
+@pytest.mark.parametrize(
+    ("method", "trouble"),
+    [(method, trouble) for method in ("PUT", "HEAD") for trouble in (LOSE_ANSWER, CLOSE_BEFORE, DELAY)]
+    + [(method, trouble) for method in ("MakeDirectory", "ReconfigVM_Task") for trouble in _TROUBLES],
+)
+async def test_disks_are_written_once_and_stay(proxy: FaultProxy, tmp_path: Path, method: str, trouble: str) -> None:
+    own, layer = tmp_path / "own.ext4", tmp_path / "layer.erofs"
+    own.write_bytes(b"own" * 4096 * 512)
+    layer.write_bytes(b"layer" * 4096)
+    async with _driver(proxy) as driver:
+        store = driver.datastore
+        proxy.rules.append((method, trouble))
+        with trio.fail_after(60):
+            machine = await driver.create(replace(_spec("a9"), disks=(Disk(own, False), Disk(layer, True))))
+            await machine.start()
+            await machine.destroy()
+        assert not proxy.rules
+        assert await _machines(proxy.simulator) == []
+        for name, source in ((f"disks/{'a9' * 32}/own", own), ("layers/layer", layer)):
+            assert await store.size(f"{name}-flat.vmdk") == source.stat().st_size
+            assert await store.size(f"{name}.vmdk")
+            await store.delete_disk(store.path(f"{name}.vmdk"))
 
 
 async def test_every_answer_of_a_life_is_lost(proxy: FaultProxy) -> None:
