@@ -123,6 +123,8 @@ def _read_file(path: Path) -> dict[str, object]:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise InvalidParameter(f"unable to configure the daemon with file {path}: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("proxies", {}), dict):
+        raise InvalidParameter(f"unable to configure the daemon with file {path}: it holds no settings")
     proxies = content.pop("proxies", {})
     content |= {key if key in _PROXY_KEYS else f"proxies.{key}": value for key, value in proxies.items()}
     unknown = set(content) - set(_FILE_KEYS)

@@ -1,0 +1,41 @@
+"""Flags, and the file that may stand for them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from appliance.config import parse_arguments
+from appliance.errors import InvalidParameter
+
+
+def _file(folder: Path, content: object) -> str:
+    path = folder / "daemon.json"
+    path.write_text(json.dumps(content))
+    return str(path)
+
+
+def test_flags_go_before_the_file(tmp_path: Path) -> None:
+    content = {
+        "labels": ["a=b"], "log-level": "debug", "vm-template": "off",
+        "proxies": {"http-proxy": "http://file.test", "no-proxy": "x.test"},
+    }  # fmt: skip
+    config = parse_arguments(
+        ["--config-file", _file(tmp_path, content), "--log-level", "error", "--no-proxy", "y.test"]
+    )
+    assert (config.labels, config.log_level, config.vm_template) == (("a=b",), "error", False)
+    assert (config.http_proxy, config.https_proxy, config.no_proxy) == ("http://file.test", "", "y.test")
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ({"unheard-of": 1}, "unheard-of"),
+        ({"proxies": {"ftp-proxy": "x"}}, "proxies.ftp-proxy"),
+        ({"proxies": ["x"]}, "it holds no settings"),
+        ([], "it holds no settings"),
+    ],
+)
+def test_files_that_are_none(tmp_path: Path, content: object, text: str) -> None:
+    with pytest.raises(InvalidParameter, match=text):
+        parse_arguments(["--config-file", _file(tmp_path, content)])

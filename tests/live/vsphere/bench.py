@@ -1,0 +1,93 @@
+"""Many machines on VMware's simulator: `python -m tests.live.vsphere.bench [MACHINES]`.
+
+Prints calls per machine's life, wall time of so many at once, threads, what is called while nothing happens, and the time and
+calls in which the same number is adopted.
+"""
+
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import trio
+
+from appliance.hypervisor import Machine, MachineSpec
+from appliance.hypervisor.vsphere.concentrator import Concentrator
+from appliance.hypervisor.vsphere.driver import VsphereDriver
+from appliance.hypervisor.vsphere.inventory import Names
+from appliance.hypervisor.vsphere.session import Server
+from tests.live.vsphere.simulator import PASSWORD, USER, Simulator, running_vcsim
+
+_IDLE_SECONDS = 10
+
+
+async def _all_at_once(machines: list[Machine], do: Callable[[Machine], Awaitable[None]]) -> float:
+    begun = time.perf_counter()
+    async with trio.open_nursery() as nursery:
+        for machine in machines:
+            nursery.start_soon(do, machine)
+    return time.perf_counter() - begun
+
+
+async def _measure(simulator: Simulator, count: int) -> None:
+    host, _, port = simulator.address.rpartition(":")
+    server = Server(host, USER, PASSWORD, int(port), simulator.thumbprint)
+    names = Names("bench")
+    async with trio.open_nursery() as nursery:
+        async with VsphereDriver.open(server, names, Concentrator(nursery), "telnet://192.0.2.1:2377") as driver:
+            await driver.connect()
+            calls: Counter[str] = driver.session.stub.calls
+            calls.clear()
+            machines: list[Machine] = []
+            most_threads = 0
+
+            async def create(number: int) -> None:
+                machines.append(await driver.create(MachineSpec(f"{number:064x}", 256, 1)))
+
+            async def watch_threads() -> None:
+                nonlocal most_threads
+                while True:
+                    most_threads = max(most_threads, threading.active_count())
+                    await trio.sleep(0.05)
+
+            nursery.start_soon(watch_threads)
+            begun = time.perf_counter()
+            async with trio.open_nursery() as making:
+                for number in range(count):
+                    making.start_soon(create, number)
+            created = time.perf_counter() - begun
+            started = await _all_at_once(machines, lambda machine: machine.start())
+            print(
+                f"{count} at once: created in {created:.1f} s, powered on in {started:.1f} s, {most_threads} threads at most"
+            )
+            before = sum(calls.values())
+            await trio.sleep(_IDLE_SECONDS)
+            print(f"idle for {_IDLE_SECONDS} s: {sum(calls.values()) - before} calls beside the one that waits")
+        nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        async with VsphereDriver.open(server, names, Concentrator(nursery), "telnet://192.0.2.1:2377") as driver:
+            begun = time.perf_counter()
+            await driver.connect()
+            followed = time.perf_counter() - begun
+            driver.session.stub.calls.clear()
+            begun = time.perf_counter()
+            found = await driver.adopt()
+            spent, asked = time.perf_counter() - begun, dict(driver.session.stub.calls)
+            print(f"{len(found)} adopted in {spent:.1f} s by {asked}; followed after {followed:.1f} s")
+            ended = await _all_at_once(found, lambda machine: machine.destroy())
+            calls.update(driver.session.stub.calls)
+            print(f"destroyed in {ended:.1f} s; calls per life: {sum(calls.values()) / count:.1f} {dict(calls)}")
+        nursery.cancel_scope.cancel()
+
+
+def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    with tempfile.TemporaryDirectory() as folder, running_vcsim(Path(folder)) as simulator:
+        trio.run(_measure, simulator, count)
+
+
+if __name__ == "__main__":
+    main()
