@@ -18,8 +18,7 @@ from appliance.hypervisor import Machine, MachineSpec
 from appliance.hypervisor.vsphere.concentrator import Concentrator
 from appliance.hypervisor.vsphere.driver import VsphereDriver
 from appliance.hypervisor.vsphere.inventory import Names
-from appliance.hypervisor.vsphere.session import Server
-from tests.live.vsphere.simulator import PASSWORD, USER, Simulator, running_vcsim
+from tests.live.vsphere.simulator import Simulator, running_vcsim, server_of
 
 _IDLE_SECONDS = 10
 
@@ -33,8 +32,7 @@ async def _all_at_once(machines: list[Machine], do: Callable[[Machine], Awaitabl
 
 
 async def _measure(simulator: Simulator, count: int) -> None:
-    host, _, port = simulator.address.rpartition(":")
-    server = Server(host, USER, PASSWORD, int(port), simulator.thumbprint)
+    server = server_of(simulator)
     names = Names("bench")
     async with trio.open_nursery() as nursery:
         async with VsphereDriver.open(server, names, Concentrator(nursery), "telnet://192.0.2.1:2377") as driver:

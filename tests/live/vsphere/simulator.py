@@ -7,16 +7,18 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
+from appliance.hypervisor.vsphere.session import Server
 from tests.live.certificates import self_signed
 from tests.live.gotools import vcsim
 
 USER, PASSWORD = "administrator", "s3cret"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Simulator:
     """Where it is and what its certificate says."""
 
@@ -24,6 +26,19 @@ class Simulator:
     thumbprint: str
     certificate: Path
     pid: int
+
+
+class Place(Protocol):
+    """Where a server is, and its certificate's thumbprint."""
+
+    address: str
+    thumbprint: str
+
+
+def server_of(place: Place) -> Server:
+    """How a simulator, or what stands before it, is logged in to."""
+    host, _, port = place.address.rpartition(":")
+    return Server(host, USER, PASSWORD, int(port), place.thumbprint)
 
 
 @contextlib.contextmanager

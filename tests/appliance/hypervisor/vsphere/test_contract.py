@@ -1,7 +1,7 @@
 """The contract of drivers, kept by vSphere: VMware's simulator for the calls, a stand-in host that boots the machines."""
 
 import io
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
@@ -21,22 +21,11 @@ from appliance.hypervisor.vsphere.spec import uuid_of
 from appliance.image.erofs import write_erofs
 from tests.appliance.hypervisor.contract import DriverContract
 from tests.live.images import busybox_layer
-from tests.live.vsphere.simulator import PASSWORD, USER, Simulator, running_vcsim
+from tests.live.vsphere.simulator import Simulator, server_of
 from tests.live.vsphere.standin import StandInHost, standing_in
 from tether.rpc.bridge import LoopThread
 
 pytestmark = pytest.mark.live
-
-
-@pytest.fixture(scope="module", params=["vcenter", "esx"])
-def simulator(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
-    with running_vcsim(tmp_path_factory.mktemp("vcsim"), *(("-esx",) if request.param == "esx" else ())) as one:
-        yield one
-
-
-def server_of(simulator: Simulator) -> Server:
-    host, _, port = simulator.address.rpartition(":")
-    return Server(host, USER, PASSWORD, int(port), simulator.thumbprint)
 
 
 @asynccontextmanager

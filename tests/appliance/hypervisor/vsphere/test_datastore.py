@@ -3,7 +3,7 @@
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,25 +15,17 @@ from appliance.errors import HypervisorError
 from appliance.hypervisor.vsphere.collector import Collector
 from appliance.hypervisor.vsphere.datastore import Datastore
 from appliance.hypervisor.vsphere.inventory import Names, find
-from appliance.hypervisor.vsphere.session import Server, Session
+from appliance.hypervisor.vsphere.session import Session
 from appliance.hypervisor.vsphere.trust import OtherCertificate, PinnedContext
 from appliance.hypervisor.vsphere.vmdk import descriptor
 from tests.live.certificates import self_signed
-from tests.live.vsphere.simulator import PASSWORD, USER, Simulator, running_vcsim
-
-
-@pytest.fixture(scope="module", params=["vcenter", "esx"])
-def simulator(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
-    with running_vcsim(tmp_path_factory.mktemp("vcsim"), *(("-esx",) if request.param == "esx" else ())) as one:
-        yield one
+from tests.live.vsphere.simulator import Simulator, server_of
 
 
 @asynccontextmanager
 async def _datastore(simulator: Simulator) -> AsyncIterator[tuple[Datastore, Path]]:
     """A tenant's files, and the folder in which the simulator has them."""
-    host, _, port = simulator.address.rpartition(":")
-    server = Server(host, USER, PASSWORD, int(port), simulator.thumbprint)
-    async with Session.open(server) as session, trio.open_nursery() as nursery:
+    async with Session.open(server_of(simulator)) as session, trio.open_nursery() as nursery:
         inventory = await find(session, Names("tenant"))
         collector = Collector(session, inventory.folder, lambda key, seen: None)
         nursery.start_soon(collector.run)

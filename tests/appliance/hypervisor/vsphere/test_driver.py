@@ -16,18 +16,12 @@ from appliance.hypervisor.vsphere.concentrator import Concentrator
 from appliance.hypervisor.vsphere.driver import VsphereDriver
 from appliance.hypervisor.vsphere.faults import Gone, NotAllowed, StorageFull
 from appliance.hypervisor.vsphere.inventory import Names, find
-from appliance.hypervisor.vsphere.session import Server, Session
+from appliance.hypervisor.vsphere.session import Session
 from appliance.hypervisor.vsphere.spec import TENANT_KEY, decode, encode
 from tests.live.vsphere.faultproxy import CLOSE_BEFORE, DELAY, LOSE_ANSWER, FaultProxy, running_proxy
-from tests.live.vsphere.simulator import PASSWORD, USER, Simulator, running_vcsim
+from tests.live.vsphere.simulator import Simulator, server_of
 
 _URI = "telnet://192.0.2.1:2377"
-
-
-@pytest.fixture(scope="module", params=["vcenter", "esx"])
-def simulator(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
-    with running_vcsim(tmp_path_factory.mktemp("vcsim"), *(("-esx",) if request.param == "esx" else ())) as one:
-        yield one
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +30,10 @@ def proxy(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield one
 
 
-def _server(at: Simulator | FaultProxy) -> Server:
-    host, _, port = at.address.rpartition(":")
-    return Server(host, USER, PASSWORD, int(port), at.thumbprint)
-
-
 @asynccontextmanager
 async def _driver(at: Simulator | FaultProxy, tenant: str = "tenant") -> AsyncIterator[VsphereDriver]:
     async with trio.open_nursery() as nursery:
-        async with VsphereDriver.open(_server(at), Names(tenant), Concentrator(nursery), _URI) as driver:
+        async with VsphereDriver.open(server_of(at), Names(tenant), Concentrator(nursery), _URI) as driver:
             with trio.fail_after(20):
                 await driver.connect()
             yield driver
@@ -57,7 +46,7 @@ def _spec(name: str) -> MachineSpec:
 
 async def _machines(at: Simulator | FaultProxy) -> list[Any]:
     """All that there are, by whomever."""
-    async with Session.open(_server(at)) as session:
+    async with Session.open(server_of(at)) as session:
         content = session.content
         view = await session.change(
             "view", content.viewManager.CreateContainerView, content.rootFolder, [vim.VirtualMachine], True
@@ -88,7 +77,7 @@ async def test_what_is_made(simulator: Simulator) -> None:
     async with _driver(simulator) as driver:
         machine = await driver.create(_spec("b2"))
         (made,) = await _machines(simulator)
-        async with Session.open(_server(simulator)) as session:
+        async with Session.open(server_of(simulator)) as session:
             config = await session.look("config", vim.VirtualMachine(made._moId, session.stub), "config")
         assert (config.name, config.hardware.memoryMB, config.hardware.numCPU) == (f"tenant-{'b2' * 12}", 64, 1)
         extra = {one.key: one.value for one in config.extraConfig}
@@ -127,7 +116,7 @@ async def test_what_others_do_is_noticed(simulator: Simulator) -> None:
         machine = await driver.create(_spec("d5"))
         await machine.start()
         (reference,) = await _machines(simulator)
-        async with Session.open(_server(simulator)) as other:
+        async with Session.open(server_of(simulator)) as other:
             theirs = vim.VirtualMachine(reference._moId, other.stub)
             await other.change("rename", theirs.Rename, "somebody's idea")
             await other.change("off", theirs.PowerOff)
@@ -268,7 +257,7 @@ async def test_updates_that_are_lost(proxy: FaultProxy) -> None:
     ],
 )
 async def test_names_that_are_not_there(simulator: Simulator, names: dict[str, str], text: str) -> None:
-    async with Session.open(_server(simulator)) as session:
+    async with Session.open(server_of(simulator)) as session:
         with pytest.raises(InvalidParameter, match=text):
             await find(session, replace(Names("tenant"), **names))
 

@@ -1,7 +1,8 @@
 """Sessions with vSphere and what it tells by itself, against VMware's simulator."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,11 @@ from appliance.errors import HypervisorError, InvalidParameter
 from appliance.hypervisor.vsphere.collector import Collector, Seen
 from appliance.hypervisor.vsphere.faults import AlreadyThere, Gone, LoginRefused, WrongState
 from appliance.hypervisor.vsphere.session import Server, Session
-from tests.live.vsphere.simulator import PASSWORD, USER, Simulator, running_vcsim
-
-
-@pytest.fixture(scope="module", params=["vcenter", "esx"])
-def simulator(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
-    with running_vcsim(tmp_path_factory.mktemp("vcsim"), *(("-esx",) if request.param == "esx" else ())) as one:
-        yield one
+from tests.live.vsphere.simulator import PASSWORD, Simulator, server_of
 
 
 def _server(simulator: Simulator, **changes: Any) -> Server:
-    host, _, port = simulator.address.rpartition(":")
-    return Server(**{"host": host, "port": int(port), "user": USER, "password": PASSWORD,
-                     "thumbprint": simulator.thumbprint, **changes})  # fmt: skip
+    return replace(server_of(simulator), **changes)
 
 
 class _World:
