@@ -43,7 +43,7 @@ async def _measure(simulator: Simulator, count: int) -> None:
             most_threads = 0
 
             async def create(number: int) -> None:
-                machines.append(await driver.create(MachineSpec(f"{number:064x}", 256, 1)))
+                machines.append(await driver.create(MachineSpec(f"{number:08x}" * 8, 256, 1)))
 
             async def watch_threads() -> None:
                 nonlocal most_threads
