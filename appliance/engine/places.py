@@ -260,11 +260,12 @@ class Places:
         if not wanted:
             return
         assert target is not None
-        label = f"{container.record.name} ({target.id})"
-        container.record.bindings = self.ports.take(
-            container.id, label, wanted, target.network.options.get(OPTION_HOST_IP, "")
-        )
+        container.record.bindings = self._take(container, target, container.id, wanted)
         self._lead(container)
+
+    def _take(self, container: Container, target: Endpoint, holder: str, wanted: list[Wanted]) -> list[Binding]:
+        label = f"{container.record.name} ({target.id})"
+        return self.ports.take(holder, label, wanted, target.network.options.get(OPTION_HOST_IP, ""))
 
     def _lead(self, container: Container) -> None:
         target = way_out(container.endpoints)
@@ -307,9 +308,7 @@ class Places:
         if target is None or target.ipv4 is None:
             return
         holder = _holder(container, protocol, port)
-        wanted = [Wanted(protocol, port, "", port, port)]
-        label = f"{container.record.name} ({target.id})"
-        bindings = self.ports.take(holder, label, wanted, target.network.options.get(OPTION_HOST_IP, ""))
+        bindings = self._take(container, target, holder, [Wanted(protocol, port, "", port, port)])
         try:
             self._lead_to(target, holder, bindings)
         except BaseException:

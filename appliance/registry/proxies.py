@@ -46,7 +46,8 @@ class Proxies:
             return True
         return any(_matches(entry, host, address, port) for entry in self.no_proxy.lower().replace(",", " ").split())
 
-    def shown(self, address: str) -> str:
+    @staticmethod
+    def shown(address: str) -> str:
         """One of them without its secrets, as `docker info` has it."""
         parts = urlsplit(address)
         if "@" not in parts.netloc:

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 _Query = vmodl.query.PropertyCollector
 _TASK_PATHS = ["info.state", "info.error", "info.result"]
-_MACHINE_PATHS = ["name", "runtime.powerState", "runtime.connectionState", "config.instanceUuid"]
+_MACHINE_PATHS = ["runtime.powerState"]
 _WAIT_SECONDS = 60
 # The waiter's stub has to outwait the server.
 _STUB_SECONDS = _WAIT_SECONDS + 30.0
@@ -34,14 +34,6 @@ class Seen:
     @property
     def on(self) -> bool:
         return self.facts.get("runtime.powerState") in ("poweredOn", "suspended")
-
-    @property
-    def uuid(self) -> str:
-        return str(self.facts.get("config.instanceUuid") or "")
-
-    @property
-    def name(self) -> str:
-        return str(self.facts.get("name") or "")
 
 
 @dataclass(slots=True)
@@ -62,7 +54,7 @@ class _Task:
 
 
 class Collector:
-    """Follows the machines below `folder`. `on_change(seen, before)` is told of each change; `seen` is None for one that is gone."""
+    """Follows the machines below `folder`. `on_change` is told of each change: the id, and what is known now, None for one that is gone."""
 
     def __init__(self, session: Session, folder: Any, on_change: Callable[[str, Seen | None], None]) -> None:
         self._session = session

@@ -99,10 +99,6 @@ class Port:
         self._changed = trio.Event()
         self.gone = False
 
-    @property
-    def connected(self) -> bool:
-        return self._peer is not None
-
     def dial(self) -> Line:
         """A line to it, instead of an earlier one. What is said while no host is there waits."""
         if self.gone:

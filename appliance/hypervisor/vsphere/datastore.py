@@ -27,11 +27,6 @@ _AT_ONCE = 4
 CarryOut = Callable[..., Awaitable[Any]]
 
 
-def _words_of(error: BaseException) -> str:
-    """What an error of httpx says; many say nothing."""
-    return str(error) or type(error).__name__
-
-
 class _Body(httpx.AsyncByteStream):
     """A file, read in a thread piece by piece."""
 
@@ -103,7 +98,8 @@ class Datastore:
             try:
                 response = await self._client.send(request)
             except httpx.HTTPError as error:
-                problem = _words_of(error)
+                # Many say nothing.
+                problem = str(error) or type(error).__name__
                 continue
             if response.is_success:
                 return int(response.headers.get("content-length", "0"))

@@ -5,7 +5,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
@@ -31,6 +31,8 @@ from appliance.hypervisor.vsphere.spec import (
 from tether.transport import Line
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # How often a change is tried whose answer is lost or that others are in the way of, and how long it waits between.
 _TRIES = 8
@@ -68,7 +70,7 @@ class VsphereMachine(Machine):
             await self._changed.wait()
 
     async def start(self) -> None:
-        await self._driver.settle(f"power on {self.id[:12]}", self.reference.PowerOn, lambda: self._is(Power.ON))
+        await self._driver.change(f"power on {self.id[:12]}", self.reference.PowerOn, lambda: self._is(Power.ON))
         # What was told before is not to be taken for what comes after.
         await self._wait(on=True)
 
@@ -76,7 +78,7 @@ class VsphereMachine(Machine):
         if not self._on:
             return
         try:
-            await self._driver.settle(f"power off {self.id[:12]}", self.reference.PowerOff, lambda: self._is(Power.OFF))
+            await self._driver.change(f"power off {self.id[:12]}", self.reference.PowerOff, lambda: self._is(Power.OFF))
         except Gone:
             return
         await self._wait(on=False)
@@ -91,7 +93,7 @@ class VsphereMachine(Machine):
                 if any(not disk.read_only for disk in self.spec.disks):
                     # With a machine go the disks that it has, and these are to stay.
                     await self._driver.take_disks_from(self.reference)
-                await self._driver.settle(f"destroy {self.id[:12]}", self.reference.Destroy, self._is_gone)
+                await self._driver.change(f"destroy {self.id[:12]}", self.reference.Destroy, self._is_gone)
                 break
             except Gone:
                 break
@@ -195,21 +197,39 @@ class VsphereDriver(Driver):
 
     # -- changes, made once ---------------------------------------------------------------------------------------
 
-    async def settle(self, what: str, method: Callable[..., Any], done: Callable[[], Awaitable[bool]]) -> None:
-        """Carry out a change, and look whether it is done where that is not told. Gone and other faults are the caller's."""
+    async def settle(
+        self, act: Callable[[], Awaitable[T]], look: Callable[[], Awaitable[T | None]], refusal: type[HypervisorError], most: int
+    ) -> T:  # fmt: skip
+        """What `act` gives, or `look` finds where it is not told whether it was done. Other faults are the caller's.
+
+        `refusal` is what says that it may have been done already; it is believed when it is said `most` times.
+        """
         pause = _PAUSE
-        for tried in range(_TRIES):
+        for tried in range(1, _TRIES + 1):
             try:
-                await self.collector.carry_out(what, method)
-                return
-            except (AnswerLost, Busy, WrongState) as error:
-                if await done():
-                    return
-                if tried == _TRIES - 1 or (isinstance(error, WrongState) and tried > 1):
+                return await act()
+            except (AnswerLost, Busy, refusal) as error:
+                found = await look()
+                if found is not None:
+                    return found
+                if tried == _TRIES or (isinstance(error, refusal) and tried >= most):
                     raise
                 log.info("%s; it is tried again", error)
             await trio.sleep(pause)
             pause = min(_LONGEST_PAUSE, pause * 2)
+        raise AssertionError("unreachable")
+
+    async def change(self, what: str, method: Callable[..., Any], done: Callable[[], Awaitable[bool]]) -> None:
+        """Carry out a change of a machine. WrongState when it is not in the state for it, Gone, and other faults."""
+
+        async def act() -> bool:
+            await self.collector.carry_out(what, method)
+            return True
+
+        async def look() -> bool | None:
+            return await done() or None
+
+        await self.settle(act, look, WrongState, 3)
 
     async def create(self, spec: MachineSpec) -> Machine:
         serial = f"vch:{secrets.token_urlsafe(24)}"
@@ -249,26 +269,17 @@ class VsphereDriver(Driver):
             left = await self.session.look("disks", reference, "config.hardware.device")
             return without_disks(left or (), self.datastore.path(f"{_DISKS}/")) is None
 
-        await self.settle("keep the disks", partial(reference.ReconfigVM_Task, change), taken)
+        await self.change("keep the disks", partial(reference.ReconfigVM_Task, change), taken)
 
     async def _created(self, machine_id: str, config: Any, serial: str) -> tuple[Any, str]:
         """The machine that was made, by this call or by one whose answer was lost, and its port's URI."""
-        what = f"create {machine_id[:12]}"
-        pause = _PAUSE
-        for tried in range(_TRIES):
-            try:
-                folder = self._inventory.folder
-                return await self.collector.carry_out(what, folder.CreateVM_Task, config, self._inventory.pool), serial
-            except (AnswerLost, AlreadyThere, Busy) as error:
-                found = await self._find(machine_id)
-                if found is not None:
-                    return found
-                if tried == _TRIES - 1 or (isinstance(error, AlreadyThere) and tried > 2):
-                    raise
-                log.info("%s; it is not there, and is tried again", error)
-            await trio.sleep(pause)
-            pause = min(_LONGEST_PAUSE, pause * 2)
-        raise AssertionError("unreachable")
+
+        async def act() -> tuple[Any, str]:
+            task = self._inventory.folder.CreateVM_Task
+            made = await self.collector.carry_out(f"create {machine_id[:12]}", task, config, self._inventory.pool)
+            return made, serial
+
+        return await self.settle(act, lambda: self._find(machine_id), AlreadyThere, 4)
 
     async def _find(self, machine_id: str) -> tuple[Any, str] | None:
         """A machine by the key that it was given, with its port's URI, if it is there."""

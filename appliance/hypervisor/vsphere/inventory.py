@@ -39,17 +39,16 @@ class Inventory:
 async def find(session: Session, names: Names) -> Inventory:
     """Look all of it up. InvalidParameter says which setting names what is not there, and what there is."""
     content = session.content
-    datacenter = await _one(session, content.rootFolder, vim.Datacenter, names.datacenter, "--datacenter")
+    datacenter_name, datacenter = await _one(
+        session, content.rootFolder, vim.Datacenter, names.datacenter, "--datacenter"
+    )
     hosts = await session.look("inventory", datacenter, "hostFolder")
     machines = await session.look("inventory", datacenter, "vmFolder")
     pool = await _pool(session, hosts, names.pool)
-    datastore = await _one(session, datacenter, vim.Datastore, names.datastore, "--image-store")
-    networks = await _named(session, datacenter, vim.Network)
-    backings = {name: await _backing(session, name, network) for name, network in networks.items()}
-    return Inventory(
-        datacenter, str(await session.look("inventory", datacenter, "name")), pool, await _folder(session, machines, names), datastore,
-        str(await session.look("inventory", datastore, "name")), backings,
-    )  # fmt: skip
+    datastore_name, datastore = await _one(session, datacenter, vim.Datastore, names.datastore, "--image-store")
+    backings = await _backings(session, await _named(session, datacenter, vim.Network))
+    folder = await _folder(session, machines, names)
+    return Inventory(datacenter, datacenter_name, pool, folder, datastore, datastore_name, backings)
 
 
 async def _named(session: Session, root: Any, kind: type) -> dict[str, Any]:
@@ -72,27 +71,22 @@ async def _by_name(session: Session, objects: Sequence[Any]) -> dict[str, Any]:
     return named
 
 
-async def _one(session: Session, root: Any, kind: type, name: str, setting: str) -> Any:
+async def _one(session: Session, root: Any, kind: type, name: str, setting: str) -> tuple[str, Any]:
+    """The one of a name, or the only one, with its name."""
     found = await _named(session, root, kind)
     if name:
         if name not in found:
             raise InvalidParameter(f"{setting} {name}: there is none of that name, but {_list(found)}")
-        return found[name]
+        return name, found[name]
     if len(found) != 1:
         raise InvalidParameter(f"{setting} has to be said: there are {_list(found)}")
-    return next(iter(found.values()))
+    return next(iter(found.items()))
 
 
 async def _pool(session: Session, hosts: Any, path: str) -> Any:
     """A resource pool by its path: COMPUTE, COMPUTE/Resources, COMPUTE/Resources/POOL..."""
-    computes = await _named(session, hosts, vim.ComputeResource)
     name, _, rest = path.partition("/")
-    if name not in computes and (name or len(computes) != 1):
-        raise InvalidParameter(
-            f"--compute-resource {path}: there is none of that name, but {_list(computes)}"
-            if name else f"--compute-resource has to be said: there are {_list(computes)}"
-        )  # fmt: skip
-    compute = computes[name] if name else next(iter(computes.values()))
+    _, compute = await _one(session, hosts, vim.ComputeResource, name, "--compute-resource")
     pool = await session.look("inventory", compute, "resourcePool")
     for part in rest.split("/"):
         if part in ("", "Resources"):
@@ -104,15 +98,25 @@ async def _pool(session: Session, hosts: Any, path: str) -> Any:
     return pool
 
 
-async def _backing(session: Session, name: str, network: Any) -> Any:
+async def _backings(session: Session, networks: dict[str, Any]) -> dict[str, Any]:
+    """What a card on each network is backed by."""
     card = vim.vm.device.VirtualEthernetCard
-    if isinstance(network, vim.dvs.DistributedVirtualPortgroup):
-        config = await session.look("inventory", network, "config")
-        switch = config.distributedVirtualSwitch
-        uuid = await session.look("inventory", switch, "uuid")
-        port = vim.dvs.PortConnection(portgroupKey=config.key, switchUuid=uuid)
-        return card.DistributedVirtualPortBackingInfo(port=port)
-    return card.NetworkBackingInfo(network=network, deviceName=name)
+    groups = [one for one in networks.values() if isinstance(one, vim.dvs.DistributedVirtualPortgroup)]
+    facts = await session.properties("inventory", groups, ["key", "config.distributedVirtualSwitch"])
+    switches = {
+        one["config.distributedVirtualSwitch"]._moId: one["config.distributedVirtualSwitch"] for one in facts.values()
+    }
+    uuids = await session.properties("inventory", list(switches.values()), ["uuid"])
+    found: dict[str, Any] = {}
+    for name, network in networks.items():
+        if network._moId in facts:
+            group = facts[network._moId]
+            uuid = uuids[group["config.distributedVirtualSwitch"]._moId]["uuid"]
+            port = vim.dvs.PortConnection(portgroupKey=group["key"], switchUuid=uuid)
+            found[name] = card.DistributedVirtualPortBackingInfo(port=port)
+        else:
+            found[name] = card.NetworkBackingInfo(network=network, deviceName=name)
+    return found
 
 
 async def _folder(session: Session, root: Any, names: Names) -> Any:

@@ -245,36 +245,35 @@ class Session:
         # A call that was sent is not given up: nobody would know what became of it.
         return await trio.to_thread.run_sync(partial(method, *arguments), limiter=self._limiter)
 
-    async def read(self, what: str, method: Callable[..., T], *arguments: Any) -> T:
-        """A call that changes nothing, made again when its answer does not come."""
-        tried = 0
+    async def _call(self, what: str, method: Callable[..., T], *arguments: Any) -> T:
+        """A call, made again if the session had ended, which is said before anything is done. Raises LOST as it comes."""
         while True:
             logins = self._logins
             try:
                 return await self._in_thread(method, *arguments)
             except vim.fault.NotAuthenticated:
                 await self._log_in_again(logins)
+            except vmodl.MethodFault as error:
+                raise translate(error, what) from error
+
+    async def read(self, what: str, method: Callable[..., T], *arguments: Any) -> T:
+        """A call that changes nothing, made again when its answer does not come."""
+        tried = 0
+        while True:
+            try:
+                return await self._call(what, method, *arguments)
             except LOST as error:
                 tried += 1
                 if tried >= _TRIES:
                     raise HypervisorError(f"{what}: vSphere does not answer: {error}") from error
                 await trio.sleep(_PAUSE * 2**tried)
-            except vmodl.MethodFault as error:
-                raise translate(error, what) from error
 
     async def change(self, what: str, method: Callable[..., T], *arguments: Any) -> T:
         """A call that changes something, made once. AnswerLost when it cannot be told whether it was."""
-        while True:
-            logins = self._logins
-            try:
-                return await self._in_thread(method, *arguments)
-            except vim.fault.NotAuthenticated:
-                # Said before anything was done.
-                await self._log_in_again(logins)
-            except LOST as error:
-                raise AnswerLost(f"{what}: the answer was lost: {error}") from error
-            except vmodl.MethodFault as error:
-                raise translate(error, what) from error
+        try:
+            return await self._call(what, method, *arguments)
+        except LOST as error:
+            raise AnswerLost(f"{what}: the answer was lost: {error}") from error
 
     async def properties(self, what: str, objects: Sequence[Any], paths: list[str]) -> dict[str, dict[str, Any]]:
         """Properties by the objects' ids, in one call; what is not there (any more) is left out."""

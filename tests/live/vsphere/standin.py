@@ -71,10 +71,6 @@ class StandInHost:
         """vMotion of a machine, as its serial port sees it; `give_up` takes it back in the end."""
         await next(body for body in self._bodies.values() if body.uuid == machine_uuid).move(give_up)
 
-    def kill(self, machine_uuid: str) -> None:
-        """End a machine as a host does that loses its power."""
-        next(body for body in self._bodies.values() if body.uuid == machine_uuid).kill()
-
 
 class _Body:
     """One machine's QEMU and serial port."""
@@ -86,7 +82,6 @@ class _Body:
         self.uuid = str(config.instanceUuid)
         self._process: trio.Process | None = None
         self._machine: trio.SocketStream | None = None
-        self._port: SerialPort | None = None
         self._moves: trio.MemorySendChannel[tuple[bool, trio.Event]] | None = None
 
     async def run(self) -> None:
