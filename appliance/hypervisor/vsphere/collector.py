@@ -92,13 +92,16 @@ class Collector:
                 "view", content.viewManager.CreateContainerView, self._folder, [vim.VirtualMachine], True
             )
             views.append(view)
-            tasks = [vim.Task(key, session.stub) for key, task in self._tasks.items() if not task.over.is_set()]
-            self._list = await session.change("view", content.viewManager.CreateListView, tasks)
-            views.append(self._list)
+            tasks = await session.change("view", content.viewManager.CreateListView, [])
+            views.append(tasks)
             await session.change(
                 "filter", collector.CreateFilter, _filter(view, vim.VirtualMachine, _MACHINE_PATHS), False
             )
-            await session.change("filter", collector.CreateFilter, _filter(self._list, vim.Task, _TASK_PATHS), False)
+            await session.change("filter", collector.CreateFilter, _filter(tasks, vim.Task, _TASK_PATHS), False)
+            # From here on whoever waits for a task joins this list; who waited before joins it now.
+            self._list, self._leaving = tasks, []
+            self._joining = [vim.Task(key, session.stub) for key in self._tasks]
+            await self._change_view()
             await self._wait_for_updates(collector)
         finally:
             self._list = None
@@ -119,6 +122,8 @@ class Collector:
         version = ""
         known: set[str] = set()
         while True:
+            if self._list is None:
+                raise HypervisorError("updates: the list of tasks is out of date")
             self._stub.cookie = self._session.cookie
             options = _Query.WaitOptions(maxWaitSeconds=_WAIT_SECONDS)
             try:
@@ -206,21 +211,27 @@ class Collector:
     async def _change_view(self) -> None:
         """Have the list of tasks be what it should: one call for all who wait for it meanwhile."""
         async with self._view_changes:
-            if not self._joining:
+            view = self._list
+            if not self._joining or view is None:
+                # The next list has all who wait.
                 return
             joining, self._joining = self._joining, []
             leaving, self._leaving = self._leaving, []
             leaving = [task for task in leaving if task not in joining]
-            if self._list is None:
-                # The next list has all who wait.
-                return
             try:
-                await self._session.change("list of tasks", self._list.ModifyListView, joining, leaving)
+                unknown = await self._session.change("list of tasks", view.ModifyListView, joining, leaving)
             except HypervisorError as error:
                 log.debug("list of tasks: %s", error)
-                # Whoever follows begins again, and the list with it.
-                self._list = None
-                self._stub.hang_up()
+                if self._list is view:
+                    # Whoever follows begins again, and the list with it.
+                    self._list = None
+                    self._stub.hang_up()
+                return
+        for task in unknown or ():
+            entry = self._tasks.get(task._moId)
+            if entry is not None:
+                # Nothing is told of it; it is looked at.
+                entry.over.set()
 
     async def carry_out(self, what: str, method: Callable[..., Any], *arguments: Any) -> Any:
         """A change that is a task: its result. Errors as those of Session.change, and of the task."""

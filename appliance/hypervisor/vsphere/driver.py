@@ -37,6 +37,7 @@ T = TypeVar("T")
 # How often a change is tried whose answer is lost or that others are in the way of, and how long it waits between.
 _TRIES = 8
 _PAUSE, _LONGEST_PAUSE = 0.1, 3.0
+_UNDONE_SECONDS = 3.0
 # Of a tenant's files: layers, that all its machines share, and disks that are written to.
 _LAYERS, _DISKS = "layers", "disks"
 
@@ -69,10 +70,22 @@ class VsphereMachine(Machine):
         while self._on != on and not self._gone:
             await self._changed.wait()
 
+    async def _told(self, power: Power) -> None:
+        """Wait until vSphere has told of a change that was made, or that it is undone: what is soon undone is never told."""
+        while self._on != (power is Power.ON) and not self._gone:
+            with trio.move_on_after(_UNDONE_SECONDS):
+                await self._wait(on=power is Power.ON)
+                return
+            try:
+                if not await self._is(power):
+                    return
+            except Gone:
+                return
+
     async def start(self) -> None:
         await self._driver.change(f"power on {self.id[:12]}", self.reference.PowerOn, lambda: self._is(Power.ON))
         # What was told before is not to be taken for what comes after.
-        await self._wait(on=True)
+        await self._told(Power.ON)
 
     async def kill(self) -> None:
         if not self._on:
@@ -81,7 +94,7 @@ class VsphereMachine(Machine):
             await self._driver.change(f"power off {self.id[:12]}", self.reference.PowerOff, lambda: self._is(Power.OFF))
         except Gone:
             return
-        await self._wait(on=False)
+        await self._told(Power.OFF)
 
     async def wait_off(self) -> None:
         await self._wait(on=False)

@@ -64,16 +64,28 @@ class Server:
             raise InvalidParameter(f"--vsphere-ca {self.ca_file}: {error}") from error
 
 
-class _Connection(http.client.HTTPSConnection):
-    """A connection that is in `live` while it stands."""
+@dataclass(slots=True)
+class _Line:
+    """What a stub's connections have in common. While it is cut, none comes about."""
 
-    def __init__(self, live: "weakref.WeakSet[_Connection]", **settings: Any) -> None:
+    live: "weakref.WeakSet[_Connection]" = field(default_factory=weakref.WeakSet)
+    cut: bool = False
+
+
+class _Connection(http.client.HTTPSConnection):
+    """A connection that its line knows of while it stands."""
+
+    def __init__(self, line: _Line, **settings: Any) -> None:
         super().__init__(**settings)
-        live.add(self)
+        self._line = line
+        line.live.add(self)
 
     def connect(self) -> None:
         try:
             super().connect()
+            # Looked at when there is what hang_up can end: one of the two finds it.
+            if self._line.cut:
+                raise ConnectionAbortedError("hung up")
         except BaseException:
             self.close()
             raise
@@ -93,10 +105,10 @@ class Stub(SoapAdapter.SoapStubAdapter):
             host=server.host, port=server.port, path="/sdk", version=_VERSION, sslContext=server.context(),
             httpConnectionTimeout=timeout, poolSize=_THREADS, connectionPoolTimeout=_IDLE_SECONDS,
         )  # fmt: skip
-        self._live: weakref.WeakSet[_Connection] = weakref.WeakSet()
+        self._line = _Line()
         # By name of the method: what a machine's life costs is counted in calls.
         self.calls: Counter[str] = Counter()
-        self.scheme: Any = partial(_Connection, self._live)
+        self.scheme: Any = partial(_Connection, self._line)
 
     def InvokeMethod(self, mo: Any, info: Any, args: Any, outerStub: Any = None) -> Any:
         """See pyVmomi: each call goes through here."""
@@ -104,18 +116,20 @@ class Stub(SoapAdapter.SoapStubAdapter):
         return super().InvokeMethod(mo, info, args, outerStub)
 
     def hang_up(self) -> None:
-        """End what is under way in other threads."""
-        for connection in list(self._live):
+        """End what is under way in other threads; what `wait` asks next is asked again."""
+        self._line.cut = True
+        for connection in list(self._line.live):
             connection.hang_up()
 
     def close(self) -> None:
         """Close all connections; nothing is under way."""
         self.DropConnections()
-        for connection in list(self._live):
+        for connection in list(self._line.live):
             connection.close()
 
     async def wait(self, method: Callable[..., T], *arguments: Any) -> T:
         """A call whose answer may take long, in a thread of its own; cancelled, it is hung up."""
+        self._line.cut = False
         answered = False
         result: list[T] = []
         problem: list[Exception] = []
@@ -247,7 +261,7 @@ class Session:
 
     async def _call(self, what: str, method: Callable[..., T], *arguments: Any) -> T:
         """A call, made again if the session had ended, which is said before anything is done. Raises LOST as it comes."""
-        while True:
+        for _ in range(_TRIES):
             logins = self._logins
             try:
                 return await self._in_thread(method, *arguments)
@@ -255,6 +269,7 @@ class Session:
                 await self._log_in_again(logins)
             except vmodl.MethodFault as error:
                 raise translate(error, what) from error
+        raise LoginRefused(f"{what}: vSphere lets us log in and knows nothing of it afterwards")
 
     async def read(self, what: str, method: Callable[..., T], *arguments: Any) -> T:
         """A call that changes nothing, made again when its answer does not come."""

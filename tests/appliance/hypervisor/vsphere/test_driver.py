@@ -14,7 +14,7 @@ from appliance.errors import InvalidParameter
 from appliance.hypervisor import Card, Disk, MachineSpec, Power
 from appliance.hypervisor.vsphere.concentrator import Concentrator
 from appliance.hypervisor.vsphere.driver import VsphereDriver
-from appliance.hypervisor.vsphere.faults import Gone, NotAllowed, StorageFull
+from appliance.hypervisor.vsphere.faults import Gone, LoginRefused, NotAllowed, StorageFull
 from appliance.hypervisor.vsphere.inventory import Names, find
 from appliance.hypervisor.vsphere.session import Session
 from appliance.hypervisor.vsphere.spec import TENANT_KEY, decode, encode
@@ -31,11 +31,14 @@ def proxy(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @asynccontextmanager
-async def _driver(at: Simulator | FaultProxy, tenant: str = "tenant") -> AsyncIterator[VsphereDriver]:
+async def _driver(
+    at: Simulator | FaultProxy, tenant: str = "tenant", *, connected: bool = True
+) -> AsyncIterator[VsphereDriver]:
     async with trio.open_nursery() as nursery:
         async with VsphereDriver.open(server_of(at), Names(tenant), Concentrator(nursery), _URI) as driver:
             with trio.fail_after(20):
-                await driver.connect()
+                if connected:
+                    await driver.connect()
             yield driver
         nursery.cancel_scope.cancel()
 
@@ -133,6 +136,16 @@ async def test_what_others_do_is_noticed(simulator: Simulator) -> None:
         assert await driver.adopt() == []
 
 
+async def test_a_server_that_forgets_each_login(proxy: FaultProxy) -> None:
+    async with Session.open(server_of(proxy)) as session:
+        proxy.rules += [("CurrentTime", "NotAuthenticated")] * 100
+        clock = vim.ServiceInstance("ServiceInstance", session.stub)
+        with pytest.raises(LoginRefused, match="knows nothing of it afterwards"):
+            await session.read("time", clock.CurrentTime)
+        proxy.rules.clear()
+        assert await session.read("time", clock.CurrentTime)
+
+
 _CHANGES = ("CreateVM_Task", "PowerOnVM_Task", "PowerOffVM_Task", "Destroy_Task")
 _TROUBLES = (
     LOSE_ANSWER,
@@ -143,6 +156,21 @@ _TROUBLES = (
     "NotAuthenticated",
     "HostNotConnected",
 )
+
+
+@pytest.mark.parametrize("simulator", ["vcenter"], indirect=True)
+@pytest.mark.parametrize("method", ["CreatePropertyCollector", "CreateListView", "CreateFilter", "WaitForUpdatesEx"])
+async def test_a_task_that_ends_before_anything_is_followed(proxy: FaultProxy, method: str) -> None:
+    proxy.rules.append((method, DELAY))
+    proxy.calls.clear()
+    async with _driver(proxy, connected=False) as driver:
+        with trio.fail_after(20):
+            while method not in proxy.calls:  # noqa: ASYNC110 - another thread's
+                await trio.sleep(0.01)
+            machine = await driver.create(_spec("aa"))
+            await machine.start()
+            await machine.destroy()
+    assert not proxy.rules
 
 
 @pytest.mark.parametrize("simulator", ["vcenter"], indirect=True)
