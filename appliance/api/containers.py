@@ -120,7 +120,7 @@ class ContainerRoutes:
         def keep(c: Container) -> bool:
             record = c.record
             labels = record.config.get("Labels") or {}
-            places = {attachment.network for attachment in record.attachments}
+            places = {name for one in record.attachments for name in (one.network, one.network_id)}
             return (
                 (not filters.get("name") or matches_pattern(filters["name"], record.name, f"/{record.name}"))
                 and any_of(filters.get("id", []), record.id.startswith)
@@ -148,9 +148,9 @@ class ContainerRoutes:
         return keep
 
     def _network_names(self, ref: str) -> set[str]:
-        """What attachments call a network."""
+        """What attachments may call a network: its name, or the id of the one that is meant."""
         try:
-            return {self._networks.get(ref).name}
+            return {self._networks.get(ref).id, ref}
         except (NotFound, InvalidParameter):
             return {ref}
 

@@ -78,9 +78,14 @@ class NetworkRoutes:
             raise InvalidParameter("invalid JSON: a network is an object")
         fold_names(body, _FIELDS)
         record = _wanted(body)
-        made = await self._networks.create(record)
+        # Names are not unique for clients of before 1.44 unless they say so.
+        same = next((one for one in self._networks.all() if one.name == record.name), None)
+        unique = request.version >= (1, 44) or bool(body.get("CheckDuplicate"))
+        made = await self._networks.create(record, unique=unique)
         unused = [pool.subnet for pool in made.pools if pool not in made.used_pools]
         warning = f"subnet {unused[0]} is not used: IPv6 is not enabled" if unused else ""
+        if same is not None:
+            warning = f"Network with name {same.name} (id : {same.id}) already exists"
         await reply.json(201, {"Id": made.id, "Warning": warning})
 
     async def remove(self, request: Request, reply: Reply) -> None:

@@ -13,7 +13,7 @@ from appliance.container.mounts import MountRecord
 from appliance.container.record import Attachment
 from appliance.container.spec import arguments, masked_paths, readonly_paths
 from appliance.container.times import ZERO, rfc3339
-from appliance.errors import NotFound
+from appliance.errors import InvalidParameter, NotFound
 from appliance.image.store import ImageConfig, ImageRecord, familiar_names
 from appliance.network.record import NetworkRecord
 
@@ -102,8 +102,8 @@ def endpoint_shape(
     wanted = attachment.wanted
     endpoint = next((one for one in container.endpoints if one.network.name == attachment.network), None)
     try:
-        record = endpoint.network if endpoint is not None else networks.get(attachment.network)
-    except NotFound:
+        record = endpoint.network if endpoint is not None else networks.get(attachment.network_id or attachment.network)
+    except (NotFound, InvalidParameter):
         record = None
     ipv4, ipv6 = (endpoint.ipv4, endpoint.ipv6) if endpoint is not None else (None, None)
     aliases = list(wanted.get("Aliases") or ())

@@ -25,10 +25,14 @@ class Binding(msgspec.Struct, frozen=True):
 
 
 class Attachment(msgspec.Struct):
-    """A container's place on the network of this name: what is `wanted` (Docker's EndpointSettings), and what a run has of it."""
+    """A container's place on the network of this name: what is `wanted` (Docker's EndpointSettings), and what a run has of it.
+
+    `network_id` tells networks of one name apart; it is empty while none of that name was there yet.
+    """
 
     network: str
     wanted: dict[str, Any] = {}
+    network_id: str = ""
     endpoint: str = ""
     interface: str = ""
     mac: str = ""

@@ -90,7 +90,7 @@ class Connections:
         """Put a container on a network, at once if it runs."""
         record, container = self._networks.get(network), self._find(ref)
         self._check_kinds(record, container)
-        attachment = Attachment(record.name, settings)
+        attachment = Attachment(record.name, settings, record.id)
         self._places.check(attachment)
         async with container.lock:
             if any(one.network == record.name for one in container.record.attachments):
@@ -137,6 +137,12 @@ class Connections:
             raise
         self._networks.tell("connect", container, endpoint)
 
+    def _is_on(self, attachment: Attachment, record: NetworkRecord) -> bool:
+        try:
+            return self._places.network_of(attachment) is record
+        except (NotFound, InvalidParameter):
+            return False
+
     @staticmethod
     async def _unplug_quietly(container: Container, endpoint: Endpoint) -> None:
         try:
@@ -157,7 +163,7 @@ class Connections:
         record = self._networks.get(network)
         container = self._find(ref)
         async with container.lock:
-            attachment = next((one for one in container.record.attachments if one.network == record.name), None)
+            attachment = next((one for one in container.record.attachments if self._is_on(one, record)), None)
             if attachment is None:
                 raise Forbidden(f"container {container.id} is not connected to network {record.name}")
             if record.driver == "host" and container.running:

@@ -139,10 +139,11 @@ class Networks:
             ref = "bridge"
         if ref in self._records:
             return self._records[ref]
-        found = [record for record in self._records.values() if record.name == ref]
-        found = found or [record for key, record in self._records.items() if ref and key.startswith(ref)]
+        found, by = [record for record in self._records.values() if record.name == ref], "on name"
+        if not found and ref:
+            found, by = [record for key, record in self._records.items() if key.startswith(ref)], "based on ID prefix"
         if len(found) > 1:
-            raise InvalidParameter(f"network {ref} is ambiguous ({len(found)} matches found based on ID prefix)")
+            raise InvalidParameter(f"network {ref} is ambiguous ({len(found)} matches found {by})")
         if not found:
             raise NotFound(f"network {ref} not found")
         return found[0]
@@ -153,8 +154,8 @@ class Networks:
 
     # -- create and remove ----------------------------------------------------------------------------------------
 
-    async def create(self, wanted: NetworkRecord) -> NetworkRecord:
-        """Make a network: `wanted` with what it leaves open, like its subnet."""
+    async def create(self, wanted: NetworkRecord, *, unique: bool) -> NetworkRecord:
+        """Make a network: `wanted` with what it leaves open, like its subnet. `unique`: no other may have its name."""
         record = wanted
         if not self._host.bridged:
             raise Unsupported(
@@ -164,7 +165,8 @@ class Networks:
             raise NotFound(f"could not find plugin {record.driver} in v1 plugin registry: plugin not found")
         self._check_options(record)
         async with self._changing:
-            if any(record.name == other.name for other in self._records.values()):
+            same = [other for other in self._records.values() if record.name == other.name]
+            if any(unique or other.predefined for other in same):
                 raise Conflict(f"network with name {record.name} already exists")
             record.id = secrets.token_hex(32)
             record.created = time.time_ns()

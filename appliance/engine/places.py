@@ -84,14 +84,19 @@ class Places:
             raise InvalidParameter(
                 f"NetworkMode {mode} is not supported: another container is another machine, with a network of its own"
             )
-        settings = {self._name_of(ref): dict(given or {}) for ref, given in wanted.items()}
-        primary = self._name_of(mode)
-        names = [primary, *(name for name in settings if name != primary)]
-        if len(names) > 1 and primary in ("none", "host"):
+        primary, primary_id = self._names_of(mode)
+        ids = {primary: primary_id}
+        settings: dict[str, dict[str, Any]] = {}
+        for ref, given in wanted.items():
+            name, network_id = self._names_of(ref)
+            settings[name] = dict(given or {})
+            if ids.setdefault(name, network_id) != network_id:
+                raise InvalidParameter(f"a container cannot be on two networks that are called {name}")
+        if len(ids) > 1 and primary in ("none", "host"):
             raise InvalidParameter(
                 "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
             )
-        attachments = [Attachment(name, settings.get(name, {})) for name in names]
+        attachments = [Attachment(name, settings.get(name, {}), network_id) for name, network_id in ids.items()]
         first = attachments[0].wanted
         if config.get("MacAddress"):
             first.setdefault("MacAddress", config["MacAddress"])
@@ -101,16 +106,25 @@ class Places:
             self.check(attachment)
         return attachments
 
-    def _name_of(self, ref: str) -> str:
+    def _names_of(self, ref: str) -> tuple[str, str]:
+        """A network's name and id; what it was called and nothing where there is none."""
         try:
-            return self._find(ref).name
+            record = self._find(ref)
         except NotFound:
-            return ref
+            return ref, ""
+        return record.name, record.id
+
+    def network_of(self, attachment: Attachment) -> NetworkRecord:
+        """NotFound when it is not there; InvalidParameter when there are several that it could be."""
+        try:
+            return self._find(attachment.network_id)
+        except NotFound:
+            return self._find(attachment.network)
 
     def check(self, attachment: Attachment) -> None:
         """InvalidParameter when what is wanted cannot be, on the network as it is."""
         try:
-            record = self._find(attachment.network)
+            record = self.network_of(attachment)
         except NotFound:
             return
         wanted = attachment.wanted
@@ -152,7 +166,8 @@ class Places:
 
     def enter(self, container: Container, attachment: Attachment, *, again: bool = False) -> Endpoint:
         """Take one place; `again`: the one that it has had when this daemon was not there."""
-        record = self._find(attachment.network)
+        record = self.network_of(attachment)
+        attachment.network_id = record.id
         wanted = attachment.wanted
         ipam = wanted.get("IPAMConfig") or {}
         # What is called the host's network is a place on the default one with the ports published.
@@ -222,7 +237,7 @@ class Places:
         self.taken.get(record.id, {}).pop(container.id, None)
         self._give_back(self._find("bridge") if record.driver == "host" else record, endpoint.addresses)
         for attachment in container.record.attachments:
-            if attachment.network == record.name:
+            if attachment.network_id == record.id:
                 attachment.clear()
 
     def leave(self, container: Container) -> list[Endpoint]:

@@ -31,7 +31,6 @@ LEFT_OUT: dict[str, str] = {
     "api_container_test.ContainerCPUTest.test_create_with_runtime": "the one runtime is called vch",
     "api_container_test.AttachContainerTest.test_run_container_reading_socket_ws": "docker-py cannot, over a unix socket",
     "models_containers_test.ContainerCollectionTest.test_run_with_image_that_does_not_exist": "needs a registry far away",
-    "api_network_test.TestNetworks.test_create_check_duplicate": "wants two networks of one name, which API 1.44 has ended",
     "api_network_test.TestNetworks.test_create_inspect_network_with_scope": _SWARM,
     "api_network_test.TestNetworks.test_create_network_attachable": _SWARM,
     "api_network_test.TestNetworks.test_create_network_ingress": _SWARM,

@@ -1,5 +1,6 @@
 """Networks with real machines: bridges, names, isolation, published ports, cards that come and go."""
 
+import contextlib
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import docker
 import pytest
 
 from tests.live.daemon import Daemon, running_daemon
@@ -220,6 +222,39 @@ def test_network_create_refused(daemon: Daemon, arguments: tuple[str, ...], text
     assert done.returncode
     assert text in done.stderr
     assert len(daemon.must("network", "ls", "-q").split()) == 3
+
+
+def test_two_networks_of_one_name(daemon: Daemon) -> None:
+    """Clients of before 1.44 may make them; then the name alone says nothing."""
+    with contextlib.closing(docker.DockerClient(daemon.host, version="1.43")) as client:
+        first = client.api.create_network("twin", labels={"number": "1"})
+        second = client.api.create_network("twin", labels={"number": "2"})
+        assert second["Warning"] == f"Network with name twin (id : {first['Id']}) already exists"
+        with pytest.raises(docker.errors.APIError, match="network with name twin already exists"):
+            client.api.create_network("twin", check_duplicate=True)
+        with pytest.raises(docker.errors.APIError, match="network with name bridge already exists"):
+            client.api.create_network("bridge")
+    refused = daemon.docker("network", "create", "twin").stderr
+    assert "network with name twin already exists" in refused
+    for arguments in (("inspect", "twin"), ("rm", "twin")):
+        refused = daemon.docker("network", *arguments).stderr
+        assert "network twin is ambiguous (2 matches found on name)" in refused
+    refused = daemon.docker("create", "--network", "twin", "busybox").stderr
+    assert "network twin is ambiguous (2 matches found on name)" in refused
+    daemon.must("run", "-d", "--name", "inside", "--network", second["Id"], "busybox", "sleep", "1000")
+    assert daemon.must("ps", "-q", "--filter", f"network={first['Id']}") == ""
+    assert daemon.must("ps", "--format", "{{.Names}}", "--filter", f"network={second['Id']}") == "inside\n"
+    assert _inspect(daemon, "inside", "{{.NetworkSettings.Networks.twin.NetworkID}}") == second["Id"]
+    refused = daemon.docker("network", "connect", first["Id"], "inside").stderr
+    assert "already exists in network twin" in refused
+    refused = daemon.docker("network", "disconnect", first["Id"], "inside").stderr
+    assert "is not connected to network twin" in refused
+    daemon.kill()
+    daemon.start()
+    daemon.must("restart", "-t", "0", "inside")
+    assert _inspect(daemon, "inside", "{{.NetworkSettings.Networks.twin.NetworkID}}") == second["Id"]
+    daemon.must("network", "rm", first["Id"])
+    assert _inspect(daemon, "inside", "{{.NetworkSettings.Networks.twin.NetworkID}}") == second["Id"]
 
 
 def test_the_address_pools_can_run_out(daemon: Daemon) -> None:
