@@ -36,7 +36,6 @@ from appliance.config import Config, parse_arguments
 from appliance.diag import dump_tasks
 from appliance.engine.admission import Admission
 from appliance.engine.containers import Containers
-from appliance.engine.disks import UpperDisks
 from appliance.engine.events import EventBus
 from appliance.engine.networks import Networks
 from appliance.engine.pool import Pool
@@ -46,7 +45,7 @@ from appliance.engine.transfers import Transfers
 from appliance.engine.volumes import Volumes
 from appliance.errors import Conflict, InvalidParameter, VchError, leaves
 from appliance.http import Readiness, serve_connection
-from appliance.hypervisor import SOME_SHARES, MachineSpec
+from appliance.hypervisor import SOME_SHARES, LocalDisks, MachineSpec
 from appliance.hypervisor.qemu import QemuDriver, default_pool, has_room
 from appliance.image.store import ImageStore
 from appliance.network.host import BridgeHost, Host, UserModeHost, may_make_bridges
@@ -154,7 +153,7 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         host: Host = BridgeHost(config.bridge) if _bridged(config) else UserModeHost()
         networks = Networks(host, database, events, nursery, config.bip, config.bridge, config.dns)
         await networks.open()
-        disks = UpperDisks(config.data_root)
+        disks = LocalDisks(config.data_root)
         await disks.prepare()
         rehearsal = ContainerRehearsal(loop, config.data_root, disks, networks.places.blank)
         driver = QemuDriver(
@@ -174,13 +173,16 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
             ]
         images = ImageStore(database, config.data_root)
         why_no_shares = driver.why_no_shares()
-        volumes = Volumes(VolumeStore(config.data_root, shared=not why_no_shares), database, events, why_no_shares)
+        volumes = Volumes(
+            VolumeStore(config.data_root, disks, shared=not why_no_shares), database, events, why_no_shares
+        )
         await volumes.open()
         containers = Containers(
             config.data_root, database, driver, images, networks, volumes, events, loop, nursery,
             Defaults(config.vm_memory, config.vm_cpus, config.dns), disks, Admission(os.cpu_count() or 1), pools,
         )  # fmt: skip
         await containers.restore()
+        await disks.sweep([*containers.disks(), *volumes.disks()])
         await images.sweep()
         networks.settle()
         driver.want(usual)

@@ -90,7 +90,8 @@ class ContainerRoutes:
         encode = msgspec.json.Encoder().encode
         shapes = [
             encode(
-                list_container(one, self._networks, version, now) | (self._sizes(one) if request.flag("size") else {})
+                list_container(one, self._networks, version, now)
+                | (await self._sizes(one) if request.flag("size") else {})
             )
             for one in found
         ]
@@ -166,11 +167,11 @@ class ContainerRoutes:
         shape = inspect_container(container, self._networks, request.version)
         shape["ExecIDs"] = self._backend.execs_of(container.id) or None
         if request.flag("size"):
-            shape |= self._sizes(container)
+            shape |= await self._sizes(container)
         await reply.json(200, shape)
 
-    def _sizes(self, container: Container) -> dict[str, int]:
-        used = container.upper.stat().st_blocks * 512
+    async def _sizes(self, container: Container) -> dict[str, int]:
+        used = await self._backend.disk_used(container.id)
         return {"SizeRw": used, "SizeRootFs": used + self._images.size(self._images.get(container.record.image_id))}
 
     # -- changing -------------------------------------------------------------------------------------------------
@@ -273,7 +274,7 @@ class ContainerRoutes:
             ):
                 continue
             try:
-                size = container.upper.stat().st_blocks * 512
+                size = await self._backend.disk_used(container.id)
                 await self._backend.remove(container.id, force=False)
             except (Conflict, NotFound, OSError):
                 continue  # it was started or removed meanwhile

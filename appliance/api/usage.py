@@ -36,7 +36,7 @@ class UsageRoutes:
         if "image" in wanted:
             shape |= {"LayersSize": self._layers_size(), "Images": self._image_rows(request)}
         if "container" in wanted:
-            shape["Containers"] = self._container_rows(request)
+            shape["Containers"] = await self._container_rows(request)
         if "volume" in wanted:
             shape["Volumes"] = [
                 {**volume_shape(record, self._volumes.mount_point(record)),
@@ -62,11 +62,11 @@ class UsageRoutes:
             for record in self._images.all()
         ]  # fmt: skip
 
-    def _container_rows(self, request: Request) -> list[dict[str, Any]]:
+    async def _container_rows(self, request: Request) -> list[dict[str, Any]]:
         now = time.time_ns()
         rows = []
         for container in self._containers.all():
-            used = container.upper.stat().st_blocks * 512
+            used = await self._containers.disk_used(container.id)
             root = used + self._images.size(self._images.get(container.record.image_id))
             row = list_container(container, self._networks, request.version, now)
             rows.append({**row, "SizeRw": used, "SizeRootFs": root})

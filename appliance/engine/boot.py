@@ -23,7 +23,7 @@ from appliance.engine.surroundings import (
 )
 from appliance.errors import InvalidParameter, VchError
 from appliance.guest import GuestSession, Launched, StartRefused
-from appliance.hypervisor import SHARE_TAG, Card, Disk, DiskAddress, MachineSpec
+from appliance.hypervisor import SCRATCH, SHARE_TAG, VOLUME_OPTIONS, Card, Disk, DiskAddress, MachineSpec
 from protos.tether.v1 import filesystem_pb2, process_pb2, sandbox_pb2
 from protos.tether.v1.filesystem_pb2 import Mount
 
@@ -87,16 +87,14 @@ def _memory_class(wanted_mib: int, smallest_mib: int) -> int:
 
 
 def _mounts(disks: list[DiskAddress], equipment: Equipment) -> list[Mount]:
-    upper, *others = (filesystem_pb2.Disk(adapter=at.adapter, target=at.target, lun=at.lun) for at in disks)
+    upper, *others = disks
     count = len(others) - len(equipment.disks)
     layers, volumes = others[:count], others[count:]
     mounts = [
-        Mount(kind=Mount.DISK, target=f"{STATE}/layers/{number}", type="erofs", options=["ro"], disk=disk)
-        for number, disk in enumerate(layers)
+        Mount(kind=Mount.DISK, target=f"{STATE}/layers/{number}", type="erofs", options=["ro"], disk=_disk(at))
+        for number, at in enumerate(layers)
     ]
-    mounts.append(
-        Mount(kind=Mount.DISK, target=f"{STATE}/upper", type="ext4", options=["discard", "noinit_itable"], disk=upper)
-    )
+    mounts.append(_ext4(f"{STATE}/upper", upper, SCRATCH.options))
     lower = [f"{STATE}/layers/{number}" for number in reversed(range(len(layers)))]
     if not lower:
         # An image without layers: an empty directory stands in.
@@ -105,17 +103,20 @@ def _mounts(disks: list[DiskAddress], equipment: Equipment) -> list[Mount]:
     mounts.append(Mount(kind=Mount.OVERLAY, target=ROOT, lower=lower, upper=f"{STATE}/upper"))
     if equipment.shares:
         mounts.append(Mount(kind=Mount.SHARE, target=f"{STATE}/shares", source=SHARE_TAG))
-    mounts += [
-        Mount(
-            kind=Mount.DISK,
-            target=f"{STATE}/disks/{number}",
-            type="ext4",
-            options=["discard", "noinit_itable"],
-            disk=disk,
-        )
-        for number, disk in enumerate(volumes)
-    ]
+    mounts += [_ext4(f"{STATE}/disks/{number}", at, VOLUME_OPTIONS) for number, at in enumerate(volumes)]
     return mounts
+
+
+def _disk(at: DiskAddress) -> filesystem_pb2.Disk:
+    return filesystem_pb2.Disk(adapter=at.adapter, target=at.target, lun=at.lun)
+
+
+def _ext4(target: str, at: DiskAddress, options: Sequence[str]) -> Mount:
+    """A disk that is written to; `options` are those of a file system that it may have to be given."""
+    return Mount(
+        kind=Mount.DISK, target=target, type="ext4", options=["discard", "noinit_itable"], disk=_disk(at),
+        blank=options if at.blank else (),
+    )  # fmt: skip
 
 
 def _modules(host: dict[str, Any], equipment: Equipment) -> list[str]:

@@ -1,6 +1,7 @@
 """The containers: create, find, start, stop, wait, remove; and finding them again after this process was killed."""
 
 import functools
+import logging
 import math
 import re
 import secrets
@@ -24,7 +25,6 @@ from appliance.engine.admission import Admission
 from appliance.engine.checkpoints import Checkpoints
 from appliance.engine.commits import Commits
 from appliance.engine.connections import Connections
-from appliance.engine.disks import UpperDisks
 from appliance.engine.events import EventBus
 from appliance.engine.execs import Exec, Execs
 from appliance.engine.figures import Figures
@@ -41,10 +41,12 @@ from appliance.engine.updates import Updates
 from appliance.engine.visits import Visits
 from appliance.engine.volumes import Volumes
 from appliance.errors import Conflict, InvalidParameter, NotFound, NotModified, VchError
-from appliance.hypervisor import Driver, Power
+from appliance.hypervisor import SCRATCH, Disks, Driver, Power
 from appliance.image.store import ImageStore
 from appliance.store import Database
 from tether.rpc.bridge import LoopThread
+
+log = logging.getLogger(__name__)
 
 _STOP_SECONDS = 10.0
 _KILL_SECONDS = 10.0
@@ -56,7 +58,7 @@ class Containers:
 
     def __init__(
         self, root: Path, database: Database, driver: Driver, images: ImageStore, networks: Networks, volumes: Volumes,
-        events: EventBus, loop: LoopThread, nursery: trio.Nursery, defaults: Defaults, disks: UpperDisks,
+        events: EventBus, loop: LoopThread, nursery: trio.Nursery, defaults: Defaults, disks: Disks,
         admission: Admission, pools: Sequence[Pool],
     ) -> None:  # fmt: skip
         self._root = root / "containers"
@@ -158,12 +160,12 @@ class Containers:
         try:
             record.mounts = await self._volumes.plan(merged, host, self.get)
             folder.mkdir(mode=0o711)
-            self._disks.create(container.upper)
+            await self._disks.create(container.upper, SCRATCH)
             await self._ledger.save(container)
         except BaseException:
             self._names.pop(name, None)
-            shutil.rmtree(folder, ignore_errors=True)
             with trio.CancelScope(shield=True):
+                await self._discard(container)
                 await self._volumes.discard_anonymous(container)
             raise
         self._containers[container_id] = container
@@ -211,7 +213,7 @@ class Containers:
             if container.log is not None:
                 container.log.close()
             # What is not named any more need not be gone before the answer; after a kill the next appliance finds it.
-            self._nursery.start_soon(self._discard, container.folder)
+            self._nursery.start_soon(self._discard, container)
             if volumes:
                 # Before those who wait for its end are told.
                 await self._volumes.discard_anonymous(container)
@@ -241,9 +243,20 @@ class Containers:
         """`docker container prune` has freed so many bytes."""
         self._ledger.tell_prune(space)
 
-    @staticmethod
-    async def _discard(folder: Path) -> None:
-        await trio.to_thread.run_sync(functools.partial(shutil.rmtree, folder, ignore_errors=True))
+    async def _discard(self, container: Container) -> None:
+        try:
+            await self._disks.remove(container.upper)
+        except VchError as error:
+            log.warning("the disk of container %s stays until the next start: %s", container.id[:12], error)
+        await trio.to_thread.run_sync(functools.partial(shutil.rmtree, container.folder, ignore_errors=True))
+
+    def disks(self) -> list[Path]:
+        """Their own."""
+        return [container.upper for container in self._containers.values()]
+
+    async def disk_used(self, ref: str) -> int:
+        """Bytes that a container's own disk takes."""
+        return await self._disks.used(self.get(ref).upper)
 
     async def _remove_quietly(self, container: Container) -> None:
         try:

@@ -14,11 +14,10 @@ from pathlib import Path
 import trio
 
 from appliance.engine.boot import launch_requests
-from appliance.engine.disks import UpperDisks
 from appliance.engine.surroundings import Surroundings
 from appliance.errors import Conflict
 from appliance.guest import GuestSession
-from appliance.hypervisor import Disk, DiskAddress, MachineSpec
+from appliance.hypervisor import Disk, DiskAddress, LocalDisks, MachineSpec
 from appliance.image.erofs import write_erofs
 from appliance.network.record import Endpoint
 from tether.rpc.bridge import LoopThread
@@ -73,7 +72,7 @@ def _layer() -> io.BytesIO:
 class ContainerRehearsal:
     """A rehearsal by a container of the smallest image. `endpoint` is a place on the network that is nobody's."""
 
-    def __init__(self, loop: LoopThread, root: Path, upper: UpperDisks, endpoint: Endpoint) -> None:
+    def __init__(self, loop: LoopThread, root: Path, upper: LocalDisks, endpoint: Endpoint) -> None:
         self._loop = loop
         self._upper = upper
         self._endpoint = endpoint
@@ -87,7 +86,7 @@ class ContainerRehearsal:
         partial.rename(self._layer)
 
     def disks(self, folder: Path) -> tuple[Disk, ...]:
-        self._upper.create(folder / "rehearsal.ext4")
+        self._upper.copy_blank(folder / "rehearsal.ext4")
         # Its own copy, since whoever puts other disks in removes it.
         shutil.copyfile(self._layer, folder / "rehearsal.erofs")
         return (Disk(folder / "rehearsal.ext4", False), Disk(folder / "rehearsal.erofs", True))

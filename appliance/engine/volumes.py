@@ -44,6 +44,10 @@ class Volumes:
             self._records[key] = msgspec.json.decode(value, type=VolumeRecord)
         await trio.to_thread.run_sync(self._store.tidy, set(self._records))
 
+    def disks(self) -> list[Path]:
+        """Those that volumes are."""
+        return [self._store.disk(record) for record in self._records.values() if record.kind == DISK]
+
     # -- finding --------------------------------------------------------------------------------------------------
 
     def all(self) -> list[VolumeRecord]:
@@ -59,7 +63,7 @@ class Volumes:
 
     async def used(self, record: VolumeRecord) -> int:
         """Bytes that it takes, -1 for what is not here."""
-        return await trio.to_thread.run_sync(self._store.used, record)
+        return await self._store.used(record)
 
     def users(self, name: str) -> list[str]:
         """The ids of the containers that have it, running or not."""
@@ -102,7 +106,7 @@ class Volumes:
             # The record goes first: what it leaves behind is found at the next start.
             await self._database.remove(_KIND, name)
             del self._records[name]
-            await trio.to_thread.run_sync(self._store.remove, record)
+            await self._store.remove(record)
         self._locks.pop(name, None)
         self._emit("destroy", name)
 

@@ -1,5 +1,6 @@
 """Virtual machines: the contract in `driver`, a driver per folder. No Docker noun gets in, no QEMU or vSphere noun gets out."""
 
+from appliance.hypervisor.disks import SCRATCH, VOLUME_OPTIONS, DiskKind, Disks, LocalDisks
 from appliance.hypervisor.driver import (
     NO_BRIDGE,
     SHARE_TAG,
@@ -22,16 +23,21 @@ from appliance.hypervisor.driver import (
 
 __all__ = [
     "NO_BRIDGE",
+    "SCRATCH",
     "SHARE_TAG",
     "SOME_SHARES",
+    "VOLUME_OPTIONS",
     "Adaptable",
     "Card",
     "Checkpointable",
     "Cloning",
     "Disk",
     "DiskAddress",
+    "DiskKind",
+    "Disks",
     "Driver",
     "Forward",
+    "LocalDisks",
     "Machine",
     "MachineSpec",
     "Pluggable",

@@ -17,7 +17,7 @@ class Power(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """A raw image file."""
+    """What is only read is a raw image file; what is written to is one of `Disks`, by its path."""
 
     path: Path
     read_only: bool
@@ -25,11 +25,12 @@ class Disk:
 
 @dataclass(frozen=True, slots=True)
 class DiskAddress:
-    """Where a guest finds a disk: SCSI adapter (in the guest's order), target, LUN."""
+    """Where a guest finds a disk: SCSI adapter (in the guest's order), target, LUN. It may be `blank`: without a file system yet."""
 
     adapter: int
     target: int
     lun: int
+    blank: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,36 +4,27 @@ A directory is shared: any number of running containers see the same files, and 
 used to. It is served by virtiofs, which knows no quota; a volume with a size is a thin disk instead, of one machine at a time.
 """
 
+import logging
 import os
 import re
 import shutil
-import subprocess
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import trio
 
 from appliance.container.logconfig import parse_size
-from appliance.errors import InvalidParameter, Unavailable
+from appliance.errors import InvalidParameter, Unavailable, VchError
+from appliance.hypervisor import VOLUME_OPTIONS, DiskKind, Disks
+
+log = logging.getLogger(__name__)
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 DIRECTORY, DISK, BIND, TMPFS, NFS = "directory", "disk", "bind", "tmpfs", "nfs"
 # A disk is this large where volumes cannot be directories and nobody says how large.
 _DISK_BYTES = 10 << 30
 _LEAST_DISK = 8 << 20
-_MAKE = (
-    "mke2fs",
-    "-q",
-    "-F",
-    "-t",
-    "ext4",
-    "-O",
-    "^resize_inode",
-    "-m",
-    "0",
-    "-E",
-    "lazy_itable_init=1,lazy_journal_init=1",
-)
 
 
 class VolumeRecord(msgspec.Struct):
@@ -51,9 +42,10 @@ class VolumeRecord(msgspec.Struct):
 
 
 class VolumeStore:
-    """`shared` says whether volumes can be directories that machines share."""
+    """`shared` says whether volumes can be directories that machines share; others are made in `disks`."""
 
-    def __init__(self, root: Path, *, shared: bool) -> None:
+    def __init__(self, root: Path, disks: Disks, *, shared: bool) -> None:
+        self._disks = disks
         self._root = root / "volumes"
         self._root.mkdir(exist_ok=True, mode=0o701)
         self.shared = shared
@@ -124,7 +116,7 @@ class VolumeStore:
         return self.folder(record) / "disk.ext4"
 
     async def make(self, record: VolumeRecord) -> None:
-        """Make what it is made of. Unavailable when the host's disk is full."""
+        """Make what it is made of. Unavailable or HypervisorError when there is no room for it."""
         folder = self.folder(record)
         try:
             folder.mkdir(exist_ok=True, mode=0o701)
@@ -133,24 +125,20 @@ class VolumeStore:
                 # What a container finds there, whose processes need not be root's.
                 self.data(record).chmod(0o755)
             elif record.kind == DISK:
-                await self._make_disk(record)
-        except OSError as error:
-            self.remove(record)
-            raise Unavailable(f"create {record.name}: {error}") from error
+                await self._disks.create(self.disk(record), DiskKind(_whole(record.size), VOLUME_OPTIONS))
+        except (OSError, VchError) as error:
+            await self.remove(record)
+            kind = type(error) if isinstance(error, VchError) else Unavailable
+            raise kind(f"create {record.name}: {error}") from error
 
-    async def _make_disk(self, record: VolumeRecord) -> None:
-        partial = self.disk(record).with_suffix(".part")
-        with open(partial, "wb") as file:
-            file.truncate(record.size)
-        try:
-            await trio.run_process([*_MAKE, str(partial)], capture_stdout=True, capture_stderr=True)
-        except subprocess.CalledProcessError as error:
-            raise Unavailable(f"create {record.name}: {error.stderr.decode('utf-8', 'replace').strip()}") from error
-        partial.rename(self.disk(record))
-
-    def remove(self, record: VolumeRecord) -> None:
-        """Blocking."""
-        shutil.rmtree(self.folder(record), ignore_errors=True)
+    async def remove(self, record: VolumeRecord) -> None:
+        """What cannot be removed now is found at the next start."""
+        if record.kind == DISK:
+            try:
+                await self._disks.remove(self.disk(record))
+            except VchError as error:
+                log.warning("the disk of volume %s stays until the next start: %s", record.name, error)
+        await trio.to_thread.run_sync(partial(shutil.rmtree, self.folder(record), ignore_errors=True))
 
     def tidy(self, known: set[str]) -> None:
         """Remove what belongs to no volume: half made, or half removed. Blocking."""
@@ -158,10 +146,15 @@ class VolumeStore:
             if folder.name not in known:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def used(self, record: VolumeRecord) -> int:
-        """Bytes that it takes, -1 for what is not here. Blocking."""
+    async def used(self, record: VolumeRecord) -> int:
+        """Bytes that it takes, -1 for what is not here."""
         if record.kind in (BIND, TMPFS, NFS):
             return -1
+        if record.kind == DISK:
+            return await self._disks.used(self.disk(record))
+        return await trio.to_thread.run_sync(self._used_by_files, record)
+
+    def _used_by_files(self, record: VolumeRecord) -> int:
         total = 0
         for folder, _, names in os.walk(self.folder(record), onerror=lambda _: None):
             for name in names:
@@ -170,3 +163,8 @@ class VolumeStore:
                 except OSError:
                     continue
         return total
+
+
+def _whole(size: int) -> int:
+    """Disks are whole MiB."""
+    return -(-size >> 20) << 20

@@ -39,7 +39,7 @@ _EXTENSIONS = re.compile(
     r"_sha|_blake2|array|binascii|zlib|_socket|termios|resource|_datetime|mmap|_opcode|grp|_queue|_contextvars|_typing|_ssl|_hashlib|_md5)"
 )
 _LIBRARIES = re.compile(
-    r"lib/x86_64-linux-gnu/(libc\.so\.6|libm\.so\.6|libz\.so|libexpat\.so|libffi\.so|libseccomp\.so|libgcc_s|libproc2|libsystemd|libcap\.so|libgcrypt|libgpg-error|liblz4|liblzma|libzstd|libstdc\+\+|libssl\.so|libcrypto\.so|"
+    r"lib/x86_64-linux-gnu/(libc\.so\.6|libm\.so\.6|libz\.so|libexpat\.so|libffi\.so|libseccomp\.so|libgcc_s|libproc2|libext2fs\.so|libe2p\.so|libcom_err\.so|libblkid\.so|libuuid\.so|libsystemd|libcap\.so|libgcrypt|libgpg-error|liblz4|liblzma|libzstd|libstdc\+\+|libssl\.so|libcrypto\.so|"
     r"libdl\.so\.2|libpthread\.so\.0|libutil\.so\.1|ld-linux)"
 )
 
@@ -218,6 +218,8 @@ def build_initrd(tree: Path, wheels: Path, work: Path) -> bytes:
     initrd.add("usr/bin/tini-static", stat.S_IFREG | 0o755, (tree / "usr/bin/tini-static").read_bytes())
     # For `docker top`, with all of its options.
     initrd.add("bin/ps", stat.S_IFREG | 0o755, (tree / "bin/ps").read_bytes())
+    # For disks that the appliance cannot write to.
+    initrd.add("bin/mke2fs", stat.S_IFREG | 0o755, (tree / "sbin/mke2fs").read_bytes())
     # The names of users that it shows are the guest's own.
     initrd.add("etc/passwd", stat.S_IFREG | 0o644, b"root:x:0:0:root:/:/bin/sh\n")
     initrd.add("lib64", stat.S_IFLNK | 0o777, b"lib/x86_64-linux-gnu")

@@ -12,6 +12,7 @@ import trio
 from protos.tether.v1 import filesystem_pb2
 from protos.tether.v1.filesystem_pb2 import Mount
 from tether.agent.archive import Place, pack, pack_root, unpack
+from tether.agent.blanks import fill
 from tether.agent.changes import differences, pack_layer
 from tether.agent.child import Work, child, enter, root_of
 from tether.agent.reaper import Reaper
@@ -60,7 +61,7 @@ async def _wait_device(disk: filesystem_pb2.Disk) -> str:
         await trio.sleep(0.005)
 
 
-async def make_mount(mount: Mount) -> None:
+async def make_mount(reaper: Reaper, mount: Mount) -> None:
     """Make one mount of a ConfigureRequest or MountRequest. RpcError when the kernel refuses."""
     flags, propagation, data = parse_options(list(mount.options))
     source, kind = mount.source, mount.type
@@ -68,6 +69,8 @@ async def make_mount(mount: Mount) -> None:
         os.makedirs(mount.target, exist_ok=True)
         if mount.kind == Mount.DISK:
             source = await _wait_device(mount.disk)
+            if mount.blank:
+                await fill(reaper, source, list(mount.blank))
         elif mount.kind == Mount.OVERLAY:
             await _mount_overlay(mount, flags, data)
             return
@@ -216,7 +219,7 @@ class FilesystemService:
     # -- mounts ---------------------------------------------------------------------------------------------------
 
     async def mount(self, request: filesystem_pb2.MountRequest) -> filesystem_pb2.MountResponse:
-        await make_mount(request.mount)
+        await make_mount(self._reaper, request.mount)
         return filesystem_pb2.MountResponse()
 
     def unmount(self, request: filesystem_pb2.UnmountRequest) -> filesystem_pb2.UnmountResponse:

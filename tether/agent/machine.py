@@ -115,7 +115,7 @@ class SandboxService:
             raise RpcError(Code.FAILED_PRECONDITION, f"configure: {error}") from error
         mark("names and files")
         for mount in request.mounts:
-            await make_mount(mount)
+            await make_mount(self._reaper, mount)
             mark(f"mounted {mount.target.rpartition('/')[2]}")
         await network.apply(request.network)
         mark("network")

@@ -11,9 +11,10 @@ from urllib.parse import quote
 
 import httpx
 import trio
+from pyVmomi import vim
 
 from appliance.errors import HypervisorError
-from appliance.hypervisor.vsphere.faults import AlreadyThere, AnswerLost, Busy, Gone
+from appliance.hypervisor.vsphere.faults import AlreadyThere, AnswerLost, Busy, NoFile
 from appliance.hypervisor.vsphere.inventory import Inventory
 from appliance.hypervisor.vsphere.session import Session
 from appliance.hypervisor.vsphere.vmdk import descriptor, flat_name
@@ -56,6 +57,7 @@ class Datastore:
         self._client = client
         self._limit = trio.CapacityLimiter(_AT_ONCE)
         self._under_way: dict[str, trio.Event] = {}
+        self._folders: set[str] = set()
 
     @classmethod
     @asynccontextmanager
@@ -68,6 +70,11 @@ class Datastore:
             limits=httpx.Limits(max_connections=_AT_ONCE),
         ) as client:  # fmt: skip
             yield cls(session, inventory, tenant, client, carry_out)
+
+    @property
+    def reference(self) -> Any:
+        """The datastore itself."""
+        return self._inventory.datastore
 
     def path(self, name: str) -> str:
         """A file of ours as vSphere's calls take it: [datastore] folder/name."""
@@ -158,6 +165,8 @@ class Datastore:
         await self._send("PUT", name, lambda: httpx.ByteStream(text), len(text))
 
     async def _make_folder(self, folder: str) -> None:
+        if folder in self._folders:
+            return
         manager = self._session.content.fileManager
         for _ in range(_TRIES):
             try:
@@ -165,18 +174,79 @@ class Datastore:
                     f"folder {folder}", manager.MakeDirectory, self.path(folder), self._inventory.datacenter, True
                 )
             except AlreadyThere:
+                break
+            except (AnswerLost, Busy) as error:
+                log.info("%s; it is tried again", error)
+                await trio.sleep(_PAUSE)
+            else:
+                break
+        else:
+            raise HypervisorError(f"cannot make the folder {self.path(folder)}")
+        self._folders.add(folder)
+
+    # -- disks that are written to --------------------------------------------------------------------------------
+
+    async def create_disk(self, folder: str, name: str, size: int) -> None:
+        """A blank thin disk of `size` bytes; one of that name which was there before is nobody's, and goes."""
+        manager = self._session.content.virtualDiskManager
+        spec = vim.VirtualDiskManager.FileBackedVirtualDiskSpec(
+            diskType="thin", adapterType="lsiLogic", capacityKb=size >> 10
+        )
+        path = self.path(f"{folder}/{name}")
+        lost = False
+        for _ in range(_TRIES):
+            await self._make_folder(folder)
+            try:
+                await self._carry_out(
+                    f"disk {path}", manager.CreateVirtualDisk_Task, path, self._inventory.datacenter, spec
+                )
+            except AlreadyThere:
+                if lost:
+                    return
+                await self.delete_disk(path)
+            except NoFile:
+                # Somebody has tidied up.
+                self._folders.discard(folder)
+            except (AnswerLost, Busy) as error:
+                log.info("%s; it is tried again", error)
+                lost = True
+                await trio.sleep(_PAUSE)
+            else:
+                return
+        raise HypervisorError(f"cannot make the disk {path}")
+
+    async def delete_disk(self, path: str) -> None:
+        """Remove a virtual disk; one that is not there is no error."""
+        manager = self._session.content.virtualDiskManager
+        for _ in range(_TRIES):
+            try:
+                await self._carry_out(
+                    f"delete {path}", manager.DeleteVirtualDisk_Task, path, self._inventory.datacenter
+                )
+            except NoFile:
                 return
             except (AnswerLost, Busy) as error:
                 log.info("%s; it is tried again", error)
                 await trio.sleep(_PAUSE)
             else:
                 return
-        raise HypervisorError(f"cannot make the folder {self.path(folder)}")
+        raise HypervisorError(f"cannot delete the disk {path}")
 
-    async def delete_disk(self, path: str) -> None:
-        """Remove a virtual disk; one that is not there is no error."""
-        manager = self._session.content.virtualDiskManager
-        try:
-            await self._carry_out(f"delete {path}", manager.DeleteVirtualDisk_Task, path, self._inventory.datacenter)
-        except Gone:
-            pass
+    async def list_files(self, folder: str) -> dict[str, int]:
+        """The disks in a folder of ours, with the bytes that they take; none when it is not there."""
+        browser = await self._session.look("datastore", self._inventory.datastore, "browser")
+        details = vim.host.DatastoreBrowser.FileInfo.Details(
+            fileSize=True, fileType=False, modification=False, fileOwner=False
+        )
+        spec = vim.host.DatastoreBrowser.SearchSpec(matchPattern=["*.vmdk"], details=details)
+        for _ in range(_TRIES):
+            try:
+                found = await self._carry_out(f"list {folder}", browser.SearchDatastore_Task, self.path(folder), spec)
+            except NoFile:
+                return {}
+            except (AnswerLost, Busy) as error:
+                log.info("%s; it is tried again", error)
+                await trio.sleep(_PAUSE)
+            else:
+                return {one.path: int(one.fileSize or 0) for one in found.file}
+        raise HypervisorError(f"cannot list {self.path(folder)}")

@@ -4,6 +4,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from appliance.hypervisor.driver import Disk, DiskAddress, Driver, Machine, Mach
 from appliance.hypervisor.vsphere.collector import Collector, Seen
 from appliance.hypervisor.vsphere.concentrator import Concentrator, Port
 from appliance.hypervisor.vsphere.datastore import Datastore
+from appliance.hypervisor.vsphere.disks import FOLDER, DatastoreDisks
 from appliance.hypervisor.vsphere.faults import AlreadyThere, AnswerLost, Busy, Gone, WrongState
 from appliance.hypervisor.vsphere.inventory import Inventory, Names, find
 from appliance.hypervisor.vsphere.session import Server, Session
@@ -38,8 +40,8 @@ T = TypeVar("T")
 _TRIES = 8
 _PAUSE, _LONGEST_PAUSE = 0.1, 3.0
 _UNDONE_SECONDS = 3.0
-# Of a tenant's files: layers, that all its machines share, and disks that are written to.
-_LAYERS, _DISKS = "layers", "disks"
+# Of a tenant's files: layers, that all its machines share.
+_LAYERS = "layers"
 
 
 class VsphereMachine(Machine):
@@ -135,7 +137,7 @@ class VsphereMachine(Machine):
         return self._port.dial()
 
     def disk_addresses(self) -> list[DiskAddress]:
-        return [address_of(index) for index in range(len(self.spec.disks))]
+        return [replace(address_of(index), blank=not disk.read_only) for index, disk in enumerate(self.spec.disks)]
 
     async def usage(self) -> Usage:
         if not self._on:
@@ -160,6 +162,7 @@ class VsphereDriver(Driver):
         self.session = session
         # Set by `open`.
         self.datastore: Datastore
+        self.disks: DatastoreDisks
         self.concentrator = concentrator
         self._inventory = inventory
         self._tenant = names.tenant
@@ -182,6 +185,7 @@ class VsphereDriver(Driver):
                 ) as driver.datastore,
                 trio.open_nursery() as nursery,
             ):
+                driver.disks = DatastoreDisks(driver.datastore)
                 nursery.start_soon(driver.collector.run)
                 yield driver
                 nursery.cancel_scope.cancel()
@@ -260,9 +264,9 @@ class VsphereDriver(Driver):
         async def place(number: int, disk: Disk) -> None:
             if disk.read_only:
                 path = await self.datastore.disk_of(disk.path, _LAYERS)
+                placed[number] = PlacedDisk(path, disk.path.stat().st_size, True)
             else:
-                path = await self.datastore.disk_of(disk.path, f"{_DISKS}/{spec.id}")
-            placed[number] = PlacedDisk(path, disk.path.stat().st_size, disk.read_only)
+                placed[number] = PlacedDisk(self.disks.place(disk.path), 0, False)
 
         with one_by_itself():
             async with trio.open_nursery() as nursery:
@@ -274,13 +278,13 @@ class VsphereDriver(Driver):
     async def take_disks_from(self, reference: Any) -> None:
         """Take from a machine the disks that are not its own only."""
         devices = await self.session.look("disks", reference, "config.hardware.device")
-        change = without_disks(devices or (), self.datastore.path(f"{_DISKS}/"))
+        change = without_disks(devices or (), self.datastore.path(f"{FOLDER}/"))
         if change is None:
             return
 
         async def taken() -> bool:
             left = await self.session.look("disks", reference, "config.hardware.device")
-            return without_disks(left or (), self.datastore.path(f"{_DISKS}/")) is None
+            return without_disks(left or (), self.datastore.path(f"{FOLDER}/")) is None
 
         await self.change("keep the disks", partial(reference.ReconfigVM_Task, change), taken)
 

@@ -15,6 +15,10 @@ class Gone(HypervisorError):
     """What it was about is not there any more (ManagedObjectNotFound)."""
 
 
+class NoFile(HypervisorError):
+    """A file or folder of a datastore is not there."""
+
+
 class Busy(HypervisorError):
     """Another operation is under way on the same object, or a host does not answer now: the same again may do."""
 
@@ -41,6 +45,7 @@ class LoginRefused(HypervisorError):
 
 _MEANINGS: tuple[tuple[tuple[type[Exception], ...], type[HypervisorError]], ...] = (
     ((vmodl.fault.ManagedObjectNotFound,), Gone),
+    ((vim.fault.FileNotFound,), NoFile),
     (
         (vim.fault.TaskInProgress, vim.fault.ConcurrentAccess, vim.fault.ResourceInUse, vmodl.fault.HostNotConnected,
          vmodl.fault.HostNotReachable, vmodl.fault.HostCommunication),

@@ -24,7 +24,7 @@ _ADAPTERS, _UNITS, _ADAPTERS_OWN_UNIT = 4, 15, 7
 
 @dataclass(frozen=True, slots=True)
 class PlacedDisk:
-    """A disk on a datastore: "[datastore] folder/name.vmdk", its bytes. What is only read is shared between machines."""
+    """A disk on a datastore: "[datastore] folder/name.vmdk", its bytes (0: as it is). What is only read is shared between machines."""
 
     path: str
     size: int

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Mount(_message.Message):
-    __slots__ = ("kind", "target", "type", "source", "options", "disk", "lower", "upper")
+    __slots__ = ("kind", "target", "type", "source", "options", "disk", "lower", "upper", "blank")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         PLAIN: _ClassVar[Mount.Kind]
@@ -27,6 +27,7 @@ class Mount(_message.Message):
     DISK_FIELD_NUMBER: _ClassVar[int]
     LOWER_FIELD_NUMBER: _ClassVar[int]
     UPPER_FIELD_NUMBER: _ClassVar[int]
+    BLANK_FIELD_NUMBER: _ClassVar[int]
     kind: Mount.Kind
     target: str
     type: str
@@ -35,7 +36,8 @@ class Mount(_message.Message):
     disk: Disk
     lower: _containers.RepeatedScalarFieldContainer[str]
     upper: str
-    def __init__(self, kind: _Optional[_Union[Mount.Kind, str]] = ..., target: _Optional[str] = ..., type: _Optional[str] = ..., source: _Optional[str] = ..., options: _Optional[_Iterable[str]] = ..., disk: _Optional[_Union[Disk, _Mapping]] = ..., lower: _Optional[_Iterable[str]] = ..., upper: _Optional[str] = ...) -> None: ...
+    blank: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, kind: _Optional[_Union[Mount.Kind, str]] = ..., target: _Optional[str] = ..., type: _Optional[str] = ..., source: _Optional[str] = ..., options: _Optional[_Iterable[str]] = ..., disk: _Optional[_Union[Disk, _Mapping]] = ..., lower: _Optional[_Iterable[str]] = ..., upper: _Optional[str] = ..., blank: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Volume(_message.Message):
     __slots__ = ("source", "destination", "read_only", "copy_up", "make", "type", "device", "options")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from appliance.errors import InvalidParameter
+from appliance.hypervisor import LocalDisks
 from appliance.volume.store import VolumeRecord, VolumeStore
 
 
@@ -19,7 +20,7 @@ from appliance.volume.store import VolumeRecord, VolumeStore
 )  # fmt: skip
 def test_options_decide(tmp_path: Path, options: dict[str, str], shared: bool, kind: str) -> None:
     record = VolumeRecord("vol", 0, "", options=options)
-    VolumeStore(tmp_path, shared=shared).shape(record)
+    VolumeStore(tmp_path, LocalDisks(tmp_path), shared=shared).shape(record)
     assert record.kind == kind
 
 
@@ -33,15 +34,15 @@ def test_options_decide(tmp_path: Path, options: dict[str, str], shared: bool, k
 )  # fmt: skip
 def test_what_cannot_be(tmp_path: Path, name: str, options: dict[str, str]) -> None:
     with pytest.raises(InvalidParameter):
-        VolumeStore(tmp_path, shared=True).shape(VolumeRecord(name, 0, "", options=options))
+        VolumeStore(tmp_path, LocalDisks(tmp_path), shared=True).shape(VolumeRecord(name, 0, "", options=options))
 
 
 async def test_what_belongs_to_no_volume_is_swept(tmp_path: Path) -> None:
-    store = VolumeStore(tmp_path, shared=True)
+    store = VolumeStore(tmp_path, LocalDisks(tmp_path), shared=True)
     kept, gone = (VolumeRecord(name, 0, "directory") for name in ("kept", "gone"))
     for record in (kept, gone):
         await store.make(record)
     (store.data(kept) / "file").write_bytes(bytes(10_000))
     store.tidy({"kept"})
     assert [path.name for path in (tmp_path / "volumes").iterdir()] == ["kept"]
-    assert store.used(kept) >= 10_000
+    assert await store.used(kept) >= 10_000

@@ -5,6 +5,8 @@ concentrator that the configuration names. One that ends by itself is powered of
 """
 
 import contextlib
+import os
+import re
 import socket
 import subprocess
 import tempfile
@@ -135,6 +137,8 @@ class _Body:
             backing: Any = disk.backing
             read_only = backing.parent is not None
             path = self._local(backing.parent.fileName if read_only else backing.fileName)
+            if not read_only:
+                _lengthen(Path(path))
             access = "readonly=on" if read_only else "discard=unmap"
             arguments += [
                 "-drive", f"if=none,id=disk{number},format=raw,file={path.removesuffix('.vmdk')}-flat.vmdk,{access}",
@@ -219,6 +223,15 @@ class _Body:
         await self._moves.send((give_up, done))
         with trio.fail_after(30):
             await done.wait()
+
+
+def _lengthen(disk: Path) -> None:
+    """The simulator says how large a disk is, and makes none of it."""
+    sectors = re.search(r"^RW (\d+) ", disk.read_text(), re.M)
+    assert sectors is not None
+    flat = disk.with_name(f"{disk.stem}-flat.vmdk")
+    if flat.stat().st_size < int(sectors[1]) * 512:
+        os.truncate(flat, int(sectors[1]) * 512)
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from pyVmomi import vim
 from appliance.engine.boot import launch_requests
 from appliance.engine.surroundings import Surroundings
 from appliance.guest import GuestSession
-from appliance.hypervisor import Disk, Driver, MachineSpec
+from appliance.hypervisor import SCRATCH, Disk, Driver, MachineSpec
 from appliance.hypervisor.vsphere.concentrator import Concentrator
 from appliance.hypervisor.vsphere.driver import VsphereDriver
 from appliance.hypervisor.vsphere.inventory import Names
@@ -110,13 +110,11 @@ async def test_a_container_runs(simulator: Simulator, short_path: Path) -> None:
     layer, upper = short_path / "busybox.erofs", short_path / "upper.ext4"
     with open(layer, "w+b") as out:
         write_erofs(io.BytesIO(busybox_layer()).read, out)
-    with open(upper, "wb") as file:
-        file.truncate(64 << 20)
-    await trio.run_process(["mke2fs", "-q", "-F", "-t", "ext4", str(upper)], capture_stdout=True, capture_stderr=True)
     script = "cat /kept; echo more >> /kept; echo said"
     config = {"Cmd": ["/bin/sh", "-c", script], "Hostname": "box", "Env": ["PATH=/bin"]}
     said = []
     async with opened(server_of(simulator), short_path) as (driver, _, _), LoopThread.open() as loop:
+        await driver.disks.create(upper, SCRATCH)
         for _ in range(2):
             machine = await driver.create(MachineSpec("c0ffee", 256, 1, (Disk(upper, False), Disk(layer, True))))
             await machine.start()
@@ -133,5 +131,6 @@ async def test_a_container_runs(simulator: Simulator, short_path: Path) -> None:
             session.close()
             await machine.destroy()
         assert b"".join(said) == b"cat: can't open '/kept': No such file or directory\nsaid\nmore\nsaid\n"
-        for path in ("disks/c0ffee/upper.vmdk", "layers/busybox.vmdk"):
-            await driver.datastore.delete_disk(driver.datastore.path(path))
+        assert await driver.disks.used(upper)
+        await driver.disks.remove(upper)
+        assert await driver.disks.used(upper) == 0

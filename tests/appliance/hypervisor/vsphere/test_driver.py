@@ -1,5 +1,6 @@
 """Machines on vSphere: made once whatever happens to the answers, known again, told of. Against VMware's simulator."""
 
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -11,7 +12,7 @@ import trio
 from pyVmomi import vim
 
 from appliance.errors import InvalidParameter
-from appliance.hypervisor import Card, Disk, MachineSpec, Power
+from appliance.hypervisor import Card, Disk, DiskKind, MachineSpec, Power
 from appliance.hypervisor.vsphere.concentrator import Concentrator
 from appliance.hypervisor.vsphere.driver import VsphereDriver
 from appliance.hypervisor.vsphere.faults import Gone, LoginRefused, NotAllowed, StorageFull
@@ -146,6 +147,13 @@ async def test_a_server_that_forgets_each_login(proxy: FaultProxy) -> None:
         assert await session.read("time", clock.CurrentTime)
 
 
+_DISK_CHANGES = (
+    "MakeDirectory",
+    "ReconfigVM_Task",
+    "CreateVirtualDisk_Task",
+    "DeleteVirtualDisk_Task",
+    "SearchDatastore_Task",
+)
 _CHANGES = ("CreateVM_Task", "PowerOnVM_Task", "PowerOffVM_Task", "Destroy_Task")
 _TROUBLES = (
     LOSE_ANSWER,
@@ -195,25 +203,47 @@ async def test_each_change_is_made_once(proxy: FaultProxy, method: str, trouble:
 @pytest.mark.parametrize(
     ("method", "trouble"),
     [(method, trouble) for method in ("PUT", "HEAD") for trouble in (LOSE_ANSWER, CLOSE_BEFORE, DELAY)]
-    + [(method, trouble) for method in ("MakeDirectory", "ReconfigVM_Task") for trouble in _TROUBLES],
+    + [(method, trouble) for method in _DISK_CHANGES for trouble in _TROUBLES],
 )
 async def test_disks_are_written_once_and_stay(proxy: FaultProxy, tmp_path: Path, method: str, trouble: str) -> None:
     own, layer = tmp_path / "own.ext4", tmp_path / "layer.erofs"
-    own.write_bytes(b"own" * 4096 * 512)
     layer.write_bytes(b"layer" * 4096)
     async with _driver(proxy) as driver:
         store = driver.datastore
         proxy.rules.append((method, trouble))
         with trio.fail_after(60):
+            await driver.disks.create(own, DiskKind(64 << 20, ()))
             machine = await driver.create(replace(_spec("a9"), disks=(Disk(own, False), Disk(layer, True))))
             await machine.start()
             await machine.destroy()
+            assert await _machines(proxy.simulator) == []
+            assert await store.size("layers/layer-flat.vmdk") == layer.stat().st_size
+            assert await store.size("layers/layer.vmdk")
+            await store.delete_disk(store.path("layers/layer.vmdk"))
+            await driver.disks.sweep([own])
+            assert list(await store.list_files("disks")) == [
+                f"{tmp_path.name}.own-flat.vmdk",
+                f"{tmp_path.name}.own.vmdk",
+            ]
+            await driver.disks.sweep([])
+            assert await store.list_files("disks") == {}
         assert not proxy.rules
-        assert await _machines(proxy.simulator) == []
-        for name, source in ((f"disks/{'a9' * 32}/own", own), ("layers/layer", layer)):
-            assert await store.size(f"{name}-flat.vmdk") == source.stat().st_size
-            assert await store.size(f"{name}.vmdk")
-            await store.delete_disk(store.path(f"{name}.vmdk"))
+
+
+async def test_a_disk_that_nobody_removed_is_made_anew(simulator: Simulator, tmp_path: Path) -> None:
+    async with _driver(simulator) as driver:
+        for size in (64 << 20, 128 << 20):
+            await driver.disks.create(tmp_path / "own.ext4", DiskKind(size, ()))
+        folder = (
+            Path((await driver.session.look("datastore", driver.datastore.reference, "info")).url) / "vch-tenant/disks"
+        )
+        assert f"RW {(128 << 20) // 512} " in (folder / f"{tmp_path.name}.own.vmdk").read_text()
+        shutil.rmtree(folder)
+        # Gone with its folder: neither is missed.
+        await driver.disks.remove(tmp_path / "own.ext4")
+        await driver.disks.create(tmp_path / "own.ext4", DiskKind(64 << 20, ()))
+        assert await driver.disks.used(tmp_path / "own.ext4")
+        await driver.disks.sweep([])
 
 
 async def test_every_answer_of_a_life_is_lost(proxy: FaultProxy) -> None:

@@ -1,0 +1,63 @@
+"""Disks that machines write to, on a datastore: thin, blank when they are made, and each in the machine that needs it now.
+
+vSphere lets nobody write a part of a disk from outside, so that the file system is made by the first guest that has the disk.
+"""
+
+import hashlib
+from collections.abc import Collection
+from pathlib import Path
+
+import trio
+
+from appliance.hypervisor.disks import DiskKind, Disks
+from appliance.hypervisor.vsphere.datastore import Datastore
+
+FOLDER = "disks"
+_LONGEST = 150
+# Whoever asks for many sizes asks one after the other.
+_SIZES_SECONDS = 2.0
+
+
+def file_of(path: Path) -> str:
+    """The disk's name on the datastore: its folder's and its own; what is too long for a file system is told apart by a digest."""
+    name = path.parent.name
+    if len(name) > _LONGEST:
+        name = f"{name[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+    return f"{name}.{path.stem}.vmdk"
+
+
+class DatastoreDisks(Disks):
+    def __init__(self, datastore: Datastore) -> None:
+        self._datastore = datastore
+        self._sizes: dict[str, int] = {}
+        self._sizes_until = -1.0
+
+    def place(self, path: Path) -> str:
+        """As vSphere's calls take it: [datastore] folder/name.vmdk."""
+        return self._datastore.path(f"{FOLDER}/{file_of(path)}")
+
+    async def create(self, path: Path, kind: DiskKind) -> None:
+        """See Disks."""
+        self._sizes_until = -1.0
+        await self._datastore.create_disk(FOLDER, file_of(path), kind.size)
+
+    async def remove(self, path: Path) -> None:
+        """See Disks."""
+        self._sizes_until = -1.0
+        await self._datastore.delete_disk(self.place(path))
+
+    async def used(self, path: Path) -> int:
+        """See Disks: as the datastore tells it, of some moments ago."""
+        if trio.current_time() > self._sizes_until:
+            self._sizes = await self._datastore.list_files(FOLDER)
+            self._sizes_until = trio.current_time() + _SIZES_SECONDS
+        name = file_of(path)
+        # VMware's servers count a disk's parts under its own name, the simulator file by file.
+        return sum(self._sizes.get(one, 0) for one in (name, f"{name.removesuffix('.vmdk')}-flat.vmdk"))
+
+    async def sweep(self, known: Collection[Path]) -> None:
+        """See Disks."""
+        kept = {file_of(path) for path in known}
+        for name in await self._datastore.list_files(FOLDER):
+            if name.endswith(".vmdk") and not name.endswith("-flat.vmdk") and name not in kept:
+                await self._datastore.delete_disk(self._datastore.path(f"{FOLDER}/{name}"))
