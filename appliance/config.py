@@ -3,10 +3,41 @@
 import argparse
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from appliance.errors import InvalidParameter
+
+
+@dataclass(frozen=True, slots=True)
+class VsphereConfig:
+    """Where vSphere is and what of it is ours. Of the inventory, an empty name stands for the only one that there is."""
+
+    vsphere: str = ""
+    vsphere_user: str = ""
+    vsphere_password_file: Path | None = None
+    thumbprint: str = ""
+    vsphere_ca: Path | None = None
+    tenant: str = "vch"
+    datacenter: str = ""
+    compute_resource: str = ""
+    vm_folder: str = ""
+    image_store: str = ""
+    bridge_network: str = ""
+    bridge_interface: str = ""
+    vspc_listen: str = "0.0.0.0:2377"
+    vspc_address: str = ""
+    vspc_allow: tuple[str, ...] = ()
+    vspc_cert: Path | None = None
+    vspc_key: Path | None = None
+
+
+def required(settings: VsphereConfig, name: str) -> str:
+    """A setting that has no default. InvalidParameter when it was not given."""
+    value = getattr(settings, name)
+    if not value:
+        raise InvalidParameter(f"--hypervisor vsphere needs --{name.replace('_', '-')}")
+    return str(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +48,7 @@ class Config:
     pidfile: Path | None = None
     guest: Path = Path("/usr/share/vch/guest")
     hypervisor: str = "qemu"
+    vsphere: VsphereConfig = VsphereConfig()
     accel: str = "auto"
     vm_memory: int = 256
     vm_cpus: int = 1
@@ -66,7 +98,7 @@ def parse_arguments(arguments: list[str]) -> Config:
     flag("--config-file", type=Path, help="a JSON file with these settings")
     flag("-p", "--pidfile", type=Path)
     flag("--guest", type=Path, help="folder with vmlinux and initrd, as build/guest/image.py makes it")
-    flag("--hypervisor", choices=("qemu",), help="qemu (vsphere comes later)")
+    flag("--hypervisor", choices=("qemu", "vsphere"), help="where machines run: qemu on this host, or vSphere's hosts")
     flag("--accel", choices=("auto", "kvm", "tcg"))
     flag("--vm-memory", type=int, help="MiB of a machine without -m")
     flag("--vm-cpus", type=int)
@@ -96,6 +128,7 @@ def parse_arguments(arguments: list[str]) -> Config:
     flag("--https-proxy")
     flag("--no-proxy", help="hosts that are reached without: names, IPs, CIDRs, with commas between")
     flag("-l", "--log-level", choices=("debug", "info", "warn", "error", "fatal"))
+    _add_vsphere(parser)
     given = {key: value for key, value in vars(parser.parse_args(arguments)).items() if value is not None}
     file = given.pop("config_file", None)
     settings = {**_read_file(file), **given} if file is not None else given
@@ -103,12 +136,35 @@ def parse_arguments(arguments: list[str]) -> Config:
     for key, value in settings.items():
         if isinstance(value, list):
             settings[key] = tuple(value)
-    return Config(**settings)
+    own = {key: settings.pop(key) for key in _VSPHERE if key in settings}
+    return Config(**settings, vsphere=VsphereConfig(**own))
+
+
+def _add_vsphere(parser: argparse.ArgumentParser) -> None:
+    flag = parser.add_argument_group("vSphere").add_argument
+    flag("--vsphere", metavar="HOST[:PORT]", help="the vCenter, or the ESXi if there is none")
+    flag("--vsphere-user")
+    flag("--vsphere-password-file", type=Path, help="a file with the password, which flags would show to everybody")
+    flag("--thumbprint", help="of the server's certificate, SHA-1 or SHA-256; else --vsphere-ca or the system's CAs")
+    flag("--vsphere-ca", type=Path, help="a file with the CAs that the server's certificate may be from")
+    flag("--tenant", help="in whose name machines are made, folders are called, and found again (vch)")
+    flag("--datacenter")
+    flag("--compute-resource", help="a cluster or host; CLUSTER/POOL/POOL for a resource pool of it")
+    flag("--vm-folder", help="below the datacenter's folder of machines; the tenant's own is made in it")
+    flag("--image-store", help="the datastore of images, machines and volumes")
+    flag("--bridge-network", help="the portgroup that containers are on")
+    flag("--bridge-interface", help="this host's interface on that portgroup")
+    flag("--vspc-listen", metavar="ADDRESS:PORT", help="where machines' serial ports are taken (0.0.0.0:2377)")
+    flag("--vspc-address", help="how vSphere's hosts call us; else the address that we have towards vSphere")
+    flag("--vspc-allow", action="append", metavar="CIDR", help="from where hosts may connect; else from everywhere")
+    flag("--vspc-cert", type=Path, help="PEM: serial ports come by TLS then (telnets)")
+    flag("--vspc-key", type=Path)
 
 
 # Below "proxies" in the file.
 _PROXY_KEYS = {"http-proxy": "http_proxy", "https-proxy": "https_proxy", "no-proxy": "no_proxy"}
-_FILE_KEYS = _PROXY_KEYS | {
+_VSPHERE = tuple(field.name for field in fields(VsphereConfig))
+_FILE_KEYS = _PROXY_KEYS | {name.replace("_", "-"): name for name in _VSPHERE} | {
     "hosts": "hosts", "data-root": "data_root", "exec-root": "exec_root", "pidfile": "pidfile", "guest": "guest",
     "hypervisor": "hypervisor", "accel": "accel", "vm-memory": "vm_memory", "vm-cpus": "vm_cpus", "vm-template": "vm_template",
     "vm-pool": "vm_pool",
@@ -134,5 +190,7 @@ def _read_file(path: Path) -> dict[str, object]:
         )
     if content.get("vm-template") in ("on", "off"):
         content["vm-template"] = content["vm-template"] == "on"
-    paths = ("data_root", "exec_root", "pidfile", "guest", "certs_dir")
+    paths = (
+        "data_root", "exec_root", "pidfile", "guest", "certs_dir", "vsphere_password_file", "vsphere_ca", "vspc_cert", "vspc_key",
+    )  # fmt: skip
     return {_FILE_KEYS[key]: Path(value) if _FILE_KEYS[key] in paths else value for key, value in content.items()}

@@ -14,7 +14,6 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -38,17 +37,13 @@ from appliance.engine.admission import Admission
 from appliance.engine.containers import Containers
 from appliance.engine.events import EventBus
 from appliance.engine.networks import Networks
-from appliance.engine.pool import Pool
-from appliance.engine.rehearsal import ContainerRehearsal
 from appliance.engine.runs import Defaults
 from appliance.engine.transfers import Transfers
 from appliance.engine.volumes import Volumes
 from appliance.errors import Conflict, InvalidParameter, VchError, leaves
+from appliance.hosting import host_of, hosting_of, remote
 from appliance.http import Readiness, serve_connection
-from appliance.hypervisor import SOME_SHARES, LocalDisks, MachineSpec
-from appliance.hypervisor.qemu import QemuDriver, default_pool, has_room
 from appliance.image.store import ImageStore
-from appliance.network.host import BridgeHost, Host, UserModeHost, may_make_bridges
 from appliance.registry import Credentials, Proxies, Registry
 from appliance.store import Database
 from appliance.volume.store import VolumeStore
@@ -105,13 +100,6 @@ def _subnets(texts: Iterable[str]) -> Iterator[ipaddress.IPv4Network | ipaddress
                 yield ipaddress.ip_network(text, strict=False)
 
 
-def _bridged(config: Config) -> bool:
-    """Whether networks are bridges. InvalidParameter when they have to be and cannot."""
-    if config.networking == "bridge" and not may_make_bridges():
-        raise InvalidParameter("--networking bridge needs the rights of root (CAP_NET_ADMIN) and /dev/net/tun")
-    return config.networking != "user" and may_make_bridges()
-
-
 @contextlib.contextmanager
 def _lock(folder: Path) -> Iterator[None]:
     """Hold the folder against a second vchd; the kernel lets go of it when this process ends, however it does."""
@@ -147,30 +135,15 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
     async with (
         Database.open(config.data_root / "state.db") as database,
         LoopThread.open() as loop,
+        # Outside of the nursery: who is in there needs it until its end.
+        remote(config) as there,
         trio.open_nursery() as nursery,
     ):
         events = EventBus()
-        host: Host = BridgeHost(config.bridge) if _bridged(config) else UserModeHost()
-        networks = Networks(host, database, events, nursery, config.bip, config.bridge, config.dns)
+        networks = Networks(host_of(config), database, events, nursery, config.bip, config.bridge, config.dns)
         await networks.open()
-        disks = LocalDisks(config.data_root)
-        await disks.prepare()
-        rehearsal = ContainerRehearsal(loop, config.data_root, disks, networks.places.blank)
-        driver = QemuDriver(
-            config.exec_root / "machines", config.guest, config.accel, config.cache, nursery,
-            rehearsal if config.vm_template else None,
-        )  # fmt: skip
-        await driver.connect()
-        usual = MachineSpec("any", config.vm_memory, config.vm_cpus, (), networks.places.blank.card)
-        size = default_pool() if config.vm_pool is None else config.vm_pool
-        pools: list[Pool] = []
-        if config.vm_template and size:
-            sharing = replace(usual, shares=SOME_SHARES)
-            pools = [
-                Pool(size, usual, driver, rehearsal, loop, nursery, has_room),
-                # Of those that have volumes one is enough: it has its memory for itself.
-                Pool(1, sharing, driver, rehearsal, loop, nursery, has_room, lazy=True),
-            ]
+        hosting = await hosting_of(config, there, loop, networks, nursery)
+        driver, disks = hosting.driver, hosting.disks
         images = ImageStore(database, config.data_root)
         why_no_shares = driver.why_no_shares()
         volumes = Volumes(
@@ -179,15 +152,13 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         await volumes.open()
         containers = Containers(
             config.data_root, database, driver, images, networks, volumes, events, loop, nursery,
-            Defaults(config.vm_memory, config.vm_cpus, config.dns), disks, Admission(os.cpu_count() or 1), pools,
+            Defaults(config.vm_memory, config.vm_cpus, config.dns), disks, Admission(os.cpu_count() or 1), hosting.pools,
         )  # fmt: skip
         await containers.restore()
         await disks.sweep([*containers.disks(), *volumes.disks()])
         await images.sweep()
         networks.settle()
-        driver.want(usual)
-        for pool in pools:
-            nursery.start_soon(pool.run)
+        hosting.begin(nursery)
         # What is here now stays: the collector need not look at it again.
         gc.freeze()
 

@@ -20,6 +20,8 @@ from appliance.network.names import NameServer
 from appliance.network.record import (
     OPTION_BRIDGE,
     OPTION_HOST_IP,
+    OPTION_ICC,
+    OPTION_MTU,
     OPTIONS,
     Endpoint,
     NetworkRecord,
@@ -31,6 +33,8 @@ log = logging.getLogger(__name__)
 
 _KIND = "network"
 _MIN_ADDRESSES = 4
+# What only a network with a bridge of its own can have.
+_OWN_BRIDGE = (OPTION_BRIDGE, OPTION_ICC, OPTION_MTU)
 
 
 class Networks:
@@ -164,14 +168,18 @@ class Networks:
         if record.driver != "bridge":
             raise NotFound(f"could not find plugin {record.driver} in v1 plugin registry: plugin not found")
         self._check_options(record)
+        for option in _OWN_BRIDGE if self._host.shared_bridge else ():
+            if option in record.options:
+                raise InvalidParameter(f"network option {option} is not supported: all networks share one bridge here")
         async with self._changing:
             same = [other for other in self._records.values() if record.name == other.name]
             if any(unique or other.predefined for other in same):
                 raise Conflict(f"network with name {record.name} already exists")
             record.id = secrets.token_hex(32)
             record.created = time.time_ns()
-            record.bridge = record.options.get(OPTION_BRIDGE) or f"br-{record.id[:12]}"
-            if any(record.bridge == other.bridge for other in self._records.values()):
+            shared = self._host.shared_bridge
+            record.bridge = shared or record.options.get(OPTION_BRIDGE) or f"br-{record.id[:12]}"
+            if not shared and any(record.bridge == other.bridge for other in self._records.values()):
                 raise Forbidden(f"bridge name {record.bridge} is used by another network")
             await self._choose_subnets(record)
             try:

@@ -51,11 +51,11 @@ def removal(table: str) -> str:
     return "".join(f"add table {family} {table}\ndelete table {family} {table}\n" for family in ("ip", "ip6"))
 
 
-def rules(table: str, networks: Iterable[NetworkRecord], publications: Iterable[Publication]) -> str:
-    """The commands that make the tables anew, whole."""
+def rules(table: str, networks: Iterable[NetworkRecord], publications: Iterable[Publication], shared: str = "") -> str:
+    """The commands that make the tables anew, whole. `shared` is a bridge that networks share: addresses tell them apart there."""
     bridges = [network for network in networks if network.driver == "bridge" and network.bridge]
     published = list(publications)
-    return removal(table) + "".join(_family(family, table, bridges, published) for family in ("ip", "ip6"))
+    return removal(table) + "".join(_family(family, table, bridges, published, shared) for family in ("ip", "ip6"))
 
 
 def _elements(items: Iterable[str]) -> str:
@@ -63,10 +63,43 @@ def _elements(items: Iterable[str]) -> str:
     return f" elements = {{ {listed} }};" if listed else ""
 
 
-def _family(family: str, table: str, bridges: list[NetworkRecord], publications: list[Publication]) -> str:
+@dataclass(frozen=True, slots=True)
+class _Apart:
+    """Rules for networks that share a bridge: within the chain forward, and within input."""
+
+    forward: list[str]
+    input: list[str]
+
+
+def _apart(family: str, bridges: list[NetworkRecord], shared: str) -> _Apart:
+    forward, into, internal = [], [], []
+    for network in bridges:
+        for pool in network.used_pools if network.bridge == shared else ():
+            if (":" in pool.subnet) != (family == "ip6"):
+                continue
+            source, target = f'iifname "{shared}" {family} saddr', f'oifname "{shared}" {family} daddr'
+            forward.append(f"{source} {pool.subnet} {target} {pool.subnet} accept")
+            # Each network's names are its own.
+            into.append(
+                f"{source} != {pool.subnet} {family} daddr {pool.gateway} meta l4proto {{ tcp, udp }} th dport 53 drop"
+            )
+            if network.internal:
+                internal += [f"{source} {pool.subnet} drop", f"{target} {pool.subnet} drop"]
+                into += [
+                    f"{source} {pool.subnet} meta l4proto {{ tcp, udp }} th dport 53 accept",
+                    f"{source} {pool.subnet} meta l4proto {{ icmp, ipv6-icmp }} accept",
+                    f"{source} {pool.subnet} drop",
+                ]
+    return _Apart(forward + internal, into)
+
+
+def _family(family: str, table: str, bridges: list[NetworkRecord], publications: list[Publication], shared: str) -> str:
     kind = "ipv4_addr" if family == "ip" else "ipv6_addr"
-    names = [f'"{network.bridge}"' for network in bridges]
-    internal = [f'"{network.bridge}"' for network in bridges if network.internal]
+    names = list(dict.fromkeys(f'"{network.bridge}"' for network in bridges))
+    own = [network for network in bridges if network.bridge != shared]
+    internal = [f'"{network.bridge}"' for network in own if network.internal]
+    same = [f'"{network.bridge}" . "{network.bridge}"' for network in own]
+    apart = _apart(family, bridges, shared)
     ours = [one for one in publications if _is_of(one, family)]
     everywhere = [f"{_port(one)} : {_target(one)}" for one in ours if not one.host_ip]
     somewhere = [f"{one.host_ip} . {_port(one)} : {_target(one)}" for one in ours if one.host_ip]
@@ -94,6 +127,7 @@ def _family(family: str, table: str, bridges: list[NetworkRecord], publications:
         "forward": ("type filter hook forward priority filter", [
             "ct state established,related accept",
             "iifname . oifname @same accept",
+            *apart.forward,
             "iifname @internal drop",
             "oifname @internal drop",
             # What is published may be reached from everywhere, the rest from its own network only.
@@ -102,6 +136,7 @@ def _family(family: str, table: str, bridges: list[NetworkRecord], publications:
         ]),
         "input": ("type filter hook input priority filter", [
             "ct state established,related accept",
+            *apart.input,
             "iifname @internal meta l4proto { tcp, udp } th dport 53 accept",
             "iifname @internal meta l4proto { icmp, ipv6-icmp } accept",
             "iifname @internal drop",
@@ -113,7 +148,7 @@ def _family(family: str, table: str, bridges: list[NetworkRecord], publications:
         f" map published_at {{ type {kind} . inet_proto . inet_service : {kind} . inet_service;{_elements(somewhere)} }}",
         f" set bridges {{ type ifname;{_elements(names)} }}",
         f" set internal {{ type ifname;{_elements(internal)} }}",
-        f" set same {{ type ifname . ifname;{_elements(f'{name} . {name}' for name in names)} }}",
+        f" set same {{ type ifname . ifname;{_elements(same)} }}",
     ]
     for name, (head, lines) in chains.items():
         text += [f" chain {name} {{", f"  {head};", *(f"  {line}" for line in lines), " }"]

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +29,8 @@ class Host(Protocol):
     """What networks need of the machine that they are on. Errors are Unavailable with the kernel's words."""
 
     bridged: bool
+    # The bridge that all networks share; "" where each has its own.
+    shared_bridge: str
 
     async def add(self, network: NetworkRecord, *, new: bool) -> None:
         """Make its bridge, or find it; with `new` a device of that name is somebody else's, and a Conflict."""
@@ -54,6 +57,7 @@ class UserModeHost:
     """Without the right to make bridges: each machine has NAT of its own, and nothing of the host is changed."""
 
     bridged = False
+    shared_bridge = ""
 
     async def add(self, network: NetworkRecord, *, new: bool) -> None: ...
     async def remove(self, network: NetworkRecord) -> None: ...
@@ -67,30 +71,51 @@ class UserModeHost:
     async def clear(self, networks: Iterable[NetworkRecord]) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Uplink:
+    """Where machines are on other hosts: the interface of this one that leads to them, and the bridge that it is put in.
+
+    All networks share that bridge; only their addresses tell them apart.
+    """
+
+    bridge: str
+    interface: str
+
+
 class BridgeHost:
     """`table` names the tables of nftables that are this daemon's."""
 
     bridged = True
 
-    def __init__(self, table: str) -> None:
+    def __init__(self, table: str, uplink: Uplink | None = None) -> None:
         self._table = table
+        self._uplink = uplink
+        self.shared_bridge = uplink.bridge if uplink is not None else ""
         # What bridges that were made here are marked with: others, which `--bridge` may name, are used and left.
         self._alias = f"vch {table}"
         self._nft = Nft()
         _write("ipv4/ip_forward", "1")
 
     async def add(self, network: NetworkRecord, *, new: bool) -> None:
-        await trio.to_thread.run_sync(_make_bridge, network, new, self._alias)
+        await trio.to_thread.run_sync(_make_bridge, network, new, self._alias, self._uplink)
 
     async def remove(self, network: NetworkRecord) -> None:
-        await trio.to_thread.run_sync(_remove_bridges, self._alias, network.bridge.__eq__)
+        if network.bridge == self.shared_bridge:
+            gone = _addresses(network)
+            await trio.to_thread.run_sync(_remove_addresses, network.bridge, gone.__contains__)
+        else:
+            await trio.to_thread.run_sync(_remove_bridges, self._alias, network.bridge.__eq__)
 
     async def sweep(self, networks: Iterable[NetworkRecord]) -> None:
+        networks = list(networks)
         known = {network.bridge for network in networks}
         await trio.to_thread.run_sync(_remove_bridges, self._alias, lambda name: name not in known)
+        if self.shared_bridge:
+            kept = {address for network in networks for address in _addresses(network)}
+            await trio.to_thread.run_sync(_remove_addresses, self.shared_bridge, lambda address: address not in kept)
 
     def set_rules(self, networks: Iterable[NetworkRecord], publications: Iterable[Publication]) -> None:
-        self._nft.run(rules(self._table, networks, publications))
+        self._nft.run(rules(self._table, networks, publications, self.shared_bridge))
 
     def publish(self, publications: Iterable[Publication]) -> None:
         publications = list(publications)
@@ -122,6 +147,9 @@ class BridgeHost:
         for network in networks:
             with contextlib.suppress(Unavailable):
                 await self.remove(network)
+        if self.shared_bridge:
+            with contextlib.suppress(Unavailable):
+                await trio.to_thread.run_sync(_remove_bridges, self._alias, self.shared_bridge.__eq__)
 
 
 def _forget_flows(to: Publication) -> None:
@@ -144,7 +172,31 @@ def _write(name: str, value: str) -> None:
         raise Unavailable(f"cannot set net/{name}: {error}") from error
 
 
-def _make_bridge(network: NetworkRecord, new: bool, alias: str) -> None:
+def _addresses(network: NetworkRecord) -> set[str]:
+    """What the bridge of a network has for it."""
+    return {f"{pool.gateway}/{parse_subnet(pool.subnet).prefixlen}" for pool in network.used_pools}
+
+
+def _remove_addresses(bridge: str, remove: Callable[[str], bool]) -> None:
+    try:
+        with IPRoute() as netlink:
+            for index in netlink.link_lookup(ifname=bridge):
+                for one in netlink.get_addr(index=index):
+                    address, length = one.get_attr("IFA_ADDRESS"), one["prefixlen"]
+                    if not address.startswith("fe80:") and remove(f"{address}/{length}"):
+                        netlink.addr("del", index=index, address=address, prefixlen=length)
+    except NetlinkError as error:
+        raise Unavailable(f"addresses of bridge {bridge}: {error}") from error
+
+
+def _put_into(netlink: Any, uplink: Uplink, index: int) -> None:
+    found = netlink.link_lookup(ifname=uplink.interface)
+    if not found:
+        raise Unavailable(f"--bridge-interface {uplink.interface}: there is no such network device")
+    netlink.link("set", index=found[0], master=index, state="up")
+
+
+def _make_bridge(network: NetworkRecord, new: bool, alias: str, uplink: Uplink | None) -> None:
     name = network.bridge
     try:
         with IPRoute() as netlink:
@@ -154,7 +206,7 @@ def _make_bridge(network: NetworkRecord, new: bool, alias: str) -> None:
                 netlink.link("add", ifname=name, kind="bridge", address="02:42:" + os.urandom(4).hex(":"))
                 found = netlink.link_lookup(ifname=name)
                 netlink.link("set", index=found[0], ifalias=alias)
-            elif new:
+            elif new and uplink is None:
                 raise Conflict(f"bridge name {name} is that of a network device of the host")
             elif _kind_of(netlink, found[0]) != "bridge":
                 raise Conflict(f"network device {name} is no bridge")
@@ -171,6 +223,8 @@ def _make_bridge(network: NetworkRecord, new: bool, alias: str) -> None:
             if network.mtu:
                 netlink.link("set", index=index, mtu=network.mtu)
             netlink.link("set", index=index, state="up")
+            if uplink is not None:
+                _put_into(netlink, uplink, index)
             _write(f"ipv4/conf/{name}/route_localnet", "1")
     except NetlinkError as error:
         raise Unavailable(f"bridge {name} of network {network.name}: {error}") from error

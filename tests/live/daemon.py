@@ -14,8 +14,9 @@ from pathlib import Path
 from tests.live.images import busybox_archive
 
 PATIENCE = 120
-# Flags for every vchd of a test run, e.g. VCH_TEST_FLAGS="--vm-template off".
+# Flags for every vchd of a test run, e.g. VCH_TEST_FLAGS="--vm-template off"; and where its machines are: qemu or vsphere.
 FLAGS = os.environ.get("VCH_TEST_FLAGS", "").split()
+HYPERVISOR = os.environ.get("VCH_TEST_HYPERVISOR", "qemu")
 
 
 class Daemon:
@@ -36,14 +37,17 @@ class Daemon:
         self.socket = root / "d.sock"
         self.host = f"unix://{self.socket}"
         self.log = root / "vchd.log"
+        # Given at each start.
+        self.flags: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
+        self._closed = False
 
     def start(self, *flags: str) -> None:
         command = [
             *self.inside(), *self._as_user(), sys.executable, "-m", "appliance",
             *(() if self.namespace or self.uid else ("--networking", "user")),
             "-H", self.host, "--data-root", str(self.root / "data"),
-            "--exec-root", str(self.root / "exec"), "--accel", "tcg", *FLAGS, *flags,
+            "--exec-root", str(self.root / "exec"), "--accel", "tcg", *FLAGS, *self.flags, *flags,
         ]  # fmt: skip
         self.socket.unlink(missing_ok=True)
         with open(self.log, "ab") as log:
@@ -100,8 +104,9 @@ class Daemon:
             if pid:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-        if self.namespace:
+        if self.namespace and not self._closed:
             subprocess.run(["ip", "netns", "delete", self.namespace], check=False)
+        self._closed = True
 
     def command(self, *arguments: str) -> list[str]:
         return ["docker", "-H", self.host, *arguments]
@@ -174,6 +179,13 @@ class Daemon:
 
 @contextlib.contextmanager
 def running_daemon(root: Path, *flags: str, on_host: bool = False) -> Iterator[Daemon]:
+    """One that has been started, with busybox."""
+    if HYPERVISOR == "vsphere":
+        from tests.live.vsphere.daemon import running_vsphere
+
+        with running_vsphere(root, *flags) as vsphere:
+            yield vsphere.daemon
+        return
     daemon = Daemon(root, on_host=on_host)
     daemon.start(*flags)
     try:

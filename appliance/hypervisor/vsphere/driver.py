@@ -251,7 +251,7 @@ class VsphereDriver(Driver):
     async def create(self, spec: MachineSpec) -> Machine:
         serial = f"vch:{secrets.token_urlsafe(24)}"
         config = config_of(
-            spec, self._tenant, self._inventory.datastore_name, (self._concentrator_uri, serial), self._inventory.backings,
+            spec, self._tenant, self._inventory.datastore_name, (self._concentrator_uri, serial), self._inventory.backing,
             await self._place(spec),
         )  # fmt: skip
         reference, serial = await self._created(spec.id, config, serial)

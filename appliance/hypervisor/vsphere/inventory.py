@@ -20,6 +20,7 @@ class Names:
     pool: str = ""
     folder: str = ""
     datastore: str = ""
+    bridge: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,8 @@ class Inventory:
     folder: Any
     datastore: Any
     datastore_name: str
-    # What cards on the networks are backed by.
-    backings: dict[str, Any]
+    # What machines' cards are backed by: a port of the bridge network.
+    backing: Any
 
 
 async def find(session: Session, names: Names) -> Inventory:
@@ -46,9 +47,10 @@ async def find(session: Session, names: Names) -> Inventory:
     machines = await session.look("inventory", datacenter, "vmFolder")
     pool = await _pool(session, hosts, names.pool)
     datastore_name, datastore = await _one(session, datacenter, vim.Datastore, names.datastore, "--image-store")
-    backings = await _backings(session, await _named(session, datacenter, vim.Network))
+    bridge_name, bridge = await _one(session, datacenter, vim.Network, names.bridge, "--bridge-network")
     folder = await _folder(session, machines, names)
-    return Inventory(datacenter, datacenter_name, pool, folder, datastore, datastore_name, backings)
+    backing = await _backing(session, bridge_name, bridge)
+    return Inventory(datacenter, datacenter_name, pool, folder, datastore, datastore_name, backing)
 
 
 async def _named(session: Session, root: Any, kind: type) -> dict[str, Any]:
@@ -98,25 +100,15 @@ async def _pool(session: Session, hosts: Any, path: str) -> Any:
     return pool
 
 
-async def _backings(session: Session, networks: dict[str, Any]) -> dict[str, Any]:
-    """What a card on each network is backed by."""
+async def _backing(session: Session, name: str, network: Any) -> Any:
+    """What a card on a network is backed by."""
     card = vim.vm.device.VirtualEthernetCard
-    groups = [one for one in networks.values() if isinstance(one, vim.dvs.DistributedVirtualPortgroup)]
-    facts = await session.properties("inventory", groups, ["key", "config.distributedVirtualSwitch"])
-    switches = {
-        one["config.distributedVirtualSwitch"]._moId: one["config.distributedVirtualSwitch"] for one in facts.values()
-    }
-    uuids = await session.properties("inventory", list(switches.values()), ["uuid"])
-    found: dict[str, Any] = {}
-    for name, network in networks.items():
-        if network._moId in facts:
-            group = facts[network._moId]
-            uuid = uuids[group["config.distributedVirtualSwitch"]._moId]["uuid"]
-            port = vim.dvs.PortConnection(portgroupKey=group["key"], switchUuid=uuid)
-            found[name] = card.DistributedVirtualPortBackingInfo(port=port)
-        else:
-            found[name] = card.NetworkBackingInfo(network=network, deviceName=name)
-    return found
+    if not isinstance(network, vim.dvs.DistributedVirtualPortgroup):
+        return card.NetworkBackingInfo(network=network, deviceName=name)
+    switch = await session.look("inventory", network, "config.distributedVirtualSwitch")
+    uuid = await session.look("inventory", switch, "uuid")
+    key = await session.look("inventory", network, "key")
+    return card.DistributedVirtualPortBackingInfo(port=vim.dvs.PortConnection(portgroupKey=key, switchUuid=uuid))
 
 
 async def _folder(session: Session, root: Any, names: Names) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from pyVmomi import vim
 
 from appliance.errors import HypervisorError
-from appliance.hypervisor.driver import Card, DiskAddress, MachineSpec
+from appliance.hypervisor.driver import NO_BRIDGE, Card, DiskAddress, MachineSpec
 from appliance.hypervisor.facts import decode_spec, encode_spec
 
 # Of machines' UUIDs, so that each is the same whenever it is asked for.
@@ -54,18 +54,17 @@ def config_of(
     tenant: str,
     datastore: str,
     serial: tuple[str, str],
-    backings: dict[str, Any],
+    backing: Any,
     disks: Sequence[PlacedDisk] = (),
 ) -> vim.vm.ConfigSpec:
-    """A machine that is not there yet. `serial` are the concentrator's URI and the port's own, `backings` those of the networks that
-    its cards name."""
+    """A machine that is not there yet. `serial` are the concentrator's URI and the port's own, `backing` is that of its cards."""
     name = name_of(tenant, spec.id)
     devices = [_serial_port(*serial)]
     adapters = {address_of(index).adapter for index in range(len(disks))}
     devices += [_adapter(number) for number in sorted(adapters)]
     devices += [_disk(index, disk) for index, disk in enumerate(disks)]
     cards = [card for card in (spec.card, *spec.more_cards) if card is not None]
-    devices += [_card(index, card, backings[card.bridge]) for index, card in enumerate(cards)]
+    devices += [_card(index, card, backing) for index, card in enumerate(cards)]
     extra = {TENANT_KEY: tenant, MACHINE_KEY: spec.id, SPEC_KEY: encode(spec, serial[1])}
     return vim.vm.ConfigSpec(
         name=name,
@@ -130,7 +129,11 @@ def _serial_port(concentrator: str, own: str) -> vim.vm.device.VirtualDeviceSpec
 
 
 def _card(index: int, card: Card, backing: Any) -> vim.vm.device.VirtualDeviceSpec:
-    connectable = vim.vm.device.VirtualDevice.ConnectInfo(startConnected=True, allowGuestControl=False, connected=True)
+    # One that is on no network is there all the same, with its cable out.
+    there = card.bridge != NO_BRIDGE
+    connectable = vim.vm.device.VirtualDevice.ConnectInfo(
+        startConnected=there, allowGuestControl=False, connected=there
+    )
     return _added(
         vim.vm.device.VirtualVmxnet3(
             key=_CARD_KEY + index, backing=backing, connectable=connectable, addressType="manual", macAddress=card.mac

@@ -33,7 +33,7 @@ async def _all_at_once(machines: list[Machine], do: Callable[[Machine], Awaitabl
 
 async def _measure(simulator: Simulator, count: int) -> None:
     server = server_of(simulator)
-    names = Names("bench")
+    names = Names("bench", bridge="VM Network")
     async with trio.open_nursery() as nursery:
         async with VsphereDriver.open(server, names, Concentrator(nursery), "telnet://192.0.2.1:2377") as driver:
             await driver.connect()

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import ssl
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -42,14 +42,14 @@ def server_of(place: Place) -> Server:
 
 
 @contextlib.contextmanager
-def running_vcsim(folder: Path, *flags: str) -> Iterator[Simulator]:
-    """A vCenter with one cluster; `-esx` makes it a lone ESXi."""
+def running_vcsim(folder: Path, *flags: str, inside: Sequence[str] = ()) -> Iterator[Simulator]:
+    """A vCenter with one cluster; `-esx` makes it a lone ESXi. `inside` goes before its command."""
     program = vcsim()
     if program is None:
         pytest.skip("vcsim is built by Go, which is not here")
     folder.mkdir(parents=True, exist_ok=True)
     certificate, key = self_signed(folder, "127.0.0.1")
-    command = [str(program), "-username", USER, "-password", PASSWORD, "-tlscert", str(certificate),
+    command = [*inside, str(program), "-username", USER, "-password", PASSWORD, "-tlscert", str(certificate),
                "-tlskey", str(key), *flags]  # fmt: skip
     with open(folder / "vcsim.log", "wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)

@@ -2,6 +2,11 @@
 
 It watches for machines that are powered on, boots QEMU with what their configuration says, and connects their serial ports to the
 concentrator that the configuration names. One that ends by itself is powered off in vcsim too.
+
+    python -m tests.live.vsphere.standin ADDRESS THUMBPRINT FOLDER BRIDGE
+
+runs one until its standard input ends; a line `move UUID` there moves a machine, `move UUID abort` does not in the end. Each is
+answered by a line. BRIDGE is where the machines' cards are put.
 """
 
 import contextlib
@@ -9,6 +14,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,6 +30,7 @@ from appliance.errors import HypervisorError
 from appliance.hypervisor.vsphere.collector import Collector, Seen
 from appliance.hypervisor.vsphere.session import Server, Session
 from tests.live.vsphere.serialport import ABORT, BEGIN, COMPLETE, GOAHEAD, PEER, PEER_OK, SerialPort, connected
+from tests.live.vsphere.simulator import PASSWORD, USER
 
 _KERNEL = "console=ttyS1 vch.line=ttyS0 reboot=t panic=-1 quiet rdinit=/init"
 
@@ -31,9 +38,10 @@ _KERNEL = "console=ttyS1 vch.line=ttyS0 reboot=t panic=-1 quiet rdinit=/init"
 class StandInHost:
     """`nursery` owns the machines' processes."""
 
-    def __init__(self, session: Session, folder: Path, nursery: trio.Nursery) -> None:
+    def __init__(self, session: Session, folder: Path, nursery: trio.Nursery, bridge: str) -> None:
         self._session = session
         self._folder = folder
+        self._bridge = bridge
         self._nursery = nursery
         self.collector = Collector(session, session.content.rootFolder, self._on_change)
         self._running: dict[str, trio.CancelScope] = {}
@@ -50,7 +58,7 @@ class StandInHost:
         ended = False
         with scope:
             config = await self._session.look("stand-in", reference, "config")
-            body = self._bodies[key] = _Body(config, await self._datastores(), self._folder / key)
+            body = self._bodies[key] = _Body(config, await self._datastores(), self._folder / key, self._bridge)
             await body.run()
             ended = True
         self._bodies.pop(key, None)
@@ -77,7 +85,8 @@ class StandInHost:
 class _Body:
     """One machine's QEMU and serial port."""
 
-    def __init__(self, config: Any, datastores: dict[str, str], folder: Path) -> None:
+    def __init__(self, config: Any, datastores: dict[str, str], folder: Path, bridge: str) -> None:
+        self._bridge = bridge
         self._config = config
         self._datastores = datastores
         self._folder = folder
@@ -121,8 +130,25 @@ class _Body:
             "-kernel", str(guest / "vmlinux"), "-initrd", str(guest / "initrd"), "-append", _KERNEL,
             "-chardev", f"socket,id=serial,fd={serial},server=on,wait=off", "-device", "isa-serial,chardev=serial",
             "-chardev", f"file,id=console,path={self._folder}/console.log", "-device", "isa-serial,chardev=console",
-            *self._disks(),
+            *self._disks(), *self._cards(),
         ]  # fmt: skip
+
+    def _cards(self) -> list[str]:
+        if not self._bridge:
+            return []
+        # Ours, and not that of whoever runs QEMU.
+        script = self._folder / "ifup"
+        script.write_text(f'#!/bin/sh\nexec ip link set "$1" master {self._bridge} up\n')
+        script.chmod(0o755)
+        arguments = []
+        devices: list[Any] = self._config.hardware.device
+        for number, card in enumerate(one for one in devices if isinstance(one, vim.vm.device.VirtualVmxnet3)):
+            mac = str(card.macAddress)
+            arguments += [
+                "-netdev", f"tap,id=net{number},ifname=t{mac.replace(':', '')[2:]},script={script},downscript=no",
+                "-device", f"vmxnet3,netdev=net{number},mac={mac}",
+            ]  # fmt: skip
+        return arguments
 
     def _disks(self) -> list[str]:
         """The machine's adapters, and behind them what its disks, or those that they are children of, have on the datastore."""
@@ -235,11 +261,25 @@ def _lengthen(disk: Path) -> None:
 
 
 @asynccontextmanager
-async def standing_in(server: Server, folder: Path) -> AsyncIterator[StandInHost]:
-    """A stand-in host for all machines of a simulator."""
+async def standing_in(server: Server, folder: Path, bridge: str = "") -> AsyncIterator[StandInHost]:
+    """A stand-in host for all machines of a simulator; their cards are put in a bridge, if there is one."""
     async with Session.open(server) as session, trio.open_nursery() as nursery:
-        host = StandInHost(session, folder, nursery)
+        host = StandInHost(session, folder, nursery, bridge)
         nursery.start_soon(host.collector.run)
         await host.collector.current.wait()
         yield host
         nursery.cancel_scope.cancel()
+
+
+async def _main(address: str, thumbprint: str, folder: str, bridge: str) -> None:
+    host, _, port = address.rpartition(":")
+    async with standing_in(Server(host, USER, PASSWORD, int(port), thumbprint), Path(folder), bridge) as stand_in:
+        print("ready", flush=True)
+        async for line in trio.wrap_file(sys.stdin):
+            _, uuid, *rest = line.split()
+            await stand_in.move(uuid, give_up=bool(rest))
+            print("moved", flush=True)
+
+
+if __name__ == "__main__":
+    trio.run(_main, *sys.argv[1:])

@@ -38,7 +38,9 @@ async def opened(server: Server, root: Path, number: int = 0) -> AsyncIterator[t
         nursery.start_soon(concentrator.serve, listener)
         async with (
             standing_in(server, root / "bodies") as host,
-            VsphereDriver.open(server, Names("tenant"), concentrator, f"telnet://127.0.0.1:{number}") as driver,
+            VsphereDriver.open(
+                server, Names("tenant", bridge="VM Network"), concentrator, f"telnet://127.0.0.1:{number}"
+            ) as driver,
         ):
             await driver.connect()
             yield driver, host, number

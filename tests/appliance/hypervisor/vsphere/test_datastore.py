@@ -26,7 +26,7 @@ from tests.live.vsphere.simulator import Simulator, server_of
 async def _datastore(simulator: Simulator) -> AsyncIterator[tuple[Datastore, Path]]:
     """A tenant's files, and the folder in which the simulator has them."""
     async with Session.open(server_of(simulator)) as session, trio.open_nursery() as nursery:
-        inventory = await find(session, Names("tenant"))
+        inventory = await find(session, Names("tenant", bridge="VM Network"))
         collector = Collector(session, inventory.folder, lambda key, seen: None)
         nursery.start_soon(collector.run)
         async with Datastore.open(session, inventory, "tenant", collector.carry_out) as datastore:

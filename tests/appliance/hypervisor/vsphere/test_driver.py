@@ -36,7 +36,9 @@ async def _driver(
     at: Simulator | FaultProxy, tenant: str = "tenant", *, connected: bool = True
 ) -> AsyncIterator[VsphereDriver]:
     async with trio.open_nursery() as nursery:
-        async with VsphereDriver.open(server_of(at), Names(tenant), Concentrator(nursery), _URI) as driver:
+        async with VsphereDriver.open(
+            server_of(at), Names(tenant, bridge="VM Network"), Concentrator(nursery), _URI
+        ) as driver:
             with trio.fail_after(20):
                 if connected:
                     await driver.connect()
@@ -317,7 +319,7 @@ async def test_updates_that_are_lost(proxy: FaultProxy) -> None:
 async def test_names_that_are_not_there(simulator: Simulator, names: dict[str, str], text: str) -> None:
     async with Session.open(server_of(simulator)) as session:
         with pytest.raises(InvalidParameter, match=text):
-            await find(session, replace(Names("tenant"), **names))
+            await find(session, replace(Names("tenant", bridge="VM Network"), **names))
 
 
 def test_specs_come_back() -> None:

@@ -1,0 +1,69 @@
+"""Which hypervisor, and all that comes with it. Beside `main`, nobody else knows concrete ones."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import trio
+
+from appliance.config import Config, required
+from appliance.engine.networks import Networks
+from appliance.engine.pool import Pool
+from appliance.errors import InvalidParameter
+from appliance.hosting import qemu
+from appliance.hypervisor import Cloning, Disks, Driver, MachineSpec
+from appliance.network.host import BridgeHost, Host, Uplink, UserModeHost, may_make_bridges
+from tether.rpc.bridge import LoopThread
+
+
+@dataclass(slots=True)
+class Hosting:
+    """Where machines are. `usual` is the machine of a container that asks for nothing special."""
+
+    driver: Driver
+    disks: Disks
+    usual: MachineSpec
+    pools: list[Pool] = field(default_factory=list)
+
+    def begin(self, nursery: trio.Nursery) -> None:
+        """Have machines ready, now that those of before are known."""
+        if isinstance(self.driver, Cloning):
+            self.driver.want(self.usual)
+        for pool in self.pools:
+            nursery.start_soon(pool.run)
+
+
+def host_of(config: Config) -> Host:
+    """This host's part of the networks. InvalidParameter when it cannot be what is asked for."""
+    bridged = may_make_bridges()
+    if config.networking == "bridge" and not bridged:
+        raise InvalidParameter("--networking bridge needs the rights of root (CAP_NET_ADMIN) and /dev/net/tun")
+    if config.hypervisor == "vsphere":
+        if not bridged or config.networking == "user":
+            raise InvalidParameter("--hypervisor vsphere needs bridges, and so the rights of root (CAP_NET_ADMIN)")
+        return BridgeHost(config.bridge, Uplink(config.bridge, required(config.vsphere, "bridge_interface")))
+    return BridgeHost(config.bridge) if bridged and config.networking != "user" else UserModeHost()
+
+
+@asynccontextmanager
+async def remote(config: Config) -> AsyncIterator[tuple[Driver, Disks] | None]:
+    """A hypervisor that is elsewhere, as long as the block lasts; None when machines are to be on this host."""
+    if config.hypervisor != "vsphere":
+        yield None
+        return
+    # Only now: who has no vSphere does not wait for its types to load.
+    from appliance.hosting import vsphere
+
+    async with vsphere.opened(config) as driver:
+        yield driver, driver.disks
+
+
+async def hosting_of(
+    config: Config, there: tuple[Driver, Disks] | None, loop: LoopThread, networks: Networks, nursery: trio.Nursery
+) -> Hosting:
+    """Machines `there`, or on this host."""
+    usual = MachineSpec("any", config.vm_memory, config.vm_cpus, (), networks.places.blank.card)
+    if there is not None:
+        return Hosting(*there, usual)
+    driver, disks, pools = await qemu.opened(config, loop, networks.places.blank, usual, nursery)
+    return Hosting(driver, disks, usual, pools)

@@ -1,0 +1,98 @@
+"""Machines of vSphere's hosts: from settings to a driver that is logged in, and a concentrator that listens."""
+
+import contextlib
+import ipaddress
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+from appliance.config import Config, VsphereConfig, required
+from appliance.errors import InvalidParameter, Unavailable
+from appliance.hypervisor.vsphere.concentrator import Concentrator, Network
+from appliance.hypervisor.vsphere.driver import VsphereDriver
+from appliance.hypervisor.vsphere.inventory import Names
+from appliance.hypervisor.vsphere.session import Server
+
+_HTTPS = 443
+
+
+@asynccontextmanager
+async def opened(config: Config) -> AsyncIterator[VsphereDriver]:
+    """The driver, connected. InvalidParameter, Unavailable or HypervisorError says what is wrong."""
+    settings = config.vsphere
+    server = _server(settings)
+    names = Names(
+        settings.tenant, settings.datacenter, settings.compute_resource, settings.vm_folder, settings.image_store,
+        required(settings, "bridge_network"),
+    )  # fmt: skip
+    allowed = [_network(text) for text in settings.vspc_allow]
+    tls = _tls(settings)
+    address, port = _address(settings.vspc_listen, "--vspc-listen")
+    async with trio.open_nursery() as nursery:
+        concentrator = Concentrator(nursery, allowed, tls)
+        try:
+            (listener,) = await trio.open_tcp_listeners(port, host=address)
+        except OSError as error:
+            raise Unavailable(f"--vspc-listen {settings.vspc_listen}: {error}") from error
+        nursery.start_soon(concentrator.serve, listener)
+        seen = settings.vspc_address or _seen_from(server, address)
+        uri = f"{'telnets' if tls is not None else 'telnet'}://{seen}:{listener.socket.getsockname()[1]}"
+        async with VsphereDriver.open(server, names, concentrator, uri) as driver:
+            await driver.connect()
+            yield driver
+        nursery.cancel_scope.cancel()
+
+
+def _server(settings: VsphereConfig) -> Server:
+    host, _, port = required(settings, "vsphere").rpartition(":")
+    if not host or not port.isdigit() or settings.vsphere.endswith("]"):
+        host, port = settings.vsphere, str(_HTTPS)
+    if settings.vsphere_password_file is None:
+        raise InvalidParameter("--hypervisor vsphere needs --vsphere-password-file")
+    try:
+        password = settings.vsphere_password_file.read_text().rstrip("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidParameter(f"--vsphere-password-file {settings.vsphere_password_file}: {error}") from error
+    user = required(settings, "vsphere_user")
+    return Server(host.strip("[]"), user, password, int(port), settings.thumbprint, settings.vsphere_ca)
+
+
+def _tls(settings: VsphereConfig) -> ssl.SSLContext | None:
+    if settings.vspc_cert is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(settings.vspc_cert, settings.vspc_key)
+    except (OSError, ssl.SSLError) as error:
+        raise InvalidParameter(f"--vspc-cert {settings.vspc_cert}: {error}") from error
+    return context
+
+
+def _network(text: str) -> Network:
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError as error:
+        raise InvalidParameter(f"--vspc-allow {text}: {error}") from error
+
+
+def _address(text: str, setting: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not port.isdigit() or int(port) > 0xFFFF:
+        raise InvalidParameter(f"{setting} {text}: address:port")
+    return host.strip("[]") or "0.0.0.0", int(port)
+
+
+def _seen_from(server: Server, listening: str) -> str:
+    """By which address vSphere's hosts reach us: what we listen at, or what we have towards the server."""
+    if not ipaddress.ip_address(listening).is_unspecified:
+        return f"[{listening}]" if ":" in listening else listening
+    with contextlib.suppress(OSError):
+        kind, _, _, _, address = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(kind, socket.SOCK_DGRAM) as probe:
+            probe.connect(address)
+            own = str(probe.getsockname()[0])
+            return f"[{own}]" if ":" in own else own
+    raise InvalidParameter(f"--vspc-address has to be said: there is no way to {server.host}")
