@@ -271,7 +271,8 @@ async def standing_in(server: Server, folder: Path, bridge: str = "") -> AsyncIt
         nursery.cancel_scope.cancel()
 
 
-async def _main(address: str, thumbprint: str, folder: str, bridge: str) -> None:
+async def _main(*arguments: str) -> None:
+    address, thumbprint, folder, bridge = arguments
     host, _, port = address.rpartition(":")
     async with standing_in(Server(host, USER, PASSWORD, int(port), thumbprint), Path(folder), bridge) as stand_in:
         print("ready", flush=True)
