@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import trio
 
 from appliance.errors import HypervisorError, one_by_itself
-from appliance.hypervisor.driver import Disk, DiskAddress, Driver, Machine, MachineSpec, Power, Usage
+from appliance.hypervisor.driver import Card, Disk, DiskAddress, Driver, Forward, Machine, MachineSpec, Power, Usage
 from appliance.hypervisor.vsphere.collector import Collector, Seen
 from appliance.hypervisor.vsphere.concentrator import Concentrator, Port
 from appliance.hypervisor.vsphere.datastore import Datastore
@@ -25,9 +25,14 @@ from appliance.hypervisor.vsphere.spec import (
     TENANT_KEY,
     PlacedDisk,
     address_of,
+    card_of,
     config_of,
     decode,
+    plugging,
+    unplugging,
     uuid_of,
+    with_card,
+    without_card,
     without_disks,
 )
 from tether.transport import Line
@@ -146,6 +151,46 @@ class VsphereMachine(Machine):
         # MHz of now, not nanoseconds so far, is what vSphere counts: the guest's own figures are those that count.
         return Usage(0, int(used or 0) << 20)
 
+    # -- cards ----------------------------------------------------------------------------------------------------
+
+    async def plug_card(self, card: Card) -> None:
+        """See Pluggable."""
+        spec = with_card(self.spec, card)
+        change = plugging(spec, self._port.key.uri, card, self._driver.backing)
+
+        async def there() -> bool:
+            return card_of(await self._devices(), card.mac) is not None
+
+        await self._reconfigure("plug a card into", change, there, spec)
+
+    async def unplug_card(self, mac: str) -> None:
+        """See Pluggable."""
+        spec = without_card(self.spec, mac)
+        device = card_of(await self._devices(), mac)
+        if device is None:
+            # Somebody has taken it away.
+            self.spec = spec
+            return
+
+        async def gone() -> bool:
+            return card_of(await self._devices(), mac) is None
+
+        await self._reconfigure("take a card from", unplugging(spec, self._port.key.uri, device), gone, spec)
+
+    async def set_forwards(self, mac: str, forwards: tuple[Forward, ...]) -> None:
+        """See Pluggable."""
+        if forwards:
+            raise HypervisorError("vSphere's hosts forward no ports")
+
+    async def _devices(self) -> Sequence[Any]:
+        return await self._driver.session.look("cards", self.reference, "config.hardware.device") or ()
+
+    async def _reconfigure(
+        self, what: str, change: Any, done: Callable[[], Awaitable[bool]], spec: MachineSpec
+    ) -> None:
+        await self._driver.change(f"{what} {self.id[:12]}", partial(self.reference.ReconfigVM_Task, change), done)
+        self.spec = spec
+
     def last_words(self) -> str:
         return ""
 
@@ -192,6 +237,11 @@ class VsphereDriver(Driver):
 
     async def connect(self) -> None:
         await self.collector.current.wait()
+
+    @property
+    def backing(self) -> Any:
+        """What cards are backed by."""
+        return self._inventory.backing
 
     def describe(self) -> dict[str, str]:
         return {"Driver": "vsphere", "Version": self.session.describe(), "Tenant": self._tenant}

@@ -3,7 +3,7 @@
 import json
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pyVmomi import vim
@@ -20,6 +20,7 @@ GUEST_ID = "other5xLinux64Guest"
 _ADAPTER_KEY, _DISK_KEY, _CARD_KEY, _SERIAL_KEY = 1000, 2000, 4000, 9000
 # Of paravirtual SCSI: four adapters of sixteen units, of which one is the adapter's own.
 _ADAPTERS, _UNITS, _ADAPTERS_OWN_UNIT = 4, 15, 7
+_MORE_CARDS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,55 @@ def without_disks(devices: Sequence[Any], folder: str) -> vim.vm.ConfigSpec | No
         and str(getattr(device.backing, "fileName", "")).startswith(folder)
     ]
     return vim.vm.ConfigSpec(deviceChange=gone) if gone else None
+
+
+# -- cards that come and go while it runs ------------------------------------------------------------------------------
+
+
+def with_card(spec: MachineSpec, card: Card) -> MachineSpec:
+    """The same with one card more. HypervisorError when there is no room."""
+    cards = [*spec.more_cards]
+    if None in cards:
+        cards[cards.index(None)] = card
+    elif len(cards) < _MORE_CARDS:
+        cards.append(card)
+    else:
+        raise HypervisorError(f"a machine has room for {_MORE_CARDS + 1} network cards")
+    return replace(spec, more_cards=tuple(cards))
+
+
+def without_card(spec: MachineSpec, mac: str) -> MachineSpec:
+    """The same without the card of this address. HypervisorError when it has none."""
+    if spec.card is not None and spec.card.mac == mac:
+        return replace(spec, card=None)
+    if not any(card is not None and card.mac == mac for card in spec.more_cards):
+        raise HypervisorError(f"the machine has no card {mac}")
+    cards = (None if card is not None and card.mac == mac else card for card in spec.more_cards)
+    return replace(spec, more_cards=tuple(cards))
+
+
+def card_of(devices: Sequence[Any], mac: str) -> Any:
+    """The device of a machine that is the card of this address; None when there is none."""
+    cards = (one for one in devices if isinstance(one, vim.vm.device.VirtualEthernetCard))
+    return next((one for one in cards if str(one.macAddress).lower() == mac.lower()), None)
+
+
+def plugging(spec: MachineSpec, serial: str, card: Card, backing: Any) -> vim.vm.ConfigSpec:
+    """A change that adds a card; `spec` is what the machine is after it."""
+    # Below zero: the server chooses the key.
+    return _rewritten(spec, serial, _card(-1 - _CARD_KEY, card, backing))
+
+
+def unplugging(spec: MachineSpec, serial: str, device: Any) -> vim.vm.ConfigSpec:
+    """A change that takes a card away."""
+    gone = vim.vm.device.VirtualDeviceSpec(operation=vim.vm.device.VirtualDeviceSpec.Operation.remove, device=device)
+    return _rewritten(spec, serial, gone)
+
+
+def _rewritten(spec: MachineSpec, serial: str, change: vim.vm.device.VirtualDeviceSpec) -> vim.vm.ConfigSpec:
+    return vim.vm.ConfigSpec(
+        deviceChange=[change], extraConfig=[vim.option.OptionValue(key=SPEC_KEY, value=encode(spec, serial))]
+    )
 
 
 def _serial_port(concentrator: str, own: str) -> vim.vm.device.VirtualDeviceSpec:

@@ -83,3 +83,4 @@ def _standing_in(daemon: Daemon, simulator: Simulator) -> Iterator["subprocess.P
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        process.stdout.close()

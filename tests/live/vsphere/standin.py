@@ -10,14 +10,16 @@ answered by a line. BRIDGE is where the machines' cards are put.
 """
 
 import contextlib
+import json
 import os
 import re
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,6 +29,7 @@ from pyVmomi import vim
 
 from appliance.config import default_guest
 from appliance.errors import HypervisorError
+from appliance.hypervisor.qemu.monitor import Monitor
 from appliance.hypervisor.vsphere.collector import Collector, Seen
 from appliance.hypervisor.vsphere.session import Server, Session
 from tests.live.vsphere.serialport import ABORT, BEGIN, COMPLETE, GOAHEAD, PEER, PEER_OK, SerialPort, connected
@@ -58,7 +61,10 @@ class StandInHost:
         ended = False
         with scope:
             config = await self._session.look("stand-in", reference, "config")
-            body = self._bodies[key] = _Body(config, await self._datastores(), self._folder / key, self._bridge)
+            devices = partial(self._session.look, "stand-in", reference, "config.hardware.device")
+            body = self._bodies[key] = _Body(
+                config, await self._datastores(), self._folder / key, self._bridge, devices
+            )
             await body.run()
             ended = True
         self._bodies.pop(key, None)
@@ -85,8 +91,11 @@ class StandInHost:
 class _Body:
     """One machine's QEMU and serial port."""
 
-    def __init__(self, config: Any, datastores: dict[str, str], folder: Path, bridge: str) -> None:
+    def __init__(
+        self, config: Any, datastores: dict[str, str], folder: Path, bridge: str, devices: Callable[[], Awaitable[Any]]
+    ) -> None:
         self._bridge = bridge
+        self._devices = devices
         self._config = config
         self._datastores = datastores
         self._folder = folder
@@ -104,13 +113,15 @@ class _Body:
             listener.bind(f"{short}/serial")
             listener.listen(1)
             with listener:
-                command = self._command(listener.fileno())
+                command = self._command(listener.fileno(), f"{short}/monitor")
                 self._process = await trio.lowlevel.open_process(
                     command, stdin=subprocess.DEVNULL, pass_fds=[listener.fileno()]
                 )
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._serve_port, f"{short}/serial")
+                    if self._bridge:
+                        nursery.start_soon(self._follow_cards, f"{short}/monitor")
                     await self._process.wait()
                     nursery.cancel_scope.cancel()
             finally:
@@ -122,7 +133,7 @@ class _Body:
         assert self._process is not None
         self._process.kill()
 
-    def _command(self, serial: int) -> list[str]:
+    def _command(self, serial: int, monitor: str) -> list[str]:
         hardware, guest = self._config.hardware, default_guest()
         return [
             "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "pc",
@@ -130,7 +141,7 @@ class _Body:
             "-kernel", str(guest / "vmlinux"), "-initrd", str(guest / "initrd"), "-append", _KERNEL,
             "-chardev", f"socket,id=serial,fd={serial},server=on,wait=off", "-device", "isa-serial,chardev=serial",
             "-chardev", f"file,id=console,path={self._folder}/console.log", "-device", "isa-serial,chardev=console",
-            *self._disks(), *self._cards(),
+            "-qmp", f"unix:{monitor},server=on,wait=off", *self._disks(), *self._cards(),
         ]  # fmt: skip
 
     def _cards(self) -> list[str]:
@@ -141,14 +152,54 @@ class _Body:
         script.write_text(f'#!/bin/sh\nexec ip link set "$1" master {self._bridge} up\n')
         script.chmod(0o755)
         arguments = []
-        devices: list[Any] = self._config.hardware.device
-        for number, card in enumerate(one for one in devices if isinstance(one, vim.vm.device.VirtualVmxnet3)):
-            mac = str(card.macAddress)
-            arguments += [
-                "-netdev", f"tap,id=net{number},ifname=t{mac.replace(':', '')[2:]},script={script},downscript=no",
-                "-device", f"vmxnet3,netdev=net{number},mac={mac}",
-            ]  # fmt: skip
+        for mac in self._macs(self._config.hardware.device):
+            arguments += ["-netdev", json.dumps(self._tap(mac)), "-device", json.dumps(self._nic(mac))]
         return arguments
+
+    @staticmethod
+    def _macs(devices: list[Any]) -> list[str]:
+        """Of the cards that are connected."""
+        cards = (one for one in devices if isinstance(one, vim.vm.device.VirtualVmxnet3))
+        return [str(card.macAddress) for card in cards if card.connectable is None or card.connectable.startConnected]
+
+    def _tap(self, mac: str) -> dict[str, object]:
+        name = mac.replace(":", "")
+        return {
+            "type": "tap",
+            "id": f"n{name}",
+            "ifname": f"t{name[2:]}",
+            "script": f"{self._folder}/ifup",
+            "downscript": "no",
+        }
+
+    @staticmethod
+    def _nic(mac: str) -> dict[str, object]:
+        name = mac.replace(":", "")
+        return {"driver": "vmxnet3", "id": f"c{name}", "netdev": f"n{name}", "mac": mac}
+
+    async def _follow_cards(self, path: str) -> None:
+        """Plug and unplug what the configuration says. ESXi does it before it says that it is done, the simulator does not."""
+        has = set(self._macs(self._config.hardware.device))
+        await self._until_there(path)
+        async with Monitor.open(path) as monitor:
+            while True:
+                await trio.sleep(0.2)
+                with contextlib.suppress(HypervisorError):
+                    wanted = set(self._macs(await self._devices() or []))
+                    for mac in wanted - has:
+                        await monitor.execute("netdev_add", self._tap(mac))
+                        await monitor.execute("device_add", self._nic(mac))
+                    for mac in has - wanted:
+                        name = str(self._nic(mac)["id"])
+                        await monitor.execute("device_del", {"id": name})
+                        await monitor.wait_event("DEVICE_DELETED", name)
+                        await monitor.execute("netdev_del", {"id": self._tap(mac)["id"]})
+                    has = wanted
+
+    @staticmethod
+    async def _until_there(path: str) -> None:
+        while not os.path.exists(path):  # noqa: ASYNC110 - QEMU's
+            await trio.sleep(0.05)
 
     def _disks(self) -> list[str]:
         """The machine's adapters, and behind them what its disks, or those that they are children of, have on the datastore."""
