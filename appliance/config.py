@@ -30,6 +30,7 @@ class VsphereConfig:
     vspc_allow: tuple[str, ...] = ()
     vspc_cert: Path | None = None
     vspc_key: Path | None = None
+    quick_port: int = 2378
 
 
 def required(settings: VsphereConfig, name: str) -> str:
@@ -159,6 +160,11 @@ def _add_vsphere(parser: argparse.ArgumentParser) -> None:
     flag("--vspc-allow", action="append", metavar="CIDR", help="from where hosts may connect; else from everywhere")
     flag("--vspc-cert", type=Path, help="PEM: serial ports come by TLS then (telnets)")
     flag("--vspc-key", type=Path)
+    flag(
+        "--quick-port",
+        type=int,
+        help="on the bridge network, where guests come by TCP beside their serial ports (2378)",
+    )
 
 
 # Below "proxies" in the file.

@@ -152,7 +152,7 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         await volumes.open()
         containers = Containers(
             config.data_root, database, driver, images, networks, volumes, events, loop, nursery,
-            Defaults(config.vm_memory, config.vm_cpus, config.dns), disks, Admission(os.cpu_count() or 1), hosting.pools,
+            Defaults(config.vm_memory, config.vm_cpus, config.dns), disks, Admission(os.cpu_count() or 1), hosting.pools, hosting.quick,
         )  # fmt: skip
         await containers.restore()
         await disks.sweep([*containers.disks(), *volumes.disks()])

@@ -14,6 +14,7 @@ from tether.agent.files import FilesystemService
 from tether.agent.machine import SandboxService
 from tether.agent.network import NetworkService
 from tether.agent.process import ProcessService
+from tether.agent.quick import QuickDialler
 from tether.agent.reaper import Reaper
 from tether.agent.stats import MetricsService
 from tether.agent.stdio import StdioService
@@ -66,6 +67,7 @@ async def _serve(marks: list[tuple[str, int]]) -> None:
         processes.prepare()
         stdio = StdioService(processes.stdio_of)
         marks.append(("ready", time.clock_gettime_ns(time.CLOCK_BOOTTIME)))
+        quick = QuickDialler()
         services = (
             (sandbox_pb2.DESCRIPTOR, "Sandbox", SandboxService(nursery, reaper, processes, stdio, marks)),
             (process_pb2.DESCRIPTOR, "Process", processes),
@@ -73,7 +75,7 @@ async def _serve(marks: list[tuple[str, int]]) -> None:
             (stdio_pb2.DESCRIPTOR, "Log", stdio),
             (events_pb2.DESCRIPTOR, "Events", events),
             (filesystem_pb2.DESCRIPTOR, "Filesystem", FilesystemService(reaper, processes.pid_of)),
-            (network_pb2.DESCRIPTOR, "Network", NetworkService()),
+            (network_pb2.DESCRIPTOR, "Network", NetworkService(quick)),
             (metrics_pb2.DESCRIPTOR, "Metrics", MetricsService(processes.cgroup_of)),
         )
         methods: dict[bytes, Method] = {}
@@ -83,7 +85,7 @@ async def _serve(marks: list[tuple[str, int]]) -> None:
         gc.collect()
         gc.freeze()
         gc.set_threshold(10_000, 10, 50)
-        await serve_link(line, methods, random_id)
+        await serve_link(line, methods, random_id, on_linked=quick.use)
 
 
 def main() -> None:

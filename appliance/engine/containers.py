@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -46,6 +46,9 @@ from appliance.image.store import ImageStore
 from appliance.store import Database
 from tether.rpc.bridge import LoopThread
 
+if TYPE_CHECKING:
+    from appliance.guest.quick import QuickLines
+
 log = logging.getLogger(__name__)
 
 _STOP_SECONDS = 10.0
@@ -59,7 +62,7 @@ class Containers:
     def __init__(
         self, root: Path, database: Database, driver: Driver, images: ImageStore, networks: Networks, volumes: Volumes,
         events: EventBus, loop: LoopThread, nursery: trio.Nursery, defaults: Defaults, disks: Disks,
-        admission: Admission, pools: Sequence[Pool],
+        admission: Admission, pools: Sequence[Pool], quick: "QuickLines | None" = None,
     ) -> None:  # fmt: skip
         self._root = root / "containers"
         self._root.mkdir(parents=True, exist_ok=True)
@@ -77,7 +80,7 @@ class Containers:
         self._visits = Visits(self._machines, images, volumes, defaults.memory_mib, defaults.cpus, card, nursery)
         self.connections = Connections(self.get, self.all, networks, self._ledger, defaults.dns)
         self._runs = Runs(
-            self._machines, self._visits, images, networks, self.connections, volumes, self._ledger, nursery, defaults,
+            self._machines, self._visits, images, networks, self.connections, volumes, self._ledger, quick, nursery, defaults,
             self._remove_quietly, self._execs.forget,
         )  # fmt: skip
         self._checkpoints = Checkpoints(self._ledger)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -30,7 +31,12 @@ from appliance.errors import Conflict, InvalidParameter, NotModified, VchError
 from appliance.guest import GuestSession, StartRefused, exit_code
 from appliance.hypervisor import Machine
 from appliance.image.store import ImageStore
+from appliance.network.record import way_out
 from protos.tether.v1 import process_pb2
+
+if TYPE_CHECKING:
+    # What it needs is loaded where there are such lines only.
+    from appliance.guest.quick import QuickLines
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +85,7 @@ class Runs:
 
     def __init__(
         self, machines: Machines, visits: Visits, images: ImageStore, networks: Networks, connections: Connections,
-        volumes: Volumes, ledger: Ledger,
+        volumes: Volumes, ledger: Ledger, quick: "QuickLines | None",
         nursery: trio.Nursery, defaults: Defaults,
         on_auto_remove: Callable[[Container], Awaitable[None]], on_end: Callable[[Container], None],
     ) -> None:  # fmt: skip
@@ -87,6 +93,7 @@ class Runs:
         self._visits = visits
         self._images = images
         self._health = HealthMonitor(ledger)
+        self._quick = quick
         self._host_ports = HostPorts(networks.places, ledger)
         self._networks = networks
         self._places = networks.places
@@ -233,11 +240,26 @@ class Runs:
         """What goes on beside a run."""
         self._nursery.start_soon(self._health.watch, container, run)
         self._nursery.start_soon(self._host_ports.watch, container, run)
+        if self._quick is not None:
+            self._nursery.start_soon(self._speed_up, self._quick, container, run)
         container.forwarded = trio.Event()
         if Forwarder.wanted(container):
             self._nursery.start_soon(Forwarder(container).run)
         else:
             container.forwarded.set()
+
+    @staticmethod
+    async def _speed_up(quick: "QuickLines", container: Container, run: Run) -> None:
+        """Have a quicker line to the guest as long as the run lasts."""
+
+        def ours() -> str:
+            out = way_out(container.endpoints)
+            return out.ipv4.gateway if out is not None and out.ipv4 is not None else ""
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(quick.keep, run.session, ours)
+            await run.gone.wait()
+            nursery.cancel_scope.cancel()
 
     async def _answer(self, container: Container, attempt: _Attempt) -> None:
         """The process runs already, and what it says is on its way: only the answer waits for the disk."""

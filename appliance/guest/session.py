@@ -17,7 +17,7 @@ from protos.tether.v1 import metrics_pb2, network_pb2, process_pb2, sandbox_pb2,
 from tether.rpc.bridge import LoopThread
 from tether.rpc.client import Channel, ServerStream
 from tether.rpc.status import Code, RpcError
-from tether.transport import Line
+from tether.transport import Line, QuickLine
 
 Out = TypeVar("Out", bound=Message)
 PROTOCOL = 1
@@ -103,6 +103,10 @@ class GuestSession:
     def sessions(self) -> int:
         """How many sessions the link has had: more than one says that it was reset."""
         return self._channel.sessions
+
+    def attach(self, line: Line) -> QuickLine | None:
+        """Go on over a quicker line, as long as it lasts. None, and it is closed, when there is nothing to go on with."""
+        return self._channel.attach(line)
 
     def reset_link(self) -> None:
         """Begin a new session of the link; calls that may be said again go on in it."""

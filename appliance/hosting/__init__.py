@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -15,6 +16,9 @@ from appliance.hypervisor import Cloning, Disks, Driver, MachineSpec
 from appliance.network.host import BridgeHost, Host, Uplink, UserModeHost, may_make_bridges
 from tether.rpc.bridge import LoopThread
 
+if TYPE_CHECKING:
+    from appliance.guest.quick import QuickLines
+
 
 @dataclass(slots=True)
 class Hosting:
@@ -24,6 +28,8 @@ class Hosting:
     disks: Disks
     usual: MachineSpec
     pools: list[Pool] = field(default_factory=list)
+    # Where guests' own lines are slow.
+    quick: "QuickLines | None" = None
 
     def begin(self, nursery: trio.Nursery) -> None:
         """Have machines ready, now that those of before are known."""
@@ -64,6 +70,10 @@ async def hosting_of(
     """Machines `there`, or on this host."""
     usual = MachineSpec("any", config.vm_memory, config.vm_cpus, (), networks.places.blank.card)
     if there is not None:
-        return Hosting(*there, usual)
+        from appliance.guest.quick import QuickLines
+
+        quick = QuickLines(config.bridge, config.vsphere.quick_port)
+        await nursery.start(quick.run)
+        return Hosting(*there, usual, quick=quick)
     driver, disks, pools = await qemu.opened(config, loop, networks.places.blank, usual, nursery)
     return Hosting(driver, disks, usual, pools)

@@ -4,6 +4,7 @@ import trio
 
 from protos.tether.v1 import network_pb2
 from tether.agent import listeners
+from tether.agent.quick import QuickDialler
 from tether.rpc.server import Call
 from tether.rpc.status import Code, RpcError
 from tether.system.netlink import Netlink, cards
@@ -55,6 +56,15 @@ async def _card(wanted: network_pb2.Interface) -> tuple[int, str, str]:
 
 
 class NetworkService:
+    """`quick` dials, and gives the line to the link."""
+
+    def __init__(self, quick: QuickDialler) -> None:
+        self._quick = quick
+
+    async def open_quick_line(self, request: network_pb2.OpenQuickLineRequest) -> network_pb2.OpenQuickLineResponse:
+        await self._quick.dial(request)
+        return network_pb2.OpenQuickLineResponse()
+
     async def apply(self, request: network_pb2.ApplyRequest) -> network_pb2.ApplyResponse:
         await apply(request.config)
         return network_pb2.ApplyResponse()

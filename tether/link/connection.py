@@ -241,7 +241,11 @@ class Connection:
 
     def receive_data(self, data: bytes | bytearray | memoryview, now: float) -> None:
         """Take bytes off the line, whatever they are."""
-        for frame in self._reader.receive_untrusted(data, now):
+        self.receive_frames(self._reader.receive_untrusted(data, now), now)
+
+    def receive_frames(self, frames: list[Frame], now: float) -> None:
+        """Take what came by another line than the one whose bytes `receive_data` takes."""
+        for frame in frames:
             self._on_frame(frame, now)
 
     def _on_frame(self, frame: Frame, now: float) -> None:

@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from tether.link import Data, Event, Opened, Reset
 from tether.rpc.bridge import CallAbandoned, LoopThread
 from tether.rpc.status import Code, RpcError
-from tether.transport import Line, LineClosed, LinkedLine
+from tether.transport import Line, LineClosed, LinkedLine, QuickLine
 
 Out = TypeVar("Out", bound=Message)
 
@@ -227,6 +227,13 @@ class Channel:
                 channel = self._grpc
                 with trio.CancelScope(shield=True):
                     await self._loop.run(lambda: channel.close())
+
+    def attach(self, line: Line) -> QuickLine | None:
+        """Go on over a quicker line, as long as it lasts. None, and it is closed, when the channel is not running."""
+        if self._wire is None or self.closed:
+            line.close()
+            return None
+        return self._wire.linked.attach(line)
 
     def reset_link(self) -> None:
         """End the link's session; calls under way fail with UNAVAILABLE, a new session opens by itself."""

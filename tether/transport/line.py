@@ -18,6 +18,14 @@ class Line:
         os.set_blocking(fd, False)
         self.fd = fd
 
+    @property
+    def behind(self) -> bool:
+        """Whether something that was taken has not gone yet: `push` it when the line is writable."""
+        return False
+
+    def push(self) -> None:
+        """Write what was taken before. LineClosed when nobody listens any more."""
+
     def try_write(self, data: bytes | memoryview) -> int:
         """Write what fits now, 0 when nothing does. LineClosed when nobody listens any more."""
         view = memoryview(data)

@@ -24,29 +24,33 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eprotos/tether/v1/network.proto\x12\ttether.v1\"8\n\x0c\x41pplyRequest\x12(\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x18.tether.v1.NetworkConfig\"\x0f\n\rApplyResponse\"\x17\n\x15WatchListenersRequest\"3\n\tListeners\x12&\n\tlisteners\x18\x01 \x03(\x0b\x32\x13.tether.v1.Listener\"*\n\x08Listener\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\"9\n\rNetworkConfig\x12(\n\ninterfaces\x18\x01 \x03(\x0b\x32\x14.tether.v1.Interface\"\x88\x01\n\tInterface\x12\x0b\n\x03mac\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\taddresses\x18\x03 \x03(\t\x12 \n\x06routes\x18\x04 \x03(\x0b\x32\x10.tether.v1.Route\x12\x0b\n\x03mtu\x18\x05 \x01(\r\x12\r\n\x05index\x18\x06 \x01(\r\x12\x0f\n\x07set_mac\x18\x07 \x01(\x08\"-\n\x05Route\x12\x13\n\x0b\x64\x65stination\x18\x01 \x01(\t\x12\x0f\n\x07gateway\x18\x02 \x01(\t2\x91\x01\n\x07Network\x12:\n\x05\x41pply\x12\x17.tether.v1.ApplyRequest\x1a\x18.tether.v1.ApplyResponse\x12J\n\x0eWatchListeners\x12 .tether.v1.WatchListenersRequest\x1a\x14.tether.v1.Listeners0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eprotos/tether/v1/network.proto\x12\ttether.v1\"j\n\x14OpenQuickLineRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x13\n\x0b\x63\x65rtificate\x18\x03 \x01(\x0c\x12\x0b\n\x03key\x18\x04 \x01(\x0c\x12\x11\n\tauthority\x18\x05 \x01(\x0c\"\x17\n\x15OpenQuickLineResponse\"8\n\x0c\x41pplyRequest\x12(\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x18.tether.v1.NetworkConfig\"\x0f\n\rApplyResponse\"\x17\n\x15WatchListenersRequest\"3\n\tListeners\x12&\n\tlisteners\x18\x01 \x03(\x0b\x32\x13.tether.v1.Listener\"*\n\x08Listener\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\"9\n\rNetworkConfig\x12(\n\ninterfaces\x18\x01 \x03(\x0b\x32\x14.tether.v1.Interface\"\x88\x01\n\tInterface\x12\x0b\n\x03mac\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\taddresses\x18\x03 \x03(\t\x12 \n\x06routes\x18\x04 \x03(\x0b\x32\x10.tether.v1.Route\x12\x0b\n\x03mtu\x18\x05 \x01(\r\x12\r\n\x05index\x18\x06 \x01(\r\x12\x0f\n\x07set_mac\x18\x07 \x01(\x08\"-\n\x05Route\x12\x13\n\x0b\x64\x65stination\x18\x01 \x01(\t\x12\x0f\n\x07gateway\x18\x02 \x01(\t2\xe5\x01\n\x07Network\x12:\n\x05\x41pply\x12\x17.tether.v1.ApplyRequest\x1a\x18.tether.v1.ApplyResponse\x12J\n\x0eWatchListeners\x12 .tether.v1.WatchListenersRequest\x1a\x14.tether.v1.Listeners0\x01\x12R\n\rOpenQuickLine\x12\x1f.tether.v1.OpenQuickLineRequest\x1a .tether.v1.OpenQuickLineResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.tether.v1.network_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_APPLYREQUEST']._serialized_start=45
-  _globals['_APPLYREQUEST']._serialized_end=101
-  _globals['_APPLYRESPONSE']._serialized_start=103
-  _globals['_APPLYRESPONSE']._serialized_end=118
-  _globals['_WATCHLISTENERSREQUEST']._serialized_start=120
-  _globals['_WATCHLISTENERSREQUEST']._serialized_end=143
-  _globals['_LISTENERS']._serialized_start=145
-  _globals['_LISTENERS']._serialized_end=196
-  _globals['_LISTENER']._serialized_start=198
-  _globals['_LISTENER']._serialized_end=240
-  _globals['_NETWORKCONFIG']._serialized_start=242
-  _globals['_NETWORKCONFIG']._serialized_end=299
-  _globals['_INTERFACE']._serialized_start=302
-  _globals['_INTERFACE']._serialized_end=438
-  _globals['_ROUTE']._serialized_start=440
-  _globals['_ROUTE']._serialized_end=485
-  _globals['_NETWORK']._serialized_start=488
-  _globals['_NETWORK']._serialized_end=633
+  _globals['_OPENQUICKLINEREQUEST']._serialized_start=45
+  _globals['_OPENQUICKLINEREQUEST']._serialized_end=151
+  _globals['_OPENQUICKLINERESPONSE']._serialized_start=153
+  _globals['_OPENQUICKLINERESPONSE']._serialized_end=176
+  _globals['_APPLYREQUEST']._serialized_start=178
+  _globals['_APPLYREQUEST']._serialized_end=234
+  _globals['_APPLYRESPONSE']._serialized_start=236
+  _globals['_APPLYRESPONSE']._serialized_end=251
+  _globals['_WATCHLISTENERSREQUEST']._serialized_start=253
+  _globals['_WATCHLISTENERSREQUEST']._serialized_end=276
+  _globals['_LISTENERS']._serialized_start=278
+  _globals['_LISTENERS']._serialized_end=329
+  _globals['_LISTENER']._serialized_start=331
+  _globals['_LISTENER']._serialized_end=373
+  _globals['_NETWORKCONFIG']._serialized_start=375
+  _globals['_NETWORKCONFIG']._serialized_end=432
+  _globals['_INTERFACE']._serialized_start=435
+  _globals['_INTERFACE']._serialized_end=571
+  _globals['_ROUTE']._serialized_start=573
+  _globals['_ROUTE']._serialized_end=618
+  _globals['_NETWORK']._serialized_start=621
+  _globals['_NETWORK']._serialized_end=850
 # @@protoc_insertion_point(module_scope)

@@ -6,6 +6,24 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class OpenQuickLineRequest(_message.Message):
+    __slots__ = ("address", "port", "certificate", "key", "authority")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    AUTHORITY_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    port: int
+    certificate: bytes
+    key: bytes
+    authority: bytes
+    def __init__(self, address: _Optional[str] = ..., port: _Optional[int] = ..., certificate: _Optional[bytes] = ..., key: _Optional[bytes] = ..., authority: _Optional[bytes] = ...) -> None: ...
+
+class OpenQuickLineResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class ApplyRequest(_message.Message):
     __slots__ = ("config",)
     CONFIG_FIELD_NUMBER: _ClassVar[int]

@@ -3,14 +3,15 @@
 import contextlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.live.daemon import Daemon
 from tests.live.vsphere.simulator import PASSWORD, USER, Simulator, running_vcsim
 
-# What the portgroup is on the stand-in host, and both ends of the cable from there to vchd.
-_SWITCH, _CABLE, _INTERFACE = "portgroup", "uplink0", "eth1"
+# The portgroup, where the hosts are; the cable from there to vchd; and the management network.
+_SWITCH, _CABLE, _INTERFACE = "portgroup", "uplink", "eth1"
+_MANAGEMENT, _OURS, _THEIRS = "mgmt", "192.0.2.1", "192.0.2.2"
 
 
 class Vsphere:
@@ -20,6 +21,10 @@ class Vsphere:
         self.daemon = daemon
         self.simulator = simulator
         self._host = host
+
+    def files(self) -> list[str]:
+        """What is on the datastores."""
+        return [str(path) for path in self.simulator.datastores.rglob("*") if path.is_file()]
 
     def move(self, uuid: str, *, give_up: bool = False) -> None:
         """vMotion of a machine."""
@@ -35,17 +40,29 @@ def running_vsphere(root: Path, *flags: str, esx: bool = False) -> Iterator[Vsph
     """A daemon that has been started once, with busybox."""
     daemon = Daemon(root)
     assert daemon.namespace, "bridges need the rights of root"
+    # Hosts are elsewhere: in a namespace of their own.
+    there = f"{daemon.namespace}-dc"
     for command in (
-        ("add", _SWITCH, "type", "bridge"), ("add", _CABLE, "type", "veth", "peer", "name", _INTERFACE),
-        ("set", _CABLE, "master", _SWITCH, "up"), ("set", _SWITCH, "up"),
+        ("netns", "add", there), ("-n", there, "link", "set", "lo", "up"),
+        ("-n", there, "link", "add", _SWITCH, "type", "bridge"), ("-n", there, "link", "set", _SWITCH, "up"),
+        ("-n", there, "link", "add", _CABLE, "type", "veth", "peer", "name", _INTERFACE, "netns", daemon.namespace),
+        ("-n", there, "link", "set", _CABLE, "master", _SWITCH, "up"),
+        ("-n", there, "link", "add", _MANAGEMENT, "type", "veth", "peer", "name", _MANAGEMENT, "netns", daemon.namespace),
+        ("-n", there, "addr", "add", f"{_THEIRS}/24", "dev", _MANAGEMENT), ("-n", there, "link", "set", _MANAGEMENT, "up"),
+        ("-n", daemon.namespace, "addr", "add", f"{_OURS}/24", "dev", _MANAGEMENT),
+        ("-n", daemon.namespace, "link", "set", _MANAGEMENT, "up"),
     ):  # fmt: skip
-        daemon.run_inside("ip", "link", *command)
+        subprocess.run(["ip", *command], check=True)
+    inside = ["nsenter", f"--net=/run/netns/{there}", "--"]
     with contextlib.ExitStack() as stack:
         # Whatever is left in there; what is inside here ends it before.
+        stack.callback(subprocess.run, ["ip", "netns", "delete", there], check=False)
         stack.callback(daemon.close)
         with (
-            running_vcsim(root / "vcsim", *(("-esx",) if esx else ()), inside=daemon.inside()) as simulator,
-            _standing_in(daemon, simulator) as host,
+            running_vcsim(
+                root / "vcsim", "-l", f"{_THEIRS}:0", *(("-esx",) if esx else ()), inside=inside
+            ) as simulator,
+            _standing_in(root, simulator, inside) as host,
         ):
             secret = root / "password"
             secret.write_text(f"{PASSWORD}\n")
@@ -53,7 +70,7 @@ def running_vsphere(root: Path, *flags: str, esx: bool = False) -> Iterator[Vsph
                 "--hypervisor", "vsphere", "--vsphere", simulator.address, "--vsphere-user", USER,
                 "--vsphere-password-file", str(secret), "--thumbprint", simulator.thumbprint,
                 "--bridge-network", "VM Network", "--bridge-interface", _INTERFACE,
-                "--vspc-listen", "127.0.0.1:2377", "--tenant", "test", *flags,
+                "--tenant", "test", *flags,
             ]  # fmt: skip
             try:
                 daemon.start()
@@ -64,16 +81,16 @@ def running_vsphere(root: Path, *flags: str, esx: bool = False) -> Iterator[Vsph
 
 
 @contextlib.contextmanager
-def _standing_in(daemon: Daemon, simulator: Simulator) -> Iterator["subprocess.Popen[str]"]:
+def _standing_in(root: Path, simulator: Simulator, inside: Sequence[str]) -> Iterator["subprocess.Popen[str]"]:
     command = [
-        *daemon.inside(), sys.executable, "-m", "tests.live.vsphere.standin", simulator.address, simulator.thumbprint,
-        str(daemon.root / "bodies"), _SWITCH,
+        *inside, sys.executable, "-m", "tests.live.vsphere.standin", simulator.address, simulator.thumbprint,
+        str(root / "bodies"), _SWITCH,
     ]  # fmt: skip
-    with open(daemon.root / "standin.log", "wb") as log:
+    with open(root / "standin.log", "wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
     try:
         assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n", (daemon.root / "standin.log").read_text()
+        assert process.stdout.readline() == "ready\n", (root / "standin.log").read_text()
         yield process
     finally:
         assert process.stdin is not None
@@ -83,4 +100,5 @@ def _standing_in(daemon: Daemon, simulator: Simulator) -> Iterator["subprocess.P
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        process.stdout.close()
+        with process.stdout or contextlib.nullcontext():
+            pass

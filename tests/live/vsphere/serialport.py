@@ -92,9 +92,9 @@ class SerialPort:
 
 
 @asynccontextmanager
-async def connected(port: int, tls: ssl.SSLContext | None = None) -> AsyncIterator[SerialPort]:
-    """A host's connection to a concentrator on loopback."""
-    plain = await trio.open_tcp_stream("127.0.0.1", port)
+async def connected(port: int, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> AsyncIterator[SerialPort]:
+    """A host's connection to a concentrator."""
+    plain = await trio.open_tcp_stream(host, port)
     stream: trio.abc.Stream = (
         trio.SSLStream(plain, tls, server_hostname="127.0.0.1", https_compatible=True) if tls else plain
     )

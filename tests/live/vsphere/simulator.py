@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import ssl
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ class Simulator:
     address: str
     thumbprint: str
     certificate: Path
+    datastores: Path
     pid: int
 
 
@@ -51,14 +53,18 @@ def running_vcsim(folder: Path, *flags: str, inside: Sequence[str] = ()) -> Iter
     certificate, key = self_signed(folder, "127.0.0.1")
     command = [*inside, str(program), "-username", USER, "-password", PASSWORD, "-tlscert", str(certificate),
                "-tlskey", str(key), *flags]  # fmt: skip
+    # Where it makes its datastores.
+    datastores = folder / "datastores"
+    datastores.mkdir(exist_ok=True)
+    environment = {**os.environ, "TMPDIR": str(datastores)}
     with open(folder / "vcsim.log", "wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment)
     try:
         assert process.stdout is not None
         address = process.stdout.readline().decode().strip()
         assert address, (folder / "vcsim.log").read_text()
         der = ssl.PEM_cert_to_DER_cert(certificate.read_text())
-        yield Simulator(address, hashlib.sha256(der).hexdigest(), certificate, process.pid)
+        yield Simulator(address, hashlib.sha256(der).hexdigest(), certificate, datastores, process.pid)
     finally:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -232,21 +232,23 @@ class _Body:
         """Carry bytes between the machine and whatever its serial port's backing names."""
         devices: list[Any] = self._config.hardware.device
         backing: Any = next(one for one in devices if isinstance(one, vim.vm.device.VirtualSerialPort)).backing
-        number = urlsplit(backing.proxyURI).port
-        assert number is not None
+        uri = urlsplit(backing.proxyURI)
+        assert uri.hostname is not None
+        assert uri.port is not None
+        where = (uri.hostname, uri.port)
         self._machine = await trio.open_unix_socket(path)
         self._moves, moves = trio.open_memory_channel[tuple[bool, trio.Event]](1)
         async with self._machine:
             while True:
                 # A host tries again and again.
                 with contextlib.suppress(OSError):
-                    async with connected(number) as port:
+                    async with connected(where[1], host=where[0]) as port:
                         await port.identify(self.uuid, backing.serviceURI)
-                        await self._carry(port, moves, number)
+                        await self._carry(port, moves, where)
                 await trio.sleep(0.2)
 
     async def _carry(
-        self, port: SerialPort, moves: trio.MemoryReceiveChannel[tuple[bool, trio.Event]], number: int
+        self, port: SerialPort, moves: trio.MemoryReceiveChannel[tuple[bool, trio.Event]], where: tuple[str, int]
     ) -> None:
         """Carry bytes until the connection ends; through moves, in which the machine goes on at another connection."""
         while True:
@@ -267,7 +269,7 @@ class _Body:
             give_up, done = move[0]
             await port.say(BEGIN, b"\0\0\0\1")
             said = await port.hear(GOAHEAD)
-            async with connected(number) as target:
+            async with connected(where[1], host=where[0]) as target:
                 await target.say(PEER, said)
                 await target.hear(PEER_OK)
                 if give_up:
@@ -278,7 +280,7 @@ class _Body:
                 await target.say(COMPLETE)
                 target.data[:0] = port.data
                 done.set()
-                await self._carry(target, moves, number)
+                await self._carry(target, moves, where)
                 return
 
     async def _up(self, port: SerialPort) -> None:

@@ -1,5 +1,6 @@
 """vchd on vSphere, end to end: the docker CLI, real guests behind VMware's simulator, hosts that move machines."""
 
+import concurrent.futures
 import hashlib
 import os
 import subprocess
@@ -28,6 +29,146 @@ def vsphere(request: pytest.FixtureRequest) -> Iterator[Vsphere]:
             yield one
 
 
-def test_run(vsphere: Vsphere) -> None:
-    done = vsphere.daemon.shell("echo out; echo err >&2; exit 7")
-    assert (done.stdout, done.stderr, done.returncode) == ("out\n", "err\n", 7)
+def _uuid(vsphere: Vsphere, name: str) -> str:
+    return uuid_of("test", vsphere.daemon.must("inspect", name, "--format", "{{.Id}}").strip())
+
+
+def test_a_terminal_logs_exec_stop_and_start_again(vsphere: Vsphere) -> None:
+    daemon = vsphere.daemon
+    terminal = Terminal(daemon, "run", "-it", "--name", "tty", "busybox", "sh")
+    terminal.expect("# ")
+    terminal.type("stty size; echo kept > /kept\n")
+    terminal.expect("31 97")
+    assert daemon.must("exec", "tty", "cat", "/kept") == "kept\n"
+    terminal.type("exit 3\n")
+    assert terminal.end() == 3
+    daemon.must("start", "tty")
+    assert daemon.must("exec", "tty", "cat", "/kept") == "kept\n"
+    daemon.must("stop", "-t", "0", "tty")
+    assert daemon.must("inspect", "tty", "--format", "{{.State.Status}} {{.State.ExitCode}}").strip() == "exited 137"
+    assert "31 97" in daemon.must("logs", "tty")
+    daemon.must("rm", "tty")
+
+
+def test_logs_are_followed_through_a_kill_of_vchd(vsphere: Vsphere) -> None:
+    daemon = vsphere.daemon
+    script = "i=0; while [ $i -lt 40 ]; do echo line $i; i=$((i+1)); sleep 0.25; done"
+    daemon.must("run", "-d", "--name", "follow", "busybox", "sh", "-c", script)
+    daemon.kill()
+    time.sleep(1)
+    daemon.start()
+    assert daemon.must("logs", "-f", "follow") == "".join(f"line {number}\n" for number in range(40))
+    daemon.must("rm", "follow")
+
+
+def test_a_move_while_64_mib_go_through(vsphere: Vsphere, tmp_path: Path) -> None:
+    daemon = vsphere.daemon
+    data, digest = tmp_path / "data", hashlib.sha256()
+    with open(data, "wb") as file:
+        for _ in range(64):
+            piece = os.urandom(1 << 20)
+            digest.update(piece)
+            file.write(piece)
+    daemon.must("create", "-i", "--name", "mover", "busybox", "cat")
+    with open(data, "rb") as source:
+        client = subprocess.Popen(daemon.command("start", "-ai", "mover"), stdin=source, stdout=subprocess.PIPE)
+    came = hashlib.sha256()
+    assert client.stdout is not None
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, client.stdout:
+
+        def move() -> None:
+            for give_up in (False, True, False):
+                vsphere.move(_uuid(vsphere, "mover"), give_up=give_up)
+
+        moving = None
+        total = 0
+        while piece := client.stdout.read(1 << 16):
+            came.update(piece)
+            total += len(piece)
+            if moving is None:
+                moving = pool.submit(move)
+        assert moving is not None
+        moving.result()
+    assert client.wait(60) == 0
+    assert (total, came.hexdigest()) == (64 << 20, digest.hexdigest())
+    daemon.must("rm", "mover")
+
+
+def test_a_move_of_one_that_has_its_serial_port_only(vsphere: Vsphere) -> None:
+    daemon = vsphere.daemon
+    # 16550s are slow: a few seconds of output.
+    script = "i=0; while [ $i -lt 20000 ]; do echo 0123456789 $i; i=$((i+1)); done"
+    daemon.must("create", "--name", "alone", "--network", "none", "busybox", "sh", "-c", script)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        running = pool.submit(daemon.must, "start", "-a", "alone")
+        while not daemon.must("logs", "--tail", "1", "alone"):
+            time.sleep(0.05)
+        for give_up in (False, True, False):
+            vsphere.move(_uuid(vsphere, "alone"), give_up=give_up)
+        assert not running.done()
+        assert running.result() == "".join(f"0123456789 {number}\n" for number in range(20000))
+    daemon.must("rm", "alone")
+
+
+def test_the_slow_line_carries_on_when_the_network_goes(vsphere: Vsphere) -> None:
+    """Containers see the same bytes, through the quick line, without it, and with it again."""
+    daemon = vsphere.daemon
+    daemon.must("run", "-d", "--name", "torn", "busybox", "sleep", "1000")
+    script = "i=0; while [ $i -lt 3000 ]; do echo 0123456789 $i; i=$((i+1)); done"
+    expected = "".join(f"0123456789 {number}\n" for number in range(3000))
+    assert daemon.must("exec", "torn", "sh", "-c", script) == expected
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        slow = script.replace("i=$((i+1));", "i=$((i+1)); [ $((i % 300)) = 0 ] && sleep 1;")
+        running = pool.submit(daemon.must, "exec", "torn", "sh", "-c", slow)
+        time.sleep(2)
+        daemon.must("network", "disconnect", "bridge", "torn")
+        assert running.result() == expected
+    assert daemon.must("exec", "torn", "sh", "-c", script) == expected
+    daemon.must("network", "connect", "bridge", "torn")
+    assert daemon.must("exec", "torn", "sh", "-c", script) == expected
+    daemon.must("rm", "-f", "torn")
+
+
+def test_networks_names_and_ports(vsphere: Vsphere) -> None:
+    daemon = vsphere.daemon
+    daemon.must("network", "create", "one")
+    daemon.must("network", "create", "two")
+    serve = "mkdir /www; echo hello > /www/index.html; exec httpd -f -p 80 -h /www"
+    daemon.must("run", "-d", "--name", "web", "--network", "one", "-p", "8080:80", "busybox", "sh", "-c", serve)
+    assert daemon.shell("--network", "one", "wget -qO- http://web/").stdout == "hello\n"
+    address = daemon.must("inspect", "web", "--format", "{{.NetworkSettings.Networks.one.IPAddress}}").strip()
+    apart = daemon.shell("--network", "two", f"nslookup web; nc -w 2 {address} 80 </dev/null || echo apart").stdout
+    assert "apart" in apart
+    assert address not in apart
+    assert daemon.run_inside("curl", "-s", "http://127.0.0.1:8080/") == "hello\n"
+    daemon.must("network", "connect", "two", "web")
+    assert daemon.shell("--network", "two", "wget -qO- http://web/").stdout == "hello\n"
+    daemon.must("rm", "-f", "web")
+    daemon.must("network", "rm", "one", "two")
+
+
+def test_volumes_and_files(vsphere: Vsphere, tmp_path: Path) -> None:
+    daemon = vsphere.daemon
+    daemon.must("volume", "create", "--opt", "size=64m", "data")
+    daemon.must("run", "--rm", "-v", "data:/data", "busybox", "sh", "-c", "echo kept > /data/file")
+    assert daemon.must("run", "--rm", "-v", "data:/data", "busybox", "cat", "/data/file") == "kept\n"
+    daemon.must("volume", "rm", "data")
+    daemon.must("create", "--name", "files", "busybox")
+    (tmp_path / "in").write_text("copied\n")
+    daemon.must("cp", str(tmp_path / "in"), "files:/in")
+    daemon.must("cp", "files:/in", str(tmp_path / "out"))
+    assert (tmp_path / "out").read_text() == "copied\n"
+    daemon.must("rm", "files")
+    refused = daemon.docker("run", "--rm", "-v", "/etc:/host", "busybox", "true").stderr
+    assert "this hypervisor's hosts are not where the daemon is" in refused
+
+
+def test_nothing_is_left(vsphere: Vsphere) -> None:
+    daemon = vsphere.daemon
+    daemon.must("run", "--rm", "busybox", "true")
+    assert daemon.must("ps", "-aq") == ""
+    assert daemon.must("volume", "ls", "-q") == ""
+    deadline = time.monotonic() + 30
+    while left := [one for one in vsphere.files() if "/layers/" not in one]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.5)

@@ -1,0 +1,135 @@
+"""A line whose bytes go through TLS (RFC 8446), over a connected socket."""
+
+import os
+import socket
+import ssl
+
+import trio
+
+from tether.transport.line import READ_SIZE, Line, LineClosed
+
+_MOST = 256 << 10
+# Longer than a machine stands still on its way to another host.
+_BROKEN_MS = 8000
+_OVER = (ssl.SSLError, ssl.SSLEOFError)
+
+
+class TlsLine(Line):
+    """Owns the socket. `handshake` comes first."""
+
+    def __init__(self, fd: int, context: ssl.SSLContext, *, server: bool) -> None:
+        super().__init__(fd)
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server)
+        self._unsent = memoryview(b"")
+
+    async def handshake(self) -> None:
+        """Return when both ends have proved who they are. LineClosed when the other one has not."""
+        while True:
+            try:
+                self.tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await self._send_all()
+                self._incoming.write(await super().read())
+            except _OVER as error:
+                # The other end is to learn why, if there is a way to say it.
+                self._send_some()
+                raise LineClosed(str(error)) from error
+            else:
+                await self._send_all()
+                return
+
+    async def _send_all(self) -> None:
+        while not self._send_some():
+            await super().wait_writable()
+
+    def _send_some(self) -> bool:
+        """Write what TLS has for the other end; whether all of it went."""
+        while True:
+            if not self._unsent:
+                self._unsent = memoryview(self._outgoing.read())
+                if not self._unsent:
+                    return True
+            self._unsent = self._unsent[super().try_write(self._unsent) :]
+            if self._unsent:
+                return False
+
+    @property
+    def behind(self) -> bool:
+        """See Line."""
+        return bool(self._unsent) or self._outgoing.pending > 0
+
+    def push(self) -> None:
+        """See Line."""
+        self._send_some()
+
+    def try_write(self, data: bytes | memoryview) -> int:
+        """See Line. What was taken may still be here: `behind`."""
+        if not self._send_some():
+            return 0
+        view = memoryview(data)[:_MOST]
+        try:
+            self.tls.write(view)
+        except _OVER as error:
+            raise LineClosed(str(error)) from error
+        self._send_some()
+        return len(view)
+
+    async def read(self) -> bytes:
+        """See Line."""
+        while True:
+            parts, size = [], 0
+            try:
+                # A record at a time is what TLS gives: the link is run once for all that are here.
+                while size < READ_SIZE and (data := self.tls.read(READ_SIZE - size)):
+                    parts.append(data)
+                    size += len(data)
+            except ssl.SSLWantReadError:
+                pass
+            except _OVER as error:
+                raise LineClosed(str(error)) from error
+            if parts:
+                return b"".join(parts)
+            if not self._incoming.pending and self._incoming.eof:
+                raise LineClosed("end of file")
+            self._send_some()
+            self._incoming.write(await super().read())
+
+
+def load_identity(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
+    """Give a context a certificate and key in PEM that no file has: OpenSSL's own interface wants names."""
+    fds = []
+    try:
+        for data in (certificate, key):
+            fd = os.memfd_create("identity", os.MFD_CLOEXEC)
+            fds.append(fd)
+            os.write(fd, data)
+        context.load_cert_chain(*(f"/proc/self/fd/{fd}" for fd in fds))
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def tune(connection: trio.socket.SocketType) -> None:
+    """A connection over which nothing comes through is to break soon: there is another line."""
+    options = (
+        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _BROKEN_MS),
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 3), (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    )  # fmt: skip
+    for level, option, value in options:
+        connection.setsockopt(level, option, value)
+
+
+async def in_time(line: TlsLine, seconds: float) -> bool:
+    """The handshake, if it is done before so many seconds are over; else the line is closed."""
+    try:
+        with trio.fail_after(seconds):
+            await line.handshake()
+    except (LineClosed, trio.TooSlowError):
+        line.close()
+        return False
+    except BaseException:
+        line.close()
+        raise
+    return True
