@@ -33,6 +33,7 @@ _TIMEOUT = 120.0
 # Servers close idle connections after a while: an answer that is lost for that need not be.
 _IDLE_SECONDS = 20
 _KEEP_ALIVE_SECONDS = 300.0
+_LOGOUT_SECONDS = 2.0
 _TRIES, _PAUSE = 5, 0.2
 # What a call that was cut off raises.
 LOST = (OSError, http.client.HTTPException)
@@ -182,8 +183,7 @@ class Session:
                 yield session
             finally:
                 nursery.cancel_scope.cancel()
-                with trio.move_on_after(5, shield=True):
-                    await session._log_out()
+                await session._log_out()
 
     @property
     def is_vcenter(self) -> bool:
@@ -247,10 +247,13 @@ class Session:
                 log.warning("the session with vSphere: %s", error)
 
     async def _log_out(self) -> None:
-        try:
-            await self._in_thread(self.content.sessionManager.Logout)
-        except (vmodl.MethodFault, *LOST):
-            pass
+        # Nobody waits long for it: a session that is left ends by itself.
+        with trio.move_on_after(_LOGOUT_SECONDS, shield=True):
+            try:
+                await trio.to_thread.run_sync(self.content.sessionManager.Logout, abandon_on_cancel=True)
+            except (vmodl.MethodFault, *LOST):
+                pass
+        self.stub.hang_up()
         self.stub.close()
 
     # -- calls ----------------------------------------------------------------------------------------------------
