@@ -106,16 +106,7 @@ class Collector:
         finally:
             self._list = None
             self._stub.close()
-            with trio.move_on_after(5, shield=True):
-                for one in views:
-                    await self._quietly(one.DestroyView)
-                await self._quietly(collector.DestroyPropertyCollector)
-
-    async def _quietly(self, method: Callable[[], None]) -> None:
-        try:
-            await self._session.change("end of a view", method)
-        except HypervisorError as error:
-            log.debug("%s", error)
+            await session.part(*(one.DestroyView for one in views), collector.DestroyPropertyCollector)
 
     async def _wait_for_updates(self, collector: Any) -> None:
         waiter = _Query(collector._moId, self._stub)

@@ -33,7 +33,7 @@ _TIMEOUT = 120.0
 # Servers close idle connections after a while: an answer that is lost for that need not be.
 _IDLE_SECONDS = 20
 _KEEP_ALIVE_SECONDS = 300.0
-_LOGOUT_SECONDS = 2.0
+_PARTING_SECONDS = 2.0
 _TRIES, _PAUSE = 5, 0.2
 # What a call that was cut off raises.
 LOST = (OSError, http.client.HTTPException)
@@ -247,12 +247,7 @@ class Session:
                 log.warning("the session with vSphere: %s", error)
 
     async def _log_out(self) -> None:
-        # Nobody waits long for it: a session that is left ends by itself.
-        with trio.move_on_after(_LOGOUT_SECONDS, shield=True):
-            try:
-                await trio.to_thread.run_sync(self.content.sessionManager.Logout, abandon_on_cancel=True)
-            except (vmodl.MethodFault, *LOST):
-                pass
+        await self.part(self.content.sessionManager.Logout)
         self.stub.hang_up()
         self.stub.close()
 
@@ -273,6 +268,15 @@ class Session:
             except vmodl.MethodFault as error:
                 raise translate(error, what) from error
         raise LoginRefused(f"{what}: vSphere lets us log in and knows nothing of it afterwards")
+
+    async def part(self, *methods: Callable[[], object]) -> None:
+        """Calls that let go of what goes with the session anyhow: nobody waits long for them, whatever is cancelled."""
+        with trio.move_on_after(_PARTING_SECONDS, shield=True):
+            for method in methods:
+                try:
+                    await trio.to_thread.run_sync(method, limiter=self._limiter, abandon_on_cancel=True)
+                except (vmodl.MethodFault, *LOST) as error:
+                    log.debug("parting: %s", error)
 
     async def read(self, what: str, method: Callable[..., T], *arguments: Any) -> T:
         """A call that changes nothing, made again when its answer does not come."""
