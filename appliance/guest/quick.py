@@ -69,13 +69,13 @@ class QuickLines:
 
     def __init__(self, device: str, port: int) -> None:
         self._device = device
-        self._port = port
-        self._authority = _Authority()
+        self.port = port
+        self.authority = _Authority()
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_3
         self._context.verify_mode = ssl.CERT_REQUIRED
-        self._context.load_verify_locations(cadata=self._authority.pem.decode())
-        load_identity(self._context, *self._authority.identity("vch"))
+        self._context.load_verify_locations(cadata=self.authority.pem.decode())
+        load_identity(self._context, *self.authority.identity("vch"))
         # By the names in their certificates: whose connection it is, and who waits for it.
         self._offered: dict[str, Callable[[TlsLine], None]] = {}
         self._unknown = 0
@@ -86,11 +86,11 @@ class QuickLines:
             try:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 listener.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, self._device.encode() + b"\0")
-                await listener.bind(("0.0.0.0", self._port))
+                await listener.bind(("0.0.0.0", self.port))
                 listener.listen(64)
             except OSError as error:
-                raise Unavailable(f"port {self._port} of {self._device} for guests: {error}") from error
-            self._port = listener.getsockname()[1]
+                raise Unavailable(f"port {self.port} of {self._device} for guests: {error}") from error
+            self.port = listener.getsockname()[1]
             task_status.started()
             async with trio.open_nursery() as nursery:
                 while True:
@@ -105,6 +105,10 @@ class QuickLines:
                         continue
                     self._unknown += 1
                     nursery.start_soon(self._take, connection)
+
+    def expect(self, name: str, take: Callable[[TlsLine], None]) -> None:
+        """Who comes with a certificate for this name, which nobody else has, is to be given to `take`, once."""
+        self._offered[name] = take
 
     async def _take(self, connection: trio.socket.SocketType) -> None:
         try:
@@ -151,7 +155,7 @@ class QuickLines:
     async def _offer(self, session: GuestSession, address: str) -> QuickLine | None:
         """None when the guest does not come; VchError says why it cannot."""
         name = secrets.token_hex(16)
-        certificate, key = self._authority.identity(name)
+        certificate, key = self.authority.identity(name)
         came: list[QuickLine | None] = []
         there = trio.Event()
 
@@ -159,9 +163,9 @@ class QuickLines:
             came.append(session.attach(line))
             there.set()
 
-        self._offered[name] = take
+        self.expect(name, take)
         request = network_pb2.OpenQuickLineRequest(
-            address=address, port=self._port, certificate=certificate, key=key, authority=self._authority.pem
+            address=address, port=self.port, certificate=certificate, key=key, authority=self.authority.pem
         )
         try:
             await session.call("Network/OpenQuickLine", request, network_pb2.OpenQuickLineResponse, _OFFER_SECONDS)
