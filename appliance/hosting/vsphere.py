@@ -2,17 +2,19 @@
 
 import contextlib
 import ipaddress
+import json
 import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import trio
 
 from appliance.config import Config, VsphereConfig, required
 from appliance.errors import InvalidParameter, Unavailable
 from appliance.hypervisor.vsphere.concentrator import Concentrator, Network
-from appliance.hypervisor.vsphere.driver import VsphereDriver
+from appliance.hypervisor.vsphere.driver import GuestImage, VsphereDriver
 from appliance.hypervisor.vsphere.inventory import Names
 from appliance.hypervisor.vsphere.session import Server
 
@@ -40,7 +42,8 @@ async def opened(config: Config) -> AsyncIterator[VsphereDriver]:
         nursery.start_soon(concentrator.serve, listener)
         seen = settings.vspc_address or _seen_from(server, address)
         uri = f"{'telnets' if tls is not None else 'telnet'}://{seen}:{listener.socket.getsockname()[1]}"
-        async with VsphereDriver.open(server, names, concentrator, uri) as driver:
+        image = _image(config.guest, settings.vm_firmware)
+        async with VsphereDriver.open(server, names, concentrator, uri, image) as driver:
             await driver.connect()
             yield driver
         nursery.cancel_scope.cancel()
@@ -58,6 +61,14 @@ def _server(settings: VsphereConfig) -> Server:
         raise InvalidParameter(f"--vsphere-password-file {settings.vsphere_password_file}: {error}") from error
     user = required(settings, "vsphere_user")
     return Server(host.strip("[]"), user, password, int(port), settings.thumbprint, settings.vsphere_ca)
+
+
+def _image(guest: Path, firmware: str) -> GuestImage:
+    try:
+        manifest = json.loads((guest / "manifest.json").read_bytes())
+        return GuestImage(guest / "guest.iso", str(manifest["sha256"]["guest.iso"]), firmware)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidParameter(f"--guest {guest}: no CD of a guest is there: {error}") from error
 
 
 def _tls(settings: VsphereConfig) -> ssl.SSLContext | None:

@@ -2,9 +2,10 @@
 
     python build/guest/image.py [--cache DIR] [--link PATH]
 
-Prints the folder that holds `vmlinux`, `initrd` and `manifest.json`. The folder's name is the digest of everything that goes
-in (package versions, wheels, our sources, this recipe), so a second run finds it there. Needs apt-get, dpkg-deb and lz4, not
-root. Packages come from whatever archive the machine's own apt is set up for.
+Prints the folder that holds `vmlinux`, `initrd`, `guest.iso` (both, as a CD that boots) and `manifest.json`. The folder's name
+is the digest of everything that goes in (package versions, wheels, our sources, this recipe), so a second run finds it there.
+Needs apt-get, dpkg-deb, lz4, zstd and GRUB's tools, not root. Packages come from whatever archive the machine's own apt is set
+up for.
 """
 
 import argparse
@@ -20,6 +21,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from iso import write_iso
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -275,9 +278,12 @@ def build(cache: Path) -> Path:
         out = work / "out"
         out.mkdir()
         (work / "pyc").mkdir()
-        (out / "vmlinux").write_bytes(elf_kernel(next((tree / "boot").glob("vmlinuz-*")).read_bytes()))
+        kernel = next((tree / "boot").glob("vmlinuz-*")).read_bytes()
+        (out / "vmlinux").write_bytes(elf_kernel(kernel))
         (out / "initrd").write_bytes(build_initrd(tree, wheel_tree, work / "pyc"))
-        digests = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in ("vmlinux", "initrd")}
+        write_iso(kernel, out / "initrd", work, out / "guest.iso")
+        names = ("vmlinux", "initrd", "guest.iso")
+        digests = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in names}
         manifest = {"packages": packages, "wheels": wheels, "sha256": digests}
         (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
         try:

@@ -137,6 +137,13 @@ class Datastore:
         if written != length:
             raise HypervisorError(f"cannot write {self.path(name)}: {written} of {length} bytes are there")
 
+    async def file_of(self, source: Path, name: str) -> str:
+        """The path of a file with the bytes of one that never changes, known by its name: written if it is not there."""
+        if await self.size(name) != source.stat().st_size:
+            await self._make_folder(name.rpartition("/")[0])
+            await self.put(name, source)
+        return self.path(name)
+
     async def disk_of(self, source: Path, folder: str) -> str:
         """The path of a virtual disk with the bytes of a file that never changes, known by its name: written if it is not there."""
         name = f"{folder}/{source.stem}.vmdk"

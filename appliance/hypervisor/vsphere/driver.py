@@ -4,8 +4,9 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import trio
@@ -23,6 +24,7 @@ from appliance.hypervisor.vsphere.spec import (
     MACHINE_KEY,
     SPEC_KEY,
     TENANT_KEY,
+    BootCd,
     PlacedDisk,
     address_of,
     card_of,
@@ -47,6 +49,15 @@ _PAUSE, _LONGEST_PAUSE = 0.1, 3.0
 _UNDONE_SECONDS = 3.0
 # Of a tenant's files: layers, that all its machines share.
 _LAYERS = "layers"
+
+
+@dataclass(frozen=True, slots=True)
+class GuestImage:
+    """The CD that machines boot from, by its digest, and the firmware that does it: bios or efi."""
+
+    path: Path
+    digest: str
+    firmware: str
 
 
 class VsphereMachine(Machine):
@@ -208,6 +219,7 @@ class VsphereDriver(Driver):
         # Set by `open`.
         self.datastore: Datastore
         self.disks: DatastoreDisks
+        self.cd: BootCd | None = None
         self.concentrator = concentrator
         self._inventory = inventory
         self._tenant = names.tenant
@@ -219,9 +231,17 @@ class VsphereDriver(Driver):
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, server: Server, names: Names, concentrator: Concentrator, concentrator_uri: str
+        cls,
+        server: Server,
+        names: Names,
+        concentrator: Concentrator,
+        concentrator_uri: str,
+        image: GuestImage | None = None,
     ) -> AsyncIterator["VsphereDriver"]:
-        """Log in, find all that is named, follow what happens. HypervisorError or InvalidParameter says what is wrong."""
+        """Log in, find all that is named, follow what happens. HypervisorError or InvalidParameter says what is wrong.
+
+        Without an image machines have nothing that they could boot from.
+        """
         async with Session.open(server) as session:
             driver = cls(session, await find(session, names), names, concentrator, concentrator_uri)
             async with (
@@ -231,6 +251,9 @@ class VsphereDriver(Driver):
                 trio.open_nursery() as nursery,
             ):
                 driver.disks = DatastoreDisks(driver.datastore)
+                if image is not None:
+                    path = await driver.datastore.file_of(image.path, f"guest/{image.digest[:32]}.iso")
+                    driver.cd = BootCd(path, driver.datastore.reference, image.firmware)
                 nursery.start_soon(driver.collector.run)
                 yield driver
                 nursery.cancel_scope.cancel()
@@ -302,7 +325,7 @@ class VsphereDriver(Driver):
         serial = f"vch:{secrets.token_urlsafe(24)}"
         config = config_of(
             spec, self._tenant, self._inventory.datastore_name, (self._concentrator_uri, serial), self._inventory.backing,
-            await self._place(spec),
+            await self._place(spec), self.cd,
         )  # fmt: skip
         reference, serial = await self._created(spec.id, config, serial)
         return self._enrol(spec, reference, serial)

@@ -17,7 +17,10 @@ _NAMESPACE = uuid.UUID("6f3b1f0a-5d0e-4c55-9d2c-3f6f5a1f7c11")
 # In a machine's extraConfig: whose it is, which it is, what it was made to. The guest does not see keys without guestinfo.
 TENANT_KEY, MACHINE_KEY, SPEC_KEY = "vch.tenant", "vch.machine", "vch.spec"
 GUEST_ID = "other5xLinux64Guest"
-_ADAPTER_KEY, _DISK_KEY, _CARD_KEY, _SERIAL_KEY = 1000, 2000, 4000, 9000
+_ADAPTER_KEY, _DISK_KEY, _CD_KEY, _CARD_KEY, _SERIAL_KEY = 1000, 2000, 3000, 4000, 9000
+# The first IDE controller, which every machine has.
+_IDE_KEY = 200
+_FROM_CD = vim.vm.BootOptions(bootOrder=[vim.vm.BootOptions.BootableCdromDevice()])
 # Of paravirtual SCSI: four adapters of sixteen units, of which one is the adapter's own.
 _ADAPTERS, _UNITS, _ADAPTERS_OWN_UNIT = 4, 15, 7
 _MORE_CARDS = 8
@@ -30,6 +33,15 @@ class PlacedDisk:
     path: str
     size: int
     read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BootCd:
+    """What a machine boots from: "[datastore] folder/name.iso", the datastore, and the firmware: bios or efi."""
+
+    path: str
+    datastore: Any
+    firmware: str
 
 
 def address_of(index: int) -> DiskAddress:
@@ -57,6 +69,7 @@ def config_of(
     serial: tuple[str, str],
     backing: Any,
     disks: Sequence[PlacedDisk] = (),
+    cd: BootCd | None = None,
 ) -> vim.vm.ConfigSpec:
     """A machine that is not there yet. `serial` are the concentrator's URI and the port's own, `backing` is that of its cards."""
     name = name_of(tenant, spec.id)
@@ -66,6 +79,8 @@ def config_of(
     devices += [_disk(index, disk) for index, disk in enumerate(disks)]
     cards = [card for card in (spec.card, *spec.more_cards) if card is not None]
     devices += [_card(index, card, backing) for index, card in enumerate(cards)]
+    if cd is not None:
+        devices.append(_cd(cd))
     extra = {TENANT_KEY: tenant, MACHINE_KEY: spec.id, SPEC_KEY: encode(spec, serial[1])}
     return vim.vm.ConfigSpec(
         name=name,
@@ -74,6 +89,8 @@ def config_of(
         guestId=GUEST_ID,
         numCPUs=spec.cpus,
         memoryMB=spec.memory_mib,
+        firmware=cd.firmware if cd is not None else None,
+        bootOptions=_FROM_CD if cd is not None else None,
         deviceChange=devices,
         extraConfig=[vim.option.OptionValue(key=key, value=value) for key, value in extra.items()],
     )
@@ -81,6 +98,16 @@ def config_of(
 
 def _added(device: Any) -> vim.vm.device.VirtualDeviceSpec:
     return vim.vm.device.VirtualDeviceSpec(operation=vim.vm.device.VirtualDeviceSpec.Operation.add, device=device)
+
+
+def _cd(cd: BootCd) -> vim.vm.device.VirtualDeviceSpec:
+    backing = vim.vm.device.VirtualCdrom.IsoBackingInfo(fileName=cd.path, datastore=cd.datastore)
+    connectable = vim.vm.device.VirtualDevice.ConnectInfo(startConnected=True, allowGuestControl=False, connected=True)
+    return _added(
+        vim.vm.device.VirtualCdrom(
+            key=_CD_KEY, controllerKey=_IDE_KEY, unitNumber=0, backing=backing, connectable=connectable
+        )
+    )
 
 
 def _adapter(number: int) -> vim.vm.device.VirtualDeviceSpec:

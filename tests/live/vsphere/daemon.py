@@ -36,8 +36,8 @@ class Vsphere:
 
 
 @contextlib.contextmanager
-def running_vsphere(root: Path, *flags: str, esx: bool = False) -> Iterator[Vsphere]:
-    """A daemon that has been started once, with busybox."""
+def running_vsphere(root: Path, *flags: str, esx: bool = False, boot: str = "direct") -> Iterator[Vsphere]:
+    """A daemon that has been started once, with busybox. `boot`: see the stand-in."""
     daemon = Daemon(root)
     assert daemon.namespace, "bridges need the rights of root"
     # Hosts are elsewhere: in a namespace of their own.
@@ -62,7 +62,7 @@ def running_vsphere(root: Path, *flags: str, esx: bool = False) -> Iterator[Vsph
             running_vcsim(
                 root / "vcsim", "-l", f"{_THEIRS}:0", *(("-esx",) if esx else ()), inside=inside
             ) as simulator,
-            _standing_in(root, simulator, inside) as host,
+            _standing_in(root, simulator, inside, boot) as host,
         ):
             secret = root / "password"
             secret.write_text(f"{PASSWORD}\n")
@@ -81,10 +81,12 @@ def running_vsphere(root: Path, *flags: str, esx: bool = False) -> Iterator[Vsph
 
 
 @contextlib.contextmanager
-def _standing_in(root: Path, simulator: Simulator, inside: Sequence[str]) -> Iterator["subprocess.Popen[str]"]:
+def _standing_in(
+    root: Path, simulator: Simulator, inside: Sequence[str], boot: str
+) -> Iterator["subprocess.Popen[str]"]:
     command = [
         *inside, sys.executable, "-m", "tests.live.vsphere.standin", simulator.address, simulator.thumbprint,
-        str(root / "bodies"), _SWITCH,
+        str(root / "bodies"), _SWITCH, boot,
     ]  # fmt: skip
     with open(root / "standin.log", "wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)

@@ -3,16 +3,18 @@
 It watches for machines that are powered on, boots QEMU with what their configuration says, and connects their serial ports to the
 concentrator that the configuration names. One that ends by itself is powered off in vcsim too.
 
-    python -m tests.live.vsphere.standin ADDRESS THUMBPRINT FOLDER BRIDGE
+    python -m tests.live.vsphere.standin ADDRESS THUMBPRINT FOLDER BRIDGE direct|cd
 
 runs one until its standard input ends; a line `move UUID` there moves a machine, `move UUID abort` does not in the end. Each is
-answered by a line. BRIDGE is where the machines' cards are put.
+answered by a line. BRIDGE is where the machines' cards are put. Firmware and a CD take long without KVM: with `direct` the kernel
+that is on it is loaded by QEMU itself.
 """
 
 import contextlib
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -41,8 +43,9 @@ _KERNEL = "console=ttyS1 vch.line=ttyS0 reboot=t panic=-1 quiet rdinit=/init"
 class StandInHost:
     """`nursery` owns the machines' processes."""
 
-    def __init__(self, session: Session, folder: Path, nursery: trio.Nursery, bridge: str) -> None:
+    def __init__(self, session: Session, folder: Path, nursery: trio.Nursery, bridge: str, boot: str) -> None:
         self._session = session
+        self._boot = boot
         self._folder = folder
         self._bridge = bridge
         self._nursery = nursery
@@ -63,7 +66,7 @@ class StandInHost:
             config = await self._session.look("stand-in", reference, "config")
             devices = partial(self._session.look, "stand-in", reference, "config.hardware.device")
             body = self._bodies[key] = _Body(
-                config, await self._datastores(), self._folder / key, self._bridge, devices
+                config, await self._datastores(), self._folder / key, self._bridge, self._boot, devices
             )
             await body.run()
             ended = True
@@ -92,9 +95,11 @@ class _Body:
     """One machine's QEMU and serial port."""
 
     def __init__(
-        self, config: Any, datastores: dict[str, str], folder: Path, bridge: str, devices: Callable[[], Awaitable[Any]]
-    ) -> None:
+        self, config: Any, datastores: dict[str, str], folder: Path, bridge: str, boot: str,
+        devices: Callable[[], Awaitable[Any]],
+    ) -> None:  # fmt: skip
         self._bridge = bridge
+        self._boot = boot
         self._devices = devices
         self._config = config
         self._datastores = datastores
@@ -134,15 +139,32 @@ class _Body:
         self._process.kill()
 
     def _command(self, serial: int, monitor: str) -> list[str]:
-        hardware, guest = self._config.hardware, default_guest()
+        hardware = self._config.hardware
         return [
             "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "pc",
             "-accel", "tcg", "-cpu", "max,-erms", "-smp", str(hardware.numCPU), "-m", f"{hardware.memoryMB}M",
-            "-kernel", str(guest / "vmlinux"), "-initrd", str(guest / "initrd"), "-append", _KERNEL,
+            *self._firmware(),
             "-chardev", f"socket,id=serial,fd={serial},server=on,wait=off", "-device", "isa-serial,chardev=serial",
             "-chardev", f"file,id=console,path={self._folder}/console.log", "-device", "isa-serial,chardev=console",
             "-qmp", f"unix:{monitor},server=on,wait=off", *self._disks(), *self._cards(),
         ]  # fmt: skip
+
+    def _firmware(self) -> list[str]:
+        if self._boot == "direct":
+            guest = default_guest()
+            return ["-kernel", str(guest / "vmlinux"), "-initrd", str(guest / "initrd"), "-append", _KERNEL]
+        devices: list[Any] = self._config.hardware.device
+        (cd,) = (one for one in devices if isinstance(one, vim.vm.device.VirtualCdrom))
+        (first,) = self._config.bootOptions.bootOrder
+        assert isinstance(first, vim.vm.BootOptions.BootableCdromDevice)
+        backing: Any = cd.backing
+        arguments = ["-cdrom", self._local(backing.fileName), "-boot", "d", "-vga", "std"]
+        if self._config.firmware == "efi":
+            variables = self._folder / "vars.fd"
+            shutil.copyfile("/usr/share/OVMF/OVMF_VARS_4M.fd", variables)
+            for name, access in (("/usr/share/OVMF/OVMF_CODE_4M.fd", "readonly=on"), (variables, "readonly=off")):
+                arguments += ["-drive", f"if=pflash,format=raw,{access},file={name}"]
+        return arguments
 
     def _cards(self) -> list[str]:
         if not self._bridge:
@@ -314,10 +336,12 @@ def _lengthen(disk: Path) -> None:
 
 
 @asynccontextmanager
-async def standing_in(server: Server, folder: Path, bridge: str = "") -> AsyncIterator[StandInHost]:
+async def standing_in(
+    server: Server, folder: Path, bridge: str = "", boot: str = "direct"
+) -> AsyncIterator[StandInHost]:
     """A stand-in host for all machines of a simulator; their cards are put in a bridge, if there is one."""
     async with Session.open(server) as session, trio.open_nursery() as nursery:
-        host = StandInHost(session, folder, nursery, bridge)
+        host = StandInHost(session, folder, nursery, bridge, boot)
         nursery.start_soon(host.collector.run)
         await host.collector.current.wait()
         yield host
@@ -325,9 +349,9 @@ async def standing_in(server: Server, folder: Path, bridge: str = "") -> AsyncIt
 
 
 async def _main(*arguments: str) -> None:
-    address, thumbprint, folder, bridge = arguments
+    address, thumbprint, folder, bridge, boot = arguments
     host, _, port = address.rpartition(":")
-    async with standing_in(Server(host, USER, PASSWORD, int(port), thumbprint), Path(folder), bridge) as stand_in:
+    async with standing_in(Server(host, USER, PASSWORD, int(port), thumbprint), Path(folder), bridge, boot) as stand_in:
         print("ready", flush=True)
         async for line in trio.wrap_file(sys.stdin):
             _, uuid, *rest = line.split()

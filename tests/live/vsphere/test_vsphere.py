@@ -163,12 +163,27 @@ def test_volumes_and_files(vsphere: Vsphere, tmp_path: Path) -> None:
     assert "this hypervisor's hosts are not where the daemon is" in refused
 
 
+@pytest.mark.parametrize("firmware", ["bios", "efi"])
+def test_machines_boot_from_their_cd(short_path: Path, firmware: str) -> None:
+    with running_vsphere(short_path, "--vm-firmware", firmware, boot="cd") as vsphere:
+        done = vsphere.daemon.docker(
+            "run", "--rm", "--privileged", "busybox", "sh", "-c", "ls /sys/firmware; echo booted"
+        )
+        assert done.stdout.splitlines()[-1] == "booted"
+        assert ("efi" in done.stdout.split()) == (firmware == "efi")
+        (written,) = (one for one in vsphere.files() if one.endswith(".iso"))
+        vsphere.daemon.stop()
+        before = Path(written).stat().st_mtime_ns
+        vsphere.daemon.start()
+        assert Path(written).stat().st_mtime_ns == before
+
+
 def test_nothing_is_left(vsphere: Vsphere) -> None:
     daemon = vsphere.daemon
     daemon.must("run", "--rm", "busybox", "true")
     assert daemon.must("ps", "-aq") == ""
     assert daemon.must("volume", "ls", "-q") == ""
     deadline = time.monotonic() + 30
-    while left := [one for one in vsphere.files() if "/layers/" not in one]:
+    while left := [one for one in vsphere.files() if "/layers/" not in one and "/guest/" not in one]:
         assert time.monotonic() < deadline, left
         time.sleep(0.5)
