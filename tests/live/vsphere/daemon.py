@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.live.daemon import Daemon
+from tests.live.vsphere.faultproxy import FaultProxy, running_proxy
 from tests.live.vsphere.simulator import PASSWORD, USER, Simulator, running_vcsim
 
 # The portgroup, where the hosts are; the cable from there to vchd; and the management network.
@@ -17,7 +18,10 @@ _MANAGEMENT, _OURS, _THEIRS = "mgmt", "192.0.2.1", "192.0.2.2"
 class Vsphere:
     """What stands in for it. `daemon` is the vchd that it is the vSphere of."""
 
-    def __init__(self, daemon: Daemon, simulator: Simulator, host: "subprocess.Popen[str]") -> None:
+    def __init__(
+        self, daemon: Daemon, simulator: Simulator, host: "subprocess.Popen[str]", proxy: FaultProxy | None
+    ) -> None:
+        self.proxy = proxy
         self.daemon = daemon
         self.simulator = simulator
         self._host = host
@@ -36,8 +40,10 @@ class Vsphere:
 
 
 @contextlib.contextmanager
-def running_vsphere(root: Path, *flags: str, esx: bool = False, boot: str = "direct") -> Iterator[Vsphere]:
-    """A daemon that has been started once, with busybox. `boot`: see the stand-in."""
+def running_vsphere(
+    root: Path, *flags: str, esx: bool = False, boot: str = "direct", faulty: bool = False
+) -> Iterator[Vsphere]:
+    """A daemon that has been started once, with busybox. `boot`: see the stand-in. `faulty`: it has a fault proxy before it."""
     daemon = Daemon(root)
     assert daemon.namespace, "bridges need the rights of root"
     # Hosts are elsewhere: in a namespace of their own.
@@ -59,23 +65,22 @@ def running_vsphere(root: Path, *flags: str, esx: bool = False, boot: str = "dir
         stack.callback(subprocess.run, ["ip", "netns", "delete", there], check=False)
         stack.callback(daemon.close)
         with (
-            running_vcsim(
-                root / "vcsim", "-l", f"{_THEIRS}:0", *(("-esx",) if esx else ()), inside=inside
-            ) as simulator,
+            running_vcsim(root / "vcsim", *(("-esx",) if esx else ()), inside=inside, host=_THEIRS) as simulator,
+            running_proxy(simulator, root / "proxy", there) if faulty else contextlib.nullcontext(simulator) as place,
             _standing_in(root, simulator, inside, boot) as host,
         ):
             secret = root / "password"
             secret.write_text(f"{PASSWORD}\n")
             daemon.flags = [
-                "--hypervisor", "vsphere", "--vsphere", simulator.address, "--vsphere-user", USER,
-                "--vsphere-password-file", str(secret), "--thumbprint", simulator.thumbprint,
+                "--hypervisor", "vsphere", "--vsphere", place.address, "--vsphere-user", USER,
+                "--vsphere-password-file", str(secret), "--thumbprint", place.thumbprint,
                 "--bridge-network", "VM Network", "--bridge-interface", _INTERFACE,
                 "--tenant", "test", *flags,
             ]  # fmt: skip
             try:
                 daemon.start()
                 daemon.load_busybox()
-                yield Vsphere(daemon, simulator, host)
+                yield Vsphere(daemon, simulator, host, place if isinstance(place, FaultProxy) else None)
             finally:
                 daemon.close()
 

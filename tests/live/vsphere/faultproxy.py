@@ -1,9 +1,11 @@
 """Stands before vcsim and does what vcsim never does: loses answers, closes connections, answers with faults, takes its time."""
 
 import contextlib
+import ctypes
 import hashlib
 import http.client
 import http.server
+import queue
 import re
 import ssl
 import threading
@@ -28,6 +30,7 @@ _FIELDS = {
     "ManagedObjectNotFound": '<obj type="VirtualMachine">vm-1</obj>',
     "InvalidPowerState": "<requestedState>poweredOn</requestedState><existingState>poweredOff</existingState>",
 }
+_CLONE_NEWNET = 0x40000000
 # What is done to a call instead of passing it on.
 LOSE_ANSWER, CLOSE_BEFORE, DELAY = "lose the answer", "close before", "delay"
 
@@ -55,10 +58,11 @@ class FaultProxy:
 
 
 @contextlib.contextmanager
-def running_proxy(simulator: Simulator, folder: Path) -> Iterator[FaultProxy]:
-    """A proxy before a simulator, with a certificate of its own."""
+def running_proxy(simulator: Simulator, folder: Path, namespace: str = "") -> Iterator[FaultProxy]:
+    """A proxy before a simulator, in its network namespace, with a certificate of its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    certificate, key = self_signed(folder, "127.0.0.1")
+    host = simulator.address.rpartition(":")[0]
+    certificate, key = self_signed(folder, host)
     proxy = FaultProxy(simulator)
     there = ssl.create_default_context(cafile=simulator.certificate)
 
@@ -135,11 +139,23 @@ def running_proxy(simulator: Simulator, folder: Path) -> Iterator[FaultProxy]:
 
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
-    with Server(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        proxy.address = f"127.0.0.1:{server.server_address[1]}"
-        proxy.thumbprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate.read_text())).hexdigest()
-        yield proxy
-        server.shutdown()
-        thread.join()
+    servers: queue.Queue[Server] = queue.Queue()
+
+    def serve() -> None:
+        # A thread's own; those that it starts have it too.
+        if namespace:
+            with open(f"/run/netns/{namespace}") as there:
+                if ctypes.CDLL(None, use_errno=True).setns(there.fileno(), _CLONE_NEWNET):
+                    raise OSError(ctypes.get_errno(), "setns")
+        with Server((host, 0), Handler) as server:
+            servers.put(server)
+            server.serve_forever(poll_interval=0.02)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    server = servers.get(timeout=10)
+    proxy.address = f"{host}:{server.server_address[1]}"
+    proxy.thumbprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate.read_text())).hexdigest()
+    yield proxy
+    server.shutdown()
+    thread.join()

@@ -44,14 +44,16 @@ def server_of(place: Place) -> Server:
 
 
 @contextlib.contextmanager
-def running_vcsim(folder: Path, *flags: str, inside: Sequence[str] = ()) -> Iterator[Simulator]:
+def running_vcsim(
+    folder: Path, *flags: str, inside: Sequence[str] = (), host: str = "127.0.0.1"
+) -> Iterator[Simulator]:
     """A vCenter with one cluster; `-esx` makes it a lone ESXi. `inside` goes before its command."""
     program = vcsim()
     if program is None:
         pytest.skip("vcsim is built by Go, which is not here")
     folder.mkdir(parents=True, exist_ok=True)
-    certificate, key = self_signed(folder, "127.0.0.1")
-    command = [*inside, str(program), "-username", USER, "-password", PASSWORD, "-tlscert", str(certificate),
+    certificate, key = self_signed(folder, host)
+    command = [*inside, str(program), "-l", f"{host}:0", "-username", USER, "-password", PASSWORD, "-tlscert", str(certificate),
                "-tlskey", str(key), *flags]  # fmt: skip
     # Where it makes its datastores.
     datastores = folder / "datastores"

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from appliance.hypervisor.vsphere.spec import uuid_of
+from tests.live.images import busybox_layer, image_archive
 from tests.live.terminal import Terminal
 from tests.live.vsphere.daemon import Vsphere, running_vsphere
+from tests.live.vsphere.faultproxy import LOSE_ANSWER
 
 pytestmark = [
     pytest.mark.live,
@@ -176,6 +178,42 @@ def test_machines_boot_from_their_cd(short_path: Path, firmware: str) -> None:
         before = Path(written).stat().st_mtime_ns
         vsphere.daemon.start()
         assert Path(written).stat().st_mtime_ns == before
+
+
+_CHANGES = (
+    "CreateVM_Task",
+    "PowerOnVM_Task",
+    "PowerOffVM_Task",
+    "ReconfigVM_Task",
+    "Destroy_Task",
+    "CreateVirtualDisk_Task",
+    "DeleteVirtualDisk_Task",
+    "MakeDirectory",
+    "ModifyListView",
+    "PUT",
+    "HEAD",
+)
+
+
+def test_every_answer_is_lost_once(short_path: Path) -> None:
+    """pull (load), run, stop and rm, each call's first answer lost: one machine, then none, and nobody notices."""
+    with running_vsphere(short_path, faulty=True) as vsphere:
+        daemon, proxy = vsphere.daemon, vsphere.proxy
+        assert proxy is not None
+        daemon.must("load", stdin=image_archive([busybox_layer()], {"Cmd": ["sh"], "Env": ["PATH=/bin"]}, "another"))
+        proxy.rules += [(method, LOSE_ANSWER) for method in _CHANGES]
+        daemon.must("run", "-d", "--name", "lossy", "another", "sleep", "1000")
+        assert daemon.must("exec", "lossy", "echo", "there") == "there\n"
+        assert proxy.calls.count("CreateVM_Task") == 1
+        daemon.must("stop", "-t", "0", "lossy")
+        daemon.must("start", "lossy")
+        daemon.must("kill", "lossy")
+        daemon.must("rm", "lossy")
+        deadline = time.monotonic() + 60
+        while left := [one for one in vsphere.files() if "/layers/" not in one and "/guest/" not in one]:
+            assert time.monotonic() < deadline, left
+            time.sleep(0.5)
+        assert {method for method, _ in proxy.rules} <= {"PowerOffVM_Task", "MakeDirectory"}
 
 
 def test_nothing_is_left(vsphere: Vsphere) -> None:
