@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup run test test-matrix bench lint format protos clean
+.PHONY: setup run test test-matrix test-vsphere bench lint format protos clean
 
 setup: $(VENV)/.packages $(VENV)/.installed
 	@$(BIN)/python build/guest/image.py --link $(VENV)/share/vch/guest >/dev/null
@@ -30,6 +30,11 @@ test: setup lint
 test-matrix: setup
 	@for flags in '--vm-template off' '--vm-pool 0' '--vm-pool 2'; do \
 	    echo "== $$flags"; VCH_TEST_FLAGS="$$flags" $(BIN)/python -m pytest -q tests/live || exit 1; done
+
+# Live tests of what does not depend on where machines run, on VMware's simulator with a stand-in host.
+test-vsphere: setup
+	@VCH_TEST_HYPERVISOR=vsphere $(BIN)/python -m pytest -q tests/live/test_exec.py tests/live/test_restart.py \
+	    tests/live/test_networks.py tests/live/test_archive.py tests/live/test_health.py tests/live/test_pause.py
 
 bench: setup
 	@$(BIN)/python -m tests.bench

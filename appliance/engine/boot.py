@@ -24,6 +24,7 @@ from appliance.engine.surroundings import (
 from appliance.errors import InvalidParameter, VchError
 from appliance.guest import GuestSession, Launched, StartRefused
 from appliance.hypervisor import SCRATCH, SHARE_TAG, VOLUME_OPTIONS, Card, Disk, DiskAddress, MachineSpec
+from appliance.network.record import Endpoint
 from protos.tether.v1 import filesystem_pb2, process_pb2, sandbox_pb2
 from protos.tether.v1.filesystem_pb2 import Mount
 
@@ -154,10 +155,13 @@ def launch_requests(
     return configure, process
 
 
-def files_request(container: Container, disks: list[DiskAddress], equipment: Equipment) -> sandbox_pb2.ConfigureRequest:
-    """What a blank guest is told that shows the container's files only."""
+def files_request(
+    container: Container, disks: list[DiskAddress], equipment: Equipment, endpoint: Endpoint | None
+) -> sandbox_pb2.ConfigureRequest:
+    """What a blank guest is told that shows the container's files only; `endpoint` is its place on a network, if it has one."""
     return sandbox_pb2.ConfigureRequest(
         machine_id=container.id, mounts=_mounts(disks, equipment), volumes=volumes_of(equipment), modules=_modules({}, equipment),
+        network=network_config([endpoint], 1) if endpoint is not None else None,
     )  # fmt: skip
 
 

@@ -76,8 +76,9 @@ class Containers:
         self._ledger = Ledger(database, events)
         self._nursery = nursery
         self._execs = Execs(self._ledger, nursery)
-        card = networks.places.blank.card
-        self._visits = Visits(self._machines, images, volumes, defaults.memory_mib, defaults.cpus, card, nursery)
+        self._visits = Visits(
+            self._machines, images, volumes, networks.places, defaults.memory_mib, defaults.cpus, quick, nursery
+        )
         self.connections = Connections(self.get, self.all, networks, self._ledger, defaults.dns)
         self._runs = Runs(
             self._machines, self._visits, images, networks, self.connections, volumes, self._ledger, quick, nursery, defaults,

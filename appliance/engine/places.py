@@ -4,6 +4,7 @@ import ipaddress
 import logging
 import secrets
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -69,6 +70,18 @@ class Places:
         mac = mac_of(address.address)
         card = Card(mac, bridge=NO_BRIDGE) if self._host.bridged else self._card(record, mac)
         return Endpoint(record, "", mac, address, None, self._dns(record, address), card, "eth0")
+
+    @contextmanager
+    def visitor(self) -> Iterator[Endpoint]:
+        """A place on the default network for a machine in which nobody's program runs, as long as the block lasts."""
+        record = self._find("bridge")
+        subnet = self._subnets[record.id][0]
+        address = subnet.take("")
+        mac = mac_of(address.address)
+        try:
+            yield Endpoint(record, "", mac, address, None, self._dns(record, address), self._card(record, mac), "eth0")
+        finally:
+            subnet.release(address.address)
 
     # -- containers -----------------------------------------------------------------------------------------------
 

@@ -5,19 +5,25 @@ be started or removed.
 """
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import trio
 
 from appliance.engine.boot import files_request, machine_spec
 from appliance.engine.machines import Machines
+from appliance.engine.places import Places
 from appliance.engine.record import Container
 from appliance.engine.volumes import Volumes
 from appliance.errors import Conflict, NotFound, leaves
 from appliance.guest import GuestFiles, GuestSession
-from appliance.hypervisor import Card, Machine
+from appliance.hypervisor import Machine
 from appliance.image.store import ImageStore
+from appliance.network.record import Endpoint
+
+if TYPE_CHECKING:
+    from appliance.guest.quick import QuickLines
 
 _READY_SECONDS = 120.0
 _IDLE_SECONDS = 10.0
@@ -51,17 +57,19 @@ class _Visited:
 
 
 class Visits:
-    """`nursery` owns the machines; they are of the usual size, with a card that is on no network."""
+    """`nursery` owns the machines; they are of the usual size, with a card that is on no network unless it makes for a quicker line."""
 
     def __init__(
-        self, machines: Machines, images: ImageStore, volumes: Volumes, memory_mib: int, cpus: int, card: Card,
-        nursery: trio.Nursery,
+        self, machines: Machines, images: ImageStore, volumes: Volumes, places: Places, memory_mib: int, cpus: int,
+        quick: "QuickLines | None", nursery: trio.Nursery,
     ) -> None:  # fmt: skip
+        self._places = places
+        self._quick = quick
         self._machines = machines
         self._images = images
         self._volumes = volumes
         self._size = (memory_mib, cpus)
-        self._card = card
+        self._card = places.blank.card
         self._nursery = nursery
         self._visited: dict[str, _Visited] = {}
 
@@ -102,22 +110,32 @@ class Visits:
 
     async def _keep(self, container: Container, task_status: "trio.TaskStatus[_Visited]") -> None:
         """Bring the machine up, hand it out, end it when it is not used any more."""
+        with self._places.visitor() if self._quick is not None else nullcontext() as endpoint:
+            await self._keep_at(endpoint, container, task_status)
+
+    async def _keep_at(
+        self, endpoint: Endpoint | None, container: Container, task_status: "trio.TaskStatus[_Visited]"
+    ) -> None:
         made: list[Machine] = []
         visited: _Visited | None = None
         try:
             async with trio.open_nursery() as nursery:
+                card = endpoint.card if endpoint is not None else self._card
                 async with self._machines.turn():
                     layers = self._images.layer_paths(container.record.image_id)
                     equipment = await self._volumes.equip(container)
-                    spec = machine_spec(container, layers, [self._card], equipment, *self._size, limited=False)
+                    spec = machine_spec(container, layers, [card], equipment, *self._size, limited=False)
                     # Not the container's own: one that is left by a kill is nobody's, and goes.
                     spec = replace(spec, id=f"files{container.id}"[:64])
                     machine, session = await self._machines.get(spec, made)
                     if not session.began:
                         nursery.start_soon(session.run)
                     await session.configure(
-                        files_request(container, machine.disk_addresses(), equipment), _READY_SECONDS
+                        files_request(container, machine.disk_addresses(), equipment, endpoint), _READY_SECONDS
                     )
+                if self._quick is not None and endpoint is not None and endpoint.ipv4 is not None:
+                    gateway = endpoint.ipv4.gateway
+                    nursery.start_soon(self._quick.keep, session, lambda: gateway)
                 visited = self._visited[container.id] = _Visited(machine, session)
                 task_status.started(visited)
                 async with trio.open_nursery() as watching:
@@ -132,6 +150,7 @@ class Visits:
                     await session.shut_down()
                     watching.cancel_scope.cancel()
                 session.close()
+                nursery.cancel_scope.cancel()
         finally:
             if visited is not None:
                 visited.ending = True
