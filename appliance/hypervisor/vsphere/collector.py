@@ -10,7 +10,7 @@ from pyVmomi import vim, vmodl
 from pyVmomi.VmomiSupport import ManagedObject
 
 from appliance.errors import HypervisorError
-from appliance.hypervisor.vsphere.faults import AnswerLost, Gone, translate
+from appliance.hypervisor.vsphere.faults import AnswerLost, translate
 from appliance.hypervisor.vsphere.session import LOST, Session, Stub
 
 log = logging.getLogger(__name__)
@@ -178,7 +178,9 @@ class Collector:
                 if not entry.ended:
                     # It has left the list, which servers do at their leisure.
                     entry.take(await self._look(what, task))
-                    self._joining.append(task)
+                    if not entry.ended:
+                        await trio.sleep(_PAUSE[0])
+                        self._joining.append(task)
         finally:
             del self._tasks[task._moId]
             self._leaving.append(task)
@@ -193,11 +195,10 @@ class Collector:
         return result
 
     async def _look(self, what: str, task: Any) -> dict[str, Any]:
-        try:
-            info = await self._session.read(what, getattr, task, "info")
-        except Gone as error:
-            raise AnswerLost(f"{what}: the task was forgotten before its end was known") from error
-        return {"info.state": info.state, "info.error": info.error, "info.result": info.result}
+        found = await self._session.properties(what, [task], _TASK_PATHS)
+        if task._moId not in found:
+            raise AnswerLost(f"{what}: the task was forgotten before its end was known")
+        return found[task._moId]
 
     async def _change_view(self) -> None:
         """Have the list of tasks be what it should: one call for all who wait for it meanwhile."""

@@ -221,7 +221,7 @@ class VsphereDriver(Driver):
         self.disks: DatastoreDisks
         self.cd: BootCd | None = None
         self.concentrator = concentrator
-        self._inventory = inventory
+        self.inventory = inventory
         self._tenant = names.tenant
         self._concentrator_uri = concentrator_uri
         self._machines: dict[str, VsphereMachine] = {}
@@ -245,9 +245,7 @@ class VsphereDriver(Driver):
         async with Session.open(server) as session:
             driver = cls(session, await find(session, names), names, concentrator, concentrator_uri)
             async with (
-                Datastore.open(
-                    session, driver._inventory, names.tenant, driver.collector.carry_out
-                ) as driver.datastore,
+                Datastore.open(session, driver.inventory, names.tenant, driver.collector.carry_out) as driver.datastore,
                 trio.open_nursery() as nursery,
             ):
                 driver.disks = DatastoreDisks(driver.datastore)
@@ -264,7 +262,7 @@ class VsphereDriver(Driver):
     @property
     def backing(self) -> Any:
         """What cards are backed by."""
-        return self._inventory.backing
+        return self.inventory.backing
 
     def describe(self) -> dict[str, str]:
         return {"Driver": "vsphere", "Version": self.session.describe(), "Tenant": self._tenant}
@@ -324,7 +322,7 @@ class VsphereDriver(Driver):
     async def create(self, spec: MachineSpec) -> Machine:
         serial = f"vch:{secrets.token_urlsafe(24)}"
         config = config_of(
-            spec, self._tenant, self._inventory.datastore_name, (self._concentrator_uri, serial), self._inventory.backing,
+            spec, self._tenant, self.inventory.datastore_name, (self._concentrator_uri, serial), self.inventory.backing,
             await self._place(spec), self.cd,
         )  # fmt: skip
         reference, serial = await self._created(spec.id, config, serial)
@@ -365,8 +363,8 @@ class VsphereDriver(Driver):
         """The machine that was made, by this call or by one whose answer was lost, and its port's URI."""
 
         async def act() -> tuple[Any, str]:
-            task = self._inventory.folder.CreateVM_Task
-            made = await self.collector.carry_out(f"create {machine_id[:12]}", task, config, self._inventory.pool)
+            task = self.inventory.folder.CreateVM_Task
+            made = await self.collector.carry_out(f"create {machine_id[:12]}", task, config, self.inventory.pool)
             return made, serial
 
         return await self.settle(act, lambda: self._find(machine_id), AlreadyThere, 4)
@@ -376,7 +374,7 @@ class VsphereDriver(Driver):
         search = self.session.content.searchIndex
         uuid = uuid_of(self._tenant, machine_id)
         found = await self.session.read(
-            "look for a machine", search.FindAllByUuid, self._inventory.datacenter, uuid, True, True
+            "look for a machine", search.FindAllByUuid, self.inventory.datacenter, uuid, True, True
         )
         for reference, spec, serial in await self._ours(found or ()):
             if spec.id == machine_id:

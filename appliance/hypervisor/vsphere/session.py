@@ -114,7 +114,13 @@ class Stub(SoapAdapter.SoapStubAdapter):
     def InvokeMethod(self, mo: Any, info: Any, args: Any, outerStub: Any = None) -> Any:
         """See pyVmomi: each call goes through here."""
         self.calls[info.wsdlName] += 1
-        return super().InvokeMethod(mo, info, args, outerStub)
+        try:
+            return super().InvokeMethod(mo, info, args, outerStub)
+        except (vmodl.MethodFault, *LOST):
+            raise
+        except Exception as error:
+            # pyVmomi holds answers against vSphere's schema, and not all servers do.
+            raise http.client.HTTPException(f"an answer that cannot be read: {error!r}") from error
 
     def hang_up(self) -> None:
         """End what is under way in other threads; what `wait` asks next is asked again."""

@@ -12,7 +12,7 @@ from pyVmomi import vim
 from appliance.engine.boot import launch_requests
 from appliance.engine.surroundings import Surroundings
 from appliance.guest import GuestSession
-from appliance.hypervisor import SCRATCH, Disk, Driver, MachineSpec
+from appliance.hypervisor import SCRATCH, Disk, DiskKind, Driver, MachineSpec
 from appliance.hypervisor.vsphere.concentrator import Concentrator
 from appliance.hypervisor.vsphere.driver import VsphereDriver
 from appliance.hypervisor.vsphere.inventory import Names
@@ -62,6 +62,12 @@ class TestVsphere(DriverContract):
             # Hosts come back to where they were told to.
             self._port = number
             yield driver
+
+    async def with_disks(self, driver: Driver, spec: MachineSpec) -> MachineSpec:
+        assert isinstance(driver, VsphereDriver)
+        for disk in spec.disks:
+            await driver.disks.create(disk.path, DiskKind(1 << 20, ()))
+        return spec
 
     async def end_from_outside(self, root: Path, machine_id: str) -> None:
         async with Session.open(self._server) as session:

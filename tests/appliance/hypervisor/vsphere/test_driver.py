@@ -11,11 +11,11 @@ import pytest
 import trio
 from pyVmomi import vim
 
-from appliance.errors import InvalidParameter
+from appliance.errors import HypervisorError, InvalidParameter
 from appliance.hypervisor import Card, Disk, DiskKind, MachineSpec, Power
 from appliance.hypervisor.vsphere.concentrator import Concentrator
 from appliance.hypervisor.vsphere.driver import VsphereDriver
-from appliance.hypervisor.vsphere.faults import Gone, LoginRefused, NotAllowed, StorageFull
+from appliance.hypervisor.vsphere.faults import AnswerLost, Gone, LoginRefused, NotAllowed, StorageFull
 from appliance.hypervisor.vsphere.inventory import Names, find
 from appliance.hypervisor.vsphere.session import Session
 from appliance.hypervisor.vsphere.spec import TENANT_KEY, decode, encode
@@ -137,6 +137,25 @@ async def test_what_others_do_is_noticed(simulator: Simulator) -> None:
         with trio.fail_after(5):
             await machine.destroy()
         assert await driver.adopt() == []
+
+
+async def test_a_task_that_nobody_knows(simulator: Simulator) -> None:
+    async with _driver(simulator) as driver:
+        with trio.fail_after(10), pytest.raises(AnswerLost, match="ghost: the task was forgotten before its end"):
+            await driver.collector.wait("ghost", vim.Task("task-none", driver.session.stub))
+
+
+async def test_an_answer_that_cannot_be_read(simulator: Simulator, tmp_path: Path) -> None:
+    """The simulator says of a disk's task that it is about an entity, and names what is none."""
+    async with _driver(simulator) as driver:
+        manager = driver.session.content.virtualDiskManager
+        path = driver.datastore.path("nowhere/disk.vmdk")
+        datacenter = driver.inventory.datacenter
+        task = await driver.session.change("delete", manager.DeleteVirtualDisk_Task, path, datacenter)
+        with pytest.raises(AnswerLost, match="an answer that cannot be read: TypeError"):
+            await driver.session.change("look", getattr, task, "info")
+        with pytest.raises(HypervisorError, match="FileNotFound"):
+            await driver.collector.wait("delete", task)
 
 
 async def test_a_server_that_forgets_each_login(proxy: FaultProxy) -> None:
