@@ -11,12 +11,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.live.images import busybox_archive
 
 PATIENCE = 120
 # Flags for every vchd of a test run, e.g. VCH_TEST_FLAGS="--vm-template off"; and where its machines are: qemu or vsphere.
 FLAGS = os.environ.get("VCH_TEST_FLAGS", "").split()
 HYPERVISOR = os.environ.get("VCH_TEST_HYPERVISOR", "qemu")
+# Of what only machines of this host have: their files, their taps, a bridge for each network.
+on_qemu = pytest.mark.skipif(HYPERVISOR != "qemu", reason="is about machines of this host")
 
 
 class Daemon:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.daemon import Daemon, running_daemon
+from tests.live.daemon import Daemon, on_qemu, running_daemon
 
 pytestmark = pytest.mark.live
 
@@ -153,6 +153,7 @@ def test_into_and_out_of_one_that_does_not_run(daemon: Daemon, still: str, tmp_p
     assert daemon.must("inspect", still, "--format", "{{.State.Status}} {{.State.Pid}}") == "exited 0\n"
 
 
+@on_qemu
 def test_its_machine_is_shared_and_goes_when_idle(daemon: Daemon, still: str) -> None:
     machine = _machine(daemon, still)
     with concurrent.futures.ThreadPoolExecutor(5) as pool:

@@ -15,7 +15,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from tests.live.daemon import Daemon, running_daemon
+from tests.live.daemon import Daemon, on_qemu, running_daemon
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="bridges need the rights of root")
 
@@ -133,6 +133,7 @@ def test_network_list(daemon: Daemon) -> None:
     assert "invalid filter" in daemon.docker("network", "ls", "--filter", "nonsense=1").stderr
 
 
+@on_qemu
 def test_network_create_and_inspect(daemon: Daemon) -> None:
     made = daemon.must(
         "network", "create", "--subnet", "10.50.0.0/24", "--ip-range", "10.50.0.128/25", "--gateway", "10.50.0.9",
@@ -189,6 +190,7 @@ def test_network_connect_of_a_created_container(daemon: Daemon) -> None:
     assert daemon.must("start", "-a", "waits").split() == ["eth0", "lo"]
 
 
+@on_qemu
 def test_network_remove_and_prune(daemon: Daemon) -> None:
     for name in ("used", "unused"):
         daemon.must("network", "create", name)
@@ -212,7 +214,11 @@ def test_network_remove_and_prune(daemon: Daemon) -> None:
         (("--subnet", "10.1.0.0/24", "--gateway", "10.2.0.1", "x1"), "no matching subnet for gateway 10.2.0.1"),
         (("--driver", "overlay", "x1"), "plugin"),
         (("bridge",), "network with name bridge already exists"),
-        (("-o", "com.docker.network.bridge.name=lo", "x1"), "bridge name lo is that of a network device of the host"),
+        pytest.param(
+            ("-o", "com.docker.network.bridge.name=lo", "x1"),
+            "bridge name lo is that of a network device of the host",
+            marks=on_qemu,
+        ),
         (("-o", "com.docker.network.bridge.nonsense=1", "x1"), "com.docker.network.bridge.nonsense is not supported"),
         ((" ",), "invalid network name"),
     ],
@@ -427,6 +433,7 @@ def test_the_loopback_of_the_host_is_out_of_reach(daemon: Daemon) -> None:
         server.wait()
 
 
+@on_qemu
 def test_without_icc_neighbours_do_not_meet(daemon: Daemon) -> None:
     daemon.must("network", "create", "-o", "com.docker.network.bridge.enable_icc=false", "shy")
     daemon.must("run", "-d", "--name", "hermit", "--network", "shy", "busybox", "sleep", "1000")
@@ -588,6 +595,7 @@ def test_a_port_is_somebody_elses(daemon: Daemon) -> None:
     assert daemon.shell("-p", "8090:80", "true").returncode == 0
 
 
+@on_qemu
 def test_a_killed_machine_frees_its_ports(daemon: Daemon) -> None:
     _server(daemon, "victim", "-p", "8095:80")
     identity = _inspect(daemon, "victim", "{{.Id}}")
@@ -652,6 +660,7 @@ def test_another_docker_may_be_there_already(tmp_path: Path) -> None:
         daemon.close()
 
 
+@on_qemu
 def test_without_bridges(tmp_path: Path) -> None:
     with running_daemon(tmp_path, on_host=True) as daemon:
         done = daemon.docker("network", "create", "x1")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.daemon import Daemon, running_daemon
+from tests.live.daemon import Daemon, on_qemu, running_daemon
 
 pytestmark = pytest.mark.live
 
@@ -69,6 +69,7 @@ def test_on_failure_ends_after_as_many_times(daemon: Daemon) -> None:
     daemon.must("rm", "thrice")
 
 
+@on_qemu
 def test_policies_outlive_vchd(short_path: Path) -> None:
     with running_daemon(short_path) as daemon:
         for policy in ("always", "unless-stopped", "no"):

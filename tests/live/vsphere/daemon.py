@@ -59,6 +59,9 @@ def running_vsphere(
         ("-n", daemon.namespace, "link", "set", _MANAGEMENT, "up"),
     ):  # fmt: skip
         subprocess.run(["ip", *command], check=True)
+    # An appliance has no dockerd beside it that makes bridges pass frames through the rules of IP.
+    for family in ("ip", "ip6"):
+        daemon.run_inside("sysctl", "-w", f"net.bridge.bridge-nf-call-{family}tables=0", check=False)
     inside = ["nsenter", f"--net=/run/netns/{there}", "--"]
     with contextlib.ExitStack() as stack:
         # Whatever is left in there; what is inside here ends it before.

@@ -23,11 +23,11 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module", params=["vcenter", "esx"])
-def vsphere(request: pytest.FixtureRequest) -> Iterator[Vsphere]:
+@pytest.fixture(scope="module")
+def vsphere() -> Iterator[Vsphere]:
     with tempfile.TemporaryDirectory(prefix="vch-", dir="/tmp") as path:
         Path(path).chmod(0o711)
-        with running_vsphere(Path(path), esx=request.param == "esx") as one:
+        with running_vsphere(Path(path)) as one:
             yield one
 
 
@@ -163,6 +163,18 @@ def test_volumes_and_files(vsphere: Vsphere, tmp_path: Path) -> None:
     daemon.must("rm", "files")
     refused = daemon.docker("run", "--rm", "-v", "/etc:/host", "busybox", "true").stderr
     assert "this hypervisor's hosts are not where the daemon is" in refused
+
+
+def test_a_lone_esxi(short_path: Path) -> None:
+    with running_vsphere(short_path, esx=True) as vsphere:
+        daemon = vsphere.daemon
+        daemon.must("run", "-d", "--name", "alone", "busybox", "sh", "-c", "echo said; sleep 1000")
+        daemon.kill()
+        daemon.start()
+        assert daemon.must("exec", "alone", "echo", "there") == "there\n"
+        daemon.must("stop", "-t", "0", "alone")
+        assert daemon.must("logs", "alone") == "said\n"
+        daemon.must("rm", "alone")
 
 
 @pytest.mark.parametrize("firmware", ["bios", "efi"])
