@@ -136,7 +136,7 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         Database.open(config.data_root / "state.db") as database,
         LoopThread.open() as loop,
         # Outside of the nursery: who is in there needs it until its end.
-        remote(config) as there,
+        remote(config, identity.read_text()) as there,
         trio.open_nursery() as nursery,
     ):
         events = EventBus()

@@ -52,15 +52,18 @@ def host_of(config: Config) -> Host:
 
 
 @asynccontextmanager
-async def remote(config: Config) -> AsyncIterator[tuple[Driver, Disks] | None]:
-    """A hypervisor that is elsewhere, as long as the block lasts; None when machines are to be on this host."""
+async def remote(config: Config, owner: str) -> AsyncIterator[tuple[Driver, Disks] | None]:
+    """A hypervisor that is elsewhere, as long as the block lasts; None when machines are to be on this host.
+
+    `owner` is who we are: a tenant is one appliance's.
+    """
     if config.hypervisor != "vsphere":
         yield None
         return
     # Only now: who has no vSphere does not wait for its types to load.
     from appliance.hosting import vsphere
 
-    async with vsphere.opened(config) as driver:
+    async with vsphere.opened(config, owner) as driver:
         yield driver, driver.disks
 
 

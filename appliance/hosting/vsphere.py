@@ -22,8 +22,8 @@ _HTTPS = 443
 
 
 @asynccontextmanager
-async def opened(config: Config) -> AsyncIterator[VsphereDriver]:
-    """The driver, connected. InvalidParameter, Unavailable or HypervisorError says what is wrong."""
+async def opened(config: Config, owner: str) -> AsyncIterator[VsphereDriver]:
+    """The driver, connected, of this `owner`. InvalidParameter, Unavailable or HypervisorError says what is wrong."""
     settings = config.vsphere
     server = _server(settings)
     names = Names(
@@ -43,7 +43,7 @@ async def opened(config: Config) -> AsyncIterator[VsphereDriver]:
         seen = settings.vspc_address or _seen_from(server, address)
         uri = f"{'telnets' if tls is not None else 'telnet'}://{seen}:{listener.socket.getsockname()[1]}"
         image = _image(config.guest, settings.vm_firmware)
-        async with VsphereDriver.open(server, names, concentrator, uri, image) as driver:
+        async with VsphereDriver.open(server, names, concentrator, uri, image, owner) as driver:
             await driver.connect()
             yield driver
         nursery.cancel_scope.cancel()

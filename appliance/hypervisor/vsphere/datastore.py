@@ -13,7 +13,7 @@ import httpx
 import trio
 from pyVmomi import vim
 
-from appliance.errors import HypervisorError
+from appliance.errors import HypervisorError, InvalidParameter
 from appliance.hypervisor.vsphere.faults import AlreadyThere, AnswerLost, Busy, NoFile
 from appliance.hypervisor.vsphere.inventory import Inventory
 from appliance.hypervisor.vsphere.session import Session
@@ -25,6 +25,8 @@ _PIECE = 1 << 20
 _TIMEOUT = httpx.Timeout(60, connect=15)
 _TRIES, _PAUSE = 4, 0.5
 _AT_ONCE = 4
+# Says whose the tenant's files are.
+_OWNER = "owner"
 CarryOut = Callable[..., Awaitable[Any]]
 
 
@@ -53,6 +55,7 @@ class Datastore:
         self._session = session
         self._carry_out = carry_out
         self._inventory = inventory
+        self._tenant = tenant
         self._root = f"vch-{tenant}"
         self._client = client
         self._limit = trio.CapacityLimiter(_AT_ONCE)
@@ -86,8 +89,10 @@ class Datastore:
         query = f"dcPath={quote(inventory.datacenter_name)}&dsName={quote(inventory.datastore_name)}"
         return f"https://{host}:{server.port}/folder/{quote(f'{self._root}/{name}')}?{query}"
 
-    async def _send(self, method: str, name: str, body: Callable[[], httpx.AsyncByteStream] | None, length: int) -> int:
-        """Made again when the answer is lost, since it does the same again: the length that the answer tells, -1 for what is not there.
+    async def _send(
+        self, method: str, name: str, body: Callable[[], httpx.AsyncByteStream] | None = None, length: int = 0
+    ) -> httpx.Response | None:
+        """Made again when the answer is lost, since it does the same again; None for what is not there.
 
         HypervisorError says what the server says, or why it cannot be reached.
         """
@@ -109,9 +114,9 @@ class Datastore:
                 problem = str(error) or type(error).__name__
                 continue
             if response.is_success:
-                return int(response.headers.get("content-length", "0"))
+                return response
             if response.status_code == 404 and body is None:
-                return -1
+                return None
             problem = f"{response.status_code} {response.reason_phrase}"
             if response.status_code in (401, 403):
                 # The cookie may be one of a session that has ended: a call finds that out.
@@ -120,8 +125,22 @@ class Datastore:
 
     async def size(self, name: str) -> int | None:
         """How long a file is; None when it is not there."""
-        found = await self._send("HEAD", name, None, 0)
-        return None if found < 0 else found
+        found = await self._send("HEAD", name)
+        return None if found is None else int(found.headers.get("content-length", "0"))
+
+    async def claim(self, owner: str) -> None:
+        """Make the tenant's files this owner's, who alone may tidy them up. InvalidParameter when they are another's."""
+        await self._make_folder("")
+        found = await self._send("GET", _OWNER)
+        if found is None:
+            text = owner.encode()
+            await self._send("PUT", _OWNER, lambda: httpx.ByteStream(text), len(text))
+            found = await self._send("GET", _OWNER)
+        if found is None or found.text.strip() != owner:
+            raise InvalidParameter(
+                f"--tenant {self._tenant}: it is another appliance's; choose another name, or remove {self.path(_OWNER)} when that "
+                "one is gone for good"
+            )
 
     async def put(self, name: str, source: Path) -> None:
         """Write a file, and look that all of it is there. HypervisorError says why it is not."""

@@ -90,10 +90,12 @@ class VsphereMachine(Machine):
 
     async def _told(self, power: Power) -> None:
         """Wait until vSphere has told of a change that was made, or that it is undone: what is soon undone is never told."""
+        patience = _UNDONE_SECONDS
         while self._on != (power is Power.ON) and not self._gone:
-            with trio.move_on_after(_UNDONE_SECONDS):
+            with trio.move_on_after(patience):
                 await self._wait(on=power is Power.ON)
                 return
+            patience *= 2
             try:
                 if not await self._is(power):
                     return
@@ -237,10 +239,12 @@ class VsphereDriver(Driver):
         concentrator: Concentrator,
         concentrator_uri: str,
         image: GuestImage | None = None,
+        owner: str = "",
     ) -> AsyncIterator["VsphereDriver"]:
         """Log in, find all that is named, follow what happens. HypervisorError or InvalidParameter says what is wrong.
 
-        Without an image machines have nothing that they could boot from.
+        Without an image machines have nothing that they could boot from. `owner` is whose the tenant is from now on, and nobody
+        else's; InvalidParameter when it is somebody's.
         """
         async with Session.open(server) as session:
             driver = cls(session, await find(session, names), names, concentrator, concentrator_uri)
@@ -248,6 +252,8 @@ class VsphereDriver(Driver):
                 Datastore.open(session, driver.inventory, names.tenant, driver.collector.carry_out) as driver.datastore,
                 trio.open_nursery() as nursery,
             ):
+                if owner:
+                    await driver.datastore.claim(owner)
                 driver.disks = DatastoreDisks(driver.datastore)
                 if image is not None:
                     path = await driver.datastore.file_of(image.path, f"guest/{image.digest[:32]}.iso")

@@ -84,6 +84,9 @@ def running_proxy(simulator: Simulator, folder: Path, namespace: str = "") -> It
         def do_HEAD(self) -> None:
             self._pass_on("HEAD", b"")
 
+        def do_GET(self) -> None:
+            self._pass_on("GET", b"")
+
         def _pass_on(self, name: str, body: bytes) -> None:
             what = proxy.take_rule(name)
             if what == CLOSE_BEFORE:

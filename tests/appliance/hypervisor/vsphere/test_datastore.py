@@ -11,7 +11,7 @@ import httpx
 import pytest
 import trio
 
-from appliance.errors import HypervisorError
+from appliance.errors import HypervisorError, InvalidParameter
 from appliance.hypervisor.vsphere.collector import Collector
 from appliance.hypervisor.vsphere.datastore import Datastore
 from appliance.hypervisor.vsphere.inventory import Names, find
@@ -82,6 +82,18 @@ async def test_a_datastore_that_does_not_take_it(simulator: Simulator, tmp_path:
         (folder / "taken").write_text("a file where the folder should be")
         with pytest.raises(HypervisorError, match=r"cannot write \[LocalDS_0\] vch-tenant/taken|taken"):
             await datastore.disk_of(_layer(tmp_path), "taken")
+
+
+async def test_a_tenant_is_one_appliances(simulator: Simulator) -> None:
+    async with _datastore(simulator) as (datastore, folder):
+        await datastore.claim("me")
+        await datastore.claim("me")
+        with pytest.raises(InvalidParameter, match=r"--tenant tenant: it is another appliance's.*vch-tenant/owner"):
+            await datastore.claim("you")
+        assert (folder / "owner").read_text() == "me"
+        (folder / "owner").unlink()
+        await datastore.claim("you")
+        (folder / "owner").unlink()
 
 
 def test_a_disk_is_whole_sectors() -> None:
