@@ -45,6 +45,12 @@ def required(settings: VsphereConfig, name: str) -> str:
 @dataclass(frozen=True, slots=True)
 class Config:
     hosts: tuple[str, ...] = ("unix:///var/run/docker.sock",)
+    tls: bool = False
+    tlsverify: bool = False
+    tlscacert: Path = field(default_factory=lambda: _certificates() / "ca.pem")
+    tlscert: Path = field(default_factory=lambda: _certificates() / "cert.pem")
+    tlskey: Path = field(default_factory=lambda: _certificates() / "key.pem")
+    tls_allow: tuple[str, ...] = ()
     data_root: Path = Path("/var/lib/vch")
     exec_root: Path = Path("/var/run/vch")
     pidfile: Path | None = None
@@ -74,6 +80,11 @@ class Config:
     )
 
 
+def _certificates() -> Path:
+    """Where Docker has its certificates."""
+    return Path(os.environ.get("DOCKER_CERT_PATH") or Path.home() / ".docker")
+
+
 def default_guest() -> Path:
     """Where `make setup` (next to the interpreter) or a package puts the guest."""
     import sys
@@ -95,6 +106,15 @@ def parse_arguments(arguments: list[str]) -> Config:
     )
     flag = parser.add_argument
     flag("-H", "--host", action="append", dest="hosts", help="listen on unix:///path or tcp://address:port")
+    flag("--tls", action="store_true", default=None, help="TLS for tcp://; implied by --tlsverify")
+    flag("--tlsverify", action="store_true", default=None, help="TLS, and clients need a certificate of --tlscacert")
+    flag("--tlscacert", type=Path, help="the CAs of clients (ca.pem of $DOCKER_CERT_PATH or ~/.docker, and so on)")
+    flag("--tlscert", type=Path)
+    flag("--tlskey", type=Path)
+    flag(
+        "--tls-allow", action="append", metavar="RULE",
+        help="full:CN=NAME, full:OU=UNIT, read:CN=NAME, read:OU=UNIT; without any every client may do all",
+    )  # fmt: skip
     flag("--data-root", type=Path, help="images, containers, state")
     flag("--exec-root", type=Path, help="sockets and files of running machines")
     flag("--config-file", type=Path, help="a JSON file with these settings")
@@ -138,6 +158,8 @@ def parse_arguments(arguments: list[str]) -> Config:
     for key, value in settings.items():
         if isinstance(value, list):
             settings[key] = tuple(value)
+    if settings.get("tls_allow") and not settings.get("tlsverify"):
+        raise InvalidParameter("--tls-allow needs --tlsverify: without it nobody says who he is")
     own = {key: settings.pop(key) for key in _VSPHERE if key in settings}
     return Config(**settings, vsphere=VsphereConfig(**own))
 
@@ -172,7 +194,8 @@ def _add_vsphere(parser: argparse.ArgumentParser) -> None:
 # Below "proxies" in the file.
 _PROXY_KEYS = {"http-proxy": "http_proxy", "https-proxy": "https_proxy", "no-proxy": "no_proxy"}
 _VSPHERE = tuple(field.name for field in fields(VsphereConfig))
-_FILE_KEYS = _PROXY_KEYS | {name.replace("_", "-"): name for name in _VSPHERE} | {
+_TLS = ("tls", "tlsverify", "tlscacert", "tlscert", "tlskey", "tls-allow")
+_FILE_KEYS = _PROXY_KEYS | {name: name.replace("-", "_") for name in _TLS} | {name.replace("_", "-"): name for name in _VSPHERE} | {
     "hosts": "hosts", "data-root": "data_root", "exec-root": "exec_root", "pidfile": "pidfile", "guest": "guest",
     "hypervisor": "hypervisor", "accel": "accel", "vm-memory": "vm_memory", "vm-cpus": "vm_cpus", "vm-template": "vm_template",
     "vm-pool": "vm_pool",
@@ -200,5 +223,6 @@ def _read_file(path: Path) -> dict[str, object]:
         content["vm-template"] = content["vm-template"] == "on"
     paths = (
         "data_root", "exec_root", "pidfile", "guest", "certs_dir", "vsphere_password_file", "vsphere_ca", "vspc_cert", "vspc_key",
+        "tlscacert", "tlscert", "tlskey",
     )  # fmt: skip
     return {_FILE_KEYS[key]: Path(value) if _FILE_KEYS[key] in paths else value for key, value in content.items()}

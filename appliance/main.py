@@ -12,13 +12,14 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import trio
 
 from appliance import __version__
+from appliance.api.access import Rule, handler_for, parse_rule
 from appliance.api.archive import ArchiveRoutes
 from appliance.api.checkpoints import CheckpointRoutes
 from appliance.api.containers import ContainerRoutes
@@ -42,7 +43,7 @@ from appliance.engine.transfers import Transfers
 from appliance.engine.volumes import Volumes
 from appliance.errors import Conflict, InvalidParameter, VchError, leaves
 from appliance.hosting import host_of, hosting_of, remote
-from appliance.http import Readiness, serve_connection
+from appliance.http import Readiness, TlsFront, serve_connection
 from appliance.image.store import ImageStore
 from appliance.registry import Credentials, Proxies, Registry
 from appliance.store import Database
@@ -199,12 +200,31 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
             nursery.cancel_scope.cancel()
 
 
-async def _accept(listener: socket.socket, router: Router, readiness: Readiness, nursery: trio.Nursery) -> None:
+def _front_of(config: Config) -> TlsFront | None:
+    """What stands in front of connections by TCP. InvalidParameter for files that cannot be used."""
+    if not config.tls and not config.tlsverify:
+        for host in config.hosts:
+            if host.startswith("tcp://"):
+                log.warning("API at %s without TLS: whoever reaches it has the rights of root here (--tlsverify)", host)
+        return None
+    return TlsFront(config.tlscert, config.tlskey, config.tlscacert if config.tlsverify else None)
+
+
+async def _accept(
+    listener: socket.socket, router: Router, readiness: Readiness, nursery: trio.Nursery, front: TlsFront | None,
+    rules: Sequence[Rule],
+) -> None:  # fmt: skip
     accepting = trio.socket.from_stdlib_socket(listener)
 
     async def serve(connection: trio.socket.SocketType) -> None:
         try:
-            await serve_connection(connection, router, _FIXED, readiness)
+            if front is None:
+                await serve_connection(connection, router, _FIXED, readiness)
+                return
+            async with front.opened(connection) as found:
+                if found is not None:
+                    plain, peer = found
+                    await serve_connection(plain, handler_for(peer, rules, router), _FIXED, readiness)
         except Exception:
             log.exception("a connection failed")
 
@@ -230,11 +250,14 @@ async def serve(config: Config) -> None:
 
 async def _listen_until_told(config: Config, router: Router) -> None:
     async with trio.open_nursery() as nursery:
+        rules = [parse_rule(text) for text in config.tls_allow]
+        front = _front_of(config)
         listeners = [_listen(host) for host in config.hosts]
         readiness = Readiness()
         nursery.start_soon(readiness.run)
         for listener in listeners:
-            nursery.start_soon(_accept, listener, router, readiness, nursery)
+            secured = front if listener.family != socket.AF_UNIX else None
+            nursery.start_soon(_accept, listener, router, readiness, nursery, secured, rules)
         if config.pidfile is not None:
             config.pidfile.write_text(str(os.getpid()))
         log.info("API listens on %s", ", ".join(config.hosts))

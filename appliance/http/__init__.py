@@ -3,15 +3,18 @@
 from appliance.http.connection import Disconnected, Handler, Reply, Request, serve_connection
 from appliance.http.readiness import Readiness
 from appliance.http.stream import HijackedStream
+from appliance.http.tls import Peer, TlsFront
 from appliance.http.websocket import WebSocketStream
 
 __all__ = [
     "Disconnected",
     "Handler",
     "HijackedStream",
+    "Peer",
     "Readiness",
     "Reply",
     "Request",
+    "TlsFront",
     "WebSocketStream",
     "serve_connection",
 ]

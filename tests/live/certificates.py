@@ -13,3 +13,38 @@ def self_signed(folder: Path, address: str) -> tuple[Path, Path]:
         check=True, capture_output=True,
     )  # fmt: skip
     return certificate, key
+
+
+class Authority:
+    """A CA, and what it signs; all of it in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._count = 0
+        self.certificate, self._key = folder / "ca.pem", folder / "ca-key.pem"
+        self._openssl(
+            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=ca of tests",
+            "-keyout", str(self._key), "-out", str(self.certificate),
+        )  # fmt: skip
+
+    @staticmethod
+    def _openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], check=True, capture_output=True)
+
+    def sign(self, subject: str, address: str = "") -> tuple[Path, Path]:
+        """A certificate for a subject ("/CN=name/OU=unit"), a server's if it has an address; and its key."""
+        self._count += 1
+        certificate, key, request, more = (
+            self._folder / f"{self._count}.{kind}" for kind in ("pem", "key", "csr", "ext")
+        )
+        usage = f"subjectAltName=IP:{address}\n" if address else "extendedKeyUsage=clientAuth\n"
+        more.write_text(usage)
+        self._openssl(
+            "req", "-newkey", "rsa:2048", "-nodes", "-subj", subject, "-keyout", str(key), "-out", str(request)
+        )
+        self._openssl(
+            "x509", "-req", "-in", str(request), "-CA", str(self.certificate), "-CAkey", str(self._key), "-days", "2",
+            "-extfile", str(more), "-out", str(certificate),
+        )  # fmt: skip
+        return certificate, key

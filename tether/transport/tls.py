@@ -75,23 +75,35 @@ class TlsLine(Line):
         self._send_some()
         return len(view)
 
+    def say_end(self) -> None:
+        """Tell the other end that nothing more comes (close_notify); what it says may still be read. `push` it."""
+        try:
+            self.tls.unwrap()
+        except (ssl.SSLError, ValueError):
+            pass  # it has not said so itself yet, which is not waited for
+
     async def read(self) -> bytes:
         """See Line."""
         while True:
-            parts, size = [], 0
+            parts, size, end = [], 0, ""
             try:
                 # A record at a time is what TLS gives: the link is run once for all that are here.
-                while size < READ_SIZE and (data := self.tls.read(READ_SIZE - size)):
+                while size < READ_SIZE:
+                    data = self.tls.read(READ_SIZE - size)
+                    if not data:
+                        end = "the other end has said that nothing more comes"
+                        break
                     parts.append(data)
                     size += len(data)
             except ssl.SSLWantReadError:
                 pass
             except _OVER as error:
-                raise LineClosed(str(error)) from error
+                end = str(error)
             if parts:
+                # What came before the end comes first; the end is there at the next read too.
                 return b"".join(parts)
-            if not self._incoming.pending and self._incoming.eof:
-                raise LineClosed("end of file")
+            if end:
+                raise LineClosed(end)
             self._send_some()
             self._incoming.write(await super().read())
 
