@@ -44,6 +44,7 @@ from appliance.engine.volumes import Volumes
 from appliance.errors import Conflict, InvalidParameter, VchError, leaves
 from appliance.hosting import host_of, hosting_of, remote
 from appliance.http import Readiness, TlsFront, serve_connection
+from appliance.hypervisor import Disks
 from appliance.image.store import ImageStore
 from appliance.registry import Credentials, Proxies, Registry
 from appliance.store import Database
@@ -122,6 +123,13 @@ def _allow_many_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
+async def _forget(disks: Disks, layer: Path) -> None:
+    try:
+        await disks.forget(layer)
+    except VchError as error:
+        log.warning("the disk of layer %s stays until the next start: %s", layer.stem[:12], error)
+
+
 @asynccontextmanager
 async def appliance(config: Config) -> AsyncIterator[Router]:
     """All of the daemon but its listeners."""
@@ -145,7 +153,7 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         await networks.open()
         hosting = await hosting_of(config, there, loop, networks, nursery)
         driver, disks = hosting.driver, hosting.disks
-        images = ImageStore(database, config.data_root)
+        images = ImageStore(database, config.data_root, lambda layer: nursery.start_soon(_forget, disks, layer))
         why_no_shares = driver.why_no_shares()
         volumes = Volumes(
             VolumeStore(config.data_root, disks, shared=not why_no_shares), database, events, why_no_shares
@@ -156,8 +164,8 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
             Defaults(config.vm_memory, config.vm_cpus, config.dns), disks, Admission(os.cpu_count() or 1), hosting.pools, hosting.quick,
         )  # fmt: skip
         await containers.restore()
-        await disks.sweep([*containers.disks(), *volumes.disks()])
         await images.sweep()
+        await disks.sweep([*containers.disks(), *volumes.disks()], images.layers())
         networks.settle()
         hosting.begin(nursery)
         # What is here now stays: the collector need not look at it again.

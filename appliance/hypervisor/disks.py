@@ -48,8 +48,12 @@ class Disks(ABC):
         """Bytes that it takes where it is kept; 0 for one that is not there."""
 
     @abstractmethod
-    async def sweep(self, known: Collection[Path]) -> None:
-        """Remove all but these: what was left by a daemon that was killed."""
+    async def forget(self, path: Path) -> None:
+        """A file that machines only read is gone: what was made of it elsewhere goes too."""
+
+    @abstractmethod
+    async def sweep(self, known: Collection[Path], files: Collection[Path]) -> None:
+        """Remove all but these, and what was made of other files than these: what was left by a daemon that was killed."""
 
 
 class LocalDisks(Disks):
@@ -97,7 +101,10 @@ class LocalDisks(Disks):
         except FileNotFoundError:
             return 0
 
-    async def sweep(self, known: Collection[Path]) -> None:
+    async def forget(self, path: Path) -> None:
+        """See Disks: machines read the file itself."""
+
+    async def sweep(self, known: Collection[Path], files: Collection[Path]) -> None:
         """See Disks: their owners do it."""
 
 

@@ -83,10 +83,14 @@ def parse_config_untrusted(data: bytes) -> ImageConfig:
 
 
 class ImageStore:
-    """`root` holds layers/HEX.erofs; partial files there have other names and are swept at start."""
+    """`root` holds layers/HEX.erofs; partial files there have other names and are swept at start.
 
-    def __init__(self, database: Database, root: Path) -> None:
+    `on_layer_gone` is told of each such disk that was removed.
+    """
+
+    def __init__(self, database: Database, root: Path, on_layer_gone: Callable[[Path], None] = lambda _: None) -> None:
         self._database = database
+        self._on_layer_gone = on_layer_gone
         self._layers = root / "layers"
         self._layers.mkdir(parents=True, exist_ok=True)
         self._images: dict[str, ImageRecord] = {}
@@ -342,6 +346,7 @@ class ImageStore:
         ]  # fmt: skip
         for diff_id in gone:
             _unlink(self.layer_path(diff_id))
+            self._on_layer_gone(self.layer_path(diff_id))
             self._layer_sizes.pop(diff_id, None)
             self._blobs.pop(diff_id, None)
             self._locks.pop(diff_id, None)
@@ -349,9 +354,13 @@ class ImageStore:
             await self._database.remove("layer", diff_id)
         return gone
 
+    def layers(self) -> list[Path]:
+        """The disks that there are."""
+        return list(self._layers.glob("*.erofs"))
+
     async def sweep(self) -> None:
         """Remove the layers that a pull has left which was killed."""
-        await self._collect(f"sha256:{path.stem}" for path in list(self._layers.glob("*.erofs")))
+        await self._collect(f"sha256:{path.stem}" for path in self.layers())
 
 
 def _recipe_of(disk: Path) -> Path:

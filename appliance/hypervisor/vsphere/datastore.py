@@ -166,17 +166,29 @@ class Datastore:
     async def disk_of(self, source: Path, folder: str) -> str:
         """The path of a virtual disk with the bytes of a file that never changes, known by its name: written if it is not there."""
         name = f"{folder}/{source.stem}.vmdk"
+        async with self._alone(name):
+            if not await self._is_whole(name, source):
+                async with self._limit:
+                    await self._write_disk(name, source)
+        return self.path(name)
+
+    async def drop_disk_of(self, source: Path, folder: str) -> None:
+        """Remove what `disk_of` has written; whoever wants it meanwhile has it written anew."""
+        name = f"{folder}/{source.stem}.vmdk"
+        async with self._alone(name):
+            await self.delete_disk(self.path(name))
+
+    @asynccontextmanager
+    async def _alone(self, name: str) -> AsyncIterator[None]:
+        """One at a time for each name."""
         while (under_way := self._under_way.get(name)) is not None:
             await under_way.wait()
         done = self._under_way[name] = trio.Event()
         try:
-            if not await self._is_whole(name, source):
-                async with self._limit:
-                    await self._write_disk(name, source)
+            yield
         finally:
             del self._under_way[name]
             done.set()
-        return self.path(name)
 
     async def _is_whole(self, name: str, source: Path) -> bool:
         # The descriptor is written last: where it is, the bytes are.

@@ -13,6 +13,8 @@ from appliance.hypervisor.disks import DiskKind, Disks
 from appliance.hypervisor.vsphere.datastore import Datastore
 
 FOLDER = "disks"
+# Layers of images, that all machines share.
+_LAYERS = "layers"
 _LONGEST = 150
 # Whoever asks for many sizes asks one after the other.
 _SIZES_SECONDS = 2.0
@@ -55,9 +57,22 @@ class DatastoreDisks(Disks):
         # VMware's servers count a disk's parts under its own name, the simulator file by file.
         return sum(self._sizes.get(one, 0) for one in (name, f"{name.removesuffix('.vmdk')}-flat.vmdk"))
 
-    async def sweep(self, known: Collection[Path]) -> None:
+    async def shared(self, path: Path) -> str:
+        """The disk of a file that machines only read, written if it is not there: [datastore] folder/name.vmdk."""
+        return await self._datastore.disk_of(path, _LAYERS)
+
+    async def forget(self, path: Path) -> None:
         """See Disks."""
-        kept = {file_of(path) for path in known}
-        for name in await self._datastore.list_files(FOLDER):
-            if name.endswith(".vmdk") and not name.endswith("-flat.vmdk") and name not in kept:
-                await self._datastore.delete_disk(self._datastore.path(f"{FOLDER}/{name}"))
+        await self._datastore.drop_disk_of(path, _LAYERS)
+
+    async def sweep(self, known: Collection[Path], files: Collection[Path]) -> None:
+        """See Disks."""
+        for folder, kept in (
+            (FOLDER, {file_of(path) for path in known}),
+            (_LAYERS, {f"{path.stem}.vmdk" for path in files}),
+        ):
+            for name in await self._datastore.list_files(folder):
+                # What is half written has the bytes only.
+                whole = name.removesuffix("-flat.vmdk") + ".vmdk" if name.endswith("-flat.vmdk") else name
+                if whole not in kept:
+                    await self._datastore.delete_disk(self._datastore.path(f"{folder}/{whole}"))

@@ -47,8 +47,6 @@ T = TypeVar("T")
 _TRIES = 8
 _PAUSE, _LONGEST_PAUSE = 0.1, 3.0
 _UNDONE_SECONDS = 3.0
-# Of a tenant's files: layers, that all its machines share.
-_LAYERS = "layers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +338,7 @@ class VsphereDriver(Driver):
 
         async def place(number: int, disk: Disk) -> None:
             if disk.read_only:
-                path = await self.datastore.disk_of(disk.path, _LAYERS)
+                path = await self.disks.shared(disk.path)
                 placed[number] = PlacedDisk(path, disk.path.stat().st_size, True)
             else:
                 placed[number] = PlacedDisk(self.disks.place(disk.path), 0, False)

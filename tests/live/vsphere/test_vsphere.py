@@ -2,8 +2,10 @@
 
 import concurrent.futures
 import hashlib
+import io
 import os
 import subprocess
+import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
@@ -231,6 +233,30 @@ def test_every_answer_is_lost_once(short_path: Path) -> None:
             assert time.monotonic() < deadline, left
             time.sleep(0.5)
         assert {method for method, _ in proxy.rules} <= {"PowerOffVM_Task", "MakeDirectory"}
+
+
+def _layer_with(name: str) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        member = tarfile.TarInfo(name)
+        member.size = len(name) + 1
+        archive.addfile(member, io.BytesIO(f"{name}\n".encode()))
+    return out.getvalue()
+
+
+def test_layers_go_with_their_last_image(vsphere: Vsphere) -> None:
+    daemon = vsphere.daemon
+    daemon.must("run", "--rm", "busybox", "true")
+    before = set(vsphere.files())
+    daemon.must("load", stdin=image_archive([busybox_layer(), _layer_with("new")], {"Env": ["PATH=/bin"]}, "layered"))
+    assert daemon.must("run", "--rm", "layered", "cat", "/new") == "new\n"
+    (written,) = (one for one in set(vsphere.files()) - before if "/layers/" in one and one.endswith("-flat.vmdk"))
+    daemon.must("rmi", "layered")
+    deadline = time.monotonic() + 30
+    while Path(written).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert daemon.must("run", "--rm", "busybox", "echo", "still") == "still\n"
 
 
 def test_nothing_is_left(vsphere: Vsphere) -> None:
