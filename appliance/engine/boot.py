@@ -23,7 +23,7 @@ from appliance.engine.surroundings import (
 )
 from appliance.errors import InvalidParameter, VchError
 from appliance.guest import GuestSession, Launched, StartRefused
-from appliance.hypervisor import SCRATCH, SHARE_TAG, VOLUME_OPTIONS, Card, Disk, DiskAddress, MachineSpec
+from appliance.hypervisor import SCRATCH, SHARE_TAG, VOLUME_OPTIONS, Card, Disk, DiskAddress, MachineSpec, Weight
 from appliance.network.record import Endpoint
 from protos.tether.v1 import filesystem_pb2, process_pb2, sandbox_pb2
 from protos.tether.v1.filesystem_pb2 import Mount
@@ -58,6 +58,11 @@ def machine_spec(
         tuple(cards[1:]),
         equipment.shares,
     )
+
+
+def weight_of(host: dict[str, Any]) -> Weight:
+    """What a container's machine gets of a host that has too little for all."""
+    return Weight(int(host.get("CpuShares") or 0), int(host.get("MemoryReservation") or 0) >> 20)
 
 
 def fits(machine: MachineSpec, host: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ import trio
 from appliance.container import lifecycle
 from appliance.container.lifecycle import Exit, Exited, GiveUp, Pause, Running, Start, Started, StartFailed, Starting
 from appliance.diag import Trace, mark
-from appliance.engine.boot import begin_awakened, begin_found, begin_fresh, machine_spec, start_error
+from appliance.engine.boot import begin_awakened, begin_found, begin_fresh, machine_spec, start_error, weight_of
 from appliance.engine.connections import Connections
 from appliance.engine.execs import drain
 from appliance.engine.forward import Forwarder
@@ -29,7 +29,7 @@ from appliance.engine.visits import Visits
 from appliance.engine.volumes import Volumes
 from appliance.errors import Conflict, InvalidParameter, NotModified, VchError
 from appliance.guest import GuestSession, StartRefused, exit_code
-from appliance.hypervisor import Machine
+from appliance.hypervisor import Machine, Weighable, Weight
 from appliance.image.store import ImageStore
 from appliance.network.record import way_out
 from protos.tether.v1 import process_pb2
@@ -210,6 +210,9 @@ class Runs:
             )
             machine, session = await self._machines.get(spec, made, kept.folder if kept is not None else None)
             mark("machine on")
+            weight = weight_of(record.host)
+            if isinstance(machine, Weighable) and weight != Weight():
+                await machine.weigh(weight)
             run = container.run = self._make_run(container, machine, session)
 
             async def begin(run: Run, stack: AsyncExitStack) -> Begun:

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 from appliance.container.spec import LIMITS, resources_of
-from appliance.engine.boot import fits
+from appliance.engine.boot import fits, weight_of
 from appliance.engine.ledger import Ledger
 from appliance.engine.record import Container
 from appliance.errors import Conflict, InvalidParameter
+from appliance.hypervisor import Weighable
 
 
 class Updates:
@@ -43,6 +44,8 @@ class Updates:
                 if problem := fits(run.machine.spec, host):
                     raise Conflict(f"{before}{problem}")
                 await run.session.update(container.id, resources_of(host))
+                if isinstance(run.machine, Weighable) and weight_of(host) != weight_of(old):
+                    await run.machine.weigh(weight_of(host))
             container.record.host = host
             await self._ledger.save(container)
         self._ledger.emit(container, "update")

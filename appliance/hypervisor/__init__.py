@@ -19,6 +19,8 @@ from appliance.hypervisor.driver import (
     Power,
     Share,
     Usage,
+    Weighable,
+    Weight,
 )
 
 __all__ = [
@@ -44,4 +46,6 @@ __all__ = [
     "Power",
     "Share",
     "Usage",
+    "Weighable",
+    "Weight",
 ]

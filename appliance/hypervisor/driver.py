@@ -188,6 +188,22 @@ class Pluggable(Protocol):
         """Let a card without a bridge have these forwards and no others. HypervisorError names what cannot be."""
 
 
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """What a machine gets when its host has too little for all: CPU shares (1024 is usual; 0: as usual), memory kept for it, MiB."""
+
+    cpu_shares: int = 0
+    memory_mib: int = 0
+
+
+@runtime_checkable
+class Weighable(Protocol):
+    """A machine that shares its host with others by weight, running or not."""
+
+    async def weigh(self, weight: Weight) -> None:
+        """Set its weight. HypervisorError when the host cannot keep what is asked for."""
+
+
 @runtime_checkable
 class Adaptable(Protocol):
     """A machine that runs and is nobody's yet."""

@@ -12,7 +12,18 @@ from typing import Any, TypeVar
 import trio
 
 from appliance.errors import HypervisorError, one_by_itself
-from appliance.hypervisor.driver import Card, Disk, DiskAddress, Driver, Forward, Machine, MachineSpec, Power, Usage
+from appliance.hypervisor.driver import (
+    Card,
+    Disk,
+    DiskAddress,
+    Driver,
+    Forward,
+    Machine,
+    MachineSpec,
+    Power,
+    Usage,
+    Weight,
+)
 from appliance.hypervisor.vsphere.collector import Collector, Seen
 from appliance.hypervisor.vsphere.concentrator import Concentrator, Port
 from appliance.hypervisor.vsphere.datastore import Datastore
@@ -33,6 +44,7 @@ from appliance.hypervisor.vsphere.spec import (
     plugging,
     unplugging,
     uuid_of,
+    weighing,
     with_card,
     without_card,
     without_disks,
@@ -161,6 +173,24 @@ class VsphereMachine(Machine):
         used = await self._driver.session.look("usage", self.reference, "summary.quickStats.hostMemoryUsage")
         # MHz of now, not nanoseconds so far, is what vSphere counts: the guest's own figures are those that count.
         return Usage(0, int(used or 0) << 20)
+
+    async def weigh(self, weight: Weight) -> None:
+        """See Weighable."""
+        change: Any = weighing(self.spec, weight)
+
+        async def done() -> bool:
+            paths = ["config.cpuAllocation", "config.memoryAllocation"]
+            found = await self._driver.session.properties("weight", [self.reference], paths)
+            cpu, memory = (found.get(self.reference._moId, {}).get(path) for path in paths)
+            if cpu is None or memory is None:
+                return False
+            wanted = change.cpuAllocation.shares
+            level = cpu.shares.level == wanted.level and (
+                wanted.level != "custom" or cpu.shares.shares == wanted.shares
+            )
+            return bool(level and memory.reservation == change.memoryAllocation.reservation)
+
+        await self._driver.change(f"weigh {self.id[:12]}", partial(self.reference.ReconfigVM_Task, change), done)
 
     # -- cards ----------------------------------------------------------------------------------------------------
 

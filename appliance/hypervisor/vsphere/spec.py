@@ -9,7 +9,7 @@ from typing import Any
 from pyVmomi import vim
 
 from appliance.errors import HypervisorError
-from appliance.hypervisor.driver import NO_BRIDGE, Card, DiskAddress, MachineSpec
+from appliance.hypervisor.driver import NO_BRIDGE, Card, DiskAddress, MachineSpec, Weight
 from appliance.hypervisor.facts import decode_spec, encode_spec
 
 # Of machines' UUIDs, so that each is the same whenever it is asked for.
@@ -145,6 +145,16 @@ def without_disks(devices: Sequence[Any], folder: str) -> vim.vm.ConfigSpec | No
         and str(getattr(device.backing, "fileName", "")).startswith(folder)
     ]
     return vim.vm.ConfigSpec(deviceChange=gone) if gone else None
+
+
+def weighing(spec: MachineSpec, weight: Weight) -> vim.vm.ConfigSpec:
+    """A change of what a machine gets. Docker's 1024 shares a CPU stand for vSphere's 1000."""
+    level = "custom" if weight.cpu_shares else "normal"
+    shares = vim.SharesInfo(level=level, shares=weight.cpu_shares * spec.cpus * 1000 // 1024)
+    return vim.vm.ConfigSpec(
+        cpuAllocation=vim.ResourceAllocationInfo(shares=shares),
+        memoryAllocation=vim.ResourceAllocationInfo(reservation=min(weight.memory_mib, spec.memory_mib)),
+    )
 
 
 # -- cards that come and go while it runs ------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import trio
 from pyVmomi import vim
 
 from appliance.errors import HypervisorError, InvalidParameter
-from appliance.hypervisor import Card, Disk, DiskKind, MachineSpec, Power
+from appliance.hypervisor import Card, Disk, DiskKind, MachineSpec, Power, Weighable, Weight
 from appliance.hypervisor.vsphere.concentrator import Concentrator
 from appliance.hypervisor.vsphere.driver import VsphereDriver
 from appliance.hypervisor.vsphere.faults import AnswerLost, Gone, LoginRefused, NotAllowed, StorageFull
@@ -137,6 +137,29 @@ async def test_what_others_do_is_noticed(simulator: Simulator) -> None:
         with trio.fail_after(5):
             await machine.destroy()
         assert await driver.adopt() == []
+
+
+async def test_weights(proxy: FaultProxy) -> None:
+    async with _driver(proxy) as driver:
+        machine = await driver.create(_spec("ab"))
+        await machine.start()
+        assert isinstance(machine, Weighable)
+        paths = [
+            "config.cpuAllocation.shares.level",
+            "config.cpuAllocation.shares.shares",
+            "config.memoryAllocation.reservation",
+        ]
+        # More memory than it has cannot be kept for it.
+        for weight, facts in ((Weight(512, 32), ("custom", 500, 32)), (Weight(2048, 1000), ("custom", 2000, 64))):
+            await machine.weigh(weight)
+            found = await driver.session.properties("weight", [machine.reference], paths)
+            assert tuple(found[machine.reference._moId].get(path) for path in paths) == facts
+        proxy.rules.append(("ReconfigVM_Task", LOSE_ANSWER))
+        await machine.weigh(Weight())
+        found = await driver.session.properties("weight", [machine.reference], paths)
+        assert found[machine.reference._moId]["config.cpuAllocation.shares.level"] == "normal"
+        assert found[machine.reference._moId]["config.memoryAllocation.reservation"] == 0
+        await machine.destroy()
 
 
 async def test_a_task_that_nobody_knows(simulator: Simulator) -> None:
