@@ -24,6 +24,7 @@ class VsphereConfig:
     vm_folder: str = ""
     image_store: str = ""
     vm_firmware: str = "efi"
+    volume_stores: tuple[str, ...] = ()
     bridge_network: str = ""
     bridge_interface: str = ""
     vspc_listen: str = "0.0.0.0:2377"
@@ -176,6 +177,10 @@ def _add_vsphere(parser: argparse.ArgumentParser) -> None:
     flag("--compute-resource", help="a cluster or host; CLUSTER/POOL/POOL for a resource pool of it")
     flag("--vm-folder", help="below the datacenter's folder of machines; the tenant's own is made in it")
     flag("--image-store", help="the datastore of images, machines and volumes")
+    flag(
+        "--volume-store", action="append", dest="volume_stores", metavar="NAME=DATASTORE",
+        help="where volumes may be put, too: docker volume create -o VolumeStore=NAME",
+    )  # fmt: skip
     flag("--vm-firmware", choices=("bios", "efi"), help="that machines boot by (efi)")
     flag("--bridge-network", help="the portgroup that containers are on")
     flag("--bridge-interface", help="this host's interface on that portgroup")

@@ -3,6 +3,7 @@
 import contextlib
 import ipaddress
 import json
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -28,7 +29,7 @@ async def opened(config: Config, owner: str) -> AsyncIterator[VsphereDriver]:
     server = _server(settings)
     names = Names(
         settings.tenant, settings.datacenter, settings.compute_resource, settings.vm_folder, settings.image_store,
-        required(settings, "bridge_network"),
+        required(settings, "bridge_network"), tuple(_volume_store(text) for text in settings.volume_stores),
     )  # fmt: skip
     allowed = [_network(text) for text in settings.vspc_allow]
     tls = _tls(settings)
@@ -69,6 +70,13 @@ def _image(guest: Path, firmware: str) -> GuestImage:
         return GuestImage(guest / "guest.iso", str(manifest["sha256"]["guest.iso"]), firmware)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidParameter(f"--guest {guest}: no CD of a guest is there: {error}") from error
+
+
+def _volume_store(text: str) -> tuple[str, str]:
+    found = re.fullmatch(r"([a-zA-Z0-9][a-zA-Z0-9_.-]*)=(.+)", text)
+    if found is None:
+        raise InvalidParameter(f"--volume-store {text}: NAME=DATASTORE")
+    return found[1], found[2]
 
 
 def _tls(settings: VsphereConfig) -> ssl.SSLContext | None:

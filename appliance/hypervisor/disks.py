@@ -33,7 +33,12 @@ VOLUME_OPTIONS = ("-O", "^resize_inode", "-m", "0", "-E", "lazy_itable_init=1,la
 
 
 class Disks(ABC):
-    """Each disk is known by a path, whose folder and name no other has; a file is there only if machines' disks are files here."""
+    """Each disk is known by a path, whose folder and name no other has; a file is there only if machines' disks are files here.
+
+    `stores` are names of further places for disks: one whose name is NAME@STORE is made there.
+    """
+
+    stores: Collection[str] = ()
 
     @abstractmethod
     async def create(self, path: Path, kind: DiskKind) -> None:

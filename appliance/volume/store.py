@@ -25,6 +25,8 @@ DIRECTORY, DISK, BIND, TMPFS, NFS = "directory", "disk", "bind", "tmpfs", "nfs"
 # A disk is this large where volumes cannot be directories and nobody says how large.
 _DISK_BYTES = 10 << 30
 _LEAST_DISK = 8 << 20
+# The option that says where it is, where there are several places.
+_STORE = "VolumeStore"
 
 
 class VolumeRecord(msgspec.Struct):
@@ -58,9 +60,14 @@ class VolumeStore:
                 '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path'
             )
         options = record.options
-        unknown = set(options) - {"type", "device", "o", "size"}
+        unknown = set(options) - {"type", "device", "o", "size"} - ({_STORE} if self._disks.stores else set())
         if unknown:
             raise InvalidParameter(f'create {record.name}: invalid option: "{sorted(unknown)[0]}"')
+        store = options.get(_STORE, "")
+        if store and store not in self._disks.stores:
+            raise InvalidParameter(
+                f'create {record.name}: no volume store named "{store}": there are {", ".join(sorted(self._disks.stores))}'
+            )
         kind = options.get("type", "")
         flags = options.get("o", "").split(",") if options.get("o") else []
         size = options.get("size") or next(
@@ -113,7 +120,8 @@ class VolumeStore:
         return self.folder(record) / "_data"
 
     def disk(self, record: VolumeRecord) -> Path:
-        return self.folder(record) / "disk.ext4"
+        store = record.options.get(_STORE)
+        return self.folder(record) / (f"disk@{store}.ext4" if store else "disk.ext4")
 
     async def make(self, record: VolumeRecord) -> None:
         """Make what it is made of. Unavailable or HypervisorError when there is no room for it."""

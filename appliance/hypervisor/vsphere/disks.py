@@ -4,11 +4,12 @@ vSphere lets nobody write a part of a disk from outside, so that the file system
 """
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import trio
 
+from appliance.errors import HypervisorError
 from appliance.hypervisor.disks import DiskKind, Disks
 from appliance.hypervisor.vsphere.datastore import Datastore
 
@@ -29,33 +30,52 @@ def file_of(path: Path) -> str:
 
 
 class DatastoreDisks(Disks):
-    def __init__(self, datastore: Datastore) -> None:
+    """Disks on a datastore, and on those of `others`, by the names of volume stores."""
+
+    def __init__(self, datastore: Datastore, others: Mapping[str, Datastore]) -> None:
         self._datastore = datastore
-        self._sizes: dict[str, int] = {}
-        self._sizes_until = -1.0
+        self._others = others
+        self.stores = tuple(others)
+        # By path of the folder: the sizes of what is in it, until when they are fresh enough.
+        self._sizes: dict[str, tuple[dict[str, int], float]] = {}
+
+    def _store_of(self, path: Path) -> Datastore:
+        _, at, name = path.stem.partition("@")
+        if not at:
+            return self._datastore
+        if name not in self._others:
+            raise HypervisorError(f"there is no volume store {name} (--volume-store)")
+        return self._others[name]
+
+    def folders(self) -> tuple[str, ...]:
+        """Where they all are: [datastore] folder/."""
+        return tuple(store.path(f"{FOLDER}/") for store in (self._datastore, *self._others.values()))
 
     def place(self, path: Path) -> str:
         """As vSphere's calls take it: [datastore] folder/name.vmdk."""
-        return self._datastore.path(f"{FOLDER}/{file_of(path)}")
+        return self._store_of(path).path(f"{FOLDER}/{file_of(path)}")
 
     async def create(self, path: Path, kind: DiskKind) -> None:
         """See Disks."""
-        self._sizes_until = -1.0
-        await self._datastore.create_disk(FOLDER, file_of(path), kind.size)
+        self._sizes.clear()
+        await self._store_of(path).create_disk(FOLDER, file_of(path), kind.size)
 
     async def remove(self, path: Path) -> None:
         """See Disks."""
-        self._sizes_until = -1.0
-        await self._datastore.delete_disk(self.place(path))
+        self._sizes.clear()
+        await self._store_of(path).delete_disk(self.place(path))
 
     async def used(self, path: Path) -> int:
         """See Disks: as the datastore tells it, of some moments ago."""
-        if trio.current_time() > self._sizes_until:
-            self._sizes = await self._datastore.list_files(FOLDER)
-            self._sizes_until = trio.current_time() + _SIZES_SECONDS
+        store = self._store_of(path)
+        key = store.path(FOLDER)
+        sizes, until = self._sizes.get(key, ({}, -1.0))
+        if trio.current_time() > until:
+            sizes = await store.list_files(FOLDER)
+            self._sizes[key] = sizes, trio.current_time() + _SIZES_SECONDS
         name = file_of(path)
         # VMware's servers count a disk's parts under its own name, the simulator file by file.
-        return sum(self._sizes.get(one, 0) for one in (name, f"{name.removesuffix('.vmdk')}-flat.vmdk"))
+        return sum(sizes.get(one, 0) for one in (name, f"{name.removesuffix('.vmdk')}-flat.vmdk"))
 
     async def shared(self, path: Path) -> str:
         """The disk of a file that machines only read, written if it is not there: [datastore] folder/name.vmdk."""
@@ -67,12 +87,15 @@ class DatastoreDisks(Disks):
 
     async def sweep(self, known: Collection[Path], files: Collection[Path]) -> None:
         """See Disks."""
-        for folder, kept in (
-            (FOLDER, {file_of(path) for path in known}),
-            (_LAYERS, {f"{path.stem}.vmdk" for path in files}),
-        ):
-            for name in await self._datastore.list_files(folder):
-                # What is half written has the bytes only.
-                whole = name.removesuffix("-flat.vmdk") + ".vmdk" if name.endswith("-flat.vmdk") else name
-                if whole not in kept:
-                    await self._datastore.delete_disk(self._datastore.path(f"{folder}/{whole}"))
+        kept = {file_of(path) for path in known}
+        for store in (self._datastore, *self._others.values()):
+            await _keep_only(store, FOLDER, kept)
+        await _keep_only(self._datastore, _LAYERS, {f"{path.stem}.vmdk" for path in files})
+
+
+async def _keep_only(store: Datastore, folder: str, kept: Collection[str]) -> None:
+    for name in await store.list_files(folder):
+        # What is half written has the bytes only.
+        whole = name.removesuffix("-flat.vmdk") + ".vmdk" if name.endswith("-flat.vmdk") else name
+        if whole not in kept:
+            await store.delete_disk(store.path(f"{folder}/{whole}"))

@@ -3,7 +3,7 @@
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from appliance.hypervisor.driver import (
 from appliance.hypervisor.vsphere.collector import Collector, Seen
 from appliance.hypervisor.vsphere.concentrator import Concentrator, Port
 from appliance.hypervisor.vsphere.datastore import Datastore
-from appliance.hypervisor.vsphere.disks import FOLDER, DatastoreDisks
+from appliance.hypervisor.vsphere.disks import DatastoreDisks
 from appliance.hypervisor.vsphere.faults import AlreadyThere, AnswerLost, Busy, Gone, WrongState
 from appliance.hypervisor.vsphere.inventory import Inventory, Names, find
 from appliance.hypervisor.vsphere.session import Server, Session
@@ -276,13 +276,20 @@ class VsphereDriver(Driver):
         """
         async with Session.open(server) as session:
             driver = cls(session, await find(session, names), names, concentrator, concentrator_uri)
-            async with (
-                Datastore.open(session, driver.inventory, names.tenant, driver.collector.carry_out) as driver.datastore,
-                trio.open_nursery() as nursery,
-            ):
+            inventory = driver.inventory
+            places = [(inventory.datastore, inventory.datastore_name), *inventory.volume_stores.values()]
+            async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
+                stores = [
+                    await stack.enter_async_context(
+                        Datastore.open(session, inventory.on(*place), names.tenant, driver.collector.carry_out)
+                    )
+                    for place in places
+                ]
                 if owner:
-                    await driver.datastore.claim(owner)
-                driver.disks = DatastoreDisks(driver.datastore)
+                    for store in stores:
+                        await store.claim(owner)
+                driver.datastore = stores[0]
+                driver.disks = DatastoreDisks(stores[0], dict(zip(inventory.volume_stores, stores[1:], strict=True)))
                 if image is not None:
                     path = await driver.datastore.file_of(image.path, f"guest/{image.digest[:32]}.iso")
                     driver.cd = BootCd(path, driver.datastore.reference, image.firmware)
@@ -383,13 +390,13 @@ class VsphereDriver(Driver):
     async def take_disks_from(self, reference: Any) -> None:
         """Take from a machine the disks that are not its own only."""
         devices = await self.session.look("disks", reference, "config.hardware.device")
-        change = without_disks(devices or (), self.datastore.path(f"{FOLDER}/"))
+        change = without_disks(devices or (), self.disks.folders())
         if change is None:
             return
 
         async def taken() -> bool:
             left = await self.session.look("disks", reference, "config.hardware.device")
-            return without_disks(left or (), self.datastore.path(f"{FOLDER}/")) is None
+            return without_disks(left or (), self.disks.folders()) is None
 
         await self.change("keep the disks", partial(reference.ReconfigVM_Task, change), taken)
 

@@ -1,7 +1,7 @@
 """Where a tenant's machines are: datacenter, pool, folder, datastore and networks, by their names in the inventory."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pyVmomi import vim
@@ -21,6 +21,8 @@ class Names:
     folder: str = ""
     datastore: str = ""
     bridge: str = ""
+    # Names of volume stores and of the datastores that they are.
+    volume_stores: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,12 @@ class Inventory:
     datastore_name: str
     # What machines' cards are backed by: a port of the bridge network.
     backing: Any
+    # By the volume store's name: a datastore, and its name.
+    volume_stores: dict[str, tuple[Any, str]]
+
+    def on(self, datastore: Any, name: str) -> "Inventory":
+        """The same with another datastore."""
+        return replace(self, datastore=datastore, datastore_name=name)
 
 
 async def find(session: Session, names: Names) -> Inventory:
@@ -50,7 +58,11 @@ async def find(session: Session, names: Names) -> Inventory:
     bridge_name, bridge = await _one(session, datacenter, vim.Network, names.bridge, "--bridge-network")
     folder = await _folder(session, machines, names)
     backing = await _backing(session, bridge_name, bridge)
-    return Inventory(datacenter, datacenter_name, pool, folder, datastore, datastore_name, backing)
+    stores = {}
+    for store, wanted in names.volume_stores:
+        store_name, reference = await _one(session, datacenter, vim.Datastore, wanted, f"--volume-store {store}")
+        stores[store] = reference, store_name
+    return Inventory(datacenter, datacenter_name, pool, folder, datastore, datastore_name, backing, stores)
 
 
 async def _named(session: Session, root: Any, kind: type) -> dict[str, Any]:

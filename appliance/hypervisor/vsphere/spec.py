@@ -136,13 +136,13 @@ def _disk(index: int, disk: PlacedDisk) -> vim.vm.device.VirtualDeviceSpec:
     return spec
 
 
-def without_disks(devices: Sequence[Any], folder: str) -> vim.vm.ConfigSpec | None:
-    """A change that takes away, and leaves alone, the disks of a machine that are below a folder; None when there are none."""
+def without_disks(devices: Sequence[Any], folders: tuple[str, ...]) -> vim.vm.ConfigSpec | None:
+    """A change that takes away, and leaves alone, the disks of a machine that are below one of the folders; None when there are none."""
     gone = [
         vim.vm.device.VirtualDeviceSpec(operation=vim.vm.device.VirtualDeviceSpec.Operation.remove, device=device)
         for device in devices
         if isinstance(device, vim.vm.device.VirtualDisk)
-        and str(getattr(device.backing, "fileName", "")).startswith(folder)
+        and str(getattr(device.backing, "fileName", "")).startswith(folders)
     ]
     return vim.vm.ConfigSpec(deviceChange=gone) if gone else None
 

@@ -68,7 +68,9 @@ def running_vsphere(
         stack.callback(subprocess.run, ["ip", "netns", "delete", there], check=False)
         stack.callback(daemon.close)
         with (
-            running_vcsim(root / "vcsim", *(("-esx",) if esx else ()), inside=inside, host=_THEIRS) as simulator,
+            running_vcsim(
+                root / "vcsim", "-ds", "2", *(("-esx",) if esx else ()), inside=inside, host=_THEIRS
+            ) as simulator,
             running_proxy(simulator, root / "proxy", there) if faulty else contextlib.nullcontext(simulator) as place,
             _standing_in(root, simulator, inside, boot) as host,
         ):
@@ -77,6 +79,7 @@ def running_vsphere(
             daemon.flags = [
                 "--hypervisor", "vsphere", "--vsphere", place.address, "--vsphere-user", USER,
                 "--vsphere-password-file", str(secret), "--thumbprint", place.thumbprint,
+                "--image-store", "LocalDS_0", "--volume-store", "other=LocalDS_1",
                 "--bridge-network", "VM Network", "--bridge-interface", _INTERFACE,
                 "--tenant", "test", *flags,
             ]  # fmt: skip

@@ -161,7 +161,13 @@ def test_volumes_and_files(vsphere: Vsphere, tmp_path: Path) -> None:
     daemon.must("volume", "create", "--opt", "size=64m", "data")
     daemon.must("run", "--rm", "-v", "data:/data", "busybox", "sh", "-c", "echo kept > /data/file")
     assert daemon.must("run", "--rm", "-v", "data:/data", "busybox", "cat", "/data/file") == "kept\n"
-    daemon.must("volume", "rm", "data")
+    refused = daemon.docker("volume", "create", "--opt", "VolumeStore=none", "far").stderr
+    assert 'create far: no volume store named "none": there are other' in refused
+    daemon.must("volume", "create", "--opt", "VolumeStore=other", "--opt", "size=32m", "far")
+    daemon.must("run", "--rm", "-v", "far:/far", "-v", "data:/data", "busybox", "cp", "/data/file", "/far/file")
+    assert any("LocalDS_1" in path and "far.disk@other" in path for path in vsphere.files())
+    assert daemon.must("run", "--rm", "-v", "far:/far", "busybox", "cat", "/far/file") == "kept\n"
+    daemon.must("volume", "rm", "data", "far")
     daemon.must("create", "--name", "files", "busybox")
     (tmp_path / "in").write_text("copied\n")
     daemon.must("cp", str(tmp_path / "in"), "files:/in")

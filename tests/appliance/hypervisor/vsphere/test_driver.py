@@ -357,10 +357,11 @@ async def test_updates_that_are_lost(proxy: FaultProxy) -> None:
     [
         ({"datacenter": "none"}, "--datacenter none: there is none of that name, but"),
         ({"datastore": "none"}, "--image-store none: there is none of that name, but LocalDS_0"),
+        ({"volume_stores": (("fast", "none"),)}, "--volume-store fast none: there is none of that name, but LocalDS_0"),
         ({"pool": "none"}, "--compute-resource none: there is none of that name, but"),
     ],
 )
-async def test_names_that_are_not_there(simulator: Simulator, names: dict[str, str], text: str) -> None:
+async def test_names_that_are_not_there(simulator: Simulator, names: dict[str, Any], text: str) -> None:
     async with Session.open(server_of(simulator)) as session:
         with pytest.raises(InvalidParameter, match=text):
             await find(session, replace(Names("tenant", bridge="VM Network"), **names))
