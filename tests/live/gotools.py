@@ -17,9 +17,18 @@ def built(module: str, version: str, package: str, name: str) -> Path | None:
 
 def vcsim() -> Path | None:
     """VMware's simulator of vCenter and ESXi; None without Go."""
-    source = Path(__file__).with_name("vsphere") / "vcsim.go"
+    return _of_govmomi("vcsim")
+
+
+def govc() -> Path | None:
+    """govmomi's client, as far as machines go; None without Go."""
+    return _of_govmomi("govc")
+
+
+def _of_govmomi(name: str) -> Path | None:
+    source = Path(__file__).with_name("vsphere") / f"{name}.go"
     digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
-    return _build(f"vcsim-{_GOVMOMI[1]}-{digest}", "vcsim", *_GOVMOMI, ".", source)
+    return _build(f"{name}-{_GOVMOMI[1]}-{digest}", name, *_GOVMOMI, ".", source)
 
 
 def _build(key: str, name: str, module: str, version: str, package: str, source: Path | None = None) -> Path | None:

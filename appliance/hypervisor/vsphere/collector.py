@@ -106,7 +106,10 @@ class Collector:
         finally:
             self._list = None
             self._stub.close()
-            await session.part(*(one.DestroyView for one in views), collector.DestroyPropertyCollector)
+            # The server does not notice that nobody waits any more.
+            await session.part(
+                collector.CancelWaitForUpdates, *(one.DestroyView for one in views), collector.DestroyPropertyCollector
+            )
 
     async def _wait_for_updates(self, collector: Any) -> None:
         waiter = _Query(collector._moId, self._stub)
