@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -21,6 +21,7 @@ from appliance.hypervisor.vsphere.vmdk import descriptor, flat_name
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 _PIECE = 1 << 20
 _TIMEOUT = httpx.Timeout(60, connect=15)
 _TRIES, _PAUSE = 4, 0.5
@@ -205,22 +206,28 @@ class Datastore:
     async def _make_folder(self, folder: str) -> None:
         if folder in self._folders:
             return
-        manager = self._session.content.fileManager
-        for _ in range(_TRIES):
-            try:
-                await self._session.change(
-                    f"folder {folder}", manager.MakeDirectory, self.path(folder), self._inventory.datacenter, True
+        make = self._session.content.fileManager.MakeDirectory
+        try:
+            await self._repeat(
+                lambda: self._session.change(
+                    f"folder {folder}", make, self.path(folder), self._inventory.datacenter, True
                 )
-            except AlreadyThere:
-                break
+            )
+        except AlreadyThere:
+            pass
+        self._folders.add(folder)
+
+    async def _repeat(self, act: Callable[[], Awaitable[T]]) -> T:
+        """Do what comes to the same when it is done again, until it is heard that it is done."""
+        for tried in range(1, _TRIES + 1):
+            try:
+                return await act()
             except (AnswerLost, Busy) as error:
+                if tried == _TRIES:
+                    raise
                 log.info("%s; it is tried again", error)
                 await trio.sleep(_PAUSE)
-            else:
-                break
-        else:
-            raise HypervisorError(f"cannot make the folder {self.path(folder)}")
-        self._folders.add(folder)
+        raise AssertionError("unreachable")
 
     # -- disks that are written to --------------------------------------------------------------------------------
 
@@ -255,20 +262,11 @@ class Datastore:
 
     async def delete_disk(self, path: str) -> None:
         """Remove a virtual disk; one that is not there is no error."""
-        manager = self._session.content.virtualDiskManager
-        for _ in range(_TRIES):
-            try:
-                await self._carry_out(
-                    f"delete {path}", manager.DeleteVirtualDisk_Task, path, self._inventory.datacenter
-                )
-            except NoFile:
-                return
-            except (AnswerLost, Busy) as error:
-                log.info("%s; it is tried again", error)
-                await trio.sleep(_PAUSE)
-            else:
-                return
-        raise HypervisorError(f"cannot delete the disk {path}")
+        delete = self._session.content.virtualDiskManager.DeleteVirtualDisk_Task
+        try:
+            await self._repeat(lambda: self._carry_out(f"delete {path}", delete, path, self._inventory.datacenter))
+        except NoFile:
+            pass
 
     async def list_files(self, folder: str) -> dict[str, int]:
         """The disks in a folder of ours, with the bytes that they take; none when it is not there."""
@@ -277,14 +275,9 @@ class Datastore:
             fileSize=True, fileType=False, modification=False, fileOwner=False
         )
         spec = vim.host.DatastoreBrowser.SearchSpec(matchPattern=["*.vmdk"], details=details)
-        for _ in range(_TRIES):
-            try:
-                found = await self._carry_out(f"list {folder}", browser.SearchDatastore_Task, self.path(folder), spec)
-            except NoFile:
-                return {}
-            except (AnswerLost, Busy) as error:
-                log.info("%s; it is tried again", error)
-                await trio.sleep(_PAUSE)
-            else:
-                return {one.path: int(one.fileSize or 0) for one in found.file}
-        raise HypervisorError(f"cannot list {self.path(folder)}")
+        search = browser.SearchDatastore_Task
+        try:
+            found = await self._repeat(lambda: self._carry_out(f"list {folder}", search, self.path(folder), spec))
+        except NoFile:
+            return {}
+        return {one.path: int(one.fileSize or 0) for one in found.file}
