@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.config import parse_arguments
+from appliance.config import parse_arguments, required
 from appliance.errors import InvalidParameter
 
 
@@ -39,3 +39,21 @@ def test_flags_go_before_the_file(tmp_path: Path) -> None:
 def test_files_that_are_none(tmp_path: Path, content: object, text: str) -> None:
     with pytest.raises(InvalidParameter, match=text):
         parse_arguments(["--config-file", _file(tmp_path, content)])
+
+
+def test_where_vsphere_is(tmp_path: Path) -> None:
+    file = tmp_path / "daemon.json"
+    settings = {
+        "hypervisor": "vsphere", "vsphere": "vcenter.test:8443", "vsphere-password-file": "/run/secret", "tenant": "ours",
+        "volume-stores": ["fast=SSD"], "quick-port": 99, "tlsverify": True, "tls-allow": ["read:CN=x"],
+    }  # fmt: skip
+    file.write_text(json.dumps(settings))
+    config = parse_arguments(["--config-file", str(file), "--tenant", "theirs", "--bridge-network", "VM Network"])
+    vsphere = config.vsphere
+    assert (config.hypervisor, vsphere.vsphere, vsphere.tenant) == ("vsphere", "vcenter.test:8443", "theirs")
+    assert (vsphere.vsphere_password_file, vsphere.quick_port) == (Path("/run/secret"), 99)
+    assert (vsphere.volume_stores, vsphere.bridge_network) == (("fast=SSD",), "VM Network")
+    assert (config.tlsverify, config.tls_allow) == (True, ("read:CN=x",))
+    assert required(vsphere, "bridge_network") == "VM Network"
+    with pytest.raises(InvalidParameter, match="--hypervisor vsphere needs --bridge-interface"):
+        required(vsphere, "bridge_interface")

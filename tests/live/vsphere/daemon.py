@@ -32,11 +32,18 @@ class Vsphere:
 
     def move(self, uuid: str, *, give_up: bool = False) -> None:
         """vMotion of a machine."""
+        self._tell(f"move {uuid}{' abort' if give_up else ''}")
+
+    def end(self, uuid: str, *, delete: bool = False) -> None:
+        """What an operator does in the vSphere client: power a machine off, and delete it."""
+        self._tell(f"{'delete' if delete else 'off'} {uuid}")
+
+    def _tell(self, line: str) -> None:
         assert self._host.stdin is not None
         assert self._host.stdout is not None
-        self._host.stdin.write(f"move {uuid}{' abort' if give_up else ''}\n")
+        self._host.stdin.write(f"{line}\n")
         self._host.stdin.flush()
-        assert self._host.stdout.readline() == "moved\n"
+        assert self._host.stdout.readline() == "done\n"
 
 
 @contextlib.contextmanager

@@ -5,9 +5,9 @@ concentrator that the configuration names. One that ends by itself is powered of
 
     python -m tests.live.vsphere.standin ADDRESS THUMBPRINT FOLDER BRIDGE direct|cd
 
-runs one until its standard input ends; a line `move UUID` there moves a machine, `move UUID abort` does not in the end. Each is
-answered by a line. BRIDGE is where the machines' cards are put. Firmware and a CD take long without KVM: with `direct` the kernel
-that is on it is loaded by QEMU itself.
+runs one until its standard input ends; a line `move UUID` there moves a machine, `move UUID abort` does not in the end; `off UUID`
+and `delete UUID` are what somebody does in the vSphere client. Each is answered by a line. BRIDGE is where the machines' cards
+are put. Firmware and a CD take long without KVM: with `direct` the kernel that is on it is loaded by QEMU itself.
 """
 
 import contextlib
@@ -85,6 +85,14 @@ class StandInHost:
         found = await self._session.properties("stand-in", members, ["name", "summary.url"])
         await self._session.change("stand-in", view.DestroyView)
         return {facts["name"]: facts["summary.url"] for facts in found.values()}
+
+    async def end(self, machine_uuid: str, *, delete: bool) -> None:
+        """Power a machine off, and delete it with its disks, as an operator does."""
+        key = next(key for key, body in self._bodies.items() if body.uuid == machine_uuid)
+        reference = self.collector.machines[key].reference
+        await self.collector.carry_out("operator", reference.PowerOff)
+        if delete:
+            await self.collector.carry_out("operator", reference.Destroy)
 
     async def move(self, machine_uuid: str, *, give_up: bool = False) -> None:
         """vMotion of a machine, as its serial port sees it; `give_up` takes it back in the end."""
@@ -354,9 +362,12 @@ async def _main(*arguments: str) -> None:
     async with standing_in(Server(host, USER, PASSWORD, int(port), thumbprint), Path(folder), bridge, boot) as stand_in:
         print("ready", flush=True)
         async for line in trio.wrap_file(sys.stdin):
-            _, uuid, *rest = line.split()
-            await stand_in.move(uuid, give_up=bool(rest))
-            print("moved", flush=True)
+            what, uuid, *rest = line.split()
+            if what == "move":
+                await stand_in.move(uuid, give_up=bool(rest))
+            else:
+                await stand_in.end(uuid, delete=what == "delete")
+            print("done", flush=True)
 
 
 if __name__ == "__main__":

@@ -138,6 +138,28 @@ def test_the_slow_line_carries_on_when_the_network_goes(vsphere: Vsphere) -> Non
     daemon.must("rm", "-f", "torn")
 
 
+def test_what_an_operator_does_is_noticed(vsphere: Vsphere) -> None:
+    daemon = vsphere.daemon
+    daemon.must("run", "-d", "--name", "ended", "busybox", "sh", "-c", "echo kept > /kept; sync; sleep 1000")
+    assert daemon.must("exec", "ended", "cat", "/kept") == "kept\n"
+    begun = time.time()
+    vsphere.end(_uuid(vsphere, "ended"))
+    assert daemon.must("wait", "ended") == "137\n"
+    events = daemon.must(
+        "events", "--since", f"{begun:.3f}", "--until", f"{time.time():.3f}", "--format", "{{.Action}}"
+    )
+    assert "die" in events.split()
+    daemon.must("start", "ended")
+    assert daemon.must("exec", "ended", "cat", "/kept") == "kept\n"
+    # With the machine its disks go: what is lost is said, and made by nobody anew.
+    vsphere.end(_uuid(vsphere, "ended"), delete=True)
+    assert daemon.must("wait", "ended") == "137\n"
+    refused = daemon.docker("start", "ended").stderr
+    assert "ended.upper" in refused or "FileNotFound" in refused, refused
+    daemon.must("rm", "ended")
+    assert daemon.must("run", "--rm", "busybox", "echo", "well") == "well\n"
+
+
 def test_networks_names_and_ports(vsphere: Vsphere) -> None:
     daemon = vsphere.daemon
     daemon.must("network", "create", "one")
