@@ -1,4 +1,4 @@
-"""Many machines on VMware's simulator: `python -m tests.live.vsphere.bench [MACHINES]`.
+"""Many machines on VMware's simulator: `python -m tests.live.vsphere.bench [MACHINES]`, or `... adopt [MACHINES]`.
 
 Prints calls per machine's life, wall time of so many at once, threads, what is called while nothing happens, and the time and
 calls in which the same number is adopted; then what govc takes, if Go is here. The simulator looks at all machines for each
@@ -19,7 +19,9 @@ import trio
 from appliance.hypervisor import Machine, MachineSpec
 from appliance.hypervisor.vsphere.concentrator import Concentrator
 from appliance.hypervisor.vsphere.driver import VsphereDriver
-from appliance.hypervisor.vsphere.inventory import Names
+from appliance.hypervisor.vsphere.inventory import Names, find
+from appliance.hypervisor.vsphere.session import Session
+from appliance.hypervisor.vsphere.spec import config_of
 from tests.live.gotools import govc
 from tests.live.vsphere.simulator import PASSWORD, USER, Simulator, running_vcsim, server_of
 
@@ -84,6 +86,36 @@ async def _measure(simulator: Simulator, count: int) -> None:
         nursery.cancel_scope.cancel()
 
 
+async def _measure_adoption(simulator: Simulator, count: int) -> None:
+    """A driver that finds machines which nobody waited for when they were made."""
+    server, names = server_of(simulator), Names("many", bridge="VM Network")
+    async with Session.open(server) as session:
+        inventory = await find(session, names)
+
+        async def make(number: int) -> None:
+            spec = MachineSpec(f"{number:08x}" * 8, 256, 1)
+            config = config_of(
+                spec, "many", inventory.datastore_name, ("telnet://192.0.2.1:2377", f"vch:{number}"), None
+            )
+            await session.change("create", inventory.folder.CreateVM_Task, config, inventory.pool)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(count):
+                nursery.start_soon(make, number)
+    async with trio.open_nursery() as nursery:
+        begun = time.perf_counter()
+        async with VsphereDriver.open(server, names, Concentrator(nursery), "telnet://192.0.2.1:2377") as driver:
+            await driver.connect()
+            opened = time.perf_counter() - begun
+            before = Counter(driver.session.stub.calls)
+            begun = time.perf_counter()
+            found = await driver.adopt()
+            spent = time.perf_counter() - begun
+            asked = dict(driver.session.stub.calls - before)
+            print(f"{len(found)} adopted in {spent:.1f} s by {asked}, {opened:.1f} s after the login began")
+        nursery.cancel_scope.cancel()
+
+
 async def _measure_govc(simulator: Simulator, count: int, program: Path) -> None:
     """The same by govc, which makes a machine per process, as many at a time as we have threads."""
     environment = {
@@ -111,6 +143,10 @@ async def _measure_govc(simulator: Simulator, count: int, program: Path) -> None
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["adopt"]:
+        with tempfile.TemporaryDirectory() as folder, running_vcsim(Path(folder)) as simulator:
+            trio.run(_measure_adoption, simulator, int(sys.argv[2]) if len(sys.argv) > 2 else 1000)
+        return
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     with tempfile.TemporaryDirectory() as folder, running_vcsim(Path(folder)) as simulator:
         trio.run(_measure, simulator, count)
