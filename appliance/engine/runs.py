@@ -256,8 +256,9 @@ class Runs:
         """Have a quicker line to the guest as long as the run lasts."""
 
         def ours() -> str:
-            out = way_out(container.endpoints)
-            return out.ipv4.gateway if out is not None and out.ipv4 is not None else ""
+            # On an internal network we are its gateway too, if to nowhere else.
+            places = (way_out(container.endpoints), *container.endpoints)
+            return next((one.ipv4.gateway for one in places if one is not None and one.ipv4 is not None), "")
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(quick.keep, run.session, ours)

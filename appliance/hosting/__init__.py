@@ -47,7 +47,8 @@ def host_of(config: Config) -> Host:
     if config.hypervisor == "vsphere":
         if not bridged or config.networking == "user":
             raise InvalidParameter("--hypervisor vsphere needs bridges, and so the rights of root (CAP_NET_ADMIN)")
-        return BridgeHost(config.bridge, Uplink(config.bridge, required(config.vsphere, "bridge_interface")))
+        interface = required(config.vsphere, "bridge_interface")
+        return BridgeHost(config.bridge, Uplink(config.bridge, interface, config.vsphere.quick_port))
     return BridgeHost(config.bridge) if bridged and config.networking != "user" else UserModeHost()
 
 

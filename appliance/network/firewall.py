@@ -51,8 +51,18 @@ def removal(table: str) -> str:
     return "".join(f"add table {family} {table}\ndelete table {family} {table}\n" for family in ("ip", "ip6"))
 
 
-def rules(table: str, networks: Iterable[NetworkRecord], publications: Iterable[Publication], shared: str = "") -> str:
-    """The commands that make the tables anew, whole. `shared` is a bridge that networks share: addresses tell them apart there."""
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """A bridge that networks share: addresses tell them apart there. To `port` of ours all of them may come, by TCP."""
+
+    bridge: str
+    port: int
+
+
+def rules(
+    table: str, networks: Iterable[NetworkRecord], publications: Iterable[Publication], shared: Shared | None = None
+) -> str:
+    """The commands that make the tables anew, whole."""
     bridges = [network for network in networks if network.driver == "bridge" and network.bridge]
     published = list(publications)
     return removal(table) + "".join(_family(family, table, bridges, published, shared) for family in ("ip", "ip6"))
@@ -71,13 +81,13 @@ class _Apart:
     input: list[str]
 
 
-def _apart(family: str, bridges: list[NetworkRecord], shared: str) -> _Apart:
+def _apart(family: str, bridges: list[NetworkRecord], shared: Shared) -> _Apart:
     forward, into, internal = [], [], []
     for network in bridges:
-        for pool in network.used_pools if network.bridge == shared else ():
+        for pool in network.used_pools if network.bridge == shared.bridge else ():
             if (":" in pool.subnet) != (family == "ip6"):
                 continue
-            source, target = f'iifname "{shared}" {family} saddr', f'oifname "{shared}" {family} daddr'
+            source, target = f'iifname "{shared.bridge}" {family} saddr', f'oifname "{shared.bridge}" {family} daddr'
             forward.append(f"{source} {pool.subnet} {target} {pool.subnet} accept")
             # Each network's names are its own.
             into.append(
@@ -86,6 +96,7 @@ def _apart(family: str, bridges: list[NetworkRecord], shared: str) -> _Apart:
             if network.internal:
                 internal += [f"{source} {pool.subnet} drop", f"{target} {pool.subnet} drop"]
                 into += [
+                    f"{source} {pool.subnet} {family} daddr {pool.gateway} tcp dport {shared.port} accept",
                     f"{source} {pool.subnet} meta l4proto {{ tcp, udp }} th dport 53 accept",
                     f"{source} {pool.subnet} meta l4proto {{ icmp, ipv6-icmp }} accept",
                     f"{source} {pool.subnet} drop",
@@ -93,13 +104,15 @@ def _apart(family: str, bridges: list[NetworkRecord], shared: str) -> _Apart:
     return _Apart(forward + internal, into)
 
 
-def _family(family: str, table: str, bridges: list[NetworkRecord], publications: list[Publication], shared: str) -> str:
+def _family(
+    family: str, table: str, bridges: list[NetworkRecord], publications: list[Publication], shared: Shared | None
+) -> str:
     kind = "ipv4_addr" if family == "ip" else "ipv6_addr"
     names = list(dict.fromkeys(f'"{network.bridge}"' for network in bridges))
-    own = [network for network in bridges if network.bridge != shared]
+    own = [network for network in bridges if shared is None or network.bridge != shared.bridge]
     internal = [f'"{network.bridge}"' for network in own if network.internal]
     same = [f'"{network.bridge}" . "{network.bridge}"' for network in own]
-    apart = _apart(family, bridges, shared)
+    apart = _apart(family, bridges, shared) if shared is not None else _Apart([], [])
     ours = [one for one in publications if _is_of(one, family)]
     everywhere = [f"{_port(one)} : {_target(one)}" for one in ours if not one.host_ip]
     somewhere = [f"{one.host_ip} . {_port(one)} : {_target(one)}" for one in ours if one.host_ip]

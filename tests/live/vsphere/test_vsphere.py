@@ -4,6 +4,7 @@ import concurrent.futures
 import hashlib
 import io
 import os
+import re
 import subprocess
 import tarfile
 import tempfile
@@ -136,6 +137,21 @@ def test_the_slow_line_carries_on_when_the_network_goes(vsphere: Vsphere) -> Non
     daemon.must("network", "connect", "bridge", "torn")
     assert daemon.must("exec", "torn", "sh", "-c", script) == expected
     daemon.must("rm", "-f", "torn")
+
+
+def test_an_internal_network_has_the_quick_line_and_nothing_else(vsphere: Vsphere) -> None:
+    daemon = vsphere.daemon
+    daemon.must("network", "create", "--internal", "inner")
+    daemon.must("run", "-d", "--name", "shut", "--network", "inner", "busybox", "sleep", "1000")
+    gateway = daemon.must("network", "inspect", "inner", "--format", "{{(index .IPAM.Config 0).Gateway}}").strip()
+    deadline = time.monotonic() + 30
+    while not re.search(rf"{re.escape(gateway)}(%\w+)?:2378 ", daemon.run_inside("ss", "-tn", "state", "established")):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    script = f"nc -w 2 {gateway} 2377 </dev/null; echo $?; nc -w 2 172.17.0.1 2378 </dev/null; echo $?"
+    assert daemon.must("exec", "shut", "sh", "-c", script).split() == ["1", "1"]
+    daemon.must("rm", "-f", "shut")
+    daemon.must("network", "rm", "inner")
 
 
 def test_what_an_operator_does_is_noticed(vsphere: Vsphere) -> None:
