@@ -30,7 +30,6 @@ _MOST_UNKNOWN = 64
 _OFFER_SECONDS = 30.0
 # Between one line and the next: the network may be gone for a while.
 _PAUSES = (0.5, 2.0, 10.0, 60.0)
-_SO_BINDTODEVICE = 25
 
 
 class _Authority:
@@ -85,7 +84,7 @@ class QuickLines:
         with trio.socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
             try:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                listener.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, self._device.encode() + b"\0")
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._device.encode() + b"\0")
                 await listener.bind(("0.0.0.0", self.port))
                 listener.listen(64)
             except OSError as error:

@@ -13,7 +13,8 @@ from appliance.engine.pool import Pool
 from appliance.errors import InvalidParameter
 from appliance.hosting import qemu
 from appliance.hypervisor import Cloning, Disks, Driver, MachineSpec
-from appliance.network.host import BridgeHost, Host, Uplink, UserModeHost, may_make_bridges
+from appliance.network.host import BridgeHost, Host, UserModeHost, may_make_bridges
+from appliance.network.record import Uplink
 from tether.rpc.bridge import LoopThread
 
 if TYPE_CHECKING:

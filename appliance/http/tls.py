@@ -127,7 +127,7 @@ async def _outward(line: TlsLine, ours: trio.socket.SocketType, sent: trio.Event
         while data := await ours.recv(_PIECE):
             await _write(line, data)
         line.say_end()
-        await _write(line, b"")
+        await line.drain()
     except (LineClosed, OSError):
         # The client is gone: whoever serves it is to know.
         try:
@@ -139,8 +139,6 @@ async def _outward(line: TlsLine, ours: trio.socket.SocketType, sent: trio.Event
 
 async def _write(line: TlsLine, data: bytes) -> None:
     view = memoryview(data)
-    while view or line.behind:
-        view = view[line.try_write(view) :] if view else view
-        if line.behind:
-            await line.wait_writable()
-            line.push()
+    while view:
+        view = view[line.try_write(view) :]
+        await line.drain()

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from appliance.errors import Unavailable
-from appliance.network.record import OPTION_MASQUERADE, NetworkRecord
+from appliance.network.record import OPTION_MASQUERADE, NetworkRecord, Uplink
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +51,13 @@ def removal(table: str) -> str:
     return "".join(f"add table {family} {table}\ndelete table {family} {table}\n" for family in ("ip", "ip6"))
 
 
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """A bridge that networks share: addresses tell them apart there. To `port` of ours all of them may come, by TCP."""
-
-    bridge: str
-    port: int
-
-
 def rules(
-    table: str, networks: Iterable[NetworkRecord], publications: Iterable[Publication], shared: Shared | None = None
+    table: str, networks: Iterable[NetworkRecord], publications: Iterable[Publication], uplink: Uplink | None = None
 ) -> str:
     """The commands that make the tables anew, whole."""
     bridges = [network for network in networks if network.driver == "bridge" and network.bridge]
     published = list(publications)
-    return removal(table) + "".join(_family(family, table, bridges, published, shared) for family in ("ip", "ip6"))
+    return removal(table) + "".join(_family(family, table, bridges, published, uplink) for family in ("ip", "ip6"))
 
 
 def _elements(items: Iterable[str]) -> str:
@@ -81,13 +73,13 @@ class _Apart:
     input: list[str]
 
 
-def _apart(family: str, bridges: list[NetworkRecord], shared: Shared) -> _Apart:
+def _apart(family: str, bridges: list[NetworkRecord], uplink: Uplink) -> _Apart:
     forward, into, internal = [], [], []
     for network in bridges:
-        for pool in network.used_pools if network.bridge == shared.bridge else ():
+        for pool in network.used_pools if network.bridge == uplink.bridge else ():
             if (":" in pool.subnet) != (family == "ip6"):
                 continue
-            source, target = f'iifname "{shared.bridge}" {family} saddr', f'oifname "{shared.bridge}" {family} daddr'
+            source, target = f'iifname "{uplink.bridge}" {family} saddr', f'oifname "{uplink.bridge}" {family} daddr'
             forward.append(f"{source} {pool.subnet} {target} {pool.subnet} accept")
             # Each network's names are its own.
             into.append(
@@ -96,7 +88,7 @@ def _apart(family: str, bridges: list[NetworkRecord], shared: Shared) -> _Apart:
             if network.internal:
                 internal += [f"{source} {pool.subnet} drop", f"{target} {pool.subnet} drop"]
                 into += [
-                    f"{source} {pool.subnet} {family} daddr {pool.gateway} tcp dport {shared.port} accept",
+                    f"{source} {pool.subnet} {family} daddr {pool.gateway} tcp dport {uplink.port} accept",
                     f"{source} {pool.subnet} meta l4proto {{ tcp, udp }} th dport 53 accept",
                     f"{source} {pool.subnet} meta l4proto {{ icmp, ipv6-icmp }} accept",
                     f"{source} {pool.subnet} drop",
@@ -105,14 +97,14 @@ def _apart(family: str, bridges: list[NetworkRecord], shared: Shared) -> _Apart:
 
 
 def _family(
-    family: str, table: str, bridges: list[NetworkRecord], publications: list[Publication], shared: Shared | None
+    family: str, table: str, bridges: list[NetworkRecord], publications: list[Publication], uplink: Uplink | None
 ) -> str:
     kind = "ipv4_addr" if family == "ip" else "ipv6_addr"
     names = list(dict.fromkeys(f'"{network.bridge}"' for network in bridges))
-    own = [network for network in bridges if shared is None or network.bridge != shared.bridge]
+    own = [network for network in bridges if uplink is None or network.bridge != uplink.bridge]
     internal = [f'"{network.bridge}"' for network in own if network.internal]
     same = [f'"{network.bridge}" . "{network.bridge}"' for network in own]
-    apart = _apart(family, bridges, shared) if shared is not None else _Apart([], [])
+    apart = _apart(family, bridges, uplink) if uplink is not None else _Apart([], [])
     ours = [one for one in publications if _is_of(one, family)]
     everywhere = [f"{_port(one)} : {_target(one)}" for one in ours if not one.host_ip]
     somewhere = [f"{one.host_ip} . {_port(one)} : {_target(one)}" for one in ours if one.host_ip]

@@ -6,7 +6,6 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,8 +16,8 @@ from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple
 
 from appliance.errors import Conflict, Unavailable
 from appliance.network.addresses import Network, parse_subnet
-from appliance.network.firewall import Nft, Publication, Shared, element, removal, rules
-from appliance.network.record import NetworkRecord
+from appliance.network.firewall import Nft, Publication, element, removal, rules
+from appliance.network.record import NetworkRecord, Uplink
 
 log = logging.getLogger(__name__)
 
@@ -71,18 +70,6 @@ class UserModeHost:
     async def clear(self, networks: Iterable[NetworkRecord]) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Uplink:
-    """Where machines are on other hosts: the interface of this one that leads to them, and the bridge that it is put in.
-
-    All networks share that bridge; only their addresses tell them apart. `port` is one of ours that all of them may come to.
-    """
-
-    bridge: str
-    interface: str
-    port: int
-
-
 class BridgeHost:
     """`table` names the tables of nftables that are this daemon's."""
 
@@ -92,7 +79,6 @@ class BridgeHost:
         self._table = table
         self._uplink = uplink
         self.shared_bridge = uplink.bridge if uplink is not None else ""
-        self._shared = Shared(uplink.bridge, uplink.port) if uplink is not None else None
         # What bridges that were made here are marked with: others, which `--bridge` may name, are used and left.
         self._alias = f"vch {table}"
         self._nft = Nft()
@@ -117,7 +103,7 @@ class BridgeHost:
             await trio.to_thread.run_sync(_remove_addresses, self.shared_bridge, lambda address: address not in kept)
 
     def set_rules(self, networks: Iterable[NetworkRecord], publications: Iterable[Publication]) -> None:
-        self._nft.run(rules(self._table, networks, publications, self._shared))
+        self._nft.run(rules(self._table, networks, publications, self._uplink))
 
     def publish(self, publications: Iterable[Publication]) -> None:
         publications = list(publications)

@@ -27,7 +27,6 @@ _UPSTREAM_SECONDS = 5.0
 _CLIENT_SECONDS = 10.0
 # Questions of one network that may be with other servers at the same time, and connections.
 _PENDING = 256
-_SO_BINDTODEVICE = 25
 _RESOLV_CONF = Path("/etc/resolv.conf")
 
 
@@ -92,7 +91,7 @@ class NameServer:
         ):
             for listener in (datagrams, stream):
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                listener.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, device.encode() + b"\0")
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode() + b"\0")
                 await listener.bind((address, _PORT))
             stream.listen(64)
             async with trio.open_nursery() as nursery:

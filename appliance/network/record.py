@@ -69,6 +69,18 @@ class NetworkRecord(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
+class Uplink:
+    """Where machines are on other hosts: the interface of this one that leads to them, and the bridge that it is put in.
+
+    All networks share that bridge; only their addresses tell them apart. `port` is one of ours that all of them may come to.
+    """
+
+    bridge: str
+    interface: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
 class Address:
     """An address on a network, without and with its prefix's length, and the way out; IPv4 or IPv6."""
 

@@ -14,14 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.live.programs import free_port
+
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager
@@ -34,7 +30,7 @@ def real_registry(
 
     `inside` goes before its command: it runs in a network namespace then, on port 5000. `tls`: its certificate and key.
     """
-    port = 5000 if inside else _free_port()
+    port = 5000 if inside else free_port()
     config: dict[str, Any] = {
         "version": 0.1,
         "storage": {"filesystem": {"rootdirectory": str(folder / "data")}},

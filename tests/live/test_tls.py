@@ -13,6 +13,7 @@ import pytest
 
 from tests.live.certificates import Authority
 from tests.live.daemon import Daemon, running_daemon
+from tests.live.programs import free_port
 from tests.live.terminal import Terminal
 
 pytestmark = pytest.mark.live
@@ -40,12 +41,6 @@ class Secured:
         return subprocess.run(command, input=stdin, capture_output=True, timeout=120, check=False)
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        port: int = one.getsockname()[1]
-        return port
-
-
 @pytest.fixture(scope="module")
 def secured() -> Iterator[Secured]:
     with tempfile.TemporaryDirectory(prefix="vch-", dir="/tmp") as name:
@@ -55,7 +50,7 @@ def secured() -> Iterator[Secured]:
         certificate, key = authority.sign("/CN=vchd", "127.0.0.1")
         shutil.copy(certificate, root / "cert.pem")
         shutil.copy(key, root / "key.pem")
-        port = _free_port()
+        port = free_port()
         with running_daemon(
             root, "-H", f"tcp://127.0.0.1:{port}", "--tlsverify", "--tlscacert", str(authority.certificate),
             "--tlscert", str(root / "cert.pem"), "--tlskey", str(root / "key.pem"),

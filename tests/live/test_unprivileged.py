@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import sys
 import tempfile
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.daemon import Daemon
+from tests.live.programs import free_port
 
 _UID = 61234
 
@@ -87,14 +87,14 @@ def test_volumes_are_disks_of_one_machine_at_a_time(daemon: Daemon) -> None:
 
 
 def test_ports_are_published(daemon: Daemon) -> None:
-    port, privileged = _free_port(), "80"
+    port, privileged = free_port(), "80"
     serve = "mkdir /www; echo {0} > /www/index.html; exec httpd -f -p {1} -h /www"
     daemon.must("run", "-d", "--name", "web", "-p", f"{port}:80", "busybox", "sh", "-c", serve.format("web", 80))
     _until_true(lambda: _get(f"http://127.0.0.1:{port}/") == "web\n")
     assert _get(f"http://[::1]:{port}/") == "web\n"
     assert "permission denied" in daemon.shell("-p", f"{privileged}:80", "true").stderr
     # What is called the host's network: whatever it listens at.
-    other = _free_port()
+    other = free_port()
     daemon.must(
         "run", "-d", "--name", "hosted", "--network", "host", "busybox", "sh", "-c", serve.format("host", other)
     )
@@ -119,9 +119,3 @@ def _get(url: str) -> str:
     with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:
         return str(answer.read().decode())
     return ""
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -44,6 +44,9 @@ class QuickDialler:
         except (OSError, trio.TooSlowError) as error:
             connection.close()
             raise RpcError(Code.UNAVAILABLE, f"quick line: {error or 'nobody answers'}") from error
+        except BaseException:
+            connection.close()
+            raise
         line = TlsLine(connection.detach(), context, server=False)
         if not await in_time(line, _HANDSHAKE_SECONDS):
             raise RpcError(Code.UNAVAILABLE, "quick line: the other end does not prove who it is")

@@ -11,7 +11,6 @@ from tether.transport.line import READ_SIZE, Line, LineClosed
 _MOST = 256 << 10
 # Longer than a machine stands still on its way to another host.
 _BROKEN_MS = 8000
-_OVER = (ssl.SSLError, ssl.SSLEOFError)
 
 
 class TlsLine(Line):
@@ -29,17 +28,18 @@ class TlsLine(Line):
             try:
                 self.tls.do_handshake()
             except ssl.SSLWantReadError:
-                await self._send_all()
+                await self.drain()
                 self._incoming.write(await super().read())
-            except _OVER as error:
+            except ssl.SSLError as error:
                 # The other end is to learn why, if there is a way to say it.
                 self._send_some()
                 raise LineClosed(str(error)) from error
             else:
-                await self._send_all()
+                await self.drain()
                 return
 
-    async def _send_all(self) -> None:
+    async def drain(self) -> None:
+        """Return when all that was taken has gone. LineClosed when nobody listens any more."""
         while not self._send_some():
             await super().wait_writable()
 
@@ -70,7 +70,7 @@ class TlsLine(Line):
         view = memoryview(data)[:_MOST]
         try:
             self.tls.write(view)
-        except _OVER as error:
+        except ssl.SSLError as error:
             raise LineClosed(str(error)) from error
         self._send_some()
         return len(view)
@@ -97,7 +97,7 @@ class TlsLine(Line):
                     size += len(data)
             except ssl.SSLWantReadError:
                 pass
-            except _OVER as error:
+            except ssl.SSLError as error:
                 end = str(error)
             if parts:
                 # What came before the end comes first; the end is there at the next read too.

@@ -12,6 +12,7 @@ import trio
 from appliance.errors import HypervisorError
 from appliance.hypervisor.disks import DiskKind, Disks
 from appliance.hypervisor.vsphere.datastore import Datastore
+from appliance.hypervisor.vsphere.vmdk import flat_name
 
 FOLDER = "disks"
 # Layers of images, that all machines share.
@@ -75,7 +76,7 @@ class DatastoreDisks(Disks):
             self._sizes[key] = sizes, trio.current_time() + _SIZES_SECONDS
         name = file_of(path)
         # VMware's servers count a disk's parts under its own name, the simulator file by file.
-        return sum(sizes.get(one, 0) for one in (name, f"{name.removesuffix('.vmdk')}-flat.vmdk"))
+        return sum(sizes.get(one, 0) for one in (name, flat_name(name)))
 
     async def shared(self, path: Path) -> str:
         """The disk of a file that machines only read, written if it is not there: [datastore] folder/name.vmdk."""

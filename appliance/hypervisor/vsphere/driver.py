@@ -118,11 +118,6 @@ class VsphereDriver(Driver):
     async def connect(self) -> None:
         await self.collector.current.wait()
 
-    @property
-    def backing(self) -> Any:
-        """What cards are backed by."""
-        return self.inventory.backing
-
     def describe(self) -> dict[str, str]:
         return {"Driver": "vsphere", "Version": self.session.describe(), "Tenant": self._tenant}
 

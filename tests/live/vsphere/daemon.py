@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.live.daemon import Daemon
+from tests.live.programs import running_program
 from tests.live.vsphere.faultproxy import FaultProxy, running_proxy
 from tests.live.vsphere.simulator import PASSWORD, USER, Simulator, running_vcsim
 
@@ -106,19 +107,6 @@ def _standing_in(
         *inside, sys.executable, "-m", "tests.live.vsphere.standin", simulator.address, simulator.thumbprint,
         str(root / "bodies"), _SWITCH, boot,
     ]  # fmt: skip
-    with open(root / "standin.log", "wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n", (root / "standin.log").read_text()
+    with running_program(command, root / "standin.log", 20) as (process, said):
+        assert said == "ready"
         yield process
-    finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        with process.stdout or contextlib.nullcontext():
-            pass

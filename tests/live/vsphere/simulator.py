@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import os
 import ssl
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from appliance.hypervisor.vsphere.session import Server
 from tests.live.certificates import self_signed
 from tests.live.gotools import vcsim
+from tests.live.programs import running_program
 
 USER, PASSWORD = "administrator", "s3cret"
 
@@ -59,21 +59,6 @@ def running_vcsim(
     datastores = folder / "datastores"
     datastores.mkdir(exist_ok=True)
     environment = {**os.environ, "TMPDIR": str(datastores)}
-    with open(folder / "vcsim.log", "wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment)
-    try:
-        assert process.stdout is not None
-        address = process.stdout.readline().decode().strip()
-        assert address, (folder / "vcsim.log").read_text()
+    with running_program(command, folder / "vcsim.log", 10, environment) as (process, address):
         der = ssl.PEM_cert_to_DER_cert(certificate.read_text())
         yield Simulator(address, hashlib.sha256(der).hexdigest(), certificate, datastores, process.pid)
-    finally:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.close()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stdout.close()

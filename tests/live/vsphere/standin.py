@@ -34,6 +34,7 @@ from appliance.errors import HypervisorError
 from appliance.hypervisor.qemu.monitor import Monitor
 from appliance.hypervisor.vsphere.collector import Collector, Seen
 from appliance.hypervisor.vsphere.session import Server, Session
+from appliance.hypervisor.vsphere.vmdk import flat_name
 from tests.live.vsphere.serialport import ABORT, BEGIN, COMPLETE, GOAHEAD, PEER, PEER_OK, SerialPort, connected
 from tests.live.vsphere.simulator import PASSWORD, USER
 
@@ -248,7 +249,7 @@ class _Body:
                 _lengthen(Path(path))
             access = "readonly=on" if read_only else "discard=unmap"
             arguments += [
-                "-drive", f"if=none,id=disk{number},format=raw,file={path.removesuffix('.vmdk')}-flat.vmdk,{access}",
+                "-drive", f"if=none,id=disk{number},format=raw,file={flat_name(path)},{access}",
                 "-device", f"scsi-hd,bus={adapters[int(disk.controllerKey or 0)]}.0,scsi-id={disk.unitNumber},drive=disk{number}",
             ]  # fmt: skip
         return arguments
@@ -338,7 +339,7 @@ def _lengthen(disk: Path) -> None:
     """The simulator says how large a disk is, and makes none of it."""
     sectors = re.search(r"^RW (\d+) ", disk.read_text(), re.M)
     assert sectors is not None
-    flat = disk.with_name(f"{disk.stem}-flat.vmdk")
+    flat = disk.with_name(flat_name(disk.name))
     if flat.stat().st_size < int(sectors[1]) * 512:
         os.truncate(flat, int(sectors[1]) * 512)
 
