@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup run test test-matrix test-vsphere bench lint format protos clean
+.PHONY: setup run test test-matrix test-vsphere ova test-ova bench lint format protos clean
 
 setup: $(VENV)/.packages $(VENV)/.installed
 	@$(BIN)/python build/guest/image.py --link $(VENV)/share/vch/guest >/dev/null
@@ -35,6 +35,14 @@ test-matrix: setup
 test-vsphere: setup
 	@VCH_TEST_HYPERVISOR=vsphere $(BIN)/python -m pytest -q tests/live/test_exec.py tests/live/test_restart.py \
 	    tests/live/test_networks.py tests/live/test_archive.py tests/live/test_health.py tests/live/test_pause.py
+
+# The appliance, as root; prints where it is. OVA="--out FILE" copies it, "--sign-key KEY --sign-cert CERT" signs it.
+ova: setup
+	@$(BIN)/python -m build.ova.image $(OVA)
+
+# It boots by BIOS and by UEFI, and runs a container on VMware's simulator with a stand-in host.
+test-ova: setup
+	@VCH_TEST_OVA=1 $(BIN)/python -m pytest -q tests/live/vsphere/test_ova.py
 
 bench: setup
 	@$(BIN)/python -m tests.bench

@@ -3,10 +3,33 @@
 import argparse
 import json
 import os
+import re
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from appliance.errors import InvalidParameter
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Whoever has this in the subject of his certificate (`key` is CN or OU) may do all, or read only."""
+
+    full: bool
+    key: str
+    value: str
+
+    def fits(self, common_name: str, units: Collection[str]) -> bool:
+        """Whether a client is meant."""
+        return self.value == common_name if self.key == "CN" else self.value in units
+
+
+def parse_rule(text: str) -> Rule:
+    """InvalidParameter for what is none."""
+    found = re.fullmatch(r"(full|read):(CN|OU)=(.+)", text)
+    if found is None:
+        raise InvalidParameter(f"invalid --tls-allow {text}: full:CN=NAME, full:OU=UNIT, read:CN=NAME or read:OU=UNIT")
+    return Rule(found[1] == "full", found[2], found[3])
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 import trio
 
 from appliance import __version__
-from appliance.api.access import Rule, handler_for, parse_rule
+from appliance.api.access import handler_for
 from appliance.api.archive import ArchiveRoutes
 from appliance.api.checkpoints import CheckpointRoutes
 from appliance.api.containers import ContainerRoutes
@@ -32,7 +32,7 @@ from appliance.api.swarm import SwarmRoutes
 from appliance.api.system import SystemRoutes
 from appliance.api.usage import UsageRoutes
 from appliance.api.volumes import VolumeRoutes
-from appliance.config import Config, parse_arguments
+from appliance.config import Config, Rule, parse_arguments, parse_rule
 from appliance.diag import dump_tasks
 from appliance.engine.admission import Admission
 from appliance.engine.containers import Containers

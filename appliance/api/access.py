@@ -2,9 +2,8 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from appliance.errors import InvalidParameter
+from appliance.config import Rule
 from appliance.http import Handler, Peer, Reply, Request
 
 _READS = ("GET", "HEAD")
@@ -12,30 +11,9 @@ _READS = ("GET", "HEAD")
 _MORE_THAN_READING = re.compile(r"(/v[0-9.]+)?/containers/[^/]+/attach/ws")
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """Whoever has this in its subject (`key` is CN or OU) may do all, or read only."""
-
-    full: bool
-    key: str
-    value: str
-
-    def fits(self, peer: Peer) -> bool:
-        """Whether a client is meant."""
-        return self.value == peer.common_name if self.key == "CN" else self.value in peer.units
-
-
-def parse_rule(text: str) -> Rule:
-    """InvalidParameter for what is none."""
-    found = re.fullmatch(r"(full|read):(CN|OU)=(.+)", text)
-    if found is None:
-        raise InvalidParameter(f"invalid --tls-allow {text}: full:CN=NAME, full:OU=UNIT, read:CN=NAME or read:OU=UNIT")
-    return Rule(found[1] == "full", found[2], found[3])
-
-
 def handler_for(peer: Peer, rules: Sequence[Rule], handler: Handler) -> Handler:
     """What serves a client; without rules every certificate is as good as any other. The most that a rule says counts."""
-    allowed = [rule.full for rule in rules if rule.fits(peer)]
+    allowed = [rule.full for rule in rules if rule.fits(peer.common_name, peer.units)]
     if not rules or any(allowed):
         return handler
     who = f"client certificate CN={peer.common_name}"

@@ -80,7 +80,7 @@ def running_vsphere(
                 root / "vcsim", "-ds", "2", *(("-esx",) if esx else ()), inside=inside, host=_THEIRS
             ) as simulator,
             running_proxy(simulator, root / "proxy", there) if faulty else contextlib.nullcontext(simulator) as place,
-            _standing_in(root, simulator, inside, boot) as host,
+            standing_in(root, simulator, inside, boot) as host,
         ):
             secret = root / "password"
             secret.write_text(f"{PASSWORD}\n")
@@ -100,9 +100,10 @@ def running_vsphere(
 
 
 @contextlib.contextmanager
-def _standing_in(
+def standing_in(
     root: Path, simulator: Simulator, inside: Sequence[str], boot: str
 ) -> Iterator["subprocess.Popen[str]"]:
+    """A stand-in host for this simulator; `inside` is where it is."""
     command = [
         *inside, sys.executable, "-m", "tests.live.vsphere.standin", simulator.address, simulator.thumbprint,
         str(root / "bodies"), _SWITCH, boot,

@@ -1,0 +1,94 @@
+"""The OVF environment: what a hypervisor hands a machine that was made of an OVF (DSP0243, 9.4), and where it is found."""
+
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from appliance.errors import InvalidParameter
+
+_NAMESPACE = "http://schemas.dmtf.org/ovf/environment/1"
+_VMWARE = "http://www.vmware.com/schema/ovfenv"
+# More than this no hypervisor hands over.
+_MOST = 1 << 20
+_FIRMWARE = Path("/sys/firmware/qemu_fw_cfg/by_name/opt/vch/ovf-env/raw")
+_CD = Path("/dev/sr0")
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Values by property, and the MAC addresses of the cards in their order; of those vCenter alone tells."""
+
+    values: Mapping[str, str]
+    cards: tuple[str, ...]
+
+
+def parse(text: bytes) -> Environment:
+    """InvalidParameter for what is no OVF environment."""
+    if len(text) > _MOST:
+        raise InvalidParameter(f"OVF environment: {len(text)} bytes are too many")
+    try:
+        root = ElementTree.fromstring(text)
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
+        raise InvalidParameter(f"OVF environment: {error}") from error
+    if root.tag != f"{{{_NAMESPACE}}}Environment":
+        raise InvalidParameter(f"OVF environment: it begins with {root.tag}")
+    values = {}
+    for found in root.findall(f"{{{_NAMESPACE}}}PropertySection/{{{_NAMESPACE}}}Property"):
+        key, value = found.get(f"{{{_NAMESPACE}}}key"), found.get(f"{{{_NAMESPACE}}}value")
+        if key is not None and value is not None:
+            values[key] = value
+    cards = sorted(
+        (int(unit), mac.lower())
+        for found in root.iter(f"{{{_VMWARE}}}Adapter")
+        if (unit := found.get(f"{{{_VMWARE}}}unitNumber", "")).isdecimal()
+        if (mac := found.get(f"{{{_VMWARE}}}mac"))
+    )
+    return Environment(values, tuple(mac for _, mac in cards))
+
+
+def encode(values: Mapping[str, str]) -> bytes:
+    """An environment with these values: for a lone ESXi, which makes none of its own."""
+    ElementTree.register_namespace("", _NAMESPACE)
+    ElementTree.register_namespace("oe", _NAMESPACE)
+    root = ElementTree.Element(f"{{{_NAMESPACE}}}Environment", {f"{{{_NAMESPACE}}}id": "vch"})
+    section = ElementTree.SubElement(root, f"{{{_NAMESPACE}}}PropertySection")
+    for key, value in values.items():
+        attributes = {f"{{{_NAMESPACE}}}key": key, f"{{{_NAMESPACE}}}value": value}
+        ElementTree.SubElement(section, f"{{{_NAMESPACE}}}Property", attributes)
+    return bytes(ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
+
+
+def found() -> Environment:
+    """This machine's: of VMware's tools, of QEMU's firmware configuration, or of a CD. InvalidParameter when there is none."""
+    for text in _sources():
+        if text.strip():
+            return parse(text)
+    raise InvalidParameter("OVF environment: there is none; was this appliance deployed from its OVA?")
+
+
+def _sources() -> Iterator[bytes]:
+    # Without a VMware host below it ends with an error.
+    command = ["vmtoolsd", "--cmd", "info-get guestinfo.ovfEnv"]
+    try:
+        yield subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False, timeout=30).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        pass
+    subprocess.run(["modprobe", "-q", "qemu_fw_cfg"], check=False)
+    if _FIRMWARE.exists():
+        yield _FIRMWARE.read_bytes()
+    subprocess.run(["modprobe", "-q", "-a", "sr_mod", "isofs"], check=False)
+    subprocess.run(["udevadm", "settle", "--timeout=10"], check=False)
+    if _CD.exists():
+        with tempfile.TemporaryDirectory() as folder:
+            mounted = subprocess.run(["mount", "-o", "ro,nosuid,nodev,noexec", str(_CD), folder], check=False)
+            if mounted.returncode == 0:
+                try:
+                    file = Path(folder, "ovf-env.xml")
+                    if file.exists():
+                        with file.open("rb") as content:
+                            yield content.read(_MOST + 1)
+                finally:
+                    subprocess.run(["umount", folder], check=False)

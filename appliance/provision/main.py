@@ -1,0 +1,166 @@
+"""`vch-provision`: run once at each boot of an appliance, before its network is set up."""
+
+import argparse
+import datetime
+import grp
+import hashlib
+import ipaddress
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from appliance.errors import InvalidParameter
+from appliance.provision import environment
+from appliance.provision.files import Card, File, files_of, problems_on_console
+from appliance.provision.properties import PROPERTIES, Malformed, Settings, settings_of
+
+_CARDS = Path("/sys/class/net")
+_GROUP = "vch"
+_ROOTS = Path("/etc/ssl/certs/ca-certificates.crt")
+_YEARS = 10
+
+
+def with_kept_secrets(values: Mapping[str, str], kept: Path) -> dict[str, str]:
+    """The values, with those secrets that were taken out of the properties since an earlier boot; new ones are kept in that file."""
+    try:
+        secrets = json.loads(kept.read_bytes())
+    except FileNotFoundError:
+        secrets = {}
+    except (OSError, ValueError) as error:
+        raise InvalidParameter(f"{kept}: {error}") from error
+    secrets |= {one.key: values[one.key] for one in PROPERTIES if one.secret and values.get(one.key)}
+    _write(kept, File(json.dumps(secrets)), None)
+    return {**values, **secrets}
+
+
+def cards_of(settings: Settings, ordered: Sequence[str], present: Sequence[Card]) -> list[Card]:
+    """This machine's cards in the order of the settings: as vCenter tells (MAC addresses), else as they are plugged. Malformed."""
+    by_mac = {card.mac: card for card in present}
+    cards = [by_mac[mac] for mac in ordered if mac in by_mac] or list(present)
+    wanted = len(settings.interfaces)
+    if len(cards) < wanted:
+        raise Malformed([f"interfaces: {wanted} are named, and there are {len(cards)} cards"])
+    return cards[:wanted]
+
+
+def present_cards() -> list[Card]:
+    """Ethernet cards by where they are plugged."""
+    found = []
+    for place in _CARDS.iterdir():
+        device = place / "device"
+        if device.exists():
+            found.append((os.path.realpath(device), Card(place.name, (place / "address").read_text().strip().lower())))
+    return [card for _, card in sorted(found, key=lambda pair: pair[0])]
+
+
+def own_certificate(settings: Settings, folder: Path) -> tuple[str, str]:
+    """A certificate that the appliance signs for itself, and its key, PEM: made once for a set of names."""
+    names = sorted({settings.hostname or "vch", *(str(one.address.ip) for one in settings.interfaces if one.address)})
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    if key.exists() and (folder / "names").exists() and (folder / "names").read_text().split() == names:
+        return certificate.read_text(), key.read_text()
+    private = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[-1])])
+    now = datetime.datetime.now(datetime.UTC)
+    alternatives: list[x509.GeneralName] = []
+    for name in names:
+        try:
+            alternatives.append(x509.IPAddress(ipaddress.ip_address(name)))
+        except ValueError:
+            alternatives.append(x509.DNSName(name))
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(private.public_key())
+        .serial_number(x509.random_serial_number())
+        # A clock that is not set yet is behind rather than ahead.
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=365 * _YEARS))
+        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+        .sign(private, hashes.SHA256())
+    )
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    plain = private.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    _write(certificate, File(made.public_bytes(serialization.Encoding.PEM).decode()), None)
+    _write(key, File(plain.decode()), None)
+    _write(folder / "names", File(" ".join(names)), None)
+    return certificate.read_text(), key.read_text()
+
+
+def fingerprint(certificate: str) -> str:
+    """SHA-256 of the first certificate, as browsers and openssl show it."""
+    digest = hashlib.sha256(
+        x509.load_pem_x509_certificates(certificate.encode())[0].public_bytes(serialization.Encoding.DER)
+    )
+    return ":".join(f"{byte:02X}" for byte in digest.digest())
+
+
+def _write(path: Path, file: File, group: int | None) -> None:
+    """Whole or not at all; never readable for more than a moment by whom it is not for."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.part")
+    fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w") as out:
+        out.write(file.content)
+        out.flush()
+        os.fsync(fd)
+        if file.shared and group is not None:
+            os.fchown(fd, 0, group)
+        os.fchmod(fd, 0o644 if file.public else 0o640 if file.shared else 0o600)
+    partial.rename(path)
+
+
+def provision(found: environment.Environment, root: Path, present: Sequence[Card]) -> Settings:
+    """Write all files below `root`. Malformed or InvalidParameter says what is wrong with the properties."""
+    values = with_kept_secrets(found.values, root / "data/appliance/secrets.json")
+    settings = settings_of(values)
+    cards = cards_of(settings, found.cards, present)
+    certificate, key = settings.tls_cert, settings.tls_key
+    if not certificate:
+        certificate, key = own_certificate(settings, root / "data/appliance/tls")
+    group = grp.getgrnam(_GROUP).gr_gid if root == Path("/") else None
+    for path, file in files_of(settings, cards, certificate, key, fingerprint(certificate)).items():
+        _write(root / path.lstrip("/"), file, group)
+    return settings
+
+
+def run() -> None:
+    """The console script `vch-provision`."""
+    parser = argparse.ArgumentParser(prog="vch-provision", description=__doc__)
+    parser.parse_args()
+    try:
+        settings = provision(environment.found(), Path("/"), present_cards())
+    except InvalidParameter as error:
+        problems = error.problems if isinstance(error, Malformed) else [str(error)]
+        _write(Path("/run/issue.d/vch.issue"), File(problems_on_console(problems), public=True), None)
+        sys.exit("\n".join(problems))
+    if settings.hostname:
+        socket.sethostname(settings.hostname)
+    if settings.root_password:
+        _set_password(settings.root_password)
+    _write(Path("/run/appliance/roots.pem"), File(_ROOTS.read_text() + settings.registry_ca, public=True), None)
+
+
+def _set_password(password: str) -> None:
+    """Of root: in a file over the one that came with the image, which cannot be written to."""
+    hashed = (
+        subprocess.run(["openssl", "passwd", "-6", "-stdin"], input=password.encode(), capture_output=True, check=True)
+        .stdout.decode()
+        .strip()
+    )
+    shadow = Path("/etc/shadow")
+    lines = [line for line in shadow.read_text().splitlines() if not line.startswith("root:")]
+    _write(Path("/run/appliance/shadow"), File("\n".join([f"root:{hashed}:19000:0:99999:7:::", *lines, ""])), None)
+    subprocess.run(["mount", "--bind", "/run/appliance/shadow", "/etc/shadow"], check=True)

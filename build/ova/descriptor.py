@@ -1,0 +1,140 @@
+"""The OVF descriptor (DSP0243 1.1.0; VMware's additions in vmw:)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from xml.sax.saxutils import escape, quoteattr
+
+from appliance import __version__
+from appliance.provision.properties import PROPERTIES, Property
+
+DATA_BYTES = 40 << 30
+_CPUS, _MEMORY = 2, 2048
+_FORMAT = "http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"
+# What the cards are on, in the order of the property `interfaces`.
+NETWORKS = (
+    ("Public", "Published ports, the API, vSphere, and the way out."),
+    ("Bridge", "Containers: a portgroup of its own, of this appliance alone."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """As it is in the OVA. Sizes in bytes."""
+
+    id: str
+    name: str
+    size: int
+    capacity: int
+    populated: int
+
+
+def descriptor(name: str, disks: Sequence[Disk]) -> bytes:
+    """The envelope of an appliance with a system's disk and one for data."""
+    files = "\n".join(
+        f'    <File ovf:id="{disk.id}-file" ovf:href={quoteattr(disk.name)} ovf:size="{disk.size}"/>' for disk in disks
+    )
+    described = "\n".join(
+        f'    <Disk ovf:diskId="{disk.id}" ovf:fileRef="{disk.id}-file" ovf:capacity="{disk.capacity}" '
+        f'ovf:populatedSize="{disk.populated}" ovf:format={quoteattr(_FORMAT)}/>'
+        for disk in disks
+    )
+    networks = "\n".join(
+        f"    <Network ovf:name={quoteattr(title)}><Description>{escape(text)}</Description></Network>"
+        for title, text in NETWORKS
+    )
+    categories = dict.fromkeys(one.category for one in PROPERTIES)
+    properties = "\n".join(
+        "\n".join(
+            [
+                f"        <Category>{escape(category)}</Category>",
+                *(_property(one) for one in PROPERTIES if one.category == category),
+            ]
+        )
+        for category in categories
+    )
+    items = "\n".join(_items())
+    return f"""<?xml version="1.0" encoding="UTF-8"?>
+<Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1"
+    xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1"
+    xmlns:rasd="http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData"
+    xmlns:vssd="http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_VirtualSystemSettingData"
+    xmlns:vmw="http://www.vmware.com/schema/ovf">
+  <References>
+{files}
+  </References>
+  <DiskSection>
+    <Info>The system, and what stays when it is replaced</Info>
+{described}
+  </DiskSection>
+  <NetworkSection>
+    <Info>Networks</Info>
+{networks}
+  </NetworkSection>
+  <VirtualSystem ovf:id={quoteattr(name)}>
+    <Info>A virtual container host</Info>
+    <Name>{escape(name)}</Name>
+    <OperatingSystemSection ovf:id="96" vmw:osType="debian11_64Guest">
+      <Info>Debian</Info>
+      <Description>Debian GNU/Linux 12 (64-bit)</Description>
+    </OperatingSystemSection>
+    <ProductSection>
+      <Info>vch: Docker's API, a virtual machine per container</Info>
+      <Product>vch</Product>
+      <Version>{__version__}</Version>
+{properties}
+    </ProductSection>
+    <VirtualHardwareSection ovf:transport="com.vmware.guestInfo iso">
+      <Info>Hardware</Info>
+      <System>
+        <vssd:ElementName>Virtual Hardware Family</vssd:ElementName>
+        <vssd:InstanceID>0</vssd:InstanceID>
+        <vssd:VirtualSystemIdentifier>{escape(name)}</vssd:VirtualSystemIdentifier>
+        <vssd:VirtualSystemType>vmx-13</vssd:VirtualSystemType>
+      </System>
+{items}
+      <vmw:Config ovf:required="false" vmw:key="firmware" vmw:value="efi"/>
+      <vmw:Config ovf:required="false" vmw:key="bootOptions.efiSecureBootEnabled" vmw:value="false"/>
+      <vmw:Config ovf:required="false" vmw:key="powerOpInfo.powerOffType" vmw:value="soft"/>
+      <vmw:Config ovf:required="false" vmw:key="tools.syncTimeWithHost" vmw:value="false"/>
+    </VirtualHardwareSection>
+  </VirtualSystem>
+</Envelope>
+""".encode()
+
+
+def _property(one: Property) -> str:
+    secret = ' ovf:password="true"' if one.secret else ""
+    default = f" ovf:value={quoteattr(one.default)}" if one.default else ""
+    head = f'        <Property ovf:key={quoteattr(one.key)} ovf:type="{one.kind}" ovf:userConfigurable="true"{secret}{default}>'
+    text = f"<Description>{escape(one.description)}</Description>" if one.description else ""
+    return f"{head}<Label>{escape(one.label)}</Label>{text}</Property>"
+
+
+def _items() -> list[str]:
+    """Hardware: elements in the order of their names, as the schema wants them."""
+    items = [
+        _item(1, 3, ElementName="Processors", AllocationUnits="hertz * 10^6", VirtualQuantity=_CPUS),
+        _item(2, 4, ElementName="Memory", AllocationUnits="byte * 2^20", VirtualQuantity=_MEMORY),
+        _item(3, 6, ElementName="SCSI controller", Address=0, ResourceSubType="VirtualSCSI"),
+        _item(4, 5, ElementName="IDE controller", Address=0),
+        _item(5, 17, ElementName="System disk", AddressOnParent=0, HostResource="ovf:/disk/system", Parent=3),
+        _item(6, 17, ElementName="Data disk", AddressOnParent=1, HostResource="ovf:/disk/data", Parent=3),
+        _item(
+            7, 15, ElementName="CD", AddressOnParent=0, AutomaticAllocation="false", Parent=4,
+            ResourceSubType="vmware.cdrom.remotepassthrough",
+        ),
+    ]  # fmt: skip
+    for index, (network, _) in enumerate(NETWORKS):
+        items.append(
+            _item(
+                8 + index, 10, ElementName=f"{network} network", AddressOnParent=7 + index, AutomaticAllocation="true",
+                Connection=network, ResourceSubType="VmxNet3",
+            )
+        )  # fmt: skip
+    return items
+
+
+def _item(instance: int, kind: int, **elements: object) -> str:
+    elements |= {"InstanceID": instance, "ResourceType": kind}
+    body = "".join(f"<rasd:{name}>{escape(str(elements[name]))}</rasd:{name}>" for name in sorted(elements))
+    return f"      <Item>{body}</Item>"
