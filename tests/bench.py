@@ -370,7 +370,7 @@ def boot_split(daemon: Daemon) -> None:
     print(f"{'one idle container, booted':38} PSS {pss(daemon, container):.0f} MiB")
     left = daemon.must("exec", container, "grep", "MemAvailable", "/proc/meminfo").split()[1]
     print(f"{'memory left to it':38} {int(left) // 1024} MiB")
-    for line in daemon.vch("debug", "trace", container).splitlines():
+    for line in daemon.vch("trace", container).splitlines():
         print(f"{'':38} {line}")
     daemon.must("rm", "-f", container)
 

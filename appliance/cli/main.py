@@ -1,53 +1,80 @@
-"""`vch version` and `vch debug dump|trace`."""
+"""`vch`: the operator's commands, in the order of the documentation (README.md)."""
 
 import argparse
-import http.client
-import json
-import socket
+import os
 import sys
-import urllib.parse
+from collections.abc import Awaitable, Callable
 
-from appliance import __version__
+import shtab
+import trio
 
-_DEFAULT = "unix:///var/run/docker.sock"
+from appliance.cli import create, daemon, delete, firewall, show, target
+from appliance.cli.report import FAILED, NOT_FOUND, USAGE, Ended, Report
+from appliance.errors import InvalidParameter, NotFound, VchError, leaves
+
+_STATUSES = """exit status: 0 done; 1 it failed; 2 the options are wrong; 3 it was refused, and nothing was changed; 4 there is no such
+appliance; 5 the appliance was made and does not answer"""
+Command = Callable[[argparse.Namespace, Report], Awaitable[None]]
 
 
-def _get(host: str, path: str) -> bytes:
-    """GET from a daemon; OSError when it does not answer."""
-    connection: http.client.HTTPConnection
-    if host.startswith("unix://"):
-        connection = http.client.HTTPConnection("vchd")
-        connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.connect(host.removeprefix("unix://"))
-    else:
-        connection = http.client.HTTPConnection(host.removeprefix("tcp://"), timeout=10)
-    connection.request("GET", path)
-    response = connection.getresponse()
-    body = response.read()
-    if response.status != 200:
-        raise OSError(f"{host} answered {response.status}: {body.decode('utf-8', 'replace').strip()}")
-    return body
+def parser() -> argparse.ArgumentParser:
+    """All commands."""
+    top = argparse.ArgumentParser(prog="vch", description="Operate virtual container hosts.", epilog=_STATUSES)
+    shtab.add_argument_to(top, ["--print-completion"], help="of bash, zsh or tcsh: eval it in your shell")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str, add: Callable[[argparse.ArgumentParser], None], run: Command) -> None:
+        one = commands.add_parser(name, help=text, description=text, epilog=_STATUSES)
+        _finish(one, add, run)
+
+    command("create", "make an appliance", create.add_arguments, create.run)
+    command("ls", "appliances that are there", show.add_list_arguments, show.run_list)
+    command("inspect", "what an appliance is and was told", show.add_inspect_arguments, show.run_inspect)
+    update = commands.add_parser("update", help="firewall: what hosts let through").add_subparsers(
+        dest="what", required=True, metavar="WHAT"
+    )
+    _finish(
+        update.add_parser("firewall", help="let machines' serial ports out of hosts, or not"),
+        firewall.add_arguments,
+        firewall.run,
+    )
+    command("delete", "remove an appliance with its containers", delete.add_arguments, delete.run)
+    daemon.add_commands(commands)
+    return top
+
+
+def _finish(one: argparse.ArgumentParser, add: Callable[[argparse.ArgumentParser], None], run: Command) -> None:
+    add(one)
+    target.add_arguments(one)
+    one.add_argument("--json", action="store_true", help="one JSON object on standard output, and nothing else")
+    one.set_defaults(run=run)
+
+
+def _status_of(error: BaseException) -> int:
+    match error:
+        case Ended():
+            return error.status
+        case InvalidParameter():
+            return USAGE
+        case NotFound():
+            return NOT_FOUND
+    return FAILED
 
 
 def run() -> None:
-    parser = argparse.ArgumentParser(prog="vch", description="Operate a virtual container host.")
-    parser.add_argument("-H", "--host", default=_DEFAULT, help="the daemon: unix:///path or tcp://address:port")
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("version", help="versions of this program and of the daemon")
-    debug = commands.add_parser("debug", help="look into a running daemon").add_subparsers(dest="what", required=True)
-    debug.add_parser("dump", help="every task and where it waits")
-    trace = debug.add_parser("trace", help="the timeline of a container's last start, in ms")
-    trace.add_argument("container")
-    options = parser.parse_args()
+    """The console script `vch`."""
+    options = parser().parse_args()
+    if not hasattr(options, "run"):
+        sys.exit(daemon.run(options))
+    report = Report(as_json=options.json)
+    # Keys and certificates.
+    os.umask(0o077)
     try:
-        if options.command == "version":
-            print(f"vch {__version__}")
-            daemon = json.loads(_get(options.host, "/version"))
-            parts = ", ".join(f"{part['Name']} {part['Version']}" for part in daemon["Components"])
-            print(f"vchd {daemon['Version']}, API {daemon['MinAPIVersion']} to {daemon['ApiVersion']}: {parts}")
-        elif options.what == "trace":
-            sys.stdout.write(_get(options.host, f"/vch/debug/trace/{urllib.parse.quote(options.container)}").decode())
-        else:
-            sys.stdout.write(_get(options.host, "/vch/debug/dump").decode())
-    except OSError as error:
-        sys.exit(f"vch: {error}")
+        trio.run(options.run, options, report)
+    except* (VchError, OSError) as group:
+        first = leaves(group)[0]
+        report.failure(str(first))
+        sys.exit(_status_of(first))
+    except* KeyboardInterrupt:
+        report.failure("given up")
+        sys.exit(130)

@@ -138,7 +138,7 @@ class Daemon:
 
     def vch(self, *arguments: str) -> str:
         """The output of the operator's CLI."""
-        command = [sys.executable, "-c", "from appliance.cli.main import run; run()", "-H", self.host, *arguments]
+        command = [sys.executable, "-c", "from appliance.cli.main import run; run()", *arguments, "-H", self.host]
         return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
 
     def must(self, *arguments: str, stdin: bytes | None = None) -> str:

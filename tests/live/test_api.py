@@ -242,5 +242,5 @@ def test_vch_commands(daemon: Daemon) -> None:
     vch = str(Path(sys.executable).with_name("vch"))
     version = subprocess.run([vch, "-H", daemon.host, "version"], capture_output=True, text=True, check=True).stdout
     assert "API 1.22 to 1.51" in version
-    dump = subprocess.run([vch, "-H", daemon.host, "debug", "dump"], capture_output=True, text=True, check=True).stdout
+    dump = subprocess.run([vch, "dump", "-H", daemon.host], capture_output=True, text=True, check=True).stdout
     assert "_accept" in dump

@@ -43,7 +43,7 @@ def test_the_timeline_tells_of_a_restore(daemon: Daemon) -> None:
     deadline = time.monotonic() + 120
     while True:
         daemon.must("run", "--name", "traced", "busybox", "true")
-        timeline = daemon.vch("debug", "trace", "traced")
+        timeline = daemon.vch("trace", "traced")
         daemon.must("rm", "traced")
         if "state restored" in timeline:
             break
@@ -57,7 +57,7 @@ def test_machines_without_a_card_have_a_template_too(daemon: Daemon) -> None:
     deadline = time.monotonic() + 120
     while True:
         daemon.must("run", "--name", "alone", "--network", "none", "busybox", "true")
-        timeline = daemon.vch("debug", "trace", "alone")
+        timeline = daemon.vch("trace", "alone")
         daemon.must("rm", "alone")
         if "state restored" in timeline:
             break
@@ -72,7 +72,7 @@ def test_more_layers_than_a_template_has_disks(daemon: Daemon) -> None:
     deadline = time.monotonic() + 120
     while True:
         said = daemon.must("run", "--name", "layered", "many", "sh", "-c", "cat /layer*; echo; ls / | grep -c layer")
-        timeline = daemon.vch("debug", "trace", "layered")
+        timeline = daemon.vch("trace", "layered")
         daemon.must("rm", "layered")
         # The shell sorts the names as text.
         assert said == "".join(sorted(map(str, range(20)))) + "\n20\n"

@@ -54,7 +54,10 @@ class _Task:
 
 
 class Collector:
-    """Follows the machines below `folder`. `on_change` is told of each change: the id, and what is known now, None for one that is gone."""
+    """Follows the machines below `folder`; without one, tasks only.
+
+    `on_change` is told of each change: the id, and what is known now, None for one that is gone.
+    """
 
     def __init__(self, session: Session, folder: Any, on_change: Callable[[str, Seen | None], None]) -> None:
         self._session = session
@@ -88,15 +91,16 @@ class Collector:
         collector = await session.change("collector", content.propertyCollector.CreatePropertyCollector)
         views: list[Any] = []
         try:
-            view = await session.change(
-                "view", content.viewManager.CreateContainerView, self._folder, [vim.VirtualMachine], True
-            )
-            views.append(view)
+            if self._folder is not None:
+                view = await session.change(
+                    "view", content.viewManager.CreateContainerView, self._folder, [vim.VirtualMachine], True
+                )
+                views.append(view)
+                await session.change(
+                    "filter", collector.CreateFilter, _filter(view, vim.VirtualMachine, _MACHINE_PATHS), False
+                )
             tasks = await session.change("view", content.viewManager.CreateListView, [])
             views.append(tasks)
-            await session.change(
-                "filter", collector.CreateFilter, _filter(view, vim.VirtualMachine, _MACHINE_PATHS), False
-            )
             await session.change("filter", collector.CreateFilter, _filter(tasks, vim.Task, _TASK_PATHS), False)
             # From here on whoever waits for a task joins this list; who waited before joins it now.
             self._list, self._leaving = tasks, []

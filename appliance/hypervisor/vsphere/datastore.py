@@ -31,6 +31,11 @@ _OWNER = "owner"
 CarryOut = Callable[..., Awaitable[Any]]
 
 
+def root_of(tenant: str) -> str:
+    """The folder of a tenant, on each datastore that it has."""
+    return f"vch-{tenant}"
+
+
 class _Body(httpx.AsyncByteStream):
     """A file, read in a thread piece by piece."""
 
@@ -57,7 +62,7 @@ class Datastore:
         self._carry_out = carry_out
         self._inventory = inventory
         self._tenant = tenant
-        self._root = f"vch-{tenant}"
+        self._root = root_of(tenant)
         self._client = client
         self._limit = trio.CapacityLimiter(_AT_ONCE)
         self._under_way: dict[str, trio.Event] = {}
@@ -263,6 +268,15 @@ class Datastore:
     async def delete_disk(self, path: str) -> None:
         """Remove a virtual disk; one that is not there is no error."""
         delete = self._session.content.virtualDiskManager.DeleteVirtualDisk_Task
+        try:
+            await self._repeat(lambda: self._carry_out(f"delete {path}", delete, path, self._inventory.datacenter))
+        except NoFile:
+            pass
+
+    async def delete(self, name: str) -> None:
+        """Remove a file or folder with all that is in it, "" for all that is ours; one that is not there is no error."""
+        delete = self._session.content.fileManager.DeleteDatastoreFile_Task
+        path = self.path(name).rstrip("/")
         try:
             await self._repeat(lambda: self._carry_out(f"delete {path}", delete, path, self._inventory.datacenter))
         except NoFile:

@@ -4,6 +4,7 @@ vSphere lets nobody write a part of a disk from outside, so that the file system
 """
 
 import hashlib
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -28,6 +29,11 @@ def file_of(path: Path) -> str:
     if len(name) > _LONGEST:
         name = f"{name[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:32]}"
     return f"{name}.{path.stem}.vmdk"
+
+
+def is_volume(name: str) -> bool:
+    """Whether a disk of that name is a volume's; else it is a container's own."""
+    return re.search(r"\.disk(@[^.]*)?\.vmdk$", name) is not None
 
 
 class DatastoreDisks(Disks):

@@ -48,24 +48,24 @@ class Inventory:
 async def find(session: Session, names: Names) -> Inventory:
     """Look all of it up. InvalidParameter says which setting names what is not there, and what there is."""
     content = session.content
-    datacenter_name, datacenter = await _one(
+    datacenter_name, datacenter = await find_one(
         session, content.rootFolder, vim.Datacenter, names.datacenter, "--datacenter"
     )
     hosts = await session.look("inventory", datacenter, "hostFolder")
     machines = await session.look("inventory", datacenter, "vmFolder")
-    pool = await _pool(session, hosts, names.pool)
-    datastore_name, datastore = await _one(session, datacenter, vim.Datastore, names.datastore, "--image-store")
-    bridge_name, bridge = await _one(session, datacenter, vim.Network, names.bridge, "--bridge-network")
-    folder = await _folder(session, machines, names)
-    backing = await _backing(session, bridge_name, bridge)
+    pool = await find_pool(session, hosts, names.pool)
+    datastore_name, datastore = await find_one(session, datacenter, vim.Datastore, names.datastore, "--image-store")
+    bridge_name, bridge = await find_one(session, datacenter, vim.Network, names.bridge, "--bridge-network")
+    folder = await tenant_folder(session, machines, names)
+    backing = await backing_of(session, bridge_name, bridge)
     stores = {}
     for store, wanted in names.volume_stores:
-        store_name, reference = await _one(session, datacenter, vim.Datastore, wanted, f"--volume-store {store}")
+        store_name, reference = await find_one(session, datacenter, vim.Datastore, wanted, f"--volume-store {store}")
         stores[store] = reference, store_name
     return Inventory(datacenter, datacenter_name, pool, folder, datastore, datastore_name, backing, stores)
 
 
-async def _named(session: Session, root: Any, kind: type) -> dict[str, Any]:
+async def all_named(session: Session, root: Any, kind: type) -> dict[str, Any]:
     """All objects of a kind below one, by name."""
     content = session.content
     view = await session.change("inventory", content.viewManager.CreateContainerView, root, [kind], True)
@@ -85,9 +85,9 @@ async def _by_name(session: Session, objects: Sequence[Any]) -> dict[str, Any]:
     return named
 
 
-async def _one(session: Session, root: Any, kind: type, name: str, setting: str) -> tuple[str, Any]:
+async def find_one(session: Session, root: Any, kind: type, name: str, setting: str) -> tuple[str, Any]:
     """The one of a name, or the only one, with its name."""
-    found = await _named(session, root, kind)
+    found = await all_named(session, root, kind)
     if name:
         if name not in found:
             raise InvalidParameter(f"{setting} {name}: there is none of that name, but {_list(found)}")
@@ -97,10 +97,10 @@ async def _one(session: Session, root: Any, kind: type, name: str, setting: str)
     return next(iter(found.items()))
 
 
-async def _pool(session: Session, hosts: Any, path: str) -> Any:
+async def find_pool(session: Session, hosts: Any, path: str) -> Any:
     """A resource pool by its path: COMPUTE, COMPUTE/Resources, COMPUTE/Resources/POOL..."""
     name, _, rest = path.partition("/")
-    _, compute = await _one(session, hosts, vim.ComputeResource, name, "--compute-resource")
+    _, compute = await find_one(session, hosts, vim.ComputeResource, name, "--compute-resource")
     pool = await session.look("inventory", compute, "resourcePool")
     for part in rest.split("/"):
         if part in ("", "Resources"):
@@ -112,7 +112,7 @@ async def _pool(session: Session, hosts: Any, path: str) -> Any:
     return pool
 
 
-async def _backing(session: Session, name: str, network: Any) -> Any:
+async def backing_of(session: Session, name: str, network: Any) -> Any:
     """What a card on a network is backed by."""
     card = vim.vm.device.VirtualEthernetCard
     if not isinstance(network, vim.dvs.DistributedVirtualPortgroup):
@@ -123,7 +123,7 @@ async def _backing(session: Session, name: str, network: Any) -> Any:
     return card.DistributedVirtualPortBackingInfo(port=vim.dvs.PortConnection(portgroupKey=key, switchUuid=uuid))
 
 
-async def _folder(session: Session, root: Any, names: Names) -> Any:
+async def tenant_folder(session: Session, root: Any, names: Names) -> Any:
     """The tenant's folder; made when it is not there. An ESXi has but one."""
     if not session.is_vcenter:
         return root

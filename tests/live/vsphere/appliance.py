@@ -113,10 +113,13 @@ def _booted(
     if not data.exists():
         with data.open("wb") as file:
             os.truncate(file.fileno(), 8 << 30)
+    # Debian's OVMF has no driver for VMware's controller, which ESXi's own UEFI has.
+    controller = "virtio-scsi-pci" if firmware == "efi" else "pvscsi"
     command = [
-        *inside, "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-M", "pc", "-m", "2048", "-smp", "2", "-display", "none",
-        "-serial", f"file:{log}", "-no-reboot", "-nodefaults", "-device", "VGA", "-device", "pvscsi,id=scsi",
-        "-drive", f"file={system},format=vmdk,if=none,id=system,readonly=on", "-device", "scsi-hd,drive=system,bus=scsi.0,scsi-id=0",
+        *inside, "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-M", "pc", "-m", "2048", "-smp", "2",
+        "-display", "none",
+        "-serial", f"file:{log}", "-no-reboot", "-nodefaults", "-device", "VGA", "-device", f"{controller},id=scsi",
+        "-drive", f"file={system},format=vmdk,if=none,id=system,readonly=on", "-device", "scsi-hd,drive=system,bus=scsi.0,bootindex=1",
         "-drive", f"file={data},format=raw,if=none,id=data", "-device", "scsi-hd,drive=data,bus=scsi.0,scsi-id=1",
         "-netdev", f"tap,id=public,ifname={_MANAGEMENT[:4]}-ova,script=no,downscript=no",
         "-device", "vmxnet3,netdev=public,mac=52:54:00:00:00:01",

@@ -48,38 +48,51 @@ class Vsphere:
 
 
 @contextlib.contextmanager
+def hosts_beside(namespace: str) -> Iterator[list[str]]:
+    """Where vSphere and its hosts are, with cables to an appliance's namespace; what goes before a command that is to run there."""
+    # Hosts are elsewhere: in a namespace of their own.
+    there = f"{namespace}-dc"
+    for command in (
+        ("netns", "add", there), ("-n", there, "link", "set", "lo", "up"),
+        ("-n", there, "link", "add", _SWITCH, "type", "bridge"), ("-n", there, "link", "set", _SWITCH, "up"),
+        ("-n", there, "link", "add", _CABLE, "type", "veth", "peer", "name", _INTERFACE, "netns", namespace),
+        ("-n", there, "link", "set", _CABLE, "master", _SWITCH, "up"),
+        ("-n", there, "link", "add", _MANAGEMENT, "type", "veth", "peer", "name", _MANAGEMENT, "netns", namespace),
+        ("-n", there, "addr", "add", f"{_THEIRS}/24", "dev", _MANAGEMENT), ("-n", there, "link", "set", _MANAGEMENT, "up"),
+        ("-n", namespace, "addr", "add", f"{_OURS}/24", "dev", _MANAGEMENT),
+        ("-n", namespace, "link", "set", _MANAGEMENT, "up"),
+    ):  # fmt: skip
+        subprocess.run(["ip", *command], check=True)
+    # An appliance has no dockerd beside it that makes bridges pass frames through the rules of IP.
+    for family in ("ip", "ip6"):
+        subprocess.run(
+            ["nsenter", f"--net=/run/netns/{namespace}", "--", "sysctl", "-qw", f"net.bridge.bridge-nf-call-{family}tables=0"],
+            check=False, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+    try:
+        yield ["nsenter", f"--net=/run/netns/{there}", "--"]
+    finally:
+        # Whatever is left in there; what is inside here ends it before.
+        subprocess.run(["ip", "netns", "delete", there], check=False)
+
+
+@contextlib.contextmanager
 def running_vsphere(
     root: Path, *flags: str, esx: bool = False, boot: str = "direct", faulty: bool = False
 ) -> Iterator[Vsphere]:
     """A daemon that has been started once, with busybox. `boot`: see the stand-in. `faulty`: it has a fault proxy before it."""
     daemon = Daemon(root)
     assert daemon.namespace, "bridges need the rights of root"
-    # Hosts are elsewhere: in a namespace of their own.
-    there = f"{daemon.namespace}-dc"
-    for command in (
-        ("netns", "add", there), ("-n", there, "link", "set", "lo", "up"),
-        ("-n", there, "link", "add", _SWITCH, "type", "bridge"), ("-n", there, "link", "set", _SWITCH, "up"),
-        ("-n", there, "link", "add", _CABLE, "type", "veth", "peer", "name", _INTERFACE, "netns", daemon.namespace),
-        ("-n", there, "link", "set", _CABLE, "master", _SWITCH, "up"),
-        ("-n", there, "link", "add", _MANAGEMENT, "type", "veth", "peer", "name", _MANAGEMENT, "netns", daemon.namespace),
-        ("-n", there, "addr", "add", f"{_THEIRS}/24", "dev", _MANAGEMENT), ("-n", there, "link", "set", _MANAGEMENT, "up"),
-        ("-n", daemon.namespace, "addr", "add", f"{_OURS}/24", "dev", _MANAGEMENT),
-        ("-n", daemon.namespace, "link", "set", _MANAGEMENT, "up"),
-    ):  # fmt: skip
-        subprocess.run(["ip", *command], check=True)
-    # An appliance has no dockerd beside it that makes bridges pass frames through the rules of IP.
-    for family in ("ip", "ip6"):
-        daemon.run_inside("sysctl", "-w", f"net.bridge.bridge-nf-call-{family}tables=0", check=False)
-    inside = ["nsenter", f"--net=/run/netns/{there}", "--"]
     with contextlib.ExitStack() as stack:
-        # Whatever is left in there; what is inside here ends it before.
-        stack.callback(subprocess.run, ["ip", "netns", "delete", there], check=False)
+        inside = stack.enter_context(hosts_beside(daemon.namespace))
         stack.callback(daemon.close)
         with (
             running_vcsim(
                 root / "vcsim", "-ds", "2", *(("-esx",) if esx else ()), inside=inside, host=_THEIRS
             ) as simulator,
-            running_proxy(simulator, root / "proxy", there) if faulty else contextlib.nullcontext(simulator) as place,
+            running_proxy(simulator, root / "proxy", f"{daemon.namespace}-dc")
+            if faulty
+            else contextlib.nullcontext(simulator) as place,
             standing_in(root, simulator, inside, boot) as host,
         ):
             secret = root / "password"
@@ -101,12 +114,12 @@ def running_vsphere(
 
 @contextlib.contextmanager
 def standing_in(
-    root: Path, simulator: Simulator, inside: Sequence[str], boot: str
+    root: Path, simulator: Simulator, inside: Sequence[str], boot: str, *appliances: str
 ) -> Iterator["subprocess.Popen[str]"]:
     """A stand-in host for this simulator; `inside` is where it is."""
     command = [
         *inside, sys.executable, "-m", "tests.live.vsphere.standin", simulator.address, simulator.thumbprint,
-        str(root / "bodies"), _SWITCH, boot,
+        str(root / "bodies"), _SWITCH, boot, *appliances,
     ]  # fmt: skip
     with running_program(command, root / "standin.log", 20) as (process, said):
         assert said == "ready"

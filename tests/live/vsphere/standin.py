@@ -3,11 +3,12 @@
 It watches for machines that are powered on, boots QEMU with what their configuration says, and connects their serial ports to the
 concentrator that the configuration names. One that ends by itself is powered off in vcsim too.
 
-    python -m tests.live.vsphere.standin ADDRESS THUMBPRINT FOLDER BRIDGE direct|cd
+    python -m tests.live.vsphere.standin ADDRESS THUMBPRINT FOLDER BRIDGE direct|cd [NAMESPACE]
 
 runs one until its standard input ends; a line `move UUID` there moves a machine, `move UUID abort` does not in the end; `off UUID`
 and `delete UUID` are what somebody does in the vSphere client. Each is answered by a line. BRIDGE is where the machines' cards
-are put. Firmware and a CD take long without KVM: with `direct` the kernel that is on it is loaded by QEMU itself.
+are put; an appliance is a vchd in the network namespace NAMESPACE. Firmware and a CD take long without KVM: with `direct` the kernel
+that is on it is loaded by QEMU itself.
 """
 
 import contextlib
@@ -35,6 +36,7 @@ from appliance.hypervisor.qemu.monitor import Monitor
 from appliance.hypervisor.vsphere.collector import Collector, Seen
 from appliance.hypervisor.vsphere.session import Server, Session
 from appliance.hypervisor.vsphere.vmdk import flat_name
+from tests.live.vsphere.appliancebody import is_appliance, run_appliance
 from tests.live.vsphere.serialport import ABORT, BEGIN, COMPLETE, GOAHEAD, PEER, PEER_OK, SerialPort, connected
 from tests.live.vsphere.simulator import PASSWORD, USER
 
@@ -44,9 +46,12 @@ _KERNEL = "console=ttyS1 vch.line=ttyS0 reboot=t panic=-1 quiet rdinit=/init"
 class StandInHost:
     """`nursery` owns the machines' processes."""
 
-    def __init__(self, session: Session, folder: Path, nursery: trio.Nursery, bridge: str, boot: str) -> None:
+    def __init__(
+        self, session: Session, folder: Path, nursery: trio.Nursery, bridge: str, boot: str, appliances: str = ""
+    ) -> None:
         self._session = session
         self._boot = boot
+        self._appliances = appliances
         self._folder = folder
         self._bridge = bridge
         self._nursery = nursery
@@ -65,6 +70,9 @@ class StandInHost:
         ended = False
         with scope:
             config = await self._session.look("stand-in", reference, "config")
+            if self._appliances and is_appliance(config):
+                await run_appliance(self._session, reference, config, self._folder / key, self._appliances)
+                return
             devices = partial(self._session.look, "stand-in", reference, "config.hardware.device")
             body = self._bodies[key] = _Body(
                 config, await self._datastores(), self._folder / key, self._bridge, self._boot, devices
@@ -346,11 +354,14 @@ def _lengthen(disk: Path) -> None:
 
 @asynccontextmanager
 async def standing_in(
-    server: Server, folder: Path, bridge: str = "", boot: str = "direct"
+    server: Server, folder: Path, bridge: str = "", boot: str = "direct", appliances: str = ""
 ) -> AsyncIterator[StandInHost]:
-    """A stand-in host for all machines of a simulator; their cards are put in a bridge, if there is one."""
+    """A stand-in host for all machines of a simulator; their cards are put in a bridge, if there is one.
+
+    `appliances` is the network namespace that an appliance is in.
+    """
     async with Session.open(server) as session, trio.open_nursery() as nursery:
-        host = StandInHost(session, folder, nursery, bridge, boot)
+        host = StandInHost(session, folder, nursery, bridge, boot, appliances)
         nursery.start_soon(host.collector.run)
         await host.collector.current.wait()
         yield host
@@ -358,9 +369,10 @@ async def standing_in(
 
 
 async def _main(*arguments: str) -> None:
-    address, thumbprint, folder, bridge, boot = arguments
+    address, thumbprint, folder, bridge, boot, *appliances = arguments
     host, _, port = address.rpartition(":")
-    async with standing_in(Server(host, USER, PASSWORD, int(port), thumbprint), Path(folder), bridge, boot) as stand_in:
+    server = Server(host, USER, PASSWORD, int(port), thumbprint)
+    async with standing_in(server, Path(folder), bridge, boot, *appliances) as stand_in:
         print("ready", flush=True)
         async for line in trio.wrap_file(sys.stdin):
             what, uuid, *rest = line.split()

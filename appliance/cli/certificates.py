@@ -1,0 +1,139 @@
+"""A CA of one's own for an appliance, and what it signs: the API's certificate, an operator's. Elliptic curves (P-256), PEM."""
+
+import datetime
+import ipaddress
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from appliance.errors import InvalidParameter
+
+_Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+_CA_DAYS, _DAYS = 3650, 825
+# Clocks differ.
+_EARLIER = datetime.timedelta(hours=24)
+
+
+class Authority:
+    """A CA in a folder: ca.pem, ca-key.pem. What is there is used, so that certificates given out before stay good."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        """InvalidParameter for files that are no CA."""
+        self.folder = folder
+        certificate, key = folder / "ca.pem", folder / "ca-key.pem"
+        self.found = certificate.exists() and key.exists()
+        if self.found:
+            try:
+                self._certificate = x509.load_pem_x509_certificates(certificate.read_bytes())[0]
+                found = load_pem_private_key(key.read_bytes(), None)
+            except (OSError, ValueError, TypeError, IndexError) as error:
+                raise InvalidParameter(f"{folder}: no CA that can be used: {error}") from error
+            if not isinstance(found, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
+                raise InvalidParameter(f"{folder}: ca-key.pem is neither RSA's nor of an elliptic curve")
+            if found.public_key() != self._certificate.public_key():
+                raise InvalidParameter(f"{folder}: ca-key.pem is not the key of ca.pem")
+            self._key: _Key = found
+        elif certificate.exists():
+            raise InvalidParameter(
+                f"{folder}: there is a ca.pem without its ca-key.pem; name another folder by --cert-path"
+            )
+        else:
+            self._key = ec.generate_private_key(ec.SECP256R1())
+            subject = _subject(f"{name} CA")
+            self._certificate = (
+                _builder(subject, subject, self._key.public_key(), _CA_DAYS)
+                .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+                .add_extension(_usage(signs_certificates=True), critical=True)
+                .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
+                .sign(self._key, hashes.SHA256())
+            )
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_private(key, _pem(self._key))
+            write_public(certificate, self._certificate.public_bytes(Encoding.PEM))
+
+    @property
+    def certificate(self) -> str:
+        return self._certificate.public_bytes(Encoding.PEM).decode()
+
+    def sign_server(self, names: Sequence[str]) -> tuple[str, str]:
+        """A certificate of a server of these names and addresses, the first its common name; and its key."""
+        return self._sign(names[0], names, ExtendedKeyUsageOID.SERVER_AUTH)
+
+    def sign_client(self, name: str) -> tuple[str, str]:
+        """A client's certificate, and its key."""
+        return self._sign(name, (), ExtendedKeyUsageOID.CLIENT_AUTH)
+
+    def _sign(self, name: str, names: Sequence[str], purpose: x509.ObjectIdentifier) -> tuple[str, str]:
+        key = ec.generate_private_key(ec.SECP256R1())
+        builder = (
+            _builder(_subject(name), self._certificate.subject, key.public_key(), _DAYS)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(signs_certificates=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._certificate.public_key()),  # type: ignore[arg-type]
+                critical=False,
+            )
+        )
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName([_name(one) for one in names]), critical=False)
+        made = builder.sign(self._key, hashes.SHA256())
+        return made.public_bytes(Encoding.PEM).decode(), _pem(key).decode()
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """A file that is nobody else's at any moment."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
+
+
+def write_public(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    path.chmod(0o644)
+
+
+def _subject(name: str) -> x509.Name:
+    # X.520 allows 64 characters.
+    return x509.Name(
+        [x509.NameAttribute(NameOID.COMMON_NAME, name[:64]), x509.NameAttribute(NameOID.ORGANIZATION_NAME, "vch")]
+    )
+
+
+def _name(text: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(text))
+    except ValueError:
+        return x509.DNSName(text)
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey, days: int
+) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _EARLIER)
+        .not_valid_after(now + datetime.timedelta(days=days))
+    )
+
+
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True, content_commitment=False, key_encipherment=False, data_encipherment=False, key_agreement=False,
+        key_cert_sign=signs_certificates, crl_sign=signs_certificates, encipher_only=False, decipher_only=False,
+    )  # fmt: skip
+
+
+def _pem(key: _Key) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

@@ -1,0 +1,262 @@
+"""`vch create`: everything is looked at first, and all that is wrong is said at once; then the appliance is made."""
+
+import argparse
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import trio
+
+from appliance import __version__
+from appliance.cli.certificates import Authority, write_private, write_public
+from appliance.cli.package import OvaFile
+from appliance.cli.plan import (
+    add_arguments,
+    as_option,
+    authority_of,
+    client_address,
+    look_at_options,
+    networks_of,
+    package_of,
+    values_of,
+)
+from appliance.cli.report import REFUSED, TOO_LATE, Ended, Report
+from appliance.cli.target import opened, password_of
+from appliance.errors import HypervisorError
+from appliance.hypervisor.vsphere.appliances import Appliances, Deployed, Plan
+from appliance.hypervisor.vsphere.inventory import Names, tenant_folder
+from appliance.hypervisor.vsphere.preflight import PRIVILEGES, Places, Preflight, Wanted
+from appliance.provision.files import API_PORT
+from appliance.provision.properties import Malformed, settings_of
+
+__all__ = ["add_arguments", "run"]
+_OVF_NETWORKS = {"public": "Public", "bridge": "Bridge"}
+_PAUSE = 2.0
+
+
+@dataclass(slots=True)
+class _Identity:
+    """Who may use the API: the CA's folder, if it is ours, and what an operator has."""
+
+    folder: Path
+    authority: Authority | None = None
+    certificate: str = ""
+    key: str = ""
+
+
+async def run(options: argparse.Namespace, report: Report) -> None:
+    """Ended, with REFUSED, when anything is in the way; nothing has been made then."""
+    options.tenant = options.tenant or options.name
+    options.cert_path = options.cert_path or Path(options.name)
+    async with opened(options) as appliances:
+        report.step(f"Looking at {appliances.session.describe()}")
+        findings = look_at_options(options)
+        package = package_of(options, findings)
+        wanted = Wanted(
+            options.name, options.tenant, options.datacenter, options.compute_resource, options.image_store,
+            dict(text.split("=", 1) for text in options.volume_store if "=" in text), networks_of(options),
+            options.ops_user or options.user,
+        )  # fmt: skip
+        look = Preflight(appliances, wanted)
+        await look.run()
+        values = values_of(options, appliances.session.server, look.places)
+        if options.ops_grant_perms:
+            # What is missing now is given then.
+            look.problems = [one for one in look.problems if one.setting != "--ops-user"]
+        findings += look.problems
+        try:
+            # Passwords and certificates come later: here is what can be wrong without them.
+            settings_of({**values, "vsphere-password": "-"})
+        except Malformed as error:
+            findings += [as_option(problem) for problem in error.problems]
+        for one in look.warnings:
+            report.finding("warnings", one.setting, one.text, one.remedy)
+        if options.no_tlsverify:
+            report.finding(
+                "warnings",
+                "--no-tlsverify",
+                "WHOEVER REACHES THE API MAY DO ALL, on all containers and their data",
+                "leave it out",
+            )
+        for one in findings:
+            report.finding("problems", one.setting, one.text, one.remedy)
+        if findings:
+            raise Ended(
+                REFUSED,
+                f"{options.name} is not made: {len(findings)} problem{'s' if len(findings) > 1 else ''}, see above",
+            )
+        assert package is not None
+        if options.dry_run:
+            report.result(
+                {"name": options.name, "made": False}, [f"{options.name} could be made; nothing was (--dry-run)"]
+            )
+            return
+        await _make(appliances, options, report, package, look.places, values)
+
+
+def _identify(options: argparse.Namespace, report: Report, values: dict[str, str]) -> _Identity:
+    """Certificates, ours or theirs, into the values and the folder."""
+    identity = _Identity(options.cert_path, authority_of(options, only_look=False))
+    authority = identity.authority
+    if authority is None:
+        return identity
+    report.step(f"{'Using' if authority.found else 'Made'} the CA in {options.cert_path}")
+    if options.tls_server_cert is None:
+        names = [name for name in (options.tls_cname, client_address(options), options.hostname) if name]
+        values["tls-cert"], values["tls-key"] = authority.sign_server(list(dict.fromkeys(names)))
+        write_public(options.cert_path / "server-cert.pem", values["tls-cert"].encode())
+        write_private(options.cert_path / "server-key.pem", values["tls-key"].encode())
+    if options.tls_ca is None and not options.no_tlsverify:
+        values["tls-ca"] = authority.certificate
+        identity.certificate, identity.key = authority.sign_client(f"operator of {options.name}")
+        write_public(options.cert_path / "cert.pem", identity.certificate.encode())
+        write_private(options.cert_path / "key.pem", identity.key.encode())
+    return identity
+
+
+async def _make(
+    appliances: Appliances,
+    options: argparse.Namespace,
+    report: Report,
+    package: OvaFile,
+    places: Places,
+    values: dict[str, str],
+) -> None:
+    server = appliances.session.server
+    ops_password = server.password
+    if options.ops_user:
+        ops_password = password_of(options.ops_password_file, "VCH_OPS_PASSWORD", options.ops_user)
+    identity = _identify(options, report, values)
+    values["vsphere-password"] = ops_password
+    async with _undone_on_failure(appliances, report) as made:
+        report.step(f"Making the resource pool {options.name}")
+        made.pool = await appliances.make_pool(places.pool, options.name, options.cpu, options.memory)
+        made.folder = await tenant_folder(appliances.session, places.machines, Names(options.tenant))
+        if options.ops_grant_perms:
+            report.step(f"Giving {options.ops_user} what it needs")
+            await appliances.grant(options.ops_user, places.datacenter, PRIVILEGES)
+        more = [places.backings[role] for role in ("client", "management") if role in places.backings]
+        plan = Plan(
+            options.name, options.tenant, __version__, made.pool, made.folder, places.datastore,
+            {_OVF_NETWORKS[role]: places.networks[role] for role in _OVF_NETWORKS}, more, values, options.endpoint_cpu,
+            options.endpoint_memory,
+        )  # fmt: skip
+        report.step(f"Uploading {options.ova.name} to {places.datastore_name}")
+        made.machine = await appliances.deploy(plan, package, report.progress)
+        report.step("Powering it on")
+        await appliances.power_on(made.machine)
+    deployed = await appliances.look(made.machine)
+    assert deployed is not None
+    address = ""
+    with trio.move_on_after(options.timeout) as scope:
+        report.step("Waiting for its address")
+        address = client_address(options) or await _told_address(appliances, made.machine)
+        report.step(f"Waiting for the API at {address}:{API_PORT}")
+        await _wait_for_api(options, identity, address)
+    if scope.cancelled_caught:
+        where = f" at {address}:{API_PORT}" if address else ""
+        raise Ended(
+            TOO_LATE, f"{options.name} was made, but does not answer{where} after {options.timeout:.0f} s; its console says more; "
+            f"`vch delete {options.name}` removes it",
+        )  # fmt: skip
+    # They are kept on the appliance's own disk now, and are nobody's business in the inventory.
+    await appliances.set_values(deployed, dict.fromkeys(("vsphere-password", "tls-key"), ""))
+    _tell(options, report, identity, address, deployed)
+
+
+async def _told_address(appliances: Appliances, machine: Any) -> str:
+    """What its VMware tools tell."""
+    while True:
+        found = await appliances.look(machine)
+        if found is None:
+            raise HypervisorError("the appliance is gone")
+        if found.address:
+            return found.address
+        await trio.sleep(_PAUSE)
+
+
+async def _wait_for_api(options: argparse.Namespace, identity: _Identity, address: str) -> None:
+    """Until it answers; with a client's certificate if it wants one of ours, else a handshake is all."""
+    context = ssl.create_default_context()
+    # Whether the certificate is the right one is the clients' to find out, by the name that they use.
+    context.check_hostname = False
+    if identity.authority is not None:
+        context.load_verify_locations(cadata=identity.authority.certificate)
+    else:
+        context.verify_mode = ssl.CERT_NONE
+    if identity.certificate:
+        context.load_cert_chain(options.cert_path / "cert.pem", options.cert_path / "key.pem")
+    host = f"[{address}]" if ":" in address else address
+    async with httpx.AsyncClient(verify=context, timeout=10, trust_env=False) as client:
+        while True:
+            try:
+                response = await client.get(f"https://{host}:{API_PORT}/_ping")
+            except (httpx.HTTPError, OSError) as error:
+                if not identity.certificate and "certificate required" in str(error).lower().replace("_", " "):
+                    return
+            else:
+                if response.is_success:
+                    return
+            await trio.sleep(_PAUSE)
+
+
+def _tell(options: argparse.Namespace, report: Report, identity: _Identity, address: str, deployed: Deployed) -> None:
+    name = options.tls_cname if options.tls_cname and "*" not in options.tls_cname else address
+    environment = {"DOCKER_HOST": f"tcp://{name}:{API_PORT}"}
+    if not options.no_tlsverify:
+        environment["DOCKER_TLS_VERIFY"] = "1"
+    if identity.authority is not None:
+        environment["DOCKER_CERT_PATH"] = str(options.cert_path.resolve())
+    line = " ".join(f"{key}={value}" for key, value in environment.items())
+    if identity.authority is not None:
+        write_public(
+            options.cert_path / f"{options.name}.env",
+            "".join(f"{key}={value}\n" for key, value in environment.items()).encode(),
+        )
+    lines = [
+        f"{options.name} is there. Connect to it with:",
+        "",
+        line,
+        f"docker {'--tls ' if options.no_tlsverify else ''}info",
+    ]
+    report.result(
+        {
+            "name": options.name,
+            "id": deployed.reference._moId,
+            "made": True,
+            "address": address,
+            "environment": environment,
+        },
+        lines,
+    )
+
+
+@dataclass(slots=True)
+class _Made:
+    pool: Any = None
+    folder: Any = None
+    machine: Any = None
+
+
+@asynccontextmanager
+async def _undone_on_failure(appliances: Appliances, report: Report) -> AsyncIterator[_Made]:
+    """What was made in the block is taken away again if it ends with an error."""
+    made = _Made()
+    try:
+        yield made
+    except BaseException:
+        report.step("It failed; taking away what was made")
+        with trio.CancelScope(shield=True):
+            for reference, undo in (
+                (made.machine, appliances.destroy), (made.pool, appliances.remove_pool), (made.folder, appliances.remove_folder),
+            ):  # fmt: skip
+                if reference is not None:
+                    try:
+                        await undo(reference)
+                    except HypervisorError as error:
+                        report.finding("warnings", "left", str(error), "remove it in the vSphere client")
+        raise

@@ -1,0 +1,58 @@
+"""`vch version`, `vch dump` and `vch trace`: what a daemon is asked."""
+
+import argparse
+import http.client
+import json
+import socket
+import sys
+import urllib.parse
+
+from appliance import __version__
+
+_DEFAULT = "unix:///var/run/docker.sock"
+
+
+def _get(host: str, path: str) -> bytes:
+    """GET from a daemon; OSError when it does not answer."""
+    connection: http.client.HTTPConnection
+    if host.startswith("unix://"):
+        connection = http.client.HTTPConnection("vchd")
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(host.removeprefix("unix://"))
+    else:
+        connection = http.client.HTTPConnection(host.removeprefix("tcp://"), timeout=10)
+    connection.request("GET", path)
+    response = connection.getresponse()
+    body = response.read()
+    if response.status != 200:
+        raise OSError(f"{host} answered {response.status}: {body.decode('utf-8', 'replace').strip()}")
+    return body
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """What a daemon itself is asked, over its API."""
+    for name, text in (
+        ("version", "versions of this program and of a daemon"), ("dump", "every task of a daemon, and where it waits"),
+        ("trace", "the timeline of a container's last start, in ms"),
+    ):  # fmt: skip
+        one = commands.add_parser(name, help=text, description=text)
+        one.add_argument("-H", "--host", default=_DEFAULT, help="the daemon: unix:///path or tcp://address:port")
+        if name == "trace":
+            one.add_argument("container")
+
+
+def run(options: argparse.Namespace) -> str | None:
+    """What is wrong, None when nothing is."""
+    try:
+        if options.command == "version":
+            print(f"vch {__version__}")
+            daemon = json.loads(_get(options.host, "/version"))
+            parts = ", ".join(f"{part['Name']} {part['Version']}" for part in daemon["Components"])
+            print(f"vchd {daemon['Version']}, API {daemon['MinAPIVersion']} to {daemon['ApiVersion']}: {parts}")
+        elif options.command == "trace":
+            sys.stdout.write(_get(options.host, f"/vch/debug/trace/{urllib.parse.quote(options.container)}").decode())
+        else:
+            sys.stdout.write(_get(options.host, "/vch/debug/dump").decode())
+    except OSError as error:
+        return f"vch: {error}"
+    return None

@@ -1,0 +1,99 @@
+"""`vch ls` and `vch inspect`."""
+
+import argparse
+import shlex
+
+from appliance.cli.plan import option_of
+from appliance.cli.report import Report, table
+from appliance.cli.target import opened
+from appliance.hypervisor.vsphere.appliances import Deployed
+from appliance.provision.files import API_PORT
+from appliance.provision.properties import BY_KEY
+
+
+def add_list_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-q", "--quiet", action="store_true", help="names only")
+
+
+async def run_list(options: argparse.Namespace, report: Report) -> None:
+    """Every appliance that the account sees."""
+    async with opened(options) as appliances:
+        found = await appliances.all()
+        rows, values = [], []
+        for one in found:
+            machines = await appliances.containers(one)
+            running = sum(on for _, _, on in machines)
+            host = _docker_host(one)
+            rows.append(
+                (
+                    one.reference._moId,
+                    one.name,
+                    one.tenant,
+                    one.version,
+                    one.power,
+                    host,
+                    f"{running} of {len(machines)}",
+                )
+            )
+            values.append({**_facts(one), "containers": {"all": len(machines), "running": running}})
+        if options.quiet:
+            report.result(values, [one.name for one in found])
+        else:
+            report.result(values, table(("ID", "NAME", "TENANT", "VERSION", "POWER", "DOCKER_HOST", "RUNNING"), rows))
+
+
+def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="of the appliance, or its id")
+    parser.add_argument(
+        "--conf", action="store_true", help="the options of `vch create` that would make the same again"
+    )
+
+
+async def run_inspect(options: argparse.Namespace, report: Report) -> None:
+    """One appliance: where it is, how it is reached, what it was told. No secret is shown."""
+    async with opened(options) as appliances:
+        one = await appliances.named(options.name)
+        machines = await appliances.containers(one)
+        shown = {key: value for key, value in one.values.items() if value and key in BY_KEY and not BY_KEY[key].secret}
+        if options.conf:
+            words = ["vch", "create", "--target", options.target, "--user", options.user, "--name", one.name]
+            for key, value in shown.items():
+                if (option := option_of(key)) and value != BY_KEY[key].default:
+                    words += [option, value]
+            if shown.get("tls-verify") == "false":
+                words.append("--no-tlsverify")
+            report.result({"options": words[2:]}, [shlex.join(words)])
+            return
+        facts = {
+            **_facts(one),
+            "properties": shown,
+            "containers": {"all": len(machines), "running": sum(on for _, _, on in machines)},
+        }
+        lines = [
+            f"Name:         {one.name}", f"ID:           {one.reference._moId}", f"UUID:         {one.identity}",
+            f"Tenant:       {one.tenant}", f"Version:      {one.version}", f"Power:        {one.power}",
+            f"DOCKER_HOST:  {_docker_host(one) or 'not known: its address is not told yet'}",
+            f"Containers:   {len(machines)}, {sum(on for _, _, on in machines)} on", "Properties:",
+            *(f"  {key}: {_one_line(value)}" for key, value in sorted(shown.items())),
+        ]  # fmt: skip
+        report.result(facts, lines)
+
+
+def _one_line(value: str) -> str:
+    first, _, more = value.strip().partition("\n")
+    return f"{first} ..." if more else first
+
+
+def _docker_host(one: Deployed) -> str:
+    role = "client" if "client" in one.values.get("interfaces", "") else "public"
+    address = one.values.get(f"{role}-address", "dhcp").partition("/")[0]
+    if address == "dhcp" or not address:
+        address = one.address
+    return f"tcp://{address}:{API_PORT}" if address else ""
+
+
+def _facts(one: Deployed) -> dict[str, object]:
+    return {
+        "id": one.reference._moId, "name": one.name, "uuid": one.identity, "tenant": one.tenant, "version": one.version,
+        "power": one.power, "docker_host": _docker_host(one),
+    }  # fmt: skip

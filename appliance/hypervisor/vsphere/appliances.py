@@ -1,0 +1,444 @@
+"""Appliances on a vCenter or ESXi: found, deployed from an OVA, configured, taken away. What `vch` asks of vSphere."""
+
+import json
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import urlsplit, urlunsplit
+
+import httpx
+import trio
+from pyVmomi import vim
+
+from appliance.errors import Conflict, HypervisorError, NotFound
+from appliance.hypervisor.vsphere.collector import Collector
+from appliance.hypervisor.vsphere.datastore import Datastore, root_of
+from appliance.hypervisor.vsphere.disks import FOLDER, is_volume
+from appliance.hypervisor.vsphere.faults import Gone, WrongState, words_of
+from appliance.hypervisor.vsphere.inventory import Inventory, all_named, find_one
+from appliance.hypervisor.vsphere.session import Server, Session
+from appliance.hypervisor.vsphere.spec import TENANT_KEY, without_disks
+from appliance.hypervisor.vsphere.trust import PinnedContext
+from appliance.provision.environment import encode, parse
+
+log = logging.getLogger(__name__)
+
+# In an appliance's extraConfig: that it is one, and what it was made of.
+KEY = "vch.appliance"
+# What a lone ESXi's appliance has its properties by; vCenter writes it itself.
+_ENVIRONMENT_KEY = "guestinfo.ovfEnv"
+_ROLE = "vch operations"
+_LEASE_SECONDS = 120.0
+_PROGRESS_SECONDS = 5.0
+_PAUSE = 1.0
+_PIECE = 1 << 20
+_TIMEOUT = httpx.Timeout(120, connect=15)
+_PATHS = [
+    "name", "runtime.powerState", "config.extraConfig", "config.vAppConfig", "config.uuid", "guest.net", "guest.ipAddress",
+    "resourcePool", "parent",
+]  # fmt: skip
+
+
+class Package(Protocol):
+    """An OVA: its descriptor, and its files by name: how long they are, and their pieces."""
+
+    descriptor: str
+
+    def length(self, name: str) -> int: ...
+    def pieces(self, name: str, size: int) -> AsyncIterator[bytes]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An appliance that is to be: where, on which networks (backings by the OVF's names; more cards beside), with which values."""
+
+    name: str
+    tenant: str
+    version: str
+    pool: Any
+    folder: Any
+    datastore: Any
+    networks: Mapping[str, Any]
+    more_cards: Sequence[Any]
+    values: Mapping[str, str]
+    cpus: int
+    memory_mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """An appliance that is there. `values` are its properties, `addresses` those that its guest tells, by the card's MAC address."""
+
+    reference: Any
+    name: str
+    tenant: str
+    version: str
+    power: str
+    identity: str
+    values: Mapping[str, str]
+    addresses: Mapping[str, tuple[str, ...]]
+    address: str
+    pool: Any
+    folder: Any
+
+
+class Appliances:
+    """Those of a vCenter or ESXi, as seen by an operator."""
+
+    def __init__(self, session: Session, collector: Collector) -> None:
+        self.session = session
+        self._collector = collector
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, server: Server) -> AsyncIterator["Appliances"]:
+        """Log in. HypervisorError says why it cannot."""
+        async with Session.open(server) as session, trio.open_nursery() as nursery:
+            # Of tasks only: machines are looked at when they are asked for.
+            collector = Collector(session, None, lambda *_: None)
+            nursery.start_soon(collector.run)
+            yield cls(session, collector)
+            nursery.cancel_scope.cancel()
+
+    async def carry_out(self, what: str, method: Callable[..., Any], *arguments: Any) -> Any:
+        """See Collector."""
+        return await self._collector.carry_out(what, method, *arguments)
+
+    # -- what is there --------------------------------------------------------------------------------------------
+
+    async def all(self) -> list[Deployed]:
+        """Every appliance that this account sees, by name."""
+        content = self.session.content
+        view = await self.session.change(
+            "machines", content.viewManager.CreateContainerView, content.rootFolder, [vim.VirtualMachine], True
+        )
+        try:
+            references = await self.session.look("machines", view, "view") or ()
+        finally:
+            await self.session.part(view.DestroyView)
+        # First which they are: of others nothing is asked.
+        found = await self.session.properties("machines", references, ["config.extraConfig"])
+        ours = [one for one in references if KEY in _extra(found.get(one._moId, {}))]
+        return sorted([one for reference in ours if (one := await self.look(reference))], key=lambda one: one.name)
+
+    async def named(self, name: str) -> Deployed:
+        """The one of a name, or of a managed object's id. NotFound says which there are, Conflict that several are called so."""
+        everything = await self.all()
+        found = [one for one in everything if name in (one.name, one.reference._moId)]
+        if not found:
+            there = ", ".join(one.name for one in everything) or "none"
+            raise NotFound(f"no such appliance: {name}; there are {there}")
+        if len(found) > 1:
+            ids = ", ".join(one.reference._moId for one in found)
+            raise Conflict(f"{name}: there are several of that name: {ids}; name one by its id")
+        return found[0]
+
+    async def look(self, reference: Any) -> Deployed | None:
+        """An appliance, None when it is gone or none."""
+        found = (await self.session.properties("appliance", [reference], _PATHS)).get(reference._moId)
+        if found is None:
+            return None
+        extra = _extra(found)
+        try:
+            about = json.loads(extra[KEY])
+            tenant, version = str(about["tenant"]), str(about["version"])
+        except (KeyError, ValueError, TypeError):
+            return None
+        config = found.get("config.vAppConfig")
+        values = {
+            one.id: one.value or one.defaultValue or "" for one in (config.property if config is not None else ())
+        }
+        if not values:
+            values = dict(parse(extra[_ENVIRONMENT_KEY].encode()).values) if extra.get(_ENVIRONMENT_KEY) else {}
+        addresses = {
+            card.macAddress.lower(): tuple(card.ipAddress or ())
+            for card in found.get("guest.net") or ()
+            if card.macAddress
+        }
+        return Deployed(
+            reference, str(found["name"]), tenant, version, str(found["runtime.powerState"]), str(found.get("config.uuid", "")),
+            values, addresses, str(found.get("guest.ipAddress") or ""), found.get("resourcePool"), found.get("parent"),
+        )  # fmt: skip
+
+    async def containers(self, appliance: Deployed) -> list[tuple[Any, str, bool]]:
+        """Machines of its tenant's containers: reference, name, whether they are on."""
+        children = await self.session.look("containers", appliance.folder, "childEntity") or ()
+        machines = [one for one in children if isinstance(one, vim.VirtualMachine)]
+        found = await self.session.properties(
+            "containers", machines, ["name", "runtime.powerState", "config.extraConfig"]
+        )
+        return [
+            (machine, str(facts["name"]), facts["runtime.powerState"] != "poweredOff")
+            for machine in machines
+            if (facts := found.get(machine._moId)) and _extra(facts).get(TENANT_KEY) == appliance.tenant
+        ]
+
+    # -- deployment -----------------------------------------------------------------------------------------------
+
+    async def make_pool(self, parent: Any, name: str, cpu_limit: int, memory_limit: int) -> Any:
+        """A resource pool below one; limits in MHz and MiB, -1 for none. AlreadyThere when there is one of that name."""
+
+        def share(limit: int) -> Any:
+            return vim.ResourceAllocationInfo(
+                reservation=0, limit=limit, expandableReservation=True, shares=vim.SharesInfo(level="normal", shares=0)
+            )
+
+        spec = vim.ResourceConfigSpec(cpuAllocation=share(cpu_limit), memoryAllocation=share(memory_limit))
+        return await self.session.change(f"resource pool {name}", parent.CreateResourcePool, name, spec)
+
+    async def deploy(self, plan: Plan, package: Package, on_progress: Callable[[int, int], None]) -> Any:
+        """The appliance's machine, off. What was begun of one that cannot be made is taken away again."""
+        what = f"deploy {plan.name}"
+        manager = self.session.content.ovfManager
+        values = [vim.KeyValue(key=key, value=value) for key, value in plan.values.items()]
+        networks = [
+            vim.OvfManager.NetworkMapping(name=name, network=network) for name, network in plan.networks.items()
+        ]
+        wanted = vim.OvfManager.CreateImportSpecParams(
+            entityName=plan.name, locale="", deploymentOption="", diskProvisioning="thin", networkMapping=networks,
+            propertyMapping=values,
+        )  # fmt: skip
+        made = await self.session.read(
+            what, manager.CreateImportSpec, package.descriptor, plan.pool, plan.datastore, wanted
+        )
+        if made.error or made.importSpec is None:
+            raise HypervisorError(
+                f"{what}: {'; '.join(words_of(fault) for fault in made.error or ()) or 'no spec came of it'}"
+            )
+        spec = made.importSpec
+        config = spec.configSpec
+        config.numCPUs, config.memoryMB, config.firmware = plan.cpus, plan.memory_mib, "efi"
+        about = {"tenant": plan.tenant, "version": plan.version}
+        # What the simulator repeats of the properties has no place there: secrets would be read by whoever may look.
+        config.extraConfig = [vim.option.OptionValue(key=KEY, value=json.dumps(about))]
+        config.deviceChange += [_card(index, backing) for index, backing in enumerate(plan.more_cards)]
+        if not self.session.is_vcenter:
+            config.vAppConfig = None
+            config.extraConfig.append(vim.option.OptionValue(key=_ENVIRONMENT_KEY, value=encode(plan.values).decode()))
+        lease = await self.session.change(
+            what, plan.pool.ImportVApp, spec, plan.folder if self.session.is_vcenter else None
+        )
+        try:
+            info = await self._ready(what, lease)
+            await self._upload(lease, info, made.fileItem or (), package, on_progress)
+            await self.session.change(what, lease.HttpNfcLeaseComplete)
+        except BaseException:
+            # The server takes away what it made for a lease that is given up.
+            with trio.move_on_after(_LEASE_SECONDS, shield=True):
+                await self._give_up(lease, plan)
+            raise
+        return type(info.entity)(info.entity._moId, self.session.stub)
+
+    async def _ready(self, what: str, lease: Any) -> Any:
+        with trio.move_on_after(_LEASE_SECONDS):
+            while True:
+                facts = (await self.session.properties(what, [lease], ["state", "error", "info"])).get(lease._moId, {})
+                if facts.get("state") == "ready":
+                    return facts["info"]
+                if facts.get("state") == "error":
+                    raise HypervisorError(f"{what}: {words_of(facts['error'])}")
+                await trio.sleep(_PAUSE / 4)
+        raise HypervisorError(f"{what}: vSphere did not get ready for it in {_LEASE_SECONDS:.0f} s")
+
+    async def _give_up(self, lease: Any, plan: Plan) -> None:
+        try:
+            await self.session.change("give up", lease.HttpNfcLeaseAbort, None)
+        except HypervisorError as error:
+            log.debug("%s", error)
+        try:
+            children = await self.session.look("give up", plan.folder, "childEntity") or ()
+            machines = [one for one in children if isinstance(one, vim.VirtualMachine)]
+            found = await self.session.properties("give up", machines, ["name", "config.extraConfig"])
+            for machine in machines:
+                facts = found.get(machine._moId, {})
+                if facts.get("name") == plan.name and KEY in _extra(facts):
+                    await self.carry_out(f"remove {plan.name}", machine.Destroy_Task)
+        except HypervisorError as error:
+            log.warning("what was made of %s could not be removed: %s", plan.name, error)
+
+    async def _upload(
+        self, lease: Any, info: Any, items: Sequence[Any], package: Package, on_progress: Callable[[int, int], None]
+    ) -> None:
+        total = sum(package.length(item.path) for item in items)
+        sent = 0
+
+        async def counted(name: str) -> AsyncIterator[bytes]:
+            nonlocal sent
+            async for piece in package.pieces(name, _PIECE):
+                yield piece
+                sent += len(piece)
+                on_progress(sent, total)
+
+        async def keep() -> None:
+            while True:
+                await trio.sleep(_PROGRESS_SECONDS)
+                await self.session.change("upload", lease.HttpNfcLeaseProgress, min(99, sent * 100 // max(1, total)))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keep)
+            for item in items:
+                (device,) = [one for one in info.deviceUrl if one.importKey == item.deviceId]
+                await self._send(device, bool(item.create), item.path, package.length(item.path), counted(item.path))
+            nursery.cancel_scope.cancel()
+
+    async def _send(self, device: Any, create: bool, name: str, length: int, pieces: AsyncIterator[bytes]) -> None:
+        server = self.session.server
+        split = urlsplit(device.url)
+        if split.hostname == "*" or split.netloc.startswith("*"):
+            host = f"[{server.host}]" if ":" in server.host else server.host
+            split = split._replace(netloc=f"{host}:{server.port}")
+        # A host of a vCenter is known by what the vCenter says of it.
+        verify = PinnedContext.of(device.sslThumbprint) if device.sslThumbprint else server.context()
+        headers = {
+            "Content-Type": "application/x-vnd.vmware-streamVmdk", "Content-Length": str(length), "Overwrite": "t",
+            "Cookie": self.session.cookie.partition(";")[0],
+        }  # fmt: skip
+        async with httpx.AsyncClient(verify=verify, timeout=_TIMEOUT, trust_env=False) as client:
+            try:
+                response = await client.request(
+                    "PUT" if create else "POST", urlunsplit(split), content=pieces, headers=headers
+                )
+            except httpx.HTTPError as error:
+                raise HypervisorError(
+                    f"upload of {name} to {split.hostname}: {str(error) or type(error).__name__}"
+                ) from error
+        if not response.is_success:
+            raise HypervisorError(
+                f"upload of {name} to {split.hostname}: {response.status_code} {response.reason_phrase}"
+            )
+
+    # -- changes --------------------------------------------------------------------------------------------------
+
+    async def power_on(self, reference: Any) -> None:
+        try:
+            await self.carry_out("power on", reference.PowerOnVM_Task, None)
+        except WrongState:
+            if await self.session.look("power on", reference, "runtime.powerState") != "poweredOn":
+                raise
+
+    async def power_off(self, reference: Any, grace: float = 0.0) -> None:
+        """By the guest's own shutdown, if it has VMware's tools and as long as `grace` seconds last; then at once."""
+        if grace:
+            try:
+                await self.session.change("shut down", reference.ShutdownGuest)
+            except HypervisorError as error:
+                log.info("%s", error)
+            else:
+                with trio.move_on_after(grace):
+                    while True:
+                        if await self.session.look("shut down", reference, "runtime.powerState") == "poweredOff":
+                            return
+                        await trio.sleep(_PAUSE)
+        try:
+            await self.carry_out("power off", reference.PowerOffVM_Task)
+        except WrongState:
+            if await self.session.look("power off", reference, "runtime.powerState") != "poweredOff":
+                raise
+
+    async def set_values(self, appliance: Deployed, values: Mapping[str, str]) -> None:
+        """Have some of its properties be these. An appliance reads them when it boots."""
+        if not self.session.is_vcenter:
+            text = encode({**appliance.values, **values}).decode()
+            change = vim.vm.ConfigSpec(extraConfig=[vim.option.OptionValue(key=_ENVIRONMENT_KEY, value=text)])
+        else:
+            config = await self.session.look("properties", appliance.reference, "config.vAppConfig")
+            changed = []
+            for one in config.property:
+                if one.id in values:
+                    one.value = values[one.id]
+                    changed.append(vim.vApp.PropertySpec(operation="edit", info=one))
+            change = vim.vm.ConfigSpec(vAppConfig=vim.vApp.VmConfigSpec(property=changed))
+        await self.carry_out("properties", appliance.reference.ReconfigVM_Task, change)
+
+    async def destroy(self, reference: Any) -> None:
+        """A machine that is off, with its own disks; one that is gone is no error."""
+        try:
+            await self.carry_out("remove", reference.Destroy_Task)
+        except Gone:
+            pass
+
+    async def remove_pool(self, pool: Any) -> None:
+        """A resource pool; what is left in it goes to its parent. One that is gone is no error."""
+        try:
+            await self.carry_out("remove the resource pool", pool.Destroy_Task)
+        except Gone:
+            pass
+
+    async def remove_folder(self, folder: Any) -> bool:
+        """A folder of machines, if nothing is in it."""
+        if not self.session.is_vcenter or await self.session.look("folder", folder, "childEntity"):
+            return False
+        await self.carry_out("remove the folder", folder.Destroy_Task)
+        return True
+
+    # -- a tenant's disks and files -------------------------------------------------------------------------------
+
+    async def keep_disks(self, machine: Any, tenant: str) -> None:
+        """Take from a machine the disks that are the tenant's: they would go with it."""
+        devices = await self.session.look("disks", machine, "config.hardware.device")
+        names = {
+            str(device.backing.fileName).partition("]")[0]
+            for device in devices or ()
+            if hasattr(device.backing, "fileName")
+        }
+        change = without_disks(devices or (), tuple(f"{name}] {root_of(tenant)}/" for name in names))
+        if change is not None:
+            await self.carry_out("keep the disks", machine.ReconfigVM_Task, change)
+
+    async def remove_files(self, appliance: Deployed, *, volumes: bool) -> list[str]:
+        """What its tenant has on datastores. Volumes only if they are to go, too; else their paths are returned."""
+        root = self.session.content.rootFolder
+        name, datacenter = await find_one(
+            self.session, root, vim.Datacenter, appliance.values.get("datacenter", ""), "--datacenter"
+        )
+        there = await all_named(self.session, datacenter, vim.Datastore)
+        stores = [text.partition("=")[2] for text in appliance.values.get("volume-stores", "").split(",")]
+        kept: list[str] = []
+        for store in dict.fromkeys([appliance.values.get("image-store", ""), *stores]):
+            if store in there:
+                place = Inventory(datacenter, name, None, None, there[store], store, None, {})
+                async with Datastore.open(self.session, place, appliance.tenant, self.carry_out) as files:
+                    kept += await _remove_files(files, volumes=volumes)
+        return kept
+
+    async def grant(self, user: str, datacenter: Any, privileges: Sequence[str]) -> None:
+        """Give an account a role of ours with these privileges, on a datacenter and all that is in it."""
+        manager = self.session.content.authorizationManager
+        roles = await self.session.look("roles", manager, "roleList") or ()
+        role = next((one for one in roles if one.name == _ROLE), None)
+        if role is None:
+            identity = await self.session.change(f"role {_ROLE}", manager.AddAuthorizationRole, _ROLE, list(privileges))
+        else:
+            identity = role.roleId
+            everything = sorted({*role.privilege, *privileges})
+            await self.session.change(f"role {_ROLE}", manager.UpdateAuthorizationRole, identity, _ROLE, everything)
+        permission = vim.AuthorizationManager.Permission(principal=user, group=False, roleId=identity, propagate=True)
+        await self.session.change(f"permissions of {user}", manager.SetEntityPermissions, datacenter, [permission])
+
+
+async def _remove_files(files: Datastore, *, volumes: bool) -> list[str]:
+    kept = []
+    for name in await files.list_files(FOLDER):
+        if name.endswith("-flat.vmdk"):
+            continue
+        if is_volume(name) and not volumes:
+            kept.append(files.path(f"{FOLDER}/{name}"))
+        else:
+            await files.delete_disk(files.path(f"{FOLDER}/{name}"))
+    for part in ("layers", "guest", "owner") if kept else ("",):
+        await files.delete(part)
+    return kept
+
+
+def _extra(facts: Mapping[str, Any]) -> dict[str, str]:
+    return {one.key: str(one.value) for one in facts.get("config.extraConfig") or ()}
+
+
+def _card(index: int, backing: Any) -> Any:
+    connected = vim.vm.device.VirtualDevice.ConnectInfo(startConnected=True, allowGuestControl=True, connected=True)
+    card = vim.vm.device.VirtualVmxnet3(
+        key=-300 - index, backing=backing, connectable=connected, addressType="generated"
+    )
+    return vim.vm.device.VirtualDeviceSpec(operation=vim.vm.device.VirtualDeviceSpec.Operation.add, device=card)

@@ -1,0 +1,316 @@
+"""Whether a vCenter or ESXi will do for an appliance: all that stands in the way, at once, each with what to do about it."""
+
+import datetime
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from pyVmomi import vim
+
+from appliance.errors import HypervisorError, InvalidParameter
+from appliance.hypervisor.vsphere.appliances import Appliances
+from appliance.hypervisor.vsphere.inventory import backing_of, find_one, find_pool
+from appliance.hypervisor.vsphere.session import Session
+
+T = TypeVar("T")
+
+SERIAL_PORT = 2377
+# The rules of ESXi's firewall that let a machine's serial port out, VMware's own name for them.
+FIREWALL_RULES = "vSPC"
+_LICENSED = {"serialuri": "virtual serial port concentrator", "dvs": "distributed switches"}
+_SKEW_SECONDS = 60
+# What the account of an appliance does, by where it does it.
+PRIVILEGES = (
+    "Datastore.AllocateSpace", "Datastore.Browse", "Datastore.DeleteFile", "Datastore.FileManagement", "Folder.Create", "Folder.Delete",
+    "Network.Assign", "Resource.AssignVMToPool", "VirtualMachine.Config.AddExistingDisk", "VirtualMachine.Config.AddNewDisk",
+    "VirtualMachine.Config.AddRemoveDevice", "VirtualMachine.Config.AdvancedConfig", "VirtualMachine.Config.EditDevice",
+    "VirtualMachine.Config.RemoveDisk", "VirtualMachine.Config.Resource", "VirtualMachine.Config.Settings",
+    "VirtualMachine.Interact.PowerOff", "VirtualMachine.Interact.PowerOn", "VirtualMachine.Interact.Suspend",
+    "VirtualMachine.Inventory.Create", "VirtualMachine.Inventory.Delete",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is wrong with a setting, and what would mend it."""
+
+    setting: str
+    text: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What an operator says, by the names of the inventory. `networks` are those of the roles that have one of their own."""
+
+    name: str
+    tenant: str
+    datacenter: str
+    compute_resource: str
+    image_store: str
+    volume_stores: Mapping[str, str]
+    networks: Mapping[str, str]
+    user: str
+
+
+@dataclass(slots=True)
+class Places:
+    """The managed objects of what was found, networks by role; a part that was not is missing."""
+
+    datacenter: Any = None
+    datacenter_name: str = ""
+    machines: Any = None
+    compute: Any = None
+    compute_name: str = ""
+    pool: Any = None
+    datastore: Any = None
+    datastore_name: str = ""
+    networks: dict[str, Any] = field(default_factory=dict)
+    network_names: dict[str, str] = field(default_factory=dict)
+    backings: dict[str, Any] = field(default_factory=dict)
+
+
+class Preflight:
+    """One look at it. `problems` are in the way, `warnings` are not."""
+
+    def __init__(self, appliances: Appliances, wanted: Wanted) -> None:
+        self._appliances = appliances
+        self._session: Session = appliances.session
+        self._wanted = wanted
+        self.places = Places()
+        self.problems: list[Finding] = []
+        self.warnings: list[Finding] = []
+
+    async def run(self) -> None:
+        """Look at everything. HypervisorError when vSphere itself does not answer."""
+        await self._find()
+        for look in (
+            self._look_at_names, self._look_at_networks, self._look_at_licences, self._look_at_cluster, self._look_at_hosts,
+            self._look_at_privileges,
+        ):  # fmt: skip
+            await look()
+
+    async def _try(self, setting: str, remedy: str, finding: Awaitable[T]) -> T | None:
+        try:
+            return await finding
+        except InvalidParameter as error:
+            self.problems.append(Finding(setting, str(error).removeprefix(f"{setting} "), remedy))
+            return None
+
+    # -- by their names -------------------------------------------------------------------------------------------
+
+    async def find_compute(self) -> None:
+        """Datacenter and cluster only."""
+        session, wanted, places = self._session, self._wanted, self.places
+        root = session.content.rootFolder
+        found = await self._try(
+            "--datacenter",
+            "name one of them",
+            find_one(session, root, vim.Datacenter, wanted.datacenter, "--datacenter"),
+        )
+        if found is None:
+            return
+        places.datacenter_name, places.datacenter = found
+        hosts = await session.look("inventory", places.datacenter, "hostFolder")
+        places.machines = await session.look("inventory", places.datacenter, "vmFolder")
+        name = wanted.compute_resource.partition("/")[0]
+        compute = await self._try(
+            "--compute-resource", "name a cluster or host, or CLUSTER/POOL",
+            find_one(session, hosts, vim.ComputeResource, name, "--compute-resource"),
+        )  # fmt: skip
+        if compute is not None:
+            places.compute_name, places.compute = compute
+            path = wanted.compute_resource or places.compute_name
+            places.pool = await self._try(
+                "--compute-resource", "name a pool that is there", find_pool(session, hosts, path)
+            )
+
+    async def _find(self) -> None:
+        session, wanted, places = self._session, self._wanted, self.places
+        await self.find_compute()
+        if places.datacenter is None:
+            return
+        stores = {"--image-store": wanted.image_store}
+        stores |= {f"--volume-store {store}": datastore for store, datastore in wanted.volume_stores.items()}
+        for setting, datastore in stores.items():
+            store = await self._try(
+                setting,
+                "name one of these datastores",
+                find_one(session, places.datacenter, vim.Datastore, datastore, setting),
+            )
+            if store is not None:
+                await self._look_at_datastore(setting, *store)
+                if setting == "--image-store":
+                    places.datastore_name, places.datastore = store
+        for role, network in wanted.networks.items():
+            setting = f"--{role}-network"
+            one = await self._try(
+                setting,
+                "name one of these portgroups",
+                find_one(session, places.datacenter, vim.Network, network, setting),
+            )
+            if one is not None:
+                places.network_names[role], places.networks[role] = one
+                places.backings[role] = await backing_of(session, *one)
+
+    async def _look_at_datastore(self, setting: str, name: str, datastore: Any) -> None:
+        facts = (
+            await self._session.properties("datastore", [datastore], ["summary.accessible", "summary.freeSpace"])
+        ).get(datastore._moId, {})
+        if facts.get("summary.accessible") is False:
+            self.problems.append(Finding(setting, f"{name} is not accessible", "choose another one, or mend it"))
+        elif setting == "--image-store" and facts.get("summary.freeSpace", 1 << 40) < 2 << 30:
+            free = facts["summary.freeSpace"] >> 20
+            self.problems.append(
+                Finding(
+                    setting, f"{name} has {free} MiB left", "an appliance takes 2 GiB: make room, or choose another one"
+                )
+            )
+
+    # -- what is wrong with them ----------------------------------------------------------------------------------
+
+    async def _look_at_names(self) -> None:
+        wanted = self._wanted
+        for other in await self._appliances.all():
+            if other.name == wanted.name:
+                self.problems.append(
+                    Finding(
+                        "--name", f"there is an appliance {other.name}", f"choose another, or: vch delete {other.name}"
+                    )
+                )
+            elif other.tenant == wanted.tenant:
+                self.problems.append(
+                    Finding("--tenant", f"{wanted.tenant} is the tenant of {other.name}", "choose another")
+                )
+            bridge = self.places.network_names.get("bridge")
+            if bridge and other.values.get("bridge-network") == bridge:
+                self.problems.append(
+                    Finding(
+                        "--bridge-network",
+                        f"{bridge} is the bridge network of appliance {other.name}",
+                        "make a portgroup for this one alone",
+                    )
+                )
+
+    async def _look_at_networks(self) -> None:
+        places = self.places
+        bridge = places.networks.get("bridge")
+        if bridge is None:
+            return
+        name = places.network_names["bridge"]
+        for role, network in places.networks.items():
+            if role != "bridge" and network == bridge:
+                self.problems.append(
+                    Finding(
+                        "--bridge-network",
+                        f"{name} is the {role} network too",
+                        "containers need a portgroup of their own",
+                    )
+                )
+        if self._session.is_vcenter and not isinstance(bridge, vim.dvs.DistributedVirtualPortgroup):
+            hosts = await self._session.look("hosts", places.compute, "host") if places.compute is not None else ()
+            if len(hosts or ()) > 1:
+                self.problems.append(
+                    Finding(
+                        "--bridge-network", f"{name} is a portgroup of each host by itself, and there are {len(hosts)}",
+                        "use a portgroup of a distributed switch, so that containers of all hosts are on one network",
+                    )
+                )  # fmt: skip
+
+    async def _look_at_licences(self) -> None:
+        """Of the hosts where it can be told, else of what the server has."""
+        manager = self._session.content.licenseManager
+        if manager is None:
+            return
+        missing = dict(_LICENSED)
+        if not self._session.is_vcenter:
+            del missing["dvs"]
+        for one in await self._session.look("licences", manager, "licenses") or ():
+            for fact in one.properties or ():
+                if fact.key == "feature":
+                    missing.pop(fact.value.key.partition(":")[0], None)
+        for feature, what in missing.items():
+            self.problems.append(
+                Finding("licence", f"none has the feature {feature} ({what})", "assign one that has it")
+            )
+
+    async def _look_at_cluster(self) -> None:
+        compute = self.places.compute
+        if not isinstance(compute, vim.ClusterComputeResource):
+            return
+        if await self._session.look("cluster", compute, "configurationEx.drsConfig.enabled") is False:
+            self.warnings.append(
+                Finding(
+                    "--compute-resource",
+                    f"DRS is off in {self.places.compute_name}: containers stay on the host that they began on",
+                    "turn it on",
+                )
+            )
+
+    async def hosts(self) -> list[tuple[str, Any]]:
+        """Those that machines may run on, with their names."""
+        if self.places.compute is None:
+            return []
+        hosts = await self._session.look("hosts", self.places.compute, "host") or ()
+        names = await self._session.properties("hosts", hosts, ["name"])
+        return [(str(names[host._moId]["name"]), host) for host in hosts if host._moId in names]
+
+    async def _look_at_hosts(self) -> None:
+        session = self._session
+        for name, host in await self.hosts():
+            firewall = await session.look("firewall", host, "configManager.firewallSystem")
+            if firewall is not None and not allows(await session.look("firewall", firewall, "firewallInfo")):
+                self.problems.append(
+                    Finding(
+                        "firewall",
+                        f"host {name} lets no serial port out to {SERIAL_PORT}/tcp",
+                        "vch update firewall --allow",
+                    )
+                )
+            clock = await session.look("clock", host, "configManager.dateTimeSystem")
+            if clock is None:
+                continue
+            try:
+                there = await session.read("clock", clock.QueryDateTime)
+            except HypervisorError:
+                continue  # a host that does not tell
+            apart = abs((there - datetime.datetime.now(datetime.UTC)).total_seconds())
+            if apart > _SKEW_SECONDS:
+                self.warnings.append(
+                    Finding(
+                        "time",
+                        f"host {name} and this machine are {apart:.0f} s apart",
+                        "certificates may not be valid yet there: set up NTP",
+                    )
+                )
+
+    async def _look_at_privileges(self) -> None:
+        session, places = self._session, self.places
+        manager = session.content.authorizationManager
+        if places.datacenter is None or manager is None or not session.is_vcenter:
+            return
+        found = await session.read(
+            "privileges", manager.HasUserPrivilegeOnEntities, [places.datacenter], self._wanted.user, list(PRIVILEGES)
+        )
+        missing = [one.privId for entity in found for one in entity.privAvailability if not one.isGranted]
+        if missing:
+            self.problems.append(
+                Finding(
+                    "--ops-user", f"{self._wanted.user} lacks on {places.datacenter_name}: {', '.join(missing)}",
+                    "--ops-grant-perms gives what is needed, with an administrator's account",
+                )
+            )  # fmt: skip
+
+
+def allows(info: Any) -> bool:
+    """Whether a host's firewall lets serial ports out."""
+    if info is None or (info.defaultPolicy is not None and info.defaultPolicy.outgoingBlocked is False):
+        return True
+    for rules in info.ruleset or ():
+        if not rules.enabled:
+            continue
+        for rule in rules.rule or ():
+            last = rule.endPort or rule.port
+            if rule.direction == "outbound" and rule.protocol == "tcp" and rule.port <= SERIAL_PORT <= last:
+                return True
+    return False

@@ -1,0 +1,68 @@
+"""What an appliance's machine does when it is powered on, without its operating system: its properties are provisioned, vchd runs."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import trio
+from pyVmomi import vim
+
+from appliance.hypervisor.vsphere.appliances import KEY
+from appliance.hypervisor.vsphere.session import Session
+from appliance.provision.environment import Environment, parse
+from appliance.provision.files import Card
+from appliance.provision.main import provision
+
+# Of the namespace that it is in: where the public network is, and the portgroup.
+PUBLIC, BRIDGE = "mgmt", "eth1"
+
+
+def is_appliance(config: Any) -> bool:
+    """Whether a machine of this configuration is one."""
+    return any(one.key == KEY for one in config.extraConfig or ())
+
+
+def _environment(config: Any) -> Environment:
+    if config.vAppConfig is not None and config.vAppConfig.property:
+        return Environment({one.id: one.value or one.defaultValue or "" for one in config.vAppConfig.property}, ())
+    (text,) = (one.value for one in config.extraConfig if one.key == "guestinfo.ovfEnv")
+    return parse(text.encode())
+
+
+async def run_appliance(session: Session, reference: Any, config: Any, folder: Path, namespace: str) -> None:
+    """Until it is cancelled, which is a power-off."""
+    # It is the same data disk at each boot.
+    cards = [Card(PUBLIC, "52:54:00:00:00:01"), Card(BRIDGE, "52:54:00:00:00:02")]
+    settings = provision(_environment(config), folder, cards)
+    file = folder / "run/appliance/vchd.json"
+    text = file.read_text()
+    for path in ("/run/", "/data/"):
+        text = text.replace(f'"{path}', f'"{folder}{path}').replace(f"unix://{path}", f"unix://{folder}{path}")
+    file.write_text(text)
+    (folder / "data/vch").mkdir(parents=True, exist_ok=True)
+    public = settings.interfaces[0]
+    address = str(public.address) if public.address is not None else "192.0.2.1/24"
+    ip = ["ip", "-n", namespace]
+    subprocess.run([*ip, "addr", "replace", address, "dev", PUBLIC], check=True)
+    # What VMware's tools tell; the simulator sets what SET. names.
+    told = vim.option.OptionValue(key="SET.guest.ipAddress", value=address.partition("/")[0])
+    await session.change("stand-in", reference.ReconfigVM_Task, vim.vm.ConfigSpec(extraConfig=[told]))
+    command = [
+        "nsenter",
+        f"--net=/run/netns/{namespace}",
+        "--",
+        sys.executable,
+        "-m",
+        "appliance",
+        "--config-file",
+        str(file),
+    ]
+    with open(folder / "vchd.log", "ab") as log:
+        process = await trio.lowlevel.open_process(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            await process.wait()
+        finally:
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()

@@ -1,0 +1,207 @@
+"""`vch`, as an operator runs it, on VMware's simulator: from nothing to an appliance that runs containers, and to nothing again."""
+
+import contextlib
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from build.ova.image import NAME, pack
+from tests.live.images import busybox_archive
+from tests.live.vsphere.daemon import hosts_beside, standing_in
+from tests.live.vsphere.simulator import PASSWORD, USER, Simulator, running_vcsim
+
+pytestmark = pytest.mark.live
+_THERE = "192.0.2.2"
+
+
+class Operator:
+    """Whoever types `vch` and `docker`, where vSphere is."""
+
+    def __init__(self, root: Path, inside: list[str], simulator: Simulator) -> None:
+        self.root = root
+        self.simulator = simulator
+        self._inside = inside
+        self.ova = root / "vch.ova"
+        # As the real one in everything but the system, which the simulator would throw away.
+        system = root / "system.raw"
+        system.write_bytes(os.urandom(1 << 20))
+        pack(NAME, system, root, self.ova)
+
+    def vch(self, *arguments: str, status: int = 0, password: str = PASSWORD, thumbprint: str | None = None) -> str:
+        """What it prints, with its messages."""
+        done = self._run(*arguments, password=password, thumbprint=thumbprint)
+        assert done.returncode == status, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
+        # Whatever happens, secrets are shown to nobody.
+        assert password not in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stdout + done.stderr
+
+    def json(self, *arguments: str) -> dict[str, object]:
+        done = self._run(*arguments, "--json")
+        assert done.returncode == 0, done.stdout + done.stderr
+        found: dict[str, object] = json.loads(done.stdout)
+        return found
+
+    def _run(
+        self, *arguments: str, password: str = PASSWORD, thumbprint: str | None = None
+    ) -> "subprocess.CompletedProcess[str]":
+        known = ["--thumbprint", self.simulator.thumbprint if thumbprint is None else thumbprint]
+        command = [
+            *self._inside, sys.executable, "-c", "from appliance.cli.main import run; run()", *arguments,
+            "--target", self.simulator.address, "--user", USER, *(known if known[1] else ()),
+        ]  # fmt: skip
+        environment = {**os.environ, "VCH_PASSWORD": password, "PYTHONPATH": str(Path(__file__).parents[3])}
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=200, cwd=self.root, env=environment, check=False
+        )
+
+    def create(self, *more: str, status: int = 0, **known: str) -> str:
+        return self.vch(
+            "create", "--ova", str(self.ova), "--name", "prod", "--image-store", "LocalDS_0", "--volume-store", "other=LocalDS_1",
+            "--bridge-network", "DC0_DVPG0", "--public-network", "VM Network", "--public-address", "192.0.2.1/24", *more,
+            status=status, **known,
+        )  # fmt: skip
+
+    def docker(self, *arguments: str) -> str:
+        environment = {
+            **os.environ,
+            **dict(line.split("=", 1) for line in (self.root / "prod/prod.env").read_text().splitlines()),
+        }
+        done = subprocess.run(
+            [*self._inside, "docker", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=200,
+            env=environment,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def files(self) -> list[str]:
+        """What is on the datastores."""
+        return sorted(str(path) for path in self.simulator.datastores.rglob("*") if path.is_file())
+
+
+@contextlib.contextmanager
+def _operator(*flags: str) -> Iterator[Operator]:
+    namespace = f"vch-{secrets.token_hex(4)}"
+    with tempfile.TemporaryDirectory(prefix="vch-", dir="/tmp") as name, contextlib.ExitStack() as stack:
+        root = Path(name)
+        subprocess.run(["ip", "netns", "add", namespace], check=True)
+        stack.callback(subprocess.run, ["ip", "netns", "delete", namespace], check=False)
+        subprocess.run(["ip", "-n", namespace, "link", "set", "lo", "up"], check=True)
+        inside = stack.enter_context(hosts_beside(namespace))
+        simulator = stack.enter_context(running_vcsim(root / "vcsim", "-ds", "2", *flags, inside=inside, host=_THERE))
+        stack.enter_context(standing_in(root, simulator, inside, "direct", namespace))
+        yield Operator(root, inside, simulator)
+
+
+@pytest.fixture(scope="module")
+def operator() -> Iterator[Operator]:
+    with _operator() as one:
+        yield one
+
+
+def test_who_it_talks_to_has_to_prove_itself(operator: Operator) -> None:
+    said = operator.vch("ls", status=3, thumbprint="")
+    shown = ":".join(operator.simulator.thumbprint[place : place + 2] for place in range(0, 64, 2)).upper()
+    assert f"--thumbprint {shown}" in said
+    assert f"and not {'00' * 32}" in operator.vch("ls", status=3, thumbprint="00" * 32)
+    assert "Login failure" in operator.vch("ls", status=1, password="wrong-one")
+
+
+def test_all_that_is_wrong_is_said_at_once_and_nothing_is_made(operator: Operator) -> None:
+    before = operator.files()
+    said = operator.vch(
+        "create", "--ova", "nothing.ova", "--name", "not good", "--compute-resource", "nowhere", "--image-store", "no-store",
+        "--volume-store", "v=no-volumes", "--bridge-network", "no-bridge", "--public-network", "no-public", "--dns", "not-an-ip",
+        "--bip", "300.1.1.1/24", "--client-address", "10.0.0.1/24", "--tls-allow", "everything:CN=x", status=3,
+    )  # fmt: skip
+    for setting in (
+        "--ova", "--name", "--compute-resource", "--image-store", "--volume-store", "--bridge-network", "--public-network",
+        "--dns", "--bip",
+        "--client-address", "--tls-allow", "--tls-cname",
+    ):  # fmt: skip
+        assert f"  {setting}" in said, f"{setting}\n{said}"
+    assert "LocalDS_0, LocalDS_1" in said
+    assert operator.vch("ls", "-q").strip() == ""
+    assert operator.files() == before
+    assert not (operator.root / "not good").exists()
+
+
+def test_the_life_of_an_appliance(operator: Operator) -> None:
+    said = operator.create(status=3)
+    assert said.count("lets no serial port out to 2377/tcp") == 2
+    assert "vch update firewall --allow" in said
+    assert operator.vch("update", "firewall", "--allow").count("serial ports are let out") == 2
+    assert "could be made" in operator.create("--dry-run")
+    assert operator.vch("ls", "-q").strip() == ""
+
+    before = operator.files()
+    said = operator.create()
+    assert "DOCKER_HOST=tcp://192.0.2.1:2376 DOCKER_TLS_VERIFY=1" in said
+    assert "vsphere" in operator.docker("info")
+    archive = operator.root / "busybox.tar"
+    archive.write_bytes(busybox_archive())
+    operator.docker("load", "-i", str(archive))
+    operator.docker(
+        "run", "-d", "--name", "stays", "-v", "kept:/data", "busybox", "sh", "-c", "echo here > /data/file; sleep 1000"
+    )
+
+    inspected = operator.json("inspect", "prod")
+    assert inspected["docker_host"] == "tcp://192.0.2.1:2376"
+    assert inspected["containers"] == {"all": 1, "running": 1}
+    assert "s3cret" not in json.dumps(inspected)
+    assert "--bridge-network DC0_DVPG0" in operator.vch("inspect", "prod", "--conf")
+    assert "1 of 1" in operator.vch("ls")
+
+    again = operator.create(status=3)
+    assert "there is an appliance prod" in again
+    other = operator.create("--name", "second", status=3)
+    assert "DC0_DVPG0 is the bridge network of appliance prod" in other
+
+    assert "stays" not in operator.vch("delete", "nobody", status=4)
+    assert "containers that are running" in operator.vch("delete", "prod", status=3)
+    said = operator.vch("delete", "prod", "--force")
+    assert "kept.disk.vmdk" in said
+    assert operator.vch("ls", "-q").strip() == ""
+    left = [file for file in operator.files() if file not in before]
+    assert all("kept.disk" in file for file in left), left
+
+    # The next one of that tenant has the volume.
+    operator.create()
+    operator.docker("load", "-i", str(archive))
+    assert operator.docker("run", "--rm", "-v", "kept:/data", "busybox", "cat", "/data/file") == "here\n"
+    operator.vch("delete", "prod", "--force", "--volumes")
+    assert operator.files() == before
+
+
+def test_an_appliance_that_cannot_be_uploaded_leaves_nothing(operator: Operator) -> None:
+    operator.vch("update", "firewall", "--allow")
+    before = operator.files()
+    torn = operator.root / "torn.ova"
+    torn.write_bytes(operator.ova.read_bytes()[:-40_000])
+    assert "--ova" in operator.create("--ova", str(torn), status=3)
+    assert operator.files() == before
+
+
+def test_a_lone_esxi() -> None:
+    with _operator("-esx") as operator:
+        operator.vch("update", "firewall", "--allow")
+        said = operator.vch(
+            "create", "--ova", str(operator.ova), "--name", "prod", "--image-store", "LocalDS_0", "--bridge-network", "Management Network",
+            "--public-network", "VM Network", "--tls-cname", "docker.example",
+        )  # fmt: skip
+        # By DHCP: the address is what VMware's tools tell.
+        assert "DOCKER_HOST=tcp://docker.example:2376" in said
+        assert operator.json("inspect", "prod")["docker_host"] == "tcp://192.0.2.1:2376"
+        operator.vch("delete", "prod", "--force")
+        assert operator.vch("ls", "-q").strip() == ""
