@@ -159,6 +159,7 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
             VolumeStore(config.data_root, disks, shared=not why_no_shares), database, events, why_no_shares
         )
         await volumes.open()
+        await volumes.inherit(await disks.inherited())
         containers = Containers(
             config.data_root, database, driver, images, networks, volumes, events, loop, nursery,
             Defaults(config.vm_memory, config.vm_cpus, config.dns), disks, Admission(os.cpu_count() or 1), hosting.pools, hosting.quick,

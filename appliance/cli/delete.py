@@ -11,7 +11,9 @@ _GRACE_SECONDS = 30.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag = parser.add_argument
     flag("name", help="of the appliance, or its id")
-    flag("-f", "--force", action="store_true", help="with containers that are running")
+    flag(
+        "-f", "--force", action="store_true", help="with containers that are running: they are powered off as they are"
+    )
     flag("--volumes", action="store_true", help="volumes, too: all that is in them is lost")
 
 

@@ -44,6 +44,14 @@ class Volumes:
             self._records[key] = msgspec.json.decode(value, type=VolumeRecord)
         await trio.to_thread.run_sync(self._store.tidy, set(self._records))
 
+    async def inherit(self, found: Iterable[tuple[str, str]]) -> None:
+        """Know volumes, each of a name and a store, whose disks are there and whose records are gone."""
+        for name, store in found:
+            if name not in self._records:
+                record = self._store.found(name, store, time.time_ns())
+                await self._database.put(_KIND, name, msgspec.json.encode(record))
+                self._records[name] = record
+
     def disks(self) -> list[Path]:
         """Those that volumes are."""
         return [self._store.disk(record) for record in self._records.values() if record.kind == DISK]

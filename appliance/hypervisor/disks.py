@@ -57,6 +57,10 @@ class Disks(ABC):
         """A file that machines only read is gone: what was made of it elsewhere goes too."""
 
     @abstractmethod
+    async def inherited(self) -> list[tuple[str, str]]:
+        """Of volumes that somebody before us has left here: the name, and the store that it is in, "" for the usual one."""
+
+    @abstractmethod
     async def sweep(self, known: Collection[Path], files: Collection[Path]) -> None:
         """Remove all but these, and what was made of other files than these: what was left by a daemon that was killed."""
 
@@ -108,6 +112,10 @@ class LocalDisks(Disks):
 
     async def forget(self, path: Path) -> None:
         """See Disks: machines read the file itself."""
+
+    async def inherited(self) -> list[tuple[str, str]]:
+        """See Disks: here a volume is known by its record."""
+        return []
 
     async def sweep(self, known: Collection[Path], files: Collection[Path]) -> None:
         """See Disks: their owners do it."""

@@ -112,6 +112,12 @@ class VolumeStore:
         record.kind, record.device = NFS, f"{server}:{path}"
         record.flags = ",".join([f"vers={versions[0] if versions else '4.2'}", *rest])
 
+    def found(self, name: str, store: str, created: int) -> VolumeRecord:
+        """Of a disk that is there already: its own size is what it is."""
+        record = VolumeRecord(name, created, DISK, options={_STORE: store} if store else {})
+        self.folder(record).mkdir(exist_ok=True, mode=0o701)
+        return record
+
     def folder(self, record: VolumeRecord) -> Path:
         return self._root / record.name
 

@@ -134,11 +134,14 @@ class Datastore:
         found = await self._send("HEAD", name)
         return None if found is None else int(found.headers.get("content-length", "0"))
 
-    async def claim(self, owner: str) -> None:
-        """Make the tenant's files this owner's, who alone may tidy them up. InvalidParameter when they are another's."""
+    async def claim(self, owner: str) -> bool:
+        """Make the tenant's files this owner's, who alone may tidy them up; True when they were nobody's until now.
+
+        InvalidParameter when they are another's.
+        """
         await self._make_folder("")
         found = await self._send("GET", _OWNER)
-        if found is None:
+        if new := found is None:
             text = owner.encode()
             await self._send("PUT", _OWNER, lambda: httpx.ByteStream(text), len(text))
             found = await self._send("GET", _OWNER)
@@ -147,6 +150,7 @@ class Datastore:
                 f"--tenant {self._tenant}: it is another appliance's; choose another name, or remove {self.path(_OWNER)} when that "
                 "one is gone for good"
             )
+        return new
 
     async def put(self, name: str, source: Path) -> None:
         """Write a file, and look that all of it is there. HypervisorError says why it is not."""

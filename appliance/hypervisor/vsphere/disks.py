@@ -19,6 +19,8 @@ FOLDER = "disks"
 # Layers of images, that all machines share.
 _LAYERS = "layers"
 _LONGEST = 150
+# As `file_of` makes of a volume's path: its name, and its store's.
+_VOLUME = re.compile(r"(.+)\.disk(?:@([a-zA-Z0-9_.-]+))?\.vmdk")
 # Whoever asks for many sizes asks one after the other.
 _SIZES_SECONDS = 2.0
 
@@ -33,14 +35,16 @@ def file_of(path: Path) -> str:
 
 def is_volume(name: str) -> bool:
     """Whether a disk of that name is a volume's; else it is a container's own."""
-    return re.search(r"\.disk(@[^.]*)?\.vmdk$", name) is not None
+    return _VOLUME.fullmatch(name) is not None
 
 
 class DatastoreDisks(Disks):
     """Disks on a datastore, and on those of `others`, by the names of volume stores."""
 
-    def __init__(self, datastore: Datastore, others: Mapping[str, Datastore]) -> None:
+    def __init__(self, datastore: Datastore, others: Mapping[str, Datastore], new: Collection[Datastore] = ()) -> None:
+        """`new` are those that were nobody's until now."""
         self._datastore = datastore
+        self._new = new
         self._others = others
         self.stores = tuple(others)
         # By path of the folder: the sizes of what is in it, until when they are fresh enough.
@@ -91,6 +95,15 @@ class DatastoreDisks(Disks):
     async def forget(self, path: Path) -> None:
         """See Disks."""
         await self._datastore.drop_disk_of(path, _LAYERS)
+
+    async def inherited(self) -> list[tuple[str, str]]:
+        """See Disks."""
+        found = []
+        for name, store in (("", self._datastore), *self._others.items()):
+            if store in self._new:
+                disks = [_VOLUME.fullmatch(file) for file in await store.list_files(FOLDER)]
+                found += [(disk[1], disk[2] or "") for disk in disks if disk is not None and (disk[2] or "") == name]
+        return found
 
     async def sweep(self, known: Collection[Path], files: Collection[Path]) -> None:
         """See Disks."""

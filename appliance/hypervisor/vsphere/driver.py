@@ -103,11 +103,11 @@ class VsphereDriver(Driver):
                     )
                     for place in places
                 ]
-                if owner:
-                    for store in stores:
-                        await store.claim(owner)
+                # Of an owner before us there is nothing that we would know of.
+                new = [store for store in stores if owner and await store.claim(owner)]
                 driver.datastore = stores[0]
-                driver.disks = DatastoreDisks(stores[0], dict(zip(inventory.volume_stores, stores[1:], strict=True)))
+                others = dict(zip(inventory.volume_stores, stores[1:], strict=True))
+                driver.disks = DatastoreDisks(stores[0], others, new)
                 if image is not None:
                     path = await driver.datastore.file_of(image.path, f"guest/{image.digest[:32]}.iso")
                     driver.cd = BootCd(path, driver.datastore.reference, image.firmware)

@@ -85,6 +85,10 @@ class Operator:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    def python(self, program: str, *arguments: str) -> None:
+        """Run it where vSphere is."""
+        subprocess.run([*self._inside, sys.executable, "-c", program, *arguments], check=True, timeout=60)
+
     def files(self) -> list[str]:
         """What is on the datastores."""
         return sorted(str(path) for path in self.simulator.datastores.rglob("*") if path.is_file())
@@ -153,7 +157,16 @@ def test_the_life_of_an_appliance(operator: Operator) -> None:
     archive.write_bytes(busybox_archive())
     operator.docker("load", "-i", str(archive))
     operator.docker(
-        "run", "-d", "--name", "stays", "-v", "kept:/data", "busybox", "sh", "-c", "echo here > /data/file; sleep 1000"
+        "run",
+        "-d",
+        "--name",
+        "stays",
+        "-v",
+        "kept:/data",
+        "busybox",
+        "sh",
+        "-c",
+        "echo here > /data/file; sync; sleep 1000",
     )
 
     inspected = operator.json("inspect", "prod")
@@ -193,11 +206,24 @@ def test_an_appliance_that_cannot_be_uploaded_leaves_nothing(operator: Operator)
     assert operator.files() == before
 
 
+_PORTGROUP = """
+import ssl, sys
+from pyVim.connect import SmartConnect
+from pyVmomi import vim
+address, user, password = sys.argv[1:]
+host, port = address.split(":")
+content = SmartConnect(host=host, port=int(port), user=user, pwd=password, sslContext=ssl._create_unverified_context()).content
+network = content.rootFolder.childEntity[0].hostFolder.childEntity[0].host[0].configManager.networkSystem
+network.AddPortGroup(vim.host.PortGroup.Specification(name="Containers", vlanId=7, vswitchName="vSwitch0", policy=vim.host.NetworkPolicy()))
+"""
+
+
 def test_a_lone_esxi() -> None:
     with _operator("-esx") as operator:
+        operator.python(_PORTGROUP, operator.simulator.address, USER, PASSWORD)
         operator.vch("update", "firewall", "--allow")
         said = operator.vch(
-            "create", "--ova", str(operator.ova), "--name", "prod", "--image-store", "LocalDS_0", "--bridge-network", "Management Network",
+            "create", "--ova", str(operator.ova), "--name", "prod", "--image-store", "LocalDS_0", "--bridge-network", "Containers",
             "--public-network", "VM Network", "--tls-cname", "docker.example",
         )  # fmt: skip
         # By DHCP: the address is what VMware's tools tell.
