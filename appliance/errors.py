@@ -36,6 +36,10 @@ class Unavailable(VchError):
     """Something this needs does not answer; trying later may help."""
 
 
+class NotInSwarm(VchError):
+    """This node is in no swarm, or is in one already."""
+
+
 class Unsupported(VchError):
     """Not offered here."""
 

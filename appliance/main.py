@@ -39,6 +39,7 @@ from appliance.engine.containers import Containers
 from appliance.engine.events import EventBus
 from appliance.engine.networks import Networks
 from appliance.engine.runs import Defaults
+from appliance.engine.swarm import Swarm
 from appliance.engine.transfers import Transfers
 from appliance.engine.volumes import Volumes
 from appliance.errors import Conflict, InvalidParameter, VchError, leaves
@@ -196,9 +197,12 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         router.add_all(NetworkRoutes(networks, containers.connections).routes())
         router.add_all(VolumeRoutes(volumes).routes())
         router.add_all(UsageRoutes(containers, networks, images, volumes).routes())
-        router.add_all(SwarmRoutes().routes())
+        swarm = Swarm(database, networks, containers.connections)
+        router.add_all(SwarmRoutes(swarm).routes())
         router.add_all(
-            SystemRoutes(config, driver, containers, networks, images, events, proxies, identity.read_text()).routes()
+            SystemRoutes(
+                config, driver, containers, networks, images, events, proxies, identity.read_text(), swarm
+            ).routes()
         )
         try:
             yield router

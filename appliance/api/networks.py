@@ -12,7 +12,7 @@ from appliance.api.shapes import network_shape
 from appliance.api.times import parse_time
 from appliance.errors import Forbidden, InvalidParameter, NotFound, Unsupported
 from appliance.http import Reply, Request
-from appliance.network.record import NetworkRecord, Pool
+from appliance.network.record import OVERLAY, SWARM, NetworkRecord, Pool
 
 _FILTERS = frozenset(("dangling", "driver", "id", "label", "label!", "name", "scope", "type"))
 _FIELDS = (
@@ -52,7 +52,7 @@ class NetworkRoutes:
                 (not filters.get("name") or matches_pattern(filters["name"], record.name))
                 and any_of(filters.get("id", []), record.id.startswith)
                 and any_of(filters.get("driver", []), lambda driver: driver == record.driver)
-                and any_of(filters.get("scope", []), lambda scope: scope == "local")
+                and any_of(filters.get("scope", []), lambda scope: scope == record.scope)
                 and any_of(filters.get("type", []), lambda kind: (kind == "builtin") == record.predefined)
                 and dangling in (None, unused)
                 and labels_are_wanted(filters, record.labels)
@@ -67,9 +67,9 @@ class NetworkRoutes:
         await reply.json(200, found)
 
     async def inspect(self, request: Request, reply: Reply) -> None:
-        if request.text("scope") not in ("", "local"):
-            raise NotFound(f"network {request.path['name']} not found")
         record = self._networks.get(request.path["name"])
+        if request.text("scope") not in ("", record.scope):
+            raise NotFound(f"network {request.path['name']} not found")
         await reply.json(200, network_shape(record, self._networks, request.version, members=True))
 
     async def create(self, request: Request, reply: Reply) -> None:
@@ -99,6 +99,7 @@ class NetworkRoutes:
         for record in self._networks.all():
             if (
                 record.predefined
+                or record.ingress
                 or self._networks.members(record)
                 or (until is not None and record.created >= until)
                 or not labels_are_wanted(filters, record.labels)
@@ -140,13 +141,13 @@ def _wanted(body: dict[str, Any]) -> NetworkRecord:
         raise InvalidParameter("invalid JSON: Name and Driver are strings")
     if not name.strip():
         raise InvalidParameter("invalid network name: name is empty")
-    for key in ("Ingress", "ConfigOnly"):
-        if body.get(key):
-            raise Unsupported(f"{key} networks are for swarms")
+    if body.get("ConfigOnly"):
+        raise Unsupported("ConfigOnly networks are not supported")
     if (body.get("ConfigFrom") or {}).get("Network"):
         raise Unsupported("ConfigFrom is not supported")
-    if body.get("Scope") not in (None, "", "local"):
-        raise InvalidParameter(f"network scope {body['Scope']} is not supported: local only")
+    scope = body.get("Scope") or (SWARM if driver == OVERLAY else "local")
+    if scope not in ("local", SWARM) or (scope == SWARM and driver != OVERLAY):
+        raise InvalidParameter(f"network scope {scope} is not supported for the driver {driver}")
     if body.get("EnableIPv4") is False:
         raise InvalidParameter("EnableIPv4=false is not supported: every network has IPv4")
     ipam = body.get("IPAM") or {}
@@ -160,6 +161,7 @@ def _wanted(body: dict[str, Any]) -> NetworkRecord:
         "", name, driver, 0, pools, internal=bool(body.get("Internal")), attachable=bool(body.get("Attachable")),
         ipv6=bool(body.get("EnableIPv6")), own_subnet=bool(pools), labels=text_map(body, "Labels"),
         options=text_map(body, "Options"), ipam_options=text_map(ipam, "Options") if ipam.get("Options") is not None else None,
+        scope=scope, ingress=bool(body.get("Ingress")),
     )  # fmt: skip
 
 

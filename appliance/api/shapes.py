@@ -320,11 +320,11 @@ def network_shape(
             "com.docker.network.bridge.name": record.bridge, "com.docker.network.driver.mtu": "1500", **options,
         }  # fmt: skip
     shape: dict[str, Any] = {
-        "Name": record.name, "Id": record.id, "Created": rfc3339(record.created), "Scope": "local", "Driver": record.driver,
+        "Name": record.name, "Id": record.id, "Created": rfc3339(record.created), "Scope": record.scope, "Driver": record.driver,
         "EnableIPv6": record.ipv6,
         "IPAM": {"Driver": "default", "Options": record.ipam_options,
-                 "Config": configs if record.driver == "bridge" else None if version >= (1, 48) else []},
-        "Internal": record.internal, "Attachable": record.attachable, "Ingress": False, "ConfigFrom": {"Network": ""},
+                 "Config": configs if record.driver not in ("host", "null") else None if version >= (1, 48) else []},
+        "Internal": record.internal, "Attachable": record.attachable, "Ingress": record.ingress, "ConfigFrom": {"Network": ""},
         "ConfigOnly": False, "Containers": {}, "Options": options, "Labels": record.labels,
     }  # fmt: skip
     if version >= (1, 48):

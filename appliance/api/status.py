@@ -11,6 +11,7 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (errors.Unauthorized, 401),
     (errors.Forbidden, 403),
     (errors.Unsupported, 501),
+    (errors.NotInSwarm, 503),
     (errors.VchError, 500),
 )
 

@@ -1,39 +1,227 @@
-"""Routes of swarms, which there are none of: vSphere is the cluster. Answers are those of a dockerd that is in no swarm."""
+"""Routes of swarms: one node, whose overlay networks are there; services are refused by name, since the cluster is the hypervisor's."""
 
+import os
+import platform
+from typing import Any, Protocol
+
+from appliance import __version__
+from appliance.api.fields import fold_names, text_map
 from appliance.api.router import Route
-from appliance.errors import Unsupported
+from appliance.container.times import rfc3339
+from appliance.errors import InvalidParameter, NotFound, Unsupported
 from appliance.http import Reply, Request
+from appliance.network.record import SwarmRecord
 
-_NO_MANAGER = (
-    'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and '
-    "try again."
-)
-_NOUNS = ("nodes", "services", "tasks", "secrets", "configs")
+_NOUNS = ("services", "tasks", "secrets", "configs")
+_REFUSED = "are not supported: this swarm is there for its networks, the cluster is the hypervisor's"
+_SPEC = {
+    "Name": "default", "Labels": {}, "Orchestration": {"TaskHistoryRetentionLimit": 5},
+    "Raft": {"SnapshotInterval": 10000, "KeepOldSnapshots": 0, "LogEntriesForSlowFollowers": 500, "ElectionTick": 10, "HeartbeatTick": 1},
+    "Dispatcher": {"HeartbeatPeriod": 5_000_000_000}, "CAConfig": {"NodeCertExpiry": 7_776_000_000_000_000}, "TaskDefaults": {},
+    "EncryptionConfig": {"AutoLockManagers": False},
+}  # fmt: skip
+_INIT = (
+    "ListenAddr", "AdvertiseAddr", "DataPathAddr", "DataPathPort", "DefaultAddrPool", "SubnetSize", "ForceNewCluster", "Spec",
+    "AutoLockManagers", "Availability",
+)  # fmt: skip
+
+
+class SwarmBackend(Protocol):
+    """engine.swarm."""
+
+    record: SwarmRecord | None
+
+    def manager(self) -> SwarmRecord: ...
+    def check_node(self, ref: str) -> SwarmRecord: ...
+    async def begin(
+        self, advertise: str, listen: str, spec: dict[str, Any], pools: list[str], subnet_bits: int
+    ) -> SwarmRecord: ...
+    async def leave(self, *, force: bool) -> None: ...
+    async def update(self, version: int, spec: dict[str, Any]) -> None: ...
+    async def update_node(self, ref: str, version: int, labels: dict[str, str]) -> None: ...
 
 
 class SwarmRoutes:
+    def __init__(self, swarm: SwarmBackend) -> None:
+        self._swarm = swarm
+
     def routes(self) -> dict[tuple[str, str], Route]:
         table: dict[tuple[str, str], Route] = {
-            ("GET", "/swarm"): self.no_manager,
+            ("GET", "/swarm"): self.inspect,
+            ("POST", "/swarm/init"): self.begin,
             ("POST", "/swarm/leave"): self.leave,
-            ("POST", "/swarm/init"): self.refuse,
-            ("POST", "/swarm/join"): self.refuse,
-            ("POST", "/swarm/update"): self.no_manager,
-            ("POST", "/swarm/unlock"): self.no_manager,
-            ("GET", "/swarm/unlockkey"): self.no_manager,
+            ("POST", "/swarm/join"): self.join,
+            ("POST", "/swarm/update"): self.update,
+            ("POST", "/swarm/unlock"): self.unlock,
+            ("GET", "/swarm/unlockkey"): self.unlock_key,
+            ("GET", "/nodes"): self.list_nodes,
+            ("GET", "/nodes/{name}"): self.inspect_node,
+            ("POST", "/nodes/{name}/update"): self.update_node,
+            ("DELETE", "/nodes/{name}"): self.remove_node,
         }
         for noun in _NOUNS:
-            table[("GET", f"/{noun}")] = self.no_manager
-            table[("POST", f"/{noun}/create")] = self.no_manager
-            table[("GET", f"/{noun}/{{name}}")] = self.no_manager
-            table[("DELETE", f"/{noun}/{{name}}")] = self.no_manager
+            table[("GET", f"/{noun}")] = self.none
+            table[("GET", f"/{noun}/{{name}}")] = self.not_found
+            table[("DELETE", f"/{noun}/{{name}}")] = self.not_found
+            table[("POST", f"/{noun}/{{name}}/update")] = self.not_found
+            table[("POST", f"/{noun}/create")] = self.refuse
         return table
 
-    async def no_manager(self, request: Request, reply: Reply) -> None:
-        await reply.json(503, {"message": _NO_MANAGER})
+    # -- the swarm ------------------------------------------------------------------------------------------------
+
+    async def inspect(self, request: Request, reply: Reply) -> None:
+        # Who has no token cannot join, and nobody can.
+        await reply.json(200, {**cluster_shape(self._swarm.manager()), "JoinTokens": {"Worker": "", "Manager": ""}})
+
+    async def begin(self, request: Request, reply: Reply) -> None:
+        body = await _body(request, _INIT)
+        for key in ("DataPathAddr", "AutoLockManagers"):
+            if body.get(key):
+                raise Unsupported(f"{key} is not supported: there is one node, and nothing to lock")
+        if body.get("Availability") not in (None, "", "active"):
+            raise Unsupported(f"Availability {body['Availability']} is not supported: no services are run here")
+        pools, bits = body.get("DefaultAddrPool") or [], body.get("SubnetSize") or 0
+        if not isinstance(pools, list) or not all(isinstance(one, str) for one in pools) or not isinstance(bits, int):
+            raise InvalidParameter("invalid JSON: DefaultAddrPool is a list of strings, SubnetSize a number")
+        texts = [body.get(key) or "" for key in ("AdvertiseAddr", "ListenAddr")]
+        if not all(isinstance(text, str) for text in texts):
+            raise InvalidParameter("invalid JSON: AdvertiseAddr and ListenAddr are strings")
+        record = await self._swarm.begin(texts[0], texts[1], _spec(body.get("Spec")), pools, bits)
+        await reply.json(200, record.node_id)
 
     async def leave(self, request: Request, reply: Reply) -> None:
-        await reply.json(503, {"message": "This node is not part of a swarm"})
+        await self._swarm.leave(force=request.flag("force"))
+        await reply.empty(200)
+
+    async def join(self, request: Request, reply: Reply) -> None:
+        raise Unsupported("joining a swarm is not supported: the cluster is the hypervisor's")
+
+    async def update(self, request: Request, reply: Reply) -> None:
+        for key in ("rotateWorkerToken", "rotateManagerToken", "rotateManagerUnlockKey"):
+            if request.flag(key):
+                raise Unsupported(f"{key} is not supported: nobody can join")
+        self._swarm.manager()
+        await self._swarm.update(_version(request), _spec(await request.json()))
+        await reply.empty(200)
+
+    async def unlock(self, request: Request, reply: Reply) -> None:
+        self._swarm.manager()
+        await reply.json(409, {"message": "swarm is not locked"})
+
+    async def unlock_key(self, request: Request, reply: Reply) -> None:
+        self._swarm.manager()
+        await reply.json(200, {"UnlockKey": ""})
+
+    # -- its node -------------------------------------------------------------------------------------------------
+
+    async def list_nodes(self, request: Request, reply: Reply) -> None:
+        await reply.json(200, [node_shape(self._swarm.manager())])
+
+    async def inspect_node(self, request: Request, reply: Reply) -> None:
+        await reply.json(200, node_shape(self._swarm.check_node(request.path["name"])))
+
+    async def update_node(self, request: Request, reply: Reply) -> None:
+        self._swarm.check_node(request.path["name"])
+        body = await _body(request, ("Name", "Labels", "Role", "Availability"))
+        if body.get("Role") not in (None, "", "manager") or body.get("Availability") not in (None, "", "active"):
+            raise Unsupported(
+                "a node's role and availability cannot be changed: it is the only one, and runs no services"
+            )
+        await self._swarm.update_node(request.path["name"], _version(request), text_map(body, "Labels"))
+        await reply.empty(200)
+
+    async def remove_node(self, request: Request, reply: Reply) -> None:
+        record = self._swarm.check_node(request.path["name"])
+        raise InvalidParameter(f"node {record.node_id} is a cluster manager and is a member of the raft cluster")
+
+    # -- what there is nothing of ---------------------------------------------------------------------------------
+
+    async def none(self, request: Request, reply: Reply) -> None:
+        self._swarm.manager()
+        await reply.json(200, [])
+
+    async def not_found(self, request: Request, reply: Reply) -> None:
+        self._swarm.manager()
+        noun = next(noun for noun in _NOUNS if f"/{noun}/" in request.raw_path)
+        raise NotFound(f"{noun.removesuffix('s')} {request.path['name']} not found")
 
     async def refuse(self, request: Request, reply: Reply) -> None:
-        raise Unsupported("swarms are not supported: the cluster is the hypervisor's")
+        self._swarm.manager()
+        noun = next(noun for noun in _NOUNS if f"/{noun}/" in request.raw_path)
+        raise Unsupported(f"{noun} {_REFUSED}")
+
+
+async def _body(request: Request, names: tuple[str, ...]) -> dict[str, Any]:
+    body = await request.json()
+    if not isinstance(body, dict):
+        raise InvalidParameter("invalid JSON: no object")
+    fold_names(body, names)
+    return body
+
+
+def _version(request: Request) -> int:
+    text = request.text("version")
+    if not text.isdecimal():
+        raise InvalidParameter(f"invalid swarm version '{text}'")
+    return int(text)
+
+
+def _spec(given: Any) -> dict[str, Any]:
+    """A SwarmSpec, whole. InvalidParameter or Unsupported for what cannot be."""
+    if given is None:
+        given = {}
+    if not isinstance(given, dict):
+        raise InvalidParameter("invalid JSON: Spec is no object")
+    if given.get("Name") not in (None, "", "default"):
+        raise InvalidParameter(f'swarm spec must be named "default", not {given["Name"]!r}')
+    if (given.get("EncryptionConfig") or {}).get("AutoLockManagers"):
+        raise Unsupported("AutoLockManagers is not supported: there is nothing to lock")
+    spec = {key: _filled(given.get(key), default) for key, default in _SPEC.items()}
+    return {**spec, "Name": "default", "Labels": text_map(given, "Labels")}
+
+
+def _filled(given: Any, default: Any) -> Any:
+    """What is given; the CLI sends 0 for what it leaves to us."""
+    if isinstance(default, dict) and isinstance(given, dict):
+        return {**default, **{key: value for key, value in given.items() if value}}
+    return given or default
+
+
+def cluster_shape(record: SwarmRecord) -> dict[str, Any]:
+    """ClusterInfo."""
+    return {
+        "ID": record.id, "Version": {"Index": record.version}, "CreatedAt": rfc3339(record.created), "UpdatedAt": rfc3339(record.updated),
+        "Spec": record.spec, "TLSInfo": {"TrustRoot": "", "CertIssuerSubject": "", "CertIssuerPublicKey": ""},
+        "RootRotationInProgress": False, "DefaultAddrPool": record.pools, "SubnetSize": record.subnet_bits, "DataPathPort": 4789,
+    }  # fmt: skip
+
+
+def node_shape(record: SwarmRecord) -> dict[str, Any]:
+    """Node."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "ID": record.node_id, "Version": {"Index": record.version}, "CreatedAt": rfc3339(record.created),
+        "UpdatedAt": rfc3339(record.updated), "Spec": record.node,
+        "Description": {
+            "Hostname": platform.node(), "Platform": {"Architecture": "x86_64", "OS": "linux"},
+            "Resources": {"NanoCPUs": (os.cpu_count() or 1) * 10**9, "MemoryBytes": memory},
+            "Engine": {"EngineVersion": __version__, "Plugins": [
+                {"Type": "Network", "Name": name} for name in ("bridge", "host", "null", "overlay")
+            ] + [{"Type": "Volume", "Name": "local"}]},
+            "TLSInfo": {"TrustRoot": "", "CertIssuerSubject": "", "CertIssuerPublicKey": ""},
+        },
+        "Status": {"State": "ready", "Addr": record.address},
+        "ManagerStatus": {"Leader": True, "Reachability": "reachable", "Addr": record.listen},
+    }  # fmt: skip
+
+
+def info_shape(record: SwarmRecord | None) -> dict[str, Any]:
+    """What `docker info` says of it."""
+    if record is None:
+        return {
+            "NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": False, "Error": "", "RemoteManagers": None,
+        }  # fmt: skip
+    return {
+        "NodeID": record.node_id, "NodeAddr": record.address, "LocalNodeState": "active", "ControlAvailable": True, "Error": "",
+        "RemoteManagers": [{"NodeID": record.node_id, "Addr": record.listen}], "Nodes": 1, "Managers": 1, "Cluster": cluster_shape(record),
+    }  # fmt: skip

@@ -13,6 +13,7 @@ from appliance import __version__
 from appliance.api.backend import ContainerBackend, EventBackend, NetworkBackend
 from appliance.api.filters import matches_labels, parse_filters
 from appliance.api.router import NEWEST, OLDEST, Route, Version, dotted
+from appliance.api.swarm import SwarmBackend, info_shape
 from appliance.api.times import parse_time
 from appliance.config import Config
 from appliance.container.event import Event
@@ -50,7 +51,9 @@ class SystemRoutes:
         events: EventBackend,
         proxies: Proxies,
         host_id: str,
+        swarm: SwarmBackend,
     ) -> None:
+        self._swarm = swarm
         self._config = config
         self._driver = driver
         self._containers = containers
@@ -97,9 +100,11 @@ class SystemRoutes:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         await reply.json(200, {
             "ID": self._id, "Containers": len(containers), "ContainersRunning": running, "ContainersPaused": paused,
-            "ContainersStopped": len(containers) - running - paused, "Images": len(self._images.all()), "Driver": "erofs",
+            "ContainersStopped": len(containers) - running - paused, "Images": len(self._images.all()),
+            "Driver": "erofs",
             "DriverStatus": [[key, value] for key, value in (driver | self._containers.facts()).items()],
-            "Plugins": {"Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": None, "Log": list(LOG_DRIVERS)},
+            "Plugins": {"Volume": ["local"], "Network": ["bridge", "host", "null", "overlay"], "Authorization": None,
+                        "Log": list(LOG_DRIVERS)},
             "MemoryLimit": True, "SwapLimit": True, "CpuCfsPeriod": True, "CpuCfsQuota": True, "CPUShares": True,
             "CPUSet": True, "PidsLimit": True, "IPv4Forwarding": True, "Debug": False, "NFd": 0, "OomKillDisable": False,
             "NGoroutines": 0, "SystemTime": rfc3339(time.time_ns()), "LoggingDriver": "json-file", "CgroupDriver": "none",
@@ -113,8 +118,7 @@ class SystemRoutes:
             "HttpsProxy": proxies.shown(proxies.https), "NoProxy": proxies.no_proxy,
             "Name": platform.node(), "Labels": list(self._config.labels), "ExperimentalBuild": True,
             "ServerVersion": __version__, "Runtimes": {"vch": {"path": ""}}, "DefaultRuntime": "vch",
-            "Swarm": {"NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive",
-                      "ControlAvailable": False, "Error": "", "RemoteManagers": None},
+            "Swarm": info_shape(self._swarm.record),
             "LiveRestoreEnabled": True, "Isolation": "", "InitBinary": "tini", "SecurityOptions": [],
             "Warnings": None if self._networks.bridged else [_USER_MODE],
             "ContainerdCommit": {"ID": "", "Expected": ""}, "RuncCommit": {"ID": "", "Expected": ""},

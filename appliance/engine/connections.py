@@ -176,6 +176,11 @@ class Connections:
             container.record.attachments.remove(attachment)
             await self._ledger.save(container)
 
+    async def let_go(self, record: NetworkRecord) -> None:
+        """Take everybody off a network that goes away."""
+        for container, _ in self._networks.members(record):
+            await self.disconnect(record.id, container.id, force=True)
+
     async def _unplug(self, container: Container, endpoint: Endpoint, *, force: bool) -> None:
         run = container.run
         before = way_out(container.endpoints)

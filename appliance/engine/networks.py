@@ -4,6 +4,8 @@ import ipaddress
 import logging
 import secrets
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import msgspec
 import trio
@@ -13,8 +15,8 @@ from appliance.engine.events import EventBus
 from appliance.engine.places import Places
 from appliance.engine.record import Container
 from appliance.engine.resolving import Resolver
-from appliance.errors import Conflict, Forbidden, InvalidParameter, NotFound, Unsupported
-from appliance.network.addresses import Network, Subnet, parse_subnet, pick_local_subnet6, pick_subnet
+from appliance.errors import Conflict, Forbidden, InvalidParameter, NotFound, NotInSwarm, Unsupported
+from appliance.network.addresses import Network, Subnet, default_pools, parse_subnet, pick_local_subnet6, pick_subnet
 from appliance.network.host import Host
 from appliance.network.names import NameServer
 from appliance.network.record import (
@@ -23,6 +25,8 @@ from appliance.network.record import (
     OPTION_ICC,
     OPTION_MTU,
     OPTIONS,
+    OVERLAY,
+    SWARM,
     Endpoint,
     NetworkRecord,
     Pool,
@@ -35,6 +39,25 @@ _KIND = "network"
 _MIN_ADDRESSES = 4
 # What only a network with a bridge of its own can have.
 _OWN_BRIDGE = (OPTION_BRIDGE, OPTION_ICC, OPTION_MTU)
+
+
+NO_MANAGER = (
+    'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and '
+    "try again."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayPools:
+    """Networks that are cut into subnets of so many bits."""
+
+    pools: tuple[ipaddress.IPv4Network, ...]
+    bits: int
+
+    def subnets(self) -> Iterator[ipaddress.IPv4Network]:
+        """One after the other."""
+        for pool in self.pools:
+            yield from pool.subnets(new_prefix=self.bits)
 
 
 class Networks:
@@ -54,6 +77,8 @@ class Networks:
         self._records: dict[str, NetworkRecord] = {}
         self._servers: dict[str, trio.CancelScope] = {}
         self._resolver = Resolver(self.places.taken, dns)
+        # Where the subnets of overlay networks are from, while this is a swarm's node.
+        self.overlays: OverlayPools | None = None
         # One network is made or removed at a time: their subnets must not overlap.
         self._changing = trio.Lock()
 
@@ -88,7 +113,7 @@ class Networks:
         """The default network's addresses: as said, or the first that nobody on this host has."""
         if not self._bip:
             taken = await trio.to_thread.run_sync(self._host.routes)
-            subnet = pick_subnet(taken)
+            subnet = pick_subnet(default_pools(), taken)
             return Pool(str(subnet), gateway=str(subnet[1]))
         try:
             interface = ipaddress.ip_interface(self._bip)
@@ -101,7 +126,7 @@ class Networks:
     async def _set_up(self, record: NetworkRecord, *, new: bool) -> None:
         """Make all of a network that is not its record."""
         self.places.open(record)
-        if record.driver != "bridge":
+        if not record.is_bridge:
             return
         await self._host.add(record, new=new)
         if self._host.bridged:
@@ -165,8 +190,7 @@ class Networks:
             raise Unsupported(
                 "networks need bridges, which need the rights of root: this vchd runs with user-mode networking"
             )
-        if record.driver != "bridge":
-            raise NotFound(f"could not find plugin {record.driver} in v1 plugin registry: plugin not found")
+        self._check_driver(record)
         self._check_options(record)
         for option in _OWN_BRIDGE if self._host.shared_bridge else ():
             if option in record.options:
@@ -181,6 +205,10 @@ class Networks:
             record.bridge = shared or record.options.get(OPTION_BRIDGE) or f"br-{record.id[:12]}"
             if not shared and any(record.bridge == other.bridge for other in self._records.values()):
                 raise Forbidden(f"bridge name {record.bridge} is used by another network")
+            if record.ingress and (other := next((one for one in self._records.values() if one.ingress), None)):
+                raise Conflict(
+                    f"rpc error: code = AlreadyExists desc = ingress network ({other.id}) is already present"
+                )
             await self._choose_subnets(record)
             try:
                 await self._set_up(record, new=True)
@@ -193,6 +221,17 @@ class Networks:
                 raise
         self._emit("create", record)
         return record
+
+    def _check_driver(self, record: NetworkRecord) -> None:
+        if record.driver == OVERLAY:
+            if self.overlays is None:
+                raise NotInSwarm(NO_MANAGER)
+            if record.scope != SWARM:
+                raise Forbidden("cannot downgrade network scope for overlay networks")
+        elif record.driver != "bridge":
+            raise NotFound(f"could not find plugin {record.driver} in v1 plugin registry: plugin not found")
+        elif record.ingress:
+            raise InvalidParameter("an ingress network is of the driver overlay")
 
     @staticmethod
     def _check_options(record: NetworkRecord) -> None:
@@ -219,7 +258,8 @@ class Networks:
             pool.subnet = str(subnet)
         if not any(":" not in pool.subnet for pool in record.pools):
             taken: list[Network] = [*ours, *await trio.to_thread.run_sync(self._host.routes)]
-            record.pools.insert(0, Pool(str(pick_subnet(taken))))
+            pools = default_pools() if record.scope != SWARM or self.overlays is None else self.overlays.subnets()
+            record.pools.insert(0, Pool(str(pick_subnet(pools, taken))))
         if record.ipv6 and not any(":" in pool.subnet for pool in record.pools):
             record.pools.append(Pool(str(pick_local_subnet6(record.id))))
         for pool in record.pools:
@@ -250,7 +290,7 @@ class Networks:
         if scope := self._servers.pop(record.id, None):
             scope.cancel()
         self.places.close(record)
-        if record.driver == "bridge":
+        if record.is_bridge:
             self.settle()
             await self._host.remove(record)
 

@@ -12,13 +12,14 @@ import trio
 
 from appliance.container.record import Attachment, Binding
 from appliance.engine.record import Container
-from appliance.errors import InvalidParameter, NotFound, VchError
+from appliance.errors import Forbidden, InvalidParameter, NotFound, VchError
 from appliance.hypervisor import NO_BRIDGE, Card
 from appliance.network.addresses import Subnet, mac_of, parse_subnet
 from appliance.network.host import Host
 from appliance.network.ports import Ports, Wanted, each_port, forwards, parse_bindings
 from appliance.network.record import (
     OPTION_HOST_IP,
+    SWARM,
     Address,
     Endpoint,
     NetworkRecord,
@@ -46,7 +47,7 @@ class Places:
     def open(self, record: NetworkRecord) -> None:
         """There is a network to have places on. InvalidParameter when its pools are none."""
         self.taken[record.id] = {}
-        if record.driver == "bridge":
+        if record.is_bridge:
             label = f"{record.name} ({record.id})"
             self._subnets[record.id] = [Subnet(pool, label, self._reserved(pool)) for pool in record.used_pools]
 
@@ -180,6 +181,11 @@ class Places:
     def enter(self, container: Container, attachment: Attachment, *, again: bool = False) -> Endpoint:
         """Take one place; `again`: the one that it has had when this daemon was not there."""
         record = self.network_of(attachment)
+        if record.scope == SWARM and not record.attachable:
+            raise Forbidden(
+                f"Could not attach to network {attachment.network}: rpc error: code = PermissionDenied desc = network {record.name} "
+                "not manually attachable"
+            )
         attachment.network_id = record.id
         wanted = attachment.wanted
         ipam = wanted.get("IPAMConfig") or {}

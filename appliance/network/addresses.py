@@ -18,10 +18,10 @@ def default_pools() -> Iterator[Network]:
     return map(ipaddress.ip_network, _LOCAL_POOLS)
 
 
-def pick_subnet(taken: Iterable[Network]) -> Network:
-    """The first of the default pools that overlaps with nothing. InvalidParameter when all are used up."""
+def pick_subnet(pools: Iterable[Network], taken: Iterable[Network]) -> Network:
+    """The first of the pools that overlaps with nothing. InvalidParameter when all are used up."""
     used = [network for network in taken if network.version == 4]
-    for candidate in default_pools():
+    for candidate in pools:
         if not any(candidate.overlaps(network) for network in used):
             return candidate
     raise InvalidParameter("all predefined address pools have been fully subnetted")

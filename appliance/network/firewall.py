@@ -55,7 +55,7 @@ def rules(
     table: str, networks: Iterable[NetworkRecord], publications: Iterable[Publication], uplink: Uplink | None = None
 ) -> str:
     """The commands that make the tables anew, whole."""
-    bridges = [network for network in networks if network.driver == "bridge" and network.bridge]
+    bridges = [network for network in networks if network.is_bridge and network.bridge]
     published = list(publications)
     return removal(table) + "".join(_family(family, table, bridges, published, uplink) for family in ("ip", "ip6"))
 

@@ -14,6 +14,8 @@ OPTION_MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
 OPTION_ICC = "com.docker.network.bridge.enable_icc"
 OPTION_HOST_IP = "com.docker.network.bridge.host_binding_ipv4"
 OPTION_DEFAULT = "com.docker.network.bridge.default_bridge"
+# The driver of a swarm's networks, and their scope.
+OVERLAY, SWARM = "overlay", "swarm"
 OPTIONS = frozenset((OPTION_BRIDGE, OPTION_MTU, OPTION_MASQUERADE, OPTION_ICC, OPTION_HOST_IP, OPTION_DEFAULT))
 
 
@@ -27,7 +29,7 @@ class Pool(msgspec.Struct):
 
 
 class NetworkRecord(msgspec.Struct):
-    """One network. `driver` is bridge, host or null; `created` unix ns; `own_subnet`: its user has chosen the subnet."""
+    """One network. `driver` is bridge, overlay, host or null; `created` unix ns; `own_subnet`: its user has chosen the subnet."""
 
     id: str
     name: str
@@ -43,10 +45,18 @@ class NetworkRecord(msgspec.Struct):
     options: dict[str, str] = {}
     ipam_options: dict[str, str] | None = None
     bridge: str = ""
+    scope: str = "local"
+    # A swarm's, for what its services publish: on paper only.
+    ingress: bool = False
 
     @property
     def predefined(self) -> bool:
         return self.name in ("bridge", "host", "none")
+
+    @property
+    def is_bridge(self) -> bool:
+        """Whether it is a bridge of this host: a swarm has no other node that an overlay would have to reach."""
+        return self.driver in ("bridge", OVERLAY) and not self.ingress
 
     @property
     def used_pools(self) -> list[Pool]:
@@ -56,7 +66,7 @@ class NetworkRecord(msgspec.Struct):
     @property
     def names_are_known(self) -> bool:
         """Whether containers find each other by name: not on the default network, as ever."""
-        return self.driver == "bridge" and not self.predefined
+        return self.is_bridge and not self.predefined
 
     @property
     def mtu(self) -> int:
@@ -66,6 +76,22 @@ class NetworkRecord(msgspec.Struct):
     def on(self, option: str) -> bool:
         """A switch that is on unless it was turned off."""
         return self.options.get(option, "true").lower() not in ("false", "0")
+
+
+class SwarmRecord(msgspec.Struct):
+    """`created` and `updated` unix ns; `version` counts updates; `spec` is the API's SwarmSpec, `node` its NodeSpec."""
+
+    id: str
+    node_id: str
+    created: int
+    updated: int
+    version: int
+    address: str
+    listen: str
+    spec: dict[str, Any]
+    node: dict[str, Any]
+    pools: list[str]
+    subnet_bits: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,15 +25,11 @@ _CONTAINERS = ("api_container_test", "api_exec_test", "models_containers_test")
 _OTHERS = (
     "api_image_test", "api_network_test", "api_volume_test", "models_images_test", "models_networks_test", "models_volumes_test",
 )  # fmt: skip
-_SWARM = "needs a swarm"
 _BUILD = "the classic builder is not offered"
 LEFT_OUT: dict[str, str] = {
     "api_container_test.ContainerCPUTest.test_create_with_runtime": "the one runtime is called vch",
     "api_container_test.AttachContainerTest.test_run_container_reading_socket_ws": "docker-py cannot, over a unix socket",
     "models_containers_test.ContainerCollectionTest.test_run_with_image_that_does_not_exist": "needs a registry far away",
-    "api_network_test.TestNetworks.test_create_inspect_network_with_scope": _SWARM,
-    "api_network_test.TestNetworks.test_create_network_attachable": _SWARM,
-    "api_network_test.TestNetworks.test_create_network_ingress": _SWARM,
     "models_images_test.ImageCollectionTest.test_build": _BUILD,
     "models_images_test.ImageCollectionTest.test_build_with_error": _BUILD,
     "models_images_test.ImageCollectionTest.test_build_with_multiple_success": _BUILD,

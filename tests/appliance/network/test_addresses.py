@@ -53,7 +53,7 @@ def test_the_next_pool_overlaps_with_none(chosen: list[int]) -> None:
     pools = list(default_pools())
     taken = [pools[number] for number in chosen]
     try:
-        picked = pick_subnet(taken)
+        picked = pick_subnet(default_pools(), taken)
     except InvalidParameter:
         assert set(taken) == set(pools)
     else:
