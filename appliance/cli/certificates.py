@@ -23,8 +23,8 @@ _EARLIER = datetime.timedelta(hours=24)
 class Authority:
     """A CA in a folder: ca.pem, ca-key.pem. What is there is used, so that certificates given out before stay good."""
 
-    def __init__(self, folder: Path, name: str) -> None:
-        """InvalidParameter for files that are no CA."""
+    def __init__(self, folder: Path, name: str, *, must_be: bool = False) -> None:
+        """InvalidParameter for files that are no CA, and for none with `must_be`."""
         self.folder = folder
         certificate, key = folder / "ca.pem", folder / "ca-key.pem"
         self.found = certificate.exists() and key.exists()
@@ -39,6 +39,8 @@ class Authority:
             if found.public_key() != self._certificate.public_key():
                 raise InvalidParameter(f"{folder}: ca-key.pem is not the key of ca.pem")
             self._key: _Key = found
+        elif must_be:
+            raise InvalidParameter(f"{folder}: there is no CA (ca.pem, ca-key.pem); name its folder by --cert-path")
         elif certificate.exists():
             raise InvalidParameter(
                 f"{folder}: there is a ca.pem without its ca-key.pem; name another folder by --cert-path"

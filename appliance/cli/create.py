@@ -1,14 +1,12 @@
 """`vch create`: everything is looked at first, and all that is wrong is said at once; then the appliance is made."""
 
 import argparse
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import trio
 
 from appliance import __version__
@@ -24,6 +22,7 @@ from appliance.cli.plan import (
     package_of,
     values_of,
 )
+from appliance.cli.reach import told_address, wait_served
 from appliance.cli.report import REFUSED, TOO_LATE, Ended, Report
 from appliance.cli.target import opened, password_of
 from appliance.errors import HypervisorError
@@ -35,7 +34,6 @@ from appliance.provision.properties import Malformed, settings_of
 
 __all__ = ["add_arguments", "run"]
 _OVF_NETWORKS = {"public": "Public", "bridge": "Bridge"}
-_PAUSE = 2.0
 
 
 @dataclass(slots=True)
@@ -154,9 +152,9 @@ async def _make(
     address = ""
     with trio.move_on_after(options.timeout) as scope:
         report.step("Waiting for its address")
-        address = client_address(options) or await _told_address(appliances, made.machine)
+        address = client_address(options) or await told_address(appliances, made.machine)
         report.step(f"Waiting for the API at {address}:{API_PORT}")
-        await _wait_for_api(options, identity, address)
+        await wait_served(address, values, options.cert_path)
     if scope.cancelled_caught:
         where = f" at {address}:{API_PORT}" if address else ""
         raise Ended(
@@ -166,42 +164,6 @@ async def _make(
     # They are kept on the appliance's own disk now, and are nobody's business in the inventory.
     await appliances.set_values(deployed, dict.fromkeys(("vsphere-password", "tls-key"), ""))
     _tell(options, report, identity, address, deployed)
-
-
-async def _told_address(appliances: Appliances, machine: Any) -> str:
-    """What its VMware tools tell."""
-    while True:
-        found = await appliances.look(machine)
-        if found is None:
-            raise HypervisorError("the appliance is gone")
-        if found.address:
-            return found.address
-        await trio.sleep(_PAUSE)
-
-
-async def _wait_for_api(options: argparse.Namespace, identity: _Identity, address: str) -> None:
-    """Until it answers; with a client's certificate if it wants one of ours, else a handshake is all."""
-    context = ssl.create_default_context()
-    # Whether the certificate is the right one is the clients' to find out, by the name that they use.
-    context.check_hostname = False
-    if identity.authority is not None:
-        context.load_verify_locations(cadata=identity.authority.certificate)
-    else:
-        context.verify_mode = ssl.CERT_NONE
-    if identity.certificate:
-        context.load_cert_chain(options.cert_path / "cert.pem", options.cert_path / "key.pem")
-    host = f"[{address}]" if ":" in address else address
-    async with httpx.AsyncClient(verify=context, timeout=10, trust_env=False) as client:
-        while True:
-            try:
-                response = await client.get(f"https://{host}:{API_PORT}/_ping")
-            except (httpx.HTTPError, OSError) as error:
-                if not identity.certificate and "certificate required" in str(error).lower().replace("_", " "):
-                    return
-            else:
-                if response.is_success:
-                    return
-            await trio.sleep(_PAUSE)
 
 
 def _tell(options: argparse.Namespace, report: Report, identity: _Identity, address: str, deployed: Deployed) -> None:

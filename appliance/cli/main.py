@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import shtab
 import trio
 
-from appliance.cli import create, daemon, delete, firewall, show, target
+from appliance.cli import configure, create, daemon, delete, firewall, show, target, upgrade
 from appliance.cli.report import FAILED, NOT_FOUND, USAGE, Ended, Report
 from appliance.errors import InvalidParameter, NotFound, VchError, leaves
 
@@ -30,6 +30,8 @@ def parser() -> argparse.ArgumentParser:
     command("create", "make an appliance", create.add_arguments, create.run)
     command("ls", "appliances that are there", show.add_list_arguments, show.run_list)
     command("inspect", "what an appliance is and was told", show.add_inspect_arguments, show.run_inspect)
+    command("configure", "tell an appliance something else", configure.add_arguments, configure.run)
+    command("upgrade", "a newer version under an appliance, or back", upgrade.add_arguments, upgrade.run)
     update = commands.add_parser("update", help="firewall: what hosts let through").add_subparsers(
         dest="what", required=True, metavar="WHAT"
     )

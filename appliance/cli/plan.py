@@ -36,6 +36,7 @@ _FILES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of `vch create`."""
     flag = parser.add_argument_group("what is made, and where").add_argument
     flag("-n", "--name", default="vch", help="of the appliance, its resource pool and folder (vch)")
     flag("--tenant", help="in whose name containers' machines are made; else the name")
@@ -48,22 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="",
         help="the datastore of the appliance, images and machines, where there are several",
     )
-    flag("--volume-store", action="append", default=[], metavar="NAME=DATASTORE", help="where volumes may be put, too")
     flag("--endpoint-cpu", type=int, default=2, help="processors of the appliance (2)")
     flag("--endpoint-memory", type=int, default=2048, help="MiB of the appliance (2048)")
     flag("--cpu", type=int, default=-1, metavar="MHZ", help="limit of the resource pool")
     flag("--memory", type=int, default=-1, metavar="MIB", help="limit of the resource pool")
-    flag("--container-memory", metavar="MIB", help="of a container that says none (256)")
-    flag("--vm-firmware", help="of containers' machines: efi or bios")
-
-    flag = parser.add_argument_group("networks").add_argument
     flag("-b", "--bridge-network", default="", help="a portgroup for containers, of this appliance alone")
-    flag(
-        "--bip",
-        "--bridge-network-range",
-        dest="bip",
-        help="the gateway and prefix of the default network, as 172.17.0.1/16",
-    )
     flag(
         "--public-network",
         default="",
@@ -71,6 +61,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     flag("--client-network", default="", help="the API")
     flag("--management-network", default="", help="vSphere")
+    add_setting_arguments(parser)
+    flag = parser.add_argument_group("how").add_argument
+    flag("--ops-grant-perms", action="store_true", help="give --ops-user a role with what is needed, and nothing else")
+    flag("--dry-run", action="store_true", help="look at everything, make nothing")
+    flag("--timeout", type=float, default=600, metavar="SECONDS", help="for the appliance to come up (600)")
+
+
+def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of what an appliance is told, at first and later."""
+    flag = parser.add_argument_group("containers").add_argument
+    flag("--volume-store", action="append", default=[], metavar="NAME=DATASTORE", help="where volumes may be put, too")
+    flag("--container-memory", metavar="MIB", help="of a container that says none (256)")
+    flag("--vm-firmware", help="of containers' machines: efi or bios")
+
+    flag = parser.add_argument_group("networks").add_argument
+    flag(
+        "--bip",
+        "--bridge-network-range",
+        dest="bip",
+        help="the gateway and prefix of the default network, as 172.17.0.1/16",
+    )
     for role in ("public", "client", "management"):
         flag(
             f"--{role}-address",
@@ -117,7 +128,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag = parser.add_argument_group("what the appliance does in vSphere's name").add_argument
     flag("--ops-user", default="", help="its account; else --user's")
     flag("--ops-password-file", type=Path, help="else $VCH_OPS_PASSWORD")
-    flag("--ops-grant-perms", action="store_true", help="give it a role with what is needed, and nothing else")
 
     flag = parser.add_argument_group("registries").add_argument
     flag("--insecure-registry", action="append")
@@ -134,11 +144,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag("--https-proxy")
     flag("--no-proxy")
 
-    flag = parser.add_argument_group("how").add_argument
+    flag = parser.add_argument_group("what it says").add_argument
     flag("--label", dest="labels", action="append", metavar="NAME=VALUE", help="in docker info")
     flag("--log-level")
-    flag("--dry-run", action="store_true", help="look at everything, make nothing")
-    flag("--timeout", type=float, default=600, metavar="SECONDS", help="for the appliance to come up (600)")
 
 
 def look_at_options(options: argparse.Namespace) -> list[Finding]:
@@ -235,6 +243,13 @@ def values_of(options: argparse.Namespace, server: Server, places: Places) -> di
         "interfaces": ",".join(("public", "bridge", *(role for role in ("client", "management") if role in networks))),
         "tls-verify": "false" if options.no_tlsverify else "true",
     }  # fmt: skip
+    values |= handed_on(options)
+    return {key: value for key, value in values.items() if value}
+
+
+def handed_on(options: argparse.Namespace) -> dict[str, str]:
+    """The properties that options say as they are."""
+    values = {}
     for option, key in _HANDED_ON.items():
         given = getattr(options, option)
         if given:
@@ -243,7 +258,7 @@ def values_of(options: argparse.Namespace, server: Server, places: Places) -> di
         path = getattr(options, option)
         if path is not None:
             values[key] = path.read_text()
-    return {key: value for key, value in values.items() if value}
+    return values
 
 
 def option_of(key: str) -> str:

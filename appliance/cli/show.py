@@ -4,10 +4,10 @@ import argparse
 import shlex
 
 from appliance.cli.plan import option_of
+from appliance.cli.reach import docker_host
 from appliance.cli.report import Report, table
 from appliance.cli.target import opened
 from appliance.hypervisor.vsphere.appliances import Deployed
-from appliance.provision.files import API_PORT
 from appliance.provision.properties import BY_KEY
 
 
@@ -23,7 +23,7 @@ async def run_list(options: argparse.Namespace, report: Report) -> None:
         for one in found:
             machines = await appliances.containers(one)
             running = sum(on for _, _, on in machines)
-            host = _docker_host(one)
+            host = docker_host(one)
             rows.append(
                 (
                     one.reference._moId,
@@ -72,7 +72,7 @@ async def run_inspect(options: argparse.Namespace, report: Report) -> None:
         lines = [
             f"Name:         {one.name}", f"ID:           {one.reference._moId}", f"UUID:         {one.identity}",
             f"Tenant:       {one.tenant}", f"Version:      {one.version}", f"Power:        {one.power}",
-            f"DOCKER_HOST:  {_docker_host(one) or 'not known: its address is not told yet'}",
+            f"DOCKER_HOST:  {docker_host(one) or 'not known: its address is not told yet'}",
             f"Containers:   {len(machines)}, {sum(on for _, _, on in machines)} on", "Properties:",
             *(f"  {key}: {_one_line(value)}" for key, value in sorted(shown.items())),
         ]  # fmt: skip
@@ -84,16 +84,8 @@ def _one_line(value: str) -> str:
     return f"{first} ..." if more else first
 
 
-def _docker_host(one: Deployed) -> str:
-    role = "client" if "client" in one.values.get("interfaces", "") else "public"
-    address = one.values.get(f"{role}-address", "dhcp").partition("/")[0]
-    if address == "dhcp" or not address:
-        address = one.address
-    return f"tcp://{address}:{API_PORT}" if address else ""
-
-
 def _facts(one: Deployed) -> dict[str, object]:
     return {
         "id": one.reference._moId, "name": one.name, "uuid": one.identity, "tenant": one.tenant, "version": one.version,
-        "power": one.power, "docker_host": _docker_host(one),
+        "power": one.power, "docker_host": docker_host(one),
     }  # fmt: skip

@@ -28,7 +28,7 @@ class Disk:
     populated: int
 
 
-def descriptor(name: str, disks: Sequence[Disk]) -> bytes:
+def descriptor(name: str, disks: Sequence[Disk], version: str = __version__) -> bytes:
     """The envelope of an appliance with a system's disk and one for data."""
     files = "\n".join(
         f'    <File ovf:id="{disk.id}-file" ovf:href={quoteattr(disk.name)} ovf:size="{disk.size}"/>' for disk in disks
@@ -80,7 +80,7 @@ def descriptor(name: str, disks: Sequence[Disk]) -> bytes:
     <ProductSection>
       <Info>vch: Docker's API, a virtual machine per container</Info>
       <Product>vch</Product>
-      <Version>{__version__}</Version>
+      <Version>{version}</Version>
 {properties}
     </ProductSection>
     <VirtualHardwareSection ovf:transport="com.vmware.guestInfo iso">

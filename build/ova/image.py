@@ -226,7 +226,14 @@ def erofs(tree: Path, target: Path) -> None:
     )  # fmt: skip
 
 
-def pack(name: str, system: Path, work: Path, target: Path, signer: tuple[Path, Path] | None = None) -> None:
+def pack(
+    name: str,
+    system: Path,
+    work: Path,
+    target: Path,
+    signer: tuple[Path, Path] | None = None,
+    version: str = __version__,
+) -> None:
     """A system's disk (raw) to an OVA: the descriptor first, then the digests, then the disks (DSP0243, 5.1)."""
     data = work / "data.raw"
     with data.open("wb") as file:
@@ -235,7 +242,7 @@ def pack(name: str, system: Path, work: Path, target: Path, signer: tuple[Path, 
         _packed("system", system, work / f"{name}-system.vmdk"),
         _packed("data", data, work / f"{name}-data.vmdk"),
     ]
-    about = descriptor(name, packed)
+    about = descriptor(name, packed, version)
     digests = f"SHA256({name}.ovf)= {hashlib.sha256(about).hexdigest()}\n"
     for one in packed:
         with (work / one.name).open("rb") as file:

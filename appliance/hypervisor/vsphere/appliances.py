@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 # In an appliance's extraConfig: that it is one, and what it was made of.
 KEY = "vch.appliance"
+# Of a machine that is there for its disk only, as long as an upgrade lasts.
+UPGRADE_KEY = "vch.upgrade"
 # What a lone ESXi's appliance has its properties by; vCenter writes it itself.
 _ENVIRONMENT_KEY = "guestinfo.ovfEnv"
 _ROLE = "vch operations"
@@ -39,6 +41,10 @@ _PATHS = [
     "name", "runtime.powerState", "config.extraConfig", "config.vAppConfig", "config.uuid", "guest.net", "guest.ipAddress",
     "resourcePool", "parent",
 ]  # fmt: skip
+
+
+# Told of bytes that are sent, and of all that there are to send.
+Progress = Callable[[int, int], None]
 
 
 class Package(Protocol):
@@ -65,6 +71,7 @@ class Plan:
     values: Mapping[str, str]
     cpus: int
     memory_mib: int
+    key: str = KEY
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +195,7 @@ class Appliances:
         spec = vim.ResourceConfigSpec(cpuAllocation=share(cpu_limit), memoryAllocation=share(memory_limit))
         return await self.session.change(f"resource pool {name}", parent.CreateResourcePool, name, spec)
 
-    async def deploy(self, plan: Plan, package: Package, on_progress: Callable[[int, int], None]) -> Any:
+    async def deploy(self, plan: Plan, package: Package, on_progress: Progress) -> Any:
         """The appliance's machine, off. What was begun of one that cannot be made is taken away again."""
         what = f"deploy {plan.name}"
         manager = self.session.content.ovfManager
@@ -212,7 +219,7 @@ class Appliances:
         config.numCPUs, config.memoryMB, config.firmware = plan.cpus, plan.memory_mib, "efi"
         about = {"tenant": plan.tenant, "version": plan.version}
         # What the simulator repeats of the properties has no place there: secrets would be read by whoever may look.
-        config.extraConfig = [vim.option.OptionValue(key=KEY, value=json.dumps(about))]
+        config.extraConfig = [vim.option.OptionValue(key=plan.key, value=json.dumps(about))]
         config.deviceChange += [_card(index, backing) for index, backing in enumerate(plan.more_cards)]
         if not self.session.is_vcenter:
             config.vAppConfig = None
@@ -253,13 +260,13 @@ class Appliances:
             found = await self.session.properties("give up", machines, ["name", "config.extraConfig"])
             for machine in machines:
                 facts = found.get(machine._moId, {})
-                if facts.get("name") == plan.name and KEY in _extra(facts):
+                if facts.get("name") == plan.name and plan.key in _extra(facts):
                     await self.carry_out(f"remove {plan.name}", machine.Destroy_Task)
         except HypervisorError as error:
             log.warning("what was made of %s could not be removed: %s", plan.name, error)
 
     async def _upload(
-        self, lease: Any, info: Any, items: Sequence[Any], package: Package, on_progress: Callable[[int, int], None]
+        self, lease: Any, info: Any, items: Sequence[Any], package: Package, on_progress: Progress
     ) -> None:
         total = sum(package.length(item.path) for item in items)
         sent = 0

@@ -16,6 +16,8 @@ from appliance.provision.main import provision
 
 # Of the namespace that it is in: where the public network is, and the portgroup.
 PUBLIC, BRIDGE = "mgmt", "eth1"
+# In the version of one that does not come up.
+BROKEN = "broken"
 
 
 def is_appliance(config: Any) -> bool:
@@ -32,6 +34,8 @@ def _environment(config: Any) -> Environment:
 
 async def run_appliance(session: Session, reference: Any, config: Any, folder: Path, namespace: str) -> None:
     """Until it is cancelled, which is a power-off."""
+    if any(one.key == KEY and BROKEN in one.value for one in config.extraConfig):
+        await trio.sleep_forever()
     # It is the same data disk at each boot.
     cards = [Card(PUBLIC, "52:54:00:00:00:01"), Card(BRIDGE, "52:54:00:00:00:02")]
     settings = provision(_environment(config), folder, cards)

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from appliance import __version__
 from build.ova.image import NAME, pack
 from tests.live.images import busybox_archive
+from tests.live.vsphere.appliancebody import BROKEN
 from tests.live.vsphere.daemon import hosts_beside, standing_in
 from tests.live.vsphere.simulator import PASSWORD, USER, Simulator, running_vcsim
 
@@ -28,11 +30,14 @@ class Operator:
         self.root = root
         self.simulator = simulator
         self._inside = inside
-        self.ova = root / "vch.ova"
-        # As the real one in everything but the system, which the simulator would throw away.
-        system = root / "system.raw"
+        self.ova = self.package(__version__)
+
+    def package(self, version: str) -> Path:
+        """As the real one in everything but the system, which the simulator throws away."""
+        system, target = self.root / "system.raw", self.root / f"{version}.ova"
         system.write_bytes(os.urandom(1 << 20))
-        pack(NAME, system, root, self.ova)
+        pack(NAME, system, self.root, target, version=version)
+        return target
 
     def vch(self, *arguments: str, status: int = 0, password: str = PASSWORD, thumbprint: str | None = None) -> str:
         """What it prints, with its messages."""
@@ -90,8 +95,9 @@ class Operator:
         subprocess.run([*self._inside, sys.executable, "-c", program, *arguments], check=True, timeout=60)
 
     def files(self) -> list[str]:
-        """What is on the datastores."""
-        return sorted(str(path) for path in self.simulator.datastores.rglob("*") if path.is_file())
+        """What is on the datastores, but for what the simulator leaves of snapshots that were removed."""
+        found = (path for path in self.simulator.datastores.rglob("*") if path.is_file())
+        return sorted(str(path) for path in found if path.suffix not in (".vmsn", ".vmsd"))
 
 
 @contextlib.contextmanager
@@ -181,6 +187,9 @@ def test_the_life_of_an_appliance(operator: Operator) -> None:
     other = operator.create("--name", "second", status=3)
     assert "DC0_DVPG0 is the bridge network of appliance prod" in other
 
+    _configured(operator)
+    _upgraded(operator)
+
     assert "stays" not in operator.vch("delete", "nobody", status=4)
     assert "containers that are running" in operator.vch("delete", "prod", status=3)
     said = operator.vch("delete", "prod", "--force")
@@ -195,6 +204,52 @@ def test_the_life_of_an_appliance(operator: Operator) -> None:
     assert operator.docker("run", "--rm", "-v", "kept:/data", "busybox", "cat", "/data/file") == "here\n"
     operator.vch("delete", "prod", "--force", "--volumes")
     assert operator.files() == before
+
+
+def _stays(operator: Operator) -> str:
+    """Since when the container runs, which no command about its appliance ends."""
+    return operator.docker("inspect", "-f", "{{.State.Running}} {{.State.StartedAt}} {{.RestartCount}}", "stays")
+
+
+def _configured(operator: Operator) -> None:
+    began = _stays(operator)
+    assert "nothing is to be changed" in operator.vch("configure", "prod", status=2)
+    said = operator.vch("configure", "prod", "--dns", "nonsense", "--bip", "1.2.3.4/99", status=3)
+    assert "--dns" in said
+    assert "--bip" in said
+    assert "nothing was changed" in operator.vch("configure", "prod", "--label", "stage=test", "--dry-run")
+    operator.vch("configure", "prod", "--label", "stage=test", "--dns", "192.0.2.53")
+    assert operator.docker("info", "-f", "{{json .Labels}}") == '["stage=test"]\n'
+    assert _stays(operator) == began
+    # What cannot be seen from outside is seen when it does not come up.
+    said = operator.vch("configure", "prod", "--volume-store", "v=No-Such-Store", "--timeout", "6", status=5)
+    assert "the old settings are back" in said
+    operator.vch("configure", "prod", "--reset", "labels")
+    assert operator.docker("info", "-f", "{{json .Labels}}") == "[]\n"
+    assert "dns: 192.0.2.53" in operator.vch("inspect", "prod")
+    assert _stays(operator) == began
+
+
+def _upgraded(operator: Operator) -> None:
+    began = _stays(operator)
+    assert "has nothing to go back to" in operator.vch("upgrade", "prod", "--rollback", status=3)
+    assert "already" in operator.vch("upgrade", "prod", "--ova", str(operator.ova), status=3)
+    newer, broken = operator.package("7.0"), operator.package(f"7.1-{BROKEN}")
+    before = operator.files()
+    assert f"is 7.0, and was {__version__}" in operator.vch("upgrade", "prod", "--ova", str(newer))
+    assert operator.json("inspect", "prod")["version"] == "7.0"
+    assert "system-7.0" in " ".join(file for file in operator.files() if file not in before)
+    assert f"is {__version__} again" in operator.vch("upgrade", "prod", "--rollback")
+    assert operator.json("inspect", "prod")["version"] == __version__
+    assert operator.files() == before
+    operator.vch("upgrade", "prod", "--ova", str(newer))
+    operator.vch("upgrade", "prod", "--commit")
+    assert "has nothing to go back to" in operator.vch("upgrade", "prod", "--rollback", status=3)
+    said = operator.vch("upgrade", "prod", "--ova", str(broken), "--timeout", "6", status=5)
+    assert "it is 7.0 again" in said
+    assert operator.json("inspect", "prod")["version"] == "7.0"
+    assert operator.vch("ls", "-q") == "prod\n"
+    assert _stays(operator) == began
 
 
 def test_an_appliance_that_cannot_be_uploaded_leaves_nothing(operator: Operator) -> None:

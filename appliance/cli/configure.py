@@ -1,0 +1,150 @@
+"""`vch configure`: an appliance is told something else, and boots with it; if it does not come up it is told the old again."""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import trio
+
+from appliance.cli.certificates import Authority, write_private, write_public
+from appliance.cli.plan import add_setting_arguments, as_option, handed_on
+from appliance.cli.reach import docker_host, known_address, told_address, wait_served
+from appliance.cli.report import REFUSED, TOO_LATE, USAGE, Ended, Report
+from appliance.cli.target import opened, password_of
+from appliance.errors import InvalidParameter
+from appliance.hypervisor.vsphere.appliances import Appliances, Deployed
+from appliance.hypervisor.vsphere.session import Session
+from appliance.provision.properties import BY_KEY, PROPERTIES, Malformed, settings_of
+
+GRACE_SECONDS = 60.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="of the appliance, or its id")
+    add_setting_arguments(parser)
+    flag = parser.add_argument_group("how").add_argument
+    flag(
+        "--reset",
+        action="append",
+        default=[],
+        metavar="PROPERTY",
+        help="back to what it is by itself; names are those of `vch inspect`",
+    )
+    flag("--dry-run", action="store_true", help="say what would change, change nothing")
+    flag("--timeout", type=float, default=600, metavar="SECONDS", help="for the appliance to come up again (600)")
+
+
+async def run(options: argparse.Namespace, report: Report) -> None:
+    """Containers go on meanwhile. Ended, with REFUSED and nothing done, when the new settings are of no use."""
+    folder: Path = options.cert_path or Path(options.name)
+    async with opened(options) as appliances:
+        one = await appliances.named(options.name)
+        changes = await _changes(options, one, appliances, folder)
+        if not changes:
+            raise Ended(USAGE, "nothing is to be changed: say what, by an option")
+        for key in sorted(changes):
+            shown = "(secret)" if BY_KEY[key].secret else changes[key].partition("\n")[0] or "(by itself)"
+            report.step(f"  {key}: {shown}")
+        if changes.get("tls-verify") == "false":
+            report.finding(
+                "warnings",
+                "--no-tlsverify",
+                "WHOEVER REACHES THE API MAY DO ALL, on all containers and their data",
+                "leave it out",
+            )
+        _check(one, changes, report)
+        if options.dry_run:
+            report.result(
+                {"name": one.name, "changed": False, "properties": sorted(changes)}, ["nothing was changed (--dry-run)"]
+            )
+            return
+        if "tls-key" in changes and not options.tls_server_key:
+            write_public(folder / "server-cert.pem", changes["tls-cert"].encode())
+            write_private(folder / "server-key.pem", changes["tls-key"].encode())
+        await _boot_with(appliances, one, changes, folder, options.timeout, report)
+        now = await appliances.named(one.reference._moId)
+        report.result(
+            {"name": one.name, "changed": True, "properties": sorted(changes), "docker_host": docker_host(now)},
+            [f"{one.name} is configured: {docker_host(now)}"],
+        )
+
+
+async def _changes(options: argparse.Namespace, one: Deployed, appliances: Appliances, folder: Path) -> dict[str, str]:
+    server = appliances.session.server
+    wanted = handed_on(options)
+    if options.volume_store:
+        wanted["volume-stores"] = ",".join(options.volume_store)
+    if options.no_tlsverify:
+        wanted["tls-verify"] = "false"
+    # By what it is known now.
+    if server.thumbprint:
+        wanted["thumbprint"] = server.thumbprint
+    if options.tls_cname:
+        if options.tls_server_cert:
+            raise InvalidParameter("--tls-cname is for a certificate of our own CA: leave out --tls-server-cert")
+        authority = Authority(folder, one.name, must_be=True)
+        names = [options.tls_cname, known_address({**one.values, **wanted})]
+        wanted["tls-cert"], wanted["tls-key"] = authority.sign_server(list(dict.fromkeys(filter(None, names))))
+    for key in options.reset:
+        if key not in BY_KEY:
+            raise InvalidParameter(
+                f"--reset {key}: there is no such property; there are {', '.join(each.key for each in PROPERTIES)}"
+            )
+        wanted[key] = BY_KEY[key].default
+    changes = {key: value for key, value in wanted.items() if value != one.values.get(key, BY_KEY[key].default)}
+    if options.ops_user:
+        password = password_of(options.ops_password_file, "VCH_OPS_PASSWORD", options.ops_user)
+        # Somebody who cannot log in would leave an appliance that cannot either.
+        async with Session.open(replace(server, user=options.ops_user, password=password)):
+            changes |= {"vsphere-user": options.ops_user, "vsphere-password": password}
+    return changes
+
+
+def _check(one: Deployed, changes: Mapping[str, str], report: Report) -> None:
+    values = {**one.values, **changes}
+    # Those that it has kept for itself are not there to be looked at.
+    values["vsphere-password"] = values.get("vsphere-password") or "-"
+    if not values.get("tls-key"):
+        values.pop("tls-cert", None)
+    try:
+        settings_of(values)
+    except Malformed as error:
+        for problem in error.problems:
+            finding = as_option(problem)
+            report.finding("problems", finding.setting, finding.text, finding.remedy)
+        raise Ended(REFUSED, f"{one.name} stays as it is: see above") from error
+
+
+async def _boot_with(
+    appliances: Appliances, one: Deployed, changes: Mapping[str, str], folder: Path, seconds: float, report: Report
+) -> None:
+    report.step(f"Shutting {one.name} down; its containers go on")
+    if one.power != "poweredOff":
+        await appliances.power_off(one.reference, GRACE_SECONDS)
+    await appliances.set_values(one, changes)
+    if not await boot(appliances, one, {**one.values, **changes}, folder, seconds, report):
+        report.step("It does not answer; it is told the old again")
+        await appliances.power_off(one.reference, GRACE_SECONDS)
+        changed = await appliances.named(one.reference._moId)
+        await appliances.set_values(changed, {key: one.values.get(key, "") for key in changes})
+        served = await boot(appliances, one, one.values, folder, seconds, report)
+        text = "the old settings are back" if served else "and with the old settings neither: its console says more"
+        raise Ended(TOO_LATE, f"{one.name} does not come up with these settings; {text}")
+    secrets = [key for key in changes if BY_KEY[key].secret and changes[key]]
+    if secrets:
+        await appliances.set_values(await appliances.named(one.reference._moId), dict.fromkeys(secrets, ""))
+
+
+async def boot(
+    appliances: Appliances, one: Deployed, values: Mapping[str, str], folder: Path, seconds: float, report: Report
+) -> bool:
+    """Power it on; whether it serves its API in so many seconds."""
+    report.step("Powering it on")
+    await appliances.power_on(one.reference)
+    with trio.move_on_after(seconds):
+        address = known_address(values) or await told_address(appliances, one.reference)
+        report.step(f"Waiting for the API at {address}")
+        await wait_served(address, values, folder)
+        return True
+    return False

@@ -1,0 +1,91 @@
+"""An appliance's API, as an operator reaches it: by its address, with the certificates of a folder."""
+
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import trio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+from appliance.errors import HypervisorError, Unavailable
+from appliance.hypervisor.vsphere.appliances import Appliances, Deployed
+from appliance.hypervisor.vsphere.trust import PinnedContext
+from appliance.provision.files import API_PORT
+from appliance.provision.properties import pem
+
+_PAUSE = 2.0
+_TIMEOUT = 10.0
+
+
+def known_address(values: Mapping[str, str]) -> str:
+    """Where clients find it, if its properties say so; else ""."""
+    role = "client" if "client" in values.get("interfaces", "").split(",") else "public"
+    address = values.get(f"{role}-address", "dhcp").partition("/")[0]
+    return "" if address == "dhcp" else address
+
+
+async def told_address(appliances: Appliances, machine: Any) -> str:
+    """Where clients find it, waited for: what its VMware tools tell."""
+    while True:
+        found = await appliances.look(machine)
+        if found is None:
+            raise HypervisorError("the appliance is gone")
+        if found.address:
+            return found.address
+        await trio.sleep(_PAUSE)
+
+
+def docker_host(one: Deployed) -> str:
+    """tcp://address:port; "" as long as nobody knows the address."""
+    address = known_address(one.values) or one.address
+    return f"tcp://{_bracketed(address)}:{API_PORT}" if address else ""
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def _context(certificate: str, folder: Path) -> ssl.SSLContext:
+    """Known by the certificate that it was given, whoever signed that and whatever it is called here."""
+    context: ssl.SSLContext
+    if certificate:
+        first = x509.load_pem_x509_certificates(pem(certificate).encode())[0]
+        context = PinnedContext.of(first.fingerprint(hashes.SHA256()).hex())
+    else:
+        # It has made one for itself, which its console shows.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if (folder / "cert.pem").exists() and (folder / "key.pem").exists():
+        context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    return context
+
+
+@asynccontextmanager
+async def client_of(address: str, values: Mapping[str, str], folder: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of its API. Unavailable when the certificates cannot be used."""
+    try:
+        context = _context(values.get("tls-cert", ""), folder)
+    except (OSError, ValueError) as error:
+        raise Unavailable(f"{folder}: {error}") from error
+    base = f"https://{_bracketed(address)}:{API_PORT}"
+    async with httpx.AsyncClient(base_url=base, verify=context, timeout=_TIMEOUT, trust_env=False) as client:
+        yield client
+
+
+async def wait_served(address: str, values: Mapping[str, str], folder: Path) -> None:
+    """Until it answers; one whose clients' CA is not ours has done so when it asks who we are."""
+    async with client_of(address, values, folder) as client:
+        while True:
+            try:
+                if (await client.get("/_ping")).is_success:
+                    return
+            except (httpx.HTTPError, OSError) as error:
+                # TLS 1.3: the alert comes when the handshake is over.
+                if "certificate" in str(error).lower() and "required" in str(error).lower():
+                    return
+            await trio.sleep(_PAUSE)

@@ -1,0 +1,176 @@
+"""An appliance's system disk replaced by a newer one, with a snapshot to go back to; its data disk stays."""
+
+import json
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from pyVmomi import vim
+
+from appliance.errors import HypervisorError
+from appliance.hypervisor.vsphere.appliances import KEY, UPGRADE_KEY, Appliances, Deployed, Package, Plan, Progress
+from appliance.hypervisor.vsphere.inventory import find_one
+
+log = logging.getLogger(__name__)
+
+_SNAPSHOT = "vch upgrade"
+# In an appliance's extraConfig: what it was before.
+_PREVIOUS_KEY = "vch.previous"
+_Change = vim.vm.device.VirtualDeviceSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Previous:
+    """What an appliance was before its last upgrade: version, and system disk."""
+
+    version: str
+    disk: str
+
+
+class Upgrades:
+    """Of one appliance, which has to be off for each step but `previous`."""
+
+    def __init__(self, appliances: Appliances, appliance: Deployed) -> None:
+        self._appliances = appliances
+        self._appliance = appliance
+        self._session = appliances.session
+
+    async def previous(self) -> Previous | None:
+        """None when it was never upgraded, or the way back was given up."""
+        extra = await self._session.look("upgrade", self._appliance.reference, "config.extraConfig") or ()
+        text = next((str(one.value) for one in extra if one.key == _PREVIOUS_KEY), "")
+        try:
+            kept = json.loads(text)
+            return Previous(str(kept["version"]), str(kept["disk"]))
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    async def begin(self) -> None:
+        """A snapshot to come back to; what an earlier upgrade had kept goes."""
+        await self.commit()
+        arguments = _SNAPSHOT, f"before the upgrade from {self._appliance.version}", False, False
+        await self._appliances.carry_out("snapshot", self._appliance.reference.CreateSnapshot_Task, *arguments)
+
+    async def swap(self, package: Package, version: str, on_progress: Progress) -> None:
+        """Put the package's system disk in the place of what is there."""
+        one, appliances = self._appliance, self._appliances
+        old = await self._system_disk(one.reference)
+        place = str(old.backing.fileName)
+        folder = place.rpartition("/")[0] if "/" in place else place
+        root = self._session.content.rootFolder
+        _, datacenter = await find_one(
+            self._session, root, vim.Datacenter, one.values.get("datacenter", ""), "--datacenter"
+        )
+        # vSphere turns a stream into a disk only by making a machine of it, which lends us its disk.
+        plan = await self._lender(old.backing.datastore)
+        lender = await appliances.deploy(plan, package, on_progress)
+        try:
+            new = await self._system_disk(lender)
+            source, target = str(new.backing.fileName), f"{folder}/system-{version}-{lender._moId}.vmdk"
+            await appliances.carry_out(
+                "lend",
+                lender.ReconfigVM_Task,
+                vim.vm.ConfigSpec(deviceChange=[_Change(operation="remove", device=new)]),
+            )
+            manager = self._session.content.virtualDiskManager
+            await appliances.carry_out(
+                f"move {source}", manager.MoveVirtualDisk_Task, source, datacenter, target, datacenter, False, None
+            )
+        finally:
+            await appliances.destroy(lender)
+        await self._put(old, target, version, Previous(one.version, place))
+
+    async def _lender(self, datastore: Any) -> Plan:
+        one = self._appliance
+        store = type(datastore)(datastore._moId, self._session.stub)
+        networks = await self._session.look("networks", one.reference, "network") or ()
+        if not networks:
+            raise HypervisorError(f"{one.name} is on no network that could be told")
+        either = {"Public": networks[0], "Bridge": networks[0]}
+        return Plan(
+            f"{one.name}-upgrade", one.tenant, "", one.pool, one.folder, store, either, (), {}, 1, 512, UPGRADE_KEY
+        )  # fmt: skip
+
+    async def _system_disk(self, machine: Any) -> Any:
+        """The first disk of the first SCSI controller."""
+        devices = await self._session.look("disks", machine, "config.hardware.device") or ()
+        first = next(
+            (one for one in devices if isinstance(one, vim.vm.device.VirtualSCSIController) and one.busNumber == 0),
+            None,
+        )
+        for device in devices:
+            if (
+                isinstance(device, vim.vm.device.VirtualDisk)
+                and first is not None
+                and device.controllerKey == first.key
+                and not device.unitNumber
+            ):
+                return device
+        raise HypervisorError("the machine has no system disk")
+
+    async def _put(self, old: Any, path: str, version: str, previous: Previous | None) -> None:
+        backing = vim.vm.device.VirtualDisk.FlatVer2BackingInfo(
+            fileName=path, diskMode="persistent", thinProvisioned=True
+        )
+        disk = vim.vm.device.VirtualDisk(
+            key=-1, controllerKey=old.controllerKey, unitNumber=old.unitNumber, backing=backing
+        )
+        kept = json.dumps({"version": previous.version, "disk": previous.disk}) if previous is not None else ""
+        about = {KEY: json.dumps({"tenant": self._appliance.tenant, "version": version}), _PREVIOUS_KEY: kept}
+        change = vim.vm.ConfigSpec(
+            # The file stays: the snapshot has it.
+            deviceChange=[_Change(operation="remove", device=old), _Change(operation="add", device=disk)],
+            extraConfig=[vim.option.OptionValue(key=key, value=value) for key, value in about.items()],
+        )  # fmt: skip
+        await self._appliances.carry_out("swap the system disk", self._appliance.reference.ReconfigVM_Task, change)
+
+    async def _snapshot(self) -> Any:
+        tree = await self._session.look("snapshot", self._appliance.reference, "snapshot")
+        for one in tree.rootSnapshotList if tree is not None else ():
+            if one.name == _SNAPSHOT:
+                return type(one.snapshot)(one.snapshot._moId, self._session.stub)
+        return None
+
+    async def roll_back(self) -> Previous:
+        """Be what it was at the snapshot, data and all. HypervisorError when there is nothing to go back to."""
+        previous = await self.previous()
+        snapshot = await self._snapshot()
+        if snapshot is None:
+            raise HypervisorError(
+                f"{self._appliance.name} has nothing to go back to: it was not upgraded, or the upgrade was committed"
+            )
+        await self._appliances.carry_out("go back", snapshot.RevertToSnapshot_Task, None, True)
+        if previous is not None:
+            # Looked at, rather than believed.
+            now = await self._system_disk(self._appliance.reference)
+            newer = str(now.backing.fileName)
+            if newer != previous.disk:
+                await self._put(now, previous.disk, previous.version, None)
+            await self._delete_disk(newer, previous.disk)
+        await self._appliances.carry_out("remove the snapshot", snapshot.RemoveSnapshot_Task, False, True)
+        return previous or Previous(self._appliance.version, "")
+
+    async def commit(self) -> None:
+        """Give up the way back: the snapshot and the disk of before go."""
+        previous = await self.previous()
+        snapshot = await self._snapshot()
+        if snapshot is not None:
+            await self._appliances.carry_out("remove the snapshot", snapshot.RemoveSnapshot_Task, False, True)
+        if previous is not None:
+            now = str((await self._system_disk(self._appliance.reference)).backing.fileName)
+            change = vim.vm.ConfigSpec(extraConfig=[vim.option.OptionValue(key=_PREVIOUS_KEY, value="")])
+            await self._appliances.carry_out("commit", self._appliance.reference.ReconfigVM_Task, change)
+            await self._delete_disk(previous.disk, now)
+
+    async def _delete_disk(self, path: str, used: str) -> None:
+        """A system disk that is not used any more; that it stays is no failure."""
+        if not path or path == used:
+            return
+        root = self._session.content.rootFolder
+        wanted = self._appliance.values.get("datacenter", "")
+        _, datacenter = await find_one(self._session, root, vim.Datacenter, wanted, "--datacenter")
+        manager = self._session.content.virtualDiskManager
+        try:
+            await self._appliances.carry_out(f"delete {path}", manager.DeleteVirtualDisk_Task, path, datacenter)
+        except HypervisorError as error:
+            log.warning("%s stays: %s", path, error)
