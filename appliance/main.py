@@ -34,6 +34,7 @@ from appliance.api.usage import UsageRoutes
 from appliance.api.volumes import VolumeRoutes
 from appliance.config import Config, Rule, parse_arguments, parse_rule
 from appliance.diag import dump_tasks
+from appliance.diag.logfile import FORMAT, LOG_NAME, log_to
 from appliance.engine.admission import Admission
 from appliance.engine.containers import Containers
 from appliance.engine.events import EventBus
@@ -257,6 +258,7 @@ async def serve(config: Config) -> None:
     _allow_many_files()
     async with AsyncExitStack() as stack:
         stack.enter_context(_lock(config.data_root))
+        log_to(config.data_root / LOG_NAME)
         router = await stack.enter_async_context(appliance(config))
         await _listen_until_told(config, router)
 
@@ -293,7 +295,7 @@ def run() -> None:
     """The console script `vchd`."""
     try:
         config = parse_arguments(sys.argv[1:])
-        logging.basicConfig(level=_LEVELS[config.log_level], format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        logging.basicConfig(level=_LEVELS[config.log_level], format=FORMAT)
         logging.getLogger("httpx").setLevel(logging.WARNING)
         # Records, logs and disks of containers are nobody else's on this host.
         os.umask(0o077)

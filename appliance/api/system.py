@@ -21,6 +21,7 @@ from appliance.container.lifecycle import status_word
 from appliance.container.logconfig import LOG_DRIVERS
 from appliance.container.times import rfc3339
 from appliance.diag import dump_tasks
+from appliance.diag.logfile import LOG_NAME, parts
 from appliance.http import Reply, Request
 from appliance.hypervisor import Driver
 from appliance.image.store import ImageStore
@@ -71,6 +72,7 @@ class SystemRoutes:
             ("GET", "/info"): self.info,
             ("GET", "/events"): self.events,
             ("GET", "/vch/debug/dump"): self.dump,
+            ("GET", "/vch/debug/log"): self.log,
             ("GET", "/vch/debug/trace/{name}"): self.trace,
         }
 
@@ -147,6 +149,14 @@ class SystemRoutes:
 
     async def dump(self, request: Request, reply: Reply) -> None:
         await reply.raw(200, b"text/plain; charset=utf-8", dump_tasks().encode())
+
+    async def log(self, request: Request, reply: Reply) -> None:
+        """vchd's own, as far as it is kept."""
+        await reply.start("text/plain; charset=utf-8")
+        for part in parts(self._config.data_root / LOG_NAME):
+            with part.open("rb") as file:
+                while piece := await trio.to_thread.run_sync(file.read, 1 << 18):
+                    await reply.write(piece)
 
 
 def _wanted(event: Event, filters: dict[str, list[str]]) -> bool:

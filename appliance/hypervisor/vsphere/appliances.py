@@ -37,6 +37,7 @@ _PROGRESS_SECONDS = 5.0
 _PAUSE = 1.0
 _PIECE = 1 << 20
 _TIMEOUT = httpx.Timeout(120, connect=15)
+_TASK_PATHS = ["info.startTime", "info.descriptionId", "info.entityName", "info.state", "info.error"]
 _PATHS = [
     "name", "runtime.powerState", "config.extraConfig", "config.vAppConfig", "config.uuid", "guest.net", "guest.ipAddress",
     "resourcePool", "parent",
@@ -181,6 +182,24 @@ class Appliances:
             for machine in machines
             if (facts := found.get(machine._moId)) and _extra(facts).get(TENANT_KEY) == appliance.tenant
         ]
+
+    async def history(self, appliance: Deployed) -> dict[str, str]:
+        """What vSphere tells of it and its containers' machines: `events` and `tasks`, a line each, the oldest first."""
+        manager = self.session.content.eventManager
+        entity = appliance.folder if self.session.is_vcenter and appliance.folder is not None else appliance.reference
+        which = vim.event.EventFilterSpec.ByEntity(entity=entity, recursion="all")
+        events = await self.session.read("events", manager.QueryEvents, vim.event.EventFilterSpec(entity=which)) or ()
+        lines = sorted(
+            f"{one.createdTime.isoformat()} {one.userName or '-'}: {one.fullFormattedMessage}" for one in events
+        )
+        recent = await self.session.look("tasks", self.session.content.taskManager, "recentTask") or ()
+        facts = await self.session.properties("tasks", recent, _TASK_PATHS)
+        tasks = []
+        for found in facts.values():
+            began, error = found.get("info.startTime"), found.get("info.error")
+            words = [began.isoformat() if began else "-", *(str(found.get(path, "-")) for path in _TASK_PATHS[1:4])]
+            tasks.append(" ".join(words) + (f": {words_of(error)}" if error is not None else ""))
+        return {"events": "\n".join([*lines, ""]), "tasks": "\n".join([*sorted(tasks), ""])}
 
     # -- deployment -----------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import os
 import secrets
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -187,6 +188,7 @@ def test_the_life_of_an_appliance(operator: Operator) -> None:
     other = operator.create("--name", "second", status=3)
     assert "DC0_DVPG0 is the bridge network of appliance prod" in other
 
+    _logged(operator)
     _configured(operator)
     _upgraded(operator)
 
@@ -209,6 +211,42 @@ def test_the_life_of_an_appliance(operator: Operator) -> None:
 def _stays(operator: Operator) -> str:
     """Since when the container runs, which no command about its appliance ends."""
     return operator.docker("inspect", "-f", "{{.State.Running}} {{.State.StartedAt}} {{.RestartCount}}", "stays")
+
+
+def _logged(operator: Operator) -> None:
+    operator.docker(
+        "run",
+        "--name",
+        "talks",
+        "-e",
+        "TOKEN=hunter2",
+        "busybox",
+        "sh",
+        "-c",
+        "echo to be found; echo password=hunter2",
+    )
+    target = operator.root / "logs.tar.gz"
+    found = operator.json("logs", "prod", "--out", str(target))
+    assert "warnings" not in found
+    assert target.stat().st_mode & 0o777 == 0o600
+    texts = {}
+    with tarfile.open(target) as archive:
+        for member in archive:
+            file = archive.extractfile(member)
+            assert file is not None
+            texts[member.name.split("/", 1)[1]] = file.read().decode()
+    (log,) = (
+        text for name, text in texts.items() if name.startswith("containers/talks-") and name.endswith("/log.txt")
+    )
+    assert "to be found" in log
+    assert "API listens on" in texts["vchd/log.txt"]
+    assert "accept" in texts["vchd/tasks.txt"]
+    assert "prod" in texts["vsphere/events.txt"]
+    assert "VirtualMachine.powerOn" in texts["vsphere/tasks.txt"]
+    everything = "".join(texts.values())
+    for secret in ("hunter2", PASSWORD, "PRIVATE KEY"):
+        assert secret not in everything
+    operator.docker("rm", "talks")
 
 
 def _configured(operator: Operator) -> None:
