@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import shtab
 import trio
 
-from appliance.cli import configure, create, daemon, delete, firewall, logs, show, target, upgrade
+from appliance.cli import configure, create, daemon, debug, delete, firewall, logs, show, target, upgrade
 from appliance.cli.report import FAILED, NOT_FOUND, USAGE, Ended, Report
 from appliance.errors import InvalidParameter, NotFound, VchError, leaves
 
@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
         firewall.add_arguments,
         firewall.run,
     )
+    command("debug", "SSH to an appliance, for a time", debug.add_arguments, debug.run)
     command("logs", "all that tells what an appliance did, in one file", logs.add_arguments, logs.run)
     command("delete", "remove an appliance with its containers", delete.add_arguments, delete.run)
     daemon.add_commands(commands)

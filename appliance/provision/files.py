@@ -47,8 +47,8 @@ def files_of(
         if content:
             files[f"{SETTINGS}/{name}"] = File(content, shared=True)
     if settings.ssh:
-        files[f"{SETTINGS}/ssh"] = File("")
-    files["/run/appliance/authorized_keys"] = File(f"{settings.ssh_key}\n" if settings.ssh_key else "")
+        files[f"{SETTINGS}/ssh"] = files[f"{SETTINGS}/ssh-stays"] = File("")
+    files[f"{SETTINGS}/authorized_keys"] = File(f"{settings.ssh_key}\n" if settings.ssh_key else "")
     bridge = next(card.name for interface, card in pairs if "bridge" in interface.roles)
     files[f"{SETTINGS}/vchd.json"] = File(_vchd(settings, bridge), shared=True)
     files["/run/issue.d/vch.issue"] = File(_console(settings, pairs, fingerprint), public=True)
@@ -119,14 +119,14 @@ def _firewall(settings: Settings, pairs: Sequence[tuple[Interface, Card]]) -> st
         f'iifname "{BRIDGE}" meta l4proto {{ tcp, udp }} th dport 53 accept',
         f'iifname "{BRIDGE}" tcp dport {QUICK_PORT} accept',
     ]
-    if settings.ssh:
-        rules.append(f"iifname {names('client')} tcp dport 22 accept")
+    rules.append(f"iifname {names('client')} jump ssh")
     # What is published and not passed on by rules (IPv6) is a socket of vchd's. Nobody else listens here.
     rules.append(f"iifname {names('public')} tcp dport != {{ {own} }} accept")
     rules.append(f"iifname {names('public')} udp dport >= 1024 accept")
     body = "\n".join(f"        {rule}" for rule in rules)
     return (
-        "table inet vch_appliance\ndelete table inet vch_appliance\ntable inet vch_appliance {\n    chain input {\n"
+        "table inet vch_appliance\ndelete table inet vch_appliance\ntable inet vch_appliance {\n"
+        f"    chain ssh {{\n{'        tcp dport 22 accept' if settings.ssh else ''}\n    }}\n    chain input {{\n"
         f"        type filter hook input priority filter; policy drop;\n{body}\n    }}\n}}\n"
     )
 

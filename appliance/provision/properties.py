@@ -189,7 +189,7 @@ def settings_of(values: Mapping[str, str]) -> Settings:
         registry_ca=read("registry-ca", _certificates, ""),
         password=values.get("vsphere-password", ""),
         ssh=read("ssh", _boolean, False),
-        ssh_key=read("ssh-key", _public_key, ""),
+        ssh_key=read("ssh-key", public_key, ""),
         root_password=values.get("root-password", ""),
     )
     if not settings.password:
@@ -356,7 +356,8 @@ def _key(text: str) -> str:
     return found
 
 
-def _public_key(text: str) -> str:
+def public_key(text: str) -> str:
+    """A public key in one line, or nothing. ValueError."""
     if text and not re.fullmatch(r"(ssh-|ecdsa-|sk-)[a-z0-9@.-]+ [A-Za-z0-9+/=]+( [^\r\n]*)?", text):
         raise ValueError("no public key in one line, as ssh-ed25519 AAAA... NAME")
     return text

@@ -49,6 +49,7 @@ _REMOVED = (
 )  # fmt: skip
 _ENABLED = (
     "vchd",
+    "vch-access",
     "vch-provision",
     "vch-firewall",
     "systemd-networkd",

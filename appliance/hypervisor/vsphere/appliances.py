@@ -378,6 +378,17 @@ class Appliances:
             change = vim.vm.ConfigSpec(vAppConfig=vim.vApp.VmConfigSpec(property=changed))
         await self.carry_out("properties", appliance.reference.ReconfigVM_Task, change)
 
+    async def extra(self, reference: Any) -> dict[str, str]:
+        """A machine's extraConfig, of which what begins with guestinfo is its guest's, too."""
+        return _extra({"config.extraConfig": await self.session.look("settings", reference, "config.extraConfig")})
+
+    async def set_extra(self, reference: Any, values: Mapping[str, str]) -> None:
+        """Write to it; the guest is told of it at once."""
+        change = vim.vm.ConfigSpec(
+            extraConfig=[vim.option.OptionValue(key=key, value=value) for key, value in values.items()]
+        )
+        await self.carry_out("settings", reference.ReconfigVM_Task, change)
+
     async def destroy(self, reference: Any) -> None:
         """A machine that is off, with its own disks; one that is gone is no error."""
         try:

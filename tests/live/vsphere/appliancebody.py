@@ -10,6 +10,8 @@ from pyVmomi import vim
 
 from appliance.hypervisor.vsphere.appliances import KEY
 from appliance.hypervisor.vsphere.session import Session
+from appliance.provision.access import HOST_KEY, REQUEST
+from appliance.provision.access import parse as parse_access
 from appliance.provision.environment import Environment, parse
 from appliance.provision.files import Card
 from appliance.provision.main import provision
@@ -52,19 +54,50 @@ async def run_appliance(session: Session, reference: Any, config: Any, folder: P
     # What VMware's tools tell; the simulator sets what SET. names.
     told = vim.option.OptionValue(key="SET.guest.ipAddress", value=address.partition("/")[0])
     await session.change("stand-in", reference.ReconfigVM_Task, vim.vm.ConfigSpec(extraConfig=[told]))
-    command = [
-        "nsenter",
-        f"--net=/run/netns/{namespace}",
-        "--",
-        sys.executable,
-        "-m",
-        "appliance",
-        "--config-file",
-        str(file),
-    ]
+    inside = ["nsenter", f"--net=/run/netns/{namespace}", "--", sys.executable, "-m"]
     with open(folder / "vchd.log", "ab") as log:
-        process = await trio.lowlevel.open_process(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_let_in, session, reference, folder, inside)
+            command = [*inside, "appliance", "--config-file", str(file)]
+            await trio.run_process(command, stdin=b"", stdout=log, stderr=log, check=False, deliver_cancel=_kill)
+            nursery.cancel_scope.cancel()
+
+
+async def _kill(process: trio.Process) -> None:
+    process.kill()
+
+
+async def _let_in(session: Session, reference: Any, folder: Path, inside: list[str]) -> None:
+    """SSH while it is asked for."""
+    last = ""
+    scope = trio.CancelScope()
+    async with trio.open_nursery() as nursery:
+        while True:
+            await trio.sleep(0.3)
+            extra = await session.look("stand-in", reference, "config.extraConfig") or ()
+            text = next((str(one.value) for one in extra if one.key == REQUEST), "")
+            if text == last:
+                continue
+            last = text
+            scope.cancel()
+            scope = trio.CancelScope()
+            access = parse_access(text)
+            if access.seconds:
+                command = [*inside, "tests.live.vsphere.sshserver", str(folder / "host_key"), access.key]
+                known = await nursery.start(_serve_ssh, command, scope)
+                told = vim.option.OptionValue(key=HOST_KEY, value=known)
+                await session.change("stand-in", reference.ReconfigVM_Task, vim.vm.ConfigSpec(extraConfig=[told]))
+
+
+async def _serve_ssh(
+    command: list[str], scope: trio.CancelScope, task_status: "trio.TaskStatus[str]" = trio.TASK_STATUS_IGNORED
+) -> None:
+    with scope:
+        process = await trio.lowlevel.open_process(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        assert process.stdout is not None
         try:
+            line = await process.stdout.receive_some(4096)
+            task_status.started(line.decode().strip())
             await process.wait()
         finally:
             process.kill()

@@ -189,6 +189,7 @@ def test_the_life_of_an_appliance(operator: Operator) -> None:
     assert "DC0_DVPG0 is the bridge network of appliance prod" in other
 
     _logged(operator)
+    _debugged(operator)
     _configured(operator)
     _upgraded(operator)
 
@@ -247,6 +248,32 @@ def _logged(operator: Operator) -> None:
     for secret in ("hunter2", PASSWORD, "PRIVATE KEY"):
         assert secret not in everything
     operator.docker("rm", "talks")
+
+
+_IS_SERVED = """
+import socket, sys, time
+for _ in range(50):
+    try:
+        socket.create_connection(("192.0.2.1", 22), 1).close()
+    except OSError:
+        sys.exit(0)
+    time.sleep(0.2)
+sys.exit("SSH is still there")
+"""
+
+
+def _debugged(operator: Operator) -> None:
+    assert "between 60 and" in operator.vch("debug", "prod", "--for", "5", status=2)
+    assert "--authorized-key /etc/hostname" in operator.vch(
+        "debug", "prod", "--authorized-key", "/etc/hostname", status=2
+    )
+    said = operator.vch("debug", "prod")
+    assert "ssh -i prod/debug_key root@192.0.2.1" in said
+    assert "ecdsa-sha2-nistp256" in said
+    assert (operator.root / "prod/debug_key").stat().st_mode & 0o777 == 0o600
+    assert operator.vch("debug", "prod", "--run", "echo over there; exit 7", status=7).startswith("over there\n")
+    operator.vch("debug", "prod", "--close")
+    operator.python(_IS_SERVED)
 
 
 def _configured(operator: Operator) -> None:

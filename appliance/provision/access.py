@@ -1,0 +1,127 @@
+"""`vch-access`: SSH for a time, as an operator asks for it by `vch debug`, through what only who may change the machine can write."""
+
+import argparse
+import contextlib
+import json
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.errors import InvalidParameter
+from appliance.provision.files import SETTINGS
+from appliance.provision.properties import public_key
+
+# Where the machine is asked, and where it says how it is known.
+REQUEST, HOST_KEY = "guestinfo.vch.debug", "guestinfo.vch.hostkey"
+LEAST_SECONDS, MOST_SECONDS = 60, 24 * 3600
+_SETTINGS = Path(SETTINGS)
+_LAST = Path("/data/appliance/debug-id")
+_KEY = Path("/data/appliance/ssh_host_ed25519_key.pub")
+_HASH = re.compile(r"\$6\$[./A-Za-z0-9]{1,16}\$[./A-Za-z0-9]{86}")
+_TIMER = "vch-access-close"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """For so many seconds, with a public key, a password (its SHA-512 crypt(5) hash), or both. 0 seconds end it."""
+
+    id: str
+    seconds: int
+    key: str = ""
+    password_hash: str = ""
+
+    def encode(self) -> str:
+        return json.dumps(
+            {"id": self.id, "seconds": self.seconds, "key": self.key, "password_hash": self.password_hash}
+        )
+
+
+def parse(text: str) -> Access:
+    """InvalidParameter for what is none."""
+    try:
+        found = json.loads(text)
+        access = Access(str(found["id"]), int(found["seconds"]), str(found["key"]), str(found["password_hash"]))
+        public_key(access.key)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidParameter(f"{REQUEST}: {error}") from error
+    if access.seconds and not LEAST_SECONDS <= access.seconds <= MOST_SECONDS:
+        raise InvalidParameter(f"{REQUEST}: {access.seconds} s are not between {LEAST_SECONDS} and {MOST_SECONDS}")
+    if access.password_hash and not _HASH.fullmatch(access.password_hash):
+        raise InvalidParameter(f"{REQUEST}: no hash of a password")
+    return access
+
+
+def _run(*command: str, check: bool = True) -> None:
+    subprocess.run(command, check=check)
+
+
+def _write(path: Path, content: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(content)
+
+
+def _open(access: Access) -> None:
+    # Each is of one time: what was asked for before a reboot is not asked for again.
+    _close()
+    _write(_SETTINGS / "debug_keys", f"{access.key}\n" if access.key else "")
+    if access.password_hash:
+        shadow = Path("/etc/shadow").read_text()
+        lines = [line for line in shadow.splitlines() if not line.startswith("root:")]
+        _write(_SETTINGS / "debug-shadow", "\n".join([f"root:{access.password_hash}:19000:0:99999:7:::", *lines, ""]))
+        _run("mount", "--bind", str(_SETTINGS / "debug-shadow"), "/etc/shadow")
+    _run("nft", "add", "rule", "inet", "vch_appliance", "ssh", "tcp", "dport", "22", "accept")
+    (_SETTINGS / "ssh").touch(mode=0o600)
+    _run("systemctl", "start", "vch-hostkeys.service", "ssh.service")
+    _run(
+        "systemd-run",
+        "-q",
+        f"--unit={_TIMER}",
+        f"--on-active={access.seconds}s",
+        f"{sys.prefix}/bin/vch-access",
+        "--close",
+    )
+    with contextlib.suppress(OSError):
+        _run("vmtoolsd", "--cmd", f"info-set {HOST_KEY} {' '.join(_KEY.read_text().split()[:2])}", check=False)
+
+
+def _close() -> None:
+    """As the properties say; who is logged in is sent away."""
+    _run("systemctl", "-q", "stop", f"{_TIMER}.timer", check=False)
+    if not (_SETTINGS / "debug_keys").exists():
+        return
+    if (_SETTINGS / "debug-shadow").exists():
+        _run("umount", "/etc/shadow", check=False)
+        (_SETTINGS / "debug-shadow").unlink()
+    (_SETTINGS / "debug_keys").unlink()
+    # Who may log in for good may do so on.
+    if not (_SETTINGS / "ssh-stays").exists():
+        _run("nft", "flush", "chain", "inet", "vch_appliance", "ssh")
+        (_SETTINGS / "ssh").unlink(missing_ok=True)
+        _run("systemctl", "stop", "ssh.service", check=False)
+        _run("pkill", "-KILL", "-x", "sshd", check=False)
+
+
+def run() -> None:
+    """The console script `vch-access`: a request on standard input, or `--close`."""
+    parser = argparse.ArgumentParser(prog="vch-access", description=__doc__)
+    parser.add_argument("--close", action="store_true", help="end it now")
+    if parser.parse_args().close:
+        _close()
+        return
+    text = sys.stdin.read(1 << 16).strip()
+    if not text:
+        _close()
+        return
+    try:
+        access = parse(text)
+    except InvalidParameter as error:
+        sys.exit(f"vch-access: {error}")
+    if _LAST.exists() and _LAST.read_text() == access.id:
+        return
+    _write(_LAST, access.id)
+    if access.seconds:
+        _open(access)
+    else:
+        _close()
