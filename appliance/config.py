@@ -39,6 +39,7 @@ class VsphereConfig:
     vsphere: str = ""
     vsphere_user: str = ""
     vsphere_password_file: Path | None = None
+    vsphere_token_file: Path | None = None
     thumbprint: str = ""
     vsphere_ca: Path | None = None
     tenant: str = "vch"
@@ -193,6 +194,11 @@ def _add_vsphere(parser: argparse.ArgumentParser) -> None:
     flag("--vsphere", metavar="HOST[:PORT]", help="the vCenter, or the ESXi if there is none")
     flag("--vsphere-user")
     flag("--vsphere-password-file", type=Path, help="a file with the password, which flags would show to everybody")
+    flag(
+        "--vsphere-token-file",
+        type=Path,
+        help="a SAML 2.0 bearer assertion rather than user and password, read at each login",
+    )
     flag("--thumbprint", help="of the server's certificate, SHA-1 or SHA-256; else --vsphere-ca or the system's CAs")
     flag("--vsphere-ca", type=Path, help="a file with the CAs that the server's certificate may be from")
     flag("--tenant", help="in whose name machines are made, folders are called, and found again (vch)")
@@ -250,7 +256,8 @@ def _read_file(path: Path) -> dict[str, object]:
     if content.get("vm-template") in ("on", "off"):
         content["vm-template"] = content["vm-template"] == "on"
     paths = (
-        "data_root", "exec_root", "pidfile", "guest", "certs_dir", "vsphere_password_file", "vsphere_ca", "vspc_cert", "vspc_key",
+        "data_root", "exec_root", "pidfile", "guest", "certs_dir", "vsphere_password_file", "vsphere_token_file", "vsphere_ca",
+        "vspc_cert", "vspc_key",
         "tlscacert", "tlscert", "tlskey",
     )  # fmt: skip
     return {_FILE_KEYS[key]: Path(value) if _FILE_KEYS[key] in paths else value for key, value in content.items()}

@@ -73,7 +73,9 @@ async def run(options: argparse.Namespace, report: Report) -> None:
             {"name": one.name, "open": True, "ssh": line, "host_key": found}, [line, f"It is known by {found}"]
         )
         return
-    status, said = await trio.to_thread.run_sync(_converse, address, own, found, options.there or "true", options.timeout)
+    status, said = await trio.to_thread.run_sync(
+        _converse, address, own, found, options.there or "true", options.timeout
+    )
     if options.there:
         sys.stdout.write(said)
         raise SystemExit(status)

@@ -54,14 +54,21 @@ def _server(settings: VsphereConfig) -> Server:
     host, _, port = required(settings, "vsphere").rpartition(":")
     if not host or not port.isdigit() or settings.vsphere.endswith("]"):
         host, port = settings.vsphere, str(_HTTPS)
+    where = host.strip("[]"), int(port)
+    if settings.vsphere_token_file is not None:
+        if settings.vsphere_password_file is not None:
+            raise InvalidParameter("--vsphere-token-file and --vsphere-password-file: one of the two")
+        user = settings.vsphere_user or "the token's user"
+        token = settings.vsphere_token_file
+        return Server(where[0], user, "", where[1], settings.thumbprint, settings.vsphere_ca, token)
     if settings.vsphere_password_file is None:
-        raise InvalidParameter("--hypervisor vsphere needs --vsphere-password-file")
+        raise InvalidParameter("--hypervisor vsphere needs --vsphere-password-file, or --vsphere-token-file")
     try:
         password = settings.vsphere_password_file.read_text().rstrip("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidParameter(f"--vsphere-password-file {settings.vsphere_password_file}: {error}") from error
     user = required(settings, "vsphere_user")
-    return Server(host.strip("[]"), user, password, int(port), settings.thumbprint, settings.vsphere_ca)
+    return Server(where[0], user, password, where[1], settings.thumbprint, settings.vsphere_ca)
 
 
 def _image(guest: Path, firmware: str) -> GuestImage:

@@ -7,6 +7,7 @@ that changes something never is: AnswerLost says that it has to be looked at wha
 import contextlib
 import http.client
 import logging
+import re
 import socket
 import ssl
 import weakref
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+from xml.etree import ElementTree
 
 import trio
 from pyVmomi import SoapAdapter, vim, vmodl
@@ -39,11 +41,16 @@ _TRIES, _PAUSE = 5, 0.2
 LOST = (OSError, http.client.HTTPException)
 # vSphere 6.5: the oldest that we speak.
 _VERSION = "vim.version.version11"
+_ASSERTION = "{urn:oasis:names:tc:SAML:2.0:assertion}Assertion"
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A vCenter or ESXi. It proves itself by the thumbprint of its certificate (SHA-1 or SHA-256), or by the CAs of a file."""
+    """A vCenter or ESXi. It proves itself by the thumbprint of its certificate (SHA-1 or SHA-256), or by the CAs of a file.
+
+    We prove ourselves by a user's password, or by a token: a file with a SAML 2.0 bearer assertion of vCenter's single sign-on, read at
+    each login, so that whoever gets new ones may put them there.
+    """
 
     host: str
     user: str
@@ -51,6 +58,20 @@ class Server:
     port: int = 443
     thumbprint: str = ""
     ca_file: Path | None = None
+    token_file: Path | None = None
+
+    def token(self) -> str:
+        """The assertion, as a SOAP header takes it. InvalidParameter when it is none."""
+        assert self.token_file is not None
+        try:
+            root = ElementTree.fromstring(self.token_file.read_bytes())
+        except (OSError, ElementTree.ParseError) as error:
+            raise InvalidParameter(f"--vsphere-token-file {self.token_file}: {error}") from error
+        if root.tag != _ASSERTION:
+            raise InvalidParameter(f"--vsphere-token-file {self.token_file}: no SAML 2.0 assertion")
+        # As it came: it is signed.
+        text = self.token_file.read_text().strip()
+        return re.sub(r"^<\?xml[^>]*\?>\s*", "", text)
 
     def context(self) -> ssl.SSLContext:
         """For connections to it. InvalidParameter when what it is known by is malformed."""
@@ -223,7 +244,11 @@ class Session:
         fresh = Stub(self.server, _TIMEOUT)
         try:
             manager = vim.SessionManager(self.content.sessionManager._moId, fresh)
-            await self._in_thread(manager.Login, self.server.user, self.server.password, None)
+            if self.server.token_file is not None:
+                fresh.samlToken = self.server.token()
+                await self._in_thread(manager.LoginByToken, None)
+            else:
+                await self._in_thread(manager.Login, self.server.user, self.server.password, None)
             self.stub.cookie = fresh.cookie
         finally:
             fresh.close()

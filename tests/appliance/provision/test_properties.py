@@ -168,7 +168,7 @@ def test_secrets_are_kept_when_the_properties_have_none_any_more(tmp_path: Path)
     assert with_kept_secrets({**_LEAST, "vsphere-password": "new"}, kept)["vsphere-password"] == "new"
     assert with_kept_secrets({}, kept)["vsphere-password"] == "new"
     kept.write_text("{")
-    with pytest.raises(InvalidParameter, match="secrets.json"):
+    with pytest.raises(InvalidParameter, match=r"secrets\.json"):
         with_kept_secrets({}, kept)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import socket
 import subprocess
 import tarfile
 import time
@@ -52,6 +53,24 @@ class Appliance:
                 return time.monotonic() - begun
             time.sleep(1)
         raise AssertionError(f"{said}\n{self.console()}")
+
+    def type_at_console(self, *lines: str) -> None:
+        """What somebody types who sits there, a line whenever something was said."""
+        with socket.socket(socket.AF_UNIX) as line:
+            line.connect(str(self._log.with_name("serial")))
+            line.settimeout(60)
+            for text in lines:
+                line.sendall(text.encode() + b"\r")
+                time.sleep(3)
+            line.settimeout(1)
+            with contextlib.suppress(TimeoutError):
+                while line.recv(4096):
+                    pass
+
+    def run_beside(self, *command: str) -> "subprocess.CompletedProcess[str]":
+        """A program on a host of the same network."""
+        inside = ["nsenter", f"--net=/run/netns/{self._namespace}", "--"]
+        return subprocess.run([*inside, *command], capture_output=True, text=True, timeout=120, check=False)
 
     def console(self) -> str:
         """What it said on its serial port."""
@@ -118,7 +137,8 @@ def _booted(
     command = [
         *inside, "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-M", "pc", "-m", "2048", "-smp", "2",
         "-display", "none",
-        "-serial", f"file:{log}", "-no-reboot", "-nodefaults", "-device", "VGA", "-device", f"{controller},id=scsi",
+        "-chardev", f"socket,id=serial,path={root}/serial,server=on,wait=off,logfile={log}", "-serial", "chardev:serial",
+        "-nodefaults", "-device", "VGA", "-device", f"{controller},id=scsi",
         "-drive", f"file={system},format=vmdk,if=none,id=system,readonly=on", "-device", "scsi-hd,drive=system,bus=scsi.0,bootindex=1",
         "-drive", f"file={data},format=raw,if=none,id=data", "-device", "scsi-hd,drive=data,bus=scsi.0,scsi-id=1",
         "-netdev", f"tap,id=public,ifname={_MANAGEMENT[:4]}-ova,script=no,downscript=no",

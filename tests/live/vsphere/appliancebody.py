@@ -49,8 +49,7 @@ async def run_appliance(session: Session, reference: Any, config: Any, folder: P
     (folder / "data/vch").mkdir(parents=True, exist_ok=True)
     public = settings.interfaces[0]
     address = str(public.address) if public.address is not None else "192.0.2.1/24"
-    ip = ["ip", "-n", namespace]
-    subprocess.run([*ip, "addr", "replace", address, "dev", PUBLIC], check=True)
+    await trio.run_process(["ip", "-n", namespace, "addr", "replace", address, "dev", PUBLIC])
     # What VMware's tools tell; the simulator sets what SET. names.
     told = vim.option.OptionValue(key="SET.guest.ipAddress", value=address.partition("/")[0])
     await session.change("stand-in", reference.ReconfigVM_Task, vim.vm.ConfigSpec(extraConfig=[told]))

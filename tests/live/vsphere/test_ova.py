@@ -1,12 +1,17 @@
 """The appliance as it is deployed: its OVA boots, is what its properties say, and runs a container on vSphere."""
 
 import os
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from appliance.provision.access import Access
 from tests.live.images import busybox_archive
 from tests.live.vsphere.appliance import running_appliance
 
@@ -42,3 +47,50 @@ def test_a_first_container_through_its_tls_port(ova: Path, root: Path, firmware:
         archive.write_bytes(busybox_archive())
         appliance.docker("load", "-i", str(archive))
         assert appliance.docker("run", "--rm", "busybox", "echo", "from vSphere") == "from vSphere\n"
+
+
+_LOG_IN = """
+import sys, paramiko
+client = paramiko.SSHClient()
+client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
+client.connect("192.0.2.1", 22, "root", key_filename=sys.argv[1], timeout=60, banner_timeout=60, auth_timeout=60)
+_, out, _ = client.exec_command(sys.argv[2])
+print(out.read().decode())
+"""
+
+
+def test_ssh_for_a_time_and_a_reboot(ova: Path, root: Path) -> None:
+    key = root / "key"
+    pair = Ed25519PrivateKey.generate()
+    key.write_bytes(pair.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    public = pair.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    with running_appliance(root, ova, more={"root-password": "only here"}) as (appliance, _):
+        appliance.wait_served()
+        log_in = (sys.executable, "-c", _LOG_IN, str(key))
+        assert appliance.run_beside(*log_in, "id").returncode, "SSH is on by itself"
+        # What vch-access is told when VMware's tools have it from vSphere.
+        request = Access("1", 90, public).encode()
+        appliance.type_at_console("root", "only here", f"echo '{request}' | /opt/vch/bin/vch-access", "")
+        done = appliance.run_beside(
+            *log_in, "id; systemctl is-system-running; systemctl --failed --plain --no-legend; grep -c . /proc/mounts"
+        )
+        assert "uid=0(root)" in done.stdout, done.stdout + done.stderr + appliance.console()[-2000:]
+        assert "running" in done.stdout, done.stdout
+        archive = root / "busybox.tar"
+        archive.write_bytes(busybox_archive())
+        appliance.docker("load", "-i", str(archive))
+        appliance.docker("run", "-d", "--name", "stays", "busybox", "sh", "-c", "echo begun; sleep 10000")
+        began = appliance.docker("inspect", "-f", "{{.State.StartedAt}}", "stays")
+        # The root is never written to.
+        assert "Read-only file system" in appliance.run_beside(*log_in, "touch /usr/x /etc/x 2>&1").stdout
+        deadline = time.monotonic() + 150
+        while not appliance.run_beside(*log_in, "true").returncode:
+            assert time.monotonic() < deadline, "SSH stays on"
+            time.sleep(5)
+        appliance.type_at_console("", "reboot")
+        time.sleep(20)
+        appliance.wait_served()
+        assert appliance.docker("inspect", "-f", "{{.State.Running}} {{.State.StartedAt}}", "stays") == f"true {began}"
+        assert appliance.docker("logs", "stays") == "begun\n"
+        assert appliance.docker("exec", "stays", "echo", "still") == "still\n"
+        assert appliance.run_beside(*log_in, "true").returncode, "what was asked for before a reboot is asked for again"

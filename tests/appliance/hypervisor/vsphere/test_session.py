@@ -147,3 +147,41 @@ async def test_a_session_that_ended_is_begun_again(simulator: Simulator) -> None
         await world.hear(machine, "poweredOn", 20)
         await world.collector.carry_out("off", machine.PowerOff)
         await world.collector.carry_out("destroy", machine.Destroy)
+
+
+_TOKEN = """<?xml version="1.0" encoding="UTF-8"?>
+<saml2:Assertion xmlns:saml2="urn:oasis:names:tc:SAML:2.0:assertion" ID="_1" Version="2.0">
+<saml2:Subject><saml2:NameID Format="http://schemas.xmlsoap.org/claims/UPN">vch@VSPHERE.LOCAL</saml2:NameID></saml2:Subject>
+</saml2:Assertion>"""
+
+
+async def test_a_token_logs_in_and_logs_in_again(simulator: Simulator, tmp_path: Path) -> None:
+    token = tmp_path / "token.xml"
+    token.write_text(_TOKEN)
+    async with Session.open(_server(simulator, password="none", token_file=token)) as session:
+        current = await session.look("session", session.content.sessionManager, "currentSession")
+        assert current.userName == "vch@VSPHERE.LOCAL"
+        # It is not sent with each call.
+        assert session.stub.samlToken is None
+        token.write_text(_TOKEN.replace("vch@", "later@"))
+        await session.change("end", session.content.sessionManager.Logout)
+        await session.change("view", session.content.viewManager.CreateListView, [])
+        current = await session.look("session", session.content.sessionManager, "currentSession")
+        assert current.userName == "later@VSPHERE.LOCAL"
+
+
+@pytest.mark.parametrize("text", ["", "<a/>", "<saml2:Assertion", "not XML"])
+async def test_what_is_no_token_is_said(simulator: Simulator, tmp_path: Path, text: str) -> None:
+    token = tmp_path / "token.xml"
+    token.write_text(text)
+    with pytest.raises(InvalidParameter, match="--vsphere-token-file"):
+        async with Session.open(_server(simulator, token_file=token)):
+            pass
+
+
+async def test_a_token_of_nobody_is_refused(simulator: Simulator, tmp_path: Path) -> None:
+    token = tmp_path / "token.xml"
+    token.write_text('<Assertion xmlns="urn:oasis:names:tc:SAML:2.0:assertion"/>')
+    with pytest.raises(LoginRefused):
+        async with Session.open(_server(simulator, token_file=token)):
+            pass
