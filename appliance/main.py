@@ -296,7 +296,9 @@ def run() -> None:
     try:
         config = parse_arguments(sys.argv[1:])
         logging.basicConfig(level=_LEVELS[config.log_level], format=FORMAT)
-        logging.getLogger("httpx").setLevel(logging.WARNING)
+        # What they tell of their insides is more than all the rest.
+        for name in ("httpx", "httpcore", "pyroute2", "asyncio"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         # Records, logs and disks of containers are nobody else's on this host.
         os.umask(0o077)
         trio.run(serve, config)

@@ -79,6 +79,8 @@ class Run:
         except trio.Cancelled:
             raise
         except BaseException:
+            # While the appliance ends, lines end in any order: what comes of that is none of the machine's doing.
+            await trio.lowlevel.checkpoint_if_cancelled()
             with trio.CancelScope(shield=True):
                 await self.machine.destroy()
             self.on_gone()

@@ -398,6 +398,7 @@ class Runs:
         try:
             run = self._make_run(container, machine, await self._machines.dial(machine))
         except VchError:
+            await trio.lowlevel.checkpoint_if_cancelled()
             await machine.destroy()
             raise
         container.run = run

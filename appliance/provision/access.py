@@ -54,7 +54,8 @@ def parse(text: str) -> Access:
 
 
 def _run(*command: str, check: bool = True) -> None:
-    subprocess.run(command, check=check)
+    """Without `check` it may as well fail, and nobody wants to read of it."""
+    subprocess.run(command, check=check, stderr=None if check else subprocess.DEVNULL)
 
 
 def _write(path: Path, content: str) -> None:

@@ -71,6 +71,23 @@ def test_logs_are_followed_through_a_kill_of_vchd(vsphere: Vsphere) -> None:
     daemon.must("rm", "follow")
 
 
+def test_containers_stay_when_vchd_ends_in_peace(vsphere: Vsphere) -> None:
+    """Its lines, ports and sessions end then in any order, while one of them writes."""
+    daemon = vsphere.daemon
+    for name in ("quiet", "loud"):
+        said = "while true; do echo more; done" if name == "loud" else "sleep 1000"
+        daemon.must("run", "-d", "--name", name, "busybox", "sh", "-c", said)
+    began = [daemon.must("inspect", "-f", "{{.State.StartedAt}}", name) for name in ("quiet", "loud")]
+    for _ in range(3):
+        time.sleep(1.5)
+        daemon.stop()
+        daemon.start()
+        assert daemon.must("exec", "quiet", "echo", "there") == "there\n"
+    for name, since in zip(("quiet", "loud"), began, strict=True):
+        assert daemon.must("inspect", "-f", "{{.State.Running}} {{.State.StartedAt}}", name) == f"true {since}"
+        daemon.must("rm", "-f", name)
+
+
 def test_a_move_while_64_mib_go_through(vsphere: Vsphere, tmp_path: Path) -> None:
     daemon = vsphere.daemon
     data, digest = tmp_path / "data", hashlib.sha256()
