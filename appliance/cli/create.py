@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,12 @@ from appliance.cli.plan import (
 from appliance.cli.reach import told_address, wait_served
 from appliance.cli.report import REFUSED, TOO_LATE, Ended, Report
 from appliance.cli.target import opened, password_of
-from appliance.errors import HypervisorError
-from appliance.hypervisor.vsphere.appliances import Appliances, Deployed, Plan
+from appliance.errors import HypervisorError, InvalidParameter
+from appliance.hypervisor.vsphere.appliances import Appliances, Deployed
+from appliance.hypervisor.vsphere.deployment import Plan
 from appliance.hypervisor.vsphere.inventory import Names, tenant_folder
-from appliance.hypervisor.vsphere.preflight import PRIVILEGES, Places, Preflight, Wanted
+from appliance.hypervisor.vsphere.preflight import PRIVILEGES, Finding, Places, Preflight, Wanted
+from appliance.hypervisor.vsphere.session import Server, Session
 from appliance.provision.files import API_PORT
 from appliance.provision.properties import Malformed, settings_of
 
@@ -66,6 +68,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
             # What is missing now is given then.
             look.problems = [one for one in look.problems if one.setting != "--ops-user"]
         findings += look.problems
+        ops_password = await _ops_password(options, appliances.session.server, findings)
         try:
             # Passwords and certificates come later: here is what can be wrong without them.
             settings_of({**values, "vsphere-password": "-"})
@@ -93,7 +96,20 @@ async def run(options: argparse.Namespace, report: Report) -> None:
                 {"name": options.name, "made": False}, [f"{options.name} could be made; nothing was (--dry-run)"]
             )
             return
-        await _make(appliances, options, report, package, look.places, values)
+        await _make(appliances, options, report, package, look.places, {**values, "vsphere-password": ops_password})
+
+
+async def _ops_password(options: argparse.Namespace, server: Server, findings: list[Finding]) -> str:
+    """Of the account that the appliance is to have, which has to be able to log in."""
+    if not options.ops_user:
+        return server.password
+    try:
+        password = password_of(options.ops_password_file, "VCH_OPS_PASSWORD", options.ops_user)
+        async with Session.open(replace(server, user=options.ops_user, password=password)):
+            return password
+    except (InvalidParameter, HypervisorError) as error:
+        findings.append(Finding("--ops-user", str(error), "make the account first, and give its password"))
+        return ""
 
 
 def _identify(options: argparse.Namespace, report: Report, values: dict[str, str]) -> _Identity:
@@ -124,12 +140,7 @@ async def _make(
     places: Places,
     values: dict[str, str],
 ) -> None:
-    server = appliances.session.server
-    ops_password = server.password
-    if options.ops_user:
-        ops_password = password_of(options.ops_password_file, "VCH_OPS_PASSWORD", options.ops_user)
     identity = _identify(options, report, values)
-    values["vsphere-password"] = ops_password
     async with _undone_on_failure(appliances, report) as made:
         report.step(f"Making the resource pool {options.name}")
         made.pool = await appliances.make_pool(places.pool, options.name, options.cpu, options.memory)
@@ -214,7 +225,7 @@ async def _undone_on_failure(appliances: Appliances, report: Report) -> AsyncIte
         report.step("It failed; taking away what was made")
         with trio.CancelScope(shield=True):
             for reference, undo in (
-                (made.machine, appliances.destroy), (made.pool, appliances.remove_pool), (made.folder, appliances.remove_folder),
+                (made.machine, appliances.end), (made.pool, appliances.remove_pool), (made.folder, appliances.remove_folder),
             ):  # fmt: skip
                 if reference is not None:
                     try:

@@ -60,9 +60,13 @@ def _context(certificate: str, folder: Path) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    if (folder / "cert.pem").exists() and (folder / "key.pem").exists():
+    if _has_identity(folder):
         context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
     return context
+
+
+def _has_identity(folder: Path) -> bool:
+    return (folder / "cert.pem").exists() and (folder / "key.pem").exists()
 
 
 @asynccontextmanager
@@ -84,8 +88,10 @@ async def wait_served(address: str, values: Mapping[str, str], folder: Path) -> 
             try:
                 if (await client.get("/_ping")).is_success:
                     return
-            except (httpx.HTTPError, OSError) as error:
-                # TLS 1.3: the alert comes when the handshake is over.
-                if "certificate" in str(error).lower() and "required" in str(error).lower():
+            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+                # It has proved who it is, and hung up on somebody who could not.
+                if not _has_identity(folder):
                     return
+            except (httpx.HTTPError, OSError):
+                pass
             await trio.sleep(_PAUSE)

@@ -240,7 +240,7 @@ def test_a_second_request_waits_while_a_client_hangs(daemon: Daemon) -> None:
 
 def test_vch_commands(daemon: Daemon) -> None:
     vch = str(Path(sys.executable).with_name("vch"))
-    version = subprocess.run([vch, "-H", daemon.host, "version"], capture_output=True, text=True, check=True).stdout
+    version = subprocess.run([vch, "version", "-H", daemon.host], capture_output=True, text=True, check=True).stdout
     assert "API 1.22 to 1.51" in version
     dump = subprocess.run([vch, "dump", "-H", daemon.host], capture_output=True, text=True, check=True).stdout
     assert "_accept" in dump

@@ -212,7 +212,8 @@ def test_network_remove_and_prune(daemon: Daemon) -> None:
         (("--subnet", "172.17.5.0/24", "x1"), "Pool overlaps with other one on this address space"),
         (("--subnet", "10.1.0.0/33", "x1"), "invalid"),
         (("--subnet", "10.1.0.0/24", "--gateway", "10.2.0.1", "x1"), "no matching subnet for gateway 10.2.0.1"),
-        (("--driver", "overlay", "x1"), "plugin"),
+        (("--driver", "macvlan", "x1"), "plugin"),
+        (("--driver", "overlay", "x1"), "not a swarm manager"),
         (("bridge",), "network with name bridge already exists"),
         pytest.param(
             ("-o", "com.docker.network.bridge.name=lo", "x1"),

@@ -1,78 +1,35 @@
-"""Appliances on a vCenter or ESXi: found, deployed from an OVA, configured, taken away. What `vch` asks of vSphere."""
+"""Appliances on a vCenter or ESXi: found, configured, taken away. What `vch` asks of vSphere."""
 
 import json
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any
 
-import httpx
 import trio
 from pyVmomi import vim
 
 from appliance.errors import Conflict, HypervisorError, NotFound
 from appliance.hypervisor.vsphere.collector import Collector
 from appliance.hypervisor.vsphere.datastore import Datastore, root_of
+from appliance.hypervisor.vsphere.deployment import ENVIRONMENT_KEY, KEY, Deployment, Package, Plan, Progress, extra_of
 from appliance.hypervisor.vsphere.disks import FOLDER, is_volume
 from appliance.hypervisor.vsphere.faults import Gone, WrongState, words_of
 from appliance.hypervisor.vsphere.inventory import Inventory, all_named, find_one
 from appliance.hypervisor.vsphere.session import Server, Session
 from appliance.hypervisor.vsphere.spec import TENANT_KEY, without_disks
-from appliance.hypervisor.vsphere.trust import PinnedContext
 from appliance.provision.environment import encode, parse
 
 log = logging.getLogger(__name__)
 
-# In an appliance's extraConfig: that it is one, and what it was made of.
-KEY = "vch.appliance"
-# Of a machine that is there for its disk only, as long as an upgrade lasts.
-UPGRADE_KEY = "vch.upgrade"
-# What a lone ESXi's appliance has its properties by; vCenter writes it itself.
-_ENVIRONMENT_KEY = "guestinfo.ovfEnv"
 _ROLE = "vch operations"
-_LEASE_SECONDS = 120.0
-_PROGRESS_SECONDS = 5.0
 _PAUSE = 1.0
-_PIECE = 1 << 20
-_TIMEOUT = httpx.Timeout(120, connect=15)
 _TASK_PATHS = ["info.startTime", "info.descriptionId", "info.entityName", "info.state", "info.error"]
 _PATHS = [
     "name", "runtime.powerState", "config.extraConfig", "config.vAppConfig", "config.uuid", "guest.net", "guest.ipAddress",
     "resourcePool", "parent",
 ]  # fmt: skip
-
-
-# Told of bytes that are sent, and of all that there are to send.
-Progress = Callable[[int, int], None]
-
-
-class Package(Protocol):
-    """An OVA: its descriptor, and its files by name: how long they are, and their pieces."""
-
-    descriptor: str
-
-    def length(self, name: str) -> int: ...
-    def pieces(self, name: str, size: int) -> AsyncIterator[bytes]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """An appliance that is to be: where, on which networks (backings by the OVF's names; more cards beside), with which values."""
-
-    name: str
-    tenant: str
-    version: str
-    pool: Any
-    folder: Any
-    datastore: Any
-    networks: Mapping[str, Any]
-    more_cards: Sequence[Any]
-    values: Mapping[str, str]
-    cpus: int
-    memory_mib: int
-    key: str = KEY
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +85,7 @@ class Appliances:
             await self.session.part(view.DestroyView)
         # First which they are: of others nothing is asked.
         found = await self.session.properties("machines", references, ["config.extraConfig"])
-        ours = [one for one in references if KEY in _extra(found.get(one._moId, {}))]
+        ours = [one for one in references if KEY in extra_of(found.get(one._moId, {}))]
         return sorted([one for reference in ours if (one := await self.look(reference))], key=lambda one: one.name)
 
     async def named(self, name: str) -> Deployed:
@@ -148,7 +105,7 @@ class Appliances:
         found = (await self.session.properties("appliance", [reference], _PATHS)).get(reference._moId)
         if found is None:
             return None
-        extra = _extra(found)
+        extra = extra_of(found)
         try:
             about = json.loads(extra[KEY])
             tenant, version = str(about["tenant"]), str(about["version"])
@@ -159,7 +116,7 @@ class Appliances:
             one.id: one.value or one.defaultValue or "" for one in (config.property if config is not None else ())
         }
         if not values:
-            values = dict(parse(extra[_ENVIRONMENT_KEY].encode()).values) if extra.get(_ENVIRONMENT_KEY) else {}
+            values = dict(parse(extra[ENVIRONMENT_KEY].encode()).values) if extra.get(ENVIRONMENT_KEY) else {}
         addresses = {
             card.macAddress.lower(): tuple(card.ipAddress or ())
             for card in found.get("guest.net") or ()
@@ -180,7 +137,7 @@ class Appliances:
         return [
             (machine, str(facts["name"]), facts["runtime.powerState"] != "poweredOff")
             for machine in machines
-            if (facts := found.get(machine._moId)) and _extra(facts).get(TENANT_KEY) == appliance.tenant
+            if (facts := found.get(machine._moId)) and extra_of(facts).get(TENANT_KEY) == appliance.tenant
         ]
 
     async def history(self, appliance: Deployed) -> dict[str, str]:
@@ -216,124 +173,7 @@ class Appliances:
 
     async def deploy(self, plan: Plan, package: Package, on_progress: Progress) -> Any:
         """The appliance's machine, off. What was begun of one that cannot be made is taken away again."""
-        what = f"deploy {plan.name}"
-        manager = self.session.content.ovfManager
-        values = [vim.KeyValue(key=key, value=value) for key, value in plan.values.items()]
-        networks = [
-            vim.OvfManager.NetworkMapping(name=name, network=network) for name, network in plan.networks.items()
-        ]
-        wanted = vim.OvfManager.CreateImportSpecParams(
-            entityName=plan.name, locale="", deploymentOption="", diskProvisioning="thin", networkMapping=networks,
-            propertyMapping=values,
-        )  # fmt: skip
-        made = await self.session.read(
-            what, manager.CreateImportSpec, package.descriptor, plan.pool, plan.datastore, wanted
-        )
-        if made.error or made.importSpec is None:
-            raise HypervisorError(
-                f"{what}: {'; '.join(words_of(fault) for fault in made.error or ()) or 'no spec came of it'}"
-            )
-        spec = made.importSpec
-        config = spec.configSpec
-        config.numCPUs, config.memoryMB, config.firmware = plan.cpus, plan.memory_mib, "efi"
-        about = {"tenant": plan.tenant, "version": plan.version}
-        # What the simulator repeats of the properties has no place there: secrets would be read by whoever may look.
-        config.extraConfig = [vim.option.OptionValue(key=plan.key, value=json.dumps(about))]
-        config.deviceChange += [_card(index, backing) for index, backing in enumerate(plan.more_cards)]
-        if not self.session.is_vcenter:
-            config.vAppConfig = None
-            config.extraConfig.append(vim.option.OptionValue(key=_ENVIRONMENT_KEY, value=encode(plan.values).decode()))
-        lease = await self.session.change(
-            what, plan.pool.ImportVApp, spec, plan.folder if self.session.is_vcenter else None
-        )
-        try:
-            info = await self._ready(what, lease)
-            await self._upload(lease, info, made.fileItem or (), package, on_progress)
-            await self.session.change(what, lease.HttpNfcLeaseComplete)
-        except BaseException:
-            # The server takes away what it made for a lease that is given up.
-            with trio.move_on_after(_LEASE_SECONDS, shield=True):
-                await self._give_up(lease, plan)
-            raise
-        return type(info.entity)(info.entity._moId, self.session.stub)
-
-    async def _ready(self, what: str, lease: Any) -> Any:
-        with trio.move_on_after(_LEASE_SECONDS):
-            while True:
-                facts = (await self.session.properties(what, [lease], ["state", "error", "info"])).get(lease._moId, {})
-                if facts.get("state") == "ready":
-                    return facts["info"]
-                if facts.get("state") == "error":
-                    raise HypervisorError(f"{what}: {words_of(facts['error'])}")
-                await trio.sleep(_PAUSE / 4)
-        raise HypervisorError(f"{what}: vSphere did not get ready for it in {_LEASE_SECONDS:.0f} s")
-
-    async def _give_up(self, lease: Any, plan: Plan) -> None:
-        try:
-            await self.session.change("give up", lease.HttpNfcLeaseAbort, None)
-        except HypervisorError as error:
-            log.debug("%s", error)
-        try:
-            children = await self.session.look("give up", plan.folder, "childEntity") or ()
-            machines = [one for one in children if isinstance(one, vim.VirtualMachine)]
-            found = await self.session.properties("give up", machines, ["name", "config.extraConfig"])
-            for machine in machines:
-                facts = found.get(machine._moId, {})
-                if facts.get("name") == plan.name and plan.key in _extra(facts):
-                    await self.carry_out(f"remove {plan.name}", machine.Destroy_Task)
-        except HypervisorError as error:
-            log.warning("what was made of %s could not be removed: %s", plan.name, error)
-
-    async def _upload(
-        self, lease: Any, info: Any, items: Sequence[Any], package: Package, on_progress: Progress
-    ) -> None:
-        total = sum(package.length(item.path) for item in items)
-        sent = 0
-
-        async def counted(name: str) -> AsyncIterator[bytes]:
-            nonlocal sent
-            async for piece in package.pieces(name, _PIECE):
-                yield piece
-                sent += len(piece)
-                on_progress(sent, total)
-
-        async def keep() -> None:
-            while True:
-                await trio.sleep(_PROGRESS_SECONDS)
-                await self.session.change("upload", lease.HttpNfcLeaseProgress, min(99, sent * 100 // max(1, total)))
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(keep)
-            for item in items:
-                (device,) = [one for one in info.deviceUrl if one.importKey == item.deviceId]
-                await self._send(device, bool(item.create), item.path, package.length(item.path), counted(item.path))
-            nursery.cancel_scope.cancel()
-
-    async def _send(self, device: Any, create: bool, name: str, length: int, pieces: AsyncIterator[bytes]) -> None:
-        server = self.session.server
-        split = urlsplit(device.url)
-        if split.hostname == "*" or split.netloc.startswith("*"):
-            host = f"[{server.host}]" if ":" in server.host else server.host
-            split = split._replace(netloc=f"{host}:{server.port}")
-        # A host of a vCenter is known by what the vCenter says of it.
-        verify = PinnedContext.of(device.sslThumbprint) if device.sslThumbprint else server.context()
-        headers = {
-            "Content-Type": "application/x-vnd.vmware-streamVmdk", "Content-Length": str(length), "Overwrite": "t",
-            "Cookie": self.session.cookie.partition(";")[0],
-        }  # fmt: skip
-        async with httpx.AsyncClient(verify=verify, timeout=_TIMEOUT, trust_env=False) as client:
-            try:
-                response = await client.request(
-                    "PUT" if create else "POST", urlunsplit(split), content=pieces, headers=headers
-                )
-            except httpx.HTTPError as error:
-                raise HypervisorError(
-                    f"upload of {name} to {split.hostname}: {str(error) or type(error).__name__}"
-                ) from error
-        if not response.is_success:
-            raise HypervisorError(
-                f"upload of {name} to {split.hostname}: {response.status_code} {response.reason_phrase}"
-            )
+        return await Deployment(self.session, self.carry_out, plan, package, on_progress).run()
 
     # -- changes --------------------------------------------------------------------------------------------------
 
@@ -367,7 +207,7 @@ class Appliances:
         """Have some of its properties be these. An appliance reads them when it boots."""
         if not self.session.is_vcenter:
             text = encode({**appliance.values, **values}).decode()
-            change = vim.vm.ConfigSpec(extraConfig=[vim.option.OptionValue(key=_ENVIRONMENT_KEY, value=text)])
+            change = vim.vm.ConfigSpec(extraConfig=[vim.option.OptionValue(key=ENVIRONMENT_KEY, value=text)])
         else:
             config = await self.session.look("properties", appliance.reference, "config.vAppConfig")
             changed = []
@@ -380,7 +220,7 @@ class Appliances:
 
     async def extra(self, reference: Any) -> dict[str, str]:
         """A machine's extraConfig, of which what begins with guestinfo is its guest's, too."""
-        return _extra({"config.extraConfig": await self.session.look("settings", reference, "config.extraConfig")})
+        return extra_of({"config.extraConfig": await self.session.look("settings", reference, "config.extraConfig")})
 
     async def set_extra(self, reference: Any, values: Mapping[str, str]) -> None:
         """Write to it; the guest is told of it at once."""
@@ -395,6 +235,11 @@ class Appliances:
             await self.carry_out("remove", reference.Destroy_Task)
         except Gone:
             pass
+
+    async def end(self, reference: Any) -> None:
+        """Power a machine off, if it is on, and remove it."""
+        await self.power_off(reference)
+        await self.destroy(reference)
 
     async def remove_pool(self, pool: Any) -> None:
         """A resource pool; what is left in it goes to its parent. One that is gone is no error."""
@@ -467,15 +312,3 @@ async def _remove_files(files: Datastore, *, volumes: bool) -> list[str]:
     for part in ("layers", "guest", "owner") if kept else ("",):
         await files.delete(part)
     return kept
-
-
-def _extra(facts: Mapping[str, Any]) -> dict[str, str]:
-    return {one.key: str(one.value) for one in facts.get("config.extraConfig") or ()}
-
-
-def _card(index: int, backing: Any) -> Any:
-    connected = vim.vm.device.VirtualDevice.ConnectInfo(startConnected=True, allowGuestControl=True, connected=True)
-    card = vim.vm.device.VirtualVmxnet3(
-        key=-300 - index, backing=backing, connectable=connected, addressType="generated"
-    )
-    return vim.vm.device.VirtualDeviceSpec(operation=vim.vm.device.VirtualDeviceSpec.Operation.add, device=card)

@@ -159,7 +159,7 @@ class Preflight:
         ).get(datastore._moId, {})
         if facts.get("summary.accessible") is False:
             self.problems.append(Finding(setting, f"{name} is not accessible", "choose another one, or mend it"))
-        elif setting == "--image-store" and facts.get("summary.freeSpace", 1 << 40) < 2 << 30:
+        elif setting == "--image-store" and 0 <= facts.get("summary.freeSpace", -1) < 2 << 30:
             free = facts["summary.freeSpace"] >> 20
             self.problems.append(
                 Finding(
@@ -171,6 +171,16 @@ class Preflight:
 
     async def _look_at_names(self) -> None:
         wanted = self._wanted
+        if self.places.pool is not None:
+            below = await self._session.look("pools", self.places.pool, "resourcePool") or ()
+            names = await self._session.properties("pools", below, ["name"])
+            if any(facts["name"] == wanted.name for facts in names.values()):
+                where = wanted.compute_resource or self.places.compute_name
+                self.problems.append(
+                    Finding(
+                        "--name", f"there is a resource pool {where}/{wanted.name}", "choose another name, or remove it"
+                    )
+                )
         for other in await self._appliances.all():
             if other.name == wanted.name:
                 self.problems.append(

@@ -8,7 +8,8 @@ from typing import Any
 from pyVmomi import vim
 
 from appliance.errors import HypervisorError
-from appliance.hypervisor.vsphere.appliances import KEY, UPGRADE_KEY, Appliances, Deployed, Package, Plan, Progress
+from appliance.hypervisor.vsphere.appliances import Appliances, Deployed
+from appliance.hypervisor.vsphere.deployment import KEY, UPGRADE_KEY, Package, Plan, Progress
 from appliance.hypervisor.vsphere.inventory import find_one
 
 log = logging.getLogger(__name__)

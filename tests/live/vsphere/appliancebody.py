@@ -8,7 +8,7 @@ from typing import Any
 import trio
 from pyVmomi import vim
 
-from appliance.hypervisor.vsphere.appliances import KEY
+from appliance.hypervisor.vsphere.deployment import KEY
 from appliance.hypervisor.vsphere.session import Session
 from appliance.provision.access import HOST_KEY, REQUEST
 from appliance.provision.access import parse as parse_access

@@ -15,6 +15,7 @@ import pytest
 
 from appliance import __version__
 from build.ova.image import NAME, pack
+from tests.live.certificates import Authority
 from tests.live.images import busybox_archive
 from tests.live.vsphere.appliancebody import BROKEN
 from tests.live.vsphere.daemon import hosts_beside, standing_in
@@ -75,11 +76,12 @@ class Operator:
             status=status, **known,
         )  # fmt: skip
 
-    def docker(self, *arguments: str) -> str:
-        environment = {
-            **os.environ,
-            **dict(line.split("=", 1) for line in (self.root / "prod/prod.env").read_text().splitlines()),
-        }
+    def docker(self, *arguments: str, known: bool = True) -> str:
+        """What it prints; unless it is `known` where the appliance is, the arguments say."""
+        environment = dict(os.environ)
+        if known:
+            lines = (self.root / "prod/prod.env").read_text().splitlines()
+            environment |= dict(line.split("=", 1) for line in lines)
         done = subprocess.run(
             [*self._inside, "docker", *arguments],
             capture_output=True,
@@ -134,12 +136,13 @@ def test_all_that_is_wrong_is_said_at_once_and_nothing_is_made(operator: Operato
     said = operator.vch(
         "create", "--ova", "nothing.ova", "--name", "not good", "--compute-resource", "nowhere", "--image-store", "no-store",
         "--volume-store", "v=no-volumes", "--bridge-network", "no-bridge", "--public-network", "no-public", "--dns", "not-an-ip",
-        "--bip", "300.1.1.1/24", "--client-address", "10.0.0.1/24", "--tls-allow", "everything:CN=x", status=3,
+        "--bip", "300.1.1.1/24", "--client-address", "10.0.0.1/24", "--tls-allow", "everything:CN=x", "--ops-user", "nobody",
+        status=3,
     )  # fmt: skip
     for setting in (
         "--ova", "--name", "--compute-resource", "--image-store", "--volume-store", "--bridge-network", "--public-network",
         "--dns", "--bip",
-        "--client-address", "--tls-allow", "--tls-cname",
+        "--client-address", "--tls-allow", "--tls-cname", "--ops-user",
     ):  # fmt: skip
         assert f"  {setting}" in said, f"{setting}\n{said}"
     assert "LocalDS_0, LocalDS_1" in said
@@ -317,6 +320,33 @@ def _upgraded(operator: Operator) -> None:
     assert _stays(operator) == began
 
 
+def test_certificates_of_others(operator: Operator) -> None:
+    operator.vch("update", "firewall", "--allow")
+    authority = Authority(operator.root / "theirs")
+    (certificate, key), (mine, my_key) = authority.sign("/CN=docker", "192.0.2.1"), authority.sign("/CN=me")
+    given = ("--tls-ca", str(authority.certificate), "--tls-server-cert", str(certificate), "--cert-path", "none")
+    assert "certificate and key belong together" in operator.create(*given, status=3)
+    assert "the key is not the certificate's" in operator.create(*given, "--tls-server-key", str(my_key), status=3)
+    said = operator.create(*given, "--tls-server-key", str(key))
+    assert "DOCKER_HOST=tcp://192.0.2.1:2376 DOCKER_TLS_VERIFY=1\n" in said
+    assert not (operator.root / "none").exists()
+    them = ("--tlsverify", "--tlscacert", str(authority.certificate), "-H", "tcp://192.0.2.1:2376")
+    assert "vsphere" in operator.docker(*them, "--tlscert", str(mine), "--tlskey", str(my_key), "info", known=False)
+    operator.vch("delete", "prod", "--force")
+
+
+def test_whoever_may_do_all_is_said_loudly(operator: Operator) -> None:
+    operator.vch("update", "firewall", "--allow")
+    said = operator.create("--no-tlsverify", "--cert-path", "open")
+    assert "WARNING --no-tlsverify: WHOEVER REACHES THE API MAY DO ALL" in said
+    assert "docker --tls info" in said
+    assert "vsphere" in operator.docker(
+        "--tls", "--tlscacert", str(operator.root / "open/ca.pem"), "-H", "tcp://192.0.2.1:2376", "info", known=False
+    )
+    assert "--no-tlsverify" in operator.vch("inspect", "prod", "--conf")
+    operator.vch("delete", "prod", "--force")
+
+
 def test_an_appliance_that_cannot_be_uploaded_leaves_nothing(operator: Operator) -> None:
     operator.vch("update", "firewall", "--allow")
     before = operator.files()
@@ -326,28 +356,45 @@ def test_an_appliance_that_cannot_be_uploaded_leaves_nothing(operator: Operator)
     assert operator.files() == before
 
 
-_PORTGROUP = """
+_LOG_IN = """
 import ssl, sys
 from pyVim.connect import SmartConnect
 from pyVmomi import vim
 address, user, password = sys.argv[1:]
 host, port = address.split(":")
 content = SmartConnect(host=host, port=int(port), user=user, pwd=password, sslContext=ssl._create_unverified_context()).content
+"""
+_PORTGROUP = (
+    _LOG_IN
+    + """
 network = content.rootFolder.childEntity[0].hostFolder.childEntity[0].host[0].configManager.networkSystem
 network.AddPortGroup(vim.host.PortGroup.Specification(name="Containers", vlanId=7, vswitchName="vSwitch0", policy=vim.host.NetworkPolicy()))
 """
+)
+
+
+_NO_LICENCE = (
+    _LOG_IN
+    + """
+for one in content.licenseManager.licenses:
+    content.licenseManager.RemoveLicense(one.licenseKey)
+"""
+)
 
 
 def test_a_lone_esxi() -> None:
     with _operator("-esx") as operator:
         operator.python(_PORTGROUP, operator.simulator.address, USER, PASSWORD)
         operator.vch("update", "firewall", "--allow")
-        said = operator.vch(
+        arguments = (
             "create", "--ova", str(operator.ova), "--name", "prod", "--image-store", "LocalDS_0", "--bridge-network", "Containers",
             "--public-network", "VM Network", "--tls-cname", "docker.example",
         )  # fmt: skip
+        said = operator.vch(*arguments)
         # By DHCP: the address is what VMware's tools tell.
         assert "DOCKER_HOST=tcp://docker.example:2376" in said
         assert operator.json("inspect", "prod")["docker_host"] == "tcp://192.0.2.1:2376"
         operator.vch("delete", "prod", "--force")
         assert operator.vch("ls", "-q").strip() == ""
+        operator.python(_NO_LICENCE, operator.simulator.address, USER, PASSWORD)
+        assert "none has the feature serialuri" in operator.vch(*arguments, status=3)
