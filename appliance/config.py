@@ -59,6 +59,19 @@ class VsphereConfig:
     quick_port: int = 2378
 
 
+def bracketed(host: str) -> str:
+    """A host as URLs have it: an address of IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+def host_and_port(text: str, usual: int) -> tuple[str, int]:
+    """HOST, HOST:PORT, [ADDRESS] or [ADDRESS]:PORT."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or text.endswith("]"):
+        host, port = text, str(usual)
+    return host.strip("[]"), int(port)
+
+
 def required(settings: VsphereConfig, name: str) -> str:
     """A setting that has no default. InvalidParameter when it was not given."""
     value = getattr(settings, name)

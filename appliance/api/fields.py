@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from appliance.errors import InvalidParameter
+from appliance.http import Request
 
 
 class Decision(enum.Enum):
@@ -199,6 +200,15 @@ def fold_names(given: dict[str, Any], known: Iterable[str]) -> None:
         if proper != name:
             value = given.pop(name)
             given.setdefault(proper, value)
+
+
+async def read_object(request: Request, names: Iterable[str]) -> dict[str, Any]:
+    """A body that is an object, its fields in the case of these names. InvalidParameter when it is something else."""
+    body = await request.json()
+    if not isinstance(body, dict):
+        raise InvalidParameter("invalid JSON: no object")
+    fold_names(body, names)
+    return body
 
 
 def text_map(body: dict[str, Any], key: str) -> dict[str, str]:

@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from appliance.api.backend import ConnectionBackend, NetworkBackend
-from appliance.api.fields import fold_names, text_map
+from appliance.api.fields import fold_names, read_object, text_map
 from appliance.api.filters import any_of, labels_are_wanted, matches_pattern, parse_filters, switch_of
 from appliance.api.hostconfig import check_endpoint
 from appliance.api.router import Route
@@ -114,24 +114,16 @@ class NetworkRoutes:
         await reply.json(200, {"NetworksDeleted": deleted or None})
 
     async def connect(self, request: Request, reply: Reply) -> None:
-        body = await self._body(request, ("Container", "EndpointConfig"))
+        body = await read_object(request, ("Container", "EndpointConfig"))
         settings = check_endpoint(body.get("EndpointConfig"))
         await self._connections.connect(request.path["name"], str(body.get("Container") or ""), settings)
         await reply.empty(200)
 
     async def disconnect(self, request: Request, reply: Reply) -> None:
-        body = await self._body(request, ("Container", "Force"))
+        body = await read_object(request, ("Container", "Force"))
         force = bool(body.get("Force"))
         await self._connections.disconnect(request.path["name"], str(body.get("Container") or ""), force=force)
         await reply.empty(200)
-
-    @staticmethod
-    async def _body(request: Request, names: tuple[str, ...]) -> dict[str, Any]:
-        body = await request.json()
-        if not isinstance(body, dict):
-            raise InvalidParameter("invalid JSON: no object")
-        fold_names(body, names)
-        return body
 
 
 def _wanted(body: dict[str, Any]) -> NetworkRecord:

@@ -5,7 +5,7 @@ import platform
 from typing import Any, Protocol
 
 from appliance import __version__
-from appliance.api.fields import fold_names, text_map
+from appliance.api.fields import read_object, text_map
 from appliance.api.router import Route
 from appliance.container.times import rfc3339
 from appliance.errors import InvalidParameter, NotFound, Unsupported
@@ -74,7 +74,7 @@ class SwarmRoutes:
         await reply.json(200, {**cluster_shape(self._swarm.manager()), "JoinTokens": {"Worker": "", "Manager": ""}})
 
     async def begin(self, request: Request, reply: Reply) -> None:
-        body = await _body(request, _INIT)
+        body = await read_object(request, _INIT)
         for key in ("DataPathAddr", "AutoLockManagers"):
             if body.get(key):
                 raise Unsupported(f"{key} is not supported: there is one node, and nothing to lock")
@@ -122,7 +122,7 @@ class SwarmRoutes:
 
     async def update_node(self, request: Request, reply: Reply) -> None:
         self._swarm.check_node(request.path["name"])
-        body = await _body(request, ("Name", "Labels", "Role", "Availability"))
+        body = await read_object(request, ("Name", "Labels", "Role", "Availability"))
         if body.get("Role") not in (None, "", "manager") or body.get("Availability") not in (None, "", "active"):
             raise Unsupported(
                 "a node's role and availability cannot be changed: it is the only one, and runs no services"
@@ -142,21 +142,15 @@ class SwarmRoutes:
 
     async def not_found(self, request: Request, reply: Reply) -> None:
         self._swarm.manager()
-        noun = next(noun for noun in _NOUNS if f"/{noun}/" in request.raw_path)
-        raise NotFound(f"{noun.removesuffix('s')} {request.path['name']} not found")
+        raise NotFound(f"{_noun(request).removesuffix('s')} {request.path['name']} not found")
 
     async def refuse(self, request: Request, reply: Reply) -> None:
         self._swarm.manager()
-        noun = next(noun for noun in _NOUNS if f"/{noun}/" in request.raw_path)
-        raise Unsupported(f"{noun} {_REFUSED}")
+        raise Unsupported(f"{_noun(request)} {_REFUSED}")
 
 
-async def _body(request: Request, names: tuple[str, ...]) -> dict[str, Any]:
-    body = await request.json()
-    if not isinstance(body, dict):
-        raise InvalidParameter("invalid JSON: no object")
-    fold_names(body, names)
-    return body
+def _noun(request: Request) -> str:
+    return next(noun for noun in _NOUNS if f"/{noun}/" in request.raw_path)
 
 
 def _version(request: Request) -> int:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import trio
 
-from appliance.cli.certificates import Authority, write_private, write_public
 from appliance.cli.plan import add_setting_arguments, as_option, handed_on
 from appliance.cli.reach import docker_host, known_address, told_address, wait_served
 from appliance.cli.report import REFUSED, TOO_LATE, USAGE, Ended, Report
@@ -15,6 +14,7 @@ from appliance.cli.target import opened, password_of
 from appliance.errors import InvalidParameter
 from appliance.hypervisor.vsphere.appliances import Appliances, Deployed
 from appliance.hypervisor.vsphere.session import Session
+from appliance.provision.certificates import Authority, write_private, write_public
 from appliance.provision.properties import BY_KEY, PROPERTIES, Malformed, settings_of
 
 GRACE_SECONDS = 60.0

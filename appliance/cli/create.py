@@ -10,7 +10,6 @@ from typing import Any
 import trio
 
 from appliance import __version__
-from appliance.cli.certificates import Authority, write_private, write_public
 from appliance.cli.package import OvaFile
 from appliance.cli.plan import (
     add_arguments,
@@ -31,6 +30,7 @@ from appliance.hypervisor.vsphere.deployment import Plan
 from appliance.hypervisor.vsphere.inventory import Names, tenant_folder
 from appliance.hypervisor.vsphere.preflight import PRIVILEGES, Finding, Places, Preflight, Wanted
 from appliance.hypervisor.vsphere.session import Server, Session
+from appliance.provision.certificates import Authority, write_private, write_public
 from appliance.provision.files import API_PORT
 from appliance.provision.properties import Malformed, settings_of
 

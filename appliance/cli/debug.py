@@ -14,14 +14,15 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from appliance.cli.certificates import write_private
 from appliance.cli.reach import known_address, told_address
 from appliance.cli.report import REFUSED, TOO_LATE, Ended, Report
 from appliance.cli.target import opened
 from appliance.errors import InvalidParameter, Unavailable
 from appliance.hypervisor.vsphere.appliances import Appliances
 from appliance.provision.access import HOST_KEY, LEAST_SECONDS, MOST_SECONDS, REQUEST, Access
+from appliance.provision.certificates import write_private
 from appliance.provision.properties import public_key
+from appliance.provision.shadow import hash_of
 
 _PAUSE = 2.0
 _PORT = 22
@@ -114,12 +115,9 @@ def _password() -> str:
 def _hash(password: str) -> str:
     """For shadow(5)."""
     try:
-        done = subprocess.run(
-            ["openssl", "passwd", "-6", "-stdin"], input=password, capture_output=True, text=True, check=True
-        )
+        return hash_of(password)
     except (OSError, subprocess.CalledProcessError) as error:
         raise Unavailable(f"openssl passwd: {error}") from error
-    return done.stdout.strip()
 
 
 async def _host_key(appliances: Appliances, reference: Any) -> str:

@@ -9,12 +9,12 @@ from typing import Any
 import httpx
 
 from appliance.cli.bundle import Bundle, text_of_frames, without_values
-from appliance.cli.certificates import write_private
 from appliance.cli.reach import client_of, docker_host, known_address
 from appliance.cli.report import Report
 from appliance.cli.target import opened
 from appliance.errors import Unavailable, VchError
 from appliance.hypervisor.vsphere.appliances import Deployed
+from appliance.provision.certificates import write_private
 from appliance.provision.properties import BY_KEY
 
 

@@ -75,10 +75,12 @@ def run() -> None:
     os.umask(0o077)
     try:
         trio.run(options.run, options, report)
-    except* (VchError, OSError) as group:
-        first = leaves(group)[0]
+    except (VchError, OSError, KeyboardInterrupt, BaseExceptionGroup) as error:
+        first = leaves(error)[0]
+        if isinstance(first, KeyboardInterrupt):
+            report.failure("given up")
+            sys.exit(130)
+        if not isinstance(first, VchError | OSError):
+            raise
         report.failure(str(first))
         sys.exit(_status_of(first))
-    except* KeyboardInterrupt:
-        report.failure("given up")
-        sys.exit(130)

@@ -5,11 +5,12 @@ import ipaddress
 import re
 from pathlib import Path
 
-from appliance.cli.certificates import Authority
 from appliance.cli.package import OvaFile
+from appliance.config import bracketed
 from appliance.errors import InvalidParameter
 from appliance.hypervisor.vsphere.preflight import Finding, Places
 from appliance.hypervisor.vsphere.session import Server
+from appliance.provision.certificates import Authority
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,30}")
 # Properties that an option is handed on as.
@@ -233,9 +234,9 @@ def client_address(options: argparse.Namespace) -> str:
 def values_of(options: argparse.Namespace, server: Server, places: Places) -> dict[str, str]:
     """The properties, as far as no secret and no certificate of ours is in them."""
     networks = networks_of(options)
-    host = f"[{server.host}]" if ":" in server.host else server.host
     values = {
-        "vsphere": f"{host}:{server.port}", "vsphere-user": options.ops_user or server.user, "thumbprint": server.thumbprint,
+        "vsphere": f"{bracketed(server.host)}:{server.port}",
+        "vsphere-user": options.ops_user or server.user, "thumbprint": server.thumbprint,
         "tenant": options.tenant, "datacenter": places.datacenter_name,
         "compute-resource": "/".join(filter(None, (options.compute_resource or places.compute_name, options.name))),
         "image-store": places.datastore_name, "volume-stores": ",".join(options.volume_store),

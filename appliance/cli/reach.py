@@ -11,6 +11,7 @@ import trio
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
+from appliance.config import bracketed
 from appliance.errors import HypervisorError, Unavailable
 from appliance.hypervisor.vsphere.appliances import Appliances, Deployed
 from appliance.hypervisor.vsphere.trust import PinnedContext
@@ -42,11 +43,7 @@ async def told_address(appliances: Appliances, machine: Any) -> str:
 def docker_host(one: Deployed) -> str:
     """tcp://address:port; "" as long as nobody knows the address."""
     address = known_address(one.values) or one.address
-    return f"tcp://{_bracketed(address)}:{API_PORT}" if address else ""
-
-
-def _bracketed(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
+    return f"tcp://{bracketed(address)}:{API_PORT}" if address else ""
 
 
 def _context(certificate: str, folder: Path) -> ssl.SSLContext:
@@ -76,7 +73,7 @@ async def client_of(address: str, values: Mapping[str, str], folder: Path) -> As
         context = _context(values.get("tls-cert", ""), folder)
     except (OSError, ValueError) as error:
         raise Unavailable(f"{folder}: {error}") from error
-    base = f"https://{_bracketed(address)}:{API_PORT}"
+    base = f"https://{bracketed(address)}:{API_PORT}"
     async with httpx.AsyncClient(base_url=base, verify=context, timeout=_TIMEOUT, trust_env=False) as client:
         yield client
 

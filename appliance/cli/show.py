@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+from collections.abc import Sequence
 
 from appliance.cli.plan import option_of
 from appliance.cli.reach import docker_host
@@ -21,8 +22,7 @@ async def run_list(options: argparse.Namespace, report: Report) -> None:
         found = await appliances.all()
         rows, values = [], []
         for one in found:
-            machines = await appliances.containers(one)
-            running = sum(on for _, _, on in machines)
+            counted = _counted(await appliances.containers(one))
             host = docker_host(one)
             rows.append(
                 (
@@ -32,10 +32,10 @@ async def run_list(options: argparse.Namespace, report: Report) -> None:
                     one.version,
                     one.power,
                     host,
-                    f"{running} of {len(machines)}",
+                    f"{counted['running']} of {counted['all']}",
                 )
             )
-            values.append({**_facts(one), "containers": {"all": len(machines), "running": running}})
+            values.append({**_facts(one), "containers": counted})
         if options.quiet:
             report.result(values, [one.name for one in found])
         else:
@@ -53,7 +53,7 @@ async def run_inspect(options: argparse.Namespace, report: Report) -> None:
     """One appliance: where it is, how it is reached, what it was told. No secret is shown."""
     async with opened(options) as appliances:
         one = await appliances.named(options.name)
-        machines = await appliances.containers(one)
+        counted = _counted(await appliances.containers(one))
         shown = {key: value for key, value in one.values.items() if value and key in BY_KEY and not BY_KEY[key].secret}
         if options.conf:
             words = ["vch", "create", "--target", options.target, "--user", options.user, "--name", one.name]
@@ -67,16 +67,20 @@ async def run_inspect(options: argparse.Namespace, report: Report) -> None:
         facts = {
             **_facts(one),
             "properties": shown,
-            "containers": {"all": len(machines), "running": sum(on for _, _, on in machines)},
+            "containers": counted,
         }
         lines = [
             f"Name:         {one.name}", f"ID:           {one.reference._moId}", f"UUID:         {one.identity}",
             f"Tenant:       {one.tenant}", f"Version:      {one.version}", f"Power:        {one.power}",
             f"DOCKER_HOST:  {docker_host(one) or 'not known: its address is not told yet'}",
-            f"Containers:   {len(machines)}, {sum(on for _, _, on in machines)} on", "Properties:",
+            f"Containers:   {counted['all']}, {counted['running']} on", "Properties:",
             *(f"  {key}: {_one_line(value)}" for key, value in sorted(shown.items())),
         ]  # fmt: skip
         report.result(facts, lines)
+
+
+def _counted(machines: Sequence[tuple[object, str, bool]]) -> dict[str, int]:
+    return {"all": len(machines), "running": sum(on for _, _, on in machines)}
 
 
 def _one_line(value: str) -> str:

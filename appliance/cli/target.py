@@ -8,10 +8,11 @@ import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from appliance.cli.report import REFUSED, Ended
+from appliance.config import host_and_port
 from appliance.errors import HypervisorError, InvalidParameter
 from appliance.hypervisor.vsphere.appliances import Appliances
 from appliance.hypervisor.vsphere.session import Server
@@ -45,11 +46,9 @@ def password_of(path: Path | None, variable: str, whose: str) -> str:
 
 def server_of(options: argparse.Namespace) -> Server:
     """What the options say of it."""
-    host, _, port = options.target.rpartition(":")
-    if not host or not port.isdigit() or options.target.endswith("]"):
-        host, port = options.target, str(_HTTPS)
+    host, port = host_and_port(options.target, _HTTPS)
     password = password_of(options.password_file, "VCH_PASSWORD", options.user)
-    return Server(host.strip("[]"), options.user, password, int(port), options.thumbprint, options.target_ca)
+    return Server(host, options.user, password, port, options.thumbprint, options.target_ca)
 
 
 @asynccontextmanager
@@ -57,24 +56,21 @@ async def opened(options: argparse.Namespace) -> AsyncIterator[Appliances]:
     """Logged in. Ended says why not, and which certificate the server shows if it is not trusted."""
     server = server_of(options)
     server.context()
-    try:
-        manager = Appliances.open(server)
-        appliances = await manager.__aenter__()
-    except HypervisorError as error:
-        if "cannot be trusted" not in str(error):
-            raise
-        shown = _shown(server)
-        remedy = (
-            f"\nIt shows a certificate with the thumbprint\n    {shown}\nIf that is the right one: --thumbprint {shown}"
-            if shown
-            else ""
-        )
-        text = str(error).replace("--vsphere-ca", "--target-ca")
-        raise Ended(REFUSED, f"{text}{remedy}") from error
-    try:
+    async with AsyncExitStack() as stack:
+        try:
+            appliances = await stack.enter_async_context(Appliances.open(server))
+        except HypervisorError as error:
+            if "cannot be trusted" not in str(error):
+                raise
+            shown = _shown(server)
+            remedy = (
+                f"\nIt shows a certificate with the thumbprint\n    {shown}\nIf that is the right one: --thumbprint {shown}"
+                if shown
+                else ""
+            )
+            text = str(error).replace("--vsphere-ca", "--target-ca")
+            raise Ended(REFUSED, f"{text}{remedy}") from error
         yield appliances
-    finally:
-        await manager.__aexit__(None, None, None)
 
 
 def _shown(server: Server) -> str:
@@ -90,4 +86,4 @@ def _shown(server: Server) -> str:
             certificate = secured.getpeercert(binary_form=True) or b""
     except OSError:
         return ""
-    return ":".join(f"{byte:02X}" for byte in hashlib.sha256(certificate).digest())
+    return hashlib.sha256(certificate).digest().hex(":").upper()

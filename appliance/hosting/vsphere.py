@@ -12,7 +12,7 @@ from pathlib import Path
 
 import trio
 
-from appliance.config import Config, VsphereConfig, required
+from appliance.config import Config, VsphereConfig, bracketed, host_and_port, required
 from appliance.errors import InvalidParameter, Unavailable
 from appliance.hypervisor.vsphere.concentrator import Concentrator, Network
 from appliance.hypervisor.vsphere.driver import GuestImage, VsphereDriver
@@ -51,10 +51,7 @@ async def opened(config: Config, owner: str) -> AsyncIterator[VsphereDriver]:
 
 
 def _server(settings: VsphereConfig) -> Server:
-    host, _, port = required(settings, "vsphere").rpartition(":")
-    if not host or not port.isdigit() or settings.vsphere.endswith("]"):
-        host, port = settings.vsphere, str(_HTTPS)
-    where = host.strip("[]"), int(port)
+    where = host_and_port(required(settings, "vsphere"), _HTTPS)
     if settings.vsphere_token_file is not None:
         if settings.vsphere_password_file is not None:
             raise InvalidParameter("--vsphere-token-file and --vsphere-password-file: one of the two")
@@ -114,11 +111,11 @@ def _address(text: str, setting: str) -> tuple[str, int]:
 def _seen_from(server: Server, listening: str) -> str:
     """By which address vSphere's hosts reach us: what we listen at, or what we have towards the server."""
     if not ipaddress.ip_address(listening).is_unspecified:
-        return f"[{listening}]" if ":" in listening else listening
+        return bracketed(listening)
     with contextlib.suppress(OSError):
         kind, _, _, _, address = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_DGRAM)[0]
         with socket.socket(kind, socket.SOCK_DGRAM) as probe:
             probe.connect(address)
             own = str(probe.getsockname()[0])
-            return f"[{own}]" if ":" in own else own
+            return bracketed(own)
     raise InvalidParameter(f"--vspc-address has to be said: there is no way to {server.host}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from appliance.errors import InvalidParameter
 from appliance.provision.files import SETTINGS
 from appliance.provision.properties import public_key
+from appliance.provision.shadow import set_root_password
 
 # Where the machine is asked, and where it says how it is known.
 REQUEST, HOST_KEY = "guestinfo.vch.debug", "guestinfo.vch.hostkey"
@@ -68,10 +69,7 @@ def _open(access: Access) -> None:
     _close()
     _write(_SETTINGS / "debug_keys", f"{access.key}\n" if access.key else "")
     if access.password_hash:
-        shadow = Path("/etc/shadow").read_text()
-        lines = [line for line in shadow.splitlines() if not line.startswith("root:")]
-        _write(_SETTINGS / "debug-shadow", "\n".join([f"root:{access.password_hash}:19000:0:99999:7:::", *lines, ""]))
-        _run("mount", "--bind", str(_SETTINGS / "debug-shadow"), "/etc/shadow")
+        set_root_password(access.password_hash, _SETTINGS / "debug-shadow")
     _run("nft", "add", "rule", "inet", "vch_appliance", "ssh", "tcp", "dport", "22", "accept")
     (_SETTINGS / "ssh").touch(mode=0o600)
     _run("systemctl", "start", "vch-hostkeys.service", "ssh.service")

@@ -51,7 +51,6 @@ def parse(text: bytes) -> Environment:
 
 def encode(values: Mapping[str, str]) -> bytes:
     """An environment with these values: for a lone ESXi, which makes none of its own."""
-    ElementTree.register_namespace("", _NAMESPACE)
     ElementTree.register_namespace("oe", _NAMESPACE)
     root = ElementTree.Element(f"{{{_NAMESPACE}}}Environment", {f"{{{_NAMESPACE}}}id": "vch"})
     section = ElementTree.SubElement(root, f"{{{_NAMESPACE}}}PropertySection")

@@ -1,14 +1,10 @@
 """`vch-provision`: run once at each boot of an appliance, before its network is set up."""
 
 import argparse
-import datetime
 import grp
-import hashlib
-import ipaddress
 import json
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,13 +16,15 @@ from cryptography.x509.oid import NameOID
 
 from appliance.errors import InvalidParameter
 from appliance.provision import environment
-from appliance.provision.files import Card, File, files_of, problems_on_console
+from appliance.provision.certificates import alternatives, builder, pem_of
+from appliance.provision.files import SETTINGS, Card, File, files_of, problems_on_console
 from appliance.provision.properties import PROPERTIES, Malformed, Settings, settings_of
+from appliance.provision.shadow import hash_of, set_root_password
 
 _CARDS = Path("/sys/class/net")
 _GROUP = "vch"
 _ROOTS = Path("/etc/ssl/certs/ca-certificates.crt")
-_YEARS = 10
+_DAYS = 3650
 
 
 def with_kept_secrets(values: Mapping[str, str], kept: Path) -> dict[str, str]:
@@ -70,41 +68,22 @@ def own_certificate(settings: Settings, folder: Path) -> tuple[str, str]:
         return certificate.read_text(), key.read_text()
     private = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[-1])])
-    now = datetime.datetime.now(datetime.UTC)
-    alternatives: list[x509.GeneralName] = []
-    for name in names:
-        try:
-            alternatives.append(x509.IPAddress(ipaddress.ip_address(name)))
-        except ValueError:
-            alternatives.append(x509.DNSName(name))
     made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(private.public_key())
-        .serial_number(x509.random_serial_number())
-        # A clock that is not set yet is behind rather than ahead.
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=365 * _YEARS))
-        .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+        builder(subject, subject, private.public_key(), _DAYS)
+        .add_extension(alternatives(names), critical=False)
         .sign(private, hashes.SHA256())
     )
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    plain = private.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
     _write(certificate, File(made.public_bytes(serialization.Encoding.PEM).decode()), None)
-    _write(key, File(plain.decode()), None)
+    _write(key, File(pem_of(private).decode()), None)
     _write(folder / "names", File(" ".join(names)), None)
     return certificate.read_text(), key.read_text()
 
 
 def fingerprint(certificate: str) -> str:
     """SHA-256 of the first certificate, as browsers and openssl show it."""
-    digest = hashlib.sha256(
-        x509.load_pem_x509_certificates(certificate.encode())[0].public_bytes(serialization.Encoding.DER)
-    )
-    return ":".join(f"{byte:02X}" for byte in digest.digest())
+    found = x509.load_pem_x509_certificates(certificate.encode())[0]
+    return found.fingerprint(hashes.SHA256()).hex(":").upper()
 
 
 def _write(path: Path, file: File, group: int | None) -> None:
@@ -149,18 +128,5 @@ def run() -> None:
     if settings.hostname:
         socket.sethostname(settings.hostname)
     if settings.root_password:
-        _set_password(settings.root_password)
+        set_root_password(hash_of(settings.root_password), Path(SETTINGS, "shadow"))
     _write(Path("/run/appliance/roots.pem"), File(_ROOTS.read_text() + settings.registry_ca, public=True), None)
-
-
-def _set_password(password: str) -> None:
-    """Of root: in a file over the one that came with the image, which cannot be written to."""
-    hashed = (
-        subprocess.run(["openssl", "passwd", "-6", "-stdin"], input=password.encode(), capture_output=True, check=True)
-        .stdout.decode()
-        .strip()
-    )
-    shadow = Path("/etc/shadow")
-    lines = [line for line in shadow.read_text().splitlines() if not line.startswith("root:")]
-    _write(Path("/run/appliance/shadow"), File("\n".join([f"root:{hashed}:19000:0:99999:7:::", *lines, ""])), None)
-    subprocess.run(["mount", "--bind", "/run/appliance/shadow", "/etc/shadow"], check=True)

@@ -269,12 +269,14 @@ class Appliances:
         if change is not None:
             await self.carry_out("keep the disks", machine.ReconfigVM_Task, change)
 
+    async def datacenter_of(self, appliance: Deployed) -> tuple[str, Any]:
+        """Its name, and itself."""
+        root, wanted = self.session.content.rootFolder, appliance.values.get("datacenter", "")
+        return await find_one(self.session, root, vim.Datacenter, wanted, "--datacenter")
+
     async def remove_files(self, appliance: Deployed, *, volumes: bool) -> list[str]:
         """What its tenant has on datastores. Volumes only if they are to go, too; else their paths are returned."""
-        root = self.session.content.rootFolder
-        name, datacenter = await find_one(
-            self.session, root, vim.Datacenter, appliance.values.get("datacenter", ""), "--datacenter"
-        )
+        name, datacenter = await self.datacenter_of(appliance)
         there = await all_named(self.session, datacenter, vim.Datastore)
         stores = [text.partition("=")[2] for text in appliance.values.get("volume-stores", "").split(",")]
         kept: list[str] = []

@@ -13,6 +13,7 @@ import httpx
 import trio
 from pyVmomi import vim
 
+from appliance.config import bracketed
 from appliance.errors import HypervisorError, InvalidParameter
 from appliance.hypervisor.vsphere.faults import AlreadyThere, AnswerLost, Busy, NoFile
 from appliance.hypervisor.vsphere.inventory import Inventory
@@ -91,9 +92,8 @@ class Datastore:
 
     def _url(self, name: str) -> str:
         server, inventory = self._session.server, self._inventory
-        host = f"[{server.host}]" if ":" in server.host else server.host
         query = f"dcPath={quote(inventory.datacenter_name)}&dsName={quote(inventory.datastore_name)}"
-        return f"https://{host}:{server.port}/folder/{quote(f'{self._root}/{name}')}?{query}"
+        return f"https://{bracketed(server.host)}:{server.port}/folder/{quote(f'{self._root}/{name}')}?{query}"
 
     async def _send(
         self, method: str, name: str, body: Callable[[], httpx.AsyncByteStream] | None = None, length: int = 0

@@ -11,6 +11,7 @@ import httpx
 import trio
 from pyVmomi import vim
 
+from appliance.config import bracketed
 from appliance.errors import HypervisorError
 from appliance.hypervisor.vsphere.faults import words_of
 from appliance.hypervisor.vsphere.session import Session
@@ -178,8 +179,7 @@ class Deployment:
         server = self._session.server
         split = urlsplit(device.url)
         if split.hostname == "*" or split.netloc.startswith("*"):
-            host = f"[{server.host}]" if ":" in server.host else server.host
-            split = split._replace(netloc=f"{host}:{server.port}")
+            split = split._replace(netloc=f"{bracketed(server.host)}:{server.port}")
         # A host of a vCenter is known by what the vCenter says of it.
         verify = PinnedContext.of(device.sslThumbprint) if device.sslThumbprint else server.context()
         headers = {

@@ -10,7 +10,6 @@ from pyVmomi import vim
 from appliance.errors import HypervisorError
 from appliance.hypervisor.vsphere.appliances import Appliances, Deployed
 from appliance.hypervisor.vsphere.deployment import KEY, UPGRADE_KEY, Package, Plan, Progress
-from appliance.hypervisor.vsphere.inventory import find_one
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +57,7 @@ class Upgrades:
         old = await self._system_disk(one.reference)
         place = str(old.backing.fileName)
         folder = place.rpartition("/")[0] if "/" in place else place
-        root = self._session.content.rootFolder
-        _, datacenter = await find_one(
-            self._session, root, vim.Datacenter, one.values.get("datacenter", ""), "--datacenter"
-        )
+        _, datacenter = await self._appliances.datacenter_of(self._appliance)
         # vSphere turns a stream into a disk only by making a machine of it, which lends us its disk.
         plan = await self._lender(old.backing.datastore)
         lender = await appliances.deploy(plan, package, on_progress)
@@ -167,9 +163,7 @@ class Upgrades:
         """A system disk that is not used any more; that it stays is no failure."""
         if not path or path == used:
             return
-        root = self._session.content.rootFolder
-        wanted = self._appliance.values.get("datacenter", "")
-        _, datacenter = await find_one(self._session, root, vim.Datacenter, wanted, "--datacenter")
+        _, datacenter = await self._appliances.datacenter_of(self._appliance)
         manager = self._session.content.virtualDiskManager
         try:
             await self._appliances.carry_out(f"delete {path}", manager.DeleteVirtualDisk_Task, path, datacenter)

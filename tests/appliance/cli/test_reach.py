@@ -8,8 +8,8 @@ import pytest
 import trio
 import trio.testing
 
-from appliance.cli.certificates import Authority
 from appliance.cli.reach import client_of, known_address, wait_served
+from appliance.provision.certificates import Authority
 
 
 async def _serve(context: ssl.SSLContext, task_status: "trio.TaskStatus[int]" = trio.TASK_STATUS_IGNORED) -> None:

@@ -1,9 +1,9 @@
-"""A CA of one's own for an appliance, and what it signs: the API's certificate, an operator's. Elliptic curves (P-256), PEM."""
+"""Certificates of an appliance: a CA of one's own and what it signs, or one that signs itself. Elliptic curves (P-256), PEM."""
 
 import datetime
 import ipaddress
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cryptography import x509
@@ -49,14 +49,14 @@ class Authority:
             self._key = ec.generate_private_key(ec.SECP256R1())
             subject = _subject(f"{name} CA")
             self._certificate = (
-                _builder(subject, subject, self._key.public_key(), _CA_DAYS)
+                builder(subject, subject, self._key.public_key(), _CA_DAYS)
                 .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
                 .add_extension(_usage(signs_certificates=True), critical=True)
                 .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
                 .sign(self._key, hashes.SHA256())
             )
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_private(key, _pem(self._key))
+            write_private(key, pem_of(self._key))
             write_public(certificate, self._certificate.public_bytes(Encoding.PEM))
 
     @property
@@ -73,8 +73,8 @@ class Authority:
 
     def _sign(self, name: str, names: Sequence[str], purpose: x509.ObjectIdentifier) -> tuple[str, str]:
         key = ec.generate_private_key(ec.SECP256R1())
-        builder = (
-            _builder(_subject(name), self._certificate.subject, key.public_key(), _DAYS)
+        begun = (
+            builder(_subject(name), self._certificate.subject, key.public_key(), _DAYS)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
@@ -84,9 +84,9 @@ class Authority:
             )
         )
         if names:
-            builder = builder.add_extension(x509.SubjectAlternativeName([_name(one) for one in names]), critical=False)
-        made = builder.sign(self._key, hashes.SHA256())
-        return made.public_bytes(Encoding.PEM).decode(), _pem(key).decode()
+            begun = begun.add_extension(alternatives(names), critical=False)
+        made = begun.sign(self._key, hashes.SHA256())
+        return made.public_bytes(Encoding.PEM).decode(), pem_of(key).decode()
 
 
 def write_private(path: Path, content: bytes) -> None:
@@ -108,16 +108,22 @@ def _subject(name: str) -> x509.Name:
     )
 
 
-def _name(text: str) -> x509.GeneralName:
+def alternatives(names: Iterable[str]) -> x509.SubjectAlternativeName:
+    """Names and addresses that a certificate is for."""
+    return x509.SubjectAlternativeName([_alternative(name) for name in names])
+
+
+def _alternative(text: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(text))
     except ValueError:
         return x509.DNSName(text)
 
 
-def _builder(
+def builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey, days: int
 ) -> x509.CertificateBuilder:
+    """Of a certificate that is good from yesterday on, for so many days."""
     now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
@@ -137,5 +143,6 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )  # fmt: skip
 
 
-def _pem(key: _Key) -> bytes:
+def pem_of(key: _Key) -> bytes:
+    """A private key."""
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
