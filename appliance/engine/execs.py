@@ -170,6 +170,8 @@ class Execs:
             if not started:
                 code = 126
                 outcome.append(VchError(str(leaves(group)[0])))
+            elif one.container.running:
+                log.warning("exec %s of container %s: %s", one.id[:12], one.container.id[:12], leaves(group)[0])
         # Recorded before the streams end: clients ask for it as soon as they do.
         one.running = False
         one.exit_code = code

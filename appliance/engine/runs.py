@@ -412,7 +412,8 @@ class Runs:
                 container.move(Pause(container.id))
             self._watch(container, run)
             for process in (await run.session.processes()).values():
-                if process.join:
+                # One that was asked for since is no earlier appliance's.
+                if process.join and process.id not in run.session.launching:
                     self._nursery.start_soon(drain, run.session, process.id, process.acknowledged_offset)
             return Begun(log_file.guest_offset if log_file is not None else state.acknowledged_offset)
 

@@ -84,6 +84,8 @@ class GuestSession:
         self._channel = Channel(loop, line)
         self._scope = trio.CancelScope()
         self.began = False
+        # Processes whose `launch` is under way: somebody reads their output.
+        self.launching: set[str] = set()
 
     async def run(self) -> None:
         self.began = True
@@ -168,6 +170,15 @@ class GuestSession:
             configure.wall_clock_ns = time.time_ns()
             configure.entropy = os.urandom(64)
         request = sandbox_pb2.LaunchRequest(protocol=PROTOCOL, configure=configure, process=process)
+        self.launching.add(process.id)
+        try:
+            async with self._launch(request, timeout) as launched:
+                yield launched
+        finally:
+            self.launching.discard(process.id)
+
+    @asynccontextmanager
+    async def _launch(self, request: sandbox_pb2.LaunchRequest, timeout: float) -> AsyncIterator["Launched"]:
         deadline = trio.current_time() + timeout
         while True:
             async with AsyncExitStack() as stack:
