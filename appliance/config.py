@@ -1,6 +1,7 @@
 """The settings of one `vchd`: dockerd's flags and a few of ours."""
 
 import argparse
+import ipaddress
 import json
 import os
 import re
@@ -30,6 +31,79 @@ def parse_rule(text: str) -> Rule:
     if found is None:
         raise InvalidParameter(f"invalid --tls-allow {text}: full:CN=NAME, full:OU=UNIT, read:CN=NAME or read:OU=UNIT")
     return Rule(found[1] == "full", found[2], found[3])
+
+
+LEVELS = ("closed", "outbound", "peers", "published", "open")
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerNetwork:
+    """A network that others are on, too: `place` is the portgroup, or the bridge of this host, that it is.
+
+    Addresses are from `range` of `subnet` (all of it by default), or DHCP's without a subnet. `firewall` is one of LEVELS.
+    """
+
+    name: str
+    place: str
+    subnet: str = ""
+    gateway: str = ""
+    range: str = ""
+    dns: tuple[str, ...] = ()
+    firewall: str = "published"
+
+
+def parse_container_network(text: str) -> ContainerNetwork:
+    """name=lan,portgroup=LAN,subnet=192.0.2.0/24,gateway=192.0.2.1,range=192.0.2.64-192.0.2.95,dns=192.0.2.1,firewall=published."""
+
+    def wrong(why: object) -> InvalidParameter:
+        return InvalidParameter(f"--container-network {text}: {why}")
+
+    found: dict[str, list[str]] = {}
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        if not equals or not value or key not in _OF_A_NETWORK:
+            raise wrong(f"{part!r} is none of {', '.join(f'{name}=...' for name in _OF_A_NETWORK)}")
+        if key in found and key != "dns":
+            raise wrong(f"{key} is said twice")
+        found.setdefault(key, []).append(value)
+    one = {key: values[0] for key, values in found.items()}
+    places = [one[key] for key in ("portgroup", "bridge") if key in one]
+    if not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*", one.get("name", "")) or len(places) != 1:
+        raise wrong("name=NAME and portgroup=PORTGROUP (bridge=BRIDGE on this host) have to be said")
+    level = one.get("firewall", "published")
+    if level not in LEVELS:
+        raise wrong(f"firewall={level} is none of {', '.join(LEVELS)}")
+    if "subnet" not in one and (wanting := [key for key in ("gateway", "range") if key in one]):
+        raise wrong(f"{wanting[0]} needs subnet")
+    if level == "peers" and "subnet" not in one:
+        raise wrong("firewall=peers needs subnet: with DHCP it is not known which addresses are peers'")
+    try:
+        if "subnet" in one:
+            subnet = ipaddress.IPv4Network(one["subnet"])
+            ends = [ipaddress.IPv4Address(end) for end in ends_of(one.get("range", str(subnet)))]
+            inside = [*ends, *(ipaddress.IPv4Address(one[key]) for key in ("gateway",) if key in one)]
+            if outside := [address for address in inside if address not in subnet]:
+                raise ValueError(f"{outside[0]} is not in {subnet}")
+            if ends[0] > ends[-1]:
+                raise ValueError(f"range={one['range']} is empty")
+        dns = tuple(str(ipaddress.ip_address(server)) for server in found.get("dns", ()))
+    except ValueError as error:
+        raise wrong(error) from error
+    return ContainerNetwork(
+        one["name"], places[0], one.get("subnet", ""), one.get("gateway", ""), one.get("range", ""), dns, level
+    )
+
+
+def ends_of(text: str) -> tuple[str, str]:
+    """The first and last address of FIRST-LAST or of a subnet. ValueError for what is neither."""
+    first, minus, last = text.partition("-")
+    if minus:
+        return str(ipaddress.ip_address(first)), str(ipaddress.ip_address(last))
+    network = ipaddress.ip_network(text)
+    return str(network[0]), str(network[-1])
+
+
+_OF_A_NETWORK = ("name", "portgroup", "bridge", "subnet", "gateway", "range", "dns", "firewall")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +178,7 @@ class Config:
     bridge: str = "vch0"
     bip: str = ""
     dns: tuple[str, ...] = ()
+    container_networks: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     insecure_registries: tuple[str, ...] = ()
     registry_mirrors: tuple[str, ...] = ()
@@ -179,6 +254,12 @@ def parse_arguments(arguments: list[str]) -> Config:
         help="address and prefix of the default network's gateway; else 172.17.0.1/16, or the next that the host has not",
     )
     flag("--dns", action="append")
+    flag(
+        "--container-network", action="append", dest="container_networks",
+        metavar="name=NAME,portgroup=PORTGROUP[,subnet=CIDR,gateway=IP,range=IP-IP,dns=IP,firewall=LEVEL]",
+        help="a network that others are on too, for containers to be on: a portgroup (bridge=BRIDGE: a bridge of this host). Addresses "
+        f"are DHCP's without a subnet. Levels: {', '.join(LEVELS)} (published)",
+    )  # fmt: skip
     flag("--label", action="append", dest="labels")
     flag("--insecure-registry", action="append", dest="insecure_registries")
     flag("--registry-mirror", action="append", dest="registry_mirrors")
@@ -247,7 +328,7 @@ _FILE_KEYS = _PROXY_KEYS | {name: name.replace("-", "_") for name in _TLS} | {na
     "hypervisor": "hypervisor", "accel": "accel", "vm-memory": "vm_memory", "vm-cpus": "vm_cpus", "vm-template": "vm_template",
     "vm-pool": "vm_pool",
     "networking": "networking", "bridge": "bridge", "bip": "bip", "dns": "dns",
-    "labels": "labels", "insecure-registries": "insecure_registries", "registry-mirrors": "registry_mirrors",
+    "container-networks": "container_networks", "labels": "labels", "insecure-registries": "insecure_registries", "registry-mirrors": "registry_mirrors",
     "log-level": "log_level", "allow-registries": "allow_registries", "certs-dir": "certs_dir",
 }  # fmt: skip
 

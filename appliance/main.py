@@ -32,7 +32,7 @@ from appliance.api.swarm import SwarmRoutes
 from appliance.api.system import SystemRoutes
 from appliance.api.usage import UsageRoutes
 from appliance.api.volumes import VolumeRoutes
-from appliance.config import Config, Rule, parse_arguments, parse_rule
+from appliance.config import Config, Rule, parse_arguments, parse_container_network, parse_rule
 from appliance.diag import dump_tasks
 from appliance.diag.logfile import FORMAT, LOG_NAME, log_to
 from appliance.engine.admission import Admission
@@ -151,7 +151,8 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         trio.open_nursery() as nursery,
     ):
         events = EventBus()
-        networks = Networks(host_of(config), database, events, nursery, config.bip, config.bridge, config.dns)
+        external = [parse_container_network(text) for text in config.container_networks]
+        networks = Networks(host_of(config), database, events, nursery, config.bip, config.bridge, config.dns, external)
         await networks.open()
         hosting = await hosting_of(config, there, loop, networks, nursery)
         driver, disks = hosting.driver, hosting.disks

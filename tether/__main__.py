@@ -9,6 +9,7 @@ import time
 import trio
 
 from protos.tether.v1 import events_pb2, filesystem_pb2, metrics_pb2, network_pb2, process_pb2, sandbox_pb2, stdio_pb2
+from tether.agent.dhcp import Leases
 from tether.agent.events import EventsService
 from tether.agent.files import FilesystemService
 from tether.agent.machine import SandboxService
@@ -68,14 +69,15 @@ async def _serve(marks: list[tuple[str, int]]) -> None:
         stdio = StdioService(processes.stdio_of)
         marks.append(("ready", time.clock_gettime_ns(time.CLOCK_BOOTTIME)))
         quick = QuickDialler()
+        leases = Leases(nursery, reaper)
         services = (
-            (sandbox_pb2.DESCRIPTOR, "Sandbox", SandboxService(nursery, reaper, processes, stdio, marks)),
+            (sandbox_pb2.DESCRIPTOR, "Sandbox", SandboxService(nursery, reaper, processes, stdio, leases, marks)),
             (process_pb2.DESCRIPTOR, "Process", processes),
             (stdio_pb2.DESCRIPTOR, "Stdio", stdio),
             (stdio_pb2.DESCRIPTOR, "Log", stdio),
             (events_pb2.DESCRIPTOR, "Events", events),
             (filesystem_pb2.DESCRIPTOR, "Filesystem", FilesystemService(reaper, processes.pid_of)),
-            (network_pb2.DESCRIPTOR, "Network", NetworkService(quick)),
+            (network_pb2.DESCRIPTOR, "Network", NetworkService(quick, leases)),
             (metrics_pb2.DESCRIPTOR, "Metrics", MetricsService(processes.cgroup_of)),
         )
         methods: dict[bytes, Method] = {}

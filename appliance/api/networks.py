@@ -12,6 +12,7 @@ from appliance.api.shapes import network_shape
 from appliance.api.times import parse_time
 from appliance.errors import Forbidden, InvalidParameter, NotFound, Unsupported
 from appliance.http import Reply, Request
+from appliance.network.addresses import parse_subnet
 from appliance.network.record import OVERLAY, SWARM, NetworkRecord, Pool
 
 _FILTERS = frozenset(("dangling", "driver", "id", "label", "label!", "name", "scope", "type"))
@@ -99,6 +100,7 @@ class NetworkRoutes:
         for record in self._networks.all():
             if (
                 record.predefined
+                or record.is_external
                 or record.ingress
                 or self._networks.members(record)
                 or (until is not None and record.created >= until)
@@ -170,4 +172,6 @@ def _pool(config: Any) -> Pool:
     if not isinstance(aux, dict):
         raise InvalidParameter("invalid JSON: AuxiliaryAddresses is no object")
     subnet, ip_range, gateway = texts
+    if ip_range:
+        parse_subnet(ip_range)
     return Pool(subnet, ip_range, gateway, {str(key): str(value) for key, value in aux.items()})

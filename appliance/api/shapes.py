@@ -307,7 +307,8 @@ def network_shape(
         config: dict[str, Any] = {"Subnet": pool.subnet}
         if pool.ip_range:
             config["IPRange"] = pool.ip_range
-        config["Gateway"] = pool.gateway
+        if pool.gateway or not record.is_external:
+            config["Gateway"] = pool.gateway
         if pool.aux:
             config["AuxiliaryAddresses"] = pool.aux
         configs.append(config)
@@ -319,10 +320,12 @@ def network_shape(
             "com.docker.network.bridge.host_binding_ipv4": "0.0.0.0",
             "com.docker.network.bridge.name": record.bridge, "com.docker.network.driver.mtu": "1500", **options,
         }  # fmt: skip
+    if record.is_external:
+        options = {"vch.network": record.bridge, "vch.firewall": record.firewall, "vch.dns": ",".join(record.dns)}
     shape: dict[str, Any] = {
         "Name": record.name, "Id": record.id, "Created": rfc3339(record.created), "Scope": record.scope, "Driver": record.driver,
         "EnableIPv6": record.ipv6,
-        "IPAM": {"Driver": "default", "Options": record.ipam_options,
+        "IPAM": {"Driver": "dhcp" if record.dhcp else "default", "Options": record.ipam_options,
                  "Config": configs if record.driver not in ("host", "null") else None if version >= (1, 48) else []},
         "Internal": record.internal, "Attachable": record.attachable, "Ingress": record.ingress, "ConfigFrom": {"Network": ""},
         "ConfigOnly": False, "Containers": {}, "Options": options, "Labels": record.labels,

@@ -3,7 +3,7 @@
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,13 @@ from appliance.errors import InvalidParameter, VchError
 from appliance.guest import GuestSession, Launched, StartRefused
 from appliance.hypervisor import SCRATCH, SHARE_TAG, VOLUME_OPTIONS, Card, Disk, DiskAddress, MachineSpec, Weight
 from appliance.network.record import Endpoint
-from protos.tether.v1 import filesystem_pb2, process_pb2, sandbox_pb2
+from protos.tether.v1 import filesystem_pb2, network_pb2, process_pb2, sandbox_pb2
 from protos.tether.v1.filesystem_pb2 import Mount
 
 # What the kernel and the tether take of a machine's memory, MiB, beside the container's limit.
 _OVERHEAD_MIB = 160
+# Until all DHCP servers have answered.
+_LEASE_SECONDS = 60.0
 _BOOT_SECONDS = 120.0
 _FOUND_SECONDS = 15.0
 
@@ -171,13 +173,24 @@ def files_request(
 
 
 async def begin_fresh(
-    session: GuestSession, stack: AsyncExitStack, container: Container, disks: list[DiskAddress], around: Surroundings
+    session: GuestSession, stack: AsyncExitStack, container: Container, disks: list[DiskAddress], around: Surroundings,
+    take_leases: Callable[[Container, network_pb2.Leases], bool],
 ) -> Launched:  # fmt: skip
-    """Configure the guest and start the container's process. StartRefused when the process cannot be."""
+    """Configure the guest and start the container's process. StartRefused when the process cannot be.
+
+    Where addresses are DHCP's, its files need to know them before: `take_leases` is told.
+    """
     record = container.record
-    requests = launch_requests(container.id, record.config, record.host, disks, around)
+    configure, process = launch_requests(container.id, record.config, record.host, disks, around)
     mark("spec made")
-    launched = await stack.enter_async_context(session.launch(*requests, _BOOT_SECONDS))
+    before: sandbox_pb2.ConfigureRequest | None = configure
+    if any(endpoint.network.dhcp for endpoint in container.endpoints):
+        await session.configure(configure, _BOOT_SECONDS + _LEASE_SECONDS)
+        take_leases(container, await session.leases())
+        await session.write_files(sandbox_pb2.AwakenRequest(files=state_files(record.config, record.host, around)))
+        mark("addresses there")
+        before = None
+    launched = await stack.enter_async_context(session.launch(before, process, _BOOT_SECONDS))
     _mark_steps(launched.response.steps)
     return launched
 

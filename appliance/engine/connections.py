@@ -8,13 +8,14 @@ import trio
 
 from appliance.container.links import link_environment, parse_link
 from appliance.container.record import Attachment
+from appliance.engine.leases import Leases
 from appliance.engine.ledger import Ledger
 from appliance.engine.networks import Networks
 from appliance.engine.record import Container
 from appliance.engine.surroundings import Link, Surroundings, network_config, state_files
 from appliance.errors import Forbidden, InvalidParameter, NotFound, Unsupported, VchError
 from appliance.hypervisor import Pluggable
-from appliance.network.record import Endpoint, NetworkRecord, way_out
+from appliance.network.record import Endpoint, NetworkRecord, way_in
 from protos.tether.v1 import sandbox_pb2
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class Connections:
         self._places = networks.places
         self._ledger = ledger
         self._dns = dns
+        self._leases = Leases(networks, ledger)
 
     # -- what a container finds around it -------------------------------------------------------------------------
 
@@ -120,18 +122,21 @@ class Connections:
         run = container.run
         if run is None or not isinstance(run.machine, Pluggable):
             raise Unsupported("this hypervisor's machines cannot be given a card while they run")
-        before = way_out(container.endpoints)
+        record, before = self._places.network_of(attachment), way_in(container.endpoints)
         endpoint = self._places.enter(container, attachment)
         plugged = False
         try:
             await run.machine.plug_card(endpoint.card)
             plugged = True
             await run.session.apply_network(network_config(container.endpoints))
+            if record.dhcp:
+                self._leases.take(container, await run.session.leases())
             await self.refresh(container)
             await self._move_ports(container, before)
         except BaseException:
             with trio.CancelScope(shield=True):
-                self._places.exit(container, endpoint)
+                now = next((one for one in container.endpoints if one.network is record), endpoint)
+                self._places.exit(container, now)
                 if plugged:
                     await self._unplug_quietly(container, endpoint)
             raise
@@ -153,8 +158,9 @@ class Connections:
             log.warning("container %s keeps a card too many: %s", container.id[:12], error)
 
     async def _move_ports(self, container: Container, before: Endpoint | None) -> None:
-        """Ports that are published lead to where the container leaves for elsewhere: that may have changed."""
-        if way_out(container.endpoints) is not before:
+        """Ports that are published lead to where the container is reached: that may have changed."""
+        after = way_in(container.endpoints)
+        if after is None or after is not before:
             self._places.withdraw(container)
             self._places.publish(container)
 
@@ -183,7 +189,7 @@ class Connections:
 
     async def _unplug(self, container: Container, endpoint: Endpoint, *, force: bool) -> None:
         run = container.run
-        before = way_out(container.endpoints)
+        before = way_in(container.endpoints)
         if endpoint.interface:
             if run is None or not isinstance(run.machine, Pluggable):
                 raise Unsupported("this hypervisor's machines cannot be relieved of a card while they run")
@@ -196,7 +202,8 @@ class Connections:
         self._networks.tell("disconnect", container, endpoint)
         if run is not None and endpoint.interface:
             # The way out may be another one now.
-            await run.session.apply_network(network_config(container.endpoints))
+            config = network_config(container.endpoints, filtered=endpoint.network.is_external)
+            await run.session.apply_network(config)
             await self.refresh(container)
         await self._move_ports(container, before)
 

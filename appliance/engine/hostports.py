@@ -10,7 +10,7 @@ from appliance.engine.record import Container
 from appliance.engine.run import Run
 from appliance.errors import VchError
 from appliance.hypervisor import Pluggable
-from appliance.network.record import way_out
+from appliance.network.record import way_in
 from protos.tether.v1 import network_pb2
 
 log = logging.getLogger(__name__)
@@ -122,6 +122,6 @@ class _Follower:
 
     async def _tell_machine(self) -> None:
         """Without bridges it is the hypervisor that listens."""
-        target = way_out(self._container.endpoints)
+        target = way_in(self._container.endpoints)
         if target is not None and not target.card.bridge and isinstance(self._run.machine, Pluggable):
             await self._run.machine.set_forwards(target.card.mac, target.card.forwards)

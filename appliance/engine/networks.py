@@ -4,12 +4,13 @@ import ipaddress
 import logging
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
 import trio
 
+from appliance.config import ContainerNetwork
 from appliance.container.event import Event
 from appliance.engine.events import EventBus
 from appliance.engine.places import Places
@@ -20,6 +21,7 @@ from appliance.network.addresses import Network, Subnet, default_pools, parse_su
 from appliance.network.host import Host
 from appliance.network.names import NameServer
 from appliance.network.record import (
+    EXTERNAL,
     OPTION_BRIDGE,
     OPTION_HOST_IP,
     OPTION_ICC,
@@ -65,7 +67,7 @@ class Networks:
 
     def __init__(
         self, host: Host, database: Database, events: EventBus, nursery: trio.Nursery, bip: str, bridge: str,
-        dns: tuple[str, ...],
+        dns: tuple[str, ...], external: Sequence[ContainerNetwork] = (),
     ) -> None:  # fmt: skip
         self._host = host
         self._database = database
@@ -73,6 +75,7 @@ class Networks:
         self._nursery = nursery
         self._bip = bip
         self._bridge = bridge
+        self._external = tuple(external)
         self.places = Places(host, nursery, self.get)
         self._records: dict[str, NetworkRecord] = {}
         self._servers: dict[str, trio.CancelScope] = {}
@@ -95,6 +98,7 @@ class Networks:
         self._records = {record.id: record for record in sorted(found, key=lambda record: record.created)}
         for name, driver in (("bridge", "bridge"), ("host", "host"), ("none", "null")):
             await self._make_predefined(name, driver)
+        await self._make_external()
         await self._host.sweep(self._records.values())
         for record in self._records.values():
             await self._set_up(record, new=False)
@@ -108,6 +112,32 @@ class Networks:
                 record.pools = [await self._default_pool()]
         self._records[record.id] = record
         await self._database.put(_KIND, record.id, msgspec.json.encode(record))
+
+    async def _make_external(self) -> None:
+        """Have those that the settings name, as they name them, and no others of the kind."""
+        if self._external and not self._host.bridged:
+            raise InvalidParameter("--container-network needs bridges: this vchd runs with user-mode networking")
+        names = [one.name for one in self._external]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise InvalidParameter(f"--container-network: there are two of the name {twice}")
+        before = {record.name: record for record in self._records.values() if record.is_external}
+        for name in before.keys() - set(names):
+            del self._records[before[name].id]
+            await self._database.remove(_KIND, before[name].id)
+        for one in self._external:
+            record = before.get(one.name) or NetworkRecord(secrets.token_hex(32), one.name, EXTERNAL, time.time_ns())
+            if any(other.name == one.name and other is not record for other in self._records.values()):
+                raise InvalidParameter(f"--container-network {one.name}: there is another network of that name")
+            if one.place == self._bridge:
+                raise InvalidParameter(f"--container-network {one.name}: {one.place} is the default network's bridge")
+            record.bridge, record.firewall, record.dns = one.place, one.firewall, list(one.dns)
+            record.pools = [Pool(one.subnet, one.range, one.gateway)] if one.subnet else []
+            record.own_subnet = bool(record.pools)
+            # Without a gateway it leads nowhere.
+            record.internal = bool(record.pools) and not one.gateway
+            await self._host.find(record)
+            self._records[record.id] = record
+            await self._database.put(_KIND, record.id, msgspec.json.encode(record))
 
     async def _default_pool(self) -> Pool:
         """The default network's addresses: as said, or the first that nobody on this host has."""
@@ -197,7 +227,7 @@ class Networks:
                 raise InvalidParameter(f"network option {option} is not supported: all networks share one bridge here")
         async with self._changing:
             same = [other for other in self._records.values() if record.name == other.name]
-            if any(unique or other.predefined for other in same):
+            if any(unique or other.predefined or other.is_external for other in same):
                 raise Conflict(f"network with name {record.name} already exists")
             record.id = secrets.token_hex(32)
             record.created = time.time_ns()
@@ -228,6 +258,8 @@ class Networks:
                 raise NotInSwarm(NO_MANAGER)
             if record.scope != SWARM:
                 raise Forbidden("cannot downgrade network scope for overlay networks")
+        elif record.driver == EXTERNAL:
+            raise Forbidden("networks of the driver external are made by the settings of vchd: --container-network")
         elif record.driver != "bridge":
             raise NotFound(f"could not find plugin {record.driver} in v1 plugin registry: plugin not found")
         elif record.ingress:
@@ -268,7 +300,7 @@ class Networks:
     async def remove(self, ref: str) -> None:
         async with self._changing:
             record = self.get(ref)
-            if record.predefined:
+            if record.predefined or record.is_external:
                 raise Forbidden(f"{record.name} is a pre-defined network and cannot be removed")
             if self.places.taken[record.id]:
                 raise Forbidden(

@@ -25,7 +25,7 @@ from appliance.network.record import (
     NetworkRecord,
     Pool,
     bridge_card,
-    way_out,
+    way_in,
 )
 
 log = logging.getLogger(__name__)
@@ -47,9 +47,11 @@ class Places:
     def open(self, record: NetworkRecord) -> None:
         """There is a network to have places on. InvalidParameter when its pools are none."""
         self.taken[record.id] = {}
-        if record.is_bridge:
+        if record.is_bridge or record.is_external:
             label = f"{record.name} ({record.id})"
-            self._subnets[record.id] = [Subnet(pool, label, self._reserved(pool)) for pool in record.used_pools]
+            self._subnets[record.id] = [
+                Subnet(pool, label, self._reserved(pool), external=record.is_external) for pool in record.used_pools
+            ]
 
     def close(self, record: NetworkRecord) -> None:
         """There is no such network any more."""
@@ -220,6 +222,9 @@ class Places:
             record, attachment.endpoint, attachment.mac if attachment.interface else "", ipv4, ipv6,
             self._dns(carrier, ipv4), self._card(carrier, attachment.mac), attachment.interface, wanted,
         )  # fmt: skip
+        if record.is_external:
+            ports = tuple((one.protocol, one.port) for one in _wanted_ports(container))
+            endpoint = replace(endpoint, servers=tuple(record.dns), ports=ports)
         container.endpoints.append(endpoint)
         self.taken[record.id][container.id] = (container, endpoint)
         return endpoint
@@ -230,7 +235,7 @@ class Places:
         return next(f"eth{number}" for number in range(len(used) + 1) if f"eth{number}" not in used)
 
     def _dns(self, carrier: NetworkRecord, ipv4: Address | None) -> str:
-        if ipv4 is None:
+        if ipv4 is None or carrier.is_external:
             return ""
         return ipv4.gateway if self._host.bridged else _user_mode_dns(carrier.pools[0])
 
@@ -248,6 +253,26 @@ class Places:
                 subnet = self._subnet(carrier, 6 if ":" in address.address else 4, address.address)
                 if subnet is not None:
                     subnet.release(address.address)
+
+    def lease(
+        self, container: Container, interface: str, address: Address, servers: tuple[str, ...], search: tuple[str, ...]
+    ) -> bool:
+        """What DHCP gave a container there; whether it is new."""
+        old = next((one for one in container.endpoints if one.interface == interface and one.network.dhcp), None)
+        if old is None:
+            return False
+        servers = tuple(old.network.dns) or servers
+        endpoint = replace(old, ipv4=address, servers=servers, search=search)
+        if endpoint == old:
+            return False
+        container.endpoints[container.endpoints.index(old)] = endpoint
+        self.taken[old.network.id][container.id] = (container, endpoint)
+        for attachment in container.record.attachments:
+            if attachment.network_id == old.network.id:
+                attachment.address = address.address
+        if way_in(container.endpoints) is None:
+            container.record.bindings = _own_ports(endpoint, list(_wanted_ports(container)))
+        return True
 
     def exit(self, container: Container, endpoint: Endpoint) -> None:
         """Give one place back."""
@@ -281,19 +306,25 @@ class Places:
                 self.enter(container, attachment, again=True)
             except VchError as error:
                 log.warning("container %s is not on network %s: %s", container.id[:12], attachment.network, error)
-        for holder, bindings in _by_holder(container):
-            self.ports.retake(holder, bindings)
-        self._lead(container)
+        if way_in(container.endpoints) is not None:
+            for holder, bindings in _by_holder(container):
+                self.ports.retake(holder, bindings)
+            self._lead(container)
 
     # -- ports ----------------------------------------------------------------------------------------------------
 
     def publish(self, container: Container) -> None:
-        """Take the host's ports that the container wants, and lead them to where it can be reached."""
-        target = way_out(container.endpoints)
-        wanted = list(_wanted_ports(container)) if target is not None and target.interface else []
-        if not wanted:
+        """Take the host's ports that the container wants, and lead them to where it can be reached.
+
+        One that is on external networks only is reached there, at its own ports.
+        """
+        target = way_in(container.endpoints)
+        wanted = list(_wanted_ports(container))
+        if target is None and wanted:
+            external = next((one for one in container.endpoints if one.network.is_external), None)
+            container.record.bindings = _own_ports(external, wanted) if external is not None else []
+        if target is None or not target.interface or not wanted:
             return
-        assert target is not None
         container.record.bindings = self._take(container, target, container.id, wanted)
         self._lead(container)
 
@@ -302,7 +333,7 @@ class Places:
         return self.ports.take(holder, label, wanted, target.network.options.get(OPTION_HOST_IP, ""))
 
     def _lead(self, container: Container) -> None:
-        target = way_out(container.endpoints)
+        target = way_in(container.endpoints)
         if target is None or target.ipv4 is None or not container.record.bindings:
             return
         for holder, bindings in _by_holder(container):
@@ -319,7 +350,7 @@ class Places:
 
     def _tell_card(self, container: Container) -> None:
         """Without bridges a card knows which ports lead to it."""
-        target = way_out(container.endpoints)
+        target = way_in(container.endpoints)
         if self._host.bridged or target is None or target.ipv4 is None:
             return
         card = replace(target.card, forwards=forwards(container.record.bindings, target.ipv4.address))
@@ -338,7 +369,7 @@ class Places:
 
         VchError with Docker's text when somebody has it.
         """
-        target = way_out(container.endpoints)
+        target = way_in(container.endpoints)
         if target is None or target.ipv4 is None:
             return
         holder = _holder(container, protocol, port)
@@ -358,6 +389,18 @@ class Places:
             one for one in container.record.bindings if (one.protocol, one.port) != (protocol, port)
         ]
         self._tell_card(container)
+
+
+def _own_ports(endpoint: Endpoint, wanted: list[Wanted]) -> list[Binding]:
+    """Ports on a container's own address. InvalidParameter when it is wanted that they are others."""
+    host = endpoint.ipv4.address if endpoint.ipv4 is not None else "0.0.0.0"
+    for one in wanted:
+        if one.host_ip not in ("", "0.0.0.0", "::") or not (one.first == 0 or one.first <= one.port <= one.last):
+            raise InvalidParameter(
+                f"on network {endpoint.network.name} a container has its own address: port {one.port}/{one.protocol} is published as "
+                "it is there, on no other address and under no other number"
+            )
+    return [Binding(one.protocol, one.port, host, one.port) for one in wanted]
 
 
 def _holder(container: Container, protocol: str, port: int) -> str:

@@ -20,6 +20,7 @@ from appliance.engine.execs import drain
 from appliance.engine.forward import Forwarder
 from appliance.engine.health import HealthMonitor
 from appliance.engine.hostports import HostPorts
+from appliance.engine.leases import Leases
 from appliance.engine.ledger import Ledger
 from appliance.engine.machines import Machines
 from appliance.engine.networks import Networks
@@ -31,7 +32,7 @@ from appliance.errors import Conflict, InvalidParameter, NotModified, VchError
 from appliance.guest import GuestSession, StartRefused, exit_code
 from appliance.hypervisor import Machine, Weighable, Weight
 from appliance.image.store import ImageStore
-from appliance.network.record import way_out
+from appliance.network.record import way_in
 from protos.tether.v1 import process_pb2
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class Runs:
         self._health = HealthMonitor(ledger)
         self._quick = quick
         self._host_ports = HostPorts(networks.places, ledger)
+        self._leases = Leases(networks, ledger)
         self._networks = networks
         self._places = networks.places
         self._connections = connections
@@ -222,7 +224,7 @@ class Runs:
                 output = None
                 if kept is None:
                     disks = machine.disk_addresses()
-                    launched = await begin_fresh(run.session, stack, container, disks, around)
+                    launched = await begin_fresh(run.session, stack, container, disks, around, self._leases.take)
                     started, output = launched.response.started, launched.output()
                 else:
                     started = await begin_awakened(run.session, container, around)
@@ -243,6 +245,7 @@ class Runs:
         """What goes on beside a run."""
         self._nursery.start_soon(self._health.watch, container, run)
         self._nursery.start_soon(self._host_ports.watch, container, run)
+        self._nursery.start_soon(self._leases.watch, container, run, self._connections.refresh)
         if self._quick is not None:
             self._nursery.start_soon(self._speed_up, self._quick, container, run)
         container.forwarded = trio.Event()
@@ -256,8 +259,11 @@ class Runs:
         """Have a quicker line to the guest as long as the run lasts."""
 
         def ours() -> str:
-            # On an internal network we are its gateway too, if to nowhere else.
-            places = (way_out(container.endpoints), *container.endpoints)
+            # On an internal network we are its gateway too, if to nowhere else; on an external one we are not.
+            places = (
+                way_in(container.endpoints),
+                *(one for one in container.endpoints if not one.network.is_external),
+            )
             return next((one.ipv4.gateway for one in places if one is not None and one.ipv4 is not None), "")
 
         async with trio.open_nursery() as nursery:

@@ -2,15 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from appliance.config import ends_of
 from appliance.container.mounts import MountRecord
 from appliance.container.spec import tmpfs_mount
 from appliance.hypervisor import Disk, Share
 from appliance.network.names import host_resolver
-from appliance.network.record import Endpoint, way_out
+from appliance.network.record import Endpoint, way_in, way_out
 from protos.tether.v1 import network_pb2, sandbox_pb2
 from protos.tether.v1.filesystem_pb2 import Volume
+
+if TYPE_CHECKING:
+    from appliance.network.guestfilter import Gate
 
 # Where the guest has what is the tether's.
 STATE = "/run/tether"
@@ -75,11 +79,11 @@ def state_files(config: dict[str, Any], host: dict[str, Any], around: Surroundin
     names = hostname if full == hostname else f"{full} {hostname}"
     hosts = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback", "fe00::0\tip6-localnet",
              "ff00::0\tip6-mcastprefix", "ff02::1\tip6-allnodes", "ff02::2\tip6-allrouters"]  # fmt: skip
-    out = way_out(around.endpoints)
+    out, home = way_out(around.endpoints), way_in(around.endpoints)
     for entry in host.get("ExtraHosts") or ():
         name, _, address = entry.partition(":")
         if address == "host-gateway":
-            address = out.ipv4.gateway if out is not None and out.ipv4 is not None else ""
+            address = home.ipv4.gateway if home is not None and home.ipv4 is not None else ""
         if address:
             hosts.append(f"{address.strip('[]')}\t{name}")
     hosts += [f"{link.address}\t{link.names}" for link in around.links]
@@ -96,13 +100,14 @@ def _resolv_conf(host: dict[str, Any], around: Surroundings, out: Endpoint | Non
     resolver = host_resolver()
     knows_names = [endpoint for endpoint in around.endpoints if endpoint.network.names_are_known]
     asked = out or next(iter(around.endpoints), None)
-    servers = list(host.get("Dns") or around.dns)
+    servers = list(host.get("Dns") or ())
     if knows_names and asked is not None and asked.card.bridge:
         # It asks others in the container's name.
         servers = [(asked if asked.dns else knows_names[0]).dns]
     elif not servers and asked is not None:
-        servers = [asked.dns]
-    search = [domain for domain in host.get("DnsSearch") or resolver.search if domain != "."]
+        servers = list(asked.servers or around.dns or (asked.dns,))
+    own_search = asked.search if asked is not None and asked.network.is_external else resolver.search
+    search = [domain for domain in host.get("DnsSearch") or own_search if domain != "."]
     options = host.get("DnsOptions") or (["ndots:0"] if knows_names else [])
     lines = [f"nameserver {server}" for server in servers if server]
     if search:
@@ -118,19 +123,41 @@ def _link_local(endpoint: Endpoint) -> list[str]:
     return [f"{address}/{64 if ':' in address else 16}" for address in wanted]
 
 
-def network_config(endpoints: list[Endpoint], nameless: int = 0) -> network_pb2.NetworkConfig:
-    """All cards. So many of the first ones are not known by their MAC yet, and get it."""
+def network_config(
+    endpoints: list[Endpoint], nameless: int = 0, *, filtered: bool = False
+) -> network_pb2.NetworkConfig:
+    """All cards. So many of the first ones are not known by their MAC yet, and get it. `filtered`: there have been rules before."""
     out = way_out(endpoints)
     interfaces = []
     for index, endpoint in enumerate(endpoint for endpoint in endpoints if endpoint.interface):
-        routes = [network_pb2.Route(gateway=address.gateway) for address in endpoint.addresses if endpoint is out]
+        dhcp = endpoint.network.dhcp
+        routes = [
+            network_pb2.Route(gateway=address.gateway) for address in endpoint.addresses if endpoint is out and not dhcp
+        ]
         interfaces.append(
             network_pb2.Interface(
                 mac=endpoint.mac, set_mac=index < nameless, index=index, name=endpoint.interface,
-                addresses=[address.cidr for address in endpoint.addresses] + _link_local(endpoint), routes=routes, mtu=endpoint.network.mtu,
+                addresses=[*(address.cidr for address in endpoint.addresses if not dhcp), *_link_local(endpoint)], routes=routes,
+                mtu=endpoint.network.mtu, dhcp=dhcp, dhcp_route=dhcp and endpoint is out,
             )
         )  # fmt: skip
-    return network_pb2.NetworkConfig(interfaces=interfaces)
+    config = network_pb2.NetworkConfig(interfaces=interfaces)
+    if filtered or any(endpoint.network.is_external for endpoint in endpoints):
+        # Only now: who has no such network does not wait for it to load.
+        from appliance.network.guestfilter import messages
+
+        config.filter = messages(_gate(endpoint) for endpoint in endpoints if endpoint.network.is_external)
+    return config
+
+
+def _gate(endpoint: Endpoint) -> "Gate":
+    from appliance.network.guestfilter import Gate
+
+    network = endpoint.network
+    peers = ("", "")
+    if network.pools:
+        peers = ends_of(network.pools[0].ip_range or network.pools[0].subnet)
+    return Gate(endpoint.interface, network.firewall, endpoint.ports, peers)
 
 
 def _source(placed: Placed) -> str:

@@ -22,6 +22,8 @@ from tether.transport import Line, QuickLine
 Out = TypeVar("Out", bound=Message)
 PROTOCOL = 1
 _TIMEOUT = 30.0
+# Until DHCP servers have answered.
+_LEASE_TIMEOUT = 90.0
 _PAUSE = 0.05
 
 log = logging.getLogger(__name__)
@@ -237,7 +239,17 @@ class GuestSession:
 
     async def apply_network(self, config: network_pb2.NetworkConfig) -> None:
         """Let the guest's cards be as said. Conflict when the kernel refuses, NotFound when a card does not appear."""
-        await self.call("Network/Apply", network_pb2.ApplyRequest(config=config), network_pb2.ApplyResponse)
+        request = network_pb2.ApplyRequest(config=config)
+        waits = any(interface.dhcp for interface in config.interfaces)
+        await self.call("Network/Apply", request, network_pb2.ApplyResponse, _LEASE_TIMEOUT if waits else _TIMEOUT)
+
+    async def leases(self) -> network_pb2.Leases:
+        """What DHCP has given the guest so far."""
+        async with self.stream("Network/WatchLeases", network_pb2.WatchLeasesRequest(), network_pb2.Leases) as stream:
+            with trio.move_on_after(_TIMEOUT):
+                if batch := await stream.receive():
+                    return batch[-1]
+        raise GuestFailure("guest: it does not say what DHCP gave", Code.DEADLINE_EXCEEDED)
 
     async def delete_process(self, process_id: str) -> None:
         await self.call("Process/Delete", process_pb2.DeleteRequest(id=process_id), process_pb2.DeleteResponse)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import trio
 
-from appliance.config import Config, VsphereConfig, bracketed, host_and_port, required
+from appliance.config import Config, VsphereConfig, bracketed, host_and_port, parse_container_network, required
 from appliance.errors import InvalidParameter, Unavailable
 from appliance.hypervisor.vsphere.concentrator import Concentrator, Network
 from appliance.hypervisor.vsphere.driver import GuestImage, VsphereDriver
@@ -29,7 +29,7 @@ async def opened(config: Config, owner: str) -> AsyncIterator[VsphereDriver]:
     server = _server(settings)
     names = Names(
         settings.tenant, settings.datacenter, settings.compute_resource, settings.vm_folder, settings.image_store,
-        required(settings, "bridge_network"), tuple(_volume_store(text) for text in settings.volume_stores),
+        required(settings, "bridge_network"), _portgroups(config), tuple(_volume_store(text) for text in settings.volume_stores),
     )  # fmt: skip
     allowed = [_network(text) for text in settings.vspc_allow]
     tls = _tls(settings)
@@ -74,6 +74,13 @@ def _image(guest: Path, firmware: str) -> GuestImage:
         return GuestImage(guest / "guest.iso", str(manifest["sha256"]["guest.iso"]), firmware)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidParameter(f"--guest {guest}: no CD of a guest is there: {error}") from error
+
+
+def _portgroups(config: Config) -> tuple[str, ...]:
+    places = tuple(parse_container_network(text).place for text in config.container_networks)
+    if config.vsphere.bridge_network in places:
+        raise InvalidParameter(f"--container-network: {config.vsphere.bridge_network} is the bridge network")
+    return places
 
 
 def _volume_store(text: str) -> tuple[str, str]:

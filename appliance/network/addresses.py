@@ -40,13 +40,10 @@ def mac_of(address: str) -> str:
 class Subnet:
     """The addresses of one pool. They are handed out round robin, so that a dead container's is not reused at once."""
 
-    def __init__(self, pool: Pool, label: str, reserved: Iterable[str] = ()) -> None:
+    def __init__(self, pool: Pool, label: str, reserved: Iterable[str] = (), *, external: bool = False) -> None:
         """`label` names the network in errors. InvalidParameter when the pool is none."""
         self.network = parse_subnet(pool.subnet)
-        part = parse_subnet(pool.ip_range) if pool.ip_range else self.network
-        if part.version != self.network.version or not part.subnet_of(self.network):  # type: ignore[arg-type]
-            raise InvalidParameter(f"invalid ip-range {part}: it is no part of subnet {self.network}")
-        first, last = int(part.network_address), int(part.broadcast_address)
+        first, last = self._part(pool.ip_range) if pool.ip_range else _ends(self.network)
         if self.network.prefixlen <= self.network.max_prefixlen - 2:
             # Neither the network's own address nor the broadcast's.
             first = max(first, int(self.network.network_address) + 1)
@@ -55,10 +52,24 @@ class Subnet:
         self._first, self._last = first, last
         self._label = label
         gateway = pool.gateway or str(self.network[1] if self.network.num_addresses > 1 else self.network[0])
-        self.gateway = str(self._inside(gateway, "gateway"))
+        # An external network may have none.
+        self.gateway = str(self._inside(gateway, "gateway")) if pool.gateway or not external else ""
         self._used = {int(self._inside(address, "auxiliary address")) for address in pool.aux.values()}
-        self._used |= {int(self._inside(address, "address")) for address in (self.gateway, *reserved)}
+        self._used |= {int(self._inside(address, "address")) for address in (self.gateway, *reserved) if address}
         self._next = first
+
+    def _part(self, text: str) -> tuple[int, int]:
+        """The ends of a range, which is a subnet or FIRST-LAST."""
+        if "-" in text:
+            try:
+                first, last = (ipaddress.ip_address(end) for end in text.split("-"))
+            except ValueError as error:
+                raise InvalidParameter(f"invalid ip-range {text}") from error
+            return int(self._inside(str(first), "ip-range")), int(self._inside(str(last), "ip-range"))
+        part = parse_subnet(text)
+        if part.version != self.network.version or not part.subnet_of(self.network):  # type: ignore[arg-type]
+            raise InvalidParameter(f"invalid ip-range {part}: it is no part of subnet {self.network}")
+        return _ends(part)
 
     def _inside(self, text: str, what: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
         try:
@@ -108,6 +119,10 @@ class Subnet:
     def blank(self) -> Address:
         """An address that is nobody's, and that two may have who never meet."""
         return self._shape(self._last)
+
+
+def _ends(network: Network) -> tuple[int, int]:
+    return int(network.network_address), int(network.broadcast_address)
 
 
 def parse_subnet(text: str) -> Network:

@@ -14,7 +14,7 @@ from pyroute2 import IPRoute, NFCTSocket
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple
 
-from appliance.errors import Conflict, Unavailable
+from appliance.errors import Conflict, InvalidParameter, Unavailable
 from appliance.network.addresses import Network, parse_subnet
 from appliance.network.firewall import Nft, Publication, element, removal, rules
 from appliance.network.record import NetworkRecord, Uplink
@@ -33,6 +33,9 @@ class Host(Protocol):
 
     async def add(self, network: NetworkRecord, *, new: bool) -> None:
         """Make its bridge, or find it; with `new` a device of that name is somebody else's, and a Conflict."""
+
+    async def find(self, network: NetworkRecord) -> None:
+        """See that there is what an external network is to be on. InvalidParameter when there is not."""
 
     async def remove(self, network: NetworkRecord) -> None:
         """Remove its bridge, if it was made here."""
@@ -59,6 +62,7 @@ class UserModeHost:
     shared_bridge = ""
 
     async def add(self, network: NetworkRecord, *, new: bool) -> None: ...
+    async def find(self, network: NetworkRecord) -> None: ...
     async def remove(self, network: NetworkRecord) -> None: ...
     async def sweep(self, networks: Iterable[NetworkRecord]) -> None: ...
     def set_rules(self, networks: Iterable[NetworkRecord], publications: Iterable[Publication]) -> None: ...
@@ -86,6 +90,10 @@ class BridgeHost:
 
     async def add(self, network: NetworkRecord, *, new: bool) -> None:
         await trio.to_thread.run_sync(_make_bridge, network, new, self._alias, self._uplink)
+
+    async def find(self, network: NetworkRecord) -> None:
+        if self._uplink is None:
+            await trio.to_thread.run_sync(_find_bridge, network)
 
     async def remove(self, network: NetworkRecord) -> None:
         if network.bridge == self.shared_bridge:
@@ -175,6 +183,13 @@ def _remove_addresses(bridge: str, remove: Callable[[str], bool]) -> None:
                         netlink.addr("del", index=index, address=address, prefixlen=length)
     except NetlinkError as error:
         raise Unavailable(f"addresses of bridge {bridge}: {error}") from error
+
+
+def _find_bridge(network: NetworkRecord) -> None:
+    with IPRoute() as netlink:
+        found = netlink.link_lookup(ifname=network.bridge)
+        if not found or _kind_of(netlink, found[0]) != "bridge":
+            raise InvalidParameter(f"--container-network {network.name}: there is no bridge {network.bridge} here")
 
 
 def _put_into(netlink: Any, uplink: Uplink, index: int) -> None:

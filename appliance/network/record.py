@@ -16,6 +16,8 @@ OPTION_HOST_IP = "com.docker.network.bridge.host_binding_ipv4"
 OPTION_DEFAULT = "com.docker.network.bridge.default_bridge"
 # The driver of a swarm's networks, and their scope.
 OVERLAY, SWARM = "overlay", "swarm"
+# The driver of networks that others are on, too.
+EXTERNAL = "external"
 OPTIONS = frozenset((OPTION_BRIDGE, OPTION_MTU, OPTION_MASQUERADE, OPTION_ICC, OPTION_HOST_IP, OPTION_DEFAULT))
 
 
@@ -29,7 +31,10 @@ class Pool(msgspec.Struct):
 
 
 class NetworkRecord(msgspec.Struct):
-    """One network. `driver` is bridge, overlay, host or null; `created` unix ns; `own_subnet`: its user has chosen the subnet."""
+    """One network. `driver` is bridge, overlay, external, host or null; `created` unix ns; `own_subnet`: its user has chosen the subnet.
+
+    An external one has no pools where addresses are DHCP's; `bridge` is the portgroup then. `dns` and `firewall` are its alone.
+    """
 
     id: str
     name: str
@@ -48,6 +53,8 @@ class NetworkRecord(msgspec.Struct):
     scope: str = "local"
     # A swarm's, for what its services publish: on paper only.
     ingress: bool = False
+    dns: list[str] = []
+    firewall: str = ""
 
     @property
     def predefined(self) -> bool:
@@ -57,6 +64,15 @@ class NetworkRecord(msgspec.Struct):
     def is_bridge(self) -> bool:
         """Whether it is a bridge of this host: a swarm has no other node that an overlay would have to reach."""
         return self.driver in ("bridge", OVERLAY) and not self.ingress
+
+    @property
+    def is_external(self) -> bool:
+        """Whether it is there without us, and so are its gateway and its names."""
+        return self.driver == EXTERNAL
+
+    @property
+    def dhcp(self) -> bool:
+        return self.is_external and not self.pools
 
     @property
     def used_pools(self) -> list[Pool]:
@@ -121,7 +137,10 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A container's place on a network: what its card, its tether and `inspect` need. `dns` is who answers its questions."""
+    """A container's place on a network: what its card, its tether and `inspect` need. `dns` is who answers its questions.
+
+    On an external one there may be several such `servers`, `search` domains, and `ports` that are to be open: (protocol, number).
+    """
 
     network: NetworkRecord
     id: str
@@ -132,6 +151,9 @@ class Endpoint:
     card: Card
     interface: str
     wanted: dict[str, Any] = field(default_factory=dict)
+    servers: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
+    ports: tuple[tuple[str, int], ...] = ()
 
     @property
     def addresses(self) -> list[Address]:
@@ -145,8 +167,17 @@ class Endpoint:
 
 def way_out(endpoints: list[Endpoint]) -> Endpoint | None:
     """The one through which a container leaves for elsewhere; None when there is none."""
-    outward = [endpoint for endpoint in endpoints if not endpoint.network.internal and endpoint.ipv4 is not None]
+    outward = [
+        endpoint
+        for endpoint in endpoints
+        if not endpoint.network.internal and (endpoint.ipv4 is not None or endpoint.network.dhcp)
+    ]
     return min(outward, key=lambda endpoint: endpoint.gateway_rank, default=None)
+
+
+def way_in(endpoints: list[Endpoint]) -> Endpoint | None:
+    """The one that this host's ports and its own name lead to and from; None when there is none."""
+    return way_out([endpoint for endpoint in endpoints if not endpoint.network.is_external])
 
 
 def bridge_card(record: NetworkRecord, mac: str) -> Card:

@@ -132,8 +132,8 @@ def elf_kernel(image: bytes) -> bytes:
     return kernel
 
 
-def module_closure(tree: Path) -> dict[str, list[Path]]:
-    """The modules by when they are loaded, each in an order in which insmod can load them; none twice."""
+def module_closures(tree: Path) -> dict[str, list[list[Path]]]:
+    """By when they are loaded: each module with those that it needs before it, in an order in which insmod can load them."""
     files = {path.name.removesuffix(".ko").replace("-", "_"): path for path in tree.rglob("*.ko")}
     builtin = "\n".join(path.read_text() for path in tree.rglob("modules.builtin"))
 
@@ -150,12 +150,15 @@ def module_closure(tree: Path) -> dict[str, list[Path]]:
         if path not in into:
             into.append(path)
 
-    found: dict[str, list[Path]] = {"boot": [], "serial": [], "later": []}
+    found: dict[str, list[list[Path]]] = {"boot": [], "serial": [], "later": []}
     for line in listed("modules.txt"):
         when, name = line.split()
-        closure(name, found[when])
+        group: list[Path] = []
+        closure(name, group)
+        found[when].append(group)
+    booted = {path for group in found["boot"] for path in group}
     for when in ("serial", "later"):
-        found[when] = [path for path in found[when] if path not in found["boot"]]
+        found[when] = [[path for path in group if path not in booted] for group in found[when]]
     return found
 
 
@@ -226,6 +229,7 @@ def build_initrd(tree: Path, wheels: Path, work: Path) -> bytes:
     # The names of users that it shows are the guest's own.
     initrd.add("etc/passwd", stat.S_IFREG | 0o644, b"root:x:0:0:root:/:/bin/sh\n")
     initrd.add("lib64", stat.S_IFLNK | 0o777, b"lib/x86_64-linux-gnu")
+    initrd.add("bin/dhcp-event", stat.S_IFREG | 0o755, (HERE / "dhcp-event").read_bytes())
     initrd.add("bin/busybox", stat.S_IFREG | 0o755, (tree / "bin/busybox").read_bytes())
     initrd.add("usr/bin/python3.11", stat.S_IFREG | 0o755, (tree / "usr/bin/python3.11").read_bytes())
 
@@ -251,11 +255,14 @@ def build_initrd(tree: Path, wheels: Path, work: Path) -> bytes:
                     initrd.add(place, stat.S_IFREG | 0o755, path.read_bytes())
     add_python(initrd, python, work)
 
-    for when, modules in module_closure(tree / "lib/modules").items():
-        for path in modules:
+    # Init loads one file a line, the tether what is on the line of the one that it wants.
+    for when, groups in module_closures(tree / "lib/modules").items():
+        paths = dict.fromkeys(path for group in groups for path in group)
+        for path in paths:
             initrd.add(f"lib/modules/{path.name}", stat.S_IFREG | 0o644, path.read_bytes())
-        names = "".join(f"/lib/modules/{path.name}\n" for path in modules)
-        initrd.add(f"lib/modules/{when}.list", stat.S_IFREG | 0o644, names.encode())
+        lines = [[path] for path in paths] if when != "later" else [group for group in groups if group]
+        text = "".join(" ".join(f"/lib/modules/{path.name}" for path in line) + "\n" for line in lines)
+        initrd.add(f"lib/modules/{when}.list", stat.S_IFREG | 0o644, text.encode())
     return initrd.encode()
 
 

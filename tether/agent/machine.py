@@ -12,7 +12,8 @@ import trio
 
 from protos.tether.v1 import process_pb2, sandbox_pb2
 from tether import __version__
-from tether.agent import network, volumes
+from tether.agent import modules, network, volumes
+from tether.agent.dhcp import Leases
 from tether.agent.files import make_mount
 from tether.agent.process import ProcessService
 from tether.agent.reaper import Reaper
@@ -25,7 +26,6 @@ from tether.system.netlink import close_tcp
 
 PROTOCOL = 1
 FILES = Path("/run/tether/files")
-_MODULES = Path("/lib/modules/later.list")
 # From the answer to a Shutdown to the power's end: an appliance that cuts it off itself is quicker.
 _PARTING = 0.2
 
@@ -33,12 +33,13 @@ _PARTING = 0.2
 class SandboxService:
     def __init__(
         self, nursery: trio.Nursery, reaper: Reaper, processes: ProcessService, stdio: StdioService,
-        marks: list[tuple[str, int]],
+        leases: Leases, marks: list[tuple[str, int]],
     ) -> None:  # fmt: skip
         self._nursery = nursery
         self._reaper = reaper
         self._processes = processes
         self._stdio = stdio
+        self._leases = leases
         self._marks = marks
         self._boot_id = os.urandom(16)
         self._configured: sandbox_pb2.ConfigureRequest | None = None
@@ -107,7 +108,7 @@ class SandboxService:
             if request.domainname:
                 linux.set_domainname(request.domainname[:64])
             for name in request.modules:
-                self._load(name)
+                modules.load(name)
             for key, value in request.sysctls.items():
                 Path("/proc/sys", key.replace(".", "/")).write_text(value)
             self._write_files(request.files)
@@ -117,7 +118,7 @@ class SandboxService:
         for mount in request.mounts:
             await make_mount(self._reaper, mount)
             mark(f"mounted {mount.target.rpartition('/')[2]}")
-        await network.apply(request.network)
+        await network.apply(request.network, self._leases)
         mark("network")
         await volumes.prepare(request.volumes, self._reaper, show=program is None)
         if program is not None:
@@ -149,7 +150,7 @@ class SandboxService:
             raise RpcError(Code.FAILED_PRECONDITION, "the machine has processes")
         async with self._configuring:
             if self._configured is not None:
-                network.remove(self._configured.network)
+                network.remove(self._configured.network, self._leases)
             for target in reversed(_our_mounts()):
                 linux.umount(target)
             shutil.rmtree(FILES, ignore_errors=True)
@@ -166,31 +167,15 @@ class SandboxService:
             if request.close_connections:
                 # Before the addresses change: what ends says so to its peer.
                 for name in ("inet_diag", "tcp_diag"):
-                    self._load(name)
+                    modules.load(name)
                 closed = close_tcp()
         except OSError as error:
             raise RpcError(Code.FAILED_PRECONDITION, f"awaken: {error}") from error
         if self._configured is not None and request.network.interfaces:
-            network.remove(self._configured.network)
-            await network.apply(request.network)
+            network.remove(self._configured.network, self._leases)
+            await network.apply(request.network, self._leases)
             self._configured.network.CopyFrom(request.network)
         return sandbox_pb2.AwakenResponse(closed=closed)
-
-    @staticmethod
-    def _load(name: str) -> None:
-        """Load a module and what it needs; the list is in an order in which that works."""
-        if os.path.exists(f"/sys/module/{name.replace('-', '_')}"):
-            return
-        wanted = f"{name}.ko"
-        paths = _MODULES.read_text().split()
-        if not any(Path(path).name == wanted for path in paths):
-            raise RpcError(Code.NOT_FOUND, f"no kernel module {name}")
-        for path in paths[: [Path(path).name for path in paths].index(wanted) + 1]:
-            try:
-                linux.load_module(path)
-            except OSError:
-                if Path(path).name == wanted:
-                    raise
 
     def set_clock(self, request: sandbox_pb2.SetClockRequest) -> sandbox_pb2.SetClockResponse:
         time.clock_settime_ns(time.CLOCK_REALTIME, request.wall_clock_ns)

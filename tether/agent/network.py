@@ -1,19 +1,31 @@
 """The guest's cards: Network of protos/tether/v1/network.proto."""
 
+import os
+import socket
+import struct
+
 import trio
 
 from protos.tether.v1 import network_pb2
-from tether.agent import listeners
+from tether.agent import listeners, modules
+from tether.agent.dhcp import Leases
 from tether.agent.quick import QuickDialler
 from tether.rpc.server import Call
 from tether.rpc.status import Code, RpcError
 from tether.system.netlink import Netlink, cards
 
 _CARD_PATIENCE = 5.0
+# linux/netlink.h.
+_NETLINK_NETFILTER, _NLMSG_ERROR = 12, 2
+_SO_SNDBUFFORCE = 32
+_FILTER_MODULES = ("nf_tables", "nf_conntrack", "nft_ct")
 
 
-async def apply(config: network_pb2.NetworkConfig) -> None:
+async def apply(config: network_pb2.NetworkConfig, leases: Leases) -> None:
     """Give cards their name, addresses and routes. RpcError when a card does not appear or the kernel refuses."""
+    if config.filter:
+        # Before there is an address that it is about.
+        _filter(config.filter)
     with Netlink() as netlink:
         for wanted in config.interfaces:
             index, name, mac = await _card(wanted)
@@ -29,10 +41,37 @@ async def apply(config: network_pb2.NetworkConfig) -> None:
                     netlink.add_route(index, route.destination, route.gateway)
             except (OSError, ValueError) as error:
                 raise RpcError(Code.FAILED_PRECONDITION, f"network {wanted.name}: {error}") from error
+    await leases.keep({one.name: one.dhcp_route for one in config.interfaces if one.dhcp}, socket.gethostname())
 
 
-def remove(config: network_pb2.NetworkConfig) -> None:
+def _filter(batch: bytes) -> None:
+    """Give the kernel a transaction of nf_tables. RpcError when it refuses."""
+    try:
+        for name in _FILTER_MODULES:
+            modules.load(name)
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as netlink:
+            netlink.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 2 * len(batch))
+            netlink.setblocking(False)
+            netlink.send(batch)
+            # It is through when the kernel has it; what it says of each message waits there.
+            while True:
+                try:
+                    data = netlink.recv(1 << 20)
+                except BlockingIOError:
+                    return
+                while data:
+                    length, kind, _, sequence, _ = struct.unpack_from("IHHII", data)
+                    if kind == _NLMSG_ERROR and (code := -struct.unpack_from("i", data, 16)[0]):
+                        raise OSError(code, f"message {sequence}: {os.strerror(code)}")
+                    data = data[length + 3 & ~3 :]
+    except OSError as error:
+        raise RpcError(Code.FAILED_PRECONDITION, f"network filter: {error}") from error
+
+
+def remove(config: network_pb2.NetworkConfig, leases: Leases) -> None:
     """Take away what `apply` gave, as far as it is still there."""
+    for wanted in config.interfaces:
+        leases.drop(wanted.name)
     with Netlink() as netlink:
         for wanted in config.interfaces:
             for index, name, _ in cards():
@@ -58,16 +97,20 @@ async def _card(wanted: network_pb2.Interface) -> tuple[int, str, str]:
 class NetworkService:
     """`quick` dials, and gives the line to the link."""
 
-    def __init__(self, quick: QuickDialler) -> None:
+    def __init__(self, quick: QuickDialler, leases: Leases) -> None:
         self._quick = quick
+        self._leases = leases
 
     async def open_quick_line(self, request: network_pb2.OpenQuickLineRequest) -> network_pb2.OpenQuickLineResponse:
         await self._quick.dial(request)
         return network_pb2.OpenQuickLineResponse()
 
     async def apply(self, request: network_pb2.ApplyRequest) -> network_pb2.ApplyResponse:
-        await apply(request.config)
+        await apply(request.config, self._leases)
         return network_pb2.ApplyResponse()
 
     async def watch_listeners(self, request: network_pb2.WatchListenersRequest, call: Call) -> None:
         await listeners.watch(call)
+
+    async def watch_leases(self, request: network_pb2.WatchLeasesRequest, call: Call) -> None:
+        await self._leases.watch(call)

@@ -282,7 +282,7 @@ class Appliances:
         kept: list[str] = []
         for store in dict.fromkeys([appliance.values.get("image-store", ""), *stores]):
             if store in there:
-                place = Inventory(datacenter, name, None, None, there[store], store, None, {})
+                place = Inventory(datacenter, name, None, None, there[store], store, None, {}, {})
                 async with Datastore.open(self.session, place, appliance.tenant, self.carry_out) as files:
                     kept += await _remove_files(files, volumes=volumes)
         return kept

@@ -176,7 +176,7 @@ class VsphereDriver(Driver):
     async def create(self, spec: MachineSpec) -> Machine:
         serial = f"vch:{secrets.token_urlsafe(24)}"
         config = config_of(
-            spec, self._tenant, self.inventory.datastore_name, (self._concentrator_uri, serial), self.inventory.backing,
+            spec, self._tenant, self.inventory.datastore_name, (self._concentrator_uri, serial), self.inventory.backing_of,
             await self._place(spec), self.cd,
         )  # fmt: skip
         reference, serial = await self._created(spec.id, config, serial)

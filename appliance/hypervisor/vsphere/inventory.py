@@ -7,6 +7,7 @@ from typing import Any
 from pyVmomi import vim
 
 from appliance.errors import InvalidParameter
+from appliance.hypervisor.driver import Card
 from appliance.hypervisor.vsphere.faults import AlreadyThere
 from appliance.hypervisor.vsphere.session import Session
 
@@ -21,6 +22,8 @@ class Names:
     folder: str = ""
     datastore: str = ""
     bridge: str = ""
+    # Portgroups that containers may be on beside, by name.
+    portgroups: tuple[str, ...] = ()
     # Names of volume stores and of the datastores that they are.
     volume_stores: tuple[tuple[str, str], ...] = ()
 
@@ -35,10 +38,15 @@ class Inventory:
     folder: Any
     datastore: Any
     datastore_name: str
-    # What machines' cards are backed by: a port of the bridge network.
+    # What machines' cards are backed by: a port of the bridge network, or of another portgroup by its name.
     backing: Any
+    portgroups: dict[str, Any]
     # By the volume store's name: a datastore, and its name.
     volume_stores: dict[str, tuple[Any, str]]
+
+    def backing_of(self, card: Card) -> Any:
+        """A card's bridge is a portgroup's name, or one of ours: that is on the bridge network."""
+        return self.portgroups.get(card.bridge, self.backing)
 
     def on(self, datastore: Any, name: str) -> "Inventory":
         """The same with another datastore."""
@@ -58,11 +66,15 @@ async def find(session: Session, names: Names) -> Inventory:
     bridge_name, bridge = await find_one(session, datacenter, vim.Network, names.bridge, "--bridge-network")
     folder = await tenant_folder(session, machines, names)
     backing = await backing_of(session, bridge_name, bridge)
+    portgroups = {}
+    for wanted in names.portgroups:
+        found = await find_one(session, datacenter, vim.Network, wanted, "--container-network")
+        portgroups[wanted] = await backing_of(session, *found)
     stores = {}
     for store, wanted in names.volume_stores:
         store_name, reference = await find_one(session, datacenter, vim.Datastore, wanted, f"--volume-store {store}")
         stores[store] = reference, store_name
-    return Inventory(datacenter, datacenter_name, pool, folder, datastore, datastore_name, backing, stores)
+    return Inventory(datacenter, datacenter_name, pool, folder, datastore, datastore_name, backing, portgroups, stores)
 
 
 async def all_named(session: Session, root: Any, kind: type) -> dict[str, Any]:

@@ -156,7 +156,7 @@ class VsphereMachine(Machine):
     async def plug_card(self, card: Card) -> None:
         """See Pluggable."""
         spec = with_card(self.spec, card)
-        change = plugging(spec, self._port.key.uri, card, self._driver.inventory.backing)
+        change = plugging(spec, self._port.key.uri, card, self._driver.inventory.backing_of(card))
 
         async def there() -> bool:
             return card_of(await self._devices(), card.mac) is not None

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -67,18 +67,18 @@ def config_of(
     tenant: str,
     datastore: str,
     serial: tuple[str, str],
-    backing: Any,
+    backing_of: Callable[[Card], Any],
     disks: Sequence[PlacedDisk] = (),
     cd: BootCd | None = None,
 ) -> vim.vm.ConfigSpec:
-    """A machine that is not there yet. `serial` are the concentrator's URI and the port's own, `backing` is that of its cards."""
+    """A machine that is not there yet. `serial` are the concentrator's URI and the port's own, `backing_of` a card is what backs it."""
     name = name_of(tenant, spec.id)
     devices = [_serial_port(*serial)]
     adapters = {address_of(index).adapter for index in range(len(disks))}
     devices += [_adapter(number) for number in sorted(adapters)]
     devices += [_disk(index, disk) for index, disk in enumerate(disks)]
     cards = [card for card in (spec.card, *spec.more_cards) if card is not None]
-    devices += [_card(index, card, backing) for index, card in enumerate(cards)]
+    devices += [_card(index, card, backing_of(card)) for index, card in enumerate(cards)]
     if cd is not None:
         devices.append(_cd(cd))
     extra = {TENANT_KEY: tenant, MACHINE_KEY: spec.id, SPEC_KEY: encode(spec, serial[1])}

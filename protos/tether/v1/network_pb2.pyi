@@ -52,14 +52,40 @@ class Listener(_message.Message):
     port: int
     def __init__(self, protocol: _Optional[str] = ..., port: _Optional[int] = ...) -> None: ...
 
+class WatchLeasesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Leases(_message.Message):
+    __slots__ = ("leases",)
+    LEASES_FIELD_NUMBER: _ClassVar[int]
+    leases: _containers.RepeatedCompositeFieldContainer[Lease]
+    def __init__(self, leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ...) -> None: ...
+
+class Lease(_message.Message):
+    __slots__ = ("interface", "address", "gateway", "dns", "search")
+    INTERFACE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    GATEWAY_FIELD_NUMBER: _ClassVar[int]
+    DNS_FIELD_NUMBER: _ClassVar[int]
+    SEARCH_FIELD_NUMBER: _ClassVar[int]
+    interface: str
+    address: str
+    gateway: str
+    dns: _containers.RepeatedScalarFieldContainer[str]
+    search: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, interface: _Optional[str] = ..., address: _Optional[str] = ..., gateway: _Optional[str] = ..., dns: _Optional[_Iterable[str]] = ..., search: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class NetworkConfig(_message.Message):
-    __slots__ = ("interfaces",)
+    __slots__ = ("interfaces", "filter")
     INTERFACES_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
     interfaces: _containers.RepeatedCompositeFieldContainer[Interface]
-    def __init__(self, interfaces: _Optional[_Iterable[_Union[Interface, _Mapping]]] = ...) -> None: ...
+    filter: bytes
+    def __init__(self, interfaces: _Optional[_Iterable[_Union[Interface, _Mapping]]] = ..., filter: _Optional[bytes] = ...) -> None: ...
 
 class Interface(_message.Message):
-    __slots__ = ("mac", "name", "addresses", "routes", "mtu", "index", "set_mac")
+    __slots__ = ("mac", "name", "addresses", "routes", "mtu", "index", "set_mac", "dhcp", "dhcp_route")
     MAC_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +93,8 @@ class Interface(_message.Message):
     MTU_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     SET_MAC_FIELD_NUMBER: _ClassVar[int]
+    DHCP_FIELD_NUMBER: _ClassVar[int]
+    DHCP_ROUTE_FIELD_NUMBER: _ClassVar[int]
     mac: str
     name: str
     addresses: _containers.RepeatedScalarFieldContainer[str]
@@ -74,7 +102,9 @@ class Interface(_message.Message):
     mtu: int
     index: int
     set_mac: bool
-    def __init__(self, mac: _Optional[str] = ..., name: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ..., mtu: _Optional[int] = ..., index: _Optional[int] = ..., set_mac: _Optional[bool] = ...) -> None: ...
+    dhcp: bool
+    dhcp_route: bool
+    def __init__(self, mac: _Optional[str] = ..., name: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ..., mtu: _Optional[int] = ..., index: _Optional[int] = ..., set_mac: _Optional[bool] = ..., dhcp: _Optional[bool] = ..., dhcp_route: _Optional[bool] = ...) -> None: ...
 
 class Route(_message.Message):
     __slots__ = ("destination", "gateway")

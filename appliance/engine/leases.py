@@ -1,0 +1,68 @@
+"""Addresses that DHCP gives containers on networks that others are on, too."""
+
+import ipaddress
+import logging
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from appliance.engine.ledger import Ledger
+from appliance.engine.networks import Networks
+from appliance.engine.record import Container
+from appliance.engine.run import Run
+from appliance.errors import VchError
+from appliance.network.record import Address
+from protos.tether.v1 import network_pb2
+
+log = logging.getLogger(__name__)
+
+_FIRST, _AGAIN_SECONDS = 0.1, 5.0
+_MOST = 8
+
+Refresh = Callable[[Container], Awaitable[None]]
+
+
+class Leases:
+    def __init__(self, networks: Networks, ledger: Ledger) -> None:
+        self._networks = networks
+        self._ledger = ledger
+
+    def take(self, container: Container, said: network_pb2.Leases) -> bool:
+        """Put what a guest says on its container's places; whether any of it is new. What is none is left out."""
+        new = False
+        for lease in said.leases:
+            try:
+                found = ipaddress.ip_interface(lease.address)
+                gateway = str(ipaddress.ip_address(lease.gateway)) if lease.gateway else ""
+                servers = tuple(str(ipaddress.ip_address(server)) for server in lease.dns[:_MOST])
+            except ValueError as error:
+                log.warning("container %s: what DHCP gave it: %s", container.id[:12], error)
+                continue
+            address = Address(str(found.ip), found.network.prefixlen, gateway)
+            search = tuple(name for name in lease.search[:_MOST] if name.replace(".", "").replace("-", "").isalnum())
+            new |= self._networks.places.lease(container, lease.interface, address, servers, search)
+        return new
+
+    async def watch(self, container: Container, run: Run, refresh: Refresh) -> None:
+        """Follow what DHCP gives as long as the run lasts; its files say it, too, by `refresh`."""
+        if not any(record.dhcp for record in self._networks.all()):
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow, container, run, refresh)
+            await run.gone.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _follow(self, container: Container, run: Run, refresh: Refresh) -> None:
+        request, pause = network_pb2.WatchLeasesRequest(), _FIRST
+        while not run.session.closed:
+            try:
+                async with run.session.stream("Network/WatchLeases", request, network_pb2.Leases) as stream:
+                    while batch := await stream.receive():
+                        pause = _FIRST
+                        if self.take(container, batch[-1]):
+                            await refresh(container)
+                            await self._ledger.save(container)
+            except VchError as error:
+                log.debug("leases of container %s: %s", container.id[:12], error)
+            await trio.sleep(pause)
+            pause = min(_AGAIN_SECONDS, pause * 2)

@@ -1,0 +1,192 @@
+"""What may come and go by a guest's card on a network that others are on too: rules that the guest's own kernel keeps to.
+
+A guest has no nft: it is sent the messages of nfnetlink (linux/netfilter/nf_tables.h) that make up the whole transaction, and passes
+them to its kernel. They replace what was there before.
+"""
+
+import ipaddress
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pyroute2.netlink import NLM_F_REQUEST
+from pyroute2.netlink.nfnetlink import NFNL_SUBSYS_NFTABLES, nfgen_msg
+from pyroute2.netlink.nfnetlink.nftsocket import (
+    NFT_MSG_DELTABLE,
+    NFT_MSG_NEWCHAIN,
+    NFT_MSG_NEWRULE,
+    NFT_MSG_NEWTABLE,
+    Meta,
+    nft_chain_msg,
+    nft_rule_msg,
+    nft_table_msg,
+)
+from pyroute2.nftables.expressions import genex, verdict
+
+TABLE = "vch"
+# Modules of the guest's kernel that it takes.
+MODULES = ("nf_tables", "nf_conntrack", "nft_ct")
+
+_INET, _BEGIN, _END = 1, 0x10, 0x11
+_CREATE, _APPEND = 0x400, 0x800
+_HOOKS = {"input": 1, "output": 3}
+# linux/netfilter/nf_conntrack_common.h: 1 << (IP_CT_ESTABLISHED + 1), 1 << (IP_CT_RELATED + 1).
+_ESTABLISHED_RELATED = 1 << 1 | 1 << 2
+_PROTOCOLS = {"tcp": 6, "udp": 17}
+_ICMPV6, _IPV4 = 58, 2
+# From router solicitations to redirects (RFC 4861): without them IPv6 finds nobody.
+_NEIGHBOURS = (133, 137)
+_NETWORK, _TRANSPORT = 1, 2
+
+Expression = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A card by its name in the guest. `level` is closed, outbound, peers, published or open; ports and peers count where it says so."""
+
+    interface: str
+    level: str
+    ports: tuple[tuple[str, int], ...] = ()
+    peers: tuple[str, str] = ("", "")
+
+
+def messages(gates: Iterable[Gate]) -> bytes:
+    """The transaction. Without gates it takes all rules away."""
+    batch = _Batch()
+    batch.add(nft_table_msg, NFT_MSG_NEWTABLE, _CREATE, NFTA_TABLE_NAME=TABLE)
+    batch.add(nft_table_msg, NFT_MSG_DELTABLE, 0, NFTA_TABLE_NAME=TABLE)
+    shut = [gate for gate in gates if gate.level != "open"]
+    if shut:
+        batch.add(nft_table_msg, NFT_MSG_NEWTABLE, _CREATE, NFTA_TABLE_NAME=TABLE)
+        for name, number in _HOOKS.items():
+            hook = {"attrs": [("NFTA_HOOK_HOOKNUM", number), ("NFTA_HOOK_PRIORITY", 0)]}
+            batch.add(
+                nft_chain_msg, NFT_MSG_NEWCHAIN, _CREATE, NFTA_CHAIN_TABLE=TABLE, NFTA_CHAIN_NAME=name, NFTA_CHAIN_HOOK=hook,
+                NFTA_CHAIN_TYPE="filter",
+            )  # fmt: skip
+        for gate in shut:
+            for chain, expressions in _rules(gate):
+                batch.add(
+                    nft_rule_msg, NFT_MSG_NEWRULE, _CREATE | _APPEND, NFTA_RULE_TABLE=TABLE, NFTA_RULE_CHAIN=chain,
+                    NFTA_RULE_EXPRESSIONS=list(expressions),
+                )  # fmt: skip
+    return batch.close()
+
+
+def _rules(gate: Gate) -> Iterable[tuple[str, Sequence[Expression]]]:
+    """Each with its chain, in order."""
+    come, go = _interface("NFT_META_IIFNAME", gate.interface), _interface("NFT_META_OIFNAME", gate.interface)
+    accept, drop = verdict(1), verdict(0)
+    if gate.level != "closed":
+        for chain, card in (("input", come), ("output", go)):
+            yield chain, [*card, *_answers(), *accept]
+            yield chain, [*card, *_protocol(_ICMPV6), *_between(_TRANSPORT, 0, _bytes_of(1, *_NEIGHBOURS)), *accept]
+    if gate.level == "published":
+        for protocol, first, last in _ranges(gate.ports):
+            port = _between(_TRANSPORT, 2, _bytes_of(2, first, last))
+            yield "input", [*come, *_protocol(_PROTOCOLS[protocol]), *port, *accept]
+    if gate.level == "peers":
+        low, high = (ipaddress.IPv4Address(address).packed for address in gate.peers)
+        # Sources are at byte 12 of IPv4's header, destinations at 16.
+        for chain, card, offset in (("input", come, 12), ("output", go, 16)):
+            yield chain, [*card, *_family(_IPV4), *_between(_NETWORK, offset, (low, high)), *accept]
+    yield "input", [*come, *drop]
+    if gate.level in ("closed", "peers"):
+        yield "output", [*go, *drop]
+
+
+def _ranges(ports: Iterable[tuple[str, int]]) -> Iterable[tuple[str, int, int]]:
+    """(protocol, first, last): few of them where there are many in a row."""
+    found: list[tuple[str, int, int]] = []
+    for protocol, port in sorted(set(ports)):
+        if found and found[-1][0] == protocol and found[-1][2] == port - 1:
+            found[-1] = protocol, found[-1][1], port
+        else:
+            found.append((protocol, port, port))
+    return found
+
+
+def _bytes_of(size: int, first: int, last: int) -> tuple[bytes, bytes]:
+    return first.to_bytes(size, "big"), last.to_bytes(size, "big")
+
+
+def _value(data: bytes) -> Expression:
+    return {"attrs": [("NFTA_DATA_VALUE", data)]}
+
+
+def _expression(name: str, **of: object) -> Expression:
+    made: Expression = genex(name, of)
+    return made
+
+
+def _equals(data: bytes) -> Expression:
+    return _expression("cmp", sreg=1, op=0, data=_value(data))
+
+
+def _meta(key: str, data: bytes) -> list[Expression]:
+    return [_expression("meta", key=Meta[key], dreg=1), _equals(data)]
+
+
+def _interface(key: str, name: str) -> list[Expression]:
+    return _meta(key, name.encode().ljust(16, b"\0"))
+
+
+def _protocol(number: int) -> list[Expression]:
+    return _meta("NFT_META_L4PROTO", bytes((number,)))
+
+
+def _family(number: int) -> list[Expression]:
+    return _meta("NFT_META_NFPROTO", bytes((number,)))
+
+
+def _answers() -> list[Expression]:
+    """ct state established,related."""
+    mask, nothing = struct.pack("=I", _ESTABLISHED_RELATED), bytes(4)
+    return [
+        _expression("ct", key=0, dreg=1),
+        _expression("bitwise", sreg=1, dreg=1, len=4, mask=_value(mask), xor=_value(nothing)),
+        _expression("cmp", sreg=1, op=1, data=_value(nothing)),
+    ]
+
+
+def _between(base: int, offset: int, ends: tuple[bytes, bytes]) -> list[Expression]:
+    """Of a header's bytes."""
+    first, last = ends
+    found = _expression("payload", dreg=1, base=base, offset=offset, len=len(first))
+    if first == last:
+        return [found, _equals(first)]
+    return [found, *(_expression("cmp", sreg=1, op=op, data=_value(end)) for op, end in ((5, first), (3, last)))]
+
+
+class _Batch:
+    """Messages of one transaction, numbered."""
+
+    def __init__(self) -> None:
+        self._data = b""
+        self._sequence = 0
+        self._mark(_BEGIN)
+
+    def _mark(self, kind: int) -> None:
+        message: Any = nfgen_msg()
+        message["res_id"] = NFNL_SUBSYS_NFTABLES
+        self._append(message, kind, 0)
+
+    def _append(self, message: Any, kind: int, flags: int) -> None:
+        message["header"]["type"] = kind
+        message["header"]["flags"] = NLM_F_REQUEST | flags
+        message["header"]["sequence_number"] = self._sequence
+        self._sequence += 1
+        message.encode()
+        self._data += bytes(message.data)
+
+    def add(self, shape: Any, kind: int, flags: int, **attributes: object) -> None:
+        message = shape()
+        message["nfgen_family"] = _INET
+        message["attrs"] = list(attributes.items())
+        self._append(message, NFNL_SUBSYS_NFTABLES << 8 | kind, flags)
+
+    def close(self) -> bytes:
+        self._mark(_END)
+        return self._data

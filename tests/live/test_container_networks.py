@@ -1,0 +1,270 @@
+"""Networks that others are on, too (--container-network): addresses, names, what the levels of the firewall let through."""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.live.daemon import Daemon, on_qemu, running_daemon
+from tests.live.lan import GATEWAY, NAME, PORT, SUBNET, Neighbour, running_lan
+
+pytestmark = [
+    pytest.mark.live,
+    on_qemu,
+    pytest.mark.skipif(os.geteuid() != 0, reason="bridges need the rights of root"),
+]
+
+_SERVE = "mkdir -p /www; echo served > /www/index.html; httpd -p 80 -h /www; exec httpd -f -p 81 -h /www"
+_LEVELS = {"closed": 16, "outbound": 24, "peers": 32, "published": 40, "open": 48}
+
+
+def _setting(level: str, first: int) -> str:
+    where = (
+        f"bridge=lan,subnet={SUBNET},gateway={GATEWAY},dns={GATEWAY},range=198.51.100.{first}-198.51.100.{first + 7}"
+    )
+    return f"name={level},{where},firewall={level}"
+
+
+@pytest.fixture(scope="module")
+def lan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, Neighbour]]:
+    folder = tmp_path_factory.mktemp("lan")
+    daemon = Daemon(folder)
+    with running_lan(daemon.namespace, "lan", folder) as neighbour:
+        for level, first in _LEVELS.items():
+            daemon.flags += ["--container-network", _setting(level, first)]
+        daemon.flags += ["--container-network", "name=dhcp,bridge=lan"]
+        try:
+            daemon.start()
+            daemon.load_busybox()
+            yield daemon, neighbour
+        finally:
+            daemon.close()
+
+
+@pytest.fixture
+def daemon(lan: tuple[Daemon, Neighbour]) -> Iterator[Daemon]:
+    yield lan[0]
+    for container in lan[0].docker("ps", "-aq").stdout.split():
+        lan[0].docker("rm", "-f", container)
+
+
+@pytest.fixture
+def neighbour(lan: tuple[Daemon, Neighbour]) -> Neighbour:
+    return lan[1]
+
+
+def _until(test: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not test():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.1)
+
+
+def _server(daemon: Daemon, name: str, *options: str) -> None:
+    daemon.must("run", "-d", "--name", name, *options, "busybox", "sh", "-c", _SERVE)
+    _until(lambda: daemon.docker("exec", name, "wget", "-qO-", "127.0.0.1:81").returncode == 0)
+
+
+def _endpoint(daemon: Daemon, name: str, network: str) -> dict[str, str]:
+    found = json.loads(daemon.must("inspect", name, "--format", "{{json .NetworkSettings.Networks}}"))
+    endpoint: dict[str, str] = found[network]
+    return endpoint
+
+
+def _address(daemon: Daemon, name: str, network: str) -> str:
+    return _endpoint(daemon, name, network)["IPAddress"]
+
+
+def _reaches(daemon: Daemon, name: str, address: str, port: int) -> bool:
+    return daemon.docker("exec", name, "timeout", "3", "wget", "-qO-", f"http://{address}:{port}/").returncode == 0
+
+
+def test_it_is_listed_and_belongs_to_the_settings(daemon: Daemon) -> None:
+    listed = daemon.must("network", "ls", "--filter", "driver=external", "--format", "{{.Name}}").split()
+    assert sorted(listed) == ["closed", "dhcp", "open", "outbound", "peers", "published"]
+    network = json.loads(daemon.must("network", "inspect", "published"))[0]
+    assert network["IPAM"]["Config"] == [
+        {"Subnet": SUBNET, "IPRange": "198.51.100.40-198.51.100.47", "Gateway": GATEWAY}
+    ]
+    assert network["Options"] == {"vch.network": "lan", "vch.firewall": "published", "vch.dns": GATEWAY}
+    assert (
+        "published is a pre-defined network and cannot be removed" in daemon.docker("network", "rm", "published").stderr
+    )
+    daemon.must("network", "prune", "-f")
+    assert "dhcp" in daemon.must("network", "ls", "--format", "{{.Name}}").split()
+    refused = daemon.docker("network", "create", "-d", "external", "more").stderr
+    assert "made by the settings of vchd: --container-network" in refused
+    assert "network with name open already exists" in daemon.docker("network", "create", "open").stderr
+    refused = daemon.docker("network", "create", "--subnet", "198.51.100.128/25", "more").stderr
+    assert "Pool overlaps with other one on this address space" in refused
+
+
+def test_a_container_is_a_neighbour_among_others(daemon: Daemon, neighbour: Neighbour) -> None:
+    _server(daemon, "one", "--network", "open")
+    endpoint = _endpoint(daemon, "one", "open")
+    assert endpoint["IPAddress"].startswith("198.51.100.4") or endpoint["IPAddress"].startswith("198.51.100.5")
+    assert (endpoint["Gateway"], endpoint["IPPrefixLen"]) == (GATEWAY, 24)
+    assert neighbour.fetch(endpoint["IPAddress"], 81) == "served"
+    # Under its own address, by its own way; with the network's names.
+    assert daemon.must("exec", "one", "wget", "-qO-", f"http://{NAME}:{PORT}/") == endpoint["IPAddress"]
+    assert daemon.must("exec", "one", "ip", "route").splitlines()[0].startswith(f"default via {GATEWAY} dev eth0")
+    wanted = "198.51.100.55"
+    assert (
+        daemon.must("run", "--rm", "--network", "open", "--ip", wanted, "busybox", "wget", "-qO-", f"{GATEWAY}:{PORT}")
+        == wanted
+    )
+    # Nothing of it is the host's: no NAT, no bridge of ours.
+    assert daemon.run_inside("ip", "-o", "addr", "show", "dev", "lan").count("inet ") == 0
+
+
+@pytest.mark.parametrize(
+    ("level", "published", "unpublished", "out"),
+    [
+        ("open", True, True, True),
+        ("published", True, False, True),
+        ("outbound", False, False, True),
+        ("peers", False, False, False),
+        ("closed", False, False, False),
+    ],
+)
+def test_levels(
+    daemon: Daemon, neighbour: Neighbour, level: str, published: bool, unpublished: bool, out: bool
+) -> None:
+    _server(daemon, "gate", "--network", level, "-p", "80")
+    address = _address(daemon, "gate", level)
+    assert (neighbour.fetch(address, 80) == "served") == published
+    assert (neighbour.fetch(address, 81) == "served") == unpublished
+    assert _reaches(daemon, "gate", GATEWAY, PORT) == out
+    # Who is on the same network and of ours.
+    daemon.must("run", "-d", "--name", "peer", "--network", level, "busybox", "sleep", "1000")
+    assert _reaches(daemon, "peer", address, 80) == (level in ("open", "published", "peers"))
+    assert _reaches(daemon, "peer", address, 81) == (level in ("open", "peers"))
+
+
+def test_ports_are_the_containers_own(daemon: Daemon, neighbour: Neighbour) -> None:
+    _server(daemon, "own", "--network", "published", "-p", "80:80", "-p", "8000-8002:8000-8002")
+    address = _address(daemon, "own", "published")
+    assert daemon.must("port", "own", "80").strip() == f"{address}:80"
+    assert neighbour.fetch(address, 80) == "served"
+    # Nobody holds it on the host.
+    assert ":80 " not in daemon.run_inside("ss", "-tln")
+    for wrong in ("8080:80", "127.0.0.1:80:80"):
+        refused = daemon.docker("run", "--rm", "--network", "published", "-p", wrong, "busybox", "true")
+        assert "port 80/tcp is published as it is there" in refused.stderr
+    daemon.kill()
+    daemon.start()
+    assert daemon.must("port", "own", "80").strip() == f"{address}:80"
+    assert neighbour.fetch(address, 80) == "served"
+    assert _reaches(daemon, "own", GATEWAY, PORT)
+    # Somebody else does not get it.
+    another = daemon.must("run", "--rm", "--network", "published", "busybox", "hostname", "-i").strip()
+    assert another != address
+
+
+def test_dhcp(daemon: Daemon, neighbour: Neighbour) -> None:
+    _server(daemon, "leased", "--network", "dhcp", "-p", "80", "--hostname", "leased")
+    address = _address(daemon, "leased", "dhcp")
+    assert 128 <= int(address.rpartition(".")[2]) < 160
+    assert neighbour.fetch(address, 80) == "served"
+    assert neighbour.fetch(address, 81) == ""
+    assert daemon.must("port", "leased", "80").strip() == f"{address}:80"
+    assert daemon.must("exec", "leased", "cat", "/etc/resolv.conf").splitlines() == [
+        f"nameserver {GATEWAY}",
+        "search lan.example",
+    ]
+    assert f"{address}\tleased" in daemon.must("exec", "leased", "cat", "/etc/hosts")
+    assert daemon.must("exec", "leased", "wget", "-qO-", f"http://printer:{PORT}/") == address
+    daemon.kill()
+    daemon.start()
+    _until(lambda: _address(daemon, "leased", "dhcp") == address)
+    # The process finds its address when it begins.
+    assert daemon.must(
+        "run", "--rm", "--network", "dhcp", "busybox", "wget", "-qO-", f"http://{NAME}:{PORT}/"
+    ).startswith("198.51.100.1")
+
+
+def test_a_running_container_comes_and_goes(daemon: Daemon, neighbour: Neighbour) -> None:
+    _server(daemon, "guest", "-p", "80")
+    published = daemon.must("port", "guest", "80").splitlines()
+    for network in ("published", "dhcp"):
+        daemon.must("network", "connect", network, "guest")
+        address = _address(daemon, "guest", network)
+        assert neighbour.fetch(address, 80) == "served"
+        assert neighbour.fetch(address, 81) == ""
+        # The host's own ports lead there as before.
+        assert daemon.must("port", "guest", "80").splitlines() == published
+        daemon.must("network", "disconnect", network, "guest")
+        assert neighbour.fetch(address, 80) == ""
+    # No rule is left behind.
+    daemon.must("network", "create", "mine")
+    daemon.must("network", "connect", "mine", "guest")
+    _server(daemon, "asker", "--network", "mine")
+    assert _reaches(daemon, "asker", "guest", 81)
+    daemon.must("rm", "-f", "asker", "guest")
+    daemon.must("network", "rm", "mine")
+
+
+def test_names_of_ones_own_networks_beside(daemon: Daemon) -> None:
+    daemon.must("network", "create", "app")
+    _server(daemon, "db", "--network", "app")
+    daemon.must("create", "--name", "web", "--network", "app", "busybox", "sleep", "1000")
+    daemon.must("network", "connect", "open", "web")
+    daemon.must("start", "web")
+    assert _reaches(daemon, "web", "db", 81)
+    assert _reaches(daemon, "web", GATEWAY, PORT)
+    daemon.must("rm", "-f", "db", "web")
+    daemon.must("network", "rm", "app")
+
+
+def test_nobody_answers(daemon: Daemon, neighbour: Neighbour) -> None:
+    neighbour.run("ip", "link", "set", "eth0", "down")
+    try:
+        done = daemon.docker("run", "--name", "alone", "--network", "dhcp", "busybox", "true", timeout=120)
+    finally:
+        neighbour.run("ip", "link", "set", "eth0", "up")
+    assert done.returncode == 125
+    assert "network eth0: no DHCP server answers" in done.stderr
+    assert daemon.must("inspect", "alone", "--format", "{{.State.Status}}").strip() == "created"
+
+
+def test_settings_that_cannot_be(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("wrong")
+    for setting, said in (
+        ("name=lan,bridge=nowhere", "there is no bridge nowhere here"),
+        ("name=bridge,bridge=lan", "there is another network of that name"),
+        ("name=lan,bridge=lan,firewall=ajar", "firewall=ajar is none of closed, outbound, peers, published, open"),
+        ("name=lan,bridge=lan,firewall=peers", "firewall=peers needs subnet"),
+        ("name=lan,bridge=lan,gateway=198.51.100.1", "gateway needs subnet"),
+        ("name=lan,bridge=lan,subnet=198.51.100.0/24,gateway=203.0.113.1", "203.0.113.1 is not in 198.51.100.0/24"),
+        ("name=lan,bridge=lan,subnet=198.51.100.0/24,range=198.51.100.9-198.51.100.3", "is empty"),
+        ("name=lan,bridge=lan,mtu=9000", "'mtu=9000' is none of name=..."),
+        ("bridge=lan", "name=NAME and portgroup=PORTGROUP"),
+    ):
+        daemon = Daemon(folder)
+        try:
+            with pytest.raises(AssertionError, match="vchd did not start") as failed:
+                daemon.start("--container-network", setting)
+            assert said in str(failed.value)
+            assert "Traceback" not in str(failed.value)
+        finally:
+            daemon.close()
+            daemon.log.unlink()
+
+
+def test_one_that_is_no_longer_set(short_path: Path) -> None:
+    with running_daemon(short_path) as daemon:
+        subprocess.run([*daemon.inside(), "ip", "link", "add", "lan", "type", "bridge"], check=True)
+        daemon.stop()
+        daemon.start("--container-network", f"name=lan,bridge=lan,subnet={SUBNET}")
+        assert "lan" in daemon.must("network", "ls", "--format", "{{.Name}}").split()
+        daemon.must("run", "-d", "--name", "stays", "--network", "lan", "busybox", "sleep", "1000")
+        daemon.stop()
+        daemon.start()
+        assert "lan" not in daemon.must("network", "ls", "--format", "{{.Name}}").split()
+        assert daemon.must("exec", "stays", "echo", "here") == "here\n"
+        daemon.must("stop", "-t", "0", "stays")
+        assert "network lan not found" in daemon.docker("start", "stays").stderr
