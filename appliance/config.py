@@ -328,7 +328,8 @@ _FILE_KEYS = _PROXY_KEYS | {name: name.replace("-", "_") for name in _TLS} | {na
     "hypervisor": "hypervisor", "accel": "accel", "vm-memory": "vm_memory", "vm-cpus": "vm_cpus", "vm-template": "vm_template",
     "vm-pool": "vm_pool",
     "networking": "networking", "bridge": "bridge", "bip": "bip", "dns": "dns",
-    "container-networks": "container_networks", "labels": "labels", "insecure-registries": "insecure_registries", "registry-mirrors": "registry_mirrors",
+    "container-networks": "container_networks", "labels": "labels",
+    "insecure-registries": "insecure_registries", "registry-mirrors": "registry_mirrors",
     "log-level": "log_level", "allow-registries": "allow_registries", "certs-dir": "certs_dir",
 }  # fmt: skip
 

@@ -75,6 +75,8 @@ async def _changes(options: argparse.Namespace, one: Deployed, appliances: Appli
     wanted = handed_on(options)
     if options.volume_store:
         wanted["volume-stores"] = ",".join(options.volume_store)
+    if options.container_network:
+        wanted["container-networks"] = ";".join(options.container_network)
     if options.no_tlsverify:
         wanted["tls-verify"] = "false"
     # By what it is known now.

@@ -1,6 +1,7 @@
 """`vch create`: everything is looked at first, and all that is wrong is said at once; then the appliance is made."""
 
 import argparse
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from appliance.cli.plan import (
 from appliance.cli.reach import told_address, wait_served
 from appliance.cli.report import REFUSED, TOO_LATE, Ended, Report
 from appliance.cli.target import opened, password_of
+from appliance.config import parse_container_network
 from appliance.errors import HypervisorError, InvalidParameter
 from appliance.hypervisor.vsphere.appliances import Appliances, Deployed
 from appliance.hypervisor.vsphere.deployment import Plan
@@ -59,7 +61,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
         wanted = Wanted(
             options.name, options.tenant, options.datacenter, options.compute_resource, options.image_store,
             dict(text.split("=", 1) for text in options.volume_store if "=" in text), networks_of(options),
-            options.ops_user or options.user,
+            _portgroups(options), options.ops_user or options.user,
         )  # fmt: skip
         look = Preflight(appliances, wanted)
         await look.run()
@@ -97,6 +99,16 @@ async def run(options: argparse.Namespace, report: Report) -> None:
             )
             return
         await _make(appliances, options, report, package, look.places, {**values, "vsphere-password": ops_password})
+
+
+def _portgroups(options: argparse.Namespace) -> dict[str, str]:
+    """Of container networks, by name; what is malformed is told elsewhere."""
+    found = {}
+    for text in options.container_network:
+        with contextlib.suppress(InvalidParameter):
+            network = parse_container_network(text)
+            found[network.name] = network.place
+    return found
 
 
 async def _ops_password(options: argparse.Namespace, server: Server, findings: list[Finding]) -> str:

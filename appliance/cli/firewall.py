@@ -20,7 +20,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
     """For each host of the cluster. Ended when there is none of that name."""
     async with opened(options) as appliances:
         session = appliances.session
-        look = Preflight(appliances, Wanted("", "", options.datacenter, options.compute_resource, "", {}, {}, ""))
+        look = Preflight(appliances, Wanted("", "", options.datacenter, options.compute_resource, "", {}, {}, {}, ""))
         await look.find_compute()
         for one in look.problems:
             report.finding("problems", one.setting, one.text, one.remedy)

@@ -25,8 +25,11 @@ _HANDED_ON = {
 # Those that are more than handed on.
 _SAID = {
     "tenant": "tenant", "thumbprint": "thumbprint", "datacenter": "datacenter", "compute_resource": "compute-resource",
-    "image_store": "image-store", "volume_store": "volume-stores", "bridge_network": "bridge-network", "ops_user": "vsphere-user",
+    "image_store": "image-store", "volume_store": "volume-stores", "bridge_network": "bridge-network",
+    "container_network": "container-networks", "ops_user": "vsphere-user",
 }  # fmt: skip
+# Options that are said once for each part of the property, and what is between them there.
+_REPEATED = {"volume-stores": ",", "container-networks": ";"}
 _FILES = {
     "registry_ca": "registry-ca",
     "tls_ca": "tls-ca",
@@ -83,6 +86,11 @@ def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
         dest="bip",
         help="the gateway and prefix of the default network, as 172.17.0.1/16",
     )
+    flag(
+        "-cn", "--container-network", action="append", default=[],
+        metavar="name=NAME,portgroup=PORTGROUP[,subnet=CIDR,gateway=IP,range=IP-IP,dns=IP,firewall=LEVEL]",
+        help="a portgroup that containers may be on: --network NAME. By DHCP without a subnet; closed, outbound, peers, published or open",
+    )  # fmt: skip
     for role in ("public", "client", "management"):
         flag(
             f"--{role}-address",
@@ -241,6 +249,7 @@ def values_of(options: argparse.Namespace, server: Server, places: Places) -> di
         "compute-resource": "/".join(filter(None, (options.compute_resource or places.compute_name, options.name))),
         "image-store": places.datastore_name, "volume-stores": ",".join(options.volume_store),
         "bridge-network": places.network_names.get("bridge", options.bridge_network),
+        "container-networks": ";".join(options.container_network),
         "interfaces": ",".join(("public", "bridge", *(role for role in ("client", "management") if role in networks))),
         "tls-verify": "false" if options.no_tlsverify else "true",
     }  # fmt: skip
@@ -266,6 +275,14 @@ def option_of(key: str) -> str:
     """The option that a property came from; "" for none."""
     names = {property_key: option for option, property_key in {**_HANDED_ON, **_SAID, **_FILES}.items()}
     return f"--{names[key].replace('_', '-')}" if key in names else ""
+
+
+def words_of(key: str, value: str) -> list[str]:
+    """The options of a property's value; none for one that has no option."""
+    option, between = option_of(key), _REPEATED.get(key)
+    if not option:
+        return []
+    return [word for part in (value.split(between) if between else [value]) for word in (option, part)]
 
 
 def as_option(problem: str) -> Finding:

@@ -4,7 +4,7 @@ import argparse
 import shlex
 from collections.abc import Sequence
 
-from appliance.cli.plan import option_of
+from appliance.cli.plan import words_of
 from appliance.cli.reach import docker_host
 from appliance.cli.report import Report, table
 from appliance.cli.target import opened
@@ -58,8 +58,8 @@ async def run_inspect(options: argparse.Namespace, report: Report) -> None:
         if options.conf:
             words = ["vch", "create", "--target", options.target, "--user", options.user, "--name", one.name]
             for key, value in shown.items():
-                if (option := option_of(key)) and value != BY_KEY[key].default:
-                    words += [option, value]
+                if value != BY_KEY[key].default:
+                    words += words_of(key, value)
             if shown.get("tls-verify") == "false":
                 words.append("--no-tlsverify")
             report.result({"options": words[2:]}, [shlex.join(words)])

@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from appliance.config import parse_rule
+from appliance.config import parse_container_network, parse_rule
 from appliance.errors import InvalidParameter
 
 T = TypeVar("T")
@@ -63,6 +63,11 @@ PROPERTIES = (
     Property("image-store", _VSPHERE, "Image store", "The datastore of images and machines."),
     Property("volume-stores", _VSPHERE, "Volume stores", "NAME=DATASTORE, with commas between."),
     Property("bridge-network", _VSPHERE, "Bridge network", "The portgroup that containers are on, and the bridge card too."),
+    Property(
+        "container-networks", _VSPHERE, "Container networks",
+        "Portgroups that are networks for containers, as vchd's --container-network has them, with semicolons between: "
+        "name=NAME,portgroup=PORTGROUP,subnet=CIDR,gateway=IP,range=IP-IP,dns=IP,firewall=LEVEL.",
+    ),
     Property("vspc-allow", _VSPHERE, "Hosts", "CIDRs from where serial ports may come, with commas between; else from everywhere."),
     Property("vm-firmware", _VSPHERE, "Firmware of machines", "efi or bios.", "efi"),
     Property("bip", _DOCKER, "Bridge address", "Of the default network's gateway, as 172.17.0.1/16."),
@@ -161,6 +166,8 @@ def settings_of(values: Mapping[str, str]) -> Settings:
     ):  # fmt: skip
         if found := reader.all(key, check):
             vchd[key] = found
+    if networks := reader.all("container-networks", _container_network, ";"):
+        vchd["container-networks"] = networks
     if proxies := {key: value for key in ("http-proxy", "https-proxy", "no-proxy") if (value := reader.text(key))}:
         vchd["proxies"] = proxies
     verify = read("tls-verify", _boolean, True)
@@ -217,9 +224,9 @@ class _Reader:
             self.problems.append(f"{key}: {'malformed' if BY_KEY[key].secret else error}")
             return otherwise
 
-    def all(self, key: str, check: Callable[[str], T]) -> list[T]:
-        """Of a value with commas between."""
-        parts = [part.strip() for part in self.text(key).split(",") if part.strip()]
+    def all(self, key: str, check: Callable[[str], T], between: str = ",") -> list[T]:
+        """Of a value with commas, or something else, between."""
+        parts = [part.strip() for part in self.text(key).split(between) if part.strip()]
         return self.read(key, lambda _: [check(part) for part in parts], [])
 
     def interfaces(self) -> tuple[Interface, ...]:
@@ -298,6 +305,14 @@ def _route(text: str) -> tuple[ipaddress.IPv4Network, ipaddress.IPv4Address]:
 
 def _subnet(text: str) -> str:
     return str(ipaddress.ip_network(text, strict=False))
+
+
+def _container_network(text: str) -> str:
+    try:
+        parse_container_network(text)
+    except InvalidParameter as error:
+        raise ValueError(str(error).removeprefix("--container-network ")) from error
+    return text
 
 
 def _pair(text: str) -> str:

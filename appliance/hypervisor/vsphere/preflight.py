@@ -41,7 +41,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What an operator says, by the names of the inventory. `networks` are those of the roles that have one of their own."""
+    """What an operator says, by the names of the inventory. `networks` are those of the roles that have one of their own.
+
+    `container_networks` are portgroups by the name that Docker has for them.
+    """
 
     name: str
     tenant: str
@@ -50,6 +53,7 @@ class Wanted:
     image_store: str
     volume_stores: Mapping[str, str]
     networks: Mapping[str, str]
+    container_networks: Mapping[str, str]
     user: str
 
 
@@ -152,6 +156,20 @@ class Preflight:
             if one is not None:
                 places.network_names[role], places.networks[role] = one
                 places.backings[role] = await backing_of(session, *one)
+
+        for name, portgroup in wanted.container_networks.items():
+            setting = f"--container-network {name}"
+            one = await self._try(
+                setting,
+                "name one of these portgroups",
+                find_one(session, places.datacenter, vim.Network, portgroup, setting),
+            )
+            if one is not None and one[1] == places.networks.get("bridge"):
+                self.problems.append(
+                    Finding(
+                        setting, f"{portgroup} is the bridge network", "others cannot be on that one: choose another"
+                    )
+                )
 
     async def _look_at_datastore(self, setting: str, name: str, datastore: Any) -> None:
         facts = (

@@ -40,14 +40,16 @@ def test_all_that_is_wrong_is_said_at_once_and_no_secret() -> None:
         settings_of(
             {
                 "vsphere-password": "very s3cret", "interfaces": "public,moon", "public-address": "10.0.0.1", "dns": "1.2.3.4,x",
-                "bip": "10.0.0.1/40", "volume-stores": "x", "vspc-allow": "10.0.0.0/33", "vm-memory": "1", "vm-firmware": "coreboot",
+                "bip": "10.0.0.1/40", "volume-stores": "x", "container-networks": "name=x", "vspc-allow": "10.0.0.0/33",
+                "vm-memory": "1", "vm-firmware": "coreboot",
                 "tls-ca": "nonsense", "tls-key": "also s3cret", "tls-verify": "perhaps", "tls-allow": "all:CN=x", "ssh-key": "rsa?",
                 "hostname": "-", "log-level": "loud",
             }
         )  # fmt: skip
     named = [problem.partition(":")[0] for problem in caught.value.problems]
     assert {
-        "vsphere", "vsphere-user", "bridge-network", "interfaces", "dns", "bip", "volume-stores", "vspc-allow", "vm-memory", "vm-firmware",
+        "vsphere", "vsphere-user", "bridge-network", "interfaces", "dns", "bip", "volume-stores", "container-networks",
+        "vspc-allow", "vm-memory", "vm-firmware",
         "tls-ca", "tls-key", "tls-verify", "tls-allow", "ssh-key", "hostname", "log-level",
     } <= set(named)  # fmt: skip
     assert "s3cret" not in str(caught.value)

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.live.daemon import Daemon
+from tests.live.lan import Neighbour, running_lan
 from tests.live.programs import running_program
 from tests.live.vsphere.faultproxy import FaultProxy, running_proxy
 from tests.live.vsphere.simulator import PASSWORD, USER, Simulator, running_vcsim
+from tests.live.vsphere.standin import DISTRIBUTED
 
 # The portgroup, where the hosts are; the cable from there to vchd; and the management network.
 _SWITCH, _CABLE, _INTERFACE = "portgroup", "uplink", "eth1"
@@ -20,9 +22,12 @@ class Vsphere:
     """What stands in for it. `daemon` is the vchd that it is the vSphere of."""
 
     def __init__(
-        self, daemon: Daemon, simulator: Simulator, host: "subprocess.Popen[str]", proxy: FaultProxy | None
-    ) -> None:
+        self, daemon: Daemon, simulator: Simulator, host: "subprocess.Popen[str]", proxy: FaultProxy | None,
+        lan: Neighbour | None,
+    ) -> None:  # fmt: skip
         self.proxy = proxy
+        # On the distributed portgroup, where there is one.
+        self.lan = lan
         self.daemon = daemon
         self.simulator = simulator
         self._host = host
@@ -78,7 +83,7 @@ def hosts_beside(namespace: str) -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def running_vsphere(
-    root: Path, *flags: str, esx: bool = False, boot: str = "direct", faulty: bool = False
+    root: Path, *flags: str, esx: bool = False, boot: str = "direct", faulty: bool = False, with_lan: bool = False
 ) -> Iterator[Vsphere]:
     """A daemon that has been started once, with busybox. `boot`: see the stand-in. `faulty`: it has a fault proxy before it."""
     daemon = Daemon(root)
@@ -86,6 +91,11 @@ def running_vsphere(
     with contextlib.ExitStack() as stack:
         inside = stack.enter_context(hosts_beside(daemon.namespace))
         stack.callback(daemon.close)
+        lan = (
+            stack.enter_context(running_lan(f"{daemon.namespace}-dc", f"{_SWITCH}{DISTRIBUTED}", root))
+            if with_lan
+            else None
+        )
         with (
             running_vcsim(
                 root / "vcsim", "-ds", "2", *(("-esx",) if esx else ()), inside=inside, host=_THEIRS
@@ -107,7 +117,7 @@ def running_vsphere(
             try:
                 daemon.start()
                 daemon.load_busybox()
-                yield Vsphere(daemon, simulator, host, place if isinstance(place, FaultProxy) else None)
+                yield Vsphere(daemon, simulator, host, place if isinstance(place, FaultProxy) else None, lan)
             finally:
                 daemon.close()
 

@@ -7,7 +7,8 @@ concentrator that the configuration names. One that ends by itself is powered of
 
 runs one until its standard input ends; a line `move UUID` there moves a machine, `move UUID abort` does not in the end; `off UUID`
 and `delete UUID` are what somebody does in the vSphere client. Each is answered by a line. BRIDGE is where the machines' cards
-are put; an appliance is a vchd in the network namespace NAMESPACE. Firmware and a CD take long without KVM: with `direct` the kernel
+are put, BRIDGE-d, if it is there, where those on distributed portgroups
+are; an appliance is a vchd in the network namespace NAMESPACE. Firmware and a CD take long without KVM: with `direct` the kernel
 that is on it is loaded by QEMU itself.
 """
 
@@ -40,6 +41,8 @@ from tests.live.vsphere.appliancebody import is_appliance, run_appliance
 from tests.live.vsphere.serialport import ABORT, BEGIN, COMPLETE, GOAHEAD, PEER, PEER_OK, SerialPort, connected
 from tests.live.vsphere.simulator import PASSWORD, USER
 
+# What the bridge of distributed portgroups is called, after that of the others.
+DISTRIBUTED = "-d"
 _KERNEL = "console=ttyS1 vch.line=ttyS0 reboot=t panic=-1 quiet rdinit=/init"
 
 
@@ -186,28 +189,37 @@ class _Body:
     def _cards(self) -> list[str]:
         if not self._bridge:
             return []
-        # Ours, and not that of whoever runs QEMU.
-        script = self._folder / "ifup"
-        script.write_text(f'#!/bin/sh\nexec ip link set "$1" master {self._bridge} up\n')
-        script.chmod(0o755)
+        for bridge in (self._bridge, f"{self._bridge}{DISTRIBUTED}"):
+            # Ours, and not that of whoever runs QEMU.
+            script = self._folder / f"ifup-{bridge}"
+            script.write_text(f'#!/bin/sh\nexec ip link set "$1" master {bridge} up\n')
+            script.chmod(0o755)
         arguments = []
-        for mac in self._macs(self._config.hardware.device):
-            arguments += ["-netdev", json.dumps(self._tap(mac)), "-device", json.dumps(self._nic(mac))]
+        for mac, bridge in self._connected(self._config.hardware.device).items():
+            arguments += ["-netdev", json.dumps(self._tap(mac, bridge)), "-device", json.dumps(self._nic(mac))]
         return arguments
 
-    @staticmethod
-    def _macs(devices: list[Any]) -> list[str]:
-        """Of the cards that are connected."""
-        cards = (one for one in devices if isinstance(one, vim.vm.device.VirtualVmxnet3))
-        return [str(card.macAddress) for card in cards if card.connectable is None or card.connectable.startConnected]
+    def _connected(self, devices: list[Any]) -> dict[str, str]:
+        """The cards that are connected, by MAC, and the bridge that each is on."""
+        found = {}
+        beside = any(name == f"{self._bridge}{DISTRIBUTED}" for _, name in socket.if_nameindex())
+        for card in devices:
+            if isinstance(card, vim.vm.device.VirtualVmxnet3) and (
+                not card.connectable or card.connectable.startConnected
+            ):
+                ports = vim.vm.device.VirtualEthernetCard.DistributedVirtualPortBackingInfo
+                found[str(card.macAddress)] = self._bridge + (
+                    DISTRIBUTED if beside and isinstance(card.backing, ports) else ""
+                )
+        return found
 
-    def _tap(self, mac: str) -> dict[str, object]:
+    def _tap(self, mac: str, bridge: str) -> dict[str, object]:
         name = mac.replace(":", "")
         return {
             "type": "tap",
             "id": f"n{name}",
             "ifname": f"t{name[2:]}",
-            "script": f"{self._folder}/ifup",
+            "script": f"{self._folder}/ifup-{bridge}",
             "downscript": "no",
         }
 
@@ -218,21 +230,22 @@ class _Body:
 
     async def _follow_cards(self, path: str) -> None:
         """Plug and unplug what the configuration says. ESXi does it before it says that it is done, the simulator does not."""
-        has = set(self._macs(self._config.hardware.device))
+        has = set(self._connected(self._config.hardware.device))
         await self._until_there(path)
         async with Monitor.open(path) as monitor:
             while True:
                 await trio.sleep(0.2)
                 with contextlib.suppress(HypervisorError):
-                    wanted = set(self._macs(await self._devices() or []))
+                    connected = self._connected(await self._devices() or [])
+                    wanted = set(connected)
                     for mac in wanted - has:
-                        await monitor.execute("netdev_add", self._tap(mac))
+                        await monitor.execute("netdev_add", self._tap(mac, connected[mac]))
                         await monitor.execute("device_add", self._nic(mac))
                     for mac in has - wanted:
                         name = str(self._nic(mac)["id"])
                         await monitor.execute("device_del", {"id": name})
                         await monitor.wait_event("DEVICE_DELETED", name)
-                        await monitor.execute("netdev_del", {"id": self._tap(mac)["id"]})
+                        await monitor.execute("netdev_del", {"id": self._tap(mac, "")["id"]})
                     has = wanted
 
     @staticmethod

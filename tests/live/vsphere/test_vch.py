@@ -72,7 +72,8 @@ class Operator:
     def create(self, *more: str, status: int = 0, **known: str) -> str:
         return self.vch(
             "create", "--ova", str(self.ova), "--name", "prod", "--image-store", "LocalDS_0", "--volume-store", "other=LocalDS_1",
-            "--bridge-network", "DC0_DVPG0", "--public-network", "VM Network", "--public-address", "192.0.2.1/24", *more,
+            "--bridge-network", "DC0_DVPG0", "--public-network", "VM Network", "--public-address", "192.0.2.1/24",
+            "--container-network", _LAN, "--container-network", "name=leases,portgroup=VM Network", *more,
             status=status, **known,
         )  # fmt: skip
 
@@ -123,6 +124,11 @@ def operator() -> Iterator[Operator]:
         yield one
 
 
+_LAN = (
+    "name=lan,portgroup=VM Network,subnet=198.51.100.0/24,gateway=198.51.100.1,range=198.51.100.64/28,firewall=outbound"
+)
+
+
 def test_who_it_talks_to_has_to_prove_itself(operator: Operator) -> None:
     said = operator.vch("ls", status=3, thumbprint="")
     shown = ":".join(operator.simulator.thumbprint[place : place + 2] for place in range(0, 64, 2)).upper()
@@ -137,15 +143,17 @@ def test_all_that_is_wrong_is_said_at_once_and_nothing_is_made(operator: Operato
         "create", "--ova", "nothing.ova", "--name", "not good", "--compute-resource", "nowhere", "--image-store", "no-store",
         "--volume-store", "v=no-volumes", "--bridge-network", "no-bridge", "--public-network", "no-public", "--dns", "not-an-ip",
         "--bip", "300.1.1.1/24", "--client-address", "10.0.0.1/24", "--tls-allow", "everything:CN=x", "--ops-user", "nobody",
+        "--container-network", "name=lan,portgroup=no-lan", "--container-network", "name=odd,portgroup=VM Network,firewall=ajar",
         status=3,
     )  # fmt: skip
     for setting in (
         "--ova", "--name", "--compute-resource", "--image-store", "--volume-store", "--bridge-network", "--public-network",
         "--dns", "--bip",
-        "--client-address", "--tls-allow", "--tls-cname", "--ops-user",
+        "--client-address", "--tls-allow", "--tls-cname", "--ops-user", "--container-network lan", "--container-network: name=odd",
     ):  # fmt: skip
         assert f"  {setting}" in said, f"{setting}\n{said}"
     assert "LocalDS_0, LocalDS_1" in said
+    assert "firewall=ajar is none of closed, outbound, peers, published, open" in said
     assert operator.vch("ls", "-q").strip() == ""
     assert operator.files() == before
     assert not (operator.root / "not good").exists()
@@ -183,7 +191,15 @@ def test_the_life_of_an_appliance(operator: Operator) -> None:
     assert inspected["docker_host"] == "tcp://192.0.2.1:2376"
     assert inspected["containers"] == {"all": 1, "running": 1}
     assert "s3cret" not in json.dumps(inspected)
-    assert "--bridge-network DC0_DVPG0" in operator.vch("inspect", "prod", "--conf")
+    conf = operator.vch("inspect", "prod", "--conf")
+    assert "--bridge-network DC0_DVPG0" in conf
+    assert f"--container-network '{_LAN}' --container-network 'name=leases,portgroup=VM Network'" in conf
+    assert (
+        operator.docker("network", "inspect", "lan", "-f", '{{.Driver}} {{index .Options "vch.network"}}')
+        == "external VM Network\n"
+    )
+    in_use = operator.create("--container-network", "name=mine,portgroup=DC0_DVPG0", "--name", "third", status=3)
+    assert "DC0_DVPG0 is the bridge network" in in_use
     assert "1 of 1" in operator.vch("ls")
 
     again = operator.create(status=3)

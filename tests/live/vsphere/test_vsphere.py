@@ -16,6 +16,7 @@ import pytest
 
 from appliance.hypervisor.vsphere.spec import uuid_of
 from tests.live.images import busybox_layer, image_archive
+from tests.live.lan import GATEWAY, NAME, PORT, SUBNET
 from tests.live.terminal import Terminal
 from tests.live.vsphere.daemon import Vsphere, running_vsphere
 from tests.live.vsphere.faultproxy import LOSE_ANSWER
@@ -26,11 +27,18 @@ pytestmark = [
 ]
 
 
+_PORTGROUP = "DC0_DVPG0"
+_LAN = f"portgroup={_PORTGROUP},subnet={SUBNET},gateway={GATEWAY},dns={GATEWAY},range=198.51.100.64/28"
+
+
 @pytest.fixture(scope="module")
 def vsphere() -> Iterator[Vsphere]:
     with tempfile.TemporaryDirectory(prefix="vch-", dir="/tmp") as path:
         Path(path).chmod(0o711)
-        with running_vsphere(Path(path)) as one:
+        networks = []
+        for setting in (f"name=lan,{_LAN}", f"name=leases,portgroup={_PORTGROUP}"):
+            networks += ["--container-network", setting]
+        with running_vsphere(Path(path), *networks, with_lan=True) as one:
             yield one
 
 
@@ -87,6 +95,32 @@ def test_containers_stay_when_vchd_ends_in_peace(vsphere: Vsphere) -> None:
     for name, since in zip(("quiet", "loud"), began, strict=True):
         assert daemon.must("inspect", "-f", "{{.State.Running}} {{.State.StartedAt}}", name) == f"true {since}"
         daemon.must("rm", "-f", name)
+
+
+def test_a_portgroup_is_a_network(vsphere: Vsphere) -> None:
+    daemon, lan = vsphere.daemon, vsphere.lan
+    assert lan is not None
+    page = f"http://{NAME}:{PORT}/"
+    serve = "mkdir -p /www; echo served > /www/index.html; httpd -p 80 -h /www; exec httpd -f -p 81 -h /www"
+    for network in ("lan", "leases"):
+        daemon.must("run", "-d", "--name", "web", "--network", network, "-p", "80", "busybox", "sh", "-c", serve)
+        address = daemon.must("inspect", "web", "-f", f"{{{{.NetworkSettings.Networks.{network}.IPAddress}}}}").strip()
+        assert daemon.must("port", "web", "80").strip() == f"{address}:80"
+        assert daemon.must("exec", "web", "wget", "-qO-", page) == address
+        assert (lan.fetch(address, 80), lan.fetch(address, 81)) == ("served", "")
+        # Restarted, it finds the machine on its network again.
+        daemon.kill()
+        daemon.start()
+        assert daemon.must("exec", "web", "wget", "-qO-", page) == address
+        daemon.must("rm", "-f", "web")
+    # One that runs is put on it beside, by a card that is plugged.
+    daemon.must("run", "-d", "--name", "web", "busybox", "sh", "-c", serve)
+    daemon.must("network", "connect", "lan", "web")
+    address = daemon.must("inspect", "web", "-f", "{{.NetworkSettings.Networks.lan.IPAddress}}").strip()
+    assert lan.fetch(address, 80) == "", "nothing of it is published"
+    assert daemon.must("exec", "web", "wget", "-qO-", f"http://{GATEWAY}:{PORT}/") == address
+    daemon.must("network", "disconnect", "lan", "web")
+    daemon.must("rm", "-f", "web")
 
 
 def test_a_move_while_64_mib_go_through(vsphere: Vsphere, tmp_path: Path) -> None:
