@@ -169,6 +169,7 @@ class Config:
     guest: Path = Path("/usr/share/vch/guest")
     hypervisor: str = "qemu"
     vsphere: VsphereConfig = VsphereConfig()
+    pause_by: str = "freeze"
     accel: str = "auto"
     vm_memory: int = 256
     vm_cpus: int = 1
@@ -234,6 +235,10 @@ def parse_arguments(arguments: list[str]) -> Config:
     flag("-p", "--pidfile", type=Path)
     flag("--guest", type=Path, help="folder with vmlinux and initrd, as build/guest/image.py makes it")
     flag("--hypervisor", choices=("qemu", "vsphere"), help="where machines run: qemu on this host, or vSphere's hosts")
+    flag(
+        "--pause-by", choices=("freeze", "suspend"),
+        help="docker pause: stops a container's processes (freeze), or suspends its machine, which frees its memory (vSphere)",
+    )  # fmt: skip
     flag("--accel", choices=("auto", "kvm", "tcg"))
     flag("--vm-memory", type=int, help="MiB of a machine without -m")
     flag("--vm-cpus", type=int)
@@ -279,6 +284,8 @@ def parse_arguments(arguments: list[str]) -> Config:
             settings[key] = tuple(value)
     if settings.get("tls_allow") and not settings.get("tlsverify"):
         raise InvalidParameter("--tls-allow needs --tlsverify: without it nobody says who he is")
+    if settings.get("pause_by") == "suspend" and settings.get("hypervisor") != "vsphere":
+        raise InvalidParameter("--pause-by suspend needs --hypervisor vsphere")
     own = {key: settings.pop(key) for key in _VSPHERE if key in settings}
     return Config(**settings, vsphere=VsphereConfig(**own))
 
@@ -325,7 +332,8 @@ _VSPHERE = tuple(field.name for field in fields(VsphereConfig))
 _TLS = ("tls", "tlsverify", "tlscacert", "tlscert", "tlskey", "tls-allow")
 _FILE_KEYS = _PROXY_KEYS | {name: name.replace("-", "_") for name in _TLS} | {name.replace("_", "-"): name for name in _VSPHERE} | {
     "hosts": "hosts", "data-root": "data_root", "exec-root": "exec_root", "pidfile": "pidfile", "guest": "guest",
-    "hypervisor": "hypervisor", "accel": "accel", "vm-memory": "vm_memory", "vm-cpus": "vm_cpus", "vm-template": "vm_template",
+    "hypervisor": "hypervisor", "pause-by": "pause_by",
+    "accel": "accel", "vm-memory": "vm_memory", "vm-cpus": "vm_cpus", "vm-template": "vm_template",
     "vm-pool": "vm_pool",
     "networking": "networking", "bridge": "bridge", "bip": "bip", "dns": "dns",
     "container-networks": "container_networks", "labels": "labels",

@@ -166,6 +166,7 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         containers = Containers(
             config.data_root, database, driver, images, networks, volumes, events, loop, nursery,
             Defaults(config.vm_memory, config.vm_cpus, config.dns), disks, Admission(os.cpu_count() or 1), hosting.pools, hosting.quick,
+            pause_by_suspend=config.pause_by == "suspend",
         )  # fmt: skip
         await containers.restore()
         await images.sweep()

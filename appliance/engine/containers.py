@@ -1,5 +1,6 @@
 """The containers: create, find, start, stop, wait, remove; and finding them again after this process was killed."""
 
+import contextlib
 import functools
 import logging
 import math
@@ -37,11 +38,12 @@ from appliance.engine.networks import Networks
 from appliance.engine.pool import Pool
 from appliance.engine.record import Container
 from appliance.engine.runs import Defaults, Runs
+from appliance.engine.standings import Standings, sleeper
 from appliance.engine.updates import Updates
 from appliance.engine.visits import Visits
 from appliance.engine.volumes import Volumes
 from appliance.errors import Conflict, InvalidParameter, NotFound, NotModified, VchError
-from appliance.hypervisor import SCRATCH, Disks, Driver, Power
+from appliance.hypervisor import SCRATCH, Disks, Driver, Power, Suspendable
 from appliance.image.store import ImageStore
 from appliance.store import Database
 from tether.rpc.bridge import LoopThread
@@ -62,7 +64,7 @@ class Containers:
     def __init__(
         self, root: Path, database: Database, driver: Driver, images: ImageStore, networks: Networks, volumes: Volumes,
         events: EventBus, loop: LoopThread, nursery: trio.Nursery, defaults: Defaults, disks: Disks,
-        admission: Admission, pools: Sequence[Pool], quick: "QuickLines | None" = None,
+        admission: Admission, pools: Sequence[Pool], quick: "QuickLines | None" = None, *, pause_by_suspend: bool = False,
     ) -> None:  # fmt: skip
         self._root = root / "containers"
         self._root.mkdir(parents=True, exist_ok=True)
@@ -75,13 +77,16 @@ class Containers:
         self._machines = Machines(driver, pools, admission, loop)
         self._ledger = Ledger(database, events)
         self._nursery = nursery
+        self._pause_by_suspend = pause_by_suspend
         self._execs = Execs(self._ledger, nursery)
+        self._standings = Standings(self._ledger)
         self._visits = Visits(
             self._machines, images, volumes, networks.places, defaults.memory_mib, defaults.cpus, quick, nursery
         )
         self.connections = Connections(self.get, self.all, networks, self._ledger, defaults.dns)
         self._runs = Runs(
-            self._machines, self._visits, images, networks, self.connections, volumes, self._ledger, quick, nursery, defaults,
+            self._machines, self._visits, images, networks, self.connections, volumes, self._ledger, self._standings, quick,
+            nursery, defaults,
             self._remove_quietly, self._execs.forget,
         )  # fmt: skip
         self._checkpoints = Checkpoints(self._ledger)
@@ -307,8 +312,14 @@ class Containers:
         if number in (9, 15) or for_removal:
             container.record.stopped_by_user = True
         exits = container.exits
+        if number != 9:
+            await self._wake(container)
         try:
-            await container.run.session.signal(container.id, number)
+            if sleeper(container) is not None:
+                # It would hear of it when it is awake again.
+                await container.run.machine.kill()
+            else:
+                await container.run.session.signal(container.id, number)
         except Conflict:
             if for_removal:
                 return
@@ -379,19 +390,32 @@ class Containers:
         container = self.get(ref)
         lifecycle.advance(container.state, Pause(container.id))
         assert container.run is not None
-        await container.run.session.pause(container.id)
-        if container.running:
-            container.move(Pause(container.id))
-            self._ledger.emit(container, "pause")
+        if not self._pause_by_suspend:
+            await container.run.session.pause(container.id)
+        elif isinstance(container.run.machine, Suspendable):
+            await container.run.machine.suspend()
+        self._standings.pause(container)
 
     async def unpause(self, ref: str) -> None:
         container = self.get(ref)
         lifecycle.advance(container.state, Unpause(container.id))
         assert container.run is not None
-        await container.run.session.unpause(container.id)
-        if container.paused:
-            container.move(Unpause(container.id))
-            self._ledger.emit(container, "unpause")
+        if await self._wake(container):
+            # It may not be paused within its machine, too.
+            with contextlib.suppress(Conflict):
+                await container.run.session.unpause(container.id)
+        else:
+            await container.run.session.unpause(container.id)
+        self._standings.unpause(container)
+
+    @staticmethod
+    async def _wake(container: Container) -> bool:
+        """Resume its machine, if that is suspended."""
+        machine = sleeper(container)
+        if machine is None:
+            return False
+        await machine.resume()
+        return True
 
     @staticmethod
     async def _wait_exit(container: Container, exits: int) -> None:

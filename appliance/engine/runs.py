@@ -26,14 +26,15 @@ from appliance.engine.machines import Machines
 from appliance.engine.networks import Networks
 from appliance.engine.record import Container
 from appliance.engine.run import Begun, Ended, Run
+from appliance.engine.standings import Standings
 from appliance.engine.visits import Visits
 from appliance.engine.volumes import Volumes
 from appliance.errors import Conflict, InvalidParameter, NotModified, VchError
 from appliance.guest import GuestSession, StartRefused, exit_code
-from appliance.hypervisor import Machine, Weighable, Weight
+from appliance.hypervisor import Machine, Suspendable, Weighable, Weight
 from appliance.image.store import ImageStore
 from appliance.network.record import way_in
-from protos.tether.v1 import process_pb2
+from protos.tether.v1 import process_pb2, sandbox_pb2
 
 if TYPE_CHECKING:
     # What it needs is loaded where there are such lines only.
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _RESTART_FIRST, _RESTART_LAST = 0.1, 60.0
+_AWAKE_SECONDS = 120.0
 _LONG_RUN_NS = 10 * 10**9
 
 
@@ -86,7 +88,7 @@ class Runs:
 
     def __init__(
         self, machines: Machines, visits: Visits, images: ImageStore, networks: Networks, connections: Connections,
-        volumes: Volumes, ledger: Ledger, quick: "QuickLines | None",
+        volumes: Volumes, ledger: Ledger, standings: Standings, quick: "QuickLines | None",
         nursery: trio.Nursery, defaults: Defaults,
         on_auto_remove: Callable[[Container], Awaitable[None]], on_end: Callable[[Container], None],
     ) -> None:  # fmt: skip
@@ -97,6 +99,7 @@ class Runs:
         self._quick = quick
         self._host_ports = HostPorts(networks.places, ledger)
         self._leases = Leases(networks, ledger)
+        self._standings = standings
         self._networks = networks
         self._places = networks.places
         self._connections = connections
@@ -245,6 +248,7 @@ class Runs:
         """What goes on beside a run."""
         self._nursery.start_soon(self._health.watch, container, run)
         self._nursery.start_soon(self._host_ports.watch, container, run)
+        self._nursery.start_soon(self._standings.watch, container, run)
         self._nursery.start_soon(self._leases.watch, container, run, self._connections.refresh)
         if self._quick is not None:
             self._nursery.start_soon(self._speed_up, self._quick, container, run)
@@ -410,11 +414,20 @@ class Runs:
         container.run = run
 
         async def begin(run: Run, _: AsyncExitStack) -> Begun:
+            if isinstance(machine, Suspendable) and machine.standing.suspended:
+                # It answers when somebody wakes it up.
+                if container.running and not container.paused:
+                    container.move(Pause(container.id))
+                while (standing := machine.standing).suspended:
+                    await machine.stands_otherwise(standing)
+                await run.session.awaken(sandbox_pb2.AwakenRequest(), _AWAKE_SECONDS)
             state = await begin_found(run.session, container)
             if not container.running:
                 container.move(Started(state.started_ns, state.pid))
                 await self._ledger.save(container)
-            if state.phase == process_pb2.ProcessState.PAUSED:
+            if state.phase != process_pb2.ProcessState.PAUSED:
+                self._standings.unpause(container)
+            elif not container.paused:
                 container.move(Pause(container.id))
             self._watch(container, run)
             for process in (await run.session.processes()).values():

@@ -189,6 +189,36 @@ class Pluggable(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """What others can do to a machine in the hypervisor's own client: its name there, on which host it is (a key), suspended or not."""
+
+    name: str = ""
+    host: str = ""
+    suspended: bool = False
+
+
+@runtime_checkable
+class Suspendable(Protocol):
+    """A machine that can be put to sleep, its memory on disk; it is on then, as far as `power` is concerned."""
+
+    @property
+    def standing(self) -> Standing:
+        """As far as it has been told; what is not known yet is empty."""
+
+    async def stands_otherwise(self, than: Standing) -> Standing:
+        """Wait until it stands otherwise, by whomever."""
+
+    async def host_name(self, host: str) -> str:
+        """What a host is called, "" when it is not known."""
+
+    async def suspend(self) -> None:
+        """Put it to sleep. HypervisorError when it cannot be."""
+
+    async def resume(self) -> None:
+        """Wake it up: it goes on where it was. Nothing happens to one that is awake."""
+
+
+@dataclass(frozen=True, slots=True)
 class Weight:
     """What a machine gets when its host has too little for all: CPU shares (1024 is usual; 0: as usual), memory kept for it, MiB."""
 

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 _Query = vmodl.query.PropertyCollector
 _TASK_PATHS = ["info.state", "info.error", "info.result"]
-_MACHINE_PATHS = ["runtime.powerState"]
+_MACHINE_PATHS = ["runtime.powerState", "runtime.host", "name"]
 _WAIT_SECONDS = 60
 # The waiter's stub has to outwait the server.
 _STUB_SECONDS = _WAIT_SECONDS + 30.0

@@ -6,9 +6,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
+from pyVmomi import vim
 
 from appliance.errors import HypervisorError
-from appliance.hypervisor.driver import Card, DiskAddress, Forward, Machine, MachineSpec, Power, Usage, Weight
+from appliance.hypervisor.driver import Card, DiskAddress, Forward, Machine, MachineSpec, Power, Standing, Usage, Weight
 from appliance.hypervisor.vsphere.collector import Seen
 from appliance.hypervisor.vsphere.concentrator import Port
 from appliance.hypervisor.vsphere.faults import Gone, WrongState
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from appliance.hypervisor.vsphere.driver import VsphereDriver
 
 _UNDONE_SECONDS = 3.0
+_SUSPENDED = "suspended"
 
 
 class VsphereMachine(Machine):
@@ -108,8 +110,7 @@ class VsphereMachine(Machine):
 
     async def _is(self, power: Power) -> bool:
         """Asked, not remembered."""
-        state = await self._driver.session.look("power", self.reference, "runtime.powerState")
-        return bool((state != "poweredOff") == (power is Power.ON))
+        return (await self._power_state() != "poweredOff") == (power is Power.ON)
 
     async def _is_gone(self) -> bool:
         try:
@@ -150,6 +151,63 @@ class VsphereMachine(Machine):
             return bool(level and memory.reservation == change.memoryAllocation.reservation)
 
         await self._driver.change(f"weigh {self.id[:12]}", partial(self.reference.ReconfigVM_Task, change), done)
+
+    # -- what others do -------------------------------------------------------------------------------------------
+
+    @property
+    def standing(self) -> Standing:
+        """See Suspendable."""
+        facts = self.seen.facts if self.seen is not None else {}
+        host = facts.get("runtime.host")
+        return Standing(
+            str(facts.get("name") or ""),
+            host._moId if host is not None else "",
+            facts.get("runtime.powerState") == _SUSPENDED,
+        )
+
+    async def stands_otherwise(self, than: Standing) -> Standing:
+        """See Suspendable."""
+        while (now := self.standing) == than:
+            await self._changed.wait()
+        return now
+
+    async def host_name(self, host: str) -> str:
+        """See Suspendable."""
+        session = self._driver.session
+        try:
+            return str(await session.look("host", vim.HostSystem(host, session.stub), "name") or "")
+        except HypervisorError:
+            return ""
+
+    async def suspend(self) -> None:
+        """See Suspendable."""
+
+        async def done() -> bool:
+            return await self._power_state() == _SUSPENDED
+
+        await self._driver.change(f"suspend {self.id[:12]}", self.reference.Suspend, done)
+        await self._told_suspended(True)
+
+    async def resume(self) -> None:
+        """See Suspendable."""
+        if await self._power_state() != _SUSPENDED:
+            return
+
+        async def done() -> bool:
+            return await self._power_state() == "poweredOn"
+
+        await self._driver.change(f"resume {self.id[:12]}", self.reference.PowerOn, done)
+        await self._told_suspended(False)
+
+    async def _power_state(self) -> str:
+        """Asked, not remembered."""
+        return str(await self._driver.session.look("power", self.reference, "runtime.powerState"))
+
+    async def _told_suspended(self, suspended: bool) -> None:
+        # What is soon undone is never told.
+        with trio.move_on_after(_UNDONE_SECONDS):
+            while self.standing.suspended != suspended and not self._gone:
+                await self._changed.wait()
 
     # -- cards ----------------------------------------------------------------------------------------------------
 

@@ -40,9 +40,9 @@ class Vsphere:
         """vMotion of a machine."""
         self._tell(f"move {uuid}{' abort' if give_up else ''}")
 
-    def end(self, uuid: str, *, delete: bool = False) -> None:
-        """What an operator does in the vSphere client: power a machine off, and delete it."""
-        self._tell(f"{'delete' if delete else 'off'} {uuid}")
+    def operate(self, what: str, uuid: str, *more: str) -> None:
+        """What an operator does in the vSphere client: off, delete, suspend, resume, rename NAME, migrate."""
+        self._tell(" ".join((what, uuid, *more)))
 
     def _tell(self, line: str) -> None:
         assert self._host.stdin is not None

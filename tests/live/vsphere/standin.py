@@ -5,11 +5,11 @@ concentrator that the configuration names. One that ends by itself is powered of
 
     python -m tests.live.vsphere.standin ADDRESS THUMBPRINT FOLDER BRIDGE direct|cd [NAMESPACE]
 
-runs one until its standard input ends; a line `move UUID` there moves a machine, `move UUID abort` does not in the end; `off UUID`
-and `delete UUID` are what somebody does in the vSphere client. Each is answered by a line. BRIDGE is where the machines' cards
-are put, BRIDGE-d, if it is there, where those on distributed portgroups
-are; an appliance is a vchd in the network namespace NAMESPACE. Firmware and a CD take long without KVM: with `direct` the kernel
-that is on it is loaded by QEMU itself.
+runs one until its standard input ends; a line `move UUID` there moves a machine, `move UUID abort` does not in the end; `off UUID`,
+`delete`, `suspend`, `resume`, `rename UUID NAME` and `migrate` are what somebody does in the vSphere client. Each is answered by a
+line. BRIDGE is where the machines' cards are put, BRIDGE-d, if it is there, where those on distributed portgroups are; an appliance
+is a vchd in the network namespace NAMESPACE. Firmware and a CD take long without KVM: with `direct` the kernel that is on it is
+loaded by QEMU itself.
 """
 
 import contextlib
@@ -68,6 +68,8 @@ class StandInHost:
             self._nursery.start_soon(self._run, key, seen.reference, scope)
         elif (seen is None or not seen.on) and key in self._running:
             self._running.pop(key).cancel()
+        if seen is not None and (body := self._bodies.get(key)) is not None:
+            body.sleep(seen.facts.get("runtime.powerState") == "suspended")
 
     async def _run(self, key: str, reference: Any, scope: trio.CancelScope) -> None:
         ended = False
@@ -98,13 +100,25 @@ class StandInHost:
         await self._session.change("stand-in", view.DestroyView)
         return {facts["name"]: facts["summary.url"] for facts in found.values()}
 
-    async def end(self, machine_uuid: str, *, delete: bool) -> None:
-        """Power a machine off, and delete it with its disks, as an operator does."""
+    async def operate(self, what: str, machine_uuid: str, *more: str) -> None:
+        """What an operator does with a machine: off, delete (with its disks), suspend, resume, rename NAME, migrate."""
         key = next(key for key, body in self._bodies.items() if body.uuid == machine_uuid)
         reference = self.collector.machines[key].reference
-        await self.collector.carry_out("operator", reference.PowerOff)
-        if delete:
-            await self.collector.carry_out("operator", reference.Destroy)
+        if what in ("off", "delete"):
+            await self.collector.carry_out("operator", reference.PowerOff)
+            if what == "delete":
+                await self.collector.carry_out("operator", reference.Destroy)
+        elif what == "migrate":
+            await self.collector.carry_out("operator", reference.RelocateVM_Task, await self._elsewhere(reference))
+        else:
+            act = {"suspend": reference.Suspend, "resume": reference.PowerOn, "rename": reference.Rename}[what]
+            await self.collector.carry_out("operator", act, *more)
+
+    async def _elsewhere(self, reference: Any) -> Any:
+        """Another host of its cluster."""
+        host = await self._session.look("stand-in", reference, "runtime.host")
+        hosts = await self._session.look("stand-in", await self._session.look("stand-in", host, "parent"), "host")
+        return vim.vm.RelocateSpec(host=next(one for one in hosts if one != host))
 
     async def move(self, machine_uuid: str, *, give_up: bool = False) -> None:
         """vMotion of a machine, as its serial port sees it; `give_up` takes it back in the end."""
@@ -128,6 +142,18 @@ class _Body:
         self._process: trio.Process | None = None
         self._machine: trio.SocketStream | None = None
         self._moves: trio.MemorySendChannel[tuple[bool, trio.Event]] | None = None
+        self._asleep = False
+        self._turned = trio.Event()
+
+    def sleep(self, asleep: bool) -> None:
+        """It is suspended, or not any more."""
+        self._asleep = asleep
+        turned, self._turned = self._turned, trio.Event()
+        turned.set()
+
+    async def _until(self, *, asleep: bool) -> None:
+        while self._asleep != asleep:
+            await self._turned.wait()
 
     async def run(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -232,9 +258,14 @@ class _Body:
         """Plug and unplug what the configuration says. ESXi does it before it says that it is done, the simulator does not."""
         has = set(self._connected(self._config.hardware.device))
         await self._until_there(path)
+        stopped = False
         async with Monitor.open(path) as monitor:
             while True:
-                await trio.sleep(0.2)
+                with trio.move_on_after(0.2):
+                    await self._turned.wait()
+                if stopped != self._asleep:
+                    stopped = self._asleep
+                    await monitor.execute("stop" if stopped else "cont")
                 with contextlib.suppress(HypervisorError):
                     connected = self._connected(await self._devices() or [])
                     wanted = set(connected)
@@ -292,11 +323,21 @@ class _Body:
         self._moves, moves = trio.open_memory_channel[tuple[bool, trio.Event]](1)
         async with self._machine:
             while True:
-                # A host tries again and again.
-                with contextlib.suppress(OSError):
-                    async with connected(where[1], host=where[0]) as port:
-                        await port.identify(self.uuid, backing.serviceURI)
-                        await self._carry(port, moves, where)
+                await self._until(asleep=False)
+                async with trio.open_nursery() as nursery:
+
+                    async def hang_up(nursery: trio.Nursery = nursery) -> None:
+                        # Who is suspended is not connected.
+                        await self._until(asleep=True)
+                        nursery.cancel_scope.cancel()
+
+                    nursery.start_soon(hang_up)
+                    # A host tries again and again.
+                    with contextlib.suppress(OSError):
+                        async with connected(where[1], host=where[0]) as port:
+                            await port.identify(self.uuid, backing.serviceURI)
+                            await self._carry(port, moves, where)
+                    nursery.cancel_scope.cancel()
                 await trio.sleep(0.2)
 
     async def _carry(
@@ -392,7 +433,7 @@ async def _main(*arguments: str) -> None:
             if what == "move":
                 await stand_in.move(uuid, give_up=bool(rest))
             else:
-                await stand_in.end(uuid, delete=what == "delete")
+                await stand_in.operate(what, uuid, *rest)
             print("done", flush=True)
 
 

@@ -211,7 +211,7 @@ def test_what_an_operator_does_is_noticed(vsphere: Vsphere) -> None:
     daemon.must("run", "-d", "--name", "ended", "busybox", "sh", "-c", "echo kept > /kept; sync; sleep 1000")
     assert daemon.must("exec", "ended", "cat", "/kept") == "kept\n"
     begun = time.time()
-    vsphere.end(_uuid(vsphere, "ended"))
+    vsphere.operate("off", _uuid(vsphere, "ended"))
     assert daemon.must("wait", "ended") == "137\n"
     events = daemon.must(
         "events", "--since", f"{begun:.3f}", "--until", f"{time.time():.3f}", "--format", "{{.Action}}"
@@ -220,10 +220,101 @@ def test_what_an_operator_does_is_noticed(vsphere: Vsphere) -> None:
     daemon.must("start", "ended")
     assert daemon.must("exec", "ended", "cat", "/kept") == "kept\n"
     # Whether the disks go with the machine depends on who is quicker: vchd takes them from one that is off.
-    vsphere.end(_uuid(vsphere, "ended"), delete=True)
+    vsphere.operate("delete", _uuid(vsphere, "ended"))
     assert daemon.must("wait", "ended") == "137\n"
     daemon.must("rm", "ended")
     assert daemon.must("run", "--rm", "busybox", "echo", "well") == "well\n"
+
+
+def _status(vsphere: Vsphere, name: str) -> str:
+    return vsphere.daemon.must("inspect", name, "--format", "{{.State.Status}}").strip()
+
+
+def _until_status(vsphere: Vsphere, name: str, wanted: str) -> None:
+    deadline = time.monotonic() + 20
+    while _status(vsphere, name) != wanted:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _actions(vsphere: Vsphere, name: str, since: float) -> list[str]:
+    return vsphere.daemon.must(
+        "events", "--since", f"{since:.3f}", "--until", f"{time.time():.3f}", "--filter", f"container={name}",
+        "--format", "{{.Action}} {{.Actor.Attributes.machineName}} {{.Actor.Attributes.host}}",
+    ).splitlines()  # fmt: skip
+
+
+def test_a_machine_that_an_operator_suspends(vsphere: Vsphere) -> None:
+    daemon = vsphere.daemon
+    count = "i=0; while true; do echo $((i+=1)); sleep 0.2; done"
+    daemon.must("run", "-d", "--name", "sleeper", "busybox", "sh", "-c", count)
+    begun, uuid = time.time(), _uuid(vsphere, "sleeper")
+    vsphere.operate("suspend", uuid)
+    _until_status(vsphere, "sleeper", "paused")
+    assert "is paused, unpause the container before exec" in daemon.docker("exec", "sleeper", "true").stderr
+    vsphere.operate("resume", uuid)
+    _until_status(vsphere, "sleeper", "running")
+    assert daemon.must("exec", "sleeper", "echo", "awake") == "awake\n"
+    # Suspended once more, and this vchd goes: the next one does not take it for a machine that is lost.
+    vsphere.operate("suspend", uuid)
+    _until_status(vsphere, "sleeper", "paused")
+    told = [line.split()[0] for line in _actions(vsphere, "sleeper", begun)]
+    assert [action for action in told if "pause" in action] == ["pause", "unpause", "pause"]
+    daemon.kill()
+    daemon.start()
+    _until_status(vsphere, "sleeper", "paused")
+    time.sleep(1)
+    daemon.must("unpause", "sleeper")
+    assert _status(vsphere, "sleeper") == "running"
+    # Its clock stood still.
+    assert abs(int(daemon.must("exec", "sleeper", "date", "+%s")) - time.time()) < 5
+    # Not a line is lost or there twice.
+    daemon.must("stop", "-t", "0", "sleeper")
+    lines = daemon.must("logs", "sleeper").split()
+    assert lines == [str(number) for number in range(1, len(lines) + 1)]
+    daemon.must("rm", "sleeper")
+
+
+def test_pause_that_suspends(vsphere: Vsphere) -> None:
+    daemon = vsphere.daemon
+    daemon.stop()
+    daemon.start("--pause-by", "suspend")
+    for end in (("stop", "-t", "5"), ("kill",)):
+        trap = "trap 'echo told; exit 7' TERM; while true; do sleep 0.1; done"
+        daemon.must("run", "-d", "--name", "pauses", "busybox", "sh", "-c", trap)
+        daemon.must("pause", "pauses")
+        assert _status(vsphere, "pauses") == "paused"
+        assert (
+            f"Container {daemon.must('inspect', 'pauses', '-f', '{{.Id}}').strip()} is already paused"
+            in daemon.docker("pause", "pauses").stderr
+        )
+        daemon.must("unpause", "pauses")
+        assert daemon.must("exec", "pauses", "echo", "awake") == "awake\n"
+        daemon.must("pause", "pauses")
+        daemon.must(*end, "pauses")
+        assert daemon.must("inspect", "pauses", "-f", "{{.State.ExitCode}}") == ("7\n" if end[0] == "stop" else "137\n")
+        daemon.must("rm", "pauses")
+    daemon.stop()
+    daemon.start()
+
+
+def test_a_machine_that_is_renamed_and_moved(vsphere: Vsphere) -> None:
+    daemon = vsphere.daemon
+    daemon.must("run", "-d", "--name", "moved", "busybox", "sleep", "1000")
+    begun, uuid = time.time(), _uuid(vsphere, "moved")
+    vsphere.operate("rename", uuid, "another-name")
+    vsphere.operate("migrate", uuid)
+    deadline = time.monotonic() + 10
+    while len(told := [line for line in _actions(vsphere, "moved", begun) if line.startswith("m")]) < 2:
+        assert time.monotonic() < deadline, told
+        time.sleep(0.1)
+    assert told[0].split()[:2] == ["machine-rename", "another-name"]
+    assert told[1].split()[0] == "migrate"
+    assert "DC0_C0_H" in told[1]
+    # It is what it was.
+    assert _status(vsphere, "moved") == "running"
+    assert daemon.must("exec", "moved", "echo", "here") == "here\n"
+    daemon.must("rm", "-f", "moved")
 
 
 def test_networks_names_and_ports(vsphere: Vsphere) -> None:
