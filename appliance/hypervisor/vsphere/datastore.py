@@ -286,13 +286,13 @@ class Datastore:
         except NoFile:
             pass
 
-    async def list_files(self, folder: str) -> dict[str, int]:
-        """The disks in a folder of ours, with the bytes that they take; none when it is not there."""
+    async def list_files(self, folder: str, pattern: str = "*.vmdk") -> dict[str, int]:
+        """The disks in a folder of ours, or files of another pattern, with the bytes that they take; none when it is not there."""
         browser = await self._session.look("datastore", self._inventory.datastore, "browser")
         details = vim.host.DatastoreBrowser.FileInfo.Details(
             fileSize=True, fileType=False, modification=False, fileOwner=False
         )
-        spec = vim.host.DatastoreBrowser.SearchSpec(matchPattern=["*.vmdk"], details=details)
+        spec = vim.host.DatastoreBrowser.SearchSpec(matchPattern=[pattern], details=details)
         search = browser.SearchDatastore_Task
         try:
             found = await self._repeat(lambda: self._carry_out(f"list {folder}", search, self.path(folder), spec))

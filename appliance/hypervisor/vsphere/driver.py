@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import trio
+from pyVmomi import vim
 
 from appliance.errors import HypervisorError, one_by_itself
 from appliance.hypervisor.driver import (
@@ -270,4 +271,30 @@ class VsphereDriver(Driver):
         await self.collector.current.wait()
         known = [seen.reference for seen in self.collector.machines.values()]
         new = [reference for reference in known if reference._moId not in self._by_reference]
-        return [self._enrol(spec, reference, serial) for reference, spec, serial in await self._ours(new)]
+        adopted: list[Machine] = [
+            self._enrol(spec, reference, serial) for reference, spec, serial in await self._ours(new)
+        ]
+        try:
+            await self._tidy_guests(known)
+        except HypervisorError as error:
+            log.warning("CDs of earlier guests stay where they are: %s", error)
+        return adopted
+
+    async def _tidy_guests(self, machines: Sequence[Any]) -> None:
+        """Remove the CDs of earlier guests that no machine has any more."""
+        if self.cd is None:
+            return
+        paths = {
+            self.datastore.path(f"guest/{name}"): name for name in await self.datastore.list_files("guest", "*.iso")
+        }
+        paths.pop(self.cd.path, None)
+        if not paths:
+            return
+        found = await self.session.properties("CDs", machines, ["config.hardware.device"])
+        for facts in found.values():
+            for device in facts.get("config.hardware.device") or ():
+                if isinstance(device, vim.vm.device.VirtualCdrom):
+                    paths.pop(str(getattr(device.backing, "fileName", "")), None)
+        for path, name in paths.items():
+            log.info("%s is no machine's any more, and is removed", path)
+            await self.datastore.delete(f"guest/{name}")

@@ -17,6 +17,7 @@ import pytest
 from appliance.hypervisor.vsphere.spec import uuid_of
 from tests.live.images import busybox_layer, image_archive
 from tests.live.lan import GATEWAY, NAME, PORT, SUBNET
+from tests.live.registry import real_registry
 from tests.live.terminal import Terminal
 from tests.live.vsphere.daemon import Vsphere, running_vsphere
 from tests.live.vsphere.faultproxy import LOSE_ANSWER
@@ -378,10 +379,16 @@ def test_machines_boot_from_their_cd(short_path: Path, firmware: str) -> None:
         assert done.stdout.splitlines()[-1] == "booted"
         assert ("efi" in done.stdout.split()) == (firmware == "efi")
         (written,) = (one for one in vsphere.files() if one.endswith(".iso"))
+        vsphere.daemon.must("run", "-d", "--name", "stays", "busybox", "sleep", "1000")
         vsphere.daemon.stop()
         before = Path(written).stat().st_mtime_ns
+        # Of a guest before this one, which nobody has any more.
+        older = Path(written).with_name(f"{'0' * 32}.iso")
+        older.write_bytes(b"older")
         vsphere.daemon.start()
         assert Path(written).stat().st_mtime_ns == before
+        assert not older.exists()
+        vsphere.daemon.must("rm", "-f", "stays")
 
 
 _CHANGES = (
@@ -400,13 +407,21 @@ _CHANGES = (
 
 
 def test_every_answer_is_lost_once(short_path: Path) -> None:
-    """pull (load), run, stop and rm, each call's first answer lost: one machine, then none, and nobody notices."""
+    """pull, run, stop and rm, each call's first answer lost: one machine, then none, and nobody notices."""
     with running_vsphere(short_path, faulty=True) as vsphere:
         daemon, proxy = vsphere.daemon, vsphere.proxy
         assert proxy is not None
-        daemon.must("load", stdin=image_archive([busybox_layer()], {"Cmd": ["sh"], "Env": ["PATH=/bin"]}, "another"))
-        proxy.rules += [(method, LOSE_ANSWER) for method in _CHANGES]
-        daemon.must("run", "-d", "--name", "lossy", "another", "sleep", "1000")
+        daemon.must(
+            "load", stdin=image_archive([busybox_layer(), _layer_with("new")], {"Env": ["PATH=/bin"]}, "another")
+        )
+        with real_registry(short_path, inside=daemon.inside()) as host:
+            image = f"{host}/another"
+            daemon.must("tag", "another", image)
+            daemon.must("push", image)
+            daemon.must("rmi", image, "another")
+            proxy.rules += [(method, LOSE_ANSWER) for method in _CHANGES]
+            daemon.must("pull", image)
+        daemon.must("run", "-d", "--name", "lossy", image, "sleep", "1000")
         assert daemon.must("exec", "lossy", "echo", "there") == "there\n"
         assert proxy.calls.count("CreateVM_Task") == 1
         daemon.must("stop", "-t", "0", "lossy")

@@ -12,7 +12,7 @@ import trio
 from pyVmomi import vim
 
 from appliance.errors import HypervisorError, InvalidParameter
-from appliance.hypervisor import Card, Disk, DiskKind, MachineSpec, Power, Weighable, Weight
+from appliance.hypervisor import Card, Disk, DiskKind, MachineSpec, Power, Suspendable, Weighable, Weight
 from appliance.hypervisor.vsphere.concentrator import Concentrator
 from appliance.hypervisor.vsphere.driver import VsphereDriver
 from appliance.hypervisor.vsphere.faults import AnswerLost, Gone, LoginRefused, NotAllowed, StorageFull
@@ -241,6 +241,36 @@ async def test_each_change_is_made_once(proxy: FaultProxy, method: str, trouble:
             await machine.destroy()
         assert not proxy.rules
     assert await _machines(proxy.simulator) == []
+
+
+@pytest.mark.parametrize("simulator", ["vcenter"], indirect=True)
+@pytest.mark.parametrize("trouble", _TROUBLES)
+@pytest.mark.parametrize("method", ["SuspendVM_Task", "PowerOnVM_Task"])
+async def test_a_machine_sleeps_and_wakes_up(proxy: FaultProxy, method: str, trouble: str) -> None:
+    async with _driver(proxy) as driver:
+        machine = await driver.create(_spec("e7"))
+        assert isinstance(machine, Suspendable)
+        await machine.start()
+        proxy.rules.append((method, trouble))
+        with trio.fail_after(60):
+            for _ in range(2):
+                await machine.suspend()
+                assert machine.standing.suspended
+                # It is not off.
+                assert await machine.power() is Power.ON
+                await machine.resume()
+                await machine.resume()
+                assert not machine.standing.suspended
+            await machine.suspend()
+            # An earlier driver's, which has left it asleep.
+            async with _driver(proxy) as another:
+                (found,) = await another.adopt()
+                assert isinstance(found, Suspendable)
+                assert found.standing.suspended
+            await machine.kill()
+            assert await machine.power() is Power.OFF
+            await machine.destroy()
+        assert not proxy.rules
 
 
 @pytest.mark.parametrize("simulator", ["vcenter"], indirect=True)
