@@ -122,7 +122,6 @@ class VsphereConfig:
     vm_folder: str = ""
     image_store: str = ""
     vm_firmware: str = "efi"
-    volume_stores: tuple[str, ...] = ()
     bridge_network: str = ""
     bridge_interface: str = ""
     vspc_listen: str = "0.0.0.0:2377"
@@ -131,6 +130,14 @@ class VsphereConfig:
     vspc_cert: Path | None = None
     vspc_key: Path | None = None
     quick_port: int = 2378
+
+
+def parse_volume_store(text: str) -> tuple[str, str]:
+    """Its name, and the datastore or URL that it is. InvalidParameter for what is none."""
+    found = re.fullmatch(r"([a-zA-Z0-9][a-zA-Z0-9_.-]*)=(.+)", text)
+    if found is None:
+        raise InvalidParameter(f"--volume-store {text}: NAME=DATASTORE or NAME=nfs://SERVER/PATH")
+    return found[1], found[2]
 
 
 def bracketed(host: str) -> str:
@@ -180,6 +187,7 @@ class Config:
     bip: str = ""
     dns: tuple[str, ...] = ()
     container_networks: tuple[str, ...] = ()
+    volume_stores: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     insecure_registries: tuple[str, ...] = ()
     registry_mirrors: tuple[str, ...] = ()
@@ -265,6 +273,10 @@ def parse_arguments(arguments: list[str]) -> Config:
         help="a network that others are on too, for containers to be on: a portgroup (bridge=BRIDGE: a bridge of this host). Addresses "
         f"are DHCP's without a subnet. Levels: {', '.join(LEVELS)} (published)",
     )  # fmt: skip
+    flag(
+        "--volume-store", action="append", dest="volume_stores", metavar="NAME=DATASTORE|NAME=nfs://SERVER/PATH?uid=UID&gid=GID",
+        help="where volumes may be put, too: docker volume create -o VolumeStore=NAME. A datastore of vSphere's, or an NFS server's path",
+    )  # fmt: skip
     flag("--label", action="append", dest="labels")
     flag("--insecure-registry", action="append", dest="insecure_registries")
     flag("--registry-mirror", action="append", dest="registry_mirrors")
@@ -307,10 +319,6 @@ def _add_vsphere(parser: argparse.ArgumentParser) -> None:
     flag("--compute-resource", help="a cluster or host; CLUSTER/POOL/POOL for a resource pool of it")
     flag("--vm-folder", help="below the datacenter's folder of machines; the tenant's own is made in it")
     flag("--image-store", help="the datastore of images, machines and volumes")
-    flag(
-        "--volume-store", action="append", dest="volume_stores", metavar="NAME=DATASTORE",
-        help="where volumes may be put, too: docker volume create -o VolumeStore=NAME",
-    )  # fmt: skip
     flag("--vm-firmware", choices=("bios", "efi"), help="that machines boot by (efi)")
     flag("--bridge-network", help="the portgroup that containers are on")
     flag("--bridge-interface", help="this host's interface on that portgroup")
@@ -336,7 +344,7 @@ _FILE_KEYS = _PROXY_KEYS | {name: name.replace("-", "_") for name in _TLS} | {na
     "accel": "accel", "vm-memory": "vm_memory", "vm-cpus": "vm_cpus", "vm-template": "vm_template",
     "vm-pool": "vm_pool",
     "networking": "networking", "bridge": "bridge", "bip": "bip", "dns": "dns",
-    "container-networks": "container_networks", "labels": "labels",
+    "container-networks": "container_networks", "volume-stores": "volume_stores", "labels": "labels",
     "insecure-registries": "insecure_registries", "registry-mirrors": "registry_mirrors",
     "log-level": "log_level", "allow-registries": "allow_registries", "certs-dir": "certs_dir",
 }  # fmt: skip

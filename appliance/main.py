@@ -44,7 +44,7 @@ from appliance.engine.swarm import Swarm
 from appliance.engine.transfers import Transfers
 from appliance.engine.volumes import Volumes
 from appliance.errors import Conflict, InvalidParameter, VchError, leaves
-from appliance.hosting import host_of, hosting_of, remote
+from appliance.hosting import host_of, hosting_of, remote, served_stores
 from appliance.http import Readiness, TlsFront, serve_connection
 from appliance.hypervisor import Disks
 from appliance.image.store import ImageStore
@@ -159,8 +159,9 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         images = ImageStore(database, config.data_root, lambda layer: nursery.start_soon(_forget, disks, layer))
         why_no_shares = driver.why_no_shares()
         volumes = Volumes(
-            VolumeStore(config.data_root, disks, shared=not why_no_shares), database, events, why_no_shares
-        )
+            VolumeStore(config.data_root, disks, shared=not why_no_shares, served=served_stores(config)),
+            database, events, why_no_shares,
+        )  # fmt: skip
         await volumes.open()
         await volumes.inherit(await disks.inherited())
         containers = Containers(

@@ -25,7 +25,7 @@ from appliance.cli.plan import (
 from appliance.cli.reach import told_address, wait_served
 from appliance.cli.report import REFUSED, TOO_LATE, Ended, Report
 from appliance.cli.target import opened, password_of
-from appliance.config import parse_container_network
+from appliance.config import parse_container_network, parse_volume_store
 from appliance.errors import HypervisorError, InvalidParameter
 from appliance.hypervisor.vsphere.appliances import Appliances, Deployed
 from appliance.hypervisor.vsphere.deployment import Plan
@@ -35,6 +35,7 @@ from appliance.hypervisor.vsphere.session import Server, Session
 from appliance.provision.certificates import Authority, write_private, write_public
 from appliance.provision.files import API_PORT
 from appliance.provision.properties import Malformed, settings_of
+from appliance.volume.nfs import is_nfs
 
 __all__ = ["add_arguments", "run"]
 _OVF_NETWORKS = {"public": "Public", "bridge": "Bridge"}
@@ -60,7 +61,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
         package = package_of(options, findings)
         wanted = Wanted(
             options.name, options.tenant, options.datacenter, options.compute_resource, options.image_store,
-            dict(text.split("=", 1) for text in options.volume_store if "=" in text), networks_of(options),
+            _datastores(options), networks_of(options),
             _portgroups(options), options.ops_user or options.user,
         )  # fmt: skip
         look = Preflight(appliances, wanted)
@@ -99,6 +100,17 @@ async def run(options: argparse.Namespace, report: Report) -> None:
             )
             return
         await _make(appliances, options, report, package, look.places, {**values, "vsphere-password": ops_password})
+
+
+def _datastores(options: argparse.Namespace) -> dict[str, str]:
+    """Of volume stores, by name; what is malformed is told elsewhere."""
+    found = {}
+    for text in options.volume_store:
+        with contextlib.suppress(InvalidParameter):
+            name, place = parse_volume_store(text)
+            if not is_nfs(place):
+                found[name] = place
+    return found
 
 
 def _portgroups(options: argparse.Namespace) -> dict[str, str]:

@@ -6,11 +6,12 @@ import re
 from pathlib import Path
 
 from appliance.cli.package import OvaFile
-from appliance.config import bracketed
+from appliance.config import bracketed, parse_volume_store
 from appliance.errors import InvalidParameter
 from appliance.hypervisor.vsphere.preflight import Finding, Places
 from appliance.hypervisor.vsphere.session import Server
 from appliance.provision.certificates import Authority
+from appliance.volume.nfs import NfsStore, is_nfs
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,30}")
 # Properties that an option is handed on as.
@@ -75,7 +76,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
     """Of what an appliance is told, at first and later."""
     flag = parser.add_argument_group("containers").add_argument
-    flag("--volume-store", action="append", default=[], metavar="NAME=DATASTORE", help="where volumes may be put, too")
+    flag(
+        "--volume-store",
+        action="append",
+        default=[],
+        metavar="NAME=DATASTORE|NAME=nfs://SERVER/PATH",
+        help="where volumes may be put, too",
+    )
     flag("--container-memory", metavar="MIB", help="of a container that says none (256)")
     flag("--vm-firmware", help="of containers' machines: efi or bios")
 
@@ -166,8 +173,12 @@ def look_at_options(options: argparse.Namespace) -> list[Finding]:
                 Finding(setting, f"{text!r} has other than letters, digits, - and _, or more than 31", "choose another")
             )
     for text in options.volume_store:
-        if not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*=.+", text):
-            findings.append(Finding("--volume-store", f"{text!r} is not NAME=DATASTORE"))
+        try:
+            _, place = parse_volume_store(text)
+            if is_nfs(place):
+                NfsStore.parse(place, options.tenant)
+        except InvalidParameter as error:
+            findings.append(Finding("--volume-store", str(error).removeprefix("--volume-store ")))
     if not options.bridge_network:
         findings.append(Finding("--bridge-network", "has to be said", "name a portgroup that is for containers alone"))
     for role in ("client", "management"):

@@ -43,6 +43,8 @@ class Volumes:
         for key, value in self._database.load(_KIND).items():
             self._records[key] = msgspec.json.decode(value, type=VolumeRecord)
         await trio.to_thread.run_sync(self._store.tidy, set(self._records))
+        # Of servers it is known by what is there.
+        await self.inherit(await self._store.found_served())
 
     async def inherit(self, found: Iterable[tuple[str, str]]) -> None:
         """Know volumes, each of a name and a store, whose disks are there and whose records are gone."""
@@ -111,6 +113,7 @@ class Volumes:
             users = self.users(name)
             if users:
                 raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
+            await self._store.remove_served(record)
             # The record goes first: what it leaves behind is found at the next start.
             await self._database.remove(_KIND, name)
             del self._records[name]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from appliance.config import Config, required
+from appliance.config import Config, parse_volume_store, required
 from appliance.engine.networks import Networks
 from appliance.engine.pool import Pool
 from appliance.errors import InvalidParameter
@@ -15,6 +15,7 @@ from appliance.hosting import qemu
 from appliance.hypervisor import Cloning, Disks, Driver, MachineSpec
 from appliance.network.host import BridgeHost, Host, UserModeHost, may_make_bridges
 from appliance.network.record import Uplink
+from appliance.volume.nfs import NfsStore, is_nfs
 from tether.rpc.bridge import LoopThread
 
 if TYPE_CHECKING:
@@ -51,6 +52,26 @@ def host_of(config: Config) -> Host:
         interface = required(config.vsphere, "bridge_interface")
         return BridgeHost(config.bridge, Uplink(config.bridge, interface, config.vsphere.quick_port))
     return BridgeHost(config.bridge) if bridged and config.networking != "user" else UserModeHost()
+
+
+def served_stores(config: Config) -> dict[str, NfsStore]:
+    """Volume stores that NFS servers have, by name. InvalidParameter for those that cannot be."""
+    found: dict[str, NfsStore] = {}
+    stores = [parse_volume_store(text) for text in config.volume_stores]
+    for name, place in stores:
+        if is_nfs(place):
+            try:
+                found[name] = NfsStore.parse(place, config.vsphere.tenant)
+            except InvalidParameter as error:
+                raise InvalidParameter(f"--volume-store {name}: {error}") from error
+        elif config.hypervisor != "vsphere":
+            raise InvalidParameter(
+                f"--volume-store {name}={place}: datastores are vSphere's (nfs://SERVER/PATH is not)"
+            )
+    names = [name for name, _ in stores]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InvalidParameter(f"--volume-store: there are two of the name {twice}")
+    return found
 
 
 @asynccontextmanager

@@ -3,7 +3,6 @@
 import contextlib
 import ipaddress
 import json
-import re
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -12,12 +11,21 @@ from pathlib import Path
 
 import trio
 
-from appliance.config import Config, VsphereConfig, bracketed, host_and_port, parse_container_network, required
+from appliance.config import (
+    Config,
+    VsphereConfig,
+    bracketed,
+    host_and_port,
+    parse_container_network,
+    parse_volume_store,
+    required,
+)
 from appliance.errors import InvalidParameter, Unavailable
 from appliance.hypervisor.vsphere.concentrator import Concentrator, Network
 from appliance.hypervisor.vsphere.driver import GuestImage, VsphereDriver
 from appliance.hypervisor.vsphere.inventory import Names
 from appliance.hypervisor.vsphere.session import Server
+from appliance.volume.nfs import is_nfs
 
 _HTTPS = 443
 
@@ -29,7 +37,8 @@ async def opened(config: Config, owner: str) -> AsyncIterator[VsphereDriver]:
     server = _server(settings)
     names = Names(
         settings.tenant, settings.datacenter, settings.compute_resource, settings.vm_folder, settings.image_store,
-        required(settings, "bridge_network"), _portgroups(config), tuple(_volume_store(text) for text in settings.volume_stores),
+        required(settings, "bridge_network"), _portgroups(config),
+        tuple(store for store in map(parse_volume_store, config.volume_stores) if not is_nfs(store[1])),
     )  # fmt: skip
     allowed = [_network(text) for text in settings.vspc_allow]
     tls = _tls(settings)
@@ -81,13 +90,6 @@ def _portgroups(config: Config) -> tuple[str, ...]:
     if config.vsphere.bridge_network in places:
         raise InvalidParameter(f"--container-network: {config.vsphere.bridge_network} is the bridge network")
     return places
-
-
-def _volume_store(text: str) -> tuple[str, str]:
-    found = re.fullmatch(r"([a-zA-Z0-9][a-zA-Z0-9_.-]*)=(.+)", text)
-    if found is None:
-        raise InvalidParameter(f"--volume-store {text}: NAME=DATASTORE")
-    return found[1], found[2]
 
 
 def _tls(settings: VsphereConfig) -> ssl.SSLContext | None:

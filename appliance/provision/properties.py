@@ -61,7 +61,7 @@ PROPERTIES = (
     Property("compute-resource", _VSPHERE, "Compute resource", "A cluster or host, or CLUSTER/POOL."),
     Property("vm-folder", _VSPHERE, "Folder of machines"),
     Property("image-store", _VSPHERE, "Image store", "The datastore of images and machines."),
-    Property("volume-stores", _VSPHERE, "Volume stores", "NAME=DATASTORE, with commas between."),
+    Property("volume-stores", _VSPHERE, "Volume stores", "NAME=DATASTORE or NAME=nfs://SERVER/PATH?uid=UID&gid=GID, with commas between."),
     Property("bridge-network", _VSPHERE, "Bridge network", "The portgroup that containers are on, and the bridge card too."),
     Property(
         "container-networks", _VSPHERE, "Container networks",

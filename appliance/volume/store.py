@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import trio
 from appliance.container.logconfig import parse_size
 from appliance.errors import InvalidParameter, Unavailable, VchError
 from appliance.hypervisor import VOLUME_OPTIONS, DiskKind, Disks
+from appliance.volume.nfs import NfsStore
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +46,11 @@ class VolumeRecord(msgspec.Struct):
 
 
 class VolumeStore:
-    """`shared` says whether volumes can be directories that machines share; others are made in `disks`."""
+    """`shared` says whether volumes can be directories that machines share; others are made in `disks`, or in what is `served`."""
 
-    def __init__(self, root: Path, disks: Disks, *, shared: bool) -> None:
+    def __init__(self, root: Path, disks: Disks, *, shared: bool, served: Mapping[str, NfsStore] | None = None) -> None:
         self._disks = disks
+        self._served = dict(served or {})
         self._root = root / "volumes"
         self._root.mkdir(exist_ok=True, mode=0o701)
         self.shared = shared
@@ -60,14 +63,21 @@ class VolumeStore:
                 '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path'
             )
         options = record.options
-        unknown = set(options) - {"type", "device", "o", "size"} - ({_STORE} if self._disks.stores else set())
+        unknown = set(options) - {"type", "device", "o", "size"} - ({_STORE} if self._stores else set())
         if unknown:
             raise InvalidParameter(f'create {record.name}: invalid option: "{sorted(unknown)[0]}"')
         store = options.get(_STORE, "")
-        if store and store not in self._disks.stores:
+        if store and store not in self._stores:
             raise InvalidParameter(
-                f'create {record.name}: no volume store named "{store}": there are {", ".join(sorted(self._disks.stores))}'
+                f'create {record.name}: no volume store named "{store}": there are {", ".join(self._stores)}'
             )
+        if store in self._served:
+            if others := sorted(set(options) - {_STORE}):
+                raise InvalidParameter(
+                    f"create {record.name}: volume store {store} is an NFS server's, which has no option {others[0]}"
+                )
+            self._shape_served(record, self._served[store])
+            return
         kind = options.get("type", "")
         flags = options.get("o", "").split(",") if options.get("o") else []
         size = options.get("size") or next(
@@ -98,6 +108,28 @@ class VolumeStore:
         else:
             record.kind = DIRECTORY
 
+    @property
+    def _stores(self) -> list[str]:
+        return sorted((*self._disks.stores, *self._served))
+
+    @staticmethod
+    def _shape_served(record: VolumeRecord, store: NfsStore) -> None:
+        record.kind, record.device, record.flags = NFS, store.device(record.name), "vers=4.2"
+
+    def _store_of(self, record: VolumeRecord) -> NfsStore | None:
+        """The server's, for a volume that is ours on one."""
+        return self._served.get(record.options.get(_STORE, ""))
+
+    async def found_served(self) -> list[tuple[str, str]]:
+        """The volumes that servers have, each with its store; a server that does not answer has none for now."""
+        found = []
+        for store, served in self._served.items():
+            try:
+                found += [(name, store) for name in await served.tidy() if NAME.fullmatch(name)]
+            except VchError as error:
+                log.warning("volume store %s: %s", store, error)
+        return found
+
     @staticmethod
     def _shape_nfs(record: VolumeRecord, flags: list[str]) -> None:
         host, _, path = record.options.get("device", "").rpartition(":")
@@ -115,6 +147,8 @@ class VolumeStore:
     def found(self, name: str, store: str, created: int) -> VolumeRecord:
         """Of a disk that is there already: its own size is what it is."""
         record = VolumeRecord(name, created, DISK, options={_STORE: store} if store else {})
+        if store in self._served:
+            self._shape_served(record, self._served[store])
         self.folder(record).mkdir(exist_ok=True, mode=0o701)
         return record
 
@@ -138,12 +172,19 @@ class VolumeStore:
                 self.data(record).mkdir(exist_ok=True)
                 # What a container finds there, whose processes need not be root's.
                 self.data(record).chmod(0o755)
+            elif (served := self._store_of(record)) is not None:
+                await served.make(record.name)
             elif record.kind == DISK:
                 await self._disks.create(self.disk(record), DiskKind(_whole(record.size), VOLUME_OPTIONS))
         except (OSError, VchError) as error:
             await self.remove(record)
             kind = type(error) if isinstance(error, VchError) else Unavailable
             raise kind(f"create {record.name}: {error}") from error
+
+    async def remove_served(self, record: VolumeRecord) -> None:
+        """What a server has of it, if any. Unavailable when it does not answer: it is a volume still, then."""
+        if (served := self._store_of(record)) is not None:
+            await served.remove(record.name)
 
     async def remove(self, record: VolumeRecord) -> None:
         """What cannot be removed now is found at the next start."""

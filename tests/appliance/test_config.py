@@ -52,7 +52,7 @@ def test_where_vsphere_is(tmp_path: Path) -> None:
     vsphere = config.vsphere
     assert (config.hypervisor, vsphere.vsphere, vsphere.tenant) == ("vsphere", "vcenter.test:8443", "theirs")
     assert (vsphere.vsphere_password_file, vsphere.quick_port) == (Path("/run/secret"), 99)
-    assert (vsphere.volume_stores, vsphere.bridge_network) == (("fast=SSD",), "VM Network")
+    assert (config.volume_stores, vsphere.bridge_network) == (("fast=SSD",), "VM Network")
     assert (config.tlsverify, config.tls_allow) == (True, ("read:CN=x",))
     assert required(vsphere, "bridge_network") == "VM Network"
     with pytest.raises(InvalidParameter, match="--hypervisor vsphere needs --bridge-interface"):

@@ -13,6 +13,7 @@ import pytest
 from tests.archives import Tar
 from tests.live.daemon import Daemon, running_daemon
 from tests.live.images import busybox_layer, image_archive
+from tests.live.nfs import running_nfs
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="virtiofsd needs the rights of root")
 
@@ -253,39 +254,11 @@ def test_a_volume_that_is_a_path_of_the_host(daemon: Daemon, tmp_path: Path) -> 
     assert (tmp_path / "y").exists()
 
 
-_GANESHA = """
-NFS_CORE_PARAM {{ Protocols = 4; Enable_NLM = false; Enable_RQUOTA = false; Enable_UDP = false; }}
-NFSV4 {{ Graceless = true; RecoveryRoot = {root}/recovery; RecoveryBackend = fs; Only_Numeric_Owners = true; }}
-EXPORT {{ Export_Id = 1; Path = {root}/export; Pseudo = /export; Access_Type = RW; Squash = No_root_squash; SecType = sys;
-  Protocols = 4; Transports = TCP; FSAL {{ Name = VFS; }} }}
-"""
-
-
 @pytest.fixture
 def nfs(daemon: Daemon, short_path: Path) -> Iterator[Path]:
     """What an NFS server exports on the gateway's address, as /export."""
-    for name in ("recovery", "export"):
-        (short_path / name).mkdir()
-    (short_path / "conf").write_text(_GANESHA.format(root=short_path))
-    command = [
-        *daemon.inside(),
-        "ganesha.nfsd",
-        "-F",
-        "-f",
-        f"{short_path}/conf",
-        "-L",
-        f"{short_path}/log",
-        "-p",
-        f"{short_path}/pid",
-    ]
-    server = subprocess.Popen(command)
-    deadline = time.monotonic() + 60
-    while ":2049" not in daemon.run_inside("ss", "-ltn"):
-        assert time.monotonic() < deadline, (short_path / "log").read_text()
-        time.sleep(0.1)
-    yield short_path / "export"
-    server.kill()
-    server.wait()
+    with running_nfs(daemon, short_path) as export:
+        yield export
 
 
 def test_a_volume_of_an_nfs_server(daemon: Daemon, nfs: Path) -> None:

@@ -149,7 +149,7 @@ def test_files_say_what_the_settings_do(authority: Authority, tmp_path: Path) ->
     assert config.tlsverify
     assert config.tls_allow == ("read:OU=view",)
     assert config.vsphere.bridge_interface == "ens1"
-    assert config.vsphere.volume_stores == ("fast=SSD",)
+    assert config.volume_stores == ("fast=SSD",)
     assert config.http_proxy == "http://proxy.example:3128"
 
 

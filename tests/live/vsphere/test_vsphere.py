@@ -17,6 +17,7 @@ import pytest
 from appliance.hypervisor.vsphere.spec import uuid_of
 from tests.live.images import busybox_layer, image_archive
 from tests.live.lan import GATEWAY, NAME, PORT, SUBNET
+from tests.live.nfs import running_nfs
 from tests.live.registry import real_registry
 from tests.live.terminal import Terminal
 from tests.live.vsphere.daemon import Vsphere, running_vsphere
@@ -36,7 +37,7 @@ _LAN = f"portgroup={_PORTGROUP},subnet={SUBNET},gateway={GATEWAY},dns={GATEWAY},
 def vsphere() -> Iterator[Vsphere]:
     with tempfile.TemporaryDirectory(prefix="vch-", dir="/tmp") as path:
         Path(path).chmod(0o711)
-        networks = []
+        networks = ["--volume-store", "served=nfs://172.17.0.1/export"]
         for setting in (f"name=lan,{_LAN}", f"name=leases,portgroup={_PORTGROUP}"):
             networks += ["--container-network", setting]
         with running_vsphere(Path(path), *networks, with_lan=True) as one:
@@ -334,6 +335,30 @@ def test_networks_names_and_ports(vsphere: Vsphere) -> None:
     assert daemon.shell("--network", "two", "wget -qO- http://web/").stdout == "hello\n"
     daemon.must("rm", "-f", "web")
     daemon.must("network", "rm", "one", "two")
+
+
+def test_a_volume_store_of_an_nfs_server(vsphere: Vsphere, short_path: Path) -> None:
+    daemon = vsphere.daemon
+    with running_nfs(daemon, short_path) as export:
+        daemon.must("volume", "create", "-o", "VolumeStore=served", "shared")
+        daemon.must(
+            "run",
+            "-d",
+            "--name",
+            "writer",
+            "-v",
+            "shared:/data",
+            "busybox",
+            "sh",
+            "-c",
+            "echo here > /data/file; sleep 1000",
+        )
+        # At the same time, which a disk of its own could not be.
+        assert daemon.shell("-v", "shared:/data", "cat /data/file").stdout == "here\n"
+        assert (export / "test/shared/file").read_text() == "here\n"
+        daemon.must("rm", "-f", "writer")
+        daemon.must("volume", "rm", "shared")
+        assert list((export / "test").iterdir()) == []
 
 
 def test_volumes_and_files(vsphere: Vsphere, tmp_path: Path) -> None:

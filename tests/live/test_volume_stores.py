@@ -1,0 +1,93 @@
+"""Volume stores that NFS servers have: volumes that containers share, wherever their machines are."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.live.daemon import Daemon, on_qemu, running_daemon
+from tests.live.nfs import running_nfs
+
+pytestmark = [
+    pytest.mark.live,
+    on_qemu,
+    pytest.mark.skipif(os.geteuid() != 0, reason="an NFS server needs the rights of root"),
+]
+
+_STORE = ("-o", "VolumeStore=shared")
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    with running_daemon(tmp_path_factory.mktemp("stores")) as daemon:
+        daemon.stop()
+        # On a server that is not there yet: it is no reason not to start.
+        daemon.flags = ["--volume-store", "shared=nfs://172.17.0.1/export?uid=0&gid=0"]
+        daemon.start()
+        yield daemon
+
+
+def test_a_life(daemon: Daemon, short_path: Path) -> None:
+    refused = daemon.docker("volume", "create", *_STORE, "early").stderr
+    assert "create early: NFS 172.17.0.1:/export" in refused
+    assert "early" not in daemon.must("volume", "ls", "-q").split()
+    with running_nfs(daemon, short_path) as export:
+        daemon.must("volume", "create", *_STORE, "data")
+        assert (export / "vch/data").is_dir()
+        # Filled with what the image has there, once, and shared by two that run.
+        daemon.must("run", "-d", "--name", "first", "-v", "data:/bin", "busybox", "sleep", "1000")
+        assert daemon.shell("-v", "data:/data", "echo shared > /data/file; ls /data | grep -c busybox").stdout == "1\n"
+        assert daemon.must("exec", "first", "cat", "/bin/file") == "shared\n"
+        assert (export / "vch/data/file").read_text() == "shared\n"
+        assert "volume is in use" in daemon.docker("volume", "rm", "data").stderr
+        daemon.must("rm", "-f", "first")
+        # Whoever comes after us finds it.
+        daemon.stop()
+        for file in (daemon.root / "data").glob("state.db*"):
+            file.unlink()
+        (export / "vch/.removed-old-1").mkdir()
+        (export / "vch/.removed-old-1/file").write_text("half removed")
+        daemon.start()
+        daemon.load_busybox()
+        assert daemon.must("volume", "ls", "-q").split() == ["data"]
+        assert not (export / "vch/.removed-old-1").exists()
+        assert daemon.shell("-v", "data:/data", "cat /data/file").stdout == "shared\n"
+        # It goes with all that is in it, and nothing beside it.
+        outside = short_path / "outside"
+        outside.mkdir()
+        (outside / "kept").write_text("kept")
+        deep = export / "vch/data/a/b/c"
+        deep.mkdir(parents=True)
+        (deep / "link").symlink_to(outside)
+        (deep / "name with \n and \\").write_text("odd")
+        daemon.must("volume", "rm", "data")
+        assert list((export / "vch").iterdir()) == []
+        assert (outside / "kept").exists()
+        daemon.must("volume", "create", *_STORE, "stays")
+    # Without its server it is a volume still.
+    assert "NFS 172.17.0.1:/export" in daemon.docker("volume", "rm", "stays").stderr
+    assert daemon.must("volume", "ls", "-q").split() == ["stays"]
+
+
+def test_what_cannot_be(daemon: Daemon, short_path: Path) -> None:
+    refused = daemon.docker("volume", "create", "-o", "VolumeStore=nowhere", "x1").stderr
+    assert 'no volume store named "nowhere": there are shared' in refused
+    refused = daemon.docker("volume", "create", *_STORE, "-o", "size=1g", "x1").stderr
+    assert "volume store shared is an NFS server's, which has no option size" in refused
+    for wrong, said in (
+        ("x=nfs://server", "is not nfs://SERVER/PATH"),
+        ("x=nfs://server/path?uid=root", "uid and gid are numbers"),
+        ("x=nfs://server/path?vers=3", "is not nfs://SERVER/PATH"),
+        ("x=somewhere", "datastores are vSphere's"),
+        ("=nfs://server/path", "NAME=DATASTORE or NAME=nfs://SERVER/PATH"),
+    ):
+        other = Daemon(short_path)
+        try:
+            with pytest.raises(AssertionError, match="vchd did not start") as failed:
+                other.start("--volume-store", wrong)
+            assert said in str(failed.value)
+            assert "Traceback" not in str(failed.value)
+        finally:
+            other.close()
+            other.log.unlink()
