@@ -41,6 +41,8 @@ class FaultProxy:
 
     simulator: Simulator
     rules: list[tuple[str, str]] = field(default_factory=list)
+    # What stands in answers to a method, and what is said instead; for ever.
+    rewrites: list[tuple[str, bytes, bytes]] = field(default_factory=list)
     # The methods that were called, in order.
     calls: list[str] = field(default_factory=list)
     address: str = ""
@@ -113,8 +115,13 @@ def running_proxy(simulator: Simulator, folder: Path, namespace: str = "") -> It
             if what == LOSE_ANSWER:
                 self.close_connection = True
                 return
+            length = int(answer.headers.get("Content-Length") or len(said))
+            for method, found, instead in proxy.rewrites:
+                if method == name and found in said:
+                    said = said.replace(found, instead)
+                    length = len(said)
             kept = [pair for pair in answer.getheaders() if pair[0] in ("Content-Type", "Set-Cookie")]
-            self._answer(answer.status, kept, said, int(answer.headers.get("Content-Length") or len(said)))
+            self._answer(answer.status, kept, said, length)
 
         def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes, length: int = 0) -> None:
             try:

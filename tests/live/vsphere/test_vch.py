@@ -19,7 +19,8 @@ from tests.live.certificates import Authority
 from tests.live.images import busybox_archive
 from tests.live.vsphere.appliancebody import BROKEN
 from tests.live.vsphere.daemon import hosts_beside, standing_in
-from tests.live.vsphere.simulator import PASSWORD, USER, Simulator, running_vcsim
+from tests.live.vsphere.faultproxy import FaultProxy, running_proxy
+from tests.live.vsphere.simulator import PASSWORD, USER, Place, Simulator, running_vcsim
 
 pytestmark = pytest.mark.live
 _THERE = "192.0.2.2"
@@ -31,6 +32,8 @@ class Operator:
     def __init__(self, root: Path, inside: list[str], simulator: Simulator) -> None:
         self.root = root
         self.simulator = simulator
+        # What is before it, if anything.
+        self.place: Place = simulator
         self._inside = inside
         self.ova = self.package(__version__)
 
@@ -59,10 +62,10 @@ class Operator:
     def _run(
         self, *arguments: str, password: str = PASSWORD, thumbprint: str | None = None
     ) -> "subprocess.CompletedProcess[str]":
-        known = ["--thumbprint", self.simulator.thumbprint if thumbprint is None else thumbprint]
+        known = ["--thumbprint", self.place.thumbprint if thumbprint is None else thumbprint]
         command = [
             *self._inside, sys.executable, "-c", "from appliance.cli.main import run; run()", *arguments,
-            "--target", self.simulator.address, "--user", USER, *(known if known[1] else ()),
+            "--target", self.place.address, "--user", USER, *(known if known[1] else ()),
         ]  # fmt: skip
         environment = {**os.environ, "VCH_PASSWORD": password, "PYTHONPATH": str(Path(__file__).parents[3])}
         return subprocess.run(
@@ -93,6 +96,17 @@ class Operator:
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    @contextlib.contextmanager
+    def before(self) -> Iterator[FaultProxy]:
+        """Something between `vch` and vSphere, as long as the block lasts."""
+        there = self._inside[1].removeprefix("--net=/run/netns/")
+        with running_proxy(self.simulator, self.root / "proxy", there) as proxy:
+            self.place = proxy
+            try:
+                yield proxy
+            finally:
+                self.place = self.simulator
 
     def python(self, program: str, *arguments: str) -> None:
         """Run it where vSphere is."""
@@ -334,6 +348,39 @@ def _upgraded(operator: Operator) -> None:
     assert operator.json("inspect", "prod")["version"] == "7.0"
     assert operator.vch("ls", "-q") == "prod\n"
     assert _stays(operator) == began
+
+
+_GRANTED = """
+manager = content.authorizationManager
+(role,) = (one for one in manager.roleList if one.name.startswith("vch"))
+(datacenter,) = content.rootFolder.childEntity
+(given,) = (one for one in manager.RetrieveEntityPermissions(datacenter, False) if one.roleId == role.roleId)
+assert given.propagate and not given.group and given.principal == user, given
+for privilege in ("VirtualMachine.Inventory.Create", "VirtualMachine.Interact.Suspend", "Datastore.FileManagement"):
+    assert privilege in role.privilege, role
+assert "Host.Config.Network" not in role.privilege, role
+"""
+
+
+def test_an_account_that_may_too_little(operator: Operator) -> None:
+    operator.vch("update", "firewall", "--allow")
+    with operator.before() as proxy:
+        # The simulator grants everybody everything.
+        proxy.rewrites = [
+            ("HasUserPrivilegeOnEntities", b"<isGranted>true</isGranted>", b"<isGranted>false</isGranted>")
+        ]
+        said = operator.create(status=3)
+        assert f"--ops-user: {USER} lacks on DC0: Datastore.AllocateSpace, Datastore.Browse," in said
+        assert "--ops-grant-perms gives what is needed, with an administrator's account" in said
+        assert operator.vch("ls", "-q").strip() == ""
+        assert "to whom?" in operator.create("--ops-grant-perms", status=3)
+    secret = operator.root / "ops"
+    secret.write_text(PASSWORD)
+    said = operator.create("--ops-user", USER, "--ops-password-file", str(secret), "--ops-grant-perms")
+    assert f"Giving {USER} what it needs" in said
+    operator.python(_LOG_IN + _GRANTED, operator.simulator.address, USER, PASSWORD)
+    assert "vsphere" in operator.docker("info")
+    operator.vch("delete", "prod", "--force")
 
 
 def test_certificates_of_others(operator: Operator) -> None:
