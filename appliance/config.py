@@ -114,6 +114,9 @@ class VsphereConfig:
     vsphere_user: str = ""
     vsphere_password_file: Path | None = None
     vsphere_token_file: Path | None = None
+    vsphere_extension: str = ""
+    vsphere_ticket_file: Path | None = None
+    vsphere_tunnel_port: int = 80
     thumbprint: str = ""
     vsphere_ca: Path | None = None
     tenant: str = "vch"
@@ -312,6 +315,16 @@ def _add_vsphere(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="a SAML 2.0 bearer assertion rather than user and password, read at each login",
     )
+    flag(
+        "--vsphere-extension", metavar="KEY",
+        help="log in as this extension of the vCenter's, by a certificate that is made and registered at first",
+    )  # fmt: skip
+    flag("--vsphere-ticket-file", type=Path, help="for that: a file with a ticket of SessionManager.AcquireCloneTicket")
+    flag(
+        "--vsphere-tunnel-port",
+        type=int,
+        help="of the vCenter, where extensions log in (80); 0: where all else is asked",
+    )
     flag("--thumbprint", help="of the server's certificate, SHA-1 or SHA-256; else --vsphere-ca or the system's CAs")
     flag("--vsphere-ca", type=Path, help="a file with the CAs that the server's certificate may be from")
     flag("--tenant", help="in whose name machines are made, folders are called, and found again (vch)")
@@ -367,7 +380,8 @@ def _read_file(path: Path) -> dict[str, object]:
     if content.get("vm-template") in ("on", "off"):
         content["vm-template"] = content["vm-template"] == "on"
     paths = (
-        "data_root", "exec_root", "pidfile", "guest", "certs_dir", "vsphere_password_file", "vsphere_token_file", "vsphere_ca",
+        "data_root", "exec_root", "pidfile", "guest", "certs_dir", "vsphere_password_file", "vsphere_token_file", "vsphere_ticket_file",
+        "vsphere_ca",
         "vspc_cert", "vspc_key",
         "tlscacert", "tlscert", "tlskey",
     )  # fmt: skip

@@ -99,7 +99,10 @@ async def _changes(options: argparse.Namespace, one: Deployed, appliances: Appli
         password = password_of(options.ops_password_file, "VCH_OPS_PASSWORD", options.ops_user)
         # Somebody who cannot log in would leave an appliance that cannot either.
         async with Session.open(replace(server, user=options.ops_user, password=password)):
-            changes |= {"vsphere-user": options.ops_user, "vsphere-password": password}
+            changes |= {"vsphere-user": options.ops_user, "vsphere-password": password, "vsphere-login": "password"}
+    elif options.ops_extension:
+        # The ticket for it is made when it is needed.
+        changes |= {"vsphere-login": "extension", "vsphere-ticket": ""}
     return changes
 
 
@@ -124,6 +127,8 @@ async def _boot_with(
     report.step(f"Shutting {one.name} down; its containers go on")
     if one.power != "poweredOff":
         await appliances.power_off(one.reference, GRACE_SECONDS)
+    if changes.get("vsphere-login") == "extension":
+        changes = {**changes, "vsphere-ticket": await appliances.ticket()}
     await appliances.set_values(one, changes)
     if not await boot(appliances, one, {**one.values, **changes}, folder, seconds, report):
         report.step("It does not answer; it is told the old again")

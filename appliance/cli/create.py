@@ -71,6 +71,10 @@ async def run(options: argparse.Namespace, report: Report) -> None:
             # What is missing now is given then.
             look.problems = [one for one in look.problems if one.setting != "--ops-user"]
         findings += look.problems
+        if options.ops_extension and not appliances.session.is_vcenter:
+            findings.append(
+                Finding("--ops-extension", "a lone ESXi has no extensions", "name an account by --ops-user")
+            )
         ops_password = await _ops_password(options, appliances.session.server, findings)
         try:
             # Passwords and certificates come later: here is what can be wrong without them.
@@ -125,6 +129,8 @@ def _portgroups(options: argparse.Namespace) -> dict[str, str]:
 
 async def _ops_password(options: argparse.Namespace, server: Server, findings: list[Finding]) -> str:
     """Of the account that the appliance is to have, which has to be able to log in."""
+    if options.ops_extension:
+        return ""
     if not options.ops_user:
         return server.password
     try:
@@ -180,6 +186,11 @@ async def _make(
         )  # fmt: skip
         report.step(f"Uploading {options.ova.name} to {places.datastore_name}")
         made.machine = await appliances.deploy(plan, package, report.progress)
+        if options.ops_extension:
+            # As late as can be: it is of no use soon.
+            deployed = await appliances.look(made.machine)
+            assert deployed is not None
+            await appliances.set_values(deployed, {"vsphere-ticket": await appliances.ticket()})
         report.step("Powering it on")
         await appliances.power_on(made.machine)
     deployed = await appliances.look(made.machine)
@@ -197,7 +208,7 @@ async def _make(
             f"`vch delete {options.name}` removes it",
         )  # fmt: skip
     # They are kept on the appliance's own disk now, and are nobody's business in the inventory.
-    await appliances.set_values(deployed, dict.fromkeys(("vsphere-password", "tls-key"), ""))
+    await appliances.set_values(deployed, dict.fromkeys(("vsphere-password", "vsphere-ticket", "tls-key"), ""))
     _tell(options, report, identity, address, deployed)
 
 

@@ -41,6 +41,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
         kept = await appliances.remove_files(one, volumes=options.volumes)
         report.step(f"Removing {one.name}")
         await appliances.destroy(one.reference)
+        await appliances.remove_extension(one.tenant)
         if one.pool is not None and await appliances.session.look("pool", one.pool, "name") == one.name:
             await appliances.remove_pool(one.pool)
         if one.folder is not None:

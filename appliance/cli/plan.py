@@ -22,6 +22,7 @@ _HANDED_ON = {
     "public_address": "public-address", "public_gateway": "public-gateway", "client_address": "client-address",
     "client_routes": "client-routes", "management_address": "management-address", "management_routes": "management-routes",
     "hostname": "hostname", "log_level": "log-level", "vspc_allow": "vspc-allow", "vm_firmware": "vm-firmware", "ssh_key": "ssh-key",
+    "tunnel_port": "vsphere-tunnel-port",
 }  # fmt: skip
 # Those that are more than handed on.
 _SAID = {
@@ -144,6 +145,13 @@ def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
     flag = parser.add_argument_group("what the appliance does in vSphere's name").add_argument
     flag("--ops-user", default="", help="its account; else --user's")
     flag("--ops-password-file", type=Path, help="else $VCH_OPS_PASSWORD")
+    flag(
+        "--ops-extension", action="store_true",
+        help="no account: an extension of the vCenter, by a certificate that the appliance makes itself",
+    )  # fmt: skip
+    flag(
+        "--tunnel-port", metavar="PORT", help="of the vCenter, where extensions log in (80); 0: where all else is asked"
+    )
 
     flag = parser.add_argument_group("registries").add_argument
     flag("--insecure-registry", action="append")
@@ -212,6 +220,8 @@ def look_at_options(options: argparse.Namespace) -> list[Finding]:
             except (OSError, UnicodeDecodeError) as error:
                 findings.append(Finding(f"--{name.replace('_', '-')}", f"{path}: {error}"))
                 setattr(options, name, None)
+    if options.ops_extension and options.ops_user:
+        findings.append(Finding("--ops-extension", f"it is instead of {options.ops_user}", "leave out one of the two"))
     if options.ops_grant_perms and not options.ops_user:
         findings.append(Finding("--ops-grant-perms", "to whom?", "name the account by --ops-user"))
     try:
@@ -255,7 +265,8 @@ def values_of(options: argparse.Namespace, server: Server, places: Places) -> di
     networks = networks_of(options)
     values = {
         "vsphere": f"{bracketed(server.host)}:{server.port}",
-        "vsphere-user": options.ops_user or server.user, "thumbprint": server.thumbprint,
+        "vsphere-user": "" if options.ops_extension else options.ops_user or server.user,
+        "vsphere-login": "extension" if options.ops_extension else "", "thumbprint": server.thumbprint,
         "tenant": options.tenant, "datacenter": places.datacenter_name,
         "compute-resource": "/".join(filter(None, (options.compute_resource or places.compute_name, options.name))),
         "image-store": places.datastore_name, "volume-stores": ",".join(options.volume_store),

@@ -23,6 +23,7 @@ from appliance.config import (
 from appliance.errors import InvalidParameter, Unavailable
 from appliance.hypervisor.vsphere.concentrator import Concentrator, Network
 from appliance.hypervisor.vsphere.driver import GuestImage, VsphereDriver
+from appliance.hypervisor.vsphere.extension import Extension
 from appliance.hypervisor.vsphere.inventory import Names
 from appliance.hypervisor.vsphere.session import Server
 from appliance.volume.nfs import is_nfs
@@ -34,7 +35,7 @@ _HTTPS = 443
 async def opened(config: Config, owner: str) -> AsyncIterator[VsphereDriver]:
     """The driver, connected, of this `owner`. InvalidParameter, Unavailable or HypervisorError says what is wrong."""
     settings = config.vsphere
-    server = _server(settings)
+    server = _server(config)
     names = Names(
         settings.tenant, settings.datacenter, settings.compute_resource, settings.vm_folder, settings.image_store,
         required(settings, "bridge_network"), _portgroups(config),
@@ -59,8 +60,17 @@ async def opened(config: Config, owner: str) -> AsyncIterator[VsphereDriver]:
         nursery.cancel_scope.cancel()
 
 
-def _server(settings: VsphereConfig) -> Server:
+def _server(config: Config) -> Server:
+    settings = config.vsphere
     where = host_and_port(required(settings, "vsphere"), _HTTPS)
+    if settings.vsphere_extension:
+        if settings.vsphere_password_file is not None or settings.vsphere_token_file is not None:
+            raise InvalidParameter("--vsphere-extension logs in by a certificate: leave out password and token")
+        key = settings.vsphere_extension
+        extension = Extension(
+            key, config.data_root / "extension", settings.vsphere_ticket_file, settings.vsphere_tunnel_port
+        )
+        return Server(where[0], key, "", where[1], settings.thumbprint, settings.vsphere_ca, extension=extension)
     if settings.vsphere_token_file is not None:
         if settings.vsphere_password_file is not None:
             raise InvalidParameter("--vsphere-token-file and --vsphere-password-file: one of the two")
@@ -68,7 +78,9 @@ def _server(settings: VsphereConfig) -> Server:
         token = settings.vsphere_token_file
         return Server(where[0], user, "", where[1], settings.thumbprint, settings.vsphere_ca, token)
     if settings.vsphere_password_file is None:
-        raise InvalidParameter("--hypervisor vsphere needs --vsphere-password-file, or --vsphere-token-file")
+        raise InvalidParameter(
+            "--hypervisor vsphere needs --vsphere-password-file, --vsphere-token-file or --vsphere-extension"
+        )
     try:
         password = settings.vsphere_password_file.read_text().rstrip("\n")
     except (OSError, UnicodeDecodeError) as error:

@@ -40,7 +40,10 @@ def files_of(
         for interface, card in pairs
     }
     files[f"{SETTINGS}/firewall.nft"] = File(_firewall(settings, pairs))
-    files[f"{SETTINGS}/vsphere-password"] = File(settings.password, shared=True)
+    if settings.password:
+        files[f"{SETTINGS}/vsphere-password"] = File(settings.password, shared=True)
+    if settings.ticket:
+        files[f"{SETTINGS}/vsphere-ticket"] = File(settings.ticket, shared=True)
     for name, content in (
         ("vsphere-ca.pem", settings.vsphere_ca), ("ca.pem", settings.tls_ca), ("cert.pem", certificate), ("key.pem", key),
     ):  # fmt: skip
@@ -144,9 +147,13 @@ def _vchd(settings: Settings, bridge: str) -> str:
     if settings.vsphere_ca:
         content["vsphere-ca"] = f"{SETTINGS}/vsphere-ca.pem"
     content |= {
-        "hosts": hosts, "data-root": _STATE, "exec-root": "/run/vch", "vsphere-password-file": f"{SETTINGS}/vsphere-password",
+        "hosts": hosts, "data-root": _STATE, "exec-root": "/run/vch",
         "bridge": BRIDGE, "bridge-interface": bridge, "vspc-listen": f"0.0.0.0:{SERIAL_PORT}", "quick-port": QUICK_PORT,
     }  # fmt: skip
+    if settings.password:
+        content["vsphere-password-file"] = f"{SETTINGS}/vsphere-password"
+    if settings.ticket:
+        content["vsphere-ticket-file"] = f"{SETTINGS}/vsphere-ticket"
     return json.dumps(content, indent=1) + "\n"
 
 

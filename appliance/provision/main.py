@@ -35,7 +35,11 @@ def with_kept_secrets(values: Mapping[str, str], kept: Path) -> dict[str, str]:
         secrets = {}
     except (OSError, ValueError) as error:
         raise InvalidParameter(f"{kept}: {error}") from error
-    secrets |= {one.key: values[one.key] for one in PROPERTIES if one.secret and values.get(one.key)}
+    kinds = [one for one in PROPERTIES if one.secret and not one.once]
+    secrets |= {one.key: values[one.key] for one in kinds if values.get(one.key)}
+    if values.get("vsphere-login") == "extension":
+        # It needs none any more.
+        secrets.pop("vsphere-password", None)
     _write(kept, File(json.dumps(secrets)), None)
     return {**values, **secrets}
 

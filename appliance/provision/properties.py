@@ -21,7 +21,9 @@ ROLES = ("public", "bridge", "client", "management")
 
 @dataclass(frozen=True, slots=True)
 class Property:
-    """`kind` is that of the descriptor; a secret one is not shown, and is taken by the appliance once."""
+    """`kind` is that of the descriptor; a secret one is not shown, and is taken by the appliance once; it keeps all but what is of
+    use `once` only.
+    """
 
     key: str
     category: str
@@ -30,6 +32,7 @@ class Property:
     default: str = ""
     kind: Literal["string", "boolean"] = "string"
     secret: bool = False
+    once: bool = False
 
 
 _NETWORK, _VSPHERE, _DOCKER, _TLS, _ACCESS = "Network", "vSphere", "Docker", "TLS", "Access to the appliance"
@@ -54,6 +57,14 @@ PROPERTIES = (
     Property("vsphere", _VSPHERE, "vCenter or ESXi", "HOST or HOST:PORT."),
     Property("vsphere-user", _VSPHERE, "User"),
     Property("vsphere-password", _VSPHERE, "Password", secret=True),
+    Property(
+        "vsphere-login", _VSPHERE, "Login",
+        "password, or extension: the appliance registers itself as an extension of the vCenter, with a certificate of its own, in the "
+        "session that the ticket is for. User and password are not needed then.",
+        "password",
+    ),
+    Property("vsphere-ticket", _VSPHERE, "Ticket", "For one session, as vch makes it; soon of no use.", secret=True, once=True),
+    Property("vsphere-tunnel-port", _VSPHERE, "Port of the tunnel", "Of the vCenter, where extensions log in; 0: none.", "80"),
     Property("thumbprint", _VSPHERE, "Thumbprint", "Of the server's certificate, SHA-1 or SHA-256; or its CA, below."),
     Property("vsphere-ca", _VSPHERE, "CA", "Of the server's certificate: PEM, or base64 of it."),
     Property("tenant", _VSPHERE, "Tenant", "In whose name machines are made and folders are called.", "vch"),
@@ -125,6 +136,7 @@ class Settings:
     vsphere_ca: str
     registry_ca: str
     password: str
+    ticket: str
     ssh: bool
     ssh_key: str
     root_password: str
@@ -150,7 +162,12 @@ def settings_of(values: Mapping[str, str]) -> Settings:
     ):  # fmt: skip
         if value := reader.text(key):
             vchd[key] = value
-    for key in ("vsphere", "vsphere-user", "bridge-network"):
+    by_extension = read("vsphere-login", _one_of("password", "extension"), "password") == "extension"
+    if by_extension:
+        vchd.pop("vsphere-user", None)
+        vchd["vsphere-extension"] = f"vch.{reader.text('tenant')}"
+        vchd["vsphere-tunnel-port"] = read("vsphere-tunnel-port", _port, 80)
+    for key in ("vsphere", *(() if by_extension else ("vsphere-user",)), "bridge-network"):
         if key not in vchd:
             reader.problems.append(f"{key}: has to be said")
     vchd |= {
@@ -194,12 +211,13 @@ def settings_of(values: Mapping[str, str]) -> Settings:
         tls_key=private,
         vsphere_ca=read("vsphere-ca", _certificates, ""),
         registry_ca=read("registry-ca", _certificates, ""),
-        password=values.get("vsphere-password", ""),
+        password="" if by_extension else values.get("vsphere-password", ""),
+        ticket=values.get("vsphere-ticket", "") if by_extension else "",
         ssh=read("ssh", _boolean, False),
         ssh_key=read("ssh-key", public_key, ""),
         root_password=values.get("root-password", ""),
     )
-    if not settings.password:
+    if not settings.password and not by_extension:
         reader.problems.append("vsphere-password: has to be said")
     if reader.problems:
         raise Malformed(reader.problems)
@@ -272,6 +290,12 @@ def _boolean(text: str) -> bool:
 def _mebibytes(text: str) -> int:
     if not text.isdecimal() or not 64 <= int(text) <= 1 << 20:
         raise ValueError(f"{text!r} is no number of MiB")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 0xFFFF:
+        raise ValueError(f"{text!r} is no port")
     return int(text)
 
 

@@ -15,6 +15,7 @@ from appliance.hypervisor.vsphere.collector import Collector
 from appliance.hypervisor.vsphere.datastore import Datastore, root_of
 from appliance.hypervisor.vsphere.deployment import ENVIRONMENT_KEY, KEY, Deployment, Package, Plan, Progress, extra_of
 from appliance.hypervisor.vsphere.disks import FOLDER, is_volume
+from appliance.hypervisor.vsphere.extension import extension_key
 from appliance.hypervisor.vsphere.faults import Gone, WrongState, words_of
 from appliance.hypervisor.vsphere.inventory import Inventory, all_named, find_one
 from appliance.hypervisor.vsphere.session import Server, Session
@@ -286,6 +287,16 @@ class Appliances:
                 async with Datastore.open(self.session, place, appliance.tenant, self.carry_out) as files:
                     kept += await _remove_files(files, volumes=volumes)
         return kept
+
+    async def ticket(self) -> str:
+        """For one session like this, soon."""
+        return str(await self.session.change("ticket", self.session.content.sessionManager.AcquireCloneTicket))
+
+    async def remove_extension(self, tenant: str) -> None:
+        """What an appliance has registered itself as, if it has."""
+        manager, key = self.session.content.extensionManager, extension_key(tenant)
+        if manager is not None and await self.session.read("extension", manager.FindExtension, key) is not None:
+            await self.session.change("extension", manager.UnregisterExtension, key)
 
     async def grant(self, user: str, datacenter: Any, privileges: Sequence[str]) -> None:
         """Give an account a role of ours with these privileges, on a datacenter and all that is in it."""

@@ -21,6 +21,8 @@ _MACHINE_PATHS = ["runtime.powerState", "runtime.host", "name"]
 _WAIT_SECONDS = 60
 # The waiter's stub has to outwait the server.
 _STUB_SECONDS = _WAIT_SECONDS + 30.0
+# A task of which nothing is told for so long is looked at.
+_UNTOLD_SECONDS = 60.0
 _PAUSE = (0.2, 1.0, 5.0)
 
 
@@ -181,9 +183,10 @@ class Collector:
             while not entry.ended:
                 entry.over = trio.Event()
                 await self._change_view()
-                await entry.over.wait()
+                with trio.move_on_after(_UNTOLD_SECONDS):
+                    await entry.over.wait()
                 if not entry.ended:
-                    # It has left the list, which servers do at their leisure.
+                    # It has left the list, which servers do at their leisure; or it takes long, or what was told was lost.
                     entry.take(await self._look(what, task))
                     if not entry.ended:
                         await trio.sleep(_PAUSE[0])

@@ -23,7 +23,9 @@ from xml.etree import ElementTree
 import trio
 from pyVmomi import SoapAdapter, vim, vmodl
 
+from appliance import __version__
 from appliance.errors import HypervisorError, InvalidParameter
+from appliance.hypervisor.vsphere.extension import TUNNEL, Extension
 from appliance.hypervisor.vsphere.faults import AnswerLost, Gone, LoginRefused, translate
 from appliance.hypervisor.vsphere.trust import OtherCertificate, PinnedContext
 
@@ -48,8 +50,8 @@ _ASSERTION = "{urn:oasis:names:tc:SAML:2.0:assertion}Assertion"
 class Server:
     """A vCenter or ESXi. It proves itself by the thumbprint of its certificate (SHA-1 or SHA-256), or by the CAs of a file.
 
-    We prove ourselves by a user's password, or by a token: a file with a SAML 2.0 bearer assertion of vCenter's single sign-on, read at
-    each login, so that whoever gets new ones may put them there.
+    We prove ourselves by a user's password; by a token, a file with a SAML 2.0 bearer assertion of vCenter's single sign-on, read at
+    each login, so that whoever gets new ones may put them there; or as an extension, by its certificate.
     """
 
     host: str
@@ -59,6 +61,7 @@ class Server:
     thumbprint: str = ""
     ca_file: Path | None = None
     token_file: Path | None = None
+    extension: Extension | None = None
 
     def token(self) -> str:
         """The assertion, as a SOAP header takes it. InvalidParameter when it is none."""
@@ -95,16 +98,27 @@ class _Line:
 
 
 class _Connection(http.client.HTTPSConnection):
-    """A connection that its line knows of while it stands."""
+    """A connection that its line knows of while it stands. `tunnel`: a port of the server's through which it goes to TUNNEL."""
 
-    def __init__(self, line: _Line, **settings: Any) -> None:
+    def __init__(self, line: _Line, tunnel: int = 0, **settings: Any) -> None:
         super().__init__(**settings)
         self._line = line
+        self._server = self.host
+        self._secured: ssl.SSLContext = settings["context"]
+        if tunnel:
+            self.port = tunnel
+            self.set_tunnel(*TUNNEL)
+        self._tunnels = bool(tunnel)
         line.live.add(self)
 
     def connect(self) -> None:
         try:
-            super().connect()
+            if self._tunnels:
+                # It has the certificate of the server, and not one of that name.
+                http.client.HTTPConnection.connect(self)
+                self.sock = self._secured.wrap_socket(self.sock, server_hostname=self._server)
+            else:
+                super().connect()
             # Looked at when there is what hang_up can end: one of the two finds it.
             if self._line.cut:
                 raise ConnectionAbortedError("hung up")
@@ -120,17 +134,21 @@ class _Connection(http.client.HTTPSConnection):
 
 
 class Stub(SoapAdapter.SoapStubAdapter):
-    """pyVmomi's way to a server. It has a session only if it is given the cookie."""
+    """pyVmomi's way to a server. It has a session only if it is given the cookie. `extension`: as whom it is there to log in."""
 
-    def __init__(self, server: Server, timeout: float) -> None:
+    def __init__(self, server: Server, timeout: float, extension: Extension | None = None) -> None:
+        context = server.context()
+        if extension is not None:
+            extension.present(context)
         super().__init__(
-            host=server.host, port=server.port, path="/sdk", version=_VERSION, sslContext=server.context(),
+            host=server.host, port=server.port, path="/sdk", version=_VERSION, sslContext=context,
             httpConnectionTimeout=timeout, poolSize=_THREADS, connectionPoolTimeout=_IDLE_SECONDS,
         )  # fmt: skip
         self._line = _Line()
         # By name of the method: what a machine's life costs is counted in calls.
         self.calls: Counter[str] = Counter()
-        self.scheme: Any = partial(_Connection, self._line)
+        tunnel = extension.tunnel_port if extension is not None else 0
+        self.scheme: Any = partial(_Connection, self._line, tunnel)
 
     def InvokeMethod(self, mo: Any, info: Any, args: Any, outerStub: Any = None) -> Any:
         """See pyVmomi: each call goes through here."""
@@ -240,11 +258,16 @@ class Session:
             raise translate(error, f"login at {where} as {server.user}") from error
 
     async def _log_in(self) -> None:
+        extension = self.server.extension
+        if extension is not None and not extension.is_registered:
+            await self._register(extension)
         # On a way of its own: a server that knows the old session still lets nobody log in to it twice.
-        fresh = Stub(self.server, _TIMEOUT)
+        fresh = Stub(self.server, _TIMEOUT, extension)
         try:
             manager = vim.SessionManager(self.content.sessionManager._moId, fresh)
-            if self.server.token_file is not None:
+            if extension is not None:
+                await self._in_thread(manager.LoginExtensionByCertificate, extension.key, None)
+            elif self.server.token_file is not None:
                 fresh.samlToken = self.server.token()
                 await self._in_thread(manager.LoginByToken, None)
             else:
@@ -253,6 +276,27 @@ class Session:
         finally:
             fresh.close()
         self._logins += 1
+
+    async def _register(self, extension: Extension) -> None:
+        """Make us an extension, in the session that a ticket is for. InvalidParameter without one, or where there are none."""
+        if self.content.extensionManager is None:
+            raise InvalidParameter("--vsphere-extension: a lone ESXi has no extensions")
+        ticket = extension.ticket()
+        once = Stub(self.server, _TIMEOUT)
+        try:
+            sessions = vim.SessionManager(self.content.sessionManager._moId, once)
+            try:
+                await self._in_thread(sessions.CloneSession, ticket)
+            except vim.fault.InvalidLogin as error:
+                raise LoginRefused(
+                    "the ticket was used before, or is too old: vch configure --ops-extension"
+                ) from error
+            manager = vim.ExtensionManager(self.content.extensionManager._moId, once)
+            await self._in_thread(extension.register, manager, __version__)
+            log.info("registered with vCenter as the extension %s", extension.key)
+            # It is not logged out of: what the session that it was cloned from follows could go with it (VMware's simulator).
+        finally:
+            once.close()
 
     async def _log_in_again(self, logins: int) -> None:
         """The session has ended; the first who notices logs in for all."""

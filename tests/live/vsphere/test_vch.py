@@ -383,6 +383,43 @@ def test_an_account_that_may_too_little(operator: Operator) -> None:
     operator.vch("delete", "prod", "--force")
 
 
+_REGISTERED = """
+found = content.extensionManager.FindExtension("vch.prod")
+assert (found is not None) == (user_wants == "there"), found
+"""
+
+
+def test_an_appliance_that_needs_no_password(operator: Operator) -> None:
+    operator.vch("update", "firewall", "--allow")
+    assert "it is instead of somebody" in operator.create("--ops-extension", "--ops-user", "somebody", status=3)
+    # The simulator takes extensions where it takes everybody.
+    operator.create("--ops-extension", "--tunnel-port", "0")
+    assert "vsphere" in operator.docker("info")
+    properties = operator.json("inspect", "prod")["properties"]
+    assert isinstance(properties, dict)
+    assert properties["vsphere-login"] == "extension"
+    assert "vsphere-user" not in properties
+
+    def registered(wanted: str) -> None:
+        program = _LOG_IN + f"user_wants = {wanted!r}" + _REGISTERED
+        operator.python(program, operator.simulator.address, USER, PASSWORD)
+
+    registered("there")
+    # It has nothing that it could log in by but its certificate, also the next time.
+    for file in (*operator.root.glob("bodies/*/run/appliance/*"), *operator.root.glob("bodies/*/data/appliance/*")):
+        assert not file.is_file() or PASSWORD not in file.read_text(), file
+    operator.vch("configure", "prod", "--label", "stage=test")
+    assert operator.docker("info", "-f", "{{json .Labels}}") == '["stage=test"]\n'
+    # To an account, and back to a certificate.
+    secret = operator.root / "ops"
+    secret.write_text(PASSWORD)
+    operator.vch("configure", "prod", "--ops-user", USER, "--ops-password-file", str(secret))
+    operator.vch("configure", "prod", "--ops-extension")
+    assert "vsphere" in operator.docker("info")
+    operator.vch("delete", "prod", "--force")
+    registered("gone")
+
+
 def test_certificates_of_others(operator: Operator) -> None:
     operator.vch("update", "firewall", "--allow")
     authority = Authority(operator.root / "theirs")

@@ -1,5 +1,6 @@
 """Sessions with vSphere and what it tells by itself, against VMware's simulator."""
 
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -10,8 +11,10 @@ import pytest
 import trio
 from pyVmomi import vim
 
+from appliance import __version__
 from appliance.errors import HypervisorError, InvalidParameter
 from appliance.hypervisor.vsphere.collector import Collector, Seen
+from appliance.hypervisor.vsphere.extension import Extension
 from appliance.hypervisor.vsphere.faults import AlreadyThere, Gone, LoginRefused, WrongState
 from appliance.hypervisor.vsphere.session import Server, Session
 from tests.live.vsphere.simulator import PASSWORD, Simulator, server_of
@@ -185,3 +188,90 @@ async def test_a_token_of_nobody_is_refused(simulator: Simulator, tmp_path: Path
     with pytest.raises(LoginRefused):
         async with Session.open(_server(simulator, token_file=token)):
             pass
+
+
+async def _ticket(simulator: Simulator, folder: Path) -> Path:
+    """A file with one."""
+    async with Session.open(_server(simulator)) as session:
+        ticket = await session.change("ticket", session.content.sessionManager.AcquireCloneTicket)
+    file = folder / "ticket"
+    file.write_text(f"{ticket}\n")
+    return file
+
+
+async def _user_of(session: Session) -> str:
+    return str((await session.look("session", session.content.sessionManager, "currentSession")).userName)
+
+
+@pytest.mark.parametrize("simulator", ["vcenter"], indirect=True)
+async def test_an_extension_needs_a_ticket_once(simulator: Simulator, tmp_path: Path) -> None:
+    file = await _ticket(simulator, tmp_path)
+    extension = Extension("vch.test", tmp_path / "own", file, tunnel_port=0)
+    server = _server(simulator, password="none", extension=extension)
+    async with Session.open(server) as session:
+        assert await _user_of(session) == "vch.test"
+        manager = session.content.extensionManager
+        assert (await session.read("extension", manager.FindExtension, "vch.test")).version == __version__
+        await session.change("end", session.content.sessionManager.Logout)
+        await session.change("view", session.content.viewManager.CreateListView, [])
+        assert await _user_of(session) == "vch.test"
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "own").iterdir()} == {0o600}
+    # The ticket is of no use any more, and nobody needs it.
+    async with Session.open(replace(server, extension=replace(extension, ticket_file=None))) as session:
+        assert await _user_of(session) == "vch.test"
+    with pytest.raises(LoginRefused, match="the ticket was used before, or is too old"):
+        async with Session.open(replace(server, extension=replace(extension, folder=tmp_path / "other"))):
+            pass
+    assert not (tmp_path / "other/extension.pem").exists()
+    # It is registered anew where its certificate is lost.
+    again = replace(extension, folder=tmp_path / "again", ticket_file=await _ticket(simulator, tmp_path))
+    async with Session.open(replace(server, extension=again)) as session:
+        assert await _user_of(session) == "vch.test"
+
+
+@pytest.mark.parametrize("simulator", ["vcenter"], indirect=True)
+async def test_an_extension_logs_in_through_the_tunnel(simulator: Simulator, tmp_path: Path) -> None:
+    asked: list[bytes] = []
+    host, _, number = simulator.address.rpartition(":")
+
+    async def tunnel(stream: trio.SocketStream) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += await stream.receive_some()
+        asked.append(head.split(b"\r\n", 1)[0])
+        await stream.send_all(b"HTTP/1.1 200 OK\r\n\r\n")
+        async with await trio.open_tcp_stream(host, int(number)) as there, trio.open_nursery() as nursery:
+            nursery.start_soon(_pipe, stream, there)
+            await _pipe(there, stream)
+            nursery.cancel_scope.cancel()
+
+    file = await _ticket(simulator, tmp_path)
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host=host)
+        nursery.start_soon(trio.serve_listeners, tunnel, [listener])
+        extension = Extension("vch.test", tmp_path / "own", file, listener.socket.getsockname()[1])
+        async with Session.open(_server(simulator, password="none", extension=extension)) as session:
+            assert await _user_of(session) == "vch.test"
+        other = _server(simulator, password="none", extension=extension, thumbprint="00" * 32)
+        with pytest.raises(HypervisorError, match="cannot be trusted"):
+            async with Session.open(other):
+                pass
+        nursery.cancel_scope.cancel()
+    assert asked == [b"CONNECT sdkTunnel:8089 HTTP/1.0"] or asked == [b"CONNECT sdkTunnel:8089 HTTP/1.1"]
+
+
+async def _pipe(source: trio.SocketStream, target: trio.SocketStream) -> None:
+    with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        async for data in source:
+            await target.send_all(data)
+
+
+@pytest.mark.parametrize("simulator", ["vcenter"], indirect=True)
+async def test_what_is_no_extension_is_said(simulator: Simulator, tmp_path: Path) -> None:
+    for extension, said in (
+        (Extension("vch.none", tmp_path), "it is not registered yet, and there is no ticket"),
+        (Extension("vch.none", tmp_path, tmp_path / "missing"), "--vsphere-ticket-file .*missing"),
+    ):
+        with pytest.raises(InvalidParameter, match=said):
+            async with Session.open(_server(simulator, extension=extension)):
+                pass
