@@ -27,7 +27,7 @@ from tether.transport import Line
 if TYPE_CHECKING:
     from appliance.hypervisor.vsphere.driver import VsphereDriver
 
-_UNDONE_SECONDS = 3.0
+_UNDONE_SECONDS = 10.0
 _SUSPENDED = "suspended"
 
 
