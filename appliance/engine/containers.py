@@ -400,22 +400,17 @@ class Containers:
         container = self.get(ref)
         lifecycle.advance(container.state, Unpause(container.id))
         assert container.run is not None
-        if await self._wake(container):
-            # It may not be paused within its machine, too.
-            with contextlib.suppress(Conflict):
-                await container.run.session.unpause(container.id)
-        else:
+        await self._wake(container)
+        # Where its machine was suspended, it need not be paused within that, too.
+        with contextlib.suppress(Conflict):
             await container.run.session.unpause(container.id)
         self._standings.unpause(container)
 
     @staticmethod
-    async def _wake(container: Container) -> bool:
+    async def _wake(container: Container) -> None:
         """Resume its machine, if that is suspended."""
-        machine = sleeper(container)
-        if machine is None:
-            return False
-        await machine.resume()
-        return True
+        if (machine := sleeper(container)) is not None:
+            await machine.resume()
 
     @staticmethod
     async def _wait_exit(container: Container, exits: int) -> None:

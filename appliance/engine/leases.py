@@ -41,6 +41,10 @@ class Leases:
             address = Address(str(found.ip), found.network.prefixlen, gateway)
             search = tuple(name for name in lease.search[:_MOST] if name.replace(".", "").replace("-", "").isalnum())
             new |= self._networks.places.lease(container, lease.interface, address, servers, search)
+        has = {lease.interface for lease in said.leases}
+        for endpoint in list(container.endpoints):
+            if endpoint.network.dhcp and endpoint.ipv4 is not None and endpoint.interface not in has:
+                new |= self._networks.places.lease(container, endpoint.interface, None, (), ())
         return new
 
     async def watch(self, container: Container, run: Run, refresh: Refresh) -> None:

@@ -255,9 +255,14 @@ class Places:
                     subnet.release(address.address)
 
     def lease(
-        self, container: Container, interface: str, address: Address, servers: tuple[str, ...], search: tuple[str, ...]
+        self,
+        container: Container,
+        interface: str,
+        address: Address | None,
+        servers: tuple[str, ...],
+        search: tuple[str, ...],
     ) -> bool:
-        """What DHCP gave a container there; whether it is new."""
+        """What DHCP gave a container there, None when it has taken it back; whether it is new."""
         old = next((one for one in container.endpoints if one.interface == interface and one.network.dhcp), None)
         if old is None:
             return False
@@ -269,14 +274,15 @@ class Places:
         self.taken[old.network.id][container.id] = (container, endpoint)
         for attachment in container.record.attachments:
             if attachment.network_id == old.network.id:
-                attachment.address = address.address
+                attachment.address = address.address if address is not None else ""
         if way_in(container.endpoints) is None:
             container.record.bindings = _own_ports(endpoint, list(_wanted_ports(container)))
         return True
 
     def exit(self, container: Container, endpoint: Endpoint) -> None:
         """Give one place back."""
-        container.endpoints.remove(endpoint)
+        # It may have another address since.
+        container.endpoints[:] = [one for one in container.endpoints if one.id != endpoint.id]
         record = endpoint.network
         self.taken.get(record.id, {}).pop(container.id, None)
         self._give_back(self._find("bridge") if record.driver == "host" else record, endpoint.addresses)

@@ -25,8 +25,6 @@ from pyroute2.netlink.nfnetlink.nftsocket import (
 from pyroute2.nftables.expressions import genex, verdict
 
 TABLE = "vch"
-# Modules of the guest's kernel that it takes.
-MODULES = ("nf_tables", "nf_conntrack", "nft_ct")
 
 _INET, _BEGIN, _END = 1, 0x10, 0x11
 _CREATE, _APPEND = 0x400, 0x800

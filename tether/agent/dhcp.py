@@ -90,22 +90,8 @@ class Leases:
     def _begin(self, name: str, hostname: str) -> tuple[int, Pipe]:
         """Start udhcpc: its pid, and what it says."""
         read, write = os.pipe2(os.O_CLOEXEC)
-        arguments = [
-            "udhcpc",
-            "-f",
-            "-i",
-            name,
-            "-s",
-            "/bin/dhcp-event",
-            "-O",
-            "search",
-            "-t",
-            "4",
-            "-T",
-            "2",
-            "-A",
-            "5",
-        ]
+        arguments = ["udhcpc", "-f", "-i", name, "-s", "/bin/dhcp-event"]
+        arguments += ["-O", "search", "-t", "4", "-T", "2", "-A", "5"]
         if hostname:
             arguments += ["-x", f"hostname:{hostname}"]
         try:
