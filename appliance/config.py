@@ -125,6 +125,7 @@ class VsphereConfig:
     vm_folder: str = ""
     image_store: str = ""
     vm_firmware: str = "efi"
+    vm_names: str = "{name}-{id}"
     bridge_network: str = ""
     bridge_interface: str = ""
     vspc_listen: str = "0.0.0.0:2377"
@@ -333,6 +334,11 @@ def _add_vsphere(parser: argparse.ArgumentParser) -> None:
     flag("--vm-folder", help="below the datacenter's folder of machines; the tenant's own is made in it")
     flag("--image-store", help="the datastore of images, machines and volumes")
     flag("--vm-firmware", choices=("bios", "efi"), help="that machines boot by (efi)")
+    flag(
+        "--vm-names",
+        metavar="CONVENTION",
+        help="what machines are called: text with {name}, {id}, {tenant} ({name}-{id})",
+    )
     flag("--bridge-network", help="the portgroup that containers are on")
     flag("--bridge-interface", help="this host's interface on that portgroup")
     flag("--vspc-listen", metavar="ADDRESS:PORT", help="where machines' serial ports are taken (0.0.0.0:2377)")

@@ -10,6 +10,7 @@ from appliance.config import bracketed, parse_volume_store
 from appliance.errors import InvalidParameter
 from appliance.hypervisor.vsphere.preflight import Finding, Places
 from appliance.hypervisor.vsphere.session import Server
+from appliance.hypervisor.vsphere.spec import check_names
 from appliance.provision.certificates import Authority
 from appliance.volume.nfs import NfsStore, is_nfs
 
@@ -22,7 +23,7 @@ _HANDED_ON = {
     "public_address": "public-address", "public_gateway": "public-gateway", "client_address": "client-address",
     "client_routes": "client-routes", "management_address": "management-address", "management_routes": "management-routes",
     "hostname": "hostname", "log_level": "log-level", "vspc_allow": "vspc-allow", "vm_firmware": "vm-firmware", "ssh_key": "ssh-key",
-    "tunnel_port": "vsphere-tunnel-port",
+    "tunnel_port": "vsphere-tunnel-port", "vm_names": "vm-names",
 }  # fmt: skip
 # Those that are more than handed on.
 _SAID = {
@@ -86,6 +87,10 @@ def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
     )
     flag("--container-memory", metavar="MIB", help="of a container that says none (256)")
     flag("--vm-firmware", help="of containers' machines: efi or bios")
+    flag(
+        "--container-name-convention", "--vm-names", dest="vm_names", metavar="CONVENTION",
+        help="what containers' machines are called: text with {name}, {id} and {tenant} ({name}-{id})",
+    )  # fmt: skip
 
     flag = parser.add_argument_group("networks").add_argument
     flag(
@@ -180,6 +185,11 @@ def look_at_options(options: argparse.Namespace) -> list[Finding]:
             findings.append(
                 Finding(setting, f"{text!r} has other than letters, digits, - and _, or more than 31", "choose another")
             )
+    if options.vm_names:
+        try:
+            check_names(options.vm_names)
+        except InvalidParameter as error:
+            findings.append(Finding("--container-name-convention", str(error)))
     for text in options.volume_store:
         try:
             _, place = parse_volume_store(text)

@@ -59,6 +59,7 @@ def machine_spec(
         cards[0] if cards else None,
         tuple(cards[1:]),
         equipment.shares,
+        container.record.name,
     )
 
 

@@ -146,4 +146,4 @@ class Pool:
 def _shape(spec: MachineSpec) -> MachineSpec:
     """What machines that can become each other have in common."""
     card = spec.card.kind if spec.card is not None else None
-    return replace(spec, id="", disks=(), card=card, more_cards=(), shares=SOME_SHARES if spec.shares else ())
+    return replace(spec, id="", name="", disks=(), card=card, more_cards=(), shares=SOME_SHARES if spec.shares else ())

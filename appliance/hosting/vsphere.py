@@ -38,7 +38,7 @@ async def opened(config: Config, owner: str) -> AsyncIterator[VsphereDriver]:
     server = _server(config)
     names = Names(
         settings.tenant, settings.datacenter, settings.compute_resource, settings.vm_folder, settings.image_store,
-        required(settings, "bridge_network"), _portgroups(config),
+        required(settings, "bridge_network"), settings.vm_names, _portgroups(config),
         tuple(store for store in map(parse_volume_store, config.volume_stores) if not is_nfs(store[1])),
     )  # fmt: skip
     allowed = [_network(text) for text in settings.vspc_allow]

@@ -94,7 +94,10 @@ SOME_SHARES = (Share(Path("/"), True),)
 
 @dataclass(frozen=True, slots=True)
 class MachineSpec:
-    """`id` is 1 to 64 of [a-z0-9]; sizes in MiB. `more_cards` are at most 8 places behind `card`, None an empty one."""
+    """`id` is 1 to 64 of [a-z0-9]; sizes in MiB. `more_cards` are at most 8 places behind `card`, None an empty one.
+
+    `name` is for whoever looks at machines: nothing is found by it.
+    """
 
     id: str
     memory_mib: int
@@ -103,6 +106,7 @@ class MachineSpec:
     card: Card | None = None
     more_cards: tuple[Card | None, ...] = ()
     shares: tuple[Share, ...] = ()
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,7 @@ PROPERTIES = (
     ),
     Property("vspc-allow", _VSPHERE, "Hosts", "CIDRs from where serial ports may come, with commas between; else from everywhere."),
     Property("vm-firmware", _VSPHERE, "Firmware of machines", "efi or bios.", "efi"),
+    Property("vm-names", _VSPHERE, "Names of machines", "Text with {name}, {id} and {tenant} of the container.", "{name}-{id}"),
     Property("bip", _DOCKER, "Bridge address", "Of the default network's gateway, as 172.17.0.1/16."),
     Property("vm-memory", _DOCKER, "Memory of a machine", "MiB, for containers that say none.", "256"),
     Property("labels", _DOCKER, "Labels", "NAME=VALUE, with commas between."),
@@ -172,6 +173,7 @@ def settings_of(values: Mapping[str, str]) -> Settings:
             reader.problems.append(f"{key}: has to be said")
     vchd |= {
         "vm-firmware": read("vm-firmware", _one_of("efi", "bios"), ""),
+        "vm-names": reader.text("vm-names"),
         "log-level": read("log-level", _one_of(*_LEVELS), ""),
         "vm-memory": read("vm-memory", _mebibytes, 0),
     }

@@ -16,7 +16,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_): pass
 http.server.HTTPServer((sys.argv[1], int(sys.argv[2])), Handler).serve_forever()
 """
-_CLIENT = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=3).read().decode())"
+# Of one who waits for an answer, and of one who looks whether there is none.
+_PATIENCE, _GLANCE = 10, 1.5
+_CLIENT = (
+    "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=float(sys.argv[2])).read().decode())"
+)
 
 
 class Neighbour:
@@ -25,9 +29,10 @@ class Neighbour:
     def __init__(self, namespace: str) -> None:
         self.namespace = namespace
 
-    def fetch(self, address: str, port: int) -> str:
-        """A page, from there; "" when none comes."""
-        return self.run("python3", "-c", _CLIENT, f"http://{address}:{port}/").stdout.strip()
+    def fetch(self, address: str, port: int, *, served: bool = True) -> str:
+        """A page, from there; "" when none comes. `served` says what is expected, so that what does not come is not waited for long."""
+        seconds = _PATIENCE if served else _GLANCE
+        return self.run("python3", "-c", _CLIENT, f"http://{address}:{port}/", str(seconds)).stdout.strip()
 
     def run(self, *command: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run([*inside(self.namespace), *command], capture_output=True, text=True, check=False)
@@ -55,7 +60,8 @@ def running_lan(namespace: str, bridge: str, folder: Path) -> Iterator[Neighbour
     leases = folder / "dnsmasq.leases"
     served: Sequence[Sequence[str]] = (
         ("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", f"--dhcp-leasefile={leases}",
-         "--pid-file=", "--user=root", "--interface=eth0", "--bind-interfaces", "--dhcp-range=198.51.100.128,198.51.100.159,120",
+         "--pid-file=", "--user=root", "--no-ping", "--interface=eth0", "--bind-interfaces",
+         "--dhcp-range=198.51.100.128,198.51.100.159,120",
          f"--dhcp-option=option:router,{GATEWAY}", "--domain=lan.example", f"--address=/{NAME}/{GATEWAY}", "--log-facility=-"),
         ("python3", "-c", _SERVER, GATEWAY, str(PORT)),
     )  # fmt: skip

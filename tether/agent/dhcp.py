@@ -14,7 +14,7 @@ from tether.rpc.status import Code, RpcError
 from tether.system.netlink import Netlink, cards
 
 # Until the first answer: a bridge's port may take a while before it passes anything on (IEEE 802.1D).
-_PATIENCE = 30.0
+_PATIENCE = 20.0
 _AGAIN = 3.0
 _BUSYBOX = "/bin/busybox"
 

@@ -34,8 +34,10 @@ from appliance.hypervisor.vsphere.spec import (
     BootCd,
     PlacedDisk,
     address_of,
+    check_names,
     config_of,
     decode,
+    name_of,
     uuid_of,
     without_disks,
 )
@@ -72,6 +74,7 @@ class VsphereDriver(Driver):
         self.concentrator = concentrator
         self.inventory = inventory
         self._tenant = names.tenant
+        self._names = check_names(names.machines)
         self._concentrator_uri = concentrator_uri
         self._machines: dict[str, VsphereMachine] = {}
         self._by_reference: dict[str, VsphereMachine] = {}
@@ -177,7 +180,8 @@ class VsphereDriver(Driver):
     async def create(self, spec: MachineSpec) -> Machine:
         serial = f"vch:{secrets.token_urlsafe(24)}"
         config = config_of(
-            spec, self._tenant, self.inventory.datastore_name, (self._concentrator_uri, serial), self.inventory.backing_of,
+            spec, name_of(self._names, self._tenant, spec), self._tenant, self.inventory.datastore_name,
+            (self._concentrator_uri, serial), self.inventory.backing_of,
             await self._place(spec), self.cd,
         )  # fmt: skip
         reference, serial = await self._created(spec.id, config, serial)

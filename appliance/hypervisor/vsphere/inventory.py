@@ -22,6 +22,8 @@ class Names:
     folder: str = ""
     datastore: str = ""
     bridge: str = ""
+    # What machines are called: see spec.check_names.
+    machines: str = "{name}-{id}"
     # Portgroups that containers may be on beside, by name.
     portgroups: tuple[str, ...] = ()
     # Names of volume stores and of the datastores that they are.

@@ -1,6 +1,7 @@
 """Specs as vSphere takes them: pure, no call is made here."""
 
 import json
+import re
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +9,7 @@ from typing import Any
 
 from pyVmomi import vim
 
-from appliance.errors import HypervisorError
+from appliance.errors import HypervisorError, InvalidParameter
 from appliance.hypervisor.driver import NO_BRIDGE, Card, DiskAddress, MachineSpec, Weight
 from appliance.hypervisor.facts import decode_spec, encode_spec
 
@@ -24,6 +25,7 @@ _FROM_CD = vim.vm.BootOptions(bootOrder=[vim.vm.BootOptions.BootableCdromDevice(
 # Of paravirtual SCSI: four adapters of sixteen units, of which one is the adapter's own.
 _ADAPTERS, _UNITS, _ADAPTERS_OWN_UNIT = 4, 15, 7
 _MORE_CARDS = 8
+_SHORT_ID, _LONGEST_NAME = 12, 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +59,32 @@ def uuid_of(tenant: str, machine: str) -> str:
     return str(uuid.uuid5(_NAMESPACE, f"{tenant}/{machine}"))
 
 
-def name_of(tenant: str, machine: str) -> str:
+def check_names(convention: str) -> str:
+    """A convention of machines' names, if it is one: text with {name}, {id} and {tenant} in it. InvalidParameter."""
+    left = re.sub(r"\{(name|id|tenant)\}", "", convention)
+    if (
+        left == convention
+        or not {"{name}", "{id}"} & set(re.findall(r"\{\w+\}", convention))
+        or re.search(r"[{}%/\\\[\]]", left)
+    ):
+        raise InvalidParameter(
+            f"{convention!r} is no convention of names: text with {{name}} or {{id}} in it, and {{tenant}}"
+        )
+    return convention
+
+
+def name_of(convention: str, tenant: str, spec: MachineSpec) -> str:
     """What the vSphere client calls it; vSphere allows 80 characters."""
-    return f"{tenant}-{machine[:24]}"
+    short = spec.id[:_SHORT_ID]
+    given = {"{id}": short, "{tenant}": tenant, "{name}": spec.name or tenant}
+    around = len(re.sub(r"\{\w+\}", lambda found: "" if found[0] == "{name}" else given[found[0]], convention))
+    given["{name}"] = given["{name}"][: max(1, _LONGEST_NAME - around)]
+    return re.sub(r"\{\w+\}", lambda found: given[found[0]], convention)[:_LONGEST_NAME]
 
 
 def config_of(
     spec: MachineSpec,
+    name: str,
     tenant: str,
     datastore: str,
     serial: tuple[str, str],
@@ -72,7 +93,7 @@ def config_of(
     cd: BootCd | None = None,
 ) -> vim.vm.ConfigSpec:
     """A machine that is not there yet. `serial` are the concentrator's URI and the port's own, `backing_of` a card is what backs it."""
-    name = name_of(tenant, spec.id)
+    folder = f"{tenant}-{spec.id[:24]}"
     devices = [_serial_port(*serial)]
     adapters = {address_of(index).adapter for index in range(len(disks))}
     devices += [_adapter(number) for number in sorted(adapters)]
@@ -84,7 +105,8 @@ def config_of(
     extra = {TENANT_KEY: tenant, MACHINE_KEY: spec.id, SPEC_KEY: encode(spec, serial[1])}
     return vim.vm.ConfigSpec(
         name=name,
-        files=vim.vm.FileInfo(vmPathName=f"[{datastore}] {name}/{name}.vmx"),
+        # A folder of its own, whatever it is called.
+        files=vim.vm.FileInfo(vmPathName=f"[{datastore}] {folder}/{folder}.vmx"),
         instanceUuid=uuid_of(tenant, spec.id),
         guestId=GUEST_ID,
         numCPUs=spec.cpus,

@@ -95,7 +95,12 @@ async def _measure_adoption(simulator: Simulator, count: int) -> None:
         async def make(number: int) -> None:
             spec = MachineSpec(f"{number:08x}" * 8, 256, 1)
             config = config_of(
-                spec, "many", inventory.datastore_name, ("telnet://192.0.2.1:2377", f"vch:{number}"), lambda _: None
+                spec,
+                f"many-{number}",
+                "many",
+                inventory.datastore_name,
+                ("telnet://192.0.2.1:2377", f"vch:{number}"),
+                lambda _: None,
             )
             await session.change("create", inventory.folder.CreateVM_Task, config, inventory.pool)
 

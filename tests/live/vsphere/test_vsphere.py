@@ -109,7 +109,7 @@ def test_a_portgroup_is_a_network(vsphere: Vsphere) -> None:
         address = daemon.must("inspect", "web", "-f", f"{{{{.NetworkSettings.Networks.{network}.IPAddress}}}}").strip()
         assert daemon.must("port", "web", "80").strip() == f"{address}:80"
         assert daemon.must("exec", "web", "wget", "-qO-", page) == address
-        assert (lan.fetch(address, 80), lan.fetch(address, 81)) == ("served", "")
+        assert (lan.fetch(address, 80), lan.fetch(address, 81, served=False)) == ("served", "")
         # Restarted, it finds the machine on its network again.
         daemon.kill()
         daemon.start()
@@ -119,7 +119,7 @@ def test_a_portgroup_is_a_network(vsphere: Vsphere) -> None:
     daemon.must("run", "-d", "--name", "web", "busybox", "sh", "-c", serve)
     daemon.must("network", "connect", "lan", "web")
     address = daemon.must("inspect", "web", "-f", "{{.NetworkSettings.Networks.lan.IPAddress}}").strip()
-    assert lan.fetch(address, 80) == "", "nothing of it is published"
+    assert lan.fetch(address, 80, served=False) == "", "nothing of it is published"
     assert daemon.must("exec", "web", "wget", "-qO-", f"http://{GATEWAY}:{PORT}/") == address
     daemon.must("network", "disconnect", "lan", "web")
     daemon.must("rm", "-f", "web")
@@ -242,7 +242,7 @@ def _until_status(vsphere: Vsphere, name: str, wanted: str) -> None:
 def _actions(vsphere: Vsphere, name: str, since: float) -> list[str]:
     return vsphere.daemon.must(
         "events", "--since", f"{since:.3f}", "--until", f"{time.time():.3f}", "--filter", f"container={name}",
-        "--format", "{{.Action}} {{.Actor.Attributes.machineName}} {{.Actor.Attributes.host}}",
+        "--format", "{{.Action}} {{.Actor.Attributes.machineName}} {{.Actor.Attributes.oldMachineName}} {{.Actor.Attributes.host}}",
     ).splitlines()  # fmt: skip
 
 
@@ -310,7 +310,8 @@ def test_a_machine_that_is_renamed_and_moved(vsphere: Vsphere) -> None:
     while len(told := [line for line in _actions(vsphere, "moved", begun) if line.startswith("m")]) < 2:
         assert time.monotonic() < deadline, told
         time.sleep(0.1)
-    assert told[0].split()[:2] == ["machine-rename", "another-name"]
+    short = daemon.must("ps", "-q", "--filter", "name=moved").strip()
+    assert told[0].split()[:3] == ["machine-rename", "another-name", f"moved-{short}"]
     assert told[1].split()[0] == "migrate"
     assert "DC0_C0_H" in told[1]
     # It is what it was.
