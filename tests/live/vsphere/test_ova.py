@@ -71,6 +71,10 @@ def test_ssh_for_a_time_and_a_reboot(ova: Path, root: Path) -> None:
         # What vch-access is told when VMware's tools have it from vSphere.
         request = Access("1", 90, public).encode()
         appliance.type_at_console("root", "only here", f"echo '{request}' | /opt/vch/bin/vch-access", "")
+        deadline = time.monotonic() + 60
+        while appliance.run_beside(*log_in, "id").returncode:
+            assert time.monotonic() < deadline, appliance.console()[-2000:]
+            time.sleep(1)
         done = appliance.run_beside(
             *log_in, "id; systemctl is-system-running; systemctl --failed --plain --no-legend; grep -c . /proc/mounts"
         )
