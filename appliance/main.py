@@ -171,7 +171,7 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         )  # fmt: skip
         await containers.restore()
         await images.sweep()
-        await disks.sweep([*containers.disks(), *volumes.disks()], images.layers())
+        await disks.sweep([*containers.disks(), *volumes.disks()], images.layers(), images.stacks())
         networks.settle()
         hosting.begin(nursery)
         # What is here now stays: the collector need not look at it again.

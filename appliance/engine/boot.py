@@ -117,7 +117,7 @@ def _mounts(disks: list[DiskAddress], equipment: Equipment) -> list[Mount]:
 
 
 def _disk(at: DiskAddress) -> filesystem_pb2.Disk:
-    return filesystem_pb2.Disk(adapter=at.adapter, target=at.target, lun=at.lun)
+    return filesystem_pb2.Disk(adapter=at.adapter, target=at.target, lun=at.lun, partition=at.partition)
 
 
 def _ext4(target: str, at: DiskAddress, options: Sequence[str]) -> Mount:

@@ -3,7 +3,7 @@
 import os
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,8 +61,11 @@ class Disks(ABC):
         """Of volumes that somebody before us has left here: the name, and the store that it is in, "" for the usual one."""
 
     @abstractmethod
-    async def sweep(self, known: Collection[Path], files: Collection[Path]) -> None:
-        """Remove all but these, and what was made of other files than these: what was left by a daemon that was killed."""
+    async def sweep(self, known: Collection[Path], files: Collection[Path], stacks: Iterable[Sequence[Path]]) -> None:
+        """Remove all but these, and what was made of other files than these: what was left by a daemon that was killed.
+
+        `stacks` are the files that machines have together, each image's.
+        """
 
 
 class LocalDisks(Disks):
@@ -117,7 +120,7 @@ class LocalDisks(Disks):
         """See Disks: here a volume is known by its record."""
         return []
 
-    async def sweep(self, known: Collection[Path], files: Collection[Path]) -> None:
+    async def sweep(self, known: Collection[Path], files: Collection[Path], stacks: Iterable[Sequence[Path]]) -> None:
         """See Disks: their owners do it."""
 
 

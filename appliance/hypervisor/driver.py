@@ -25,12 +25,16 @@ class Disk:
 
 @dataclass(frozen=True, slots=True)
 class DiskAddress:
-    """Where a guest finds a disk: SCSI adapter (in the guest's order), target, LUN. It may be `blank`: without a file system yet."""
+    """Where a guest finds a disk: SCSI adapter (in the guest's order), target, LUN, partition of that (0: all of it).
+
+    It may be `blank`: without a file system yet.
+    """
 
     adapter: int
     target: int
     lun: int
     blank: bool = False
+    partition: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -354,6 +354,10 @@ class ImageStore:
             await self._database.remove("layer", diff_id)
         return gone
 
+    def stacks(self) -> list[list[Path]]:
+        """Each image's disks, lowest first."""
+        return [self.layer_paths(image_id) for image_id in self._configs]
+
     def layers(self) -> list[Path]:
         """The disks that there are."""
         return list(self._layers.glob("*.erofs"))

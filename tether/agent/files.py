@@ -46,7 +46,7 @@ def _block_device(disk: filesystem_pb2.Disk) -> str | None:
         names = os.listdir(f"{_SCSI}/{_adapters()[disk.adapter]}:0:{disk.target}:{disk.lun}/block")
     except FileNotFoundError:
         return None
-    node = f"/dev/{names[0]}" if names else ""
+    node = f"/dev/{names[0]}{disk.partition or ''}" if names else ""
     return node if node and os.path.exists(node) else None
 
 
@@ -57,7 +57,10 @@ async def _wait_device(disk: filesystem_pb2.Disk) -> str:
         if node is not None:
             return node
         if trio.current_time() >= deadline:
-            raise RpcError(Code.NOT_FOUND, f"no disk at adapter {disk.adapter} target {disk.target} lun {disk.lun}")
+            part = f" partition {disk.partition}" if disk.partition else ""
+            raise RpcError(
+                Code.NOT_FOUND, f"no disk at adapter {disk.adapter} target {disk.target} lun {disk.lun}{part}"
+            )
         await trio.sleep(0.005)
 
 

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.parse import quote
@@ -175,10 +175,16 @@ class Datastore:
 
     async def disk_of(self, source: Path, folder: str) -> str:
         """The path of a virtual disk with the bytes of a file that never changes, known by its name: written if it is not there."""
-        name = f"{folder}/{source.stem}.vmdk"
+        return await self.made_disk(source.stem, folder, source.stat().st_size, lambda: nullcontext(source))
+
+    async def made_disk(
+        self, stem: str, folder: str, size: int, make: Callable[[], AbstractAsyncContextManager[Path]]
+    ) -> str:
+        """The same, of a file that is made only when it is needed."""
+        name = f"{folder}/{stem}.vmdk"
         async with self._alone(name):
-            if not await self._is_whole(name, source):
-                async with self._limit:
+            if not await self._is_whole(name, size):
+                async with self._limit, make() as source:
                     await self._write_disk(name, source)
         return self.path(name)
 
@@ -200,9 +206,9 @@ class Datastore:
             del self._under_way[name]
             done.set()
 
-    async def _is_whole(self, name: str, source: Path) -> bool:
+    async def _is_whole(self, name: str, size: int) -> bool:
         # The descriptor is written last: where it is, the bytes are.
-        return await self.size(name) is not None and await self.size(flat_name(name)) == source.stat().st_size
+        return await self.size(name) is not None and await self.size(flat_name(name)) == size
 
     async def _write_disk(self, name: str, source: Path) -> None:
         await self._make_folder(name.rpartition("/")[0])

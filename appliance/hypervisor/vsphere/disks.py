@@ -5,7 +5,9 @@ vSphere lets nobody write a part of a disk from outside, so that the file system
 
 import hashlib
 import re
-from collections.abc import Collection, Mapping
+import tempfile
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import trio
@@ -13,6 +15,7 @@ import trio
 from appliance.errors import HypervisorError
 from appliance.hypervisor.disks import DiskKind, Disks
 from appliance.hypervisor.vsphere.datastore import Datastore
+from appliance.hypervisor.vsphere.stacks import name_of_stack, shared_layers, size_of_stack, write_stack
 from appliance.hypervisor.vsphere.vmdk import flat_name
 
 FOLDER = "disks"
@@ -48,6 +51,8 @@ class DatastoreDisks(Disks):
         self._others = others
         self.stores = tuple(others)
         # By path of the folder: the sizes of what is in it, until when they are fresh enough.
+        # What layers share disks, by the disks' names.
+        self._stacks: dict[str, frozenset[str]] = {}
         self._sizes: dict[str, tuple[dict[str, int], float]] = {}
 
     def _store_of(self, path: Path) -> Datastore:
@@ -92,9 +97,18 @@ class DatastoreDisks(Disks):
         """The disk of a file that machines only read, written if it is not there: [datastore] folder/name.vmdk."""
         return await self._datastore.disk_of(path, _LAYERS)
 
+    async def stack(self, layers: Sequence[Path]) -> str:
+        """A disk that has each of these files as a partition, written if it is not there: [datastore] folder/name.vmdk."""
+        stem = name_of_stack(layers)
+        self._stacks[stem] = frozenset(path.stem for path in layers)
+        return await self._datastore.made_disk(stem, _LAYERS, size_of_stack(layers), lambda: _written(layers))
+
     async def forget(self, path: Path) -> None:
         """See Disks."""
         await self._datastore.drop_disk_of(path, _LAYERS)
+        for stem in [stem for stem, layers in self._stacks.items() if path.stem in layers]:
+            del self._stacks[stem]
+            await self._datastore.drop_disk_of(Path(stem), _LAYERS)
 
     async def inherited(self) -> list[tuple[str, str]]:
         """See Disks."""
@@ -105,12 +119,27 @@ class DatastoreDisks(Disks):
                 found += [(disk[1], disk[2] or "") for disk in disks if disk is not None and (disk[2] or "") == name]
         return found
 
-    async def sweep(self, known: Collection[Path], files: Collection[Path]) -> None:
+    async def sweep(self, known: Collection[Path], files: Collection[Path], stacks: Iterable[Sequence[Path]]) -> None:
         """See Disks."""
+        for layers in map(shared_layers, stacks):
+            if layers:
+                self._stacks[name_of_stack(layers)] = frozenset(path.stem for path in layers)
         kept = {file_of(path) for path in known}
         for store in (self._datastore, *self._others.values()):
             await _keep_only(store, FOLDER, kept)
-        await _keep_only(self._datastore, _LAYERS, {f"{path.stem}.vmdk" for path in files})
+        await _keep_only(
+            self._datastore, _LAYERS, {f"{stem}.vmdk" for stem in (*(path.stem for path in files), *self._stacks)}
+        )
+
+
+@asynccontextmanager
+async def _written(layers: Sequence[Path]) -> AsyncIterator[Path]:
+    """A file with that disk, as long as the block lasts."""
+    with tempfile.TemporaryDirectory(prefix="stack-", dir=layers[0].parent.parent) as folder:
+        path = Path(folder, "stack.img")
+        with open(path, "wb") as out:
+            await trio.to_thread.run_sync(write_stack, layers, out)
+        yield path
 
 
 async def _keep_only(store: Datastore, folder: str, kept: Collection[str]) -> None:

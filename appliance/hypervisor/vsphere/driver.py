@@ -41,6 +41,7 @@ from appliance.hypervisor.vsphere.spec import (
     uuid_of,
     without_disks,
 )
+from appliance.hypervisor.vsphere.stacks import shared_of, size_of_stack, slots_of
 
 log = logging.getLogger(__name__)
 
@@ -190,9 +191,12 @@ class VsphereDriver(Driver):
     async def _place(self, spec: MachineSpec) -> list[PlacedDisk]:
         """Have a machine's disks on the datastore."""
         placed: dict[int, PlacedDisk] = {}
+        shared = [disk.path for disk in shared_of(spec.disks)]
 
-        async def place(number: int, disk: Disk) -> None:
-            if disk.read_only:
+        async def place(number: int, disk: Disk, partition: int) -> None:
+            if partition:
+                placed[number] = PlacedDisk(await self.disks.stack(shared), size_of_stack(shared), True)
+            elif disk.read_only:
                 path = await self.disks.shared(disk.path)
                 placed[number] = PlacedDisk(path, disk.path.stat().st_size, True)
             else:
@@ -200,9 +204,10 @@ class VsphereDriver(Driver):
 
         with one_by_itself():
             async with trio.open_nursery() as nursery:
-                for number, disk in enumerate(spec.disks):
-                    address_of(number)
-                    nursery.start_soon(place, number, disk)
+                for slot, disk in zip(slots_of(spec.disks), spec.disks, strict=True):
+                    address_of(slot.disk)
+                    if slot.partition <= 1:
+                        nursery.start_soon(place, slot.disk, disk, slot.partition)
         return [placed[number] for number in range(len(placed))]
 
     async def take_disks_from(self, reference: Any) -> None:

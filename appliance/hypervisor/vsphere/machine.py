@@ -22,6 +22,7 @@ from appliance.hypervisor.vsphere.spec import (
     with_card,
     without_card,
 )
+from appliance.hypervisor.vsphere.stacks import slots_of
 from tether.transport import Line
 
 if TYPE_CHECKING:
@@ -125,7 +126,11 @@ class VsphereMachine(Machine):
         return self._port.dial()
 
     def disk_addresses(self) -> list[DiskAddress]:
-        return [replace(address_of(index), blank=not disk.read_only) for index, disk in enumerate(self.spec.disks)]
+        slots = slots_of(self.spec.disks)
+        return [
+            replace(address_of(slot.disk), blank=not disk.read_only, partition=slot.partition)
+            for slot, disk in zip(slots, self.spec.disks, strict=True)
+        ]
 
     async def usage(self) -> Usage:
         if not self._on:

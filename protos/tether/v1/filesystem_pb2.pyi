@@ -60,14 +60,16 @@ class Volume(_message.Message):
     def __init__(self, source: _Optional[str] = ..., destination: _Optional[str] = ..., read_only: _Optional[bool] = ..., copy_up: _Optional[bool] = ..., make: _Optional[bool] = ..., type: _Optional[str] = ..., device: _Optional[str] = ..., options: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Disk(_message.Message):
-    __slots__ = ("adapter", "target", "lun")
+    __slots__ = ("adapter", "target", "lun", "partition")
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     LUN_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
     adapter: int
     target: int
     lun: int
-    def __init__(self, adapter: _Optional[int] = ..., target: _Optional[int] = ..., lun: _Optional[int] = ...) -> None: ...
+    partition: int
+    def __init__(self, adapter: _Optional[int] = ..., target: _Optional[int] = ..., lun: _Optional[int] = ..., partition: _Optional[int] = ...) -> None: ...
 
 class StatRequest(_message.Message):
     __slots__ = ("id", "path")

@@ -470,6 +470,30 @@ def _layer_with(name: str) -> bytes:
     return out.getvalue()
 
 
+def test_an_image_of_more_layers_than_a_machine_has_disks(vsphere: Vsphere) -> None:
+    daemon = vsphere.daemon
+    layers = [busybox_layer(), *(_layer_with(f"layer{number}") for number in range(75))]
+    before = set(vsphere.files())
+    daemon.must("load", stdin=image_archive(layers, {"Env": ["PATH=/bin"]}, "high"))
+    said = daemon.must(
+        "run", "--rm", "-v", "beside:/data", "high", "sh", "-c", "ls / | grep -c layer; cat /layer0 /layer38 /layer74"
+    )
+    assert said == "75\nlayer0\nlayer38\nlayer74\n"
+    (shared,) = (one for one in set(vsphere.files()) - before if "/stack-" in one and one.endswith("-flat.vmdk"))
+    written = Path(shared).stat().st_mtime_ns
+    # It is found again, also by the next vchd, and goes with its image.
+    daemon.kill()
+    daemon.start()
+    assert daemon.must("run", "--rm", "high", "cat", "/layer74") == "layer74\n"
+    assert Path(shared).stat().st_mtime_ns == written
+    daemon.must("rmi", "high")
+    deadline = time.monotonic() + 60
+    while Path(shared).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    daemon.must("volume", "rm", "beside")
+
+
 def test_layers_go_with_their_last_image(vsphere: Vsphere) -> None:
     daemon = vsphere.daemon
     daemon.must("run", "--rm", "busybox", "true")

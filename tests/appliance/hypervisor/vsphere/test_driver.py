@@ -293,15 +293,15 @@ async def test_disks_are_written_once_and_stay(proxy: FaultProxy, tmp_path: Path
             assert await _machines(proxy.simulator) == []
             assert await store.size("layers/layer-flat.vmdk") == layer.stat().st_size
             assert await store.size("layers/layer.vmdk")
-            await driver.disks.sweep([own], [layer])
+            await driver.disks.sweep([own], [layer], [])
             assert await store.size("layers/layer.vmdk")
-            await driver.disks.sweep([own], [])
+            await driver.disks.sweep([own], [], [])
             assert await store.list_files("layers") == {}
             assert list(await store.list_files("disks")) == [
                 f"{tmp_path.name}.own-flat.vmdk",
                 f"{tmp_path.name}.own.vmdk",
             ]
-            await driver.disks.sweep([], [])
+            await driver.disks.sweep([], [], [])
             assert await store.list_files("disks") == {}
         assert not proxy.rules
 
@@ -319,7 +319,7 @@ async def test_a_disk_that_nobody_removed_is_made_anew(simulator: Simulator, tmp
         await driver.disks.remove(tmp_path / "own.ext4")
         await driver.disks.create(tmp_path / "own.ext4", DiskKind(64 << 20, ()))
         assert await driver.disks.used(tmp_path / "own.ext4")
-        await driver.disks.sweep([], [])
+        await driver.disks.sweep([], [], [])
 
 
 async def test_every_answer_of_a_life_is_lost(proxy: FaultProxy) -> None:

@@ -1,0 +1,119 @@
+"""Images of more layers than a machine has places for disks: the uppermost share one, each a partition of it (GPT: UEFI 2.10, 5.3)."""
+
+import hashlib
+import shutil
+import struct
+import uuid
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from appliance.errors import HypervisorError
+from appliance.hypervisor.driver import Disk
+
+# Disks of layers that a machine has at most: of its sixty, the rest are for its own and its volumes.
+MOST_LAYERS = 40
+_SECTOR, _ALIGNED = 512, 1 << 20
+_ENTRIES, _ENTRY, _HEADER = 128, 128, 92
+_TABLE_SECTORS = _ENTRIES * _ENTRY // _SECTOR
+# "Linux filesystem data".
+_KIND = uuid.UUID("0fc63daf-8483-4772-8e79-3d69d8477de4")
+# Of disks' and partitions' own identities, so that each is the same whenever it is written.
+_NAMESPACE = uuid.UUID("6f0b7f2e-4f8e-4d55-9a77-0f2a9df2b1c4")
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Which of a machine's disks it is, from 0, and which partition of that, from 1; 0 is all of it."""
+
+    disk: int
+    partition: int = 0
+
+
+def slots_of(disks: Sequence[Disk]) -> list[Slot]:
+    """Where each disk of a spec is."""
+    together = {id(disk) for disk in shared_of(disks)}
+    slots: list[Slot] = []
+    number, place, partitions = 0, -1, 0
+    for disk in disks:
+        if id(disk) not in together:
+            slots.append(Slot(number))
+            number += 1
+            continue
+        if place < 0:
+            place = number
+            number += 1
+        partitions += 1
+        slots.append(Slot(place, partitions))
+    return slots
+
+
+def shared_of(disks: Sequence[Disk]) -> list[Disk]:
+    """Those of a spec that share one; none where there are few."""
+    layers = [disk for disk in disks if disk.read_only]
+    return layers[MOST_LAYERS - 1 :] if len(layers) > MOST_LAYERS else []
+
+
+def shared_layers(layers: Sequence[Path]) -> list[Path]:
+    """The same of an image's layers, lowest first."""
+    return [disk.path for disk in shared_of([Disk(path, True) for path in layers])]
+
+
+def name_of_stack(layers: Sequence[Path]) -> str:
+    """What the disk is called that these share: the same for the same ones."""
+    return "stack-" + hashlib.sha256("\n".join(path.stem for path in layers).encode()).hexdigest()[:40]
+
+
+def size_of_stack(layers: Sequence[Path]) -> int:
+    """Bytes of that disk. HypervisorError when there are too many."""
+    if len(layers) > _ENTRIES:
+        raise HypervisorError(f"an image has at most {MOST_LAYERS - 1 + _ENTRIES} layers")
+    return sum(_whole(path.stat().st_size) for path in layers) + 2 * _ALIGNED
+
+
+def _whole(size: int) -> int:
+    return -(-size // _ALIGNED) * _ALIGNED
+
+
+def write_stack(layers: Sequence[Path], out: BinaryIO) -> None:
+    """Write the disk into a new file."""
+    total = size_of_stack(layers)
+    name = name_of_stack(layers)
+    entries = bytearray()
+    at = _ALIGNED
+    for path in layers:
+        size = path.stat().st_size
+        out.seek(at)
+        with open(path, "rb") as source:
+            shutil.copyfileobj(source, out, 1 << 20)
+        own = uuid.uuid5(_NAMESPACE, f"{name}/{path.stem}")
+        last = (at + _whole(size)) // _SECTOR - 1
+        entries += struct.pack("<16s16sQQQ72s", _KIND.bytes_le, own.bytes_le, at // _SECTOR, last, 0, b"")
+        at += _whole(size)
+    entries += bytes(_ENTRIES * _ENTRY - len(entries))
+    last = total // _SECTOR - 1
+    disk = uuid.uuid5(_NAMESPACE, name).bytes_le
+    out.truncate(total)
+    out.seek(0)
+    # What knows no GPT sees a disk that is full (5.2.3).
+    out.write(
+        bytes(446)
+        + struct.pack("<B3sB3sII", 0, b"\0\2\0", 0xEE, b"\xff" * 3, 1, min(last, 0xFFFFFFFF))
+        + bytes(48)
+        + b"\x55\xaa"
+    )
+    out.write(_header(1, last, 2, disk, entries, last).ljust(_SECTOR, b"\0") + entries)
+    out.seek(total - (_TABLE_SECTORS + 1) * _SECTOR)
+    out.write(entries + _header(last, 1, last - _TABLE_SECTORS, disk, entries, last).ljust(_SECTOR, b"\0"))
+
+
+def _header(own: int, other: int, table: int, disk: bytes, entries: bytes, last: int) -> bytes:
+    def pack(checksum: int) -> bytes:
+        return struct.pack(
+            "<8sIIIIQQQQ16sQIII", b"EFI PART", 0x00010000, _HEADER, checksum, 0, own, other, 2 + _TABLE_SECTORS,
+            last - _TABLE_SECTORS - 1, disk, table, _ENTRIES, _ENTRY, zlib.crc32(entries),
+        )  # fmt: skip
+
+    return pack(zlib.crc32(pack(0)))
