@@ -104,9 +104,9 @@ def write_stack(layers: Sequence[Path], out: BinaryIO) -> None:
         + bytes(48)
         + b"\x55\xaa"
     )
-    out.write(_header(1, last, 2, disk, entries, last).ljust(_SECTOR, b"\0") + entries)
+    out.write(_header(1, last, 2, disk, bytes(entries), last).ljust(_SECTOR, b"\0") + entries)
     out.seek(total - (_TABLE_SECTORS + 1) * _SECTOR)
-    out.write(entries + _header(last, 1, last - _TABLE_SECTORS, disk, entries, last).ljust(_SECTOR, b"\0"))
+    out.write(entries + _header(last, 1, last - _TABLE_SECTORS, disk, bytes(entries), last).ljust(_SECTOR, b"\0"))
 
 
 def _header(own: int, other: int, table: int, disk: bytes, entries: bytes, last: int) -> bytes:
