@@ -166,8 +166,7 @@ class SandboxService:
             self._write_files(request.files)
             if request.close_connections:
                 # Before the addresses change: what ends says so to its peer.
-                for name in ("inet_diag", "tcp_diag"):
-                    modules.load(name)
+                modules.load("tcp_diag")
                 closed = close_tcp()
         except OSError as error:
             raise RpcError(Code.FAILED_PRECONDITION, f"awaken: {error}") from error
