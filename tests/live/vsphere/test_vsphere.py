@@ -269,7 +269,8 @@ def test_a_machine_that_an_operator_suspends(vsphere: Vsphere) -> None:
     daemon.must("unpause", "sleeper")
     assert _status(vsphere, "sleeper") == "running"
     # Its clock stood still.
-    assert abs(int(daemon.must("exec", "sleeper", "date", "+%s")) - time.time()) < 5
+    earliest = time.time() - 2
+    assert earliest < int(daemon.must("exec", "sleeper", "date", "+%s")) < time.time() + 2
     # Not a line is lost or there twice.
     daemon.must("stop", "-t", "0", "sleeper")
     lines = daemon.must("logs", "sleeper").split()
@@ -281,7 +282,7 @@ def test_pause_that_suspends(vsphere: Vsphere) -> None:
     daemon = vsphere.daemon
     daemon.stop()
     daemon.start("--pause-by", "suspend")
-    for end in (("stop", "-t", "5"), ("kill",)):
+    for end in (("stop", "-t", "60"), ("kill",)):
         trap = "trap 'echo told; exit 7' TERM; while true; do sleep 0.1; done"
         daemon.must("run", "-d", "--name", "pauses", "busybox", "sh", "-c", trap)
         daemon.must("pause", "pauses")
