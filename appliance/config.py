@@ -81,8 +81,8 @@ def parse_container_network(text: str) -> ContainerNetwork:
         if "subnet" in one:
             subnet = ipaddress.IPv4Network(one["subnet"])
             ends = [ipaddress.IPv4Address(end) for end in ends_of(one.get("range", str(subnet)))]
-            inside = [*ends, *(ipaddress.IPv4Address(one[key]) for key in ("gateway",) if key in one)]
-            if outside := [address for address in inside if address not in subnet]:
+            gateways = map(ipaddress.IPv4Address, found.get("gateway", ()))
+            if outside := [address for address in (*ends, *gateways) if address not in subnet]:
                 raise ValueError(f"{outside[0]} is not in {subnet}")
             if ends[0] > ends[-1]:
                 raise ValueError(f"range={one['range']} is empty")

@@ -73,10 +73,6 @@ async def run(options: argparse.Namespace, report: Report) -> None:
 async def _changes(options: argparse.Namespace, one: Deployed, appliances: Appliances, folder: Path) -> dict[str, str]:
     server = appliances.session.server
     wanted = handed_on(options)
-    if options.volume_store:
-        wanted["volume-stores"] = ",".join(options.volume_store)
-    if options.container_network:
-        wanted["container-networks"] = ";".join(options.container_network)
     if options.no_tlsverify:
         wanted["tls-verify"] = "false"
     # By what it is known now.

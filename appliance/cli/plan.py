@@ -23,13 +23,13 @@ _HANDED_ON = {
     "public_address": "public-address", "public_gateway": "public-gateway", "client_address": "client-address",
     "client_routes": "client-routes", "management_address": "management-address", "management_routes": "management-routes",
     "hostname": "hostname", "log_level": "log-level", "vspc_allow": "vspc-allow", "vm_firmware": "vm-firmware", "ssh_key": "ssh-key",
-    "tunnel_port": "vsphere-tunnel-port", "vm_names": "vm-names",
+    "volume_store": "volume-stores", "container_network": "container-networks", "tunnel_port": "vsphere-tunnel-port",
+    "vm_names": "vm-names",
 }  # fmt: skip
 # Those that are more than handed on.
 _SAID = {
     "tenant": "tenant", "thumbprint": "thumbprint", "datacenter": "datacenter", "compute_resource": "compute-resource",
-    "image_store": "image-store", "volume_store": "volume-stores", "bridge_network": "bridge-network",
-    "container_network": "container-networks", "ops_user": "vsphere-user",
+    "image_store": "image-store", "bridge_network": "bridge-network", "ops_user": "vsphere-user",
 }  # fmt: skip
 # Options that are said once for each part of the property, and what is between them there.
 _REPEATED = {"volume-stores": ",", "container-networks": ";"}
@@ -279,9 +279,8 @@ def values_of(options: argparse.Namespace, server: Server, places: Places) -> di
         "vsphere-login": "extension" if options.ops_extension else "", "thumbprint": server.thumbprint,
         "tenant": options.tenant, "datacenter": places.datacenter_name,
         "compute-resource": "/".join(filter(None, (options.compute_resource or places.compute_name, options.name))),
-        "image-store": places.datastore_name, "volume-stores": ",".join(options.volume_store),
+        "image-store": places.datastore_name,
         "bridge-network": places.network_names.get("bridge", options.bridge_network),
-        "container-networks": ";".join(options.container_network),
         "interfaces": ",".join(("public", "bridge", *(role for role in ("client", "management") if role in networks))),
         "tls-verify": "false" if options.no_tlsverify else "true",
     }  # fmt: skip
@@ -295,7 +294,7 @@ def handed_on(options: argparse.Namespace) -> dict[str, str]:
     for option, key in _HANDED_ON.items():
         given = getattr(options, option)
         if given:
-            values[key] = ",".join(given) if isinstance(given, list) else str(given)
+            values[key] = _REPEATED.get(key, ",").join(given) if isinstance(given, list) else str(given)
     for option, key in _FILES.items():
         path = getattr(options, option)
         if path is not None:

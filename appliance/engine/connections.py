@@ -122,21 +122,20 @@ class Connections:
         run = container.run
         if run is None or not isinstance(run.machine, Pluggable):
             raise Unsupported("this hypervisor's machines cannot be given a card while they run")
-        record, before = self._places.network_of(attachment), way_in(container.endpoints)
+        before = way_in(container.endpoints)
         endpoint = self._places.enter(container, attachment)
         plugged = False
         try:
             await run.machine.plug_card(endpoint.card)
             plugged = True
             await run.session.apply_network(network_config(container.endpoints))
-            if record.dhcp:
+            if endpoint.network.dhcp:
                 self._leases.take(container, await run.session.leases())
             await self.refresh(container)
             await self._move_ports(container, before)
         except BaseException:
             with trio.CancelScope(shield=True):
-                now = next((one for one in container.endpoints if one.network is record), endpoint)
-                self._places.exit(container, now)
+                self._places.exit(container, endpoint)
                 if plugged:
                     await self._unplug_quietly(container, endpoint)
             raise

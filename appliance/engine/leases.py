@@ -51,10 +51,7 @@ class Leases:
         """Follow what DHCP gives as long as the run lasts; its files say it, too, by `refresh`."""
         if not any(record.dhcp for record in self._networks.all()):
             return
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._follow, container, run, refresh)
-            await run.gone.wait()
-            nursery.cancel_scope.cancel()
+        await run.accompany(self._follow, container, run, refresh)
 
     async def _follow(self, container: Container, run: Run, refresh: Refresh) -> None:
         request, pause = network_pb2.WatchLeasesRequest(), _FIRST

@@ -67,6 +67,13 @@ class Run:
         """The first byte of the guest's output that has not come yet."""
         return self._offset
 
+    async def accompany(self, work: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        """Do something as long as the run lasts."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(work, *arguments)
+            await self.gone.wait()
+            nursery.cancel_scope.cancel()
+
     async def supervise(self, begin: Begin, on_exit: Callable[[Ended], Awaitable[None]]) -> None:
         """Carry the session from `begin` to the end.
 

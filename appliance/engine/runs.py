@@ -26,12 +26,12 @@ from appliance.engine.machines import Machines
 from appliance.engine.networks import Networks
 from appliance.engine.record import Container
 from appliance.engine.run import Begun, Ended, Run
-from appliance.engine.standings import Standings
+from appliance.engine.standings import Standings, sleeper
 from appliance.engine.visits import Visits
 from appliance.engine.volumes import Volumes
 from appliance.errors import Conflict, InvalidParameter, NotModified, VchError
 from appliance.guest import GuestSession, StartRefused, exit_code
-from appliance.hypervisor import Machine, Suspendable, Weighable, Weight
+from appliance.hypervisor import Machine, Weighable, Weight
 from appliance.image.store import ImageStore
 from appliance.network.record import way_in
 from protos.tether.v1 import process_pb2, sandbox_pb2
@@ -270,10 +270,7 @@ class Runs:
             )
             return next((one.ipv4.gateway for one in places if one is not None and one.ipv4 is not None), "")
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(quick.keep, run.session, ours)
-            await run.gone.wait()
-            nursery.cancel_scope.cancel()
+        await run.accompany(quick.keep, run.session, ours)
 
     async def _answer(self, container: Container, attempt: _Attempt) -> None:
         """The process runs already, and what it says is on its way: only the answer waits for the disk."""
@@ -414,12 +411,12 @@ class Runs:
         container.run = run
 
         async def begin(run: Run, _: AsyncExitStack) -> Begun:
-            if isinstance(machine, Suspendable) and machine.standing.suspended:
+            if (asleep := sleeper(container)) is not None:
                 # It answers when somebody wakes it up.
                 if container.running and not container.paused:
                     container.move(Pause(container.id))
-                while (standing := machine.standing).suspended:
-                    await machine.stands_otherwise(standing)
+                while (standing := asleep.standing).suspended:
+                    await asleep.stands_otherwise(standing)
                 await run.session.awaken(sandbox_pb2.AwakenRequest(), _AWAKE_SECONDS)
             state = await begin_found(run.session, container)
             if not container.running:

@@ -2,8 +2,6 @@
 
 import logging
 
-import trio
-
 from appliance.container.lifecycle import Pause, Unpause
 from appliance.engine.ledger import Ledger
 from appliance.engine.record import Container
@@ -33,10 +31,7 @@ class Standings:
         """Follow it as long as the run lasts."""
         if not isinstance(run.machine, Suspendable):
             return
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._follow, container, run, run.machine)
-            await run.gone.wait()
-            nursery.cancel_scope.cancel()
+        await run.accompany(self._follow, container, run, run.machine)
 
     async def _follow(self, container: Container, run: Run, machine: Suspendable) -> None:
         before = machine.standing

@@ -63,6 +63,14 @@ class Daemon:
                 raise AssertionError(f"vchd did not start:\n{self.log.read_text()}")
             time.sleep(0.02)
 
+    def refusal(self, *flags: str) -> str:
+        """What it says with settings that it does not start with; never a traceback."""
+        with pytest.raises(AssertionError, match="vchd did not start") as failed:
+            self.start(*flags)
+        self.log.unlink()
+        assert "Traceback" not in str(failed.value)
+        return str(failed.value)
+
     def inside(self) -> list[str]:
         """What goes before a command that is to run where vchd does."""
         # Not by ip netns exec: that has a mount namespace of its own, which does not see what tests mount.

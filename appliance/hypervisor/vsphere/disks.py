@@ -15,7 +15,7 @@ import trio
 from appliance.errors import HypervisorError
 from appliance.hypervisor.disks import DiskKind, Disks
 from appliance.hypervisor.vsphere.datastore import Datastore
-from appliance.hypervisor.vsphere.stacks import name_of_stack, shared_layers, size_of_stack, write_stack
+from appliance.hypervisor.vsphere.stacks import name_of_stack, size_of_stack, uppermost, write_stack
 from appliance.hypervisor.vsphere.vmdk import flat_name
 
 FOLDER = "disks"
@@ -121,7 +121,7 @@ class DatastoreDisks(Disks):
 
     async def sweep(self, known: Collection[Path], files: Collection[Path], stacks: Iterable[Sequence[Path]]) -> None:
         """See Disks."""
-        for layers in map(shared_layers, stacks):
+        for layers in map(uppermost, stacks):
             if layers:
                 self._stacks[name_of_stack(layers)] = frozenset(path.stem for path in layers)
         kept = {file_of(path) for path in known}

@@ -41,7 +41,7 @@ from appliance.hypervisor.vsphere.spec import (
     uuid_of,
     without_disks,
 )
-from appliance.hypervisor.vsphere.stacks import shared_of, size_of_stack, slots_of
+from appliance.hypervisor.vsphere.stacks import size_of_stack, slots_of, uppermost
 
 log = logging.getLogger(__name__)
 
@@ -191,11 +191,11 @@ class VsphereDriver(Driver):
     async def _place(self, spec: MachineSpec) -> list[PlacedDisk]:
         """Have a machine's disks on the datastore."""
         placed: dict[int, PlacedDisk] = {}
-        shared = [disk.path for disk in shared_of(spec.disks)]
+        together = uppermost([disk.path for disk in spec.disks if disk.read_only])
 
         async def place(number: int, disk: Disk, partition: int) -> None:
             if partition:
-                placed[number] = PlacedDisk(await self.disks.stack(shared), size_of_stack(shared), True)
+                placed[number] = PlacedDisk(await self.disks.stack(together), size_of_stack(together), True)
             elif disk.read_only:
                 path = await self.disks.shared(disk.path)
                 placed[number] = PlacedDisk(path, disk.path.stat().st_size, True)

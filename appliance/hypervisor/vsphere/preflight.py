@@ -148,28 +148,24 @@ class Preflight:
                     places.datastore_name, places.datastore = store
         for role, network in wanted.networks.items():
             setting = f"--{role}-network"
-            one = await self._try(
-                setting,
-                "name one of these portgroups",
-                find_one(session, places.datacenter, vim.Network, network, setting),
-            )
+            one = await self._find_network(setting, network)
             if one is not None:
                 places.network_names[role], places.networks[role] = one
                 places.backings[role] = await backing_of(session, *one)
 
         for name, portgroup in wanted.container_networks.items():
             setting = f"--container-network {name}"
-            one = await self._try(
-                setting,
-                "name one of these portgroups",
-                find_one(session, places.datacenter, vim.Network, portgroup, setting),
-            )
+            one = await self._find_network(setting, portgroup)
             if one is not None and one[1] == places.networks.get("bridge"):
                 self.problems.append(
                     Finding(
                         setting, f"{portgroup} is the bridge network", "others cannot be on that one: choose another"
                     )
                 )
+
+    async def _find_network(self, setting: str, name: str) -> tuple[str, Any] | None:
+        finding = find_one(self._session, self.places.datacenter, vim.Network, name, setting)
+        return await self._try(setting, "name one of these portgroups", finding)
 
     async def _look_at_datastore(self, setting: str, name: str, datastore: Any) -> None:
         facts = (

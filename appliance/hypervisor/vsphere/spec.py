@@ -76,10 +76,9 @@ def check_names(convention: str) -> str:
 def name_of(convention: str, tenant: str, spec: MachineSpec) -> str:
     """What the vSphere client calls it; vSphere allows 80 characters."""
     short = spec.id[:_SHORT_ID]
-    given = {"{id}": short, "{tenant}": tenant, "{name}": spec.name or tenant}
-    around = len(re.sub(r"\{\w+\}", lambda found: "" if found[0] == "{name}" else given[found[0]], convention))
-    given["{name}"] = given["{name}"][: max(1, _LONGEST_NAME - around)]
-    return re.sub(r"\{\w+\}", lambda found: given[found[0]], convention)[:_LONGEST_NAME]
+    around = len(convention.format(name="", id=short, tenant=tenant))
+    name = (spec.name or tenant)[: max(1, _LONGEST_NAME - around)]
+    return convention.format(name=name, id=short, tenant=tenant)[:_LONGEST_NAME]
 
 
 def config_of(

@@ -8,10 +8,12 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from appliance.errors import HypervisorError
 from appliance.hypervisor.driver import Disk
+
+T = TypeVar("T")
 
 # Disks of layers that a machine has at most: of its sixty, the rest are for its own and its volumes.
 MOST_LAYERS = 40
@@ -34,11 +36,11 @@ class Slot:
 
 def slots_of(disks: Sequence[Disk]) -> list[Slot]:
     """Where each disk of a spec is."""
-    together = {id(disk) for disk in shared_of(disks)}
+    together = set(uppermost([number for number, disk in enumerate(disks) if disk.read_only]))
     slots: list[Slot] = []
     number, place, partitions = 0, -1, 0
-    for disk in disks:
-        if id(disk) not in together:
+    for index in range(len(disks)):
+        if index not in together:
             slots.append(Slot(number))
             number += 1
             continue
@@ -50,15 +52,9 @@ def slots_of(disks: Sequence[Disk]) -> list[Slot]:
     return slots
 
 
-def shared_of(disks: Sequence[Disk]) -> list[Disk]:
-    """Those of a spec that share one; none where there are few."""
-    layers = [disk for disk in disks if disk.read_only]
+def uppermost(layers: Sequence[T]) -> Sequence[T]:
+    """Those of an image's layers, lowest first, that share a disk; none where there are few."""
     return layers[MOST_LAYERS - 1 :] if len(layers) > MOST_LAYERS else []
-
-
-def shared_layers(layers: Sequence[Path]) -> list[Path]:
-    """The same of an image's layers, lowest first."""
-    return [disk.path for disk in shared_of([Disk(path, True) for path in layers])]
 
 
 def name_of_stack(layers: Sequence[Path]) -> str:

@@ -13,9 +13,9 @@ from appliance.hypervisor.vsphere.stacks import (
     MOST_LAYERS,
     Slot,
     name_of_stack,
-    shared_layers,
     size_of_stack,
     slots_of,
+    uppermost,
     write_stack,
 )
 
@@ -32,12 +32,12 @@ def test_where_disks_are(tmp_path: Path) -> None:
     own, volume = Disk(tmp_path / "own", False), Disk(tmp_path / "volume", False)
     few = [own, *(Disk(path, True) for path in paths[:MOST_LAYERS]), volume]
     assert slots_of(few) == [Slot(number) for number in range(MOST_LAYERS + 2)]
-    assert shared_layers(paths[:MOST_LAYERS]) == []
+    assert uppermost(paths[:MOST_LAYERS]) == []
     many = [own, *(Disk(path, True) for path in paths), volume]
     assert slots_of(many)[MOST_LAYERS - 1 :] == [
         Slot(MOST_LAYERS - 1), Slot(MOST_LAYERS, 1), Slot(MOST_LAYERS, 2), Slot(MOST_LAYERS, 3), Slot(MOST_LAYERS + 1),
     ]  # fmt: skip
-    assert shared_layers(paths) == paths[MOST_LAYERS - 1 :]
+    assert uppermost(paths) == paths[MOST_LAYERS - 1 :]
 
 
 def test_partitions_are_read_by_others(tmp_path: Path) -> None:
