@@ -260,7 +260,10 @@ def parse_arguments(arguments: list[str]) -> Config:
         metavar="on|off",
         help="restore machines from a booted one (on) or boot each (off)",
     )
-    flag("--vm-pool", type=int, help="machines that wait for a container; 1 where the host has the memory, else 0")
+    flag(
+        "--vm-pool", type=int,
+        help="machines that wait for a container; 1 where the host has the memory, else 0. On vSphere (0): InstantClones, of a vCenter",
+    )  # fmt: skip
     flag(
         "--networking", choices=("auto", "bridge", "user"),
         help="bridges of the host (bridge), NAT of each machine's own (user), or bridges where there is the right to (auto)",

@@ -1,4 +1,4 @@
-"""Machines that wait: restored, rehearsed, with their session, nobody's yet. A start takes one and has its disks put in."""
+"""Machines that wait: restored or cloned, rehearsed, with their session, nobody's yet. A start takes one and has its disks put in."""
 
 import logging
 from collections import deque
@@ -42,11 +42,11 @@ class Waiting:
 class Pool:
     """Keeps `size` machines of one kind ready; with `lazy`, from the first start on that wants one.
 
-    `nursery` owns their sessions; `has_room` says whether the host can bear more.
+    Without a `rehearsal` they come rehearsed. `nursery` owns their sessions; `has_room` says whether the host can bear more.
     """
 
     def __init__(
-        self, size: int, kind: MachineSpec, driver: Cloning, rehearsal: ContainerRehearsal, loop: LoopThread,
+        self, size: int, kind: MachineSpec, driver: Cloning, rehearsal: ContainerRehearsal | None, loop: LoopThread,
         nursery: trio.Nursery, has_room: Callable[[], bool], *, lazy: bool = False,
     ) -> None:  # fmt: skip
         self._wanted = not lazy
@@ -132,7 +132,10 @@ class Pool:
             session = GuestSession(self._loop, await machine.dial_tether())
             self._nursery.start_soon(session.run)
             with trio.fail_after(_REHEARSAL_SECONDS):
-                await self._rehearsal.rehearse(session, self._kind)
+                if self._rehearsal is not None:
+                    await self._rehearsal.rehearse(session, self._kind, machine.disk_addresses())
+                else:
+                    await session.hello(_REHEARSAL_SECONDS)
             machine.in_background(False)
         except BaseException:
             if session is not None:

@@ -70,46 +70,44 @@ def _layer() -> io.BytesIO:
 
 
 class ContainerRehearsal:
-    """A rehearsal by a container of the smallest image. `endpoint` is a place on the network that is nobody's."""
+    """A Rehearsal by a container of the smallest image. `endpoint` is a place on the network that is nobody's."""
 
-    def __init__(self, loop: LoopThread, root: Path, upper: LocalDisks, endpoint: Endpoint) -> None:
+    def __init__(self, loop: LoopThread, root: Path, endpoint: Endpoint) -> None:
         self._loop = loop
-        self._upper = upper
         self._endpoint = endpoint
-        self._layer = root / "rehearsal.erofs"
+        self.layer = root / "rehearsal.erofs"
         self._write_layer()
 
     def _write_layer(self) -> None:
-        partial = self._layer.with_suffix(".part")
+        partial = self.layer.with_suffix(".part")
         with open(partial, "w+b") as out:
             write_erofs(_layer().read, out)
-        partial.rename(self._layer)
-
-    def disks(self, folder: Path) -> tuple[Disk, ...]:
-        self._upper.copy_blank(folder / "rehearsal.ext4")
-        # Its own copy, since whoever puts other disks in removes it.
-        shutil.copyfile(self._layer, folder / "rehearsal.erofs")
-        return (Disk(folder / "rehearsal.ext4", False), Disk(folder / "rehearsal.erofs", True))
+        partial.rename(self.layer)
 
     @asynccontextmanager
-    async def perform(self, line: Line, kind: MachineSpec) -> AsyncIterator[None]:
+    async def perform(self, line: Line, kind: MachineSpec, disks: list[DiskAddress]) -> AsyncIterator[trio.Event]:
         """GuestFailure, StartRefused or Conflict when the guest cannot."""
         session = GuestSession(self._loop, line)
+        ended = trio.Event()
+
+        async def run() -> None:
+            await session.run()
+            ended.set()
+
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(session.run)
+            nursery.start_soon(run)
             await session.hello(_BOOT_SECONDS)
-            await self.rehearse(session, kind)
-            yield
+            await self.rehearse(session, kind, disks)
+            yield ended
             nursery.cancel_scope.cancel()
 
-    async def rehearse(self, session: GuestSession, kind: MachineSpec) -> None:
+    async def rehearse(self, session: GuestSession, kind: MachineSpec, disks: list[DiskAddress]) -> None:
         """GuestFailure, StartRefused or Conflict when the guest cannot."""
         for _ in range(_ROUNDS):
-            await self._once(session, [self._endpoint] if kind.card is not None else [])
+            await self._once(session, [self._endpoint] if kind.card is not None else [], disks)
 
-    async def _once(self, session: GuestSession, endpoints: list[Endpoint]) -> None:
+    async def _once(self, session: GuestSession, endpoints: list[Endpoint], disks: list[DiskAddress]) -> None:
         config = {"Cmd": ["ready"], "Hostname": _NAME}
-        disks = [DiskAddress(0, 0, 0), DiskAddress(0, 0, 1)]
         requests = launch_requests(_NAME, config, {}, disks, Surroundings(endpoints))
         # Stays loaded: a container with volumes need not wait for it.
         requests[0].modules.append("virtiofs")
@@ -125,3 +123,18 @@ class ContainerRehearsal:
         await session.acknowledge(_NAME, status.final_offset)
         await session.delete_process(_NAME)
         await session.reset()
+
+
+class LocalRehearsal(ContainerRehearsal):
+    """One with disks that are files here."""
+
+    def __init__(self, loop: LoopThread, root: Path, upper: LocalDisks, endpoint: Endpoint) -> None:
+        super().__init__(loop, root, endpoint)
+        self._upper = upper
+
+    def disks(self, folder: Path) -> tuple[Disk, ...]:
+        """What it has of its own, made in `folder`."""
+        self._upper.copy_blank(folder / "rehearsal.ext4")
+        # Its own copy, since whoever puts other disks in removes it.
+        shutil.copyfile(self.layer, folder / "rehearsal.erofs")
+        return (Disk(folder / "rehearsal.ext4", False), Disk(folder / "rehearsal.erofs", True))

@@ -95,11 +95,15 @@ async def hosting_of(
 ) -> Hosting:
     """Machines `there`, or on this host."""
     usual = MachineSpec("any", config.vm_memory, config.vm_cpus, (), networks.places.blank.card)
+    blank = networks.places.blank
     if there is not None:
         from appliance.guest.quick import QuickLines
+        from appliance.hosting import vsphere
 
+        driver, disks = there
+        pools = vsphere.pools(config, driver, loop, blank, usual, nursery)
         quick = QuickLines(config.bridge, config.vsphere.quick_port)
         await nursery.start(quick.run)
-        return Hosting(*there, usual, quick=quick)
-    driver, disks, pools = await qemu.opened(config, loop, networks.places.blank, usual, nursery)
+        return Hosting(driver, disks, usual, pools, quick)
+    driver, disks, pools = await qemu.opened(config, loop, blank, usual, nursery)
     return Hosting(driver, disks, usual, pools)

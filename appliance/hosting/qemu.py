@@ -6,7 +6,7 @@ import trio
 
 from appliance.config import Config
 from appliance.engine.pool import Pool
-from appliance.engine.rehearsal import ContainerRehearsal
+from appliance.engine.rehearsal import LocalRehearsal
 from appliance.hypervisor import SOME_SHARES, LocalDisks, MachineSpec
 from appliance.hypervisor.qemu import QemuDriver, default_pool, has_room
 from appliance.network.record import Endpoint
@@ -19,7 +19,7 @@ async def opened(
     """A driver that is connected. `blank` is a place on a network that is nobody's, `usual` what a machine is like."""
     disks = LocalDisks(config.data_root)
     await disks.prepare()
-    rehearsal = ContainerRehearsal(loop, config.data_root, disks, blank)
+    rehearsal = LocalRehearsal(loop, config.data_root, disks, blank)
     driver = QemuDriver(
         config.exec_root / "machines", config.guest, config.accel, config.cache, nursery,
         rehearsal if config.vm_template else None,

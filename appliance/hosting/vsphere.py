@@ -20,13 +20,19 @@ from appliance.config import (
     parse_volume_store,
     required,
 )
+from appliance.engine.pool import Pool
+from appliance.engine.rehearsal import ContainerRehearsal
 from appliance.errors import InvalidParameter, Unavailable
+from appliance.hypervisor import Driver, MachineSpec
 from appliance.hypervisor.vsphere.concentrator import Concentrator, Network
 from appliance.hypervisor.vsphere.driver import GuestImage, VsphereDriver
 from appliance.hypervisor.vsphere.extension import Extension
+from appliance.hypervisor.vsphere.instantclones import InstantClones
 from appliance.hypervisor.vsphere.inventory import Names
 from appliance.hypervisor.vsphere.session import Server
+from appliance.network.record import Endpoint
 from appliance.volume.nfs import is_nfs
+from tether.rpc.bridge import LoopThread
 
 _HTTPS = 443
 
@@ -58,6 +64,18 @@ async def opened(config: Config, owner: str) -> AsyncIterator[VsphereDriver]:
             await driver.connect()
             yield driver
         nursery.cancel_scope.cancel()
+
+
+def pools(
+    config: Config, driver: Driver, loop: LoopThread, blank: Endpoint, usual: MachineSpec, nursery: trio.Nursery
+) -> list[Pool]:
+    """Machines that wait for a container, if they are wanted. InvalidParameter when this vSphere has none."""
+    if not config.vm_pool or not config.vm_template:
+        return []
+    assert isinstance(driver, VsphereDriver)
+    clones = InstantClones(driver, ContainerRehearsal(loop, config.data_root, blank))
+    nursery.start_soon(clones.run)
+    return [Pool(config.vm_pool, usual, clones, None, loop, nursery, lambda: True)]
 
 
 def _server(config: Config) -> Server:

@@ -3,9 +3,12 @@
 import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
+
+import trio
 
 from tether.transport import Line
 
@@ -256,9 +259,25 @@ class Adaptable(Protocol):
         """
 
 
+class Rehearsal(Protocol):
+    """Brings a guest to where any container can begin."""
+
+    @property
+    def layer(self) -> Path:
+        """The file that is the disk which it only reads."""
+
+    def perform(
+        self, line: Line, kind: MachineSpec, disks: list[DiskAddress]
+    ) -> AbstractAsyncContextManager[trio.Event]:
+        """Rehearse as machines of this kind can, with a disk to write to and that of the layer.
+
+        In the block the guest is blank and idle, and its line open, until the event that it gets; it is closed at the block's end.
+        """
+
+
 @runtime_checkable
 class Cloning(Protocol):
-    """A driver that restores machines from one that was booted before."""
+    """Restores machines from one that was booted before."""
 
     def want(self, kind: MachineSpec) -> None:
         """Machines of this kind will be started: have a template before that."""

@@ -24,7 +24,7 @@ from appliance.hypervisor.qemu.machine import QemuMachine
 from appliance.hypervisor.qemu.process import PROGRAM, boot_id, is_running, running_titles, start_time, title
 from appliance.hypervisor.qemu.shares import find_virtiofsd
 from appliance.hypervisor.qemu.template import Template
-from appliance.hypervisor.qemu.templates import TEMPLATE, Rehearsal, Templates, kind_of
+from appliance.hypervisor.qemu.templates import TEMPLATE, LocalRehearsal, Templates, kind_of
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class QemuDriver(Driver):
     """`root` keeps the machines' folders; `nursery` owns the watching of their processes."""
 
     def __init__(
-        self, root: Path, guest: Path, accel: str, cache: Path, nursery: trio.Nursery, rehearsal: Rehearsal | None = None,
+        self, root: Path, guest: Path, accel: str, cache: Path, nursery: trio.Nursery, rehearsal: LocalRehearsal | None = None,
     ) -> None:  # fmt: skip
         self.kernel = guest / "vmlinux"
         self.initrd = guest / "initrd"

@@ -10,7 +10,7 @@ from typing import Protocol
 import trio
 
 from appliance.errors import HypervisorError, leaves
-from appliance.hypervisor.driver import Disk, MachineSpec
+from appliance.hypervisor.driver import Disk, DiskAddress, MachineSpec, Rehearsal
 from appliance.hypervisor.qemu.command import BLANK_MAC, Descriptors, Origin, command, template_origin
 from appliance.hypervisor.qemu.monitor import Monitor
 from appliance.hypervisor.qemu.template import Template, TemplateFolder, blank
@@ -19,17 +19,11 @@ from tether.transport import Line
 log = logging.getLogger(__name__)
 
 
-class Rehearsal(Protocol):
-    """Brings a guest to where any container can begin."""
+class LocalRehearsal(Rehearsal, Protocol):
+    """One with disks that are files here."""
 
     def disks(self, folder: Path) -> tuple[Disk, ...]:
         """Disks for one guest's rehearsal, as a container has them; what it writes to is made in `folder`."""
-
-    def perform(self, line: Line, kind: MachineSpec) -> AbstractAsyncContextManager[None]:
-        """Rehearse as machines of this kind can; in the block the guest is blank and idle, and its line open.
-
-        Closes the line at its end.
-        """
 
 
 TEMPLATE = "template"
@@ -46,6 +40,7 @@ class Bootable(Protocol):
 
     def launch(self, origin: Origin) -> None: ...
     async def dial_tether(self) -> Line: ...
+    def disk_addresses(self) -> list[DiskAddress]: ...
     def open_monitor(self) -> AbstractAsyncContextManager[Monitor]: ...
     async def kill(self) -> None: ...
     async def destroy(self) -> None: ...
@@ -65,7 +60,7 @@ class Maker(Protocol):
 class Templates:
     """`run` makes what is wanted, one at a time."""
 
-    def __init__(self, driver: Maker, root: Path, rehearsal: Rehearsal) -> None:
+    def __init__(self, driver: Maker, root: Path, rehearsal: LocalRehearsal) -> None:
         self._driver = driver
         self._folder = TemplateFolder(root)
         self._rehearsal = rehearsal
@@ -145,7 +140,7 @@ class Templates:
             with trio.fail_after(_MAKE_SECONDS):
                 # Saved with the line open: a guest that knows itself alone looks for company only now and then.
                 async with (
-                    self._rehearsal.perform(await machine.dial_tether(), kind),
+                    self._rehearsal.perform(await machine.dial_tether(), kind, machine.disk_addresses()),
                     machine.open_monitor() as monitor,
                 ):
                     # Not stopped first: a machine that was saved running runs at once when it is restored.

@@ -11,8 +11,9 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import trio
 
@@ -239,20 +240,29 @@ class Port:
                 await self._peer.send(escape(data))
 
 
+@dataclass(slots=True)
+class _Known:
+    """Whose ports are expected, by UUID; of which URIs clones are under way, and the hosts that speak for some of these already."""
+
+    ports: dict[str, Port] = field(default_factory=dict)
+    cloned: set[str] = field(default_factory=set)
+    early: set["_Peer"] = field(default_factory=set)
+
+
 class _Peer:
     """A host's connection."""
 
-    def __init__(self, stream: trio.abc.Stream, name: str, ports: dict[str, Port]) -> None:
+    def __init__(self, stream: trio.abc.Stream, name: str, known: _Known) -> None:
         self._stream = stream
         self._name = name
-        self._ports = ports
+        self._known = known
         self._telnet = Telnet()
         self._sending = trio.Lock()
         self._uuid = ""
         self._uri: str | None = None
         self._port: Port | None = None
         self.scope = trio.CancelScope()
-        self.known = trio.Event()
+        self.identified = trio.Event()
 
     async def send(self, data: bytes) -> None:
         try:
@@ -279,6 +289,7 @@ class _Peer:
                 log.warning("serial port of %s: %s", self._name, error)
             except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError) as error:
                 log.debug("serial port of %s: %s", self._name, error)
+        self._known.early.discard(self)
         if self._port is not None:
             self._port.leave(self)
 
@@ -300,10 +311,10 @@ class _Peer:
         elif code == _Say.DO_PROXY:
             # The first byte says who of the two is the server.
             self._uri = body[1:].decode("utf-8", "replace")
-            await self._identify()
+            await self.identify()
         elif code == _Say.VM_VC_UUID:
             self._uuid = plain_uuid(body.decode("utf-8", "replace"))
-            await self._identify()
+            await self.identify()
         elif code == _Say.VMOTION_BEGIN and len(body) <= _MOST_SEQUENCE:
             if self._port is None:
                 await self._say(_Say.VMOTION_NOTNOW, body)
@@ -317,11 +328,15 @@ class _Peer:
         elif code not in _KNOWN:
             await self._say(_Say.UNKNOWN_1, bytes((code,)))
 
-    async def _identify(self) -> None:
+    async def identify(self) -> None:
         """Once both are known: whose serial port it is, or none of ours."""
         if not self._uuid or self._uri is None or self._port is not None:
             return
-        port = self._ports.get(self._uuid)
+        port = self._known.ports.get(self._uuid)
+        if port is None and self._uri in self._known.cloned:
+            # vCenter chooses a clone's UUID: its host may know it before we do.
+            self._known.early.add(self)
+            return
         if port is None or not hmac.compare_digest(self._uri.encode(), port.key.uri.encode()):
             log.warning(
                 "serial port of %s: no machine of ours has the UUID %.40s, or not with this URI", self._name, self._uuid
@@ -331,15 +346,15 @@ class _Peer:
             return
         await self._say(_Say.WILL_PROXY)
         self._port = port
-        self.known.set()
+        self.identified.set()
         port.join(self)
 
     async def _come(self, said: bytes) -> None:
         """It is the host that a machine moves to. It says so before or after who it is."""
-        for port in [self._port] if self._port is not None else list(self._ports.values()):
+        for port in [self._port] if self._port is not None else list(self._known.ports.values()):
             if port.come(self, said):
                 self._port = port
-                self.known.set()
+                self.identified.set()
                 await self._say(_Say.VMOTION_PEER_OK, said)
                 return
         self.scope.cancel()
@@ -354,21 +369,33 @@ class Concentrator:
         self._nursery = nursery
         self._allowed = tuple(allowed)
         self._tls = tls
-        self._ports: dict[str, Port] = {}
+        self._known = _Known()
         self._unknown = 0
 
     def expect(self, uuid: str, uri: str) -> Port:
         """A machine's port from now on. HypervisorError when there is one already."""
         key = PortKey(plain_uuid(uuid), uri)
-        if key.uuid in self._ports:
+        if key.uuid in self._known.ports:
             raise HypervisorError(f"there is a machine of the UUID {uuid} already")
-        port = self._ports[key.uuid] = Port(key)
+        port = self._known.ports[key.uuid] = Port(key)
         self._nursery.start_soon(port.run)
+        early, self._known.early = self._known.early, set()
+        for peer in early:
+            self._nursery.start_soon(peer.identify)
         return port
+
+    @contextmanager
+    def expecting_clones(self, uri: str) -> Iterator[None]:
+        """In the block hosts may speak for machines of this URI that are not expected yet: they are heard when they are."""
+        self._known.cloned.add(uri)
+        try:
+            yield
+        finally:
+            self._known.cloned.discard(uri)
 
     def forget(self, port: Port) -> None:
         """The machine is gone."""
-        self._ports.pop(port.key.uuid, None)
+        self._known.ports.pop(port.key.uuid, None)
         port.close()
 
     async def serve(self, listener: trio.SocketListener) -> None:
@@ -420,12 +447,12 @@ class Concentrator:
                 except (trio.TooSlowError, trio.BrokenResourceError, ssl.SSLError) as error:
                     log.warning("serial port of %s: no TLS: %s", name, error)
                     return
-            peer = _Peer(secured, name, self._ports)
+            peer = _Peer(secured, name, self._known)
             async with trio.open_nursery() as nursery:
 
                 async def watch() -> None:
                     with trio.move_on_after(_PATIENCE) as patience:
-                        await peer.known.wait()
+                        await peer.identified.wait()
                     uncount()
                     if patience.cancelled_caught:
                         log.warning("serial port of %s: it does not say whose it is", name)

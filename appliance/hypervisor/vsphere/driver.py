@@ -4,7 +4,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,7 +34,9 @@ from appliance.hypervisor.vsphere.spec import (
     BootCd,
     PlacedDisk,
     address_of,
+    becoming,
     check_names,
+    cloning,
     config_of,
     decode,
     name_of,
@@ -50,6 +52,20 @@ T = TypeVar("T")
 # How often a change is tried whose answer is lost or that others are in the way of, and how long it waits between.
 _TRIES = 8
 _PAUSE, _LONGEST_PAUSE = 0.1, 3.0
+
+
+# What the ids of machines begin with that are no container's: those that others are cloned from, and their clones.
+PARENT, BLANK = "parent", "blank"
+
+
+@dataclass(frozen=True, slots=True)
+class _Ours:
+    """A machine that is there: what it was made to, its port's URI, vCenter's UUID of it."""
+
+    reference: Any
+    spec: MachineSpec
+    serial: str
+    uuid: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,14 +195,24 @@ class VsphereDriver(Driver):
         await self.settle(act, look, WrongState, 3)
 
     async def create(self, spec: MachineSpec) -> Machine:
+        return await self.make(spec)
+
+    async def make(self, spec: MachineSpec, *, all_adapters: bool = False) -> VsphereMachine:
+        """See create; with `all_adapters` there is room for disks that come later."""
         serial = f"vch:{secrets.token_urlsafe(24)}"
         config = config_of(
-            spec, name_of(self._names, self._tenant, spec), self._tenant, self.inventory.datastore_name,
+            spec, self._name_of(spec), self._tenant, self.inventory.datastore_name,
             (self._concentrator_uri, serial), self.inventory.backing_of,
-            await self._place(spec), self.cd,
+            await self._place(spec), self.cd, all_adapters=all_adapters,
         )  # fmt: skip
-        reference, serial = await self._created(spec.id, config, serial)
-        return self._enrol(spec, reference, serial)
+        create = partial(self.inventory.folder.CreateVM_Task, config, self.inventory.pool)
+        found = await self._made(
+            spec.id, create, lambda made: _Ours(made, spec, serial, uuid_of(self._tenant, spec.id))
+        )
+        return self._enrol(found)
+
+    def _name_of(self, spec: MachineSpec) -> str:
+        return name_of(self._names, self._tenant, spec)
 
     async def _place(self, spec: MachineSpec) -> list[PlacedDisk]:
         """Have a machine's disks on the datastore."""
@@ -210,48 +236,46 @@ class VsphereDriver(Driver):
                         nursery.start_soon(place, slot.disk, disk, slot.partition)
         return [placed[number] for number in range(len(placed))]
 
-    async def take_disks_from(self, reference: Any) -> None:
-        """Take from a machine the disks that are not its own only."""
+    async def take_disks_from(self, reference: Any, *, own: bool = False) -> None:
+        """Take from a machine the disks that are not its own only; its own, too, with `own`."""
         devices = await self.session.look("disks", reference, "config.hardware.device")
-        change = without_disks(devices or (), self.disks.folders())
+        change = without_disks(devices or (), self.disks.folders(), own=own)
         if change is None:
             return
 
         async def taken() -> bool:
             left = await self.session.look("disks", reference, "config.hardware.device")
-            return without_disks(left or (), self.disks.folders()) is None
+            return without_disks(left or (), self.disks.folders(), own=own) is None
 
-        await self.change("keep the disks", partial(reference.ReconfigVM_Task, change), taken)
+        await self.change("take the disks from", partial(reference.ReconfigVM_Task, change), taken)
 
-    async def _created(self, machine_id: str, config: Any, serial: str) -> tuple[Any, str]:
-        """The machine that was made, by this call or by one whose answer was lost, and its port's URI."""
+    async def _made(
+        self, machine_id: str, method: Callable[[], Any], result: Callable[[Any], "_Ours"], *, cloned: bool = False
+    ) -> "_Ours":
+        """The machine that was made, by this call or by one whose answer was lost."""
 
-        async def act() -> tuple[Any, str]:
-            task = self.inventory.folder.CreateVM_Task
-            made = await self.collector.carry_out(f"create {machine_id[:12]}", task, config, self.inventory.pool)
-            return made, serial
+        async def act() -> _Ours:
+            return result(await self.collector.carry_out(f"create {machine_id[:12]}", method))
 
-        return await self.settle(act, lambda: self._find(machine_id), AlreadyThere, 4)
+        return await self.settle(act, lambda: self._find(machine_id, cloned=cloned), AlreadyThere, 4)
 
-    async def _find(self, machine_id: str) -> tuple[Any, str] | None:
-        """A machine by the key that it was given, with its port's URI, if it is there."""
+    async def _find(self, machine_id: str, *, cloned: bool) -> "_Ours | None":
+        """A machine by the key that it was given, if it is there."""
         search = self.session.content.searchIndex
         uuid = uuid_of(self._tenant, machine_id)
         found = await self.session.read(
-            "look for a machine", search.FindAllByUuid, self.inventory.datacenter, uuid, True, True
+            "look for a machine", search.FindAllByUuid, self.inventory.datacenter, uuid, True, not cloned
         )
-        for reference, spec, serial in await self._ours(found or ()):
-            if spec.id == machine_id:
-                return reference, serial
-        return None
+        return next((one for one in await self._ours(found or ()) if one.spec.id == machine_id), None)
 
-    async def _ours(self, references: Sequence[Any]) -> list[tuple[Any, MachineSpec, str]]:
-        """Those of this tenant, what they were made to, their ports' URIs; not those that somebody has made something else of."""
+    async def _ours(self, references: Sequence[Any]) -> list["_Ours"]:
+        """Those of this tenant; not those that somebody has made something else of."""
         found = []
-        paths = ["config.extraConfig"]
+        paths = ["config.extraConfig", "config.instanceUuid"]
         by_id = await self.session.properties("look at machines", references, paths)
         for reference in references:
-            values = {one.key: one.value for one in by_id.get(reference._moId, {}).get("config.extraConfig") or ()}
+            facts = by_id.get(reference._moId, {})
+            values = {one.key: one.value for one in facts.get("config.extraConfig") or ()}
             if values.get(TENANT_KEY) != self._tenant:
                 continue
             try:
@@ -260,14 +284,56 @@ class VsphereDriver(Driver):
                 log.warning("machine %s is of ours, but what it is cannot be read: %s", values.get(MACHINE_KEY), error)
                 continue
             if spec.id == values.get(MACHINE_KEY):
-                found.append((reference, spec, serial))
+                found.append(_Ours(reference, spec, serial, str(facts.get("config.instanceUuid"))))
         return found
 
-    def _enrol(self, spec: MachineSpec, reference: Any, serial: str) -> VsphereMachine:
-        port = self.concentrator.expect(uuid_of(self._tenant, spec.id), serial)
-        machine = VsphereMachine(self, spec, reference, port)
-        self._machines[spec.id] = self._by_reference[reference._moId] = machine
+    def _enrol(self, found: "_Ours") -> VsphereMachine:
+        port = self.concentrator.expect(found.uuid, found.serial)
+        machine = VsphereMachine(self, found.spec, found.reference, port)
+        self._machines[machine.id] = self._by_reference[machine.reference._moId] = machine
         return machine
+
+    # -- machines that were booted before -------------------------------------------------------------------------
+
+    async def clone(self, parent: VsphereMachine, spec: MachineSpec) -> VsphereMachine:
+        """An InstantClone of a machine that runs: it runs, too, and is nobody's yet."""
+        inventory = self.inventory
+        what = cloning(
+            spec,
+            self._name_of(spec),
+            self._tenant,
+            parent.serial,
+            inventory.folder,
+            inventory.pool,
+            inventory.datastore,
+        )
+        found = await self._made(
+            spec.id,
+            partial(parent.reference.InstantClone_Task, what),
+            lambda made: _Ours(made, spec, parent.serial, ""),
+            cloned=True,
+        )
+        if not found.uuid:
+            uuid = await self.session.look("uuid", found.reference, "config.instanceUuid")
+            found = replace(found, uuid=str(uuid))
+        machine = self._enrol(found)
+        await machine.told_on()
+        return machine
+
+    async def turn_into(self, machine: VsphereMachine, spec: MachineSpec) -> None:
+        """Make a machine that is nobody's one of this spec: its name, its disks, its cards. It goes on running."""
+        change = becoming(
+            spec, self._name_of(spec), self._tenant, machine.serial, await self._place(spec), self.inventory.backing_of
+        )
+
+        async def done() -> bool:
+            return any(one.spec.id == spec.id for one in await self._ours([machine.reference]))
+
+        # Before it has them: whoever destroys it is not to destroy the disks.
+        self._machines.pop(machine.id, None)
+        machine.id, machine.spec = spec.id, spec
+        self._machines[machine.id] = machine
+        await self.change(f"become {spec.id[:12]}", partial(machine.reference.ReconfigVM_Task, change), done)
 
     def forget(self, machine: VsphereMachine) -> None:
         """It is gone."""
@@ -280,9 +346,14 @@ class VsphereDriver(Driver):
         await self.collector.current.wait()
         known = [seen.reference for seen in self.collector.machines.values()]
         new = [reference for reference in known if reference._moId not in self._by_reference]
-        adopted: list[Machine] = [
-            self._enrol(spec, reference, serial) for reference, spec, serial in await self._ours(new)
-        ]
+        adopted: list[Machine] = []
+        for found in await self._ours(new):
+            machine = self._enrol(found)
+            if machine.id.startswith((PARENT, BLANK)):
+                # Nobody knows any more what its guest has been told.
+                await machine.destroy()
+            else:
+                adopted.append(machine)
         try:
             await self._tidy_guests(known)
         except HypervisorError as error:

@@ -74,6 +74,22 @@ class VsphereMachine(Machine):
             except Gone:
                 return
 
+    @property
+    def serial(self) -> str:
+        """The URI of its serial port."""
+        return self._port.key.uri
+
+    async def told_on(self) -> None:
+        """Wait until vSphere has told that it is on."""
+        await self._told(Power.ON)
+
+    def in_background(self, background: bool) -> None:
+        """See Adaptable: until it is somebody's it does nothing, and its host shares by weight."""
+
+    async def become(self, spec: MachineSpec) -> None:
+        """See Adaptable."""
+        await self._driver.turn_into(self, spec)
+
     async def start(self) -> None:
         await self._driver.change(f"power on {self.id[:12]}", self.reference.PowerOn, lambda: self._is(Power.ON))
         # What was told before is not to be taken for what comes after.
@@ -219,7 +235,7 @@ class VsphereMachine(Machine):
     async def plug_card(self, card: Card) -> None:
         """See Pluggable."""
         spec = with_card(self.spec, card)
-        change = plugging(spec, self._port.key.uri, card, self._driver.inventory.backing_of(card))
+        change = plugging(spec, self.serial, card, self._driver.inventory.backing_of(card))
 
         async def there() -> bool:
             return card_of(await self._devices(), card.mac) is not None
@@ -238,7 +254,7 @@ class VsphereMachine(Machine):
         async def gone() -> bool:
             return card_of(await self._devices(), mac) is None
 
-        await self._reconfigure("take a card from", unplugging(spec, self._port.key.uri, device), gone, spec)
+        await self._reconfigure("take a card from", unplugging(spec, self.serial, device), gone, spec)
 
     async def set_forwards(self, mac: str, forwards: tuple[Forward, ...]) -> None:
         """See Pluggable."""

@@ -43,6 +43,8 @@ _TRIES, _PAUSE = 5, 0.2
 LOST = (OSError, http.client.HTTPException)
 # vSphere 6.5: the oldest that we speak.
 _VERSION = "vim.version.version11"
+# From this API on a vCenter has InstantClone_Task, which has to be asked for in its terms.
+INSTANT_CLONES, _LATER_VERSION = (6, 7), "vim.version.version12"
 _ASSERTION = "{urn:oasis:names:tc:SAML:2.0:assertion}Assertion"
 
 
@@ -237,6 +239,11 @@ class Session:
     def describe(self) -> str:
         return str(self.content.about.fullName)
 
+    @property
+    def api_version(self) -> tuple[int, ...]:
+        """The first two numbers of what API the server has: (6, 7)."""
+        return tuple(int(part) for part in str(self.content.about.apiVersion).split(".")[:2] if part.isdigit())
+
     # -- who we are -----------------------------------------------------------------------------------------------
 
     async def _connect(self) -> None:
@@ -245,6 +252,8 @@ class Session:
         instance = vim.ServiceInstance("ServiceInstance", self.stub)
         try:
             self.content = await self._in_thread(instance.RetrieveContent)
+            if self.api_version >= INSTANT_CLONES:
+                self.stub.ComputeVersionInfo(_LATER_VERSION)
             await self._log_in()
         except ssl.SSLCertVerificationError as error:
             raise HypervisorError(

@@ -90,18 +90,22 @@ def config_of(
     backing_of: Callable[[Card], Any],
     disks: Sequence[PlacedDisk] = (),
     cd: BootCd | None = None,
+    *,
+    all_adapters: bool = False,
 ) -> vim.vm.ConfigSpec:
-    """A machine that is not there yet. `serial` are the concentrator's URI and the port's own, `backing_of` a card is what backs it."""
+    """A machine that is not there yet. `serial` are the concentrator's URI and the port's own, `backing_of` a card is what backs it.
+
+    `all_adapters`: it is to have disks later, of whatever number.
+    """
     folder = f"{tenant}-{spec.id[:24]}"
     devices = [_serial_port(*serial)]
-    adapters = {address_of(index).adapter for index in range(len(disks))}
+    adapters = {address_of(index).adapter for index in range(len(disks))} if not all_adapters else set(range(_ADAPTERS))
     devices += [_adapter(number) for number in sorted(adapters)]
-    devices += [_disk(index, disk) for index, disk in enumerate(disks)]
+    devices += [_disk(index, disk, _DISK_KEY + index) for index, disk in enumerate(disks)]
     cards = [card for card in (spec.card, *spec.more_cards) if card is not None]
-    devices += [_card(index, card, backing_of(card)) for index, card in enumerate(cards)]
+    devices += [_card(_CARD_KEY + index, card, backing_of(card)) for index, card in enumerate(cards)]
     if cd is not None:
         devices.append(_cd(cd))
-    extra = {TENANT_KEY: tenant, MACHINE_KEY: spec.id, SPEC_KEY: encode(spec, serial[1])}
     return vim.vm.ConfigSpec(
         name=name,
         # A folder of its own, whatever it is called.
@@ -113,12 +117,21 @@ def config_of(
         firmware=cd.firmware if cd is not None else None,
         bootOptions=_FROM_CD if cd is not None else None,
         deviceChange=devices,
-        extraConfig=[vim.option.OptionValue(key=key, value=value) for key, value in extra.items()],
+        extraConfig=_facts(spec, tenant, serial[1]),
     )
+
+
+def _facts(spec: MachineSpec, tenant: str, serial: str) -> list[vim.option.OptionValue]:
+    extra = {TENANT_KEY: tenant, MACHINE_KEY: spec.id, SPEC_KEY: encode(spec, serial)}
+    return [vim.option.OptionValue(key=key, value=value) for key, value in extra.items()]
 
 
 def _added(device: Any) -> vim.vm.device.VirtualDeviceSpec:
     return vim.vm.device.VirtualDeviceSpec(operation=vim.vm.device.VirtualDeviceSpec.Operation.add, device=device)
+
+
+def _removed(device: Any) -> vim.vm.device.VirtualDeviceSpec:
+    return vim.vm.device.VirtualDeviceSpec(operation=vim.vm.device.VirtualDeviceSpec.Operation.remove, device=device)
 
 
 def _cd(cd: BootCd) -> vim.vm.device.VirtualDeviceSpec:
@@ -137,7 +150,7 @@ def _adapter(number: int) -> vim.vm.device.VirtualDeviceSpec:
     )
 
 
-def _disk(index: int, disk: PlacedDisk) -> vim.vm.device.VirtualDeviceSpec:
+def _disk(index: int, disk: PlacedDisk, key: int) -> vim.vm.device.VirtualDeviceSpec:
     """One that is only read gets a child of its own, in the machine's folder, so that the machine can be moved and snapshot."""
     address = address_of(index)
     backing = vim.vm.device.VirtualDisk.FlatVer2BackingInfo(diskMode="persistent", thinProvisioned=True)
@@ -148,7 +161,7 @@ def _disk(index: int, disk: PlacedDisk) -> vim.vm.device.VirtualDeviceSpec:
         backing.fileName = disk.path
     spec = _added(
         vim.vm.device.VirtualDisk(
-            key=_DISK_KEY + index, controllerKey=_ADAPTER_KEY + address.adapter, unitNumber=address.target, backing=backing,
+            key=key, controllerKey=_ADAPTER_KEY + address.adapter, unitNumber=address.target, backing=backing,
             capacityInBytes=disk.size, capacityInKB=disk.size >> 10,
         )
     )  # fmt: skip
@@ -157,15 +170,47 @@ def _disk(index: int, disk: PlacedDisk) -> vim.vm.device.VirtualDeviceSpec:
     return spec
 
 
-def without_disks(devices: Sequence[Any], folders: tuple[str, ...]) -> vim.vm.ConfigSpec | None:
-    """A change that takes away, and leaves alone, the disks of a machine that are below one of the folders; None when there are none."""
-    gone = [
-        vim.vm.device.VirtualDeviceSpec(operation=vim.vm.device.VirtualDeviceSpec.Operation.remove, device=device)
-        for device in devices
-        if isinstance(device, vim.vm.device.VirtualDisk)
-        and str(getattr(device.backing, "fileName", "")).startswith(folders)
-    ]
+def without_disks(devices: Sequence[Any], folders: tuple[str, ...], *, own: bool = False) -> vim.vm.ConfigSpec | None:
+    """A change that takes away, and leaves alone, the disks of a machine that are below one of the folders; None when there are none.
+
+    With `own` those of its own go, too, and are removed.
+    """
+    gone = []
+    for device in devices:
+        if isinstance(device, vim.vm.device.VirtualDisk):
+            kept = str(getattr(device.backing, "fileName", "")).startswith(folders)
+            if kept or own:
+                gone.append(_removed(device))
+            if own and not kept:
+                gone[-1].fileOperation = vim.vm.device.VirtualDeviceSpec.FileOperation.destroy
     return vim.vm.ConfigSpec(deviceChange=gone) if gone else None
+
+
+# -- clones of a running machine ------------------------------------------------------------------------------------------
+
+
+def cloning(
+    spec: MachineSpec, name: str, tenant: str, serial: str, folder: Any, pool: Any, datastore: Any
+) -> vim.vm.InstantCloneSpec:
+    """A running machine that is to be nobody's for now. Its port keeps its parent's URI: vSphere lets no clone have another."""
+    return vim.vm.InstantCloneSpec(
+        name=name,
+        location=vim.vm.RelocateSpec(folder=folder, pool=pool, datastore=datastore),
+        config=_facts(spec, tenant, serial),
+        # By this it is found again: its instance's is vCenter's to choose.
+        biosUuid=uuid_of(tenant, spec.id),
+    )
+
+
+def becoming(
+    spec: MachineSpec, name: str, tenant: str, serial: str, disks: Sequence[PlacedDisk], backing_of: Callable[[Card], Any]
+) -> vim.vm.ConfigSpec:  # fmt: skip
+    """A change that makes a machine of nobody's this one."""
+    cards = [card for card in (spec.card, *spec.more_cards) if card is not None]
+    # Below zero: the server chooses the keys.
+    devices = [_disk(index, disk, -1 - index) for index, disk in enumerate(disks)]
+    devices += [_card(-1 - len(disks) - number, card, backing_of(card)) for number, card in enumerate(cards)]
+    return vim.vm.ConfigSpec(name=name, deviceChange=devices, extraConfig=_facts(spec, tenant, serial))
 
 
 def weighing(spec: MachineSpec, weight: Weight) -> vim.vm.ConfigSpec:
@@ -212,13 +257,12 @@ def card_of(devices: Sequence[Any], mac: str) -> Any:
 def plugging(spec: MachineSpec, serial: str, card: Card, backing: Any) -> vim.vm.ConfigSpec:
     """A change that adds a card; `spec` is what the machine is after it."""
     # Below zero: the server chooses the key.
-    return _rewritten(spec, serial, _card(-1 - _CARD_KEY, card, backing))
+    return _rewritten(spec, serial, _card(-1, card, backing))
 
 
 def unplugging(spec: MachineSpec, serial: str, device: Any) -> vim.vm.ConfigSpec:
     """A change that takes a card away."""
-    gone = vim.vm.device.VirtualDeviceSpec(operation=vim.vm.device.VirtualDeviceSpec.Operation.remove, device=device)
-    return _rewritten(spec, serial, gone)
+    return _rewritten(spec, serial, _removed(device))
 
 
 def _rewritten(spec: MachineSpec, serial: str, change: vim.vm.device.VirtualDeviceSpec) -> vim.vm.ConfigSpec:
@@ -236,7 +280,7 @@ def _serial_port(concentrator: str, own: str) -> vim.vm.device.VirtualDeviceSpec
     )
 
 
-def _card(index: int, card: Card, backing: Any) -> vim.vm.device.VirtualDeviceSpec:
+def _card(key: int, card: Card, backing: Any) -> vim.vm.device.VirtualDeviceSpec:
     # One that is on no network is there all the same, with its cable out.
     there = card.bridge != NO_BRIDGE
     connectable = vim.vm.device.VirtualDevice.ConnectInfo(
@@ -244,7 +288,7 @@ def _card(index: int, card: Card, backing: Any) -> vim.vm.device.VirtualDeviceSp
     )
     return _added(
         vim.vm.device.VirtualVmxnet3(
-            key=_CARD_KEY + index, backing=backing, connectable=connectable, addressType="manual", macAddress=card.mac
+            key=key, backing=backing, connectable=connectable, addressType="manual", macAddress=card.mac
         )
     )
 

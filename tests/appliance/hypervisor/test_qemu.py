@@ -16,13 +16,13 @@ import trio
 
 from appliance.config import default_guest
 from appliance.errors import HypervisorError
-from appliance.hypervisor import Card, Disk, Driver, MachineSpec, Power
+from appliance.hypervisor import Card, Disk, DiskAddress, Driver, MachineSpec, Power
 from appliance.hypervisor.qemu import QemuDriver
 from appliance.hypervisor.qemu.command import BOOT, MOST_MORE_CARDS, Descriptors, Placed, command
 from appliance.hypervisor.qemu.machine import QemuMachine
 from appliance.hypervisor.qemu.process import is_running
 from appliance.hypervisor.qemu.template import Template
-from appliance.hypervisor.qemu.templates import Rehearsal
+from appliance.hypervisor.qemu.templates import LocalRehearsal
 from protos.tether.v1 import network_pb2
 from tests.appliance.hypervisor.contract import DriverContract
 from tether.rpc.bridge import LoopThread
@@ -37,14 +37,16 @@ pytestmark = pytest.mark.live
 class Hear:
     """The shortest rehearsal: the tether has said something."""
 
+    layer = Path("none")
+
     def disks(self, folder: Path) -> tuple[Disk, ...]:
         (folder / "hear.disk").write_bytes(bytes(1 << 20))
         return (Disk(folder / "hear.disk", False),)
 
     @asynccontextmanager
-    async def perform(self, line: Line, kind: MachineSpec) -> AsyncIterator[None]:
+    async def perform(self, line: Line, kind: MachineSpec, disks: list[DiskAddress]) -> AsyncIterator[trio.Event]:
         await line.read()
-        yield
+        yield trio.Event()
         line.close()
 
 
@@ -52,7 +54,7 @@ hear = Hear()
 
 
 @asynccontextmanager
-async def opened(root: Path, rehearsal: Rehearsal | None = None) -> AsyncIterator[QemuDriver]:
+async def opened(root: Path, rehearsal: LocalRehearsal | None = None) -> AsyncIterator[QemuDriver]:
     async with trio.open_nursery() as nursery:
         driver = QemuDriver(root / "machines", default_guest(), "tcg", root / "cache", nursery, rehearsal)
         await driver.connect()

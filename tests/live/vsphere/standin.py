@@ -5,11 +5,11 @@ concentrator that the configuration names. One that ends by itself is powered of
 
     python -m tests.live.vsphere.standin ADDRESS THUMBPRINT FOLDER BRIDGE direct|cd [NAMESPACE]
 
-runs one until its standard input ends; a line `move UUID` there moves a machine, `move UUID abort` does not in the end; `off UUID`,
-`delete`, `suspend`, `resume`, `rename UUID NAME` and `migrate` are what somebody does in the vSphere client. Each is answered by a
-line. BRIDGE is where the machines' cards are put, BRIDGE-d, if it is there, where those on distributed portgroups are; an appliance
-is a vchd in the network namespace NAMESPACE. Firmware and a CD take long without KVM: with `direct` the kernel that is on it is
-loaded by QEMU itself.
+runs one until its standard input ends; a line `move MACHINE` (its UUID or name) there moves a machine, `move MACHINE abort` does not
+in the end; `off MACHINE`, `delete`, `suspend`, `resume`, `rename MACHINE NAME` and `migrate` are what somebody does in the vSphere
+client. Each is answered by a line. BRIDGE is where the machines' cards are put, BRIDGE-d, if it is there, where those on distributed
+portgroups are; an appliance is a vchd in the network namespace NAMESPACE. Firmware and a CD take long without KVM: with `direct` the
+kernel that is on it is loaded by QEMU itself.
 """
 
 import contextlib
@@ -23,10 +23,12 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import trio
 from pyVmomi import vim
@@ -35,7 +37,9 @@ from appliance.config import default_guest
 from appliance.errors import HypervisorError
 from appliance.hypervisor.qemu.monitor import Monitor
 from appliance.hypervisor.vsphere.collector import Collector, Seen
+from appliance.hypervisor.vsphere.driver import BLANK, PARENT
 from appliance.hypervisor.vsphere.session import Server, Session
+from appliance.hypervisor.vsphere.spec import MACHINE_KEY
 from appliance.hypervisor.vsphere.vmdk import flat_name
 from tests.live.vsphere.appliancebody import is_appliance, run_appliance
 from tests.live.vsphere.serialport import ABORT, BEGIN, COMPLETE, GOAHEAD, PEER, PEER_OK, SerialPort, connected
@@ -43,6 +47,8 @@ from tests.live.vsphere.simulator import PASSWORD, USER
 
 # What the bridge of distributed portgroups is called, after that of the others.
 DISTRIBUTED = "-d"
+# In extraConfig: of which machine's memory an InstantClone is.
+SOURCE = "standin.source"
 _KERNEL = "console=ttyS1 vch.line=ttyS0 reboot=t panic=-1 quiet rdinit=/init"
 
 
@@ -82,7 +88,8 @@ class StandInHost:
             body = self._bodies[key] = _Body(
                 config, await self._datastores(), self._folder / key, self._bridge, self._boot, devices
             )
-            await body.run()
+            source = next((one.value for one in config.extraConfig if one.key == SOURCE), None)
+            await body.run(next((one for one in self._bodies.values() if one.uuid == source), None))
             ended = True
         self._bodies.pop(key, None)
         if ended:
@@ -100,9 +107,14 @@ class StandInHost:
         await self._session.change("stand-in", view.DestroyView)
         return {facts["name"]: facts["summary.url"] for facts in found.values()}
 
-    async def operate(self, what: str, machine_uuid: str, *more: str) -> None:
+    def _key_of(self, machine: str) -> str:
+        """Of a running machine, by vCenter's UUID of it or its name."""
+        names = {key: seen.facts.get("name") for key, seen in self.collector.machines.items()}
+        return next(key for key, body in self._bodies.items() if machine in (body.uuid, names.get(key)))
+
+    async def operate(self, what: str, machine: str, *more: str) -> None:
         """What an operator does with a machine: off, delete (with its disks), suspend, resume, rename NAME, migrate."""
-        key = next(key for key, body in self._bodies.items() if body.uuid == machine_uuid)
+        key = self._key_of(machine)
         reference = self.collector.machines[key].reference
         if what in ("off", "delete"):
             await self.collector.carry_out("operator", reference.PowerOff)
@@ -120,9 +132,9 @@ class StandInHost:
         hosts = await self._session.look("stand-in", await self._session.look("stand-in", host, "parent"), "host")
         return vim.vm.RelocateSpec(host=next(one for one in hosts if one != host))
 
-    async def move(self, machine_uuid: str, *, give_up: bool = False) -> None:
+    async def move(self, machine: str, *, give_up: bool = False) -> None:
         """vMotion of a machine, as its serial port sees it; `give_up` takes it back in the end."""
-        await next(body for body in self._bodies.values() if body.uuid == machine_uuid).move(give_up)
+        await self._bodies[self._key_of(machine)].move(give_up)
 
 
 class _Body:
@@ -144,6 +156,20 @@ class _Body:
         self._moves: trio.MemorySendChannel[tuple[bool, trio.Event]] | None = None
         self._asleep = False
         self._turned = trio.Event()
+        self._state = trio.Event()
+        self._saving = trio.Lock()
+        self._wanted = trio.Event()
+        self._goes_on_from: Path | None = None
+
+    async def save(self) -> Path:
+        """Its memory and devices of this moment, in a file."""
+        async with self._saving:
+            self._state = trio.Event()
+            self._wanted.set()
+            await self._state.wait()
+            taken = self._folder / f"state-{uuid4()}"
+            (self._folder / "state").rename(taken)
+            return taken
 
     def sleep(self, asleep: bool) -> None:
         """It is suspended, or not any more."""
@@ -155,7 +181,8 @@ class _Body:
         while self._asleep != asleep:
             await self._turned.wait()
 
-    async def run(self) -> None:
+    async def run(self, source: "_Body | None" = None) -> None:
+        """Until its QEMU ends; from where `source` is now, if it is a clone."""
         self._folder.mkdir(parents=True, exist_ok=True)
         # QEMU's sockets need short paths.
         with tempfile.TemporaryDirectory(prefix="vch") as short:
@@ -165,14 +192,16 @@ class _Body:
             listener.listen(1)
             with listener:
                 command = self._command(listener.fileno(), f"{short}/monitor")
+                if source is not None:
+                    command += ["-S", "-incoming", "defer"]
+                    self._goes_on_from = await source.save()
                 self._process = await trio.lowlevel.open_process(
                     command, stdin=subprocess.DEVNULL, pass_fds=[listener.fileno()]
                 )
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._serve_port, f"{short}/serial")
-                    if self._bridge:
-                        nursery.start_soon(self._follow_cards, f"{short}/monitor")
+                    nursery.start_soon(self._follow, f"{short}/monitor")
                     await self._process.wait()
                     nursery.cancel_scope.cancel()
             finally:
@@ -192,8 +221,12 @@ class _Body:
             *self._firmware(),
             "-chardev", f"socket,id=serial,fd={serial},server=on,wait=off", "-device", "isa-serial,chardev=serial",
             "-chardev", f"file,id=console,path={self._folder}/console.log", "-device", "isa-serial,chardev=console",
-            "-qmp", f"unix:{monitor},server=on,wait=off", *self._disks(), *self._cards(),
+            "-qmp", f"unix:{monitor},server=on,wait=off", *self._adapters(), *self._disk_arguments(), *self._cards(),
         ]  # fmt: skip
+
+    def _disk_arguments(self) -> list[str]:
+        disks = self._disks(self._config.hardware.device).values()
+        return [part for disk in disks for part in disk.arguments()]
 
     def _firmware(self) -> list[str]:
         if self._boot == "direct":
@@ -254,57 +287,113 @@ class _Body:
         name = mac.replace(":", "")
         return {"driver": "vmxnet3", "id": f"c{name}", "netdev": f"n{name}", "mac": mac}
 
-    async def _follow_cards(self, path: str) -> None:
+    async def _follow(self, path: str) -> None:
         """Plug and unplug what the configuration says. ESXi does it before it says that it is done, the simulator does not."""
-        has = set(self._connected(self._config.hardware.device))
+        cards = self._connected(self._config.hardware.device) if self._bridge else {}
+        disks = self._disks(self._config.hardware.device)
         await self._until_there(path)
         stopped = False
         async with Monitor.open(path) as monitor:
+            if self._goes_on_from is not None:
+                await self._go_on(monitor, self._goes_on_from)
             while True:
                 with trio.move_on_after(0.2):
                     await self._turned.wait()
                 if stopped != self._asleep:
                     stopped = self._asleep
                     await monitor.execute("stop" if stopped else "cont")
-                with contextlib.suppress(HypervisorError):
-                    connected = self._connected(await self._devices() or [])
-                    wanted = set(connected)
-                    for mac in wanted - has:
-                        await monitor.execute("netdev_add", self._tap(mac, connected[mac]))
-                        await monitor.execute("device_add", self._nic(mac))
-                    for mac in has - wanted:
-                        name = str(self._nic(mac)["id"])
-                        await monitor.execute("device_del", {"id": name})
-                        await monitor.wait_event("DEVICE_DELETED", name)
-                        await monitor.execute("netdev_del", {"id": self._tap(mac, "")["id"]})
-                    has = wanted
+                try:
+                    devices = await self._devices() or []
+                    disks = await self._plug_disks(monitor, disks, self._disks(devices))
+                    if self._bridge:
+                        cards = await self._plug_cards(monitor, cards, self._connected(devices))
+                    if self._wanted.is_set():
+                        await self._save(monitor)
+                except HypervisorError as error:
+                    print(self.uuid, error, file=sys.stderr, flush=True)
+
+    async def _plug_cards(self, monitor: Monitor, has: dict[str, str], wanted: dict[str, str]) -> dict[str, str]:
+        for mac in wanted.keys() - has.keys():
+            await monitor.execute("netdev_add", self._tap(mac, wanted[mac]))
+            await monitor.execute("device_add", self._nic(mac))
+        for mac in has.keys() - wanted.keys():
+            name = str(self._nic(mac)["id"])
+            await monitor.execute("device_del", {"id": name})
+            await monitor.wait_event("DEVICE_DELETED", name)
+            await monitor.execute("netdev_del", {"id": self._tap(mac, "")["id"]})
+        return wanted
+
+    @staticmethod
+    async def _plug_disks(
+        monitor: Monitor, has: dict[str, "_BodyDisk"], wanted: dict[str, "_BodyDisk"]
+    ) -> dict[str, "_BodyDisk"]:
+        for name in has.keys() - wanted.keys():
+            await monitor.execute("device_del", {"id": name})
+            await monitor.wait_event("DEVICE_DELETED", name)
+            await monitor.execute("blockdev-del", {"node-name": f"{name}-data"})
+        for name in wanted.keys() - has.keys():
+            await monitor.execute("blockdev-add", wanted[name].data)
+            await monitor.execute("device_add", wanted[name].device)
+        return wanted
+
+    @staticmethod
+    async def _go_on(monitor: Monitor, state: Path) -> None:
+        """From what another was."""
+        fd = os.open(state, os.O_RDONLY | os.O_CLOEXEC)
+        state.unlink()
+        try:
+            await monitor.load(fd, 60)
+        finally:
+            os.close(fd)
+        await monitor.execute("cont")
+
+    async def _save(self, monitor: Monitor) -> None:
+        self._wanted = trio.Event()
+        state = os.open(self._folder / "state", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            await monitor.save(state, 60)
+        finally:
+            os.close(state)
+            await monitor.execute("cont")
+        self._state.set()
 
     @staticmethod
     async def _until_there(path: str) -> None:
         while not os.path.exists(path):  # noqa: ASYNC110 - QEMU's
             await trio.sleep(0.05)
 
-    def _disks(self) -> list[str]:
-        """The machine's adapters, and behind them what its disks, or those that they are children of, have on the datastore."""
-        devices: list[Any] = self._config.hardware.device
-        arguments: list[str] = []
-        adapters: dict[int, str] = {}
-        for device in devices:
-            if isinstance(device, vim.vm.device.ParaVirtualSCSIController):
-                adapters[device.key] = f"scsi{device.busNumber}"
-                arguments += ["-device", f"pvscsi,id=scsi{device.busNumber}"]
-        for number, disk in enumerate(one for one in devices if isinstance(one, vim.vm.device.VirtualDisk)):
+    def _adapters(self) -> list[str]:
+        found = [
+            one for one in self._config.hardware.device if isinstance(one, vim.vm.device.ParaVirtualSCSIController)
+        ]
+        # QEMU's PVSCSI forgets over a migration how much it has told its guest of disks: those that are cloned have another.
+        machine = next(one.value for one in self._config.extraConfig if one.key == MACHINE_KEY)
+        model = "virtio-scsi-pci" if machine.startswith((PARENT, BLANK)) else "pvscsi"
+        return [part for one in found for part in ("-device", f"{model},id={_adapter(one.key)}")]
+
+    def _disks(self, devices: list[Any]) -> dict[str, "_BodyDisk"]:
+        """What the machine's disks, or those that they are children of, have on the datastore, by their names in QEMU."""
+        found = {}
+        for disk in devices:
+            if not isinstance(disk, vim.vm.device.VirtualDisk):
+                continue
             backing: Any = disk.backing
             read_only = backing.parent is not None
             path = self._local(backing.parent.fileName if read_only else backing.fileName)
             if not read_only:
                 _lengthen(Path(path))
-            access = "readonly=on" if read_only else "discard=unmap"
-            arguments += [
-                "-drive", f"if=none,id=disk{number},format=raw,file={flat_name(path)},{access}",
-                "-device", f"scsi-hd,bus={adapters[int(disk.controllerKey or 0)]}.0,scsi-id={disk.unitNumber},drive=disk{number}",
-            ]  # fmt: skip
-        return arguments
+            # By where it is: the simulator gives a key twice.
+            name = f"disk{disk.controllerKey}-{disk.unitNumber}"
+            data: dict[str, object] = {
+                "driver": "raw", "node-name": f"{name}-data", "read-only": read_only, "discard": "ignore" if read_only else "unmap",
+                "file": {"driver": "file", "filename": flat_name(path)},
+            }  # fmt: skip
+            bus = f"{_adapter(int(disk.controllerKey or 0))}.0"
+            device: dict[str, object] = {
+                "driver": "scsi-hd", "id": name, "bus": bus, "scsi-id": disk.unitNumber, "drive": f"{name}-data"
+            }  # fmt: skip
+            found[name] = _BodyDisk(data, device)
+        return found
 
     def _local(self, path: str) -> str:
         """A path on a datastore, where the simulator has it."""
@@ -395,6 +484,22 @@ class _Body:
         await self._moves.send((give_up, done))
         with trio.fail_after(30):
             await done.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class _BodyDisk:
+    """A disk as QEMU's monitor takes it: what is on it, and the device."""
+
+    data: dict[str, object]
+    device: dict[str, object]
+
+    def arguments(self) -> list[str]:
+        """The same for its command line."""
+        return ["-blockdev", json.dumps(self.data), "-device", json.dumps(self.device)]
+
+
+def _adapter(key: int) -> str:
+    return f"scsi{key}"
 
 
 def _lengthen(disk: Path) -> None:

@@ -12,7 +12,64 @@ import (
 
 	"github.com/vmware/govmomi/simulator"
 	_ "github.com/vmware/govmomi/vapi/simulator"
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/soap"
+	"github.com/vmware/govmomi/vim25/types"
 )
+
+// A machine that can be cloned while it runs, which the simulator's cannot: a clone that is powered on, with what the specification
+// of an InstantClone has. That its memory is another's is for the stand-in host to see to, which is told whose.
+type running struct {
+	*simulator.VirtualMachine
+	Self types.ManagedObjectReference
+}
+
+func (vm *running) Reference() types.ManagedObjectReference { return vm.Self }
+
+func (vm *running) InstantCloneTask(ctx *simulator.Context, req *types.InstantClone_Task) soap.HasFault {
+	refuse := func(fault types.BaseMethodFault) soap.HasFault {
+		return &methods.InstantClone_TaskBody{Fault_: simulator.Fault("", fault)}
+	}
+	if vm.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOn {
+		return refuse(&types.InvalidPowerState{
+			RequestedState: types.VirtualMachinePowerStatePoweredOn, ExistingState: vm.Runtime.PowerState,
+		})
+	}
+	for _, change := range req.Spec.Location.DeviceChange {
+		spec := change.GetVirtualDeviceConfigSpec()
+		if _, card := spec.Device.(types.BaseVirtualEthernetCard); !card || spec.Operation != types.VirtualDeviceConfigSpecOperationEdit {
+			return refuse(&types.InvalidArgument{InvalidProperty: "spec.location.deviceChange"})
+		}
+	}
+	folder := vm.Parent
+	if req.Spec.Location.Folder != nil {
+		folder = req.Spec.Location.Folder
+	}
+	source := &types.OptionValue{Key: "standin.source", Value: vm.Config.InstanceUuid}
+	body := vm.CloneVMTask(ctx, &types.CloneVM_Task{
+		This: vm.VirtualMachine.Self, Folder: *folder, Name: req.Spec.Name,
+		Spec: types.VirtualMachineCloneSpec{
+			Location: req.Spec.Location, PowerOn: true,
+			Config: &types.VirtualMachineConfigSpec{Uuid: req.Spec.BiosUuid, ExtraConfig: append(req.Spec.Config, source)},
+		},
+	}).(*methods.CloneVM_TaskBody)
+	if body.Fault_ != nil {
+		return &methods.InstantClone_TaskBody{Fault_: body.Fault_}
+	}
+	return &methods.InstantClone_TaskBody{Res: &types.InstantClone_TaskResponse{Returnval: body.Res.Returnval}}
+}
+
+func cloning(ctx *simulator.Context, method *simulator.Method) (mo.Reference, types.BaseMethodFault) {
+	if method.Name == "InstantClone_Task" {
+		if vm, ok := ctx.Map.Get(method.This).(*simulator.VirtualMachine); ok {
+			// Not by what is returned here, which a session's own objects go before.
+			method.This = types.ManagedObjectReference{Type: "Running" + vm.Self.Type, Value: vm.Self.Value}
+			return ctx.Map.Put(&running{vm, method.This}), nil
+		}
+	}
+	return nil, nil
+}
 
 func main() {
 	esx := flag.Bool("esx", false, "a lone ESXi rather than a vCenter")
@@ -23,6 +80,7 @@ func main() {
 	datastores := flag.Int("ds", 1, "datastores")
 	portgroups := flag.Int("pg", 2, "distributed portgroups")
 	delay := flag.Int("delay", 0, "milliseconds before each answer")
+	api := flag.String("api", "8.0.2.0", "version of the API that it says it has")
 	certificate := flag.String("tlscert", "", "PEM file; else one that is in the library")
 	key := flag.String("tlskey", "", "PEM file")
 	flag.Parse()
@@ -34,10 +92,14 @@ func main() {
 		model.Host, model.Cluster, model.ClusterHost, model.Portgroup = 0, 1, *hosts, *portgroups
 	}
 	model.Machine = 0
+	model.ServiceContent.About.ApiVersion = *api
 	model.Datastore = *datastores
 	model.DelayConfig.Delay = *delay
 	if err := model.Create(); err != nil {
 		log.Fatal(err)
+	}
+	if !*esx {
+		model.Map().Handler = cloning
 	}
 	model.Service.RegisterEndpoints = true
 	model.Service.TLS = new(tls.Config)
