@@ -1,7 +1,9 @@
 """Images for tests, made of Debian's busybox by build/busybox.py."""
 
 import functools
+import io
 import runpy
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,16 @@ def _module() -> dict[str, Any]:
 def busybox_layer() -> bytes:
     layer: bytes = _module()["layer"]()
     return layer
+
+
+def layer_with(name: str) -> bytes:
+    """One with a single file, whose name is its only line."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        member = tarfile.TarInfo(name)
+        member.size = len(name) + 1
+        archive.addfile(member, io.BytesIO(f"{name}\n".encode()))
+    return out.getvalue()
 
 
 def image_archive(layers: list[bytes], config: dict[str, object], name: str) -> bytes:

@@ -77,7 +77,9 @@ def name_of(convention: str, tenant: str, spec: MachineSpec) -> str:
     """What the vSphere client calls it; vSphere allows 80 characters."""
     short = spec.id[:_SHORT_ID]
     around = len(convention.format(name="", id=short, tenant=tenant))
-    name = (spec.name or tenant)[: max(1, _LONGEST_NAME - around)]
+    # Of those that are no container's there may be many.
+    nameless = tenant if "{id}" in convention else f"{tenant}-{short}"
+    name = (spec.name or nameless)[: max(1, _LONGEST_NAME - around)]
     return convention.format(name=name, id=short, tenant=tenant)[:_LONGEST_NAME]
 
 

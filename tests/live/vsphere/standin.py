@@ -107,14 +107,18 @@ class StandInHost:
         await self._session.change("stand-in", view.DestroyView)
         return {facts["name"]: facts["summary.url"] for facts in found.values()}
 
-    def _key_of(self, machine: str) -> str:
+    async def _key_of(self, machine: str) -> str:
         """Of a running machine, by vCenter's UUID of it or its name."""
-        names = {key: seen.facts.get("name") for key, seen in self.collector.machines.items()}
-        return next(key for key, body in self._bodies.items() if machine in (body.uuid, names.get(key)))
+        for key, body in self._bodies.items():
+            # Asked: the simulator tells nobody of a name that a reconfiguration gives.
+            name = await self._session.look("stand-in", self.collector.machines[key].reference, "name")
+            if machine in (body.uuid, name):
+                return key
+        raise AssertionError(f"no machine {machine} runs")
 
     async def operate(self, what: str, machine: str, *more: str) -> None:
         """What an operator does with a machine: off, delete (with its disks), suspend, resume, rename NAME, migrate."""
-        key = self._key_of(machine)
+        key = await self._key_of(machine)
         reference = self.collector.machines[key].reference
         if what in ("off", "delete"):
             await self.collector.carry_out("operator", reference.PowerOff)
@@ -134,7 +138,7 @@ class StandInHost:
 
     async def move(self, machine: str, *, give_up: bool = False) -> None:
         """vMotion of a machine, as its serial port sees it; `give_up` takes it back in the end."""
-        await self._bodies[self._key_of(machine)].move(give_up)
+        await self._bodies[await self._key_of(machine)].move(give_up)
 
 
 class _Body:

@@ -2,11 +2,9 @@
 
 import concurrent.futures
 import hashlib
-import io
 import os
 import re
 import subprocess
-import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from appliance.hypervisor.vsphere.spec import uuid_of
-from tests.live.images import busybox_layer, image_archive
+from tests.live.images import busybox_layer, image_archive, layer_with
 from tests.live.lan import GATEWAY, NAME, PORT, SUBNET
 from tests.live.nfs import running_nfs
 from tests.live.registry import real_registry
@@ -395,6 +393,8 @@ def test_a_lone_esxi(short_path: Path) -> None:
         daemon.must("stop", "-t", "0", "alone")
         assert daemon.must("logs", "alone") == "said\n"
         daemon.must("rm", "alone")
+        daemon.stop()
+        assert "--vm-pool: InstantClones are a vCenter's from 6.7 on" in daemon.refusal("--vm-pool", "1")
 
 
 @pytest.mark.parametrize("firmware", ["bios", "efi"])
@@ -439,7 +439,7 @@ def test_every_answer_is_lost_once(short_path: Path) -> None:
         daemon, proxy = vsphere.daemon, vsphere.proxy
         assert proxy is not None
         daemon.must(
-            "load", stdin=image_archive([busybox_layer(), _layer_with("new")], {"Env": ["PATH=/bin"]}, "another")
+            "load", stdin=image_archive([busybox_layer(), layer_with("new")], {"Env": ["PATH=/bin"]}, "another")
         )
         with real_registry(short_path, inside=daemon.inside()) as host:
             image = f"{host}/another"
@@ -462,18 +462,9 @@ def test_every_answer_is_lost_once(short_path: Path) -> None:
         assert {method for method, _ in proxy.rules} <= {"PowerOffVM_Task", "MakeDirectory"}
 
 
-def _layer_with(name: str) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
-        member = tarfile.TarInfo(name)
-        member.size = len(name) + 1
-        archive.addfile(member, io.BytesIO(f"{name}\n".encode()))
-    return out.getvalue()
-
-
 def test_an_image_of_more_layers_than_a_machine_has_disks(vsphere: Vsphere) -> None:
     daemon = vsphere.daemon
-    layers = [busybox_layer(), *(_layer_with(f"layer{number}") for number in range(75))]
+    layers = [busybox_layer(), *(layer_with(f"layer{number}") for number in range(75))]
     before = set(vsphere.files())
     daemon.must("load", stdin=image_archive(layers, {"Env": ["PATH=/bin"]}, "high"))
     said = daemon.must(
@@ -499,7 +490,7 @@ def test_layers_go_with_their_last_image(vsphere: Vsphere) -> None:
     daemon = vsphere.daemon
     daemon.must("run", "--rm", "busybox", "true")
     before = set(vsphere.files())
-    daemon.must("load", stdin=image_archive([busybox_layer(), _layer_with("new")], {"Env": ["PATH=/bin"]}, "layered"))
+    daemon.must("load", stdin=image_archive([busybox_layer(), layer_with("new")], {"Env": ["PATH=/bin"]}, "layered"))
     assert daemon.must("run", "--rm", "layered", "cat", "/new") == "new\n"
     (written,) = (one for one in set(vsphere.files()) - before if "/layers/" in one and one.endswith("-flat.vmdk"))
     daemon.must("rmi", "layered")
