@@ -201,6 +201,7 @@ class Config:
     https_proxy: str = ""
     no_proxy: str = ""
     log_level: str = "info"
+    syslog_address: str = ""
     cache: Path = field(
         default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vch"
     )
@@ -293,6 +294,10 @@ def parse_arguments(arguments: list[str]) -> Config:
     flag("--https-proxy")
     flag("--no-proxy", help="hosts that are reached without: names, IPs, CIDRs, with commas between")
     flag("-l", "--log-level", choices=("debug", "info", "warn", "error", "fatal"))
+    flag(
+        "--syslog-address", metavar="udp|tcp|tcp+tls://HOST[:PORT]",
+        help="where to send what vchd itself logs, too (containers': --log-driver syslog)",
+    )  # fmt: skip
     _add_vsphere(parser)
     given = {key: value for key, value in vars(parser.parse_args(arguments)).items() if value is not None}
     file = given.pop("config_file", None)
@@ -368,7 +373,7 @@ _FILE_KEYS = _PROXY_KEYS | {name: name.replace("-", "_") for name in _TLS} | {na
     "networking": "networking", "bridge": "bridge", "bip": "bip", "dns": "dns",
     "container-networks": "container_networks", "volume-stores": "volume_stores", "labels": "labels",
     "insecure-registries": "insecure_registries", "registry-mirrors": "registry_mirrors",
-    "log-level": "log_level", "allow-registries": "allow_registries", "certs-dir": "certs_dir",
+    "log-level": "log_level", "syslog-address": "syslog_address", "allow-registries": "allow_registries", "certs-dir": "certs_dir",
 }  # fmt: skip
 
 

@@ -35,6 +35,7 @@ from appliance.api.volumes import VolumeRoutes
 from appliance.config import Config, Rule, parse_arguments, parse_container_network, parse_rule
 from appliance.diag import dump_tasks
 from appliance.diag.logfile import FORMAT, LOG_NAME, log_to
+from appliance.diag.shipping import shipped
 from appliance.engine.admission import Admission
 from appliance.engine.containers import Containers
 from appliance.engine.events import EventBus
@@ -262,6 +263,7 @@ async def serve(config: Config) -> None:
     async with AsyncExitStack() as stack:
         stack.enter_context(_lock(config.data_root))
         log_to(config.data_root / LOG_NAME)
+        stack.enter_context(shipped(config.syslog_address))
         router = await stack.enter_async_context(appliance(config))
         await _listen_until_told(config, router)
 

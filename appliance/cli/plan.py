@@ -7,6 +7,7 @@ from pathlib import Path
 
 from appliance.cli.package import OvaFile
 from appliance.config import bracketed, parse_volume_store
+from appliance.diag.shipping import parse_server
 from appliance.errors import InvalidParameter
 from appliance.hypervisor.vsphere.preflight import Finding, Places
 from appliance.hypervisor.vsphere.session import Server
@@ -24,7 +25,7 @@ _HANDED_ON = {
     "client_routes": "client-routes", "management_address": "management-address", "management_routes": "management-routes",
     "hostname": "hostname", "log_level": "log-level", "vspc_allow": "vspc-allow", "vm_firmware": "vm-firmware", "ssh_key": "ssh-key",
     "volume_store": "volume-stores", "container_network": "container-networks", "tunnel_port": "vsphere-tunnel-port",
-    "vm_names": "vm-names",
+    "vm_names": "vm-names", "syslog_address": "syslog-address",
 }  # fmt: skip
 # Those that are more than handed on.
 _SAID = {
@@ -176,6 +177,11 @@ def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
     flag = parser.add_argument_group("what it says").add_argument
     flag("--label", dest="labels", action="append", metavar="NAME=VALUE", help="in docker info")
     flag("--log-level")
+    flag(
+        "--syslog-address",
+        metavar="udp|tcp|tcp+tls://HOST[:PORT]",
+        help="where the appliance's vchd sends its own log, too",
+    )
 
 
 def look_at_options(options: argparse.Namespace) -> list[Finding]:
@@ -190,6 +196,11 @@ def look_at_options(options: argparse.Namespace) -> list[Finding]:
             check_names(options.vm_names)
         except InvalidParameter as error:
             findings.append(Finding("--container-name-convention", str(error)))
+    if options.syslog_address:
+        try:
+            parse_server(options.syslog_address)
+        except InvalidParameter as error:
+            findings.append(Finding("--syslog-address", str(error).removeprefix("--syslog-address ")))
     for text in options.volume_store:
         try:
             _, place = parse_volume_store(text)

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from appliance.container.syslog import TAG_VALUES, fill_tag, parse_address, parse_facility, parse_format
+from appliance.diag.syslog import TAG_VALUES, fill_tag, parse_address, parse_facility, parse_format
 from appliance.errors import InvalidParameter
 
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}

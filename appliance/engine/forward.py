@@ -9,7 +9,16 @@ from collections.abc import Callable
 import trio
 
 from appliance.container.logconfig import SYSLOG
-from appliance.container.syslog import Address, Formatter, fill_tag, parse_address, parse_facility, parse_format
+from appliance.diag.syslog import (
+    ERROR,
+    INFORMATIONAL,
+    Address,
+    Formatter,
+    fill_tag,
+    parse_address,
+    parse_facility,
+    parse_format,
+)
 from appliance.engine.record import Container
 from appliance.streams.logfile import LogFile
 
@@ -158,7 +167,9 @@ class Forwarder:
                 self._stream = await _connect(self._address, self._options)
             for entry in kept.iterate(position, min(kept.entries, position + _BATCH)):
                 await self._stream.send_all(
-                    self._formatter.message(entry.stream, entry.time_ns, kept.payload(entry)[:_LONGEST])
+                    self._formatter.message(
+                        ERROR if entry.stream == 2 else INFORMATIONAL, entry.time_ns, kept.payload(entry)[:_LONGEST]
+                    )
                 )
                 position += 1
             self._complained = False

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from appliance.config import parse_container_network, parse_rule
+from appliance.diag.shipping import parse_server
 from appliance.errors import InvalidParameter
 
 T = TypeVar("T")
@@ -93,6 +94,7 @@ PROPERTIES = (
     Property("https-proxy", _DOCKER, "HTTPS proxy"),
     Property("no-proxy", _DOCKER, "No proxy for", "With commas between."),
     Property("log-level", _DOCKER, "Log level", "debug, info, warn, error or fatal.", "info"),
+    Property("syslog-address", _DOCKER, "Syslog server", "Where vchd's own log goes, too: udp, tcp or tcp+tls://HOST or HOST:PORT."),
     Property(
         "tls-ca", _TLS, "CA of clients",
         "PEM, or base64 of it: who has a certificate of it may use the API. Without one the API is not served, unless Verify is off.",
@@ -187,6 +189,8 @@ def settings_of(values: Mapping[str, str]) -> Settings:
             vchd[key] = found
     if networks := reader.all("container-networks", _container_network, ";"):
         vchd["container-networks"] = networks
+    if reader.text("syslog-address"):
+        vchd["syslog-address"] = read("syslog-address", _syslog, "")
     if proxies := {key: value for key in ("http-proxy", "https-proxy", "no-proxy") if (value := reader.text(key))}:
         vchd["proxies"] = proxies
     verify = read("tls-verify", _boolean, True)
@@ -327,6 +331,11 @@ def _rule(text: str) -> str:
 def _route(text: str) -> tuple[ipaddress.IPv4Network, ipaddress.IPv4Address]:
     subnet, _, gateway = text.partition("=")
     return ipaddress.IPv4Network(subnet), ipaddress.IPv4Address(gateway)
+
+
+def _syslog(text: str) -> str:
+    parse_server(text)
+    return text
 
 
 def _subnet(text: str) -> str:

@@ -264,3 +264,28 @@ def test_messages_have_the_numbers_of_vmwares_table() -> None:
     assert (VMWARE, KNOWN, BEGIN, GOAHEAD, PEER, PEER_OK, COMPLETE, ABORT, VC_UUID, WONT_PROXY) == (
         232, 0, 40, 41, 44, 45, 46, 48, 80, 73,
     )  # fmt: skip
+
+
+async def test_a_clone_speaks_before_it_is_known(autojump_clock: MockClock) -> None:
+    """vCenter chooses its UUID, and its host may be quicker than vCenter's answer to us."""
+    async with _opened() as (concentrator, number):
+        with concentrator.expecting_clones(_URI):
+            async with connected(number) as serial:
+                await serial.identify(_SPELT, _URI)
+                await trio.sleep(1)
+                concentrator.expect("00000000-0000-0000-0000-000000000001", _URI)
+                line = concentrator.expect(_UUID, _URI).dial()
+                await serial.hear(WILL_PROXY)
+                await serial.write(b"here")
+                assert await _read(line, 4) == b"here"
+            # Nobody's.
+            async with connected(number) as serial:
+                await serial.identify("503c5d1c-0f6a-8c5b-1f2e-ffffffffffff", _URI)
+                await serial.hear_end()
+            async with connected(number) as serial:
+                await serial.identify("503c5d1c-0f6a-8c5b-1f2e-ffffffffffff", f"{_URI}s")
+                await serial.hear(WONT_PROXY)
+        async with connected(number) as serial:
+            await serial.identify("503c5d1c-0f6a-8c5b-1f2e-ffffffffffff", _URI)
+            await serial.hear(WONT_PROXY)
+        line.close()

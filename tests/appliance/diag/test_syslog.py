@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from appliance.container.syslog import Address, Formatter, fill_tag, parse_address, parse_facility
+from appliance.diag.syslog import ERROR, INFORMATIONAL, Address, Formatter, fill_tag, parse_address, parse_facility
 from appliance.errors import InvalidParameter
 
 _TIME = 1_700_000_000_123_456_789
@@ -21,12 +21,12 @@ _TIME = 1_700_000_000_123_456_789
     ],
 )
 def test_formats(form: str, pattern: bytes) -> None:
-    message = Formatter(3, form, "tag", "host").message(1, _TIME, b"a line\n")
+    message = Formatter(3, form, "tag", "host").message(INFORMATIONAL, _TIME, b"a line\n")
     assert re.fullmatch(pattern % os.getpid(), message)
 
 
-def test_stderr_is_an_error_and_facilities_have_names_and_numbers() -> None:
-    assert Formatter(parse_facility("local7"), "", "t", "h").message(2, _TIME, b"x").startswith(b"<187>")
+def test_severities_and_facilities_have_names_and_numbers() -> None:
+    assert Formatter(parse_facility("local7"), "", "t", "h").message(ERROR, _TIME, b"x").startswith(b"<187>")
     assert parse_facility("") == parse_facility("daemon") == parse_facility("3") == 3
     for bad in ("nonsense", "24", "-1"):
         with pytest.raises(InvalidParameter):

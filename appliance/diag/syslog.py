@@ -15,7 +15,7 @@ _LOCAL = {f"local{number}": 16 + number for number in range(8)}
 _FORMATS = ("", "rfc3164", "rfc5424", "rfc5424micro")
 # What a tag may name.
 TAG_VALUES = ("ID", "FullID", "Name", "ImageName", "ImageID", "ImageFullID", "DaemonName")
-_ERROR, _INFORMATIONAL = 3, 6
+ERROR, WARNING, INFORMATIONAL, DEBUG = 3, 4, 6, 7
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
@@ -82,8 +82,8 @@ class Formatter:
     tag: str
     hostname: str
 
-    def message(self, stream: int, time_ns: int, line: bytes) -> bytes:
-        priority = self.facility * 8 + (_ERROR if stream == 2 else _INFORMATIONAL)
+    def message(self, severity: int, time_ns: int, line: bytes) -> bytes:
+        priority = self.facility * 8 + severity
         seconds, nanos = divmod(time_ns, 10**9)
         when, pid = time.gmtime(seconds), os.getpid()
         if self.format.startswith("rfc5424"):

@@ -1,0 +1,132 @@
+"""What the daemon itself says, to a syslog server beside its own log."""
+
+import contextlib
+import logging
+import logging.handlers
+import queue
+import socket
+import ssl
+from collections.abc import Iterator
+
+from appliance.diag.syslog import (
+    DEBUG,
+    ERROR,
+    INFORMATIONAL,
+    WARNING,
+    Address,
+    Formatter,
+    parse_address,
+    parse_facility,
+)
+from appliance.errors import InvalidParameter
+
+# While the server is not there or slow; what is more is in the daemon's own log only.
+_MOST_WAITING = 10_000
+_SECONDS = 5.0
+_SEVERITIES = ((logging.ERROR, ERROR), (logging.WARNING, WARNING), (logging.INFO, INFORMATIONAL))
+
+
+def parse_server(text: str) -> Address:
+    """udp://HOST[:PORT], tcp://HOST[:PORT] or tcp+tls://HOST[:PORT]. InvalidParameter for what is none."""
+    address = parse_address(text)
+    if not address.host:
+        raise InvalidParameter(f"--syslog-address {text}: udp, tcp or tcp+tls, and HOST or HOST:PORT")
+    return address
+
+
+@contextlib.contextmanager
+def shipped(text: str) -> Iterator[None]:
+    """In the block all that is logged goes to this server, too; "" is none. A server that is not there holds nobody up."""
+    if not text:
+        yield
+        return
+    address = parse_server(text)
+    formatter = Formatter(parse_facility("daemon"), "rfc5424micro", "vchd", socket.gethostname())
+    server = _Datagrams(address, formatter) if address.kind == "udp" else _Stream(address, formatter)
+    waiting: queue.Queue[logging.LogRecord] = queue.Queue(_MOST_WAITING)
+    handler = _Waiting(waiting)
+    listener = logging.handlers.QueueListener(waiting, server)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    listener.start()
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        with contextlib.suppress(queue.Empty):
+            while waiting.full():
+                waiting.get_nowait()
+        listener.stop()
+        server.close()
+
+
+class _Waiting(logging.handlers.QueueHandler):
+    def enqueue(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(queue.Full):
+            self.queue.put_nowait(record)
+
+
+def _lines(record: logging.LogRecord, formatter: Formatter) -> list[bytes]:
+    """A message a line: a traceback has many."""
+    severity = next((severity for level, severity in _SEVERITIES if record.levelno >= level), DEBUG)
+    text = f"{record.levelname} {record.name}: {record.getMessage()}"
+    now = int(record.created * 1e9)
+    return [formatter.message(severity, now, line.encode()) for line in text.splitlines()]
+
+
+class _Stream(logging.handlers.SocketHandler):
+    """By TCP, connected again when it breaks; one that is not reached is left alone for a time that grows."""
+
+    def __init__(self, address: Address, formatter: Formatter) -> None:
+        super().__init__(address.host, address.port)
+        self._tls = ssl.create_default_context() if address.kind == "tcp+tls" else None
+        self._formatter = formatter
+
+    def makeSocket(self, timeout: float = _SECONDS) -> socket.socket:
+        """See SocketHandler."""
+        plain = super().makeSocket(timeout)
+        if self._tls is None:
+            return plain
+        try:
+            return self._tls.wrap_socket(plain, server_hostname=str(self.host))
+        except OSError:
+            plain.close()
+            raise
+
+    def makePickle(self, record: logging.LogRecord) -> bytes:
+        """See SocketHandler: what is sent of a record."""
+        return b"".join(_lines(record, self._formatter))
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """See Handler: it would be told of in a log that is sent there."""
+        self._give_up()
+
+    def _give_up(self) -> None:
+        if self.sock is not None:
+            self.sock.close()
+            self.sock = None
+
+
+class _Datagrams(logging.handlers.DatagramHandler):
+    """By UDP, a datagram a line."""
+
+    def __init__(self, address: Address, formatter: Formatter) -> None:
+        super().__init__(address.host, address.port)
+        self._formatter = formatter
+
+    def makeSocket(self) -> socket.socket:  # type: ignore[override]
+        """See SocketHandler; connected, so that it is known which of its addresses is meant."""
+        kind, _, _, _, where = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_DGRAM)[0]
+        made = socket.socket(kind, socket.SOCK_DGRAM)
+        made.connect(where)
+        return made
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See Handler."""
+        if self.sock is None:
+            self.createSocket()
+        for line in _lines(record, self._formatter):
+            # A server that is not there says so at most once in a while.
+            with contextlib.suppress(OSError):
+                if self.sock is not None:
+                    self.sock.send(line.rstrip(b"\n"))
