@@ -126,6 +126,7 @@ class VsphereConfig:
     image_store: str = ""
     vm_firmware: str = "efi"
     vm_names: str = "{name}-{id}"
+    vm_group: str = ""
     bridge_network: str = ""
     bridge_interface: str = ""
     vspc_listen: str = "0.0.0.0:2377"
@@ -142,6 +143,17 @@ def parse_volume_store(text: str) -> tuple[str, str]:
     if found is None:
         raise InvalidParameter(f"--volume-store {text}: NAME=DATASTORE or NAME=nfs://SERVER/PATH")
     return found[1], found[2]
+
+
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def parse_size(text: str) -> int:
+    """docker/go-units RAMInBytes. InvalidParameter."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kmgt]?)(?:i?b)?", text.lower())
+    if match is None:
+        raise InvalidParameter(f"invalid size: '{text}'")
+    return int(float(match[1]) * _UNITS[match[2]])
 
 
 def bracketed(host: str) -> str:
@@ -192,6 +204,7 @@ class Config:
     dns: tuple[str, ...] = ()
     container_networks: tuple[str, ...] = ()
     volume_stores: tuple[str, ...] = ()
+    storage_quota: int = 0
     labels: tuple[str, ...] = ()
     insecure_registries: tuple[str, ...] = ()
     registry_mirrors: tuple[str, ...] = ()
@@ -285,6 +298,11 @@ def parse_arguments(arguments: list[str]) -> Config:
         "--volume-store", action="append", dest="volume_stores", metavar="NAME=DATASTORE|NAME=nfs://SERVER/PATH?uid=UID&gid=GID",
         help="where volumes may be put, too: docker volume create -o VolumeStore=NAME. A datastore of vSphere's, or an NFS server's path",
     )  # fmt: skip
+    flag(
+        "--storage-quota",
+        metavar="SIZE",
+        help="what images and containers may take together (10g); volumes do not count",
+    )
     flag("--label", action="append", dest="labels")
     flag("--insecure-registry", action="append", dest="insecure_registries")
     flag("--registry-mirror", action="append", dest="registry_mirrors")
@@ -310,6 +328,11 @@ def parse_arguments(arguments: list[str]) -> Config:
         raise InvalidParameter("--tls-allow needs --tlsverify: without it nobody says who he is")
     if settings.get("pause_by") == "suspend" and settings.get("hypervisor") != "vsphere":
         raise InvalidParameter("--pause-by suspend needs --hypervisor vsphere")
+    if quota := settings.get("storage_quota"):
+        try:
+            settings["storage_quota"] = parse_size(str(quota))
+        except InvalidParameter as error:
+            raise InvalidParameter(f"--storage-quota: {error}") from error
     own = {key: settings.pop(key) for key in _VSPHERE if key in settings}
     return Config(**settings, vsphere=VsphereConfig(**own))
 
@@ -347,6 +370,7 @@ def _add_vsphere(parser: argparse.ArgumentParser) -> None:
         metavar="CONVENTION",
         help="what machines are called: text with {name}, {id}, {tenant} ({name}-{id})",
     )
+    flag("--vm-group", help="a group of the cluster's that machines are in, for DRS rules; made if it is not there")
     flag("--bridge-network", help="the portgroup that containers are on")
     flag("--bridge-interface", help="this host's interface on that portgroup")
     flag("--vspc-listen", metavar="ADDRESS:PORT", help="where machines' serial ports are taken (0.0.0.0:2377)")
@@ -371,7 +395,7 @@ _FILE_KEYS = _PROXY_KEYS | {name: name.replace("-", "_") for name in _TLS} | {na
     "accel": "accel", "vm-memory": "vm_memory", "vm-cpus": "vm_cpus", "vm-template": "vm_template",
     "vm-pool": "vm_pool",
     "networking": "networking", "bridge": "bridge", "bip": "bip", "dns": "dns",
-    "container-networks": "container_networks", "volume-stores": "volume_stores", "labels": "labels",
+    "container-networks": "container_networks", "volume-stores": "volume_stores", "storage-quota": "storage_quota", "labels": "labels",
     "insecure-registries": "insecure_registries", "registry-mirrors": "registry_mirrors",
     "log-level": "log_level", "syslog-address": "syslog_address", "allow-registries": "allow_registries", "certs-dir": "certs_dir",
 }  # fmt: skip

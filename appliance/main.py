@@ -40,6 +40,7 @@ from appliance.engine.admission import Admission
 from appliance.engine.containers import Containers
 from appliance.engine.events import EventBus
 from appliance.engine.networks import Networks
+from appliance.engine.quota import Quota
 from appliance.engine.runs import Defaults
 from appliance.engine.swarm import Swarm
 from appliance.engine.transfers import Transfers
@@ -157,7 +158,11 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         await networks.open()
         hosting = await hosting_of(config, there, loop, networks, nursery)
         driver, disks = hosting.driver, hosting.disks
-        images = ImageStore(database, config.data_root, lambda layer: nursery.start_soon(_forget, disks, layer))
+        quota = Quota(config.storage_quota)
+        images = ImageStore(
+            database, config.data_root, lambda layer: nursery.start_soon(_forget, disks, layer), quota.admit
+        )
+        quota.count(images.layers_used)
         why_no_shares = driver.why_no_shares()
         volumes = Volumes(
             VolumeStore(config.data_root, disks, shared=not why_no_shares, served=served_stores(config)),
@@ -167,7 +172,8 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         await volumes.inherit(await disks.inherited())
         containers = Containers(
             config.data_root, database, driver, images, networks, volumes, events, loop, nursery,
-            Defaults(config.vm_memory, config.vm_cpus, config.dns), disks, Admission(os.cpu_count() or 1), hosting.pools, hosting.quick,
+            Defaults(config.vm_memory, config.vm_cpus, config.dns), disks, Admission(os.cpu_count() or 1), hosting.pools, quota,
+            hosting.quick,
             pause_by_suspend=config.pause_by == "suspend",
         )  # fmt: skip
         await containers.restore()

@@ -97,14 +97,14 @@ class SystemRoutes:
         containers = self._containers.all()
         words = Counter(status_word(container.state) for container in containers)
         running, paused = words["running"], words["paused"]
-        driver = self._driver.describe()
+        facts = self._driver.describe() | await self._containers.facts()
         proxies = self._proxies
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         await reply.json(200, {
             "ID": self._id, "Containers": len(containers), "ContainersRunning": running, "ContainersPaused": paused,
             "ContainersStopped": len(containers) - running - paused, "Images": len(self._images.all()),
             "Driver": "erofs",
-            "DriverStatus": [[key, value] for key, value in (driver | self._containers.facts()).items()],
+            "DriverStatus": [[key, value] for key, value in facts.items()],
             "Plugins": {"Volume": ["local"], "Network": ["bridge", "host", "null", "overlay"], "Authorization": None,
                         "Log": list(LOG_DRIVERS)},
             "MemoryLimit": True, "SwapLimit": True, "CpuCfsPeriod": True, "CpuCfsQuota": True, "CPUShares": True,

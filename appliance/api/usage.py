@@ -34,7 +34,7 @@ class UsageRoutes:
                 raise InvalidParameter(f"unknown object type: {kind}")
         shape: dict[str, Any] = {}
         if "image" in wanted:
-            shape |= {"LayersSize": self._layers_size(), "Images": self._image_rows(request)}
+            shape |= {"LayersSize": await self._images.layers_used(), "Images": self._image_rows(request)}
         if "container" in wanted:
             shape["Containers"] = await self._container_rows(request)
         if "volume" in wanted:
@@ -48,10 +48,6 @@ class UsageRoutes:
             if request.version < (1, 52):
                 shape["BuilderSize"] = 0
         await reply.json(200, shape)
-
-    def _layers_size(self) -> int:
-        layers = {diff_id for record in self._images.all() for diff_id in self._images.config(record.id).diff_ids}
-        return sum(self._images.layer_size(diff_id) for diff_id in layers)
 
     def _image_rows(self, request: Request) -> list[dict[str, Any]]:
         users = Counter(container.record.image_id for container in self._containers.all())

@@ -123,6 +123,8 @@ async def _boot_with(
     report.step(f"Shutting {one.name} down; its containers go on")
     if one.power != "poweredOff":
         await appliances.power_off(one.reference, GRACE_SECONDS)
+    if group := changes.get("vm-group"):
+        await appliances.group(one.pool, group).add(one.reference)
     if changes.get("vsphere-login") == "extension":
         changes = {**changes, "vsphere-ticket": await appliances.ticket()}
     await appliances.set_values(one, changes)

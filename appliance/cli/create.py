@@ -17,6 +17,7 @@ from appliance.cli.plan import (
     as_option,
     authority_of,
     client_address,
+    handed_on,
     look_at_options,
     networks_of,
     package_of,
@@ -30,7 +31,7 @@ from appliance.errors import HypervisorError, InvalidParameter
 from appliance.hypervisor.vsphere.appliances import Appliances, Deployed
 from appliance.hypervisor.vsphere.deployment import Plan
 from appliance.hypervisor.vsphere.inventory import Names, tenant_folder
-from appliance.hypervisor.vsphere.preflight import PRIVILEGES, Finding, Places, Preflight, Wanted
+from appliance.hypervisor.vsphere.preflight import Finding, Places, Preflight, Wanted, privileges_for
 from appliance.hypervisor.vsphere.session import Server, Session
 from appliance.provision.certificates import Authority, write_private, write_public
 from appliance.provision.files import API_PORT
@@ -62,7 +63,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
         wanted = Wanted(
             options.name, options.tenant, options.datacenter, options.compute_resource, options.image_store,
             _datastores(options), networks_of(options),
-            _portgroups(options), options.ops_user or options.user,
+            _portgroups(options), options.ops_user or options.user, handed_on(options),
         )  # fmt: skip
         look = Preflight(appliances, wanted)
         await look.run()
@@ -177,7 +178,7 @@ async def _make(
         made.folder = await tenant_folder(appliances.session, places.machines, Names(options.tenant))
         if options.ops_grant_perms:
             report.step(f"Giving {options.ops_user} what it needs")
-            await appliances.grant(options.ops_user, places.datacenter, PRIVILEGES)
+            await appliances.grant(options.ops_user, places.datacenter, privileges_for(values))
         more = [places.backings[role] for role in ("client", "management") if role in places.backings]
         plan = Plan(
             options.name, options.tenant, __version__, made.pool, made.folder, places.datastore,
@@ -186,6 +187,8 @@ async def _make(
         )  # fmt: skip
         report.step(f"Uploading {options.ova.name} to {places.datastore_name}")
         made.machine = await appliances.deploy(plan, package, report.progress)
+        if options.vm_group:
+            await appliances.group(made.pool, options.vm_group).add(made.machine)
         if options.ops_extension:
             # As late as can be: it is of no use soon.
             deployed = await appliances.look(made.machine)

@@ -32,7 +32,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
         if one.power != "poweredOff":
             report.step(f"Shutting {one.name} down")
             await appliances.power_off(one.reference, _GRACE_SECONDS)
-        for reference, name, on in machines:
+        for reference, name, on in await appliances.containers(one, waiting=True):
             report.step(f"Removing {name}")
             if on:
                 await appliances.power_off(reference)
@@ -42,6 +42,8 @@ async def run(options: argparse.Namespace, report: Report) -> None:
         report.step(f"Removing {one.name}")
         await appliances.destroy(one.reference)
         await appliances.remove_extension(one.tenant)
+        if (group := one.values.get("vm-group")) and one.pool is not None:
+            await appliances.group(one.pool, group).remove_unless_used()
         if one.pool is not None and await appliances.session.look("pool", one.pool, "name") == one.name:
             await appliances.remove_pool(one.pool)
         if one.folder is not None:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from appliance.cli.package import OvaFile
-from appliance.config import bracketed, parse_volume_store
+from appliance.config import bracketed, parse_size, parse_volume_store
 from appliance.diag.shipping import parse_server
 from appliance.errors import InvalidParameter
 from appliance.hypervisor.vsphere.preflight import Finding, Places
@@ -25,7 +25,8 @@ _HANDED_ON = {
     "client_routes": "client-routes", "management_address": "management-address", "management_routes": "management-routes",
     "hostname": "hostname", "log_level": "log-level", "vspc_allow": "vspc-allow", "vm_firmware": "vm-firmware", "ssh_key": "ssh-key",
     "volume_store": "volume-stores", "container_network": "container-networks", "tunnel_port": "vsphere-tunnel-port",
-    "vm_names": "vm-names", "syslog_address": "syslog-address",
+    "vm_names": "vm-names", "syslog_address": "syslog-address", "container_pool": "vm-pool",
+    "vm_group": "vm-group", "storage_quota": "storage-quota",
 }  # fmt: skip
 # Those that are more than handed on.
 _SAID = {
@@ -87,6 +88,15 @@ def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
         help="where volumes may be put, too",
     )
     flag("--container-memory", metavar="MIB", help="of a container that says none (256)")
+    flag(
+        "--container-pool", metavar="COUNT",
+        help="machines that wait for containers: InstantClones, of a vCenter from 6.7 on (0)",
+    )  # fmt: skip
+    flag(
+        "--affinity-vm-group", "--vm-group", dest="vm_group", metavar="NAME",
+        help="a group of the cluster's that all machines are put in, for DRS rules; made if it is not there",
+    )  # fmt: skip
+    flag("--storage-quota", metavar="SIZE", help="what images and containers may take together, as 100g")
     flag("--vm-firmware", help="of containers' machines: efi or bios")
     flag(
         "--container-name-convention", "--vm-names", dest="vm_names", metavar="CONVENTION",
@@ -191,16 +201,16 @@ def look_at_options(options: argparse.Namespace) -> list[Finding]:
             findings.append(
                 Finding(setting, f"{text!r} has other than letters, digits, - and _, or more than 31", "choose another")
             )
-    if options.vm_names:
-        try:
-            check_names(options.vm_names)
-        except InvalidParameter as error:
-            findings.append(Finding("--container-name-convention", str(error)))
-    if options.syslog_address:
-        try:
-            parse_server(options.syslog_address)
-        except InvalidParameter as error:
-            findings.append(Finding("--syslog-address", str(error).removeprefix("--syslog-address ")))
+    for setting, given, check in (
+        ("--syslog-address", options.syslog_address, parse_server),
+        ("--storage-quota", options.storage_quota, parse_size),
+        ("--container-name-convention", options.vm_names, check_names),
+    ):
+        if given:
+            try:
+                check(given)
+            except InvalidParameter as error:
+                findings.append(Finding(setting, str(error).removeprefix(f"{setting} ")))
     for text in options.volume_store:
         try:
             _, place = parse_volume_store(text)

@@ -1,13 +1,12 @@
 """HostConfig.LogConfig: which driver, and how much of a log is kept. Pure."""
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
+from appliance.config import parse_size
 from appliance.diag.syslog import TAG_VALUES, fill_tag, parse_address, parse_facility, parse_format
 from appliance.errors import InvalidParameter
 
-_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 SYSLOG = "syslog"
 _KEEPING = ("json-file", "local", SYSLOG)
 LOG_DRIVERS = (*_KEEPING, "none")
@@ -28,14 +27,6 @@ class LogLimits:
 
     size: int = 0
     files: int = 1
-
-
-def parse_size(text: str) -> int:
-    """docker/go-units RAMInBytes. InvalidParameter."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kmgt]?)(?:i?b)?", text.lower())
-    if match is None:
-        raise InvalidParameter(f"invalid size: '{text}'")
-    return int(float(match[1]) * _UNITS[match[2]])
 
 
 def check_log_config(config: dict[str, Any]) -> list[str]:

@@ -36,6 +36,7 @@ from appliance.engine.machines import Machines
 from appliance.engine.names import random_name
 from appliance.engine.networks import Networks
 from appliance.engine.pool import Pool
+from appliance.engine.quota import Quota
 from appliance.engine.record import Container
 from appliance.engine.runs import Defaults, Runs
 from appliance.engine.standings import Standings, sleeper
@@ -64,7 +65,8 @@ class Containers:
     def __init__(
         self, root: Path, database: Database, driver: Driver, images: ImageStore, networks: Networks, volumes: Volumes,
         events: EventBus, loop: LoopThread, nursery: trio.Nursery, defaults: Defaults, disks: Disks,
-        admission: Admission, pools: Sequence[Pool], quick: "QuickLines | None" = None, *, pause_by_suspend: bool = False,
+        admission: Admission, pools: Sequence[Pool], quota: Quota, quick: "QuickLines | None" = None, *,
+        pause_by_suspend: bool = False,
     ) -> None:  # fmt: skip
         self._root = root / "containers"
         self._root.mkdir(parents=True, exist_ok=True)
@@ -74,6 +76,8 @@ class Containers:
         self._volumes = volumes
         volumes.everyone = self.all
         self._disks = disks
+        self._quota = quota
+        quota.count(self._disks_used)
         self._machines = Machines(driver, pools, admission, loop)
         self._ledger = Ledger(database, events)
         self._nursery = nursery
@@ -97,9 +101,12 @@ class Containers:
         self._containers: dict[str, Container] = {}
         self._names: dict[str, str] = {}
 
-    def facts(self) -> dict[str, str]:
+    async def facts(self) -> dict[str, str]:
         """For `docker info`."""
-        return self._machines.facts()
+        return self._machines.facts() | await self._quota.facts()
+
+    async def _disks_used(self) -> int:
+        return sum([await self._disks.used(container.upper) for container in self.all()])
 
     # -- finding --------------------------------------------------------------------------------------------------
 
@@ -151,6 +158,7 @@ class Containers:
         attachments = self._networks.places.plan(merged, host, networks)
         for link in host.get("Links") or ():
             self._check_link(parse_link(link)[0])
+        await self._quota.admit()
         container_id = secrets.token_hex(32)
         if name:
             name = self._take_name(name, container_id)

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,10 +85,14 @@ def parse_config_untrusted(data: bytes) -> ImageConfig:
 class ImageStore:
     """`root` holds layers/HEX.erofs; partial files there have other names and are swept at start.
 
-    `on_layer_gone` is told of each such disk that was removed.
+    `on_layer_gone` is told of each such disk that was removed; `admit` is asked whether there may be so many bytes more.
     """
 
-    def __init__(self, database: Database, root: Path, on_layer_gone: Callable[[Path], None] = lambda _: None) -> None:
+    def __init__(
+        self, database: Database, root: Path, on_layer_gone: Callable[[Path], None] = lambda _: None,
+        admit: Callable[[int], Awaitable[None]] | None = None,
+    ) -> None:  # fmt: skip
+        self._admit = admit
         self._database = database
         self._on_layer_gone = on_layer_gone
         self._layers = root / "layers"
@@ -208,6 +212,8 @@ class ImageStore:
 
     async def _keep_layer(self, layer: Layer, partial: Path) -> None:
         target = self.layer_path(layer.diff_id)
+        if self._admit is not None:
+            await self._admit(layer.size)
         await self._database.put("layer", layer.diff_id, msgspec.json.encode(layer.size))
         self._layer_sizes[layer.diff_id] = layer.size
         # The disk comes last: where it is, there is the rest.
@@ -233,6 +239,11 @@ class ImageStore:
     def layer_size(self, diff_id: str) -> int:
         """Of its files, as Docker counts it."""
         return self._layer_sizes.get(diff_id, 0)
+
+    async def layers_used(self) -> int:
+        """Of all images' layers, each once."""
+        layers = {diff_id for config in self._configs.values() for diff_id in config.diff_ids}
+        return sum(self.layer_size(diff_id) for diff_id in layers)
 
     def shared_sizes(self) -> dict[str, int]:
         """Of each image, the bytes in layers that another one has too."""

@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from appliance.config import parse_container_network, parse_rule
+from appliance.config import parse_container_network, parse_rule, parse_size
 from appliance.diag.shipping import parse_server
 from appliance.errors import InvalidParameter
 
@@ -82,9 +82,14 @@ PROPERTIES = (
     ),
     Property("vspc-allow", _VSPHERE, "Hosts", "CIDRs from where serial ports may come, with commas between; else from everywhere."),
     Property("vm-firmware", _VSPHERE, "Firmware of machines", "efi or bios.", "efi"),
+    Property("vm-group", _VSPHERE, "Group of machines", "Of the cluster's, for DRS rules; made if it is not there."),
     Property("vm-names", _VSPHERE, "Names of machines", "Text with {name}, {id} and {tenant} of the container.", "{name}-{id}"),
     Property("bip", _DOCKER, "Bridge address", "Of the default network's gateway, as 172.17.0.1/16."),
     Property("vm-memory", _DOCKER, "Memory of a machine", "MiB, for containers that say none.", "256"),
+    Property(
+        "vm-pool", _DOCKER, "Machines that wait", "For containers to come: InstantClones, of a vCenter from 6.7 on. None by default.", "0",
+    ),
+    Property("storage-quota", _DOCKER, "Storage quota", "What images and containers may take together, as 100g; else all there is."),
     Property("labels", _DOCKER, "Labels", "NAME=VALUE, with commas between."),
     Property("insecure-registries", _DOCKER, "Insecure registries", "With commas between."),
     Property("registry-mirrors", _DOCKER, "Mirrors", "With commas between."),
@@ -161,7 +166,7 @@ def settings_of(values: Mapping[str, str]) -> Settings:
     vchd: dict[str, object] = {"hypervisor": "vsphere"}
     for key in (
         "vsphere", "vsphere-user", "thumbprint", "tenant", "datacenter", "compute-resource", "vm-folder", "image-store",
-        "bridge-network",
+        "bridge-network", "vm-group",
     ):  # fmt: skip
         if value := reader.text(key):
             vchd[key] = value
@@ -178,6 +183,7 @@ def settings_of(values: Mapping[str, str]) -> Settings:
         "vm-names": reader.text("vm-names"),
         "log-level": read("log-level", _one_of(*_LEVELS), ""),
         "vm-memory": read("vm-memory", _mebibytes, 0),
+        "vm-pool": read("vm-pool", _count, 0),
     }
     if reader.text("bip"):
         vchd["bip"] = read("bip", lambda text: str(ipaddress.IPv4Interface(text)), "")
@@ -189,6 +195,8 @@ def settings_of(values: Mapping[str, str]) -> Settings:
             vchd[key] = found
     if networks := reader.all("container-networks", _container_network, ";"):
         vchd["container-networks"] = networks
+    if reader.text("storage-quota"):
+        vchd["storage-quota"] = read("storage-quota", _size, "")
     if reader.text("syslog-address"):
         vchd["syslog-address"] = read("syslog-address", _syslog, "")
     if proxies := {key: value for key in ("http-proxy", "https-proxy", "no-proxy") if (value := reader.text(key))}:
@@ -299,6 +307,12 @@ def _mebibytes(text: str) -> int:
     return int(text)
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) > 1000:
+        raise ValueError(f"{text!r} is no number of machines")
+    return int(text)
+
+
 def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > 0xFFFF:
         raise ValueError(f"{text!r} is no port")
@@ -331,6 +345,11 @@ def _rule(text: str) -> str:
 def _route(text: str) -> tuple[ipaddress.IPv4Network, ipaddress.IPv4Address]:
     subnet, _, gateway = text.partition("=")
     return ipaddress.IPv4Network(subnet), ipaddress.IPv4Address(gateway)
+
+
+def _size(text: str) -> str:
+    parse_size(text)
+    return text
 
 
 def _syslog(text: str) -> str:

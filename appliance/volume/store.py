@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import trio
 
-from appliance.container.logconfig import parse_size
+from appliance.config import parse_size
 from appliance.errors import InvalidParameter, Unavailable, VchError
 from appliance.hypervisor import VOLUME_OPTIONS, DiskKind, Disks
 from appliance.volume.nfs import NfsStore

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +17,10 @@ from appliance.hypervisor.vsphere.deployment import ENVIRONMENT_KEY, KEY, Deploy
 from appliance.hypervisor.vsphere.disks import FOLDER, is_volume
 from appliance.hypervisor.vsphere.extension import extension_key
 from appliance.hypervisor.vsphere.faults import Gone, WrongState, words_of
+from appliance.hypervisor.vsphere.groups import MachineGroup
 from appliance.hypervisor.vsphere.inventory import Inventory, all_named, find_one
 from appliance.hypervisor.vsphere.session import Server, Session
-from appliance.hypervisor.vsphere.spec import TENANT_KEY, without_disks
+from appliance.hypervisor.vsphere.spec import MACHINE_KEY, TENANT_KEY, is_nobodys, without_disks
 from appliance.provision.environment import encode, parse
 
 log = logging.getLogger(__name__)
@@ -128,8 +129,8 @@ class Appliances:
             values, addresses, str(found.get("guest.ipAddress") or ""), found.get("resourcePool"), found.get("parent"),
         )  # fmt: skip
 
-    async def containers(self, appliance: Deployed) -> list[tuple[Any, str, bool]]:
-        """Machines of its tenant's containers: reference, name, whether they are on."""
+    async def containers(self, appliance: Deployed, *, waiting: bool = False) -> list[tuple[Any, str, bool]]:
+        """Machines of its tenant's containers: reference, name, whether they are on. `waiting`: those that are nobody's yet, too."""
         children = await self.session.look("containers", appliance.folder, "childEntity") or ()
         machines = [one for one in children if isinstance(one, vim.VirtualMachine)]
         found = await self.session.properties(
@@ -138,7 +139,9 @@ class Appliances:
         return [
             (machine, str(facts["name"]), facts["runtime.powerState"] != "poweredOff")
             for machine in machines
-            if (facts := found.get(machine._moId)) and extra_of(facts).get(TENANT_KEY) == appliance.tenant
+            if (facts := found.get(machine._moId))
+            and (extra := extra_of(facts)).get(TENANT_KEY) == appliance.tenant
+            and (waiting or not is_nobodys(extra.get(MACHINE_KEY, "")))
         ]
 
     async def history(self, appliance: Deployed) -> dict[str, str]:
@@ -287,6 +290,14 @@ class Appliances:
                 async with Datastore.open(self.session, place, appliance.tenant, self.carry_out) as files:
                     kept += await _remove_files(files, volumes=volumes)
         return kept
+
+    def group(self, pool: Any, name: str) -> MachineGroup:
+        """A group of machines in a pool's cluster."""
+
+        async def change(what: str, method: Callable[..., Any], _: Callable[[], Awaitable[bool]]) -> None:
+            await self.carry_out(what, method)
+
+        return MachineGroup(self.session, change, pool, name)
 
     async def ticket(self) -> str:
         """For one session like this, soon."""

@@ -24,6 +24,7 @@ from appliance.hypervisor.vsphere.concentrator import Concentrator
 from appliance.hypervisor.vsphere.datastore import Datastore
 from appliance.hypervisor.vsphere.disks import DatastoreDisks
 from appliance.hypervisor.vsphere.faults import AlreadyThere, AnswerLost, Busy, WrongState
+from appliance.hypervisor.vsphere.groups import MachineGroup
 from appliance.hypervisor.vsphere.inventory import Inventory, Names, find
 from appliance.hypervisor.vsphere.machine import VsphereMachine
 from appliance.hypervisor.vsphere.session import Server, Session
@@ -39,6 +40,7 @@ from appliance.hypervisor.vsphere.spec import (
     cloning,
     config_of,
     decode,
+    is_nobodys,
     name_of,
     uuid_of,
     without_disks,
@@ -52,10 +54,6 @@ T = TypeVar("T")
 # How often a change is tried whose answer is lost or that others are in the way of, and how long it waits between.
 _TRIES = 8
 _PAUSE, _LONGEST_PAUSE = 0.1, 3.0
-
-
-# What the ids of machines begin with that are no container's: those that others are cloned from, and their clones.
-PARENT, BLANK = "parent", "blank"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +86,9 @@ class VsphereDriver(Driver):
         self.datastore: Datastore
         self.disks: DatastoreDisks
         self.cd: BootCd | None = None
+        self._group: MachineGroup | None = None
+        if names.group:
+            self._group = MachineGroup(session, self.change, inventory.pool, names.group)
         self.concentrator = concentrator
         self.inventory = inventory
         self._tenant = names.tenant
@@ -133,6 +134,8 @@ class VsphereDriver(Driver):
                     path = await driver.datastore.file_of(image.path, f"guest/{image.digest[:32]}.iso")
                     driver.cd = BootCd(path, driver.datastore.reference, image.firmware)
                 nursery.start_soon(driver.collector.run)
+                if driver._group is not None:
+                    await driver._group.make()
                 yield driver
                 nursery.cancel_scope.cancel()
 
@@ -209,7 +212,18 @@ class VsphereDriver(Driver):
         found = await self._made(
             spec.id, create, lambda made: _Ours(made, spec, serial, uuid_of(self._tenant, spec.id))
         )
-        return self._enrol(found)
+        return await self._grouped(self._enrol(found))
+
+    async def _grouped(self, machine: VsphereMachine) -> VsphereMachine:
+        """Have it in our group before it is anywhere."""
+        if self._group is not None:
+            try:
+                await self._group.add(machine.reference)
+            except BaseException:
+                with trio.CancelScope(shield=True):
+                    await machine.destroy()
+                raise
+        return machine
 
     def _name_of(self, spec: MachineSpec) -> str:
         return name_of(self._names, self._tenant, spec)
@@ -316,7 +330,7 @@ class VsphereDriver(Driver):
         if not found.uuid:
             uuid = await self.session.look("uuid", found.reference, "config.instanceUuid")
             found = replace(found, uuid=str(uuid))
-        machine = self._enrol(found)
+        machine = await self._grouped(self._enrol(found))
         await machine.told_on()
         return machine
 
@@ -349,7 +363,7 @@ class VsphereDriver(Driver):
         adopted: list[Machine] = []
         for found in await self._ours(new):
             machine = self._enrol(found)
-            if machine.id.startswith((PARENT, BLANK)):
+            if is_nobodys(machine.id):
                 # Nobody knows any more what its guest has been told.
                 await machine.destroy()
             else:

@@ -14,9 +14,10 @@ import trio
 from appliance.errors import HypervisorError, InvalidParameter, leaves
 from appliance.hypervisor.disks import SCRATCH
 from appliance.hypervisor.driver import Disk, Machine, MachineSpec, Rehearsal
-from appliance.hypervisor.vsphere.driver import BLANK, PARENT, VsphereDriver
+from appliance.hypervisor.vsphere.driver import VsphereDriver
 from appliance.hypervisor.vsphere.machine import VsphereMachine
-from appliance.hypervisor.vsphere.session import INSTANT_CLONES
+from appliance.hypervisor.vsphere.session import INSTANT_CLONES, Session
+from appliance.hypervisor.vsphere.spec import BLANK, PARENT
 
 log = logging.getLogger(__name__)
 
@@ -25,16 +26,20 @@ _MAKE_SECONDS = 300.0
 _PAUSE = 300.0
 
 
+def why_none(session: Session) -> str:
+    """Why a server has no InstantClones; "" when it has."""
+    if session.is_vcenter and session.api_version >= INSTANT_CLONES:
+        return ""
+    return f"InstantClones are a vCenter's from 6.7 on, and this is {session.describe()}"
+
+
 class InstantClones:
     """A Cloning. `run` has parents, as long as it runs; those of an earlier daemon are removed when machines are adopted."""
 
     def __init__(self, driver: VsphereDriver, rehearsal: Rehearsal) -> None:
         """InvalidParameter when the server has no such thing."""
-        session = driver.session
-        if not session.is_vcenter or session.api_version < INSTANT_CLONES:
-            raise InvalidParameter(
-                f"--vm-pool: InstantClones are a vCenter's from 6.7 on, and this is {session.describe()}"
-            )
+        if reason := why_none(driver.session):
+            raise InvalidParameter(f"--vm-pool: {reason}")
         self._driver = driver
         self._rehearsal = rehearsal
         self._parents: dict[MachineSpec, VsphereMachine] = {}

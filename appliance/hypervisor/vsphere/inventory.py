@@ -28,6 +28,8 @@ class Names:
     portgroups: tuple[str, ...] = ()
     # Names of volume stores and of the datastores that they are.
     volume_stores: tuple[tuple[str, str], ...] = ()
+    # Of the cluster's machines: see groups. "": none.
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from pyVmomi import vim
 
 from appliance.errors import HypervisorError, InvalidParameter
 from appliance.hypervisor.vsphere.appliances import Appliances
+from appliance.hypervisor.vsphere.instantclones import why_none
 from appliance.hypervisor.vsphere.inventory import backing_of, find_one, find_pool
 from appliance.hypervisor.vsphere.session import Session
 
@@ -28,6 +29,16 @@ PRIVILEGES = (
     "VirtualMachine.Interact.PowerOff", "VirtualMachine.Interact.PowerOn", "VirtualMachine.Interact.Suspend",
     "VirtualMachine.Inventory.Create", "VirtualMachine.Inventory.Delete",
 )  # fmt: skip
+
+
+_OF_A_POOL = ("VirtualMachine.Config.Rename", "VirtualMachine.Provisioning.Clone")
+_OF_A_GROUP = ("Host.Inventory.EditCluster",)
+
+
+def privileges_for(values: Mapping[str, str]) -> tuple[str, ...]:
+    """What the account of an appliance with these properties has to have."""
+    pool = _OF_A_POOL if values.get("vm-pool", "0") != "0" else ()
+    return (*PRIVILEGES, *pool, *(_OF_A_GROUP if values.get("vm-group") else ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +66,8 @@ class Wanted:
     networks: Mapping[str, str]
     container_networks: Mapping[str, str]
     user: str
+    # Properties that were said.
+    values: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -90,7 +103,7 @@ class Preflight:
         await self._find()
         for look in (
             self._look_at_names, self._look_at_networks, self._look_at_licences, self._look_at_cluster, self._look_at_hosts,
-            self._look_at_privileges,
+            self._look_at_privileges, self._look_at_clones, self._look_at_group,
         ):  # fmt: skip
             await look()
 
@@ -314,7 +327,11 @@ class Preflight:
         if places.datacenter is None or manager is None or not session.is_vcenter:
             return
         found = await session.read(
-            "privileges", manager.HasUserPrivilegeOnEntities, [places.datacenter], self._wanted.user, list(PRIVILEGES)
+            "privileges",
+            manager.HasUserPrivilegeOnEntities,
+            [places.datacenter],
+            self._wanted.user,
+            list(privileges_for(self._wanted.values)),
         )
         missing = [one.privId for entity in found for one in entity.privAvailability if not one.isGranted]
         if missing:
@@ -324,6 +341,18 @@ class Preflight:
                     "--ops-grant-perms gives what is needed, with an administrator's account",
                 )
             )  # fmt: skip
+
+    async def _look_at_clones(self) -> None:
+        reason = why_none(self._session)
+        if self._wanted.values.get("vm-pool", "0") != "0" and reason:
+            self.problems.append(Finding("--container-pool", reason, "leave it out"))
+
+    async def _look_at_group(self) -> None:
+        name = self._wanted.values.get("vm-group")
+        if not name or self.places.pool is None:
+            return
+        group = self._appliances.group(self.places.pool, name)
+        await self._try("--vm-group", "name a cluster by --compute-resource, or another group", group.exists())
 
 
 def allows(info: Any) -> bool:

@@ -17,6 +17,8 @@ from appliance.hypervisor.facts import decode_spec, encode_spec
 _NAMESPACE = uuid.UUID("6f3b1f0a-5d0e-4c55-9d2c-3f6f5a1f7c11")
 # In a machine's extraConfig: whose it is, which it is, what it was made to. The guest does not see keys without guestinfo.
 TENANT_KEY, MACHINE_KEY, SPEC_KEY = "vch.tenant", "vch.machine", "vch.spec"
+# What the ids of machines begin with that are no container's: those that others are cloned from, and their clones.
+PARENT, BLANK = "parent", "blank"
 GUEST_ID = "other5xLinux64Guest"
 _ADAPTER_KEY, _DISK_KEY, _CD_KEY, _CARD_KEY, _SERIAL_KEY = 1000, 2000, 3000, 4000, 9000
 # The first IDE controller, which every machine has.
@@ -52,6 +54,11 @@ def address_of(index: int) -> DiskAddress:
         raise HypervisorError(f"a machine has room for {_ADAPTERS * _UNITS} disks")
     adapter, unit = divmod(index, _UNITS)
     return DiskAddress(adapter, unit + (unit >= _ADAPTERS_OWN_UNIT), 0)
+
+
+def is_nobodys(machine: str) -> bool:
+    """Whether an id is that of a machine for containers to come."""
+    return machine.startswith((PARENT, BLANK))
 
 
 def uuid_of(tenant: str, machine: str) -> str:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from appliance.container.logconfig import LogLimits, buffer_bytes, limits_of, parse_size
+from appliance.config import parse_size
+from appliance.container.logconfig import LogLimits, buffer_bytes, limits_of
 from appliance.errors import InvalidParameter
 
 

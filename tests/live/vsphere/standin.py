@@ -37,9 +37,8 @@ from appliance.config import default_guest
 from appliance.errors import HypervisorError
 from appliance.hypervisor.qemu.monitor import Monitor
 from appliance.hypervisor.vsphere.collector import Collector, Seen
-from appliance.hypervisor.vsphere.driver import BLANK, PARENT
 from appliance.hypervisor.vsphere.session import Server, Session
-from appliance.hypervisor.vsphere.spec import MACHINE_KEY
+from appliance.hypervisor.vsphere.spec import MACHINE_KEY, is_nobodys
 from appliance.hypervisor.vsphere.vmdk import flat_name
 from tests.live.vsphere.appliancebody import is_appliance, run_appliance
 from tests.live.vsphere.serialport import ABORT, BEGIN, COMPLETE, GOAHEAD, PEER, PEER_OK, SerialPort, connected
@@ -372,7 +371,7 @@ class _Body:
         ]
         # QEMU's PVSCSI forgets over a migration how much it has told its guest of disks: those that are cloned have another.
         machine = next(one.value for one in self._config.extraConfig if one.key == MACHINE_KEY)
-        model = "virtio-scsi-pci" if machine.startswith((PARENT, BLANK)) else "pvscsi"
+        model = "virtio-scsi-pci" if is_nobodys(machine) else "pvscsi"
         return [part for one in found for part in ("-device", f"{model},id={_adapter(one.key)}")]
 
     def _disks(self, devices: list[Any]) -> dict[str, "_BodyDisk"]:

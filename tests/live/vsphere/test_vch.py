@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -381,6 +382,45 @@ def test_an_account_that_may_too_little(operator: Operator) -> None:
     operator.python(_LOG_IN + _GRANTED, operator.simulator.address, USER, PASSWORD)
     assert "vsphere" in operator.docker("info")
     operator.vch("delete", "prod", "--force")
+
+
+_GROUPED = """
+from pyVmomi import vim
+view = content.viewManager.CreateContainerView(content.rootFolder, [vim.ClusterComputeResource], True)
+groups = {one.name: len([vm for vm in one.vm if vm in machines]) for one in view.view[0].configurationEx.group}
+assert groups.get("pinned") == count, groups
+"""
+
+
+def test_what_waits_and_what_is_grouped(operator: Operator) -> None:
+    def grouped(count: int | None) -> None:
+        machines = (
+            "machines = content.viewManager.CreateContainerView(content.rootFolder, [vim.VirtualMachine], True).view"
+        )
+        program = _LOG_IN + f"from pyVmomi import vim\ncount = {count}\n{machines}" + _GROUPED
+        operator.python(program, operator.simulator.address, USER, PASSWORD)
+
+    operator.vch("update", "firewall", "--allow")
+    wrong = operator.create(
+        "--storage-quota", "much", "--syslog-address", "there", "--container-pool", "many", status=3
+    )
+    for setting in ("--storage-quota", "--syslog-address", "--container-pool"):
+        assert f"  {setting}" in wrong
+    operator.create("--affinity-vm-group", "pinned", "--storage-quota", "100g", "--container-pool", "1")
+    deadline = time.monotonic() + 120
+    while '["Machines waiting","1"]' not in (said := operator.docker("info", "-f", "{{json .DriverStatus}}")):
+        assert time.monotonic() < deadline, said
+        time.sleep(0.5)
+    assert '["Storage quota","0 B of 100 GiB"]' in said
+    # The appliance, what is cloned, and a clone; of which none is a container.
+    grouped(3)
+    assert "0 of 0" in operator.vch("ls")
+    assert "--affinity-vm-group pinned" in operator.vch("inspect", "prod", "--conf").replace(
+        "--vm-group", "--affinity-vm-group"
+    )
+    operator.vch("delete", "prod")
+    grouped(None)
+    assert operator.vch("ls", "-q").strip() == ""
 
 
 _REGISTERED = """

@@ -11,8 +11,8 @@ import pytest
 import trio
 from pyVmomi import vim
 
-from appliance.errors import HypervisorError, InvalidParameter
-from appliance.hypervisor import Card, Disk, DiskKind, MachineSpec, Power, Suspendable, Weighable, Weight
+from appliance.errors import HypervisorError, InvalidParameter, leaves
+from appliance.hypervisor import Card, Disk, DiskKind, Machine, MachineSpec, Power, Suspendable, Weighable, Weight
 from appliance.hypervisor.vsphere.concentrator import Concentrator
 from appliance.hypervisor.vsphere.driver import VsphereDriver
 from appliance.hypervisor.vsphere.faults import AnswerLost, Gone, LoginRefused, NotAllowed, StorageFull
@@ -97,6 +97,60 @@ async def test_what_is_made(simulator: Simulator) -> None:
         card = devices[vim.vm.device.VirtualVmxnet3]
         assert (card.macAddress, card.addressType.lower()) == ("02:42:ac:11:00:02", "manual")
         await machine.destroy()
+
+
+async def _api(at: Simulator) -> str:
+    async with Session.open(server_of(at)) as session:
+        return str(session.content.about.apiType)
+
+
+async def _group(driver: VsphereDriver, name: str) -> list[Any] | None:
+    """Those of its machines that are there."""
+    cluster = await driver.session.look("cluster", driver.inventory.pool, "owner")
+    groups = await driver.session.look("groups", cluster, "configurationEx.group") or ()
+    members = next((one.vm or [] for one in groups if one.name == name), None)
+    return members and list(await driver.session.properties("names", members, ["name"]))
+
+
+async def test_machines_of_a_group(simulator: Simulator, proxy: FaultProxy) -> None:
+    names = Names("tenant", bridge="VM Network", group="pinned")
+    async with trio.open_nursery() as nursery:
+        opening = VsphereDriver.open(server_of(proxy), names, Concentrator(nursery), _URI)
+        if "HostAgent" in str(await _api(simulator)):
+            with pytest.raises(ExceptionGroup) as failed:
+                async with opening:
+                    pass
+            (error,) = leaves(failed.value)
+            assert "--vm-group pinned: groups of machines are a cluster's" in str(error)
+            return
+        proxy.rules += [("ReconfigureComputeResource_Task", LOSE_ANSWER)]
+        async with opening as driver:
+            await driver.connect()
+            assert await _group(driver, "pinned") == []
+            before = proxy.calls.count("ReconfigureComputeResource_Task")
+            machines: list[Machine] = []
+
+            async def create(number: int) -> None:
+                machines.append(await driver.create(_spec(f"a{number:x}")))
+
+            proxy.rules += [("ReconfigureComputeResource_Task", LOSE_ANSWER)]
+            async with trio.open_nursery() as creating:
+                for number in range(16):
+                    creating.start_soon(create, number)
+            members = await _group(driver, "pinned")
+            assert members is not None
+            assert len(members) == 16
+            # Together, and not one by one.
+            assert proxy.calls.count("ReconfigureComputeResource_Task") - before < 16
+            # One that cannot be in it is not made.
+            proxy.rules += [("ReconfigureComputeResource_Task", "NoPermission")]
+            with pytest.raises(NotAllowed):
+                await driver.create(_spec("b0"))
+            assert len(await _machines(simulator)) == 16
+            for machine in machines:
+                await machine.destroy()
+            assert await _group(driver, "pinned") == []
+        nursery.cancel_scope.cancel()
 
 
 async def test_machines_outlive_the_driver(simulator: Simulator) -> None:

@@ -1,0 +1,44 @@
+"""How much room images and containers may take together: vic-machine's storage quota."""
+
+from collections.abc import Awaitable, Callable
+
+from appliance.errors import Unavailable
+
+
+class Quota:
+    """`limit` in bytes, 0 for none. What is there already stays, whatever it takes; nothing is added then."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._uses: list[Callable[[], Awaitable[int]]] = []
+
+    def count(self, use: Callable[[], Awaitable[int]]) -> None:
+        """These bytes, too."""
+        self._uses.append(use)
+
+    async def admit(self, more: int = 0) -> None:
+        """Unavailable when there is no room for so many bytes more."""
+        if not self._limit:
+            return
+        used = await self._used()
+        if used + more > self._limit or used == self._limit:
+            raise Unavailable(
+                f"storage quota exceeded: {_sized(used)} of {_sized(self._limit)} are used"
+                + (f", and {_sized(more)} more are needed" if more else "")
+            )
+
+    async def _used(self) -> int:
+        return sum([await use() for use in self._uses])
+
+    async def facts(self) -> dict[str, str]:
+        """For `docker info`."""
+        if not self._limit:
+            return {}
+        return {"Storage quota": f"{_sized(await self._used())} of {_sized(self._limit)}"}
+
+
+def _sized(count: int) -> str:
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= size:
+            return f"{count / size:.4g} {unit}"
+    return f"{count} B"
