@@ -20,13 +20,14 @@ def busybox_layer() -> bytes:
     return layer
 
 
-def layer_with(name: str) -> bytes:
-    """One with a single file, whose name is its only line."""
+def layer_with(name: str, size: int = 0) -> bytes:
+    """One with a single file, whose name is its only line; of zeros, if it has a size."""
+    content = bytes(size) or f"{name}\n".encode()
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
         member = tarfile.TarInfo(name)
-        member.size = len(name) + 1
-        archive.addfile(member, io.BytesIO(f"{name}\n".encode()))
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
     return out.getvalue()
 
 
