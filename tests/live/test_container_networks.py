@@ -3,14 +3,14 @@
 import json
 import os
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.live.daemon import Daemon, on_qemu, running_daemon
 from tests.live.lan import GATEWAY, NAME, PORT, SUBNET, Neighbour, running_lan
+from tests.live.waiting import until
 
 pytestmark = [
     pytest.mark.live,
@@ -57,16 +57,9 @@ def neighbour(lan: tuple[Daemon, Neighbour]) -> Neighbour:
     return lan[1]
 
 
-def _until(test: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not test():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.1)
-
-
 def _server(daemon: Daemon, name: str, *options: str) -> None:
     daemon.must("run", "-d", "--name", name, *options, "busybox", "sh", "-c", _SERVE)
-    _until(lambda: daemon.docker("exec", name, "wget", "-qO-", "127.0.0.1:81").returncode == 0)
+    until(lambda: daemon.docker("exec", name, "wget", "-qO-", "127.0.0.1:81").returncode == 0)
 
 
 def _endpoint(daemon: Daemon, name: str, network: str) -> dict[str, object]:
@@ -183,7 +176,7 @@ def test_dhcp(daemon: Daemon, neighbour: Neighbour) -> None:
     assert daemon.must("exec", "leased", "wget", "-qO-", f"http://printer:{PORT}/") == address
     daemon.kill()
     daemon.start()
-    _until(lambda: _address(daemon, "leased", "dhcp") == address)
+    until(lambda: _address(daemon, "leased", "dhcp") == address)
     # The process finds its address when it begins.
     assert daemon.must(
         "run", "--rm", "--network", "dhcp", "busybox", "wget", "-qO-", f"http://{NAME}:{PORT}/"

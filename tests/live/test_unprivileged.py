@@ -6,15 +6,15 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.live.daemon import Daemon
 from tests.live.programs import free_port
+from tests.live.waiting import until
 
 _UID = 61234
 
@@ -71,7 +71,7 @@ def test_volumes_are_disks_of_one_machine_at_a_time(daemon: Daemon) -> None:
     daemon.must(
         "run", "-d", "--name", "first", "-v", "disk:/data", "busybox", "sh", "-c", "echo kept > /data/x; sleep 1000"
     )
-    _until_true(lambda: daemon.docker("exec", "first", "cat", "/data/x").stdout == "kept\n")
+    until(lambda: daemon.docker("exec", "first", "cat", "/data/x").stdout == "kept\n")
     done = daemon.docker("run", "--rm", "-v", "disk:/data", "busybox", "cat", "/data/x")
     assert done.returncode == 125
     assert "volume disk" in done.stderr
@@ -90,7 +90,7 @@ def test_ports_are_published(daemon: Daemon) -> None:
     port, privileged = free_port(), "80"
     serve = "mkdir /www; echo {0} > /www/index.html; exec httpd -f -p {1} -h /www"
     daemon.must("run", "-d", "--name", "web", "-p", f"{port}:80", "busybox", "sh", "-c", serve.format("web", 80))
-    _until_true(lambda: _get(f"http://127.0.0.1:{port}/") == "web\n")
+    until(lambda: _get(f"http://127.0.0.1:{port}/") == "web\n")
     assert _get(f"http://[::1]:{port}/") == "web\n"
     assert "permission denied" in daemon.shell("-p", f"{privileged}:80", "true").stderr
     # What is called the host's network: whatever it listens at.
@@ -98,7 +98,7 @@ def test_ports_are_published(daemon: Daemon) -> None:
     daemon.must(
         "run", "-d", "--name", "hosted", "--network", "host", "busybox", "sh", "-c", serve.format("host", other)
     )
-    _until_true(lambda: _get(f"http://127.0.0.1:{other}/") == "host\n")
+    until(lambda: _get(f"http://127.0.0.1:{other}/") == "host\n")
     daemon.kill()
     daemon.start("--guest", str(daemon.root / "guest"))
     assert _get(f"http://127.0.0.1:{port}/") == "web\n"
@@ -106,13 +106,6 @@ def test_ports_are_published(daemon: Daemon) -> None:
     daemon.must("exec", "hosted", "killall", "-STOP", "httpd")
     daemon.must("rm", "-f", "web", "hosted")
     assert not _get(f"http://127.0.0.1:{other}/")
-
-
-def _until_true(test: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not test():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.1)
 
 
 def _get(url: str) -> str:

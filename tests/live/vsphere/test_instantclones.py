@@ -5,7 +5,7 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ import pytest
 from tests.live.images import busybox_layer, image_archive, layer_with
 from tests.live.vsphere.daemon import Vsphere, running_vsphere
 from tests.live.vsphere.faultproxy import LOSE_ANSWER
+from tests.live.waiting import until
 
 pytestmark = [
     pytest.mark.live,
@@ -35,13 +36,6 @@ def _calls(vsphere: Vsphere) -> list[str]:
 
 def _machines(vsphere: Vsphere) -> int:
     return sum(path.endswith(".vmx") for path in vsphere.files())
-
-
-def _until(true: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 120
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
 
 
 def test_a_container_gets_a_clone(vsphere: Vsphere) -> None:
@@ -141,7 +135,7 @@ def test_answers_that_are_lost(vsphere: Vsphere) -> None:
     assert daemon.must("run", "--rm", "busybox", "echo", "again") == "again\n"
     assert not [rule for rule in proxy.rules if rule[0] in changes], proxy.rules
     assert proxy.calls.count("CreateVM_Task") == before
-    _until(lambda: _machines(vsphere) == 2, "one to clone and one that waits")
+    until(lambda: _machines(vsphere) == 2, what="one to clone and one that waits")
 
 
 def test_containers_boot_when_there_is_nothing_to_clone(vsphere: Vsphere) -> None:
@@ -151,8 +145,8 @@ def test_containers_boot_when_there_is_nothing_to_clone(vsphere: Vsphere) -> Non
     proxy.rules += [("InstantClone_Task", "NotSupported")]
     before = proxy.calls.count("CreateVM_Task")
     assert daemon.must("run", "--rm", "busybox", "echo", "cloned") == "cloned\n"
-    _until(lambda: "no machine for the pool" in daemon.log.read_text(), "it was cloned")
+    until(lambda: "no machine for the pool" in daemon.log.read_text(), what="it was cloned")
     assert daemon.must("run", "--rm", "busybox", "echo", "booted") == "booted\n"
     assert proxy.calls.count("CreateVM_Task") == before + 1
     # What could not be cloned is no use, and gone.
-    _until(lambda: _machines(vsphere) == 0, "the machine to clone is there still")
+    until(lambda: _machines(vsphere) == 0, what="the machine to clone is there still")
