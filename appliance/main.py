@@ -168,7 +168,7 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
             VolumeStore(config.data_root, disks, shared=not why_no_shares, served=served_stores(config)),
             database, events, why_no_shares,
         )  # fmt: skip
-        await volumes.open()
+        await volumes.open(nursery)
         await volumes.inherit(await disks.inherited())
         containers = Containers(
             config.data_root, database, driver, images, networks, volumes, events, loop, nursery,

@@ -4,6 +4,8 @@ import argparse
 
 from appliance.cli.report import REFUSED, Ended, Report
 from appliance.cli.target import opened
+from appliance.hypervisor.vsphere.appliances import Deployed
+from appliance.volume.nfs import is_nfs
 
 _GRACE_SECONDS = 30.0
 
@@ -49,9 +51,18 @@ async def run(options: argparse.Namespace, report: Report) -> None:
         if one.folder is not None:
             await appliances.remove_folder(one.folder)
         lines = [f"{one.name} is gone"]
+        # Where an operator is they can seldom be mounted.
+        served = [place for place in _places(one) if is_nfs(place)]
+        if served:
+            lines += ["What the tenant has on NFS servers stays there:", *(f"  {place}" for place in served)]
         if kept:
             lines += [
                 f"Volumes that are still there, for a tenant {one.tenant} to come:",
                 *(f"  {path}" for path in kept),
             ]
-        report.result({"name": one.name, "volumes_kept": kept}, lines)
+        report.result({"name": one.name, "volumes_kept": kept, "servers_kept": served}, lines)
+
+
+def _places(one: Deployed) -> list[str]:
+    """Of its volume stores."""
+    return [text.partition("=")[2] for text in one.values.get("volume-stores", "").split(",")]

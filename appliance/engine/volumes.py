@@ -1,5 +1,6 @@
 """The volumes: create, find, remove; and which of them, and which paths of the host, a container has where."""
 
+import logging
 import os
 import secrets
 import stat
@@ -16,12 +17,17 @@ from appliance.container.mounts import MountRecord, clean, parse_bind, parse_mou
 from appliance.engine.events import EventBus
 from appliance.engine.record import Container
 from appliance.engine.surroundings import Equipment, Placed, ServedVolume
-from appliance.errors import Conflict, InvalidParameter, NotFound
+from appliance.errors import Conflict, InvalidParameter, NotFound, VchError
 from appliance.hypervisor import Disk, Share
 from appliance.store import Database
 from appliance.volume.store import BIND, DIRECTORY, DISK, NFS, TMPFS, VolumeRecord, VolumeStore
 
+log = logging.getLogger(__name__)
+
 _KIND = "volume"
+# How long a start waits for servers of volume stores, and when one that did not answer is asked again.
+_SERVED_SECONDS = 3.0
+_ASK_AGAIN_SECONDS = 30.0
 
 
 class Volumes:
@@ -38,13 +44,31 @@ class Volumes:
         self._locks: dict[str, trio.Lock] = {}
         self.everyone: Callable[[], Iterable[Container]] = tuple
 
-    async def open(self) -> None:
-        """Find the volumes of before."""
+    async def open(self, nursery: trio.Nursery) -> None:
+        """Find the volumes of before. A server that does not answer soon is asked on in the nursery, and nobody waits for it."""
         for key, value in self._database.load(_KIND).items():
             self._records[key] = msgspec.json.decode(value, type=VolumeRecord)
         await trio.to_thread.run_sync(self._store.tidy, set(self._records))
-        # Of servers it is known by what is there.
-        await self.inherit(await self._store.found_served())
+        with trio.move_on_after(_SERVED_SECONDS):
+            for looked in [self._begin_to_ask(store, nursery) for store in self._store.served]:
+                await looked.wait()
+
+    def _begin_to_ask(self, store: str, nursery: trio.Nursery) -> trio.Event:
+        looked = trio.Event()
+        nursery.start_soon(self._ask, store, looked)
+        return looked
+
+    async def _ask(self, store: str, looked: trio.Event) -> None:
+        """Of a server it is known by what is there."""
+        while True:
+            try:
+                await self.inherit(await self._store.found_on(store))
+                return
+            except VchError as error:
+                log.warning("volume store %s: %s", store, error)
+            finally:
+                looked.set()
+            await trio.sleep(_ASK_AGAIN_SECONDS)
 
     async def inherit(self, found: Iterable[tuple[str, str]]) -> None:
         """Know volumes, each of a name and a store, whose disks are there and whose records are gone."""

@@ -91,7 +91,7 @@ class NfsStore:
 
     async def tidy(self) -> list[str]:
         """Remove what was left half removed; the names of the volumes that are there."""
-        return await trio.to_thread.run_sync(self._tidy)
+        return await trio.to_thread.run_sync(self._tidy, abandon_on_cancel=True)
 
     # -- in threads -----------------------------------------------------------------------------------------------
 

@@ -120,15 +120,14 @@ class VolumeStore:
         """The server's, for a volume that is ours on one."""
         return self._served.get(record.options.get(_STORE, ""))
 
-    async def found_served(self) -> list[tuple[str, str]]:
-        """The volumes that servers have, each with its store; a server that does not answer has none for now."""
-        found = []
-        for store, served in self._served.items():
-            try:
-                found += [(name, store) for name in await served.tidy() if NAME.fullmatch(name)]
-            except VchError as error:
-                log.warning("volume store %s: %s", store, error)
-        return found
+    @property
+    def served(self) -> list[str]:
+        """The stores that servers have."""
+        return list(self._served)
+
+    async def found_on(self, store: str) -> list[tuple[str, str]]:
+        """The volumes that a server has, each with its store. Unavailable when it does not answer."""
+        return [(name, store) for name in await self._served[store].tidy() if NAME.fullmatch(name)]
 
     @staticmethod
     def _shape_nfs(record: VolumeRecord, flags: list[str]) -> None:

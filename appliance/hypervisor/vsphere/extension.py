@@ -54,6 +54,11 @@ class Extension:
     def is_registered(self) -> bool:
         return self.certificate.exists()
 
+    @property
+    def has_ticket(self) -> bool:
+        """Whether there is one, good or not."""
+        return self.ticket_file is not None and self.ticket_file.exists() and self.ticket_file.stat().st_size > 0
+
     def ticket(self) -> str:
         """The ticket to begin with. InvalidParameter when there is none."""
         text = ""

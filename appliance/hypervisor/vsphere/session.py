@@ -268,8 +268,21 @@ class Session:
 
     async def _log_in(self) -> None:
         extension = self.server.extension
-        if extension is not None and not extension.is_registered:
-            await self._register(extension)
+        if extension is None:
+            await self._log_in_as(None)
+            return
+        if extension.is_registered:
+            try:
+                await self._log_in_as(extension)
+                return
+            except vim.fault.InvalidLogin:
+                # Somebody has unregistered it: with a ticket it is again what it was.
+                if not extension.has_ticket:
+                    raise
+        await self._register(extension)
+        await self._log_in_as(extension)
+
+    async def _log_in_as(self, extension: Extension | None) -> None:
         # On a way of its own: a server that knows the old session still lets nobody log in to it twice.
         fresh = Stub(self.server, _TIMEOUT, extension)
         try:

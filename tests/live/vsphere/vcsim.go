@@ -9,6 +9,7 @@ import (
 	"log"
 	"net/url"
 	"os"
+	"slices"
 
 	"github.com/vmware/govmomi/simulator"
 	_ "github.com/vmware/govmomi/vapi/simulator"
@@ -60,7 +61,16 @@ func (vm *running) InstantCloneTask(ctx *simulator.Context, req *types.InstantCl
 	return &methods.InstantClone_TaskBody{Res: &types.InstantClone_TaskResponse{Returnval: body.Res.Returnval}}
 }
 
-func cloning(ctx *simulator.Context, method *simulator.Method) (mo.Reference, types.BaseMethodFault) {
+// What the simulator does otherwise than a vCenter.
+func differently(ctx *simulator.Context, method *simulator.Method) (mo.Reference, types.BaseMethodFault) {
+	if req, ok := method.Body.(*types.LoginExtensionByCertificate); ok {
+		// It lets an extension in that nobody has registered.
+		manager := ctx.Map.Get(types.ManagedObjectReference{Type: "ExtensionManager", Value: "ExtensionManager"})
+		known := func(one types.Extension) bool { return one.Key == req.ExtensionKey }
+		if !slices.ContainsFunc(manager.(*simulator.ExtensionManager).ExtensionList, known) {
+			return nil, new(types.InvalidLogin)
+		}
+	}
 	if method.Name == "InstantClone_Task" {
 		if vm, ok := ctx.Map.Get(method.This).(*simulator.VirtualMachine); ok {
 			// Not by what is returned here, which a session's own objects go before.
@@ -99,7 +109,7 @@ func main() {
 		log.Fatal(err)
 	}
 	if !*esx {
-		model.Map().Handler = cloning
+		model.Map().Handler = differently
 	}
 	model.Service.RegisterEndpoints = true
 	model.Service.TLS = new(tls.Config)

@@ -227,6 +227,15 @@ async def test_an_extension_needs_a_ticket_once(simulator: Simulator, tmp_path: 
     again = replace(extension, folder=tmp_path / "again", ticket_file=await _ticket(simulator, tmp_path))
     async with Session.open(replace(server, extension=again)) as session:
         assert await _user_of(session) == "vch.test"
+    # And where somebody has unregistered it.
+    async with Session.open(_server(simulator)) as session:
+        await session.change("end", session.content.extensionManager.UnregisterExtension, "vch.test")
+    with pytest.raises(HypervisorError, match="login"):
+        async with Session.open(replace(server, extension=replace(again, ticket_file=None))):
+            pass
+    mended = replace(again, ticket_file=await _ticket(simulator, tmp_path))
+    async with Session.open(replace(server, extension=mended)) as session:
+        assert await _user_of(session) == "vch.test"
 
 
 @pytest.mark.parametrize("simulator", ["vcenter"], indirect=True)
