@@ -34,11 +34,12 @@ async def run(options: argparse.Namespace, report: Report) -> None:
         if one.power != "poweredOff":
             report.step(f"Shutting {one.name} down")
             await appliances.power_off(one.reference, _GRACE_SECONDS)
+        folders = await appliances.folders(one)
         for reference, name, on in await appliances.containers(one, waiting=True):
             report.step(f"Removing {name}")
             if on:
                 await appliances.power_off(reference)
-            await appliances.keep_disks(reference, one.tenant)
+            await appliances.keep_disks(reference, folders)
             await appliances.destroy(reference)
         kept = await appliances.remove_files(one, volumes=options.volumes)
         report.step(f"Removing {one.name}")

@@ -1,5 +1,6 @@
 """The guest as a CD that a virtual machine boots from, by BIOS or UEFI: for hypervisors that load no kernel themselves."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -8,21 +9,26 @@ linux /vmlinuz console=tty0 vch.line=ttyS0 reboot=t panic=-1 quiet rdinit=/init
 initrd /initrd
 boot
 """
+# Programs that write the time of writing see this, so that the same comes of the same each time.
+_TIME, _EPOCH = ("faketime", "-f", "2025-01-01 00:00:00"), 1735689600
 # What this needs, so that GRUB's other two hundred modules are not there.
 _MODULES = "linux normal configfile part_gpt part_msdos iso9660 fat test all_video"
 
 
 def write_iso(kernel: bytes, initrd: Path, work: Path, target: Path) -> None:
-    """Write the CD of a bzImage and an initrd, which is compressed for it. Needs zstd, grub-mkrescue, xorriso and mtools."""
+    """Write the CD of a bzImage and an initrd, which is compressed for it. Needs zstd, grub-mkrescue, xorriso, mtools and faketime."""
     root = work / "cd"
     (root / "boot/grub").mkdir(parents=True)
     (root / "boot/grub/grub.cfg").write_text(_CONFIG)
     (root / "vmlinuz").write_bytes(kernel)
     subprocess.run(["zstd", "-q", "-15", "-T0", "-o", str(root / "initrd"), str(initrd)], check=True)
     command = [
-        "grub-mkrescue", "-o", str(target), f"--install-modules={_MODULES}", "--locales=", "--fonts=", "--themes=", str(root),
+        *_TIME, "grub-mkrescue", "-o", str(target), f"--install-modules={_MODULES}", "--locales=", "--fonts=", "--themes=", str(root),
         "--", "-volid", "VCH",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    for path in (*root.rglob("*"), root):
+        os.utime(path, (_EPOCH, _EPOCH))
+    environment = {**os.environ, "TZ": "UTC", "SOURCE_DATE_EPOCH": str(_EPOCH)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode or not target.exists():
         raise SystemExit(f"grub-mkrescue: {done.stderr}")

@@ -26,7 +26,7 @@ _BIOS_MODULES = ("biosdisk", "part_gpt", "fat", "normal", "linux", "configfile",
 _EFI_MODULES = ("part_gpt", "fat", "normal", "linux", "configfile", "all_video", "test")
 _GRUB = "/usr/lib/grub"
 # 2025-01-01: FAT knows no time before 1980.
-EPOCH = "1735689600"
+EPOCH, TIME = "1735689600", "2025-01-01 00:00:00"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class _Partition:
 
 
 def write(kernel: Path, initrd: Path, root: Path, options: str, work: Path, target: Path) -> None:
-    """Write the disk. `options` are the kernel's, beside which partition is the root. Needs GRUB's images and tools, and mtools."""
+    """Write the disk. `options` are the kernel's, beside which partition is the root. Needs GRUB's tools, mtools and faketime."""
     config = work / "grub.cfg"
     config.write_text(f"set timeout=0\nlinux /vmlinuz root=PARTUUID={ROOT_PARTITION} {options}\ninitrd /initrd\nboot\n")
     core = _image("i386-pc", _BIOS_MODULES, work / "core.img")
@@ -81,11 +81,11 @@ def _image(kind: str, modules: tuple[str, ...], target: Path) -> Path:
 def _write_fat(target: Path, files: dict[str, Path]) -> None:
     """A FAT file system with these, and as much room again for what comes after."""
     size = -(-sum(file.stat().st_size for file in files.values()) * 5 // 4 // _MIB) + 36
-    # A fixed serial number, and mtools' own switch for times.
     environment = {"PATH": "/usr/bin:/bin", "SOURCE_DATE_EPOCH": EPOCH, "MTOOLS_SKIP_CHECK": "1", "TZ": "UTC"}
 
     def mtools(*command: str) -> None:
-        subprocess.run(command, check=True, env=environment)
+        # A folder is as old as it is.
+        subprocess.run(["faketime", "-f", TIME, *command], check=True, env=environment)
 
     target.write_bytes(b"")
     with target.open("r+b") as file:

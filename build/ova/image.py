@@ -9,12 +9,10 @@ this machine's own apt is set up for; nothing of that is in the image. The same 
 """
 
 import argparse
-import compileall
 import hashlib
 import io
 import json
 import os
-import py_compile
 import shutil
 import subprocess
 import sys
@@ -22,6 +20,7 @@ import tarfile
 import tempfile
 import tomllib
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
@@ -182,12 +181,22 @@ def add_venv(root: Path, work: Path, guest: Path) -> None:
     # Machines boot from the CD; kernel and initrd by themselves are QEMU's.
     for name in ("guest.iso", "manifest.json"):
         shutil.copyfile(guest / name, share / name)
-    for folder in (venv, root / "usr/lib/python3", root / "usr/lib/python3.11"):
-        # Never checked against the source: the root does not change.
-        compileall.compile_dir(
-            folder, quiet=2, stripdir=str(root), prependdir="/", workers=0, force=True,
-            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
-        )  # fmt: skip
+    _compile(root, [venv, root / "usr/lib/python3", root / "usr/lib/python3.11"])
+
+
+def _compile(root: Path, folders: Sequence[Path]) -> None:
+    """Python's bytecode, never checked against the source: the root does not change.
+
+    What comes of a source depends on the seed of hashes, and on what the same process has compiled before: each folder is one's.
+    """
+    command = [
+        sys.executable, "-m", "compileall", "-q", "-q", "-f", "-s", str(root), "-p", "/", "--invalidation-mode", "unchecked-hash",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONHASHSEED": "0"}
+    programs = [subprocess.Popen([*command, str(folder)], env=environment) for folder in folders]
+    for program in programs:
+        # A source that cannot be compiled has no bytecode: a template, or of another Python.
+        program.wait()
 
 
 def make_root(tree: Path, work: Path, guest: Path) -> tuple[Path, Path]:

@@ -12,7 +12,7 @@ from pyVmomi import vim
 
 from appliance.errors import Conflict, HypervisorError, NotFound
 from appliance.hypervisor.vsphere.collector import Collector
-from appliance.hypervisor.vsphere.datastore import Datastore, root_of
+from appliance.hypervisor.vsphere.datastore import Datastore
 from appliance.hypervisor.vsphere.deployment import ENVIRONMENT_KEY, KEY, Deployment, Package, Plan, Progress, extra_of
 from appliance.hypervisor.vsphere.disks import FOLDER, is_volume
 from appliance.hypervisor.vsphere.extension import extension_key
@@ -261,15 +261,14 @@ class Appliances:
 
     # -- a tenant's disks and files -------------------------------------------------------------------------------
 
-    async def keep_disks(self, machine: Any, tenant: str) -> None:
-        """Take from a machine the disks that are the tenant's: they would go with it."""
+    async def folders(self, appliance: Deployed) -> tuple[str, ...]:
+        """Where its tenant's disks are: [datastore] folder/."""
+        return tuple([files.path("") async for files in self._datastores(appliance)])
+
+    async def keep_disks(self, machine: Any, folders: tuple[str, ...]) -> None:
+        """Take from a machine the disks that are in one of these, and would go with it."""
         devices = await self.session.look("disks", machine, "config.hardware.device")
-        names = {
-            str(device.backing.fileName).partition("]")[0]
-            for device in devices or ()
-            if hasattr(device.backing, "fileName")
-        }
-        change = without_disks(devices or (), tuple(f"{name}] {root_of(tenant)}/" for name in names))
+        change = without_disks(devices or (), folders)
         if change is not None:
             await self.carry_out("keep the disks", machine.ReconfigVM_Task, change)
 
@@ -280,16 +279,21 @@ class Appliances:
 
     async def remove_files(self, appliance: Deployed, *, volumes: bool) -> list[str]:
         """What its tenant has on datastores. Volumes only if they are to go, too; else their paths are returned."""
+        kept: list[str] = []
+        async for files in self._datastores(appliance):
+            kept += await _remove_files(files, volumes=volumes)
+        return kept
+
+    async def _datastores(self, appliance: Deployed) -> AsyncIterator[Datastore]:
+        """Those that its tenant has files on, each as long as it is its turn."""
         name, datacenter = await self.datacenter_of(appliance)
         there = await all_named(self.session, datacenter, vim.Datastore)
         stores = [text.partition("=")[2] for text in appliance.values.get("volume-stores", "").split(",")]
-        kept: list[str] = []
         for store in dict.fromkeys([appliance.values.get("image-store", ""), *stores]):
             if store in there:
                 place = Inventory(datacenter, name, None, None, there[store], store, None, {}, {})
                 async with Datastore.open(self.session, place, appliance.tenant, self.carry_out) as files:
-                    kept += await _remove_files(files, volumes=volumes)
-        return kept
+                    yield files
 
     def group(self, pool: Any, name: str) -> MachineGroup:
         """A group of machines in a pool's cluster."""

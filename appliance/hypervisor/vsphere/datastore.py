@@ -68,6 +68,8 @@ class Datastore:
         self._limit = trio.CapacityLimiter(_AT_ONCE)
         self._under_way: dict[str, trio.Event] = {}
         self._folders: set[str] = set()
+        # The path of the folder where it is an object.
+        self._object = ""
 
     @classmethod
     @asynccontextmanager
@@ -79,7 +81,35 @@ class Datastore:
             verify=session.server.context(), timeout=_TIMEOUT, trust_env=False,
             limits=httpx.Limits(max_connections=_AT_ONCE),
         ) as client:  # fmt: skip
-            yield cls(session, inventory, tenant, client, carry_out)
+            store = cls(session, inventory, tenant, client, carry_out)
+            await store._find_root()
+            yield store
+
+    async def _find_root(self) -> None:
+        """On vSAN and vVols a folder at the top is an object, known by its UUID, and that is how backings have to name it."""
+        path = "capability.topLevelDirectoryCreateSupported"
+        if await self._session.look("datastore", self.reference, path) is not False:
+            return
+        manager, name = self._session.content.datastoreNamespaceManager, self._root
+        try:
+            self._object = str(
+                await self._repeat(
+                    lambda: self._session.change(f"folder {name}", manager.CreateDirectory, self.reference, name)
+                )
+            )
+        except AlreadyThere:
+            # It ends in a slash.
+            url = str(await self._session.look("datastore", self.reference, "summary.url"))
+            datacenter = self._inventory.datacenter
+            convert = manager.ConvertNamespacePathToUuidPath
+            self._object = str(await self._session.read(f"folder {name}", convert, datacenter, f"{url}{name}"))
+        self._root = self._object.rstrip("/").rpartition("/")[2]
+        self._folders.add("")
+
+    @property
+    def names_folders(self) -> bool:
+        """Whether a machine's folder can be named, and is not chosen by the datastore."""
+        return not self._object
 
     @property
     def reference(self) -> Any:
@@ -285,12 +315,35 @@ class Datastore:
 
     async def delete(self, name: str) -> None:
         """Remove a file or folder with all that is in it, "" for all that is ours; one that is not there is no error."""
+        if not name and self._object:
+            await self._delete_object()
+            return
         delete = self._session.content.fileManager.DeleteDatastoreFile_Task
         path = self.path(name).rstrip("/")
         try:
             await self._repeat(lambda: self._carry_out(f"delete {path}", delete, path, self._inventory.datacenter))
         except NoFile:
             pass
+
+    async def _delete_object(self) -> None:
+        # It has to be empty.
+        for name in await self._entries():
+            await self.delete(name)
+        delete = self._session.content.datastoreNamespaceManager.DeleteDirectory
+        try:
+            await self._repeat(
+                lambda: self._session.change(f"delete {self._object}", delete, self._inventory.datacenter, self._object)
+            )
+        except NoFile:
+            pass
+
+    async def _entries(self) -> list[str]:
+        """What is in the tenant's folder."""
+        browser = await self._session.look("datastore", self.reference, "browser")
+        spec = vim.host.DatastoreBrowser.SearchSpec(matchPattern=["*"])
+        search = browser.SearchDatastore_Task
+        found = await self._repeat(lambda: self._carry_out("list", search, self.path("").rstrip("/"), spec))
+        return [one.path for one in found.file]
 
     async def list_files(self, folder: str, pattern: str = "*.vmdk") -> dict[str, int]:
         """The disks in a folder of ours, or files of another pattern, with the bytes that they take; none when it is not there."""

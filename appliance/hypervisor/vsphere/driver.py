@@ -206,7 +206,7 @@ class VsphereDriver(Driver):
         config = config_of(
             spec, self._name_of(spec), self._tenant, self.inventory.datastore_name,
             (self._concentrator_uri, serial), self.inventory.backing_of,
-            await self._place(spec), self.cd, all_adapters=all_adapters,
+            await self._place(spec), self.cd, all_adapters=all_adapters, own_folder=self.datastore.names_folders,
         )  # fmt: skip
         create = partial(self.inventory.folder.CreateVM_Task, config, self.inventory.pool)
         found = await self._made(

@@ -101,10 +101,11 @@ def config_of(
     cd: BootCd | None = None,
     *,
     all_adapters: bool = False,
+    own_folder: bool = True,
 ) -> vim.vm.ConfigSpec:
     """A machine that is not there yet. `serial` are the concentrator's URI and the port's own, `backing_of` a card is what backs it.
 
-    `all_adapters`: it is to have disks later, of whatever number.
+    `all_adapters`: it is to have disks later, of whatever number. `own_folder`: in one that is called after it.
     """
     folder = f"{tenant}-{spec.id[:24]}"
     devices = [_serial_port(*serial)]
@@ -118,7 +119,7 @@ def config_of(
     return vim.vm.ConfigSpec(
         name=name,
         # A folder of its own, whatever it is called.
-        files=vim.vm.FileInfo(vmPathName=f"[{datastore}] {folder}/{folder}.vmx"),
+        files=vim.vm.FileInfo(vmPathName=f"[{datastore}] {folder}/{folder}.vmx" if own_folder else f"[{datastore}]"),
         instanceUuid=uuid_of(tenant, spec.id),
         guestId=GUEST_ID,
         numCPUs=spec.cpus,

@@ -83,9 +83,17 @@ def hosts_beside(namespace: str) -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def running_vsphere(
-    root: Path, *flags: str, esx: bool = False, boot: str = "direct", faulty: bool = False, with_lan: bool = False
+    root: Path,
+    *flags: str,
+    simulated: Sequence[str] = (),
+    boot: str = "direct",
+    faulty: bool = False,
+    with_lan: bool = False,
 ) -> Iterator[Vsphere]:
-    """A daemon that has been started once, with busybox. `boot`: see the stand-in. `faulty`: it has a fault proxy before it."""
+    """A daemon that has been started once, with busybox.
+
+    `simulated` are flags of the simulator. `boot`: see the stand-in. `faulty`: there is a fault proxy before it.
+    """
     daemon = Daemon(root)
     assert daemon.namespace, "bridges need the rights of root"
     with contextlib.ExitStack() as stack:
@@ -97,9 +105,7 @@ def running_vsphere(
             else None
         )
         with (
-            running_vcsim(
-                root / "vcsim", "-ds", "2", *(("-esx",) if esx else ()), inside=inside, host=_THEIRS
-            ) as simulator,
+            running_vcsim(root / "vcsim", "-ds", "2", *simulated, inside=inside, host=_THEIRS) as simulator,
             running_proxy(simulator, root / "proxy", f"{daemon.namespace}-dc")
             if faulty
             else contextlib.nullcontext(simulator) as place,

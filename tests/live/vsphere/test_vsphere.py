@@ -20,6 +20,7 @@ from tests.live.registry import real_registry
 from tests.live.terminal import Terminal
 from tests.live.vsphere.daemon import Vsphere, running_vsphere
 from tests.live.vsphere.faultproxy import LOSE_ANSWER
+from tests.live.waiting import until
 
 pytestmark = [
     pytest.mark.live,
@@ -384,7 +385,7 @@ def test_volumes_and_files(vsphere: Vsphere, tmp_path: Path) -> None:
 
 
 def test_a_lone_esxi(short_path: Path) -> None:
-    with running_vsphere(short_path, esx=True) as vsphere:
+    with running_vsphere(short_path, simulated=["-esx"]) as vsphere:
         daemon = vsphere.daemon
         daemon.must("run", "-d", "--name", "alone", "busybox", "sh", "-c", "echo said; sleep 1000")
         daemon.kill()
@@ -395,6 +396,25 @@ def test_a_lone_esxi(short_path: Path) -> None:
         daemon.must("rm", "alone")
         daemon.stop()
         assert "--vm-pool: InstantClones are a vCenter's from 6.7 on" in daemon.refusal("--vm-pool", "1")
+
+
+def test_datastores_of_vsan(short_path: Path) -> None:
+    with running_vsphere(short_path, simulated=["-vsan", "-host", "3"]) as vsphere:
+        daemon = vsphere.daemon
+        daemon.must("volume", "create", "-o", "VolumeStore=other", "away")
+        volumes = ("-v", "kept:/data", "-v", "away:/away")
+        daemon.must(
+            "run", "-d", "--name", "one", *volumes, "busybox", "sh", "-c", "echo here | tee /data/a /away/b; sleep 1000"
+        )
+        daemon.kill()
+        daemon.start()
+        assert daemon.must("exec", "one", "cat", "/data/a", "/away/b") == "here\nhere\n"
+        daemon.must("rm", "-f", "one")
+        assert daemon.must("run", "--rm", *volumes, "busybox", "cat", "/data/a", "/away/b") == "here\nhere\n"
+        daemon.must("volume", "rm", "kept", "away")
+        assert [path for path in vsphere.files() if not _stays(path)] == []
+        daemon.must("rmi", "busybox")
+        until(lambda: not any("/layers/" in path for path in vsphere.files()))
 
 
 @pytest.mark.parametrize("firmware", ["bios", "efi"])

@@ -83,6 +83,7 @@ func differently(ctx *simulator.Context, method *simulator.Method) (mo.Reference
 
 func main() {
 	esx := flag.Bool("esx", false, "a lone ESXi rather than a vCenter")
+	vsan := flag.Bool("vsan", false, "its datastores are vSAN's")
 	listen := flag.String("l", "127.0.0.1:0", "address to listen at")
 	user := flag.String("username", "user", "")
 	password := flag.String("password", "pass", "")
@@ -107,6 +108,13 @@ func main() {
 	model.DelayConfig.Delay = *delay
 	if err := model.Create(); err != nil {
 		log.Fatal(err)
+	}
+	if *vsan {
+		for _, one := range model.Map().All("Datastore") {
+			datastore := one.(*simulator.Datastore)
+			datastore.Summary.Type = string(types.HostFileSystemVolumeFileSystemTypeVsan)
+			datastore.Capability.TopLevelDirectoryCreateSupported = types.NewBool(false)
+		}
 	}
 	if !*esx {
 		model.Map().Handler = differently

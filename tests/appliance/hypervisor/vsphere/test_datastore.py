@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from uuid import UUID
 
 import httpx
 import pytest
@@ -19,7 +20,7 @@ from appliance.hypervisor.vsphere.session import Session
 from appliance.hypervisor.vsphere.trust import OtherCertificate, PinnedContext
 from appliance.hypervisor.vsphere.vmdk import descriptor
 from tests.live.certificates import self_signed
-from tests.live.vsphere.simulator import Simulator, server_of
+from tests.live.vsphere.simulator import Simulator, running_vcsim, server_of
 
 
 @asynccontextmanager
@@ -125,3 +126,25 @@ async def test_nothing_is_said_to_whoever_has_another_certificate(tmp_path: Path
                 await client.get(url, headers={"Cookie": "secret"})
         await trio.to_thread.run_sync(thread.join)
     assert heard == [b""]
+
+
+async def test_a_datastore_whose_folders_are_objects(tmp_path: Path) -> None:
+    """vSAN: a folder at the top is made by another manager, and known by its UUID, which backings have to name."""
+    layer = _layer(tmp_path)
+    with running_vcsim(tmp_path / "vcsim", "-vsan") as simulator:
+        async with _datastore(simulator) as (datastore, folder):
+            assert not datastore.names_folders
+            path = await datastore.disk_of(layer, "layers")
+            root = path.partition("] ")[2].partition("/")[0]
+            assert path == f"[LocalDS_0] {UUID(root)}/layers/ab12.vmdk"
+            assert (folder.parent / root / "layers/ab12-flat.vmdk").read_bytes() == layer.read_bytes()
+            await datastore.create_disk("disks", "one.vmdk", 1 << 20)
+            assert set(await datastore.list_files("disks")) == {"one.vmdk", "one-flat.vmdk"}
+        # Found again by its name.
+        async with _datastore(simulator) as (datastore, folder):
+            assert await datastore.disk_of(layer, "layers") == path
+            assert await datastore.claim("us")
+            await datastore.delete("disks")
+            assert await datastore.list_files("disks") == {}
+            await datastore.delete("")
+        assert not [one for one in folder.parent.iterdir() if one.name == root]
