@@ -178,7 +178,7 @@ async def _make(
         made.folder = await tenant_folder(appliances.session, places.machines, Names(options.tenant))
         if options.ops_grant_perms:
             report.step(f"Giving {options.ops_user} what it needs")
-            await appliances.grant(options.ops_user, places.datacenter, privileges_for(values))
+            await appliances.grant(options.ops_user, places.datacenter, privileges_for(values, places))
         more = [places.backings[role] for role in ("client", "management") if role in places.backings]
         plan = Plan(
             options.name, options.tenant, __version__, made.pool, made.folder, places.datastore,

@@ -37,6 +37,11 @@ def root_of(tenant: str) -> str:
     return f"vch-{tenant}"
 
 
+async def folders_are_objects(session: Session, datastore: Any) -> bool:
+    """Whether a folder at the top of it is an object of its own, as on vSAN and vVols."""
+    return await session.look("datastore", datastore, "capability.topLevelDirectoryCreateSupported") is False
+
+
 class _Body(httpx.AsyncByteStream):
     """A file, read in a thread piece by piece."""
 
@@ -87,8 +92,7 @@ class Datastore:
 
     async def _find_root(self) -> None:
         """On vSAN and vVols a folder at the top is an object, known by its UUID, and that is how backings have to name it."""
-        path = "capability.topLevelDirectoryCreateSupported"
-        if await self._session.look("datastore", self.reference, path) is not False:
+        if not await folders_are_objects(self._session, self.reference):
             return
         manager, name = self._session.content.datastoreNamespaceManager, self._root
         try:

@@ -9,6 +9,7 @@ from pyVmomi import vim
 
 from appliance.errors import HypervisorError, InvalidParameter
 from appliance.hypervisor.vsphere.appliances import Appliances
+from appliance.hypervisor.vsphere.datastore import folders_are_objects
 from appliance.hypervisor.vsphere.instantclones import why_none
 from appliance.hypervisor.vsphere.inventory import backing_of, find_one, find_pool
 from appliance.hypervisor.vsphere.session import Session
@@ -33,12 +34,7 @@ PRIVILEGES = (
 
 _OF_A_POOL = ("VirtualMachine.Config.Rename", "VirtualMachine.Provisioning.Clone")
 _OF_A_GROUP = ("Host.Inventory.EditCluster",)
-
-
-def privileges_for(values: Mapping[str, str]) -> tuple[str, ...]:
-    """What the account of an appliance with these properties has to have."""
-    pool = _OF_A_POOL if values.get("vm-pool", "0") != "0" else ()
-    return (*PRIVILEGES, *pool, *(_OF_A_GROUP if values.get("vm-group") else ()))
+_OF_OBJECTS = ("Datastore.Config",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +78,18 @@ class Places:
     pool: Any = None
     datastore: Any = None
     datastore_name: str = ""
+    # vSAN's.
+    folders_are_objects: bool = False
     networks: dict[str, Any] = field(default_factory=dict)
     network_names: dict[str, str] = field(default_factory=dict)
     backings: dict[str, Any] = field(default_factory=dict)
+
+
+def privileges_for(values: Mapping[str, str], places: Places) -> tuple[str, ...]:
+    """What the account of an appliance with these properties, at these places, has to have."""
+    pool = _OF_A_POOL if values.get("vm-pool", "0") != "0" else ()
+    group = _OF_A_GROUP if values.get("vm-group") else ()
+    return (*PRIVILEGES, *pool, *group, *(_OF_OBJECTS if places.folders_are_objects else ()))
 
 
 class Preflight:
@@ -157,6 +162,7 @@ class Preflight:
             )
             if store is not None:
                 await self._look_at_datastore(setting, *store)
+                places.folders_are_objects |= await folders_are_objects(session, store[1])
                 if setting == "--image-store":
                     places.datastore_name, places.datastore = store
         for role, network in wanted.networks.items():
@@ -331,7 +337,7 @@ class Preflight:
             manager.HasUserPrivilegeOnEntities,
             [places.datacenter],
             self._wanted.user,
-            list(privileges_for(self._wanted.values)),
+            list(privileges_for(self._wanted.values, places)),
         )
         missing = [one.privId for entity in found for one in entity.privAvailability if not one.isGranted]
         if missing:
