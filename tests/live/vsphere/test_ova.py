@@ -1,6 +1,7 @@
 """The appliance as it is deployed: its OVA boots, is what its properties say, and runs a container on vSphere."""
 
 import os
+import re
 import sys
 import tempfile
 import time
@@ -80,6 +81,10 @@ def test_ssh_for_a_time_and_a_reboot(ova: Path, root: Path) -> None:
         )
         assert "uid=0(root)" in done.stdout, done.stdout + done.stderr + appliance.console()[-2000:]
         assert "running" in done.stdout, done.stdout
+        screen = appliance.run_beside(*log_in, "cat /dev/vcs1; cat /proc/sys/net/ipv4/conf/all/rp_filter").stdout
+        assert screen.strip().endswith("2"), "asymmetric routes"
+        assert "DOCKER_HOST=tcp://192.0.2.1:2376 DOCKER_TLS_VERIFY=1" in screen, screen
+        assert re.search(r"([0-9A-F]{2}:){31}[0-9A-F]{2}", screen), screen
         archive = root / "busybox.tar"
         archive.write_bytes(busybox_archive())
         appliance.docker("load", "-i", str(archive))
