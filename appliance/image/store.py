@@ -93,6 +93,7 @@ class ImageStore:
         admit: Callable[[int], Awaitable[None]] | None = None,
     ) -> None:  # fmt: skip
         self._admit = admit
+        self._admission = trio.Lock()
         self._database = database
         self._on_layer_gone = on_layer_gone
         self._layers = root / "layers"
@@ -212,10 +213,11 @@ class ImageStore:
 
     async def _keep_layer(self, layer: Layer, partial: Path) -> None:
         target = self.layer_path(layer.diff_id)
-        if self._admit is not None:
-            await self._admit(layer.size)
-        await self._database.put("layer", layer.diff_id, msgspec.json.encode(layer.size))
-        self._layer_sizes[layer.diff_id] = layer.size
+        async with self._admission:
+            if self._admit is not None:
+                await self._admit(layer.size)
+            await self._database.put("layer", layer.diff_id, msgspec.json.encode(layer.size))
+            self._layer_sizes[layer.diff_id] = layer.size
         # The disk comes last: where it is, there is the rest.
         for source, kept in ((_recipe_of(partial), _recipe_of(target)), (partial, target)):
             os.chmod(source, 0o400)
@@ -241,9 +243,8 @@ class ImageStore:
         return self._layer_sizes.get(diff_id, 0)
 
     async def layers_used(self) -> int:
-        """Of all images' layers, each once."""
-        layers = {diff_id for config in self._configs.values() for diff_id in config.diff_ids}
-        return sum(self.layer_size(diff_id) for diff_id in layers)
+        """Of all layers that are here, those of images that are not whole yet, too."""
+        return sum(self._layer_sizes.values())
 
     def shared_sizes(self) -> dict[str, int]:
         """Of each image, the bytes in layers that another one has too."""

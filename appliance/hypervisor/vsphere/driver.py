@@ -3,7 +3,7 @@
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -327,11 +327,18 @@ class VsphereDriver(Driver):
             lambda made: _Ours(made, spec, parent.serial, ""),
             cloned=True,
         )
-        if not found.uuid:
-            uuid = await self.session.look("uuid", found.reference, "config.instanceUuid")
-            found = replace(found, uuid=str(uuid))
-        machine = await self._grouped(self._enrol(found))
-        await machine.told_on()
+        try:
+            if not found.uuid:
+                uuid = await self.session.look("uuid", found.reference, "config.instanceUuid")
+                found = replace(found, uuid=str(uuid))
+            machine = await self._grouped(self._enrol(found))
+            await machine.told_on()
+        except BaseException:
+            # It runs already, and nobody would ever know it.
+            with trio.CancelScope(shield=True), suppress(HypervisorError):
+                await self.collector.carry_out("power off a clone", found.reference.PowerOff)
+                await self.collector.carry_out("remove a clone", found.reference.Destroy)
+            raise
         return machine
 
     async def turn_into(self, machine: VsphereMachine, spec: MachineSpec) -> None:
