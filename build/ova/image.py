@@ -181,10 +181,10 @@ def add_venv(root: Path, work: Path, guest: Path) -> None:
     # Machines boot from the CD; kernel and initrd by themselves are QEMU's.
     for name in ("guest.iso", "manifest.json"):
         shutil.copyfile(guest / name, share / name)
-    _compile(root, [venv, root / "usr/lib/python3", root / "usr/lib/python3.11"])
+    compile_python(root, [venv, root / "usr/lib/python3", root / "usr/lib/python3.11"])
 
 
-def _compile(root: Path, folders: Sequence[Path]) -> None:
+def compile_python(root: Path, folders: Sequence[Path]) -> None:
     """Python's bytecode, never checked against the source: the root does not change.
 
     What comes of a source depends on the seed of hashes, and on what the same process has compiled before: each folder is one's.
