@@ -216,11 +216,11 @@ def make_root(tree: Path, work: Path, guest: Path) -> tuple[Path, Path]:
         (tree / name).mkdir(parents=True, exist_ok=True)
     (tree / "tmp").chmod(0o1777)
     shutil.copytree(HERE / "root", tree, dirs_exist_ok=True)
+    # With an issue in /etc agetty looks for none in /run, which is ours.
     for name in ("etc/resolv.conf", "etc/issue", "etc/issue.net", "etc/motd", "etc/hostname"):
         (tree / name).unlink(missing_ok=True)
     (tree / "etc/resolv.conf").symlink_to("/run/systemd/resolve/resolv.conf")
     (tree / "etc/hostname").write_text("vch\n")
-    (tree / "etc/issue").write_text("\n")
     (tree / "etc/default/locale").write_text("LANG=C.UTF-8\n")
     (tree / "etc/hosts").write_text("127.0.0.1 localhost\n::1 localhost ip6-localhost\n")
     run("systemctl", f"--root={tree}", "enable", "-q", *_ENABLED)
