@@ -23,7 +23,17 @@ from appliance.engine.surroundings import (
 )
 from appliance.errors import InvalidParameter, VchError
 from appliance.guest import GuestSession, Launched, StartRefused
-from appliance.hypervisor import SCRATCH, SHARE_TAG, VOLUME_OPTIONS, Card, Disk, DiskAddress, MachineSpec, Weight
+from appliance.hypervisor import (
+    SCRATCH,
+    SHARE_TAG,
+    VOLUME_OPTIONS,
+    Card,
+    Disk,
+    DiskAddress,
+    Machine,
+    MachineSpec,
+    Weight,
+)
 from appliance.network.record import Endpoint
 from protos.tether.v1 import filesystem_pb2, network_pb2, process_pb2, sandbox_pb2
 from protos.tether.v1.filesystem_pb2 import Mount
@@ -140,13 +150,18 @@ def _modules(host: dict[str, Any], equipment: Equipment) -> list[str]:
 
 
 def launch_requests(
-    machine_id: str, config: dict[str, Any], host: dict[str, Any], disks: list[DiskAddress], around: Surroundings
+    machine_id: str, config: dict[str, Any], host: dict[str, Any], disks: list[DiskAddress], around: Surroundings,
+    nameless: int,
 ) -> tuple[sandbox_pb2.ConfigureRequest, process_pb2.CreateRequest]:  # fmt: skip
-    """What a blank guest is told. `disks` are where it finds the container's own disk and the layers, lowest first."""
+    """What a blank guest is told. `disks` are where it finds the container's own disk and the layers, lowest first.
+
+    `nameless`: see Machine.
+    """
     configure = sandbox_pb2.ConfigureRequest(
         machine_id=machine_id, hostname=config["Hostname"], domainname=config.get("Domainname") or "",
         mounts=_mounts(disks, around.equipment), volumes=volumes_of(around.equipment, around.endpoints),
-        network=network_config(around.endpoints, 1), modules=_modules(host, around.equipment), files=state_files(config, host, around),
+        network=network_config(around.endpoints, nameless), modules=_modules(host, around.equipment),
+        files=state_files(config, host, around),
     )  # fmt: skip
     linked = [entry for link in around.links for entry in link.env]
     if linked:
@@ -164,17 +179,18 @@ def launch_requests(
 
 
 def files_request(
-    container: Container, disks: list[DiskAddress], equipment: Equipment, endpoint: Endpoint | None
+    container: Container, machine: Machine, equipment: Equipment, endpoint: Endpoint | None
 ) -> sandbox_pb2.ConfigureRequest:
     """What a blank guest is told that shows the container's files only; `endpoint` is its place on a network, if it has one."""
     return sandbox_pb2.ConfigureRequest(
-        machine_id=container.id, mounts=_mounts(disks, equipment), volumes=volumes_of(equipment), modules=_modules({}, equipment),
-        network=network_config([endpoint], 1) if endpoint is not None else None,
+        machine_id=container.id, mounts=_mounts(machine.disk_addresses(), equipment), volumes=volumes_of(equipment),
+        modules=_modules({}, equipment),
+        network=network_config([endpoint], machine.nameless_cards) if endpoint is not None else None,
     )  # fmt: skip
 
 
 async def begin_fresh(
-    session: GuestSession, stack: AsyncExitStack, container: Container, disks: list[DiskAddress], around: Surroundings,
+    session: GuestSession, stack: AsyncExitStack, container: Container, machine: Machine, around: Surroundings,
     take_leases: Callable[[Container, network_pb2.Leases], bool],
 ) -> Launched:  # fmt: skip
     """Configure the guest and start the container's process. StartRefused when the process cannot be.
@@ -182,7 +198,9 @@ async def begin_fresh(
     Where addresses are DHCP's, its files need to know them before: `take_leases` is told.
     """
     record = container.record
-    configure, process = launch_requests(container.id, record.config, record.host, disks, around)
+    configure, process = launch_requests(
+        container.id, record.config, record.host, machine.disk_addresses(), around, machine.nameless_cards
+    )
     mark("spec made")
     before: sandbox_pb2.ConfigureRequest | None = configure
     if any(endpoint.network.dhcp for endpoint in container.endpoints):

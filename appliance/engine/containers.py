@@ -409,10 +409,15 @@ class Containers:
         lifecycle.advance(container.state, Unpause(container.id))
         assert container.run is not None
         await self._wake(container)
-        # Where its machine was suspended, it need not be paused within that, too.
-        with contextlib.suppress(Conflict):
-            await container.run.session.unpause(container.id)
+        # Before the guest goes on: what ends then at once is not to be heard of first.
         self._standings.unpause(container)
+        try:
+            # Where its machine was suspended, it need not be paused within that, too.
+            with contextlib.suppress(Conflict):
+                await container.run.session.unpause(container.id)
+        except VchError:
+            self._standings.pause(container)
+            raise
 
     @staticmethod
     async def _wake(container: Container) -> None:

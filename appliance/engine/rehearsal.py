@@ -108,7 +108,7 @@ class ContainerRehearsal:
 
     async def _once(self, session: GuestSession, endpoints: list[Endpoint], disks: list[DiskAddress]) -> None:
         config = {"Cmd": ["ready"], "Hostname": _NAME}
-        requests = launch_requests(_NAME, config, {}, disks, Surroundings(endpoints))
+        requests = launch_requests(_NAME, config, {}, disks, Surroundings(endpoints), len(endpoints))
         # Stays loaded: a container with volumes need not wait for it.
         requests[0].modules.append("virtiofs")
         said = b""

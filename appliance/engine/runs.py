@@ -226,8 +226,7 @@ class Runs:
                 mark("state saved")
                 output = None
                 if kept is None:
-                    disks = machine.disk_addresses()
-                    launched = await begin_fresh(run.session, stack, container, disks, around, self._leases.take)
+                    launched = await begin_fresh(run.session, stack, container, machine, around, self._leases.take)
                     started, output = launched.response.started, launched.output()
                 else:
                     started = await begin_awakened(run.session, container, around)

@@ -130,9 +130,7 @@ class Visits:
                     machine, session = await self._machines.get(spec, made)
                     if not session.began:
                         nursery.start_soon(session.run)
-                    await session.configure(
-                        files_request(container, machine.disk_addresses(), equipment, endpoint), _READY_SECONDS
-                    )
+                    await session.configure(files_request(container, machine, equipment, endpoint), _READY_SECONDS)
                 if self._quick is not None and endpoint is not None and endpoint.ipv4 is not None:
                     gateway = endpoint.ipv4.gateway
                     nursery.start_soon(self._quick.keep, session, lambda: gateway)

@@ -129,6 +129,8 @@ class Machine(ABC):
 
     id: str
     spec: MachineSpec
+    # How many of its first cards may have another address than its spec's, until the guest gives it to them.
+    nameless_cards = 0
 
     @abstractmethod
     async def start(self) -> None:

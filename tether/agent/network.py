@@ -14,7 +14,7 @@ from tether.rpc.server import Call
 from tether.rpc.status import Code, RpcError
 from tether.system.netlink import Netlink, cards
 
-_CARD_PATIENCE = 5.0
+_CARD_PATIENCE = 15.0
 # linux/netlink.h.
 _NETLINK_NETFILTER, _NLMSG_ERROR = 12, 2
 _SO_SNDBUFFORCE = 32
@@ -31,6 +31,10 @@ async def apply(config: network_pb2.NetworkConfig, leases: Leases) -> None:
             index, name, mac = await _card(wanted)
             try:
                 if wanted.name and name != wanted.name:
+                    # Cards that were plugged in may have come in any order: whichever has the name gets its own later.
+                    for taken, other_name, _ in cards():
+                        if other_name == wanted.name:
+                            netlink.set_link(taken, up=False, name=f"card{taken}")
                     netlink.set_link(index, up=False, name=wanted.name)
                 # A virtual card takes another address while it is up, which saves it a walk through down.
                 other = wanted.set_mac and mac != wanted.mac.lower()

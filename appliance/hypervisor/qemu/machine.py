@@ -74,6 +74,9 @@ class Owner(Protocol):
 
 
 class QemuMachine(Machine):
+    # A template's card is nobody's.
+    nameless_cards = 1
+
     def __init__(self, driver: Owner, spec: MachineSpec, folder: Path, *, slotted: bool = False) -> None:
         self.id = spec.id
         self.spec = spec

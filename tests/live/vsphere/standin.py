@@ -307,37 +307,39 @@ class _Body:
                     await monitor.execute("stop" if stopped else "cont")
                 try:
                     devices = await self._devices() or []
-                    disks = await self._plug_disks(monitor, disks, self._disks(devices))
+                    await self._plug_disks(monitor, disks, self._disks(devices))
                     if self._bridge:
-                        cards = await self._plug_cards(monitor, cards, self._connected(devices))
+                        await self._plug_cards(monitor, cards, self._connected(devices))
                     if self._wanted.is_set():
                         await self._save(monitor)
                 except HypervisorError as error:
                     print(self.uuid, error, file=sys.stderr, flush=True)
 
-    async def _plug_cards(self, monitor: Monitor, has: dict[str, str], wanted: dict[str, str]) -> dict[str, str]:
+    async def _plug_cards(self, monitor: Monitor, has: dict[str, str], wanted: dict[str, str]) -> None:
+        """`has` is what is plugged. HypervisorError while a machine before this one still has its card: it is tried again."""
         for mac in wanted.keys() - has.keys():
             await monitor.execute("netdev_add", self._tap(mac, wanted[mac]))
             await monitor.execute("device_add", self._nic(mac))
+            has[mac] = wanted[mac]
         for mac in has.keys() - wanted.keys():
             name = str(self._nic(mac)["id"])
             await monitor.execute("device_del", {"id": name})
             await monitor.wait_event("DEVICE_DELETED", name)
             await monitor.execute("netdev_del", {"id": self._tap(mac, "")["id"]})
-        return wanted
+            del has[mac]
 
     @staticmethod
-    async def _plug_disks(
-        monitor: Monitor, has: dict[str, "_BodyDisk"], wanted: dict[str, "_BodyDisk"]
-    ) -> dict[str, "_BodyDisk"]:
+    async def _plug_disks(monitor: Monitor, has: dict[str, "_BodyDisk"], wanted: dict[str, "_BodyDisk"]) -> None:
+        """The same of disks."""
         for name in has.keys() - wanted.keys():
             await monitor.execute("device_del", {"id": name})
             await monitor.wait_event("DEVICE_DELETED", name)
             await monitor.execute("blockdev-del", {"node-name": f"{name}-data"})
+            del has[name]
         for name in wanted.keys() - has.keys():
             await monitor.execute("blockdev-add", wanted[name].data)
             await monitor.execute("device_add", wanted[name].device)
-        return wanted
+            has[name] = wanted[name]
 
     @staticmethod
     async def _go_on(monitor: Monitor, state: Path) -> None:
