@@ -104,7 +104,8 @@ def test_a_log_is_kept_as_short_as_is_said(daemon: Daemon, driver: str) -> None:
     lines = daemon.must("logs", "talks").splitlines()
     numbers = [int(line.split()[1]) for line in lines]
     assert numbers == list(range(numbers[0], 20001))
-    assert 200_000 < sum(len(line) + 9 for line in lines) <= 300_000
+    # Of three pieces the last may be short; a k is 1024.
+    assert 200_000 < sum(len(line) + 9 for line in lines) <= 3 * 100 * 1024
     assert daemon.must("logs", "--tail", "2", "talks").split()[1] == "19999"
     container = daemon.must("inspect", "talks", "--format", "{{.Id}}").strip()
     used = sum(path.stat().st_blocks * 512 for path in (daemon.root / "data/containers" / container).glob("log.*"))
