@@ -185,8 +185,12 @@ def settings_of(values: Mapping[str, str]) -> Settings:
         "vm-memory": read("vm-memory", _mebibytes, 0),
         "vm-pool": read("vm-pool", _count, 0),
     }
-    if reader.text("bip"):
-        vchd["bip"] = read("bip", lambda text: str(ipaddress.IPv4Interface(text)), "")
+    for key, check in (
+        ("bip", lambda text: str(ipaddress.IPv4Interface(text))), ("storage-quota", _checked(parse_size)),
+        ("syslog-address", _checked(parse_server)),
+    ):  # fmt: skip
+        if reader.text(key):
+            vchd[key] = read(key, check, "")
     for key, check in (
         ("volume-stores", _pair), ("vspc-allow", _subnet), ("labels", str), ("insecure-registries", str), ("registry-mirrors", str),
         ("allow-registries", str),
@@ -195,14 +199,10 @@ def settings_of(values: Mapping[str, str]) -> Settings:
             vchd[key] = found
     if networks := reader.all("container-networks", _container_network, ";"):
         vchd["container-networks"] = networks
-    if reader.text("storage-quota"):
-        vchd["storage-quota"] = read("storage-quota", _size, "")
-    if reader.text("syslog-address"):
-        vchd["syslog-address"] = read("syslog-address", _syslog, "")
     if proxies := {key: value for key in ("http-proxy", "https-proxy", "no-proxy") if (value := reader.text(key))}:
         vchd["proxies"] = proxies
     verify = read("tls-verify", _boolean, True)
-    rules = reader.all("tls-allow", _rule)
+    rules = reader.all("tls-allow", _checked(parse_rule))
     if rules and not verify:
         reader.problems.append("tls-allow: needs tls-verify, without which nobody says who he is")
     elif rules:
@@ -337,24 +337,19 @@ def _gateway(text: str) -> ipaddress.IPv4Address | None:
     return ipaddress.IPv4Address(text) if text else None
 
 
-def _rule(text: str) -> str:
-    parse_rule(text)
-    return text
+def _checked(parse: Callable[[str], object]) -> Callable[[str], str]:
+    """The text itself, if it can be parsed."""
+
+    def check(text: str) -> str:
+        parse(text)
+        return text
+
+    return check
 
 
 def _route(text: str) -> tuple[ipaddress.IPv4Network, ipaddress.IPv4Address]:
     subnet, _, gateway = text.partition("=")
     return ipaddress.IPv4Network(subnet), ipaddress.IPv4Address(gateway)
-
-
-def _size(text: str) -> str:
-    parse_size(text)
-    return text
-
-
-def _syslog(text: str) -> str:
-    parse_server(text)
-    return text
 
 
 def _subnet(text: str) -> str:

@@ -32,11 +32,6 @@ _OWNER = "owner"
 CarryOut = Callable[..., Awaitable[Any]]
 
 
-def root_of(tenant: str) -> str:
-    """The folder of a tenant, on each datastore that it has."""
-    return f"vch-{tenant}"
-
-
 async def folders_are_objects(session: Session, datastore: Any) -> bool:
     """Whether a folder at the top of it is an object of its own, as on vSAN and vVols."""
     return await session.look("datastore", datastore, "capability.topLevelDirectoryCreateSupported") is False
@@ -68,7 +63,7 @@ class Datastore:
         self._carry_out = carry_out
         self._inventory = inventory
         self._tenant = tenant
-        self._root = root_of(tenant)
+        self._root = f"vch-{tenant}"
         self._client = client
         self._limit = trio.CapacityLimiter(_AT_ONCE)
         self._under_way: dict[str, trio.Event] = {}
@@ -331,7 +326,7 @@ class Datastore:
 
     async def _delete_object(self) -> None:
         # It has to be empty.
-        for name in await self._entries():
+        for name in await self.list_files("", "*"):
             await self.delete(name)
         delete = self._session.content.datastoreNamespaceManager.DeleteDirectory
         try:
@@ -340,14 +335,6 @@ class Datastore:
             )
         except NoFile:
             pass
-
-    async def _entries(self) -> list[str]:
-        """What is in the tenant's folder."""
-        browser = await self._session.look("datastore", self.reference, "browser")
-        spec = vim.host.DatastoreBrowser.SearchSpec(matchPattern=["*"])
-        search = browser.SearchDatastore_Task
-        found = await self._repeat(lambda: self._carry_out("list", search, self.path("").rstrip("/"), spec))
-        return [one.path for one in found.file]
 
     async def list_files(self, folder: str, pattern: str = "*.vmdk") -> dict[str, int]:
         """The disks in a folder of ours, or files of another pattern, with the bytes that they take; none when it is not there."""

@@ -85,9 +85,13 @@ class Places:
     backings: dict[str, Any] = field(default_factory=dict)
 
 
+def _wants_pool(values: Mapping[str, str]) -> bool:
+    return values.get("vm-pool", "0") != "0"
+
+
 def privileges_for(values: Mapping[str, str], places: Places) -> tuple[str, ...]:
     """What the account of an appliance with these properties, at these places, has to have."""
-    pool = _OF_A_POOL if values.get("vm-pool", "0") != "0" else ()
+    pool = _OF_A_POOL if _wants_pool(values) else ()
     group = _OF_A_GROUP if values.get("vm-group") else ()
     return (*PRIVILEGES, *pool, *group, *(_OF_OBJECTS if places.folders_are_objects else ()))
 
@@ -350,7 +354,7 @@ class Preflight:
 
     async def _look_at_clones(self) -> None:
         reason = why_none(self._session)
-        if self._wanted.values.get("vm-pool", "0") != "0" and reason:
+        if _wants_pool(self._wanted.values) and reason:
             self.problems.append(Finding("--container-pool", reason, "leave it out"))
 
     async def _look_at_group(self) -> None:

@@ -112,8 +112,7 @@ def config_of(
     adapters = {address_of(index).adapter for index in range(len(disks))} if not all_adapters else set(range(_ADAPTERS))
     devices += [_adapter(number) for number in sorted(adapters)]
     devices += [_disk(index, disk, _DISK_KEY + index) for index, disk in enumerate(disks)]
-    cards = [card for card in (spec.card, *spec.more_cards) if card is not None]
-    devices += [_card(_CARD_KEY + index, card, backing_of(card)) for index, card in enumerate(cards)]
+    devices += [_card(_CARD_KEY + index, card, backing_of(card)) for index, card in enumerate(_cards(spec))]
     if cd is not None:
         devices.append(_cd(cd))
     return vim.vm.ConfigSpec(
@@ -129,6 +128,10 @@ def config_of(
         deviceChange=devices,
         extraConfig=_facts(spec, tenant, serial[1]),
     )
+
+
+def _cards(spec: MachineSpec) -> list[Card]:
+    return [card for card in (spec.card, *spec.more_cards) if card is not None]
 
 
 def _facts(spec: MachineSpec, tenant: str, serial: str) -> list[vim.option.OptionValue]:
@@ -190,9 +193,10 @@ def without_disks(devices: Sequence[Any], folders: tuple[str, ...], *, own: bool
         if isinstance(device, vim.vm.device.VirtualDisk):
             kept = str(getattr(device.backing, "fileName", "")).startswith(folders)
             if kept or own:
-                gone.append(_removed(device))
-            if own and not kept:
-                gone[-1].fileOperation = vim.vm.device.VirtualDeviceSpec.FileOperation.destroy
+                change = _removed(device)
+                if not kept:
+                    change.fileOperation = vim.vm.device.VirtualDeviceSpec.FileOperation.destroy
+                gone.append(change)
     return vim.vm.ConfigSpec(deviceChange=gone) if gone else None
 
 
@@ -216,10 +220,9 @@ def becoming(
     spec: MachineSpec, name: str, tenant: str, serial: str, disks: Sequence[PlacedDisk], backing_of: Callable[[Card], Any]
 ) -> vim.vm.ConfigSpec:  # fmt: skip
     """A change that makes a machine of nobody's this one."""
-    cards = [card for card in (spec.card, *spec.more_cards) if card is not None]
     # Below zero: the server chooses the keys.
     devices = [_disk(index, disk, -1 - index) for index, disk in enumerate(disks)]
-    devices += [_card(-1 - len(disks) - number, card, backing_of(card)) for number, card in enumerate(cards)]
+    devices += [_card(-1 - len(disks) - number, card, backing_of(card)) for number, card in enumerate(_cards(spec))]
     return vim.vm.ConfigSpec(name=name, deviceChange=devices, extraConfig=_facts(spec, tenant, serial))
 
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from tests.live.vsphere.appliancebody import BROKEN
 from tests.live.vsphere.daemon import hosts_beside, standing_in
 from tests.live.vsphere.faultproxy import FaultProxy, running_proxy
 from tests.live.vsphere.simulator import PASSWORD, USER, Place, Simulator, running_vcsim
+from tests.live.waiting import until
 
 pytestmark = pytest.mark.live
 _THERE = "192.0.2.2"
@@ -385,7 +385,7 @@ def test_an_account_that_may_too_little(operator: Operator) -> None:
 
 
 _GROUPED = """
-from pyVmomi import vim
+machines = content.viewManager.CreateContainerView(content.rootFolder, [vim.VirtualMachine], True).view
 view = content.viewManager.CreateContainerView(content.rootFolder, [vim.ClusterComputeResource], True)
 groups = {one.name: len([vm for vm in one.vm if vm in machines]) for one in view.view[0].configurationEx.group}
 assert groups.get("pinned") == count, groups
@@ -394,10 +394,7 @@ assert groups.get("pinned") == count, groups
 
 def test_what_waits_and_what_is_grouped(operator: Operator) -> None:
     def grouped(count: int | None) -> None:
-        machines = (
-            "machines = content.viewManager.CreateContainerView(content.rootFolder, [vim.VirtualMachine], True).view"
-        )
-        program = _LOG_IN + f"from pyVmomi import vim\ncount = {count}\n{machines}" + _GROUPED
+        program = _LOG_IN + f"count = {count}" + _GROUPED
         operator.python(program, operator.simulator.address, USER, PASSWORD)
 
     operator.vch("update", "firewall", "--allow")
@@ -407,11 +404,12 @@ def test_what_waits_and_what_is_grouped(operator: Operator) -> None:
     for setting in ("--storage-quota", "--syslog-address", "--container-pool"):
         assert f"  {setting}" in wrong
     operator.create("--affinity-vm-group", "pinned", "--storage-quota", "100g", "--container-pool", "1")
-    deadline = time.monotonic() + 120
-    while '["Machines waiting","1"]' not in (said := operator.docker("info", "-f", "{{json .DriverStatus}}")):
-        assert time.monotonic() < deadline, said
-        time.sleep(0.5)
-    assert '["Storage quota","0 B of 100 GiB"]' in said
+
+    def info() -> str:
+        return operator.docker("info", "-f", "{{json .DriverStatus}}")
+
+    until(lambda: '["Machines waiting","1"]' in info(), 120)
+    assert '["Storage quota","0 B of 100 GiB"]' in info()
     # The appliance, what is cloned, and a clone; of which none is a container.
     grouped(3)
     assert "0 of 0" in operator.vch("ls")
