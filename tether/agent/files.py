@@ -47,7 +47,12 @@ def _block_device(disk: filesystem_pb2.Disk) -> str | None:
     except FileNotFoundError:
         return None
     node = f"/dev/{names[0]}{disk.partition or ''}" if names else ""
-    return node if node and os.path.exists(node) else None
+    try:
+        # One that is on its way out has a node still, as one has that is on its way in, and neither can be opened.
+        os.close(os.open(node, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError:
+        return None
+    return node
 
 
 async def _wait_device(disk: filesystem_pb2.Disk) -> str:
