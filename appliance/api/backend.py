@@ -15,7 +15,8 @@ from appliance.container.record import Record
 from appliance.diag import Trace
 from appliance.guest import Change, Fanout, PathStat, StdinPipe
 from appliance.hypervisor import Usage
-from appliance.image.pull import Platform, Report
+from appliance.image.platform import Platform
+from appliance.image.pull import Report
 from appliance.image.reference import Reference
 from appliance.image.store import ImageRecord
 from appliance.network.record import Endpoint, NetworkRecord
@@ -108,6 +109,7 @@ class ContainerBackend(Protocol):
     def get(self, ref: str) -> Container: ...
     async def disk_used(self, ref: str) -> int: ...
     def user_of_image(self, image_id: str) -> str | None: ...
+    def check_platform(self, image: str, platform: Platform) -> list[str]: ...
     async def create(
         self, name: str, config: dict[str, Any], host: dict[str, Any], networks: dict[str, Any]
     ) -> Container: ...

@@ -23,6 +23,7 @@ from appliance.container.record import Record
 from appliance.container.spec import LIMITS
 from appliance.errors import Conflict, InvalidParameter, NotFound, Unsupported
 from appliance.http import HijackedStream, Reply, Request, WebSocketStream
+from appliance.image.platform import parse_platform
 from appliance.image.store import ImageStore
 from appliance.streams.detach import parse_keys
 
@@ -192,10 +193,8 @@ class ContainerRoutes:
         unheeded = check_endpoints(networks)
         if len(networks) > 1 and request.version < (1, 44):
             raise InvalidParameter(f"Container cannot be connected to network endpoints: {', '.join(sorted(networks))}")
-        platform = request.text("platform")
-        if platform and not platform.startswith("linux"):
-            raise InvalidParameter(f"platform {platform} is not supported: linux/amd64 only")
         warnings = check_config(body) + check_host_config(host) + unheeded
+        warnings += self._backend.check_platform(body["Image"], parse_platform(request.text("platform")))
         container = await self._backend.create(request.text("name"), body, host, networks)
         await reply.json(201, {"Id": container.id, "Warnings": warnings})
 

@@ -26,7 +26,8 @@ from appliance.http import Reply, Request
 from appliance.image.imports import import_tar
 from appliance.image.layer import received
 from appliance.image.load import load
-from appliance.image.pull import Platform, Report, parse_platform
+from appliance.image.platform import Platform, parse_platform
+from appliance.image.pull import Report
 from appliance.image.reference import DOCKER_HUB, Reference, parse_reference
 from appliance.image.save import save
 from appliance.image.store import ImageRecord, ImageStore, familiar_names

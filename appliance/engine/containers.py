@@ -45,6 +45,7 @@ from appliance.engine.visits import Visits
 from appliance.engine.volumes import Volumes
 from appliance.errors import Conflict, InvalidParameter, NotFound, NotModified, VchError
 from appliance.hypervisor import SCRATCH, Disks, Driver, Power, Suspendable
+from appliance.image.platform import Platform, platform_of
 from appliance.image.store import ImageStore
 from appliance.store import Database
 from tether.rpc.bridge import LoopThread
@@ -143,6 +144,21 @@ class Containers:
             )
         self._names[name] = container_id
         return name
+
+    def check_platform(self, image: str, platform: Platform) -> list[str]:
+        """NotFound when the image is not for the platform that was asked for; a warning when it is for another one than ours."""
+        described = self._images.config(self._images.get(image).id).raw
+        if platform.fits(described):
+            return []
+        if platform.given:
+            raise NotFound(
+                f"image with reference {image} was found but its platform ({platform_of(described)}) "
+                f"does not match the specified platform ({platform})"
+            )
+        return [
+            f"The requested image's platform ({platform_of(described)}) does not match the detected host platform ({platform}) "
+            "and no specific platform was requested"
+        ]
 
     async def create(
         self, name: str, config: dict[str, Any], host: dict[str, Any], networks: dict[str, Any]
@@ -244,7 +260,7 @@ class Containers:
             self.get(name)
         except NotFound as error:
             # 400, as moby: the client would take 404 for an image that is missing.
-            raise InvalidParameter(f"could not get container for {name}") from error
+            raise InvalidParameter(f"could not get container for {name}: {error}") from error
 
     async def unlink(self, ref: str, alias: str) -> None:
         """Forget a link of a container to another one."""

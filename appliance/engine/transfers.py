@@ -14,7 +14,8 @@ import trio
 from appliance.container.event import Event
 from appliance.engine.events import EventBus
 from appliance.errors import Forbidden, InvalidParameter, NotFound, ProtocolError, Unavailable, VchError
-from appliance.image.pull import Platform, Report, digest_of, find_manifest, pull
+from appliance.image.platform import Platform
+from appliance.image.pull import Report, digest_of, find_manifest, pull
 from appliance.image.push import push
 from appliance.image.reference import DOCKER_HUB, Reference
 from appliance.image.store import ImageStore

@@ -6,7 +6,7 @@ import time
 from appliance.container.times import rfc3339
 from appliance.image.instructions import apply_instructions
 from appliance.image.layer import Source
-from appliance.image.pull import Platform
+from appliance.image.platform import Platform
 from appliance.image.reference import Reference
 from appliance.image.store import ImageRecord, ImageStore
 

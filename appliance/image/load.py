@@ -10,6 +10,7 @@ from typing import IO, Any
 import trio
 
 from appliance.errors import ProtocolError
+from appliance.image.platform import OURS
 from appliance.image.reference import parse_reference
 from appliance.image.store import ImageRecord, ImageStore, parse_config_untrusted
 
@@ -86,8 +87,7 @@ def _plan_index(archive: _Archive, index: dict[str, Any], name: str) -> list[tup
         own = (
             annotations.get("io.containerd.image.name") or annotations.get("org.opencontainers.image.ref.name") or name
         )
-        platform = descriptor.get("platform") or {}
-        if (platform.get("os", "linux"), platform.get("architecture", "amd64")) != ("linux", "amd64"):
+        if not OURS.fits(descriptor.get("platform") or {}):
             continue
         if not archive.has(_blob(descriptor)):
             continue

@@ -4,13 +4,13 @@ import hashlib
 import json
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 import trio
 
-from appliance.errors import InvalidParameter, NotFound, ProtocolError, one_by_itself
+from appliance.errors import NotFound, ProtocolError, one_by_itself
 from appliance.image.layer import received
+from appliance.image.platform import OURS, Platform, platform_of
 from appliance.image.reference import Reference
 from appliance.image.retry import Attempts
 from appliance.image.store import Blob, ImageStore, parse_config_untrusted
@@ -27,48 +27,12 @@ _LAYERS = frozenset((
     *(f"application/vnd.oci.image.layer.{kind}v1.tar{compression}" for kind in ("", "nondistributable.")
       for compression in ("", "+gzip", "+zstd")),
 ))  # fmt: skip
-_SYSTEMS = frozenset(("linux", "windows", "darwin", "freebsd"))
-_ARCHITECTURES = frozenset((
-    "amd64", "arm64", "arm", "386", "ppc64le", "s390x", "riscv64", "mips64le", "mips64", "loong64", "wasm",
-))  # fmt: skip
-_OTHER_NAMES = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "i386": "386", "armhf": "arm"}
 Report = Callable[[dict[str, Any]], Awaitable[None]]
 """Takes one line of progress, as the API sends it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Platform:
-    """What an image is made for; `given` says that somebody asked for it."""
-
-    system: str = "linux"
-    architecture: str = "amd64"
-    given: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.system}/{self.architecture}"
-
-    def fits(self, described: dict[str, Any]) -> bool:
-        return (described.get("os"), described.get("architecture")) == (self.system, self.architecture)
-
-
-def parse_platform(text: str) -> Platform:
-    """linux/amd64[/variant]. InvalidParameter in containerd's words."""
-    if not text:
-        return Platform()
-    system, _, rest = text.lower().partition("/")
-    architecture = rest.partition("/")[0]
-    if not architecture:
-        system, architecture = (system, "amd64") if system in _SYSTEMS else ("linux", system)
-    architecture = _OTHER_NAMES.get(architecture, architecture)
-    if system not in _SYSTEMS or architecture not in _ARCHITECTURES:
-        raise InvalidParameter(
-            f'invalid platform: "{text}": unknown operating system or architecture: invalid argument'
-        )
-    return Platform(system, architecture, given=True)
-
-
 async def pull(
-    store: ImageStore, registry: Registry, reference: Reference, report: Report, platform: Platform = Platform()
+    store: ImageStore, registry: Registry, reference: Reference, report: Report, platform: Platform = OURS
 ) -> str:
     """Pull one image; return its id. `report` is called from the first manifest on, errors before it are raised plain."""
     wanted = reference.digest or reference.tag
@@ -91,7 +55,7 @@ async def pull(
     if len(parsed.diff_ids) != len(blobs):
         raise ProtocolError(f"malformed image {reference}: {len(blobs)} layers, but {len(parsed.diff_ids)} diff ids")
     if platform.given and not platform.fits(parsed.raw):
-        actual = f"{parsed.raw.get('os')}/{parsed.raw.get('architecture')}"
+        actual = platform_of(parsed.raw)
         raise NotFound(
             f"image with reference {reference} was found but does not match the specified platform: wanted {platform}, actual: {actual}"
         )

@@ -436,6 +436,19 @@ def test_platforms(daemon: Daemon, registry: str) -> None:
     assert "does not match the specified platform: wanted linux/arm64, actual: linux/amd64" in other.stderr
     code, said = daemon.request("POST", f"/v1.51/images/create?fromImage={registry}/made/for&tag=1&platform=foobar")
     assert (code, "unknown operating system or architecture" in said) == (400, True)
+    wanted = daemon.docker("create", "--pull", "never", "--platform", "linux/arm64", f"{registry}/made/for:1")
+    assert (
+        "was found but its platform (linux/amd64) does not match the specified platform (linux/arm64)" in wanted.stderr
+    )
+    daemon.must("import", "--platform", "linux/arm64", "-", "foreign", stdin=_layer("foreign"))
+    foreign = daemon.docker("create", "foreign", "true")
+    assert not foreign.returncode
+    assert (
+        "The requested image's platform (linux/arm64) does not match the detected host platform (linux/amd64)"
+        in foreign.stderr
+    )
+    daemon.must("rm", foreign.stdout.strip())
+    daemon.must("rmi", "foreign")
 
 
 def test_only_registries_that_are_allowed(tmp_path: Path, registry: str) -> None:

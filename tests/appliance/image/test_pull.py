@@ -18,7 +18,8 @@ import zstandard
 from appliance.engine.events import EventBus
 from appliance.engine.transfers import Transfers
 from appliance.errors import NotFound, ProtocolError, Unavailable, VchError
-from appliance.image.pull import Platform, pull
+from appliance.image.platform import Platform
+from appliance.image.pull import pull
 from appliance.image.reference import parse_reference
 from appliance.image.store import ImageStore
 from appliance.registry import Credentials, Proxies, Registry
