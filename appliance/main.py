@@ -30,6 +30,7 @@ from appliance.api.networks import NetworkRoutes
 from appliance.api.router import NEWEST, Router, dotted
 from appliance.api.swarm import SwarmRoutes
 from appliance.api.system import SystemRoutes
+from appliance.api.unoffered import UnofferedRoutes
 from appliance.api.usage import UsageRoutes
 from appliance.api.volumes import VolumeRoutes
 from appliance.config import Config, Rule, parse_arguments, parse_container_network, parse_rule
@@ -207,6 +208,7 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         router.add_all(ImageRoutes(images, containers, containers.commits, transfers, events, scratch).routes())
         router.add_all(NetworkRoutes(networks, containers.connections).routes())
         router.add_all(VolumeRoutes(volumes).routes())
+        router.add_all(UnofferedRoutes().routes())
         router.add_all(UsageRoutes(containers, networks, images, volumes).routes())
         swarm = Swarm(database, networks, containers.connections)
         router.add_all(SwarmRoutes(swarm).routes())

@@ -216,7 +216,11 @@ class ContainerRoutes:
         await reply.empty(204)
 
     async def kill(self, request: Request, reply: Reply) -> None:
-        await self._backend.kill(request.path["name"], request.text("signal"))
+        name = request.path["name"]
+        try:
+            await self._backend.kill(name, request.text("signal"))
+        except NotFound as error:
+            raise NotFound(f"cannot kill container: {name}: {error}") from error
         await reply.empty(204)
 
     async def pause(self, request: Request, reply: Reply) -> None:

@@ -28,7 +28,9 @@ class _Archive:
                 m.name.removeprefix("./"): m for m in self._tar.getmembers() if m.isreg() or m.islnk() or m.issym()
             }
         except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-            raise ProtocolError(f"invalid archive: {error}") from error
+            # Of what is no archive at all it says a line for each compression.
+            text = "invalid tar header" if "\n" in str(error) else error
+            raise ProtocolError(f"invalid archive: {text}") from error
 
     def open(self, name: str) -> IO[bytes]:
         member = self._members.get(name)

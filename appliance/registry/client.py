@@ -152,8 +152,7 @@ class Registry:
             if base and base not in self._mirrors:
                 self._base = base
             return response
-        reason = words_of(problem)
-        text = f'{method.capitalize()} "{self._bases[0]}/v2/": {reason}'
+        text = f'{method.capitalize()} "{bases[-1] or self._base}/v2/": {words_of(problem)}'
         # One that was never reached is not waited for.
         raise (ComeBackLater(text) if self._base is not None else Unavailable(text)) from problem
 

@@ -1,5 +1,7 @@
 """What lies below a registry's client: bodies, certificates, what errors say. Knows httpx and no registry."""
 
+import os
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import IO
 import httpx
 import trio
 
-from appliance.errors import Unavailable
+from appliance.errors import Unavailable, leaves
 
 PIECE = 256 << 10
 Sent = Callable[[int], Awaitable[None]]
@@ -80,13 +82,19 @@ def verification(certificates: Path | None, insecure: bool) -> ssl.SSLContext | 
 
 
 def words_of(error: BaseException | None) -> str:
-    """What an error says, or the one that caused it; httpx's often say nothing themselves."""
+    """What an error says, or the one that caused it: the system's own words where there are such, since httpx's often say nothing."""
+    said = type(error).__name__
     seen = error if not isinstance(error, httpx.TimeoutException) else None
     while seen is not None:
-        if str(seen):
-            return str(seen)
+        for leaf in leaves(seen):
+            if isinstance(leaf, socket.gaierror):
+                return str(leaf.strerror).lower()
+            if isinstance(leaf, OSError) and not isinstance(leaf, ssl.SSLError) and leaf.errno:
+                return os.strerror(leaf.errno).lower()
+        if said == type(error).__name__:
+            said = str(seen) or said
         seen = seen.__cause__ or seen.__context__
-    return type(error).__name__
+    return said
 
 
 def retry_after(response: httpx.Response) -> float | None:

@@ -499,3 +499,21 @@ def test_system_df(daemon: Daemon) -> None:
     assert "Images" in daemon.must("system", "df")
     assert json.loads(daemon.request("GET", "/v1.51/system/df?type=volume")[1]).get("Images") is None
     daemon.must("rm", "-v", "counts")
+
+
+def test_builds_and_plugins_are_refused_by_name(daemon: Daemon, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM nothing\n")
+    assert "docker build is not supported" in daemon.docker("build", str(tmp_path)).stderr
+    assert (
+        "plugins are not supported" in daemon.docker("plugin", "install", "--grant-all-permissions", "some/one").stderr
+    )
+    assert 'plugin "some/one" not found' in daemon.docker("plugin", "inspect", "some/one").stderr
+    assert len(daemon.must("plugin", "ls").splitlines()) == 1
+
+
+def test_system_prune(daemon: Daemon) -> None:
+    """It asks for the cache of builds last, and fails as a whole where there is no answer."""
+    daemon.must("create", "--name", "tidied", "busybox")
+    said = daemon.must("system", "prune", "--force", "--volumes")
+    assert "Total reclaimed space" in said
+    assert "tidied" not in daemon.must("ps", "-a", "--format", "{{.Names}}")
