@@ -35,6 +35,7 @@ from appliance.api.usage import UsageRoutes
 from appliance.api.volumes import VolumeRoutes
 from appliance.config import Config, Rule, parse_arguments, parse_container_network, parse_rule
 from appliance.diag import dump_tasks
+from appliance.diag.isolated import IsolatedTasks
 from appliance.diag.logfile import FORMAT, LOG_NAME, log_to
 from appliance.diag.shipping import shipped
 from appliance.engine.admission import Admission
@@ -160,8 +161,9 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         hosting = await hosting_of(config, there, loop, networks, nursery)
         driver, disks = hosting.driver, hosting.disks
         quota = Quota(config.storage_quota)
+        tasks = IsolatedTasks(nursery)
         images = ImageStore(
-            database, config.data_root, lambda layer: nursery.start_soon(_forget, disks, layer), quota.admit
+            database, config.data_root, lambda layer: tasks.start_soon(_forget, disks, layer), quota.admit
         )
         quota.count(images.layers_used)
         why_no_shares = driver.why_no_shares()
@@ -169,7 +171,7 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
             VolumeStore(config.data_root, disks, shared=not why_no_shares, served=served_stores(config)),
             database, events, why_no_shares,
         )  # fmt: skip
-        await volumes.open(nursery)
+        await volumes.open(tasks)
         await volumes.inherit(await disks.inherited())
         containers = Containers(
             config.data_root, database, driver, images, networks, volumes, events, loop, nursery,

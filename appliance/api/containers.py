@@ -11,7 +11,7 @@ import trio
 
 from appliance.api.attach import MULTIPLEXED, RAW, pump
 from appliance.api.backend import Container, ContainerBackend, NetworkBackend
-from appliance.api.fields import CONFIG, HOST, fold_names
+from appliance.api.fields import CONFIG, HOST, check_fields, fold_names
 from appliance.api.filters import any_of, labels_are_wanted, matches_pattern, parse_filters
 from appliance.api.hostconfig import check_config, check_endpoints, check_host_config
 from appliance.api.logs import LogQuery, render, send_logs
@@ -257,8 +257,9 @@ class ContainerRoutes:
         unknown = {key for key, value in body.items() if value} - _UPDATABLE
         if unknown:
             raise InvalidParameter(f"{', '.join(sorted(unknown))} cannot be updated")
+        warnings = check_fields(body, HOST)
         await self._backend.update(request.path["name"], body, check_host_config)
-        await reply.json(200, {"Warnings": None})
+        await reply.json(200, {"Warnings": warnings or None})
 
     async def prune(self, request: Request, reply: Reply) -> None:
         filters = parse_filters(request.text("filters"), frozenset(("label", "label!", "until")))

@@ -137,7 +137,10 @@ def _wanted(body: dict[str, Any]) -> NetworkRecord:
         raise InvalidParameter("invalid network name: name is empty")
     if body.get("ConfigOnly"):
         raise Unsupported("ConfigOnly networks are not supported")
-    if (body.get("ConfigFrom") or {}).get("Network"):
+    source = body.get("ConfigFrom") or {}
+    if not isinstance(source, dict):
+        raise InvalidParameter("invalid JSON: ConfigFrom is no object")
+    if source.get("Network"):
         raise Unsupported("ConfigFrom is not supported")
     scope = body.get("Scope") or (SWARM if driver == OVERLAY else "local")
     if scope not in ("local", SWARM) or (scope == SWARM and driver != OVERLAY):
@@ -149,8 +152,10 @@ def _wanted(body: dict[str, Any]) -> NetworkRecord:
         raise InvalidParameter("invalid JSON: IPAM is no object")
     if ipam.get("Driver") not in (None, "", "default"):
         raise NotFound(f"could not find plugin {ipam['Driver']} in v1 plugin registry: plugin not found")
-    pools = [_pool(config) for config in ipam.get("Config") or () if config]
-    pools = [pool for pool in pools if pool.subnet]
+    configs = ipam.get("Config") or []
+    if not isinstance(configs, list):
+        raise InvalidParameter("invalid JSON: Config of IPAM is a list of objects")
+    pools = [pool for pool in map(_pool, filter(None, configs)) if pool.subnet]
     return NetworkRecord(
         "", name, driver, 0, pools, internal=bool(body.get("Internal")), attachable=bool(body.get("Attachable")),
         ipv6=bool(body.get("EnableIPv6")), own_subnet=bool(pools), labels=text_map(body, "Labels"),

@@ -25,6 +25,8 @@ from protos.tether.v1 import sandbox_pb2
 log = logging.getLogger(__name__)
 
 _FOLDER = "checkpoints"
+# Of a folder, with what is put before and after it.
+_LONGEST_NAME = 200
 _AWAKE_SECONDS = 30.0
 
 
@@ -48,7 +50,7 @@ class Checkpoints:
         async with container.lock:
             if not isinstance(container.state, Running) or container.run is None:
                 raise VchError(f"Container {ref} not running")
-            if not NAME.fullmatch(checkpoint_id):
+            if not NAME.fullmatch(checkpoint_id) or len(checkpoint_id) > _LONGEST_NAME:
                 raise VchError(f"Invalid checkpoint ID ({checkpoint_id}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
             run, machine = container.run, container.run.machine
             if not isinstance(machine, Checkpointable):

@@ -22,6 +22,7 @@ from appliance.container.merge import merge_config
 from appliance.container.record import NAME, Record, state_of
 from appliance.container.signals import parse_signal
 from appliance.container.spec import arguments
+from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.admission import Admission
 from appliance.engine.checkpoints import Checkpoints
 from appliance.engine.commits import Commits
@@ -81,7 +82,7 @@ class Containers:
         quota.count(self._disks_used)
         self._machines = Machines(driver, pools, admission, loop)
         self._ledger = Ledger(database, events)
-        self._nursery = nursery
+        self._tasks = IsolatedTasks(nursery)
         self._pause_by_suspend = pause_by_suspend
         self._execs = Execs(self._ledger, nursery)
         self._standings = Standings(self._ledger)
@@ -246,7 +247,7 @@ class Containers:
             if container.log is not None:
                 container.log.close()
             # What is not named any more need not be gone before the answer; after a kill the next appliance finds it.
-            self._nursery.start_soon(self._discard, container)
+            self._tasks.start_soon(self._discard, container)
             if volumes:
                 # Before those who wait for its end are told.
                 await self._volumes.discard_anonymous(container)

@@ -10,6 +10,7 @@ from typing import Any
 import trio
 
 from appliance.container.spec import build_exec_spec
+from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.boot import exec_error
 from appliance.engine.ledger import Ledger
 from appliance.engine.record import Container
@@ -57,7 +58,7 @@ class Execs:
 
     def __init__(self, ledger: Ledger, nursery: trio.Nursery) -> None:
         self._ledger = ledger
-        self._nursery = nursery
+        self._tasks = IsolatedTasks(nursery)
         self._execs: dict[str, Exec] = {}
 
     def of(self, container: Container) -> list[str]:
@@ -95,7 +96,7 @@ class Execs:
         self._emit(one, f"exec_start: {' '.join(one.command)}")
         outcome: list[VchError] = []
         ready = trio.Event()
-        self._nursery.start_soon(self._run, one, session, ready, outcome)
+        self._tasks.start_soon(self._run, one, session, ready, outcome)
         with trio.CancelScope(shield=True):
             await ready.wait()
         if outcome:
@@ -172,6 +173,12 @@ class Execs:
                 outcome.append(VchError(str(leaves(group)[0])))
             elif one.container.running:
                 log.warning("exec %s of container %s: %s", one.id[:12], one.container.id[:12], leaves(group)[0])
+        except* Exception as group:
+            # Who waits for its start, or its end, is not to wait for ever.
+            log.exception("exec %s of container %s failed", one.id[:12], one.container.id[:12])
+            if not started:
+                code = 126
+                outcome.append(VchError(f"internal error: {leaves(group)[0]!r}"))
         # Recorded before the streams end: clients ask for it as soon as they do.
         one.running = False
         one.exit_code = code

@@ -173,7 +173,8 @@ class Forwarder:
                 )
                 position += 1
             self._complained = False
-        except (OSError, trio.BrokenResourceError) as error:
+        except (OSError, ValueError, trio.BrokenResourceError) as error:
+            # ValueError: what is no host's name or no file's.
             await self._hang_up()
             if not self._complained:
                 log.warning("the log of container %s is not taken: %s", self._container.id[:12], error)

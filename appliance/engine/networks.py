@@ -12,6 +12,7 @@ import trio
 
 from appliance.config import ContainerNetwork
 from appliance.container.event import Event
+from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.events import EventBus
 from appliance.engine.places import Places
 from appliance.engine.record import Container
@@ -72,7 +73,7 @@ class Networks:
         self._host = host
         self._database = database
         self._events = events
-        self._nursery = nursery
+        self._tasks = IsolatedTasks(nursery)
         self._bip = bip
         self._bridge = bridge
         self._external = tuple(external)
@@ -162,7 +163,7 @@ class Networks:
         if self._host.bridged:
             gateway = next((pool.gateway for pool in record.pools if ":" not in pool.gateway), "")
             if gateway:
-                await self._nursery.start(self._serve_names, record, gateway)
+                await self._tasks.start(self._serve_names, record, gateway)
 
     async def _serve_names(
         self, record: NetworkRecord, gateway: str, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import trio
 
+from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.rehearsal import ContainerRehearsal
 from appliance.errors import leaves
 from appliance.guest import GuestSession
@@ -55,7 +56,7 @@ class Pool:
         self._driver = driver
         self._rehearsal = rehearsal
         self._loop = loop
-        self._nursery = nursery
+        self._tasks = IsolatedTasks(nursery)
         self._has_room = has_room
         self._ready: deque[Waiting] = deque()
         self._starting = 0
@@ -87,7 +88,7 @@ class Pool:
             if not waiting.session.closed:
                 return waiting
             # It died while it waited.
-            self._nursery.start_soon(waiting.end)
+            self._tasks.start_soon(waiting.end)
         return None
 
     async def run(self) -> None:
@@ -130,7 +131,7 @@ class Pool:
             assert isinstance(machine, Adaptable)
             machine.in_background(True)
             session = GuestSession(self._loop, await machine.dial_tether())
-            self._nursery.start_soon(session.run)
+            self._tasks.start_soon(session.run)
             with trio.fail_after(_REHEARSAL_SECONDS):
                 if self._rehearsal is not None:
                     await self._rehearsal.rehearse(session, self._kind, machine.disk_addresses())

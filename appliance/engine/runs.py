@@ -14,6 +14,7 @@ import trio
 from appliance.container import lifecycle
 from appliance.container.lifecycle import Exit, Exited, GiveUp, Pause, Running, Start, Started, StartFailed, Starting
 from appliance.diag import Trace, mark
+from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.boot import begin_awakened, begin_found, begin_fresh, machine_spec, start_error, weight_of
 from appliance.engine.connections import Connections
 from appliance.engine.execs import drain
@@ -105,7 +106,7 @@ class Runs:
         self._connections = connections
         self._volumes = volumes
         self._ledger = ledger
-        self._nursery = nursery
+        self._tasks = IsolatedTasks(nursery)
         self._defaults = defaults
         self._on_auto_remove = on_auto_remove
         self._on_end = on_end
@@ -123,7 +124,7 @@ class Runs:
         await self._visits.end(container)
         attempt = _Attempt(container.state, kept)
         container.move(Start())
-        self._nursery.start_soon(self._run_guarded, container, attempt)
+        self._tasks.start_soon(self._run_guarded, container, attempt)
         # The start goes on if the client leaves: half a start helps nobody.
         with trio.CancelScope(shield=True):
             await attempt.ready.wait()
@@ -186,7 +187,7 @@ class Runs:
         attempt.answer(error)
         self._ledger.emit(container, "die", exitCode=str(code))
         if container.record.host.get("AutoRemove"):
-            self._nursery.start_soon(self._on_auto_remove, container)
+            self._tasks.start_soon(self._on_auto_remove, container)
 
     async def _run(self, container: Container, attempt: _Attempt, made: list[Machine]) -> None:
         record, kept = container.record, attempt.kept
@@ -236,24 +237,24 @@ class Runs:
                     self._networks.tell("connect", container, endpoint)
                 self._volumes.tell("mount", container)
                 self._ledger.emit(container, "start")
-                self._nursery.start_soon(self._connections.tell_linked, container)
+                self._tasks.start_soon(self._connections.tell_linked, container)
                 self._watch(container, run)
-                self._nursery.start_soon(self._answer, container, attempt)
+                self._tasks.start_soon(self._answer, container, attempt)
                 return Begun(record.run_offset, output)
 
             await run.supervise(begin, lambda ended: self._ended(container, ended))
 
     def _watch(self, container: Container, run: Run) -> None:
         """What goes on beside a run."""
-        self._nursery.start_soon(self._health.watch, container, run)
-        self._nursery.start_soon(self._host_ports.watch, container, run)
-        self._nursery.start_soon(self._standings.watch, container, run)
-        self._nursery.start_soon(self._leases.watch, container, run, self._connections.refresh)
+        self._tasks.start_soon(self._health.watch, container, run)
+        self._tasks.start_soon(self._host_ports.watch, container, run)
+        self._tasks.start_soon(self._standings.watch, container, run)
+        self._tasks.start_soon(self._leases.watch, container, run, self._connections.refresh)
         if self._quick is not None:
-            self._nursery.start_soon(self._speed_up, self._quick, container, run)
+            self._tasks.start_soon(self._speed_up, self._quick, container, run)
         container.forwarded = trio.Event()
         if Forwarder.wanted(container):
-            self._nursery.start_soon(Forwarder(container).run)
+            self._tasks.start_soon(Forwarder(container).run)
         else:
             container.forwarded.set()
 
@@ -327,9 +328,9 @@ class Runs:
         container.fanout.end_run()
         container.tell_log()
         if removed:
-            self._nursery.start_soon(self._on_auto_remove, container)
+            self._tasks.start_soon(self._on_auto_remove, container)
         elif restarting:
-            self._nursery.start_soon(self._restart_later, container)
+            self._tasks.start_soon(self._restart_later, container)
 
     @staticmethod
     def _wants_restart(container: Container, code: int) -> bool:
@@ -369,7 +370,7 @@ class Runs:
         if name == "always" or self._wants_restart(container, container.state.exit_code):
             record.stopped_by_user = False
             container.state = replace(container.state, restarting=True)
-            self._nursery.start_soon(self._restart_later, container)
+            self._tasks.start_soon(self._restart_later, container)
 
     # -- after a restart of this process --------------------------------------------------------------------------
 
@@ -377,7 +378,7 @@ class Runs:
         """Go on with a machine that an earlier appliance left running."""
         self._places.rejoin(container)
         self._volumes.hold_again(container)
-        self._nursery.start_soon(self._resume_guarded, container, machine)
+        self._tasks.start_soon(self._resume_guarded, container, machine)
 
     async def lost(self, container: Container) -> None:
         """Its machine is not there any more."""
@@ -429,7 +430,7 @@ class Runs:
             for process in (await run.session.processes()).values():
                 # One that was asked for since is no earlier appliance's.
                 if process.join and process.id not in run.session.launching:
-                    self._nursery.start_soon(drain, run.session, process.id, process.acknowledged_offset)
+                    self._tasks.start_soon(drain, run.session, process.id, process.acknowledged_offset)
             return Begun(log_file.guest_offset if log_file is not None else state.acknowledged_offset)
 
         await run.supervise(begin, lambda ended: self._ended(container, ended))

@@ -1,6 +1,7 @@
 """Images to and from registries. Clients that pull the same at the same time share one download, which ends when the last has left."""
 
 import json
+import logging
 import math
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -12,6 +13,7 @@ import httpx
 import trio
 
 from appliance.container.event import Event
+from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.events import EventBus
 from appliance.errors import Forbidden, InvalidParameter, NotFound, ProtocolError, Unavailable, VchError
 from appliance.image.platform import Platform
@@ -19,9 +21,11 @@ from appliance.image.pull import Report, digest_of, find_manifest, pull
 from appliance.image.push import push
 from appliance.image.reference import DOCKER_HUB, Reference
 from appliance.image.store import ImageStore
-from appliance.registry import Credentials, Proxies, Registry, Ways, read_at_most
+from appliance.registry import Credentials, Proxies, Registry, Ways, read_at_most, words_of
 
 _MAX_CONFIG = 8 << 20
+log = logging.getLogger(__name__)
+
 Dial = Callable[[str, Credentials], AbstractAsyncContextManager[Registry]]
 """A client for a registry's host."""
 
@@ -60,7 +64,7 @@ class Transfers:
         self._dial = dial
         self._allowed = allowed
         self._scratch = scratch
-        self._nursery = nursery
+        self._tasks = IsolatedTasks(nursery)
         self._proxies = proxies
         self._flights: dict[tuple[Reference, Platform, Credentials], _Flight] = {}
 
@@ -92,7 +96,7 @@ class Transfers:
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = _Flight(trio.CancelScope())
-            self._nursery.start_soon(self._fly, key, flight)
+            self._tasks.start_soon(self._fly, key, flight)
         sender, receiver = trio.open_memory_channel[dict[str, Any]](math.inf)
         for line in flight.said:
             sender.send_nowait(line)
@@ -123,6 +127,10 @@ class Transfers:
                 self._emit("pull", str(reference), reference.familiar_name)
         except VchError as caught:
             error = caught
+        except Exception as caught:
+            # Those who wait are told that it is over, and not that it went well.
+            log.exception("the pull of %s failed", reference)
+            error = VchError(f"internal error: {caught!r}")
         finally:
             if self._flights.get(key) is flight:
                 del self._flights[key]
@@ -204,4 +212,4 @@ class Transfers:
                 async for piece in response.aiter_bytes(1 << 18):
                     yield piece
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise Unavailable(f"cannot read {url}: {error!r}") from error
+            raise Unavailable(f"cannot read {url}: {words_of(error)}") from error

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.boot import files_request, machine_spec
 from appliance.engine.machines import Machines
 from appliance.engine.places import Places
@@ -70,7 +71,7 @@ class Visits:
         self._volumes = volumes
         self._size = (memory_mib, cpus)
         self._card = places.blank.card
-        self._nursery = nursery
+        self._tasks = IsolatedTasks(nursery)
         self._visited: dict[str, _Visited] = {}
 
     @asynccontextmanager
@@ -101,7 +102,7 @@ class Visits:
             if container.run is not None:
                 await container.run.gone.wait()
             try:
-                visited = await self._nursery.start(self._keep, container)
+                visited = await self._tasks.start(self._keep, container)
             except ExceptionGroup as group:
                 raise leaves(group)[0] from group
         visited.users += 1

@@ -14,6 +14,7 @@ import trio
 
 from appliance.container.event import Event
 from appliance.container.mounts import MountRecord, clean, parse_bind, parse_mount, parse_volumes_from
+from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.events import EventBus
 from appliance.engine.record import Container
 from appliance.engine.surroundings import Equipment, Placed, ServedVolume
@@ -44,18 +45,18 @@ class Volumes:
         self._locks: dict[str, trio.Lock] = {}
         self.everyone: Callable[[], Iterable[Container]] = tuple
 
-    async def open(self, nursery: trio.Nursery) -> None:
-        """Find the volumes of before. A server that does not answer soon is asked on in the nursery, and nobody waits for it."""
+    async def open(self, tasks: IsolatedTasks) -> None:
+        """Find the volumes of before. A server that does not answer soon is asked on in a task, and nobody waits for it."""
         for key, value in self._database.load(_KIND).items():
             self._records[key] = msgspec.json.decode(value, type=VolumeRecord)
         await trio.to_thread.run_sync(self._store.tidy, set(self._records))
         with trio.move_on_after(_SERVED_SECONDS):
-            for looked in [self._begin_to_ask(store, nursery) for store in self._store.served]:
+            for looked in [self._begin_to_ask(store, tasks) for store in self._store.served]:
                 await looked.wait()
 
-    def _begin_to_ask(self, store: str, nursery: trio.Nursery) -> trio.Event:
+    def _begin_to_ask(self, store: str, tasks: IsolatedTasks) -> trio.Event:
         looked = trio.Event()
-        nursery.start_soon(self._ask, store, looked)
+        tasks.start_soon(self._ask, store, looked)
         return looked
 
     async def _ask(self, store: str, looked: trio.Event) -> None:

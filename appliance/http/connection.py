@@ -2,9 +2,10 @@
 
 import os
 import re
+import socket
 import urllib.parse
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, NoReturn
 
 import httptools
@@ -19,6 +20,8 @@ from appliance.http.websocket import WebSocketStream, accept_header
 MAX_HEAD = 64 << 10
 MAX_JSON = 8 << 20
 _RECEIVE = 64 << 10
+# How long a client that still sends has for reading its answer.
+_PARTING_SECONDS = 0.5
 _REASONS = {
     200: b"OK", 201: b"Created", 204: b"No Content", 304: b"Not Modified", 400: b"Bad Request", 401: b"Unauthorized",
     403: b"Forbidden", 404: b"Not Found", 405: b"Method Not Allowed", 409: b"Conflict", 413: b"Request Entity Too Large",
@@ -226,6 +229,8 @@ class Connection:
         self._buffer = b""
         self._left: int | None = 0
         self._expect = False
+        self._taken = False
+        self._malformed = False
 
     async def send(self, data: bytes) -> None:
         # Straight to the descriptor: nearly always all of it fits, and trio's socket methods cost more than the call.
@@ -261,6 +266,7 @@ class Connection:
     def take_over(self) -> tuple[trio.socket.SocketType, bytes]:
         """The socket, and what the client has sent behind its request."""
         self.keep_alive = False
+        self._taken = True
         early, self._buffer = self._buffer, b""
         return self.socket, early
 
@@ -287,6 +293,15 @@ class Connection:
                 return
             self._buffer += data
         await trio.sleep_forever()
+
+    async def part(self) -> None:
+        """Let the client read its answer: an end while it still sends would be a reset, which takes the answer with it (RFC 9112 9.6)."""
+        if self._taken or self._expect or (self._left == 0 and not self._malformed):
+            return
+        with suppress(OSError), trio.move_on_after(_PARTING_SECONDS):
+            self.socket.shutdown(socket.SHUT_WR)
+            while await self._receive():
+                pass
 
     # -- heads ----------------------------------------------------------------------------------------------------
 
@@ -389,9 +404,14 @@ class Connection:
             if await self._line():
                 self._broken("malformed chunk")
 
-    def _broken(self, text: str) -> NoReturn:
+    def give_up(self) -> None:
+        """What the client sends makes no sense from here on."""
         self.keep_alive = False
         self._left = 0
+        self._malformed = True
+
+    def _broken(self, text: str) -> NoReturn:
+        self.give_up()
         raise ProtocolError(text)
 
     async def _line(self) -> bytes:
@@ -430,19 +450,23 @@ async def serve_connection(sock: trio.socket.SocketType, handler: Handler, fixed
     with sock:
         readiness.add(sock.fileno())
         try:
-            while connection.keep_alive:
-                try:
-                    request = await connection.next_request()
-                except ProtocolError as error:
-                    connection.keep_alive = False
-                    await Reply(connection, "GET").json(400, {"message": str(error)})
-                    return
-                if request is None:
-                    return
-                reply = Reply(connection, request.method)
-                await handler(request, reply)
-                await reply.finish()
-        except Disconnected:
-            return
+            await _serve(connection, handler)
+            await connection.part()
         finally:
             readiness.remove(sock.fileno())
+
+
+async def _serve(connection: Connection, handler: Handler) -> None:
+    with suppress(Disconnected):
+        while connection.keep_alive:
+            try:
+                request = await connection.next_request()
+            except ProtocolError as error:
+                connection.give_up()
+                await Reply(connection, "GET").json(400, {"message": str(error)})
+                return
+            if request is None:
+                return
+            reply = Reply(connection, request.method)
+            await handler(request, reply)
+            await reply.finish()

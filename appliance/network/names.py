@@ -112,7 +112,7 @@ class NameServer:
                 log.warning("name server of network %s: %s", self._network[:12], error)
                 await trio.sleep(0.1)
                 continue
-            reply = self._answer(data, peer[0])
+            reply = self._answer_or_fail(data, peer[0])
             if isinstance(reply, bytes):
                 await _send(listener, _fitting(reply, data), peer)
             elif self._slots.value:
@@ -147,7 +147,7 @@ class NameServer:
             with connection, trio.move_on_after(_CLIENT_SECONDS), contextlib.suppress(OSError, EOFError):
                 while True:
                     data = await _receive_framed(connection)
-                    reply = self._answer(data, source)
+                    reply = self._answer_or_fail(data, source)
                     if not isinstance(reply, bytes):
                         reply = await _ask(data, reply, stream=True) or _failure(data)
                     await _send_all(connection, struct.pack(">H", len(reply)) + reply)
@@ -155,6 +155,14 @@ class NameServer:
             self._slots.release()
 
     # -- answers --------------------------------------------------------------------------------------------------
+
+    def _answer_or_fail(self, data: bytes, source: str) -> bytes | tuple[str, ...]:
+        try:
+            return self._answer(data, source)
+        except Exception:
+            # One question is not to end all answers.
+            log.exception("a question of %s on network %s", source, self._network[:12])
+            return _failure(data)
 
     def _answer(self, data: bytes, source: str) -> bytes | tuple[str, ...]:
         """The answer, or the servers that have it."""

@@ -11,6 +11,7 @@ from typing import Any
 import trio
 
 from appliance.container.record import Binding
+from appliance.diag.isolated import IsolatedTasks
 from appliance.errors import InvalidParameter, VchError
 from appliance.hypervisor import Forward
 from appliance.network.firewall import Publication
@@ -91,7 +92,7 @@ class Ports:
 
     def __init__(self, host: Host, nursery: trio.Nursery) -> None:
         self._host = host
-        self._nursery = nursery
+        self._tasks = IsolatedTasks(nursery)
         self._held: dict[str, list[_Held]] = {}
         self._led: dict[str, list[Publication]] = {}
 
@@ -173,7 +174,7 @@ class Ports:
     def _relay(self, held: "_Held", address: str, port: int) -> None:
         # Opened here: when the task begins the port may have been given back.
         listener = trio.socket.from_stdlib_socket(held.socket.dup())
-        self._nursery.start_soon(_relay, listener, held, address, port)
+        self._tasks.start_soon(_relay, listener, held, address, port)
 
     def release(self, container: str) -> None:
         """Undo `take` and `lead`."""

@@ -3,6 +3,6 @@
 from appliance.registry.auth import Credentials
 from appliance.registry.client import Manifest, Registry
 from appliance.registry.proxies import Proxies, Ways
-from appliance.registry.wire import ComeBackLater, read_at_most
+from appliance.registry.wire import ComeBackLater, read_at_most, words_of
 
-__all__ = ["ComeBackLater", "Credentials", "Manifest", "Proxies", "Registry", "Ways", "read_at_most"]
+__all__ = ["ComeBackLater", "Credentials", "Manifest", "Proxies", "Registry", "Ways", "read_at_most", "words_of"]

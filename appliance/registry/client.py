@@ -152,7 +152,8 @@ class Registry:
             if base and base not in self._mirrors:
                 self._base = base
             return response
-        text = f'{method.capitalize()} "{bases[-1] or self._base}/v2/": {words_of(problem)}'
+        where = f"{bases[-1]}/v2/" if bases[-1] else path
+        text = f'{method.capitalize()} "{where}": {words_of(problem)}'
         # One that was never reached is not waited for.
         raise (ComeBackLater(text) if self._base is not None else Unavailable(text)) from problem
 

@@ -100,7 +100,11 @@ class Ways(httpx.AsyncBaseTransport):
                 )
             except ValueError as error:
                 raise httpx.ProxyError(f"{self._proxies.shown(proxy)}: {error}") from error
-        return await self._transports[proxy].handle_async_request(request)
+        try:
+            return await self._transports[proxy].handle_async_request(request)
+        except UnicodeError as error:
+            # IDNA's, of what is no host's name.
+            raise httpx.ConnectError(f"{url.host}: no such host") from error
 
     async def aclose(self) -> None:
         for transport in self._transports.values():

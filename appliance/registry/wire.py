@@ -1,5 +1,6 @@
 """What lies below a registry's client: bodies, certificates, what errors say. Knows httpx and no registry."""
 
+import logging
 import os
 import socket
 import ssl
@@ -11,6 +12,8 @@ import httpx
 import trio
 
 from appliance.errors import Unavailable, leaves
+
+log = logging.getLogger(__name__)
 
 PIECE = 256 << 10
 Sent = Callable[[int], Awaitable[None]]
@@ -61,7 +64,12 @@ async def read_at_most(pieces: AsyncIterator[bytes], limit: int) -> bytes | None
 
 def verification(certificates: Path | None, insecure: bool) -> ssl.SSLContext | bool:
     """What a registry has to prove: by the CAs of certs.d/HOST/*.crt beside the usual ones; *.cert and *.key are ours."""
-    found = sorted(certificates.iterdir()) if certificates is not None and certificates.is_dir() else []
+    try:
+        found = sorted(certificates.iterdir()) if certificates is not None and certificates.is_dir() else []
+    except OSError as error:
+        # Of a host whose name is too long for a folder's there is none.
+        log.debug("%s: %s", certificates, error)
+        found = []
     if insecure and not found:
         return False
     if not found:
