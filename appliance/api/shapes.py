@@ -14,7 +14,8 @@ from appliance.container.record import Attachment
 from appliance.container.spec import arguments, masked_paths, readonly_paths
 from appliance.container.times import ZERO, rfc3339
 from appliance.errors import InvalidParameter, NotFound
-from appliance.image.store import ImageConfig, ImageRecord, familiar_names
+from appliance.image.config import ImageConfig
+from appliance.image.store import ImageRecord, familiar_names
 from appliance.network.record import NetworkRecord
 
 _CONFIG_DEFAULTS: dict[str, Any] = {

@@ -7,15 +7,25 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import IO, Any
 
+import msgspec
 import trio
 
 from appliance.errors import ProtocolError
+from appliance.image.config import parse_config_untrusted
 from appliance.image.platform import OURS
 from appliance.image.reference import parse_reference
-from appliance.image.store import ImageRecord, ImageStore, parse_config_untrusted
+from appliance.image.store import ImageRecord, ImageStore
 
 _MAX_JSON = 8 << 20
 _PIECE = 1 << 20
+
+
+class _Entry(msgspec.Struct, rename="pascal"):
+    """An image in manifest.json: names of members, and of the image."""
+
+    config: str
+    layers: list[str] | None
+    repo_tags: list[str] | None = None
 
 
 class _Archive:
@@ -71,13 +81,11 @@ def _plan(archive: _Archive) -> list[tuple[str, list[str], list[str], str]]:
     """(config member, layer members, names, manifest digest) of every image for this machine's platform."""
     try:
         if archive.has("manifest.json"):
-            return [
-                (entry["Config"], list(entry["Layers"] or ()), list(entry.get("RepoTags") or ()), "")
-                for entry in archive.read_json("manifest.json")
-            ]
+            entries = msgspec.json.decode(archive.read_bytes("manifest.json"), type=list[_Entry])
+            return [(entry.config, entry.layers or [], entry.repo_tags or [], "") for entry in entries]
         if archive.has("index.json"):
             return _plan_index(archive, archive.read_json("index.json"), "")
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError, msgspec.MsgspecError) as error:
         raise ProtocolError(f"invalid archive: malformed manifest: {error!r}") from error
     raise ProtocolError("invalid archive: neither manifest.json nor index.json is in it")
 
@@ -89,6 +97,8 @@ def _plan_index(archive: _Archive, index: dict[str, Any], name: str) -> list[tup
         own = (
             annotations.get("io.containerd.image.name") or annotations.get("org.opencontainers.image.ref.name") or name
         )
+        if not isinstance(own, str):
+            raise TypeError("a name is a text")
         if not OURS.fits(descriptor.get("platform") or {}):
             continue
         if not archive.has(_blob(descriptor)):

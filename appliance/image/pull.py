@@ -9,11 +9,12 @@ from typing import Any
 import trio
 
 from appliance.errors import NotFound, ProtocolError, one_by_itself
+from appliance.image.config import parse_config_untrusted
 from appliance.image.layer import received
 from appliance.image.platform import OURS, Platform, platform_of
 from appliance.image.reference import Reference
 from appliance.image.retry import Attempts
-from appliance.image.store import Blob, ImageStore, parse_config_untrusted
+from appliance.image.store import Blob, ImageStore
 from appliance.registry import ComeBackLater, Manifest, Registry, read_at_most
 
 _PARALLEL = 3

@@ -2,26 +2,23 @@
 
 import functools
 import hashlib
-import json
 import os
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import trio
 
 from appliance.errors import Conflict, InvalidParameter, NotFound, ProtocolError, Unavailable
+from appliance.image.config import ImageConfig, parse_config, parse_config_untrusted
 from appliance.image.layer import Layer, Source, convert_untrusted
 from appliance.image.recipe import tar_of
 from appliance.image.reference import Reference, parse_reference
 from appliance.store import Database
 
-_MAX_LAYERS = 250
 _MOST_BLOBS = 20
 
 
@@ -47,39 +44,6 @@ class Blob(msgspec.Struct, frozen=True):
     size: int
     media_type: str
     repository: str
-
-
-@dataclass(frozen=True, slots=True)
-class ImageConfig:
-    """An OCI image config (image-spec config.md), as far as it is used here."""
-
-    raw: dict[str, Any]
-
-    @property
-    def diff_ids(self) -> list[str]:
-        ids: list[str] = (self.raw.get("rootfs") or {}).get("diff_ids") or []
-        return ids
-
-    @property
-    def config(self) -> dict[str, Any]:
-        inner: dict[str, Any] = self.raw.get("config") or {}
-        return inner
-
-
-def parse_config_untrusted(data: bytes) -> ImageConfig:
-    """ProtocolError for what is no image config."""
-    try:
-        raw = json.loads(data)
-        config = ImageConfig(raw)
-        ids = config.diff_ids
-        sound = isinstance(config.config, dict) and all(re.fullmatch(r"sha256:[a-f0-9]{64}", item) for item in ids)
-    except (ValueError, AttributeError, TypeError) as error:
-        raise ProtocolError(f"invalid image config: {error}") from error
-    if not sound:
-        raise ProtocolError("invalid image config: diff_ids are no digests")
-    if len(ids) > _MAX_LAYERS:
-        raise ProtocolError(f"max depth exceeded: {len(ids)} layers")
-    return config
 
 
 class ImageStore:
@@ -114,7 +78,7 @@ class ImageStore:
         for key, value in database.load("image").items():
             record = msgspec.json.decode(value, type=ImageRecord)
             self._images[key] = record
-            self._configs[key] = parse_config_untrusted(record.config)
+            self._configs[key] = parse_config(record.config)
 
     # -- reading --------------------------------------------------------------------------------------------------
 
