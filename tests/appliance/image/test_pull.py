@@ -275,6 +275,35 @@ async def test_redirects_without_end(tmp_path: Path) -> None:
         await refused(tmp_path, lie, ProtocolError, "redirects without end")
 
 
+_NO_PLACES = [
+    "http://a..b/",
+    f"https://{'a' * 64}.example/",
+    "http://[::1",
+    "http://127.0.0.1:99999/",
+    "gopher://127.0.0.1/",
+    "http://\xe9\xff/",
+]
+
+
+@pytest.mark.parametrize("place", _NO_PLACES)
+async def test_redirects_to_what_is_no_place(tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.image.retry._FIRST_SECONDS", 0.01)
+    with LyingRegistry() as registry:
+        lie = Lie(registry)
+        for path in (lie.path_of("layer"), lie.path_of("config"), "/v2/app/manifests/latest"):
+            registry.answers[path] = (307, {"Location": place}, b"", 0.0)
+            await refused(tmp_path, lie, VchError, ".")
+
+
+@pytest.mark.parametrize("place", [*_NO_PLACES, ""])
+async def test_tokens_of_what_is_no_place(tmp_path: Path, place: str) -> None:
+    with LyingRegistry() as registry:
+        lie = Lie(registry)
+        header = f'Bearer realm="{place}",service="s"'
+        registry.answers["/v2/app/manifests/latest"] = (401, {"WWW-Authenticate": header}, b"", 0.0)
+        await refused(tmp_path, lie, VchError, ".")
+
+
 async def test_a_manifest_too_large(tmp_path: Path) -> None:
     with LyingRegistry() as registry:
         lie = Lie(registry)
