@@ -1,4 +1,4 @@
-"""Looking at the running daemon: a dump of its tasks, the timeline of a start, its log, what failed by itself. Called by all rooms, knows none."""
+"""Looking at the running daemon: its tasks, the timeline of a start, its log, what failed by itself. All rooms call it, it knows none."""
 
 from appliance.diag.dump import dump_tasks
 from appliance.diag.trace import Trace, mark
