@@ -1,6 +1,7 @@
 """Programs for tests that Go's module proxy has, or whose parts it has, built once into the cache."""
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -23,6 +24,21 @@ def vcsim() -> Path | None:
 def govc() -> Path | None:
     """govmomi's client, as far as machines go; None without Go."""
     return _of_govmomi("govc")
+
+
+def govmomi() -> Path | None:
+    """The folder of govmomi's source, as Go's module proxy has it; None without Go."""
+    go = shutil.which("go")
+    if go is None:
+        return None
+    module, version = _GOVMOMI
+    done = subprocess.run(
+        [go, "mod", "download", "-json", f"{module}@v{version}"], check=False, capture_output=True, text=True
+    )
+    told = json.loads(done.stdout or "{}")
+    if done.returncode:
+        raise AssertionError(f"go mod download: {told.get('Error') or done.stderr}")
+    return Path(told["Dir"])
 
 
 def _of_govmomi(name: str) -> Path | None:
