@@ -52,6 +52,11 @@ class HypervisorError(VchError):
     """The hypervisor refused or failed; the text holds its own words."""
 
 
+def unforeseen(error: BaseException) -> VchError:
+    """What a client is told of an error that is none of ours: a fault of vchd's, whose trace is in its log."""
+    return VchError(f"internal error: {error!r}")
+
+
 @contextlib.contextmanager
 def one_by_itself() -> Iterator[None]:
     """Where a nursery ends with a group of our errors, raise the first of them instead. (What `except*` raises is a group again.)"""

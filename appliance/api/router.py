@@ -6,7 +6,7 @@ import urllib.parse
 from collections.abc import Awaitable, Callable
 
 from appliance.api.status import status_of
-from appliance.errors import InvalidParameter, NotModified, VchError
+from appliance.errors import InvalidParameter, NotModified, VchError, unforeseen
 from appliance.http import Disconnected, Reply, Request
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Router:
             log.exception("%s %s failed", request.method, request.raw_path)
             if reply.started:
                 raise Disconnected from error
-            await reply.json(500, {"message": f"internal error: {error!r}"})
+            await reply.json(500, {"message": str(unforeseen(error))})
 
     async def _dispatch(self, request: Request, reply: Reply) -> None:
         path = request.raw_path

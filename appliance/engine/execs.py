@@ -14,7 +14,7 @@ from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.boot import exec_error
 from appliance.engine.ledger import Ledger
 from appliance.engine.record import Container
-from appliance.errors import Conflict, InvalidParameter, NotFound, VchError, leaves
+from appliance.errors import Conflict, InvalidParameter, NotFound, VchError, leaves, unforeseen
 from appliance.guest import Fanout, GuestSession, StartRefused, StdinPipe, exit_code
 from protos.tether.v1 import process_pb2
 
@@ -178,7 +178,7 @@ class Execs:
             log.exception("exec %s of container %s failed", one.id[:12], one.container.id[:12])
             if not started:
                 code = 126
-                outcome.append(VchError(f"internal error: {leaves(group)[0]!r}"))
+                outcome.append(unforeseen(leaves(group)[0]))
         # Recorded before the streams end: clients ask for it as soon as they do.
         one.running = False
         one.exit_code = code

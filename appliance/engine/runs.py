@@ -30,7 +30,7 @@ from appliance.engine.run import Begun, Ended, Run
 from appliance.engine.standings import Standings, sleeper
 from appliance.engine.visits import Visits
 from appliance.engine.volumes import Volumes
-from appliance.errors import Conflict, InvalidParameter, NotModified, VchError
+from appliance.errors import Conflict, InvalidParameter, NotModified, VchError, unforeseen
 from appliance.guest import GuestSession, StartRefused, exit_code
 from appliance.hypervisor import Machine, Weighable, Weight
 from appliance.image.store import ImageStore
@@ -161,7 +161,7 @@ class Runs:
             await self._failed(container, attempt, error)
         except Exception as error:
             log.exception("the run of container %s failed", container.id[:12])
-            await self._failed(container, attempt, VchError(f"internal error: {error!r}"))
+            await self._failed(container, attempt, unforeseen(error))
         finally:
             container.abort = None
             attempt.answer()

@@ -15,7 +15,7 @@ import trio
 from appliance.container.event import Event
 from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.events import EventBus
-from appliance.errors import Forbidden, InvalidParameter, NotFound, ProtocolError, Unavailable, VchError
+from appliance.errors import Forbidden, InvalidParameter, NotFound, ProtocolError, Unavailable, VchError, unforeseen
 from appliance.image.platform import Platform
 from appliance.image.pull import Report, digest_of, find_manifest, pull
 from appliance.image.push import push
@@ -130,7 +130,7 @@ class Transfers:
         except Exception as caught:
             # Those who wait are told that it is over, and not that it went well.
             log.exception("the pull of %s failed", reference)
-            error = VchError(f"internal error: {caught!r}")
+            error = unforeseen(caught)
         finally:
             if self._flights.get(key) is flight:
                 del self._flights[key]

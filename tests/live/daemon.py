@@ -106,7 +106,7 @@ class Daemon:
         self._process.wait(30)
 
     def close(self) -> None:
-        """End vchd and every machine it left."""
+        """End vchd and every machine it left. What failed inside it is a failure here: a task's own does not end it."""
         if self._process is not None and self._process.poll() is None:
             for container in self.docker("ps", "-aq").stdout.split():
                 self.docker("rm", "-f", container)
@@ -119,6 +119,8 @@ class Daemon:
         if self.namespace and not self._closed:
             subprocess.run(["ip", "netns", "delete", self.namespace], check=False)
         self._closed = True
+        log = self.log.read_text(errors="replace") if self.log.exists() else ""
+        assert "Traceback (most recent call last)" not in log, log[-8000:]
 
     def command(self, *arguments: str) -> list[str]:
         return ["docker", "-H", self.host, *arguments]
