@@ -20,14 +20,15 @@ from appliance.image.platform import Platform
 from appliance.image.pull import Report, digest_of, find_manifest, pull
 from appliance.image.push import push
 from appliance.image.reference import DOCKER_HUB, Reference
-from appliance.image.store import ImageStore
+from appliance.image.store import ImageRecord, ImageStore
 from appliance.registry import Credentials, Proxies, Registry, Ways, read_at_most, words_of
 
-_MAX_CONFIG = 8 << 20
 log = logging.getLogger(__name__)
 
 Dial = Callable[[str, Credentials], AbstractAsyncContextManager[Registry]]
 """A client for a registry's host."""
+
+_MAX_CONFIG = 8 << 20
 
 
 @dataclass(slots=True)
@@ -140,20 +141,24 @@ class Transfers:
 
     async def push(self, reference: Reference, credentials: Credentials, report: Report) -> None:
         """Push a tag, or all that are here of a name without one."""
-        if reference.tag:
-            names = [f"{reference.name}:{reference.tag}"]
-        else:
-            before = f"{reference.name}:"
-            names = [name for record in self._store.all() for name in record.references if name.startswith(before)]
-        found = {name: record for record in self._store.all() for name in record.references if name in names}
-        if not found:
-            raise NotFound(f"An image does not exist locally with the tag: {reference.familiar_name}")
         async with self._open(reference.domain, credentials) as registry:
+            # Said first: what is wrong after it is told in the stream, as clients know it.
             await report({"status": f"The push refers to repository [{reference.name}]"})
-            for name, record in sorted(found.items()):
+            for name, record in self._to_push(reference):
                 one = Reference(reference.domain, reference.path, name.rpartition(":")[2])
                 await push(self._store, registry, record, one, self._scratch, report)
                 self._emit("push", str(one), one.familiar_name)
+
+    def _to_push(self, reference: Reference) -> list[tuple[str, ImageRecord]]:
+        before = f"{reference.name}:"
+        found = sorted((name, one) for one in self._store.all() for name in one.references if name.startswith(before))
+        if not found:
+            raise NotFound(f"An image does not exist locally with the tag: {reference.familiar_name}")
+        if reference.tag:
+            found = [(name, one) for name, one in found if name == before + reference.tag]
+            if not found:
+                raise NotFound(f"tag does not exist: {reference}")
+        return found
 
     async def log_in(self, host: str, credentials: Credentials) -> None:
         """Unauthorized when the registry does not take them."""

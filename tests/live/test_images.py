@@ -93,10 +93,14 @@ def test_image_create_by_pull_and_push(daemon: Daemon, registry: str) -> None:
     daemon.must("pull", f"{registry}/other/place:2")
     assert daemon.must("inspect", "-f", "{{.Id}}", f"{registry}/other/place:2").strip() == identity
     assert daemon.must("run", "--rm", f"{registry}/other/place:2", "wc", "-c", "/app").split()[0] == str(3 << 20)
+    assert f"tag does not exist: {registry}/other/place:9" in daemon.docker("push", f"{registry}/other/place:9").stderr
     daemon.must("rmi", f"{registry}/other/place:2")
     assert "Downloaded newer image" in daemon.must("pull", f"{name}@{digest}")
     assert daemon.must("images", "-q", "--no-trunc", f"{name}@{digest}").strip() == identity
-    assert "An image does not exist locally with the tag" in daemon.docker("push", f"{registry}/no/where:1").stderr
+    nowhere = daemon.docker("push", f"{registry}/no/where:1")
+    assert nowhere.returncode == 1
+    assert f"The push refers to repository [{registry}/no/where]" in nowhere.stdout
+    assert f"An image does not exist locally with the tag: {registry}/no/where" in nowhere.stderr
 
 
 def test_image_create_of_all_tags(daemon: Daemon, registry: str) -> None:
