@@ -67,6 +67,13 @@ class StartFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class NeverStarted:
+    """It turned out that its start had not come so far as to count."""
+
+    before: State
+
+
+@dataclass(frozen=True, slots=True)
 class Exit:
     at: int
     exit_code: int
@@ -98,7 +105,7 @@ class Unpause:
     id: str
 
 
-Event = Start | Started | StartFailed | Exit | GiveUp | Remove | Pause | Unpause
+Event = Start | Started | StartFailed | NeverStarted | Exit | GiveUp | Remove | Pause | Unpause
 
 
 def advance(state: State, event: Event) -> State:
@@ -118,6 +125,8 @@ def advance(state: State, event: Event) -> State:
             if isinstance(before, Exited):
                 return Exited(before.started, before.finished, code, error=error)
             return Created(error, code)
+        case NeverStarted(before):
+            return before
         case Exit(at, code, oom, error, restarting):
             started = state.started if isinstance(state, Running) else at
             return Exited(started, at, code, oom, error, restarting)

@@ -539,7 +539,7 @@ class Containers:
         for container in list(self._containers.values()):
             found = machines.get(container.id)
             if found is not None and await found.power() is Power.ON:
-                self._runs.take_up(container, found)
+                await self._runs.take_up(container, found)
                 continue
             if found is not None:
                 await found.destroy()

@@ -56,20 +56,9 @@ class _Follower:
     async def listen(self) -> None:
         """Learn from the guest what it listens at."""
         request = network_pb2.WatchListenersRequest()
-        pause = _PAUSE
-        while not self._run.session.closed:
-            try:
-                async with self._run.session.stream("Network/WatchListeners", request, network_pb2.Listeners) as stream:
-                    while batch := await stream.receive():
-                        self._take(batch[-1])
-                        pause = _PAUSE
-            except VchError as error:
-                log.debug("ports of container %s: %s", self._container.id[:12], error)
-            # The link is being reset; or the tether is older than this, and will never tell.
-            await trio.sleep(pause)
-            pause = min(_AGAIN_SECONDS, pause * 2)
+        await self._run.session.watch("Network/WatchListeners", request, network_pb2.Listeners, self._take)
 
-    def _take(self, said: network_pb2.Listeners) -> None:
+    async def _take(self, said: network_pb2.Listeners) -> None:
         found = [
             (one.protocol, one.port)
             for one in said.listeners

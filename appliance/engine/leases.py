@@ -4,19 +4,15 @@ import ipaddress
 import logging
 from collections.abc import Awaitable, Callable
 
-import trio
-
 from appliance.engine.ledger import Ledger
 from appliance.engine.networks import Networks
 from appliance.engine.record import Container
 from appliance.engine.run import Run
-from appliance.errors import VchError
 from appliance.network.record import Address
 from protos.tether.v1 import network_pb2
 
 log = logging.getLogger(__name__)
 
-_FIRST, _AGAIN_SECONDS = 0.1, 5.0
 _MOST = 8
 
 Refresh = Callable[[Container], Awaitable[None]]
@@ -54,16 +50,9 @@ class Leases:
         await run.accompany(self._follow, container, run, refresh)
 
     async def _follow(self, container: Container, run: Run, refresh: Refresh) -> None:
-        request, pause = network_pb2.WatchLeasesRequest(), _FIRST
-        while not run.session.closed:
-            try:
-                async with run.session.stream("Network/WatchLeases", request, network_pb2.Leases) as stream:
-                    while batch := await stream.receive():
-                        pause = _FIRST
-                        if self.take(container, batch[-1]):
-                            await refresh(container)
-                            await self._ledger.save(container)
-            except VchError as error:
-                log.debug("leases of container %s: %s", container.id[:12], error)
-            await trio.sleep(pause)
-            pause = min(_AGAIN_SECONDS, pause * 2)
+        async def take(said: network_pb2.Leases) -> None:
+            if self.take(container, said):
+                await refresh(container)
+                await self._ledger.save(container)
+
+        await run.session.watch("Network/WatchLeases", network_pb2.WatchLeasesRequest(), network_pb2.Leases, take)

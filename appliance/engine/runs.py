@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING
 import trio
 
 from appliance.container import lifecycle
-from appliance.container.lifecycle import Exit, Exited, GiveUp, Pause, Running, Start, Started, StartFailed, Starting
+from appliance.container.lifecycle import (
+    Exit,
+    Exited,
+    GiveUp,
+    NeverStarted,
+    Pause,
+    Running,
+    Start,
+    Started,
+    StartFailed,
+    Starting,
+)
 from appliance.diag import Trace, mark
 from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.boot import begin_awakened, begin_found, begin_fresh, machine_spec, start_error, weight_of
@@ -232,17 +243,21 @@ class Runs:
                 else:
                     started = await begin_awakened(run.session, container, around)
                 await turn.aclose()
-                container.move(Started(started.started_ns, started.pid))
-                for endpoint in container.endpoints:
-                    self._networks.tell("connect", container, endpoint)
-                self._volumes.tell("mount", container)
-                self._ledger.emit(container, "start")
-                self._tasks.start_soon(self._connections.tell_linked, container)
+                self._started(container, started.started_ns, started.pid)
                 self._watch(container, run)
                 self._tasks.start_soon(self._answer, container, attempt)
                 return Begun(record.run_offset, output)
 
             await run.supervise(begin, lambda ended: self._ended(container, ended))
+
+    def _started(self, container: Container, at: int, pid: int) -> None:
+        """Its process runs."""
+        container.move(Started(at, pid))
+        for endpoint in container.endpoints:
+            self._networks.tell("connect", container, endpoint)
+        self._volumes.tell("mount", container)
+        self._ledger.emit(container, "start")
+        self._tasks.start_soon(self._connections.tell_linked, container)
 
     def _watch(self, container: Container, run: Run) -> None:
         """What goes on beside a run."""
@@ -374,11 +389,25 @@ class Runs:
 
     # -- after a restart of this process --------------------------------------------------------------------------
 
-    def take_up(self, container: Container, machine: Machine) -> None:
+    async def take_up(self, container: Container, machine: Machine) -> None:
         """Go on with a machine that an earlier appliance left running."""
         self._places.rejoin(container)
         self._volumes.hold_again(container)
-        self._tasks.start_soon(self._resume_guarded, container, machine)
+        if container.running:
+            self._tasks.start_soon(self._resume_guarded, container, machine)
+        else:
+            await self._tasks.start(self._resume_start, container, machine)
+
+    async def _resume_start(
+        self, container: Container, machine: Machine, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Its start was under way, or somebody looked into it: until that is known, nobody else does anything with it."""
+        async with container.lock:
+            attempt = _Attempt(container.state, None)
+            container.move(Start())
+            self._tasks.start_soon(self._resume_guarded, container, machine, attempt)
+            task_status.started()
+            await attempt.ready.wait()
 
     async def lost(self, container: Container) -> None:
         """Its machine is not there any more."""
@@ -388,16 +417,39 @@ class Runs:
             self._places.forget(container)
             await self._ledger.save(container)
 
-    async def _resume_guarded(self, container: Container, machine: Machine) -> None:
+    async def _resume_guarded(self, container: Container, machine: Machine, attempt: _Attempt | None = None) -> None:
         try:
-            await self._resume(container, machine)
+            with trio.CancelScope() as scope:
+                if attempt is not None:
+                    container.abort = scope
+                await self._resume(container, machine, attempt)
+            if scope.cancelled_caught:
+                with trio.CancelScope(shield=True):
+                    await machine.destroy()
+                raise StartCancelled(f"the start of container {container.id} was cancelled")
         except Exception as error:
             if not isinstance(error, VchError):
                 log.exception("taking container %s up again failed", container.id[:12])
             if container.running:
                 await self._ended(container, Ended(None, str(error)))
+            elif attempt is not None:
+                log.info("container %s was not started: %s", container.id[:12], error)
+                await self._never_started(container, attempt)
+        finally:
+            if attempt is not None:
+                container.abort = None
+                attempt.answer()
 
-    async def _resume(self, container: Container, machine: Machine) -> None:
+    async def _never_started(self, container: Container, attempt: _Attempt) -> None:
+        if container.run is not None:
+            container.run.gone.set()
+        self._places.leave(container)
+        self._volumes.let_go(container)
+        container.move(NeverStarted(attempt.before))
+        await self._ledger.save(container)
+        self.restart_after_boot(container)
+
+    async def _resume(self, container: Container, machine: Machine, attempt: _Attempt | None) -> None:
         record = container.record
         log_file = container.open_log() if record.log_driver != "none" else None
         if log_file is not None and log_file.entries <= record.run_first_entry:
@@ -419,9 +471,10 @@ class Runs:
                     await asleep.stands_otherwise(standing)
                 await run.session.awaken(sandbox_pb2.AwakenRequest(), _AWAKE_SECONDS)
             state = await begin_found(run.session, container)
-            if not container.running:
-                container.move(Started(state.started_ns, state.pid))
+            if attempt is not None:
+                self._started(container, state.started_ns, state.pid)
                 await self._ledger.save(container)
+                attempt.answer()
             if state.phase != process_pb2.ProcessState.PAUSED:
                 self._standings.unpause(container)
             elif not container.paused:

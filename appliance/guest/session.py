@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ PROTOCOL = 1
 _TIMEOUT = 30.0
 # Until DHCP servers have answered.
 _LEASE_TIMEOUT = 90.0
-_PAUSE = 0.05
+_PAUSE, _MOST_PAUSE = 0.05, 5.0
 
 log = logging.getLogger(__name__)
 
@@ -216,6 +216,25 @@ class GuestSession:
                 yield stream
         except RpcError as error:
             raise _translate(error) from error
+
+    async def watch(
+        self, method: str, request: Message, response: type[Out], take: Callable[[Out], Awaitable[None]]
+    ) -> None:
+        """Hand on what a call tells about the guest's state, the newest of it, until the session is closed.
+
+        It is made again when the link was reset; and in vain, ever less often, where a tether is older than the call.
+        """
+        pause = _PAUSE
+        while not self.closed:
+            try:
+                async with self.stream(method, request, response) as stream:
+                    while batch := await stream.receive():
+                        pause = _PAUSE
+                        await take(batch[-1])
+            except VchError as error:
+                log.debug("%s: %s", method, error)
+            await trio.sleep(pause)
+            pause = min(_MOST_PAUSE, pause * 2)
 
     async def configure(self, request: sandbox_pb2.ConfigureRequest, timeout: float) -> None:
         """Give a blank guest its disks and name, without a process."""

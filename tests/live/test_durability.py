@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.daemon import Daemon, running_daemon
+from tests.live.waiting import until
 
 pytestmark = pytest.mark.live
 
@@ -55,19 +56,51 @@ def test_what_ends_while_vchd_is_away_is_found_ended(short_path: Path) -> None:
         assert daemon.must("logs", "short") == "before\nafter\n"
 
 
-def test_a_start_cut_in_half_leaves_a_container_that_can_be_started(short_path: Path) -> None:
+@pytest.mark.parametrize("moment", [0.0, 0.1, 1.0])
+def test_a_start_cut_in_half_leaves_a_container_that_can_be_started(short_path: Path, moment: float) -> None:
     with running_daemon(short_path) as daemon:
-        daemon.must("create", "--name", "half", "busybox", "echo", "whole")
+        daemon.must("create", "--name", "half", "-p", "127.0.0.1:8080:80", "busybox", "echo", "whole")
+        container = daemon.must("inspect", "half", "--format", "{{.Id}}").strip()
         start = subprocess.Popen(daemon.command("start", "half"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(1)
+        until((short_path / "exec/machines" / container / "machine.json").exists)
+        time.sleep(moment)
         daemon.kill()
         start.wait(30)
         daemon.start()
-        deadline = time.monotonic() + 60
-        while (result := daemon.docker("start", "-a", "half")).returncode:
-            assert time.monotonic() < deadline, result.stderr
-            time.sleep(0.5)
-        assert result.stdout == "whole\n"
+        # What is found of that start is waited for, and begun again where it had not come so far.
+        assert daemon.must("start", "-a", "half") == "whole\n"
+        daemon.must("run", "--rm", "-p", "127.0.0.1:8080:80", "busybox", "true")
+        assert (
+            daemon.must("inspect", "half", "--format", "{{.State.Status}} {{.State.ExitCode}} {{.State.Error}}")
+            == "exited 0 \n"
+        )
+
+
+def test_a_restart_cut_in_half_is_made_again(short_path: Path) -> None:
+    with running_daemon(short_path) as daemon:
+        daemon.must("run", "-d", "--name", "again", "--restart", "always", "busybox", "sh", "-c", "sleep 2; exit 3")
+        container = daemon.must("inspect", "again", "--format", "{{.Id}}").strip()
+        machine = short_path / "exec/machines" / container / "machine.json"
+        until(lambda: not machine.exists(), 60)
+        until(machine.exists)
+        daemon.kill()
+        daemon.start()
+        until(lambda: daemon.must("inspect", "again", "--format", "{{.State.Running}}").strip() == "true", 60)
+
+
+def test_what_was_only_looked_into_is_as_it_was(short_path: Path) -> None:
+    with running_daemon(short_path) as daemon:
+        daemon.docker("run", "--name", "over", "busybox", "sh", "-c", "exit 3")
+        daemon.must("cp", "over:/etc/hostname", str(short_path / "copied"))
+        daemon.kill()
+        daemon.start()
+        (short_path / "new").write_text("new")
+        daemon.must("cp", str(short_path / "new"), "over:/new")
+        assert (
+            daemon.must("inspect", "over", "--format", "{{.State.Status}} {{.State.ExitCode}} {{.State.Error}}")
+            == "exited 3 \n"
+        )
+        assert daemon.must("wait", "over") == "3\n"
 
 
 def test_a_machine_that_dies_by_itself_is_an_exit(short_path: Path) -> None:
