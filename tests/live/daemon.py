@@ -129,10 +129,13 @@ class Daemon:
         self, *arguments: str, stdin: bytes | None = None, timeout: float = PATIENCE, check: bool = False
     ) -> "subprocess.CompletedProcess[str]":
         """Run the docker CLI to its end; text out."""
-        done = subprocess.run(
-            self.command(*arguments), input=stdin, stdin=None if stdin is not None else subprocess.DEVNULL,
-            capture_output=True, timeout=timeout, check=False,
-        )  # fmt: skip
+        try:
+            done = subprocess.run(
+                self.command(*arguments), input=stdin, stdin=None if stdin is not None else subprocess.DEVNULL,
+                capture_output=True, timeout=timeout, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            raise AssertionError(f"{error}\n{error.stdout!r}\n{error.stderr!r}\n{self._logs()}") from error
         result = subprocess.CompletedProcess(
             done.args, done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
         )
@@ -140,6 +143,11 @@ class Daemon:
             said = f"docker {' '.join(arguments)}: {result.returncode}\n{result.stdout}{result.stderr}"
             raise AssertionError(f"{said}\nvchd: {self.log.read_text()[-4000:]}")
         return result
+
+    def _logs(self) -> str:
+        """The last that vchd, a stand-in host and the machines have said."""
+        files = [*self.root.glob("*.log"), *self.root.glob("**/console*")]
+        return "\n".join(f"{file}: {file.read_text(errors='replace')[-4000:]}" for file in files if file.is_file())
 
     def shell(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """A shell command in a new container: options, then the command."""
