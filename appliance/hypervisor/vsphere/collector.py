@@ -1,7 +1,7 @@
 """What vSphere tells by itself: one PropertyCollector follows the states of all machines and of all tasks under way."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,17 +93,16 @@ class Collector:
         collector = await session.change("collector", content.propertyCollector.CreatePropertyCollector)
         views: list[Any] = []
         try:
+            tasks = await session.change("view", content.viewManager.CreateListView, [])
+            views.append(tasks)
+            followed: list[tuple[Any, type, list[str]]] = [(tasks, vim.Task, _TASK_PATHS)]
             if self._folder is not None:
                 view = await session.change(
                     "view", content.viewManager.CreateContainerView, self._folder, [vim.VirtualMachine], True
                 )
                 views.append(view)
-                await session.change(
-                    "filter", collector.CreateFilter, _filter(view, vim.VirtualMachine, _MACHINE_PATHS), False
-                )
-            tasks = await session.change("view", content.viewManager.CreateListView, [])
-            views.append(tasks)
-            await session.change("filter", collector.CreateFilter, _filter(tasks, vim.Task, _TASK_PATHS), False)
+                followed.append((view, vim.VirtualMachine, _MACHINE_PATHS))
+            await session.change("filter", collector.CreateFilter, _filter(followed), False)
             # From here on whoever waits for a task joins this list; who waited before joins it now.
             self._list, self._leaving = tasks, []
             self._joining = [vim.Task(key, session.stub) for key in self._tasks]
@@ -240,7 +239,12 @@ class Collector:
         return await self.wait(what, await self._session.change(what, method, *arguments))
 
 
-def _filter(view: Any, kind: type, paths: list[str]) -> Any:
-    members = _Query.TraversalSpec(name="members", type=type(view), path="view", skip=False)
-    start = _Query.ObjectSpec(obj=view, skip=True, selectSet=[members])
-    return _Query.FilterSpec(objectSet=[start], propSet=[_Query.PropertySpec(type=kind, all=False, pathSet=paths)])
+def _filter(followed: Sequence[tuple[Any, type, list[str]]]) -> Any:
+    """One filter for the members of all views: each is work for the server at every change of anything."""
+    starts: list[Any] = []
+    properties: list[Any] = []
+    for view, kind, paths in followed:
+        members = _Query.TraversalSpec(name=f"members{len(starts)}", type=type(view), path="view", skip=False)
+        starts.append(_Query.ObjectSpec(obj=view, skip=True, selectSet=[members]))
+        properties.append(_Query.PropertySpec(type=kind, all=False, pathSet=paths))
+    return _Query.FilterSpec(objectSet=starts, propSet=properties)

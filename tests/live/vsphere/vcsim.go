@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/vmware/govmomi/simulator"
 	_ "github.com/vmware/govmomi/vapi/simulator"
@@ -59,6 +60,37 @@ func (vm *running) InstantCloneTask(ctx *simulator.Context, req *types.InstantCl
 		return &methods.InstantClone_TaskBody{Fault_: body.Fault_}
 	}
 	return &methods.InstantClone_TaskBody{Res: &types.InstantClone_TaskResponse{Returnval: body.Res.Returnval}}
+}
+
+// A list whose change locks what the simulator locks while it looks at the list, and in the same order: filters first. The simulator
+// takes the list's lock first, and stands still for ever when both happen at once.
+type ordered struct {
+	*simulator.ListView
+	Self types.ManagedObjectReference
+}
+
+func (list *ordered) Reference() types.ManagedObjectReference { return list.Self }
+
+func (list *ordered) ModifyListView(ctx *simulator.Context, req *types.ModifyListView) soap.HasFault {
+	filters := ctx.Session.AllReference("PropertyFilter")
+	slices.SortFunc(filters, func(a, b mo.Reference) int { return strings.Compare(a.Reference().Value, b.Reference().Value) })
+	for _, filter := range filters {
+		defer ctx.Map.AcquireLock(ctx, filter)()
+	}
+	defer ctx.Map.AcquireLock(ctx, list.ListView)()
+	return list.ListView.ModifyListView(ctx, req)
+}
+
+func inOrder(ctx *simulator.Context, method *simulator.Method) mo.Reference {
+	if method.Name != "ModifyListView" || ctx.Session == nil {
+		return nil
+	}
+	list, ok := ctx.Session.Get(method.This).(*simulator.ListView)
+	if !ok {
+		return nil
+	}
+	method.This.Type = "Ordered" + method.This.Type
+	return &ordered{list, method.This}
 }
 
 // What the simulator does otherwise than a vCenter.
@@ -116,8 +148,14 @@ func main() {
 			datastore.Capability.TopLevelDirectoryCreateSupported = types.NewBool(false)
 		}
 	}
-	if !*esx {
-		model.Map().Handler = differently
+	model.Map().Handler = func(ctx *simulator.Context, method *simulator.Method) (mo.Reference, types.BaseMethodFault) {
+		if list := inOrder(ctx, method); list != nil {
+			return list, nil
+		}
+		if *esx {
+			return nil, nil
+		}
+		return differently(ctx, method)
 	}
 	model.Service.RegisterEndpoints = true
 	model.Service.TLS = new(tls.Config)
