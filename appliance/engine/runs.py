@@ -435,6 +435,8 @@ class Runs:
             elif attempt is not None:
                 log.info("container %s was not started: %s", container.id[:12], error)
                 await self._never_started(container, attempt)
+                if not isinstance(error, StartCancelled):
+                    self.restart_after_boot(container)
         finally:
             if attempt is not None:
                 container.abort = None
@@ -447,7 +449,6 @@ class Runs:
         self._volumes.let_go(container)
         container.move(NeverStarted(attempt.before))
         await self._ledger.save(container)
-        self.restart_after_boot(container)
 
     async def _resume(self, container: Container, machine: Machine, attempt: _Attempt | None) -> None:
         record = container.record

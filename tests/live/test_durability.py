@@ -76,7 +76,8 @@ def test_a_start_cut_in_half_leaves_a_container_that_can_be_started(short_path: 
         )
 
 
-def test_a_restart_cut_in_half_is_made_again(short_path: Path) -> None:
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_restart_cut_in_half_is_made_again_unless_it_is_stopped(short_path: Path, stopped: bool) -> None:
     with running_daemon(short_path) as daemon:
         daemon.must("run", "-d", "--name", "again", "--restart", "always", "busybox", "sh", "-c", "sleep 2; exit 3")
         container = daemon.must("inspect", "again", "--format", "{{.Id}}").strip()
@@ -85,7 +86,12 @@ def test_a_restart_cut_in_half_is_made_again(short_path: Path) -> None:
         until(machine.exists)
         daemon.kill()
         daemon.start()
-        until(lambda: daemon.must("inspect", "again", "--format", "{{.State.Running}}").strip() == "true", 60)
+        if stopped:
+            daemon.must("stop", "again")
+            time.sleep(3)
+            assert daemon.must("inspect", "again", "--format", "{{.State.Status}}") == "exited\n"
+        else:
+            until(lambda: daemon.must("inspect", "again", "--format", "{{.State.Running}}") == "true\n", 60)
 
 
 def test_what_was_only_looked_into_is_as_it_was(short_path: Path) -> None:
