@@ -19,6 +19,19 @@ from tests.live.certificates import self_signed
 
 _OVF = "http://schemas.dmtf.org/ovf/envelope/1"
 _RASD = "http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData"
+_VSSD = "http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_VirtualSystemSettingData"
+_VMW = "http://www.vmware.com/schema/ovf"
+# The schema lets others' attributes pass, and with them misspelt ones.
+_ATTRIBUTES = {
+    "File": {"id", "href", "size"},
+    "Disk": {"diskId", "fileRef", "capacity", "populatedSize", "format"},
+    "Network": {"name"},
+    "VirtualSystem": {"id"},
+    "OperatingSystemSection": {"id", "osType"},
+    "Property": {"key", "type", "userConfigurable", "password", "value"},
+    "VirtualHardwareSection": {"transport"},
+    "Config": {"required", "key", "value"},
+}
 # The types of properties (DSP0243, table 6)
 _TYPES = {"string", "boolean", "real32", "real64"} | {f"{sign}int{bits}" for sign in "us" for bits in (8, 16, 32, 64)}
 
@@ -41,6 +54,14 @@ def test_the_schema_takes_it(written: bytes) -> None:
 @pytest.mark.skipif("VCH_OVF_SCHEMA" not in os.environ, reason="VCH_OVF_SCHEMA names no copy of DMTF's DSP8023")
 def test_the_schema_of_dmtf_takes_it(written: bytes) -> None:
     assert faults(written, Path(os.environ["VCH_OVF_SCHEMA"])) == []
+
+
+def test_nothing_is_in_it_that_nobody_knows(envelope: ElementTree.Element) -> None:
+    for element in envelope.iter():
+        space, _, name = element.tag[1:].partition("}")
+        assert space in (_OVF, _RASD, _VSSD, _VMW)
+        assert {key.partition("}")[2] for key in element.attrib} <= _ATTRIBUTES.get(name, set()), name
+        assert all(key.startswith((f"{{{_OVF}}}", f"{{{_VMW}}}")) for key in element.attrib)
 
 
 def test_all_that_is_named_is_there(envelope: ElementTree.Element) -> None:
