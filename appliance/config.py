@@ -252,9 +252,11 @@ def parse_arguments(arguments: list[str]) -> Config:
     flag("--tlscert", type=Path)
     flag("--tlskey", type=Path)
     flag(
-        "--tls-allow", action="append", metavar="RULE",
+        "--tls-allow",
+        action="append",
+        metavar="RULE",
         help="full:CN=NAME, full:OU=UNIT, read:CN=NAME, read:OU=UNIT; without any every client may do all",
-    )  # fmt: skip
+    )
     flag("--data-root", type=Path, help="images, containers, state")
     flag("--exec-root", type=Path, help="sockets and files of running machines")
     flag("--config-file", type=Path, help="a JSON file with these settings")
@@ -262,9 +264,10 @@ def parse_arguments(arguments: list[str]) -> Config:
     flag("--guest", type=Path, help="folder with vmlinux and initrd, as build/guest/image.py makes it")
     flag("--hypervisor", choices=("qemu", "vsphere"), help="where machines run: qemu on this host, or vSphere's hosts")
     flag(
-        "--pause-by", choices=("freeze", "suspend"),
+        "--pause-by",
+        choices=("freeze", "suspend"),
         help="docker pause: stops a container's processes (freeze), or suspends its machine, which frees its memory (vSphere)",
-    )  # fmt: skip
+    )
     flag("--accel", choices=("auto", "kvm", "tcg"))
     flag("--vm-memory", type=int, help="MiB of a machine without -m")
     flag("--vm-cpus", type=int)
@@ -275,13 +278,15 @@ def parse_arguments(arguments: list[str]) -> Config:
         help="restore machines from a booted one (on) or boot each (off)",
     )
     flag(
-        "--vm-pool", type=int,
+        "--vm-pool",
+        type=int,
         help="machines that wait for a container; 1 where the host has the memory, else 0. On vSphere (0): InstantClones, of a vCenter",
-    )  # fmt: skip
+    )
     flag(
-        "--networking", choices=("auto", "bridge", "user"),
+        "--networking",
+        choices=("auto", "bridge", "user"),
         help="bridges of the host (bridge), NAT of each machine's own (user), or bridges where there is the right to (auto)",
-    )  # fmt: skip
+    )
     flag("-b", "--bridge", help="the default network's bridge, vch0; it names the rules of nftables too")
     flag(
         "--bip",
@@ -289,15 +294,20 @@ def parse_arguments(arguments: list[str]) -> Config:
     )
     flag("--dns", action="append")
     flag(
-        "--container-network", action="append", dest="container_networks",
+        "--container-network",
+        action="append",
+        dest="container_networks",
         metavar="name=NAME,portgroup=PORTGROUP[,subnet=CIDR,gateway=IP,range=IP-IP,dns=IP,firewall=LEVEL]",
         help="a network that others are on too, for containers to be on: a portgroup (bridge=BRIDGE: a bridge of this host). Addresses "
         f"are DHCP's without a subnet. Levels: {', '.join(LEVELS)} (published)",
-    )  # fmt: skip
+    )
     flag(
-        "--volume-store", action="append", dest="volume_stores", metavar="NAME=DATASTORE|NAME=nfs://SERVER/PATH?uid=UID&gid=GID",
+        "--volume-store",
+        action="append",
+        dest="volume_stores",
+        metavar="NAME=DATASTORE|NAME=nfs://SERVER/PATH?uid=UID&gid=GID",
         help="where volumes may be put, too: docker volume create -o VolumeStore=NAME. A datastore of vSphere's, or an NFS server's path",
-    )  # fmt: skip
+    )
     flag(
         "--storage-quota",
         metavar="SIZE",
@@ -313,9 +323,10 @@ def parse_arguments(arguments: list[str]) -> Config:
     flag("--no-proxy", help="hosts that are reached without: names, IPs, CIDRs, with commas between")
     flag("-l", "--log-level", choices=("debug", "info", "warn", "error", "fatal"))
     flag(
-        "--syslog-address", metavar="udp|tcp|tcp+tls://HOST[:PORT]",
+        "--syslog-address",
+        metavar="udp|tcp|tcp+tls://HOST[:PORT]",
         help="where to send what vchd itself logs, too (containers': --log-driver syslog)",
-    )  # fmt: skip
+    )
     _add_vsphere(parser)
     given = {key: value for key, value in vars(parser.parse_args(arguments)).items() if value is not None}
     file = given.pop("config_file", None)
@@ -348,9 +359,10 @@ def _add_vsphere(parser: argparse.ArgumentParser) -> None:
         help="a SAML 2.0 bearer assertion rather than user and password, read at each login",
     )
     flag(
-        "--vsphere-extension", metavar="KEY",
+        "--vsphere-extension",
+        metavar="KEY",
         help="log in as this extension of the vCenter's, by a certificate that is made and registered at first",
-    )  # fmt: skip
+    )
     flag("--vsphere-ticket-file", type=Path, help="for that: a file with a ticket of SessionManager.AcquireCloneTicket")
     flag(
         "--vsphere-tunnel-port",
@@ -389,16 +401,39 @@ def _add_vsphere(parser: argparse.ArgumentParser) -> None:
 _PROXY_KEYS = {"http-proxy": "http_proxy", "https-proxy": "https_proxy", "no-proxy": "no_proxy"}
 _VSPHERE = tuple(field.name for field in fields(VsphereConfig))
 _TLS = ("tls", "tlsverify", "tlscacert", "tlscert", "tlskey", "tls-allow")
-_FILE_KEYS = _PROXY_KEYS | {name: name.replace("-", "_") for name in _TLS} | {name.replace("_", "-"): name for name in _VSPHERE} | {
-    "hosts": "hosts", "data-root": "data_root", "exec-root": "exec_root", "pidfile": "pidfile", "guest": "guest",
-    "hypervisor": "hypervisor", "pause-by": "pause_by",
-    "accel": "accel", "vm-memory": "vm_memory", "vm-cpus": "vm_cpus", "vm-template": "vm_template",
-    "vm-pool": "vm_pool",
-    "networking": "networking", "bridge": "bridge", "bip": "bip", "dns": "dns",
-    "container-networks": "container_networks", "volume-stores": "volume_stores", "storage-quota": "storage_quota", "labels": "labels",
-    "insecure-registries": "insecure_registries", "registry-mirrors": "registry_mirrors",
-    "log-level": "log_level", "syslog-address": "syslog_address", "allow-registries": "allow_registries", "certs-dir": "certs_dir",
-}  # fmt: skip
+_FILE_KEYS = (
+    _PROXY_KEYS
+    | {name: name.replace("-", "_") for name in _TLS}
+    | {name.replace("_", "-"): name for name in _VSPHERE}
+    | {
+        "hosts": "hosts",
+        "data-root": "data_root",
+        "exec-root": "exec_root",
+        "pidfile": "pidfile",
+        "guest": "guest",
+        "hypervisor": "hypervisor",
+        "pause-by": "pause_by",
+        "accel": "accel",
+        "vm-memory": "vm_memory",
+        "vm-cpus": "vm_cpus",
+        "vm-template": "vm_template",
+        "vm-pool": "vm_pool",
+        "networking": "networking",
+        "bridge": "bridge",
+        "bip": "bip",
+        "dns": "dns",
+        "container-networks": "container_networks",
+        "volume-stores": "volume_stores",
+        "storage-quota": "storage_quota",
+        "labels": "labels",
+        "insecure-registries": "insecure_registries",
+        "registry-mirrors": "registry_mirrors",
+        "log-level": "log_level",
+        "syslog-address": "syslog_address",
+        "allow-registries": "allow_registries",
+        "certs-dir": "certs_dir",
+    }
+)
 
 
 def _read_file(path: Path) -> dict[str, object]:
@@ -418,9 +453,19 @@ def _read_file(path: Path) -> dict[str, object]:
     if content.get("vm-template") in ("on", "off"):
         content["vm-template"] = content["vm-template"] == "on"
     paths = (
-        "data_root", "exec_root", "pidfile", "guest", "certs_dir", "vsphere_password_file", "vsphere_token_file", "vsphere_ticket_file",
+        "data_root",
+        "exec_root",
+        "pidfile",
+        "guest",
+        "certs_dir",
+        "vsphere_password_file",
+        "vsphere_token_file",
+        "vsphere_ticket_file",
         "vsphere_ca",
-        "vspc_cert", "vspc_key",
-        "tlscacert", "tlscert", "tlskey",
-    )  # fmt: skip
+        "vspc_cert",
+        "vspc_key",
+        "tlscacert",
+        "tlscert",
+        "tlskey",
+    )
     return {_FILE_KEYS[key]: Path(value) if _FILE_KEYS[key] in paths else value for key, value in content.items()}

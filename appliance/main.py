@@ -169,16 +169,30 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         why_no_shares = driver.why_no_shares()
         volumes = Volumes(
             VolumeStore(config.data_root, disks, shared=not why_no_shares, served=served_stores(config)),
-            database, events, why_no_shares,
-        )  # fmt: skip
+            database,
+            events,
+            why_no_shares,
+        )
         await volumes.open(tasks)
         await volumes.inherit(await disks.inherited())
         containers = Containers(
-            config.data_root, database, driver, images, networks, volumes, events, loop, nursery,
-            Defaults(config.vm_memory, config.vm_cpus, config.dns), disks, Admission(os.cpu_count() or 1), hosting.pools, quota,
+            config.data_root,
+            database,
+            driver,
+            images,
+            networks,
+            volumes,
+            events,
+            loop,
+            nursery,
+            Defaults(config.vm_memory, config.vm_cpus, config.dns),
+            disks,
+            Admission(os.cpu_count() or 1),
+            hosting.pools,
+            quota,
             hosting.quick,
             pause_by_suspend=config.pause_by == "suspend",
-        )  # fmt: skip
+        )
         await containers.restore()
         await images.sweep()
         await disks.sweep([*containers.disks(), *volumes.disks()], images.layers(), images.stacks())
@@ -239,9 +253,13 @@ def _front_of(config: Config) -> TlsFront | None:
 
 
 async def _accept(
-    listener: socket.socket, router: Router, readiness: Readiness, nursery: trio.Nursery, front: TlsFront | None,
+    listener: socket.socket,
+    router: Router,
+    readiness: Readiness,
+    nursery: trio.Nursery,
+    front: TlsFront | None,
     rules: Sequence[Rule],
-) -> None:  # fmt: skip
+) -> None:
     accepting = trio.socket.from_stdlib_socket(listener)
 
     async def serve(connection: trio.socket.SocketType) -> None:

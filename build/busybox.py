@@ -50,9 +50,13 @@ def archive(layers: list[bytes], config: dict[str, object], name: str) -> bytes:
     """An archive with one image of these layers."""
     diff_ids = [f"sha256:{hashlib.sha256(item).hexdigest()}" for item in layers]
     image = {
-        "architecture": "amd64", "os": "linux", "created": "2026-01-01T00:00:00Z", "config": config,
-        "rootfs": {"type": "layers", "diff_ids": diff_ids}, "history": [{"created_by": "vch"} for _ in layers],
-    }  # fmt: skip
+        "architecture": "amd64",
+        "os": "linux",
+        "created": "2026-01-01T00:00:00Z",
+        "config": config,
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        "history": [{"created_by": "vch"} for _ in layers],
+    }
     encoded = json.dumps(image).encode()
     config_name = f"{hashlib.sha256(encoded).hexdigest()}.json"
     names = [f"{diff_id[7:]}/layer.tar" for diff_id in diff_ids]

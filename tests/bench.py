@@ -184,10 +184,12 @@ def push_image(host: str, repository: str, layers: list[bytes]) -> str:
     """Push an image of these layers; its name."""
     config = json.dumps(
         {
-            "architecture": "amd64", "os": "linux", "config": {},
+            "architecture": "amd64",
+            "os": "linux",
+            "config": {},
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(one).hexdigest()}" for one in layers]},
         }
-    ).encode()  # fmt: skip
+    ).encode()
     pusher = Pusher(host, f"bench/{repository}")
     pusher.manifest("v1", image_manifest(config, [gzip.compress(one, 6) for one in layers], pusher.blob))
     return f"{host}/bench/{repository}:v1"
@@ -306,9 +308,14 @@ def logs(target: Target) -> float:
 
 
 def compare(
-    title: str, unit: str, targets: list[Target], measure: Callable[[Target], float], rounds: int = ROUNDS,
-    *, settled: bool = False,
-) -> None:  # fmt: skip
+    title: str,
+    unit: str,
+    targets: list[Target],
+    measure: Callable[[Target], float],
+    rounds: int = ROUNDS,
+    *,
+    settled: bool = False,
+) -> None:
     """Alternate, then print medians and vchd's as a multiple of dockerd's. `settled`: nothing else runs meanwhile."""
     values: dict[str, list[float]] = {target.name: [] for target in targets}
     for _ in range(rounds):

@@ -31,9 +31,12 @@ def go_mode(mode: int) -> int:
 
 def _stat_header(found: PathStat) -> bytes:
     shape = {
-        "name": found.name, "size": found.size, "mode": go_mode(found.mode), "mtime": rfc3339(found.mtime_ns),
+        "name": found.name,
+        "size": found.size,
+        "mode": go_mode(found.mode),
+        "mtime": rfc3339(found.mtime_ns),
         "linkTarget": found.link_target,
-    }  # fmt: skip
+    }
     return b"X-Docker-Container-Path-Stat: %s\r\n" % base64.b64encode(msgspec.json.encode(shape))
 
 
@@ -71,9 +74,12 @@ class ArchiveRoutes:
 
     async def write(self, request: Request, reply: Reply) -> None:
         await self._backend.write(
-            request.path["name"], _path(request), decompressed(request.body()),
-            no_overwrite_dir_non_dir=request.flag("noOverwriteDirNonDir"), copy_owner=request.flag("copyUIDGID"),
-        )  # fmt: skip
+            request.path["name"],
+            _path(request),
+            decompressed(request.body()),
+            no_overwrite_dir_non_dir=request.flag("noOverwriteDirNonDir"),
+            copy_owner=request.flag("copyUIDGID"),
+        )
         await reply.empty(200)
 
     async def copy(self, request: Request, reply: Reply) -> None:

@@ -13,9 +13,16 @@ MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
 
 
 async def pump(
-    stream: HijackedStream | WebSocketStream, attachment: Attachment | None, *, tty: bool, stdin: StdinPipe | None, closes_stdin: bool,
-    keys: bytes, past: list[bytes], framed: bool,
-) -> None:  # fmt: skip
+    stream: HijackedStream | WebSocketStream,
+    attachment: Attachment | None,
+    *,
+    tty: bool,
+    stdin: StdinPipe | None,
+    closes_stdin: bool,
+    keys: bytes,
+    past: list[bytes],
+    framed: bool,
+) -> None:
     """Move bytes until the run's output has ended, the client detached, or is gone.
 
     `stdin` takes what the client sends, and its end too if it `closes_stdin`; `past` is sent first.

@@ -183,8 +183,11 @@ class ContainerRoutes:
             raise InvalidParameter("config cannot be empty in order to create a container")
         fold_names(body, (*CONFIG, "HostConfig", "NetworkingConfig"))
         if not body.get("Image"):
-            raise InvalidParameter("no image specified: config cannot be empty in order to create a container" if not body
-                                   else "invalid reference format")  # fmt: skip
+            raise InvalidParameter(
+                "no image specified: config cannot be empty in order to create a container"
+                if not body
+                else "invalid reference format"
+            )
         host = body.pop("HostConfig", None) or {}
         networking = body.pop("NetworkingConfig", None) or {}
         if not isinstance(host, dict) or not isinstance(networking, dict):
@@ -200,9 +203,11 @@ class ContainerRoutes:
 
     async def start(self, request: Request, reply: Reply) -> None:
         await self._backend.start(
-            request.path["name"], by_user=True,
-            checkpoint=request.text("checkpoint"), directory=request.text("checkpoint-dir"),
-        )  # fmt: skip
+            request.path["name"],
+            by_user=True,
+            checkpoint=request.text("checkpoint"),
+            directory=request.text("checkpoint-dir"),
+        )
         await reply.empty(204)
 
     async def stop(self, request: Request, reply: Reply) -> None:
@@ -329,9 +334,12 @@ class ContainerRoutes:
         await self._attach(request, lambda: reply.websocket(request, binary=request.version >= (1, 28)), framed=False)
 
     async def _attach(
-        self, request: Request, take: Callable[[], AbstractAsyncContextManager[HijackedStream | WebSocketStream]], *,
+        self,
+        request: Request,
+        take: Callable[[], AbstractAsyncContextManager[HijackedStream | WebSocketStream]],
+        *,
         framed: bool,
-    ) -> None:  # fmt: skip
+    ) -> None:
         container = self._backend.get(request.path["name"])
         keys = parse_keys(request.text("detachKeys"))
         streams = self._streams(request, container.tty)
@@ -345,11 +353,15 @@ class ContainerRoutes:
         try:
             async with take() as stream:
                 await pump(
-                    stream, attachment, tty=container.tty,
+                    stream,
+                    attachment,
+                    tty=container.tty,
                     stdin=container.stdin if stdin and request.flag("stream") else None,
                     closes_stdin=bool(container.record.config.get("StdinOnce")) and not container.tty,
-                    keys=keys, past=past, framed=framed,
-                )  # fmt: skip
+                    keys=keys,
+                    past=past,
+                    framed=framed,
+                )
         finally:
             if attachment is not None:
                 attachment.close()

@@ -71,9 +71,15 @@ class ExecRoutes:
                     await stream.end()
                     return
                 await pump(
-                    stream, attachment, tty=one.tty, stdin=one.stdin if one.config.get("AttachStdin") else None,
-                    closes_stdin=not one.tty, keys=keys, past=[], framed=framed,
-                )  # fmt: skip
+                    stream,
+                    attachment,
+                    tty=one.tty,
+                    stdin=one.stdin if one.config.get("AttachStdin") else None,
+                    closes_stdin=not one.tty,
+                    keys=keys,
+                    past=[],
+                    framed=framed,
+                )
         finally:
             attachment.close()
 
@@ -88,16 +94,29 @@ class ExecRoutes:
         one = self._backend.get_exec(request.path["id"])
         command, *arguments = one.command
         process: dict[str, Any] = {
-            "tty": one.tty, "entrypoint": command, "arguments": arguments, "privileged": bool(one.config.get("Privileged")),
-        }  # fmt: skip
+            "tty": one.tty,
+            "entrypoint": command,
+            "arguments": arguments,
+            "privileged": bool(one.config.get("Privileged")),
+        }
         if one.config.get("User"):
             process["user"] = one.config["User"]
-        await reply.json(200, {
-            "ID": one.id, "Running": one.running, "ExitCode": one.exit_code, "ProcessConfig": process,
-            "OpenStdin": bool(one.config.get("AttachStdin")), "OpenStderr": bool(one.config.get("AttachStderr")),
-            "OpenStdout": bool(one.config.get("AttachStdout")), "CanRemove": False,
-            "ContainerID": one.container.id, "DetachKeys": one.config.get("DetachKeys") or "", "Pid": one.pid,
-        })  # fmt: skip
+        await reply.json(
+            200,
+            {
+                "ID": one.id,
+                "Running": one.running,
+                "ExitCode": one.exit_code,
+                "ProcessConfig": process,
+                "OpenStdin": bool(one.config.get("AttachStdin")),
+                "OpenStderr": bool(one.config.get("AttachStderr")),
+                "OpenStdout": bool(one.config.get("AttachStdout")),
+                "CanRemove": False,
+                "ContainerID": one.container.id,
+                "DetachKeys": one.config.get("DetachKeys") or "",
+                "Pid": one.pid,
+            },
+        )
 
 
 def _check(body: dict[str, Any]) -> None:

@@ -73,19 +73,29 @@ class _Figures(msgspec.Struct):
 def _shape(container: Container, now: _Figures | None, before: _Figures | None) -> dict[str, Any]:
     """moby's StatsJSON; `machine` is ours: what the whole virtual machine takes of its host."""
     shape: dict[str, Any] = {
-        "read": ZERO, "preread": ZERO, "pids_stats": {}, "blkio_stats": _blkio(None), "num_procs": 0,
-        "storage_stats": {}, "cpu_stats": _NO_CPU, "precpu_stats": _NO_CPU, "memory_stats": {},
-        "name": f"/{container.record.name}", "id": container.id,
-    }  # fmt: skip
+        "read": ZERO,
+        "preread": ZERO,
+        "pids_stats": {},
+        "blkio_stats": _blkio(None),
+        "num_procs": 0,
+        "storage_stats": {},
+        "cpu_stats": _NO_CPU,
+        "precpu_stats": _NO_CPU,
+        "memory_stats": {},
+        "name": f"/{container.record.name}",
+        "id": container.id,
+    }
     if now is None:
         return shape
     guest = now.guest
     shape |= {
-        "read": rfc3339(now.at), "pids_stats": {"current": guest.pids}, "blkio_stats": _blkio(guest),
+        "read": rfc3339(now.at),
+        "pids_stats": {"current": guest.pids},
+        "blkio_stats": _blkio(guest),
         "cpu_stats": _cpu(guest),
         "memory_stats": {"usage": guest.memory_usage, "stats": dict(guest.memory_stat), "limit": guest.memory_limit},
         "machine": {"cpu_usage": now.machine.cpu_ns, "memory_usage": now.machine.memory},
-    }  # fmt: skip
+    }
     if guest.pids_limit:
         shape["pids_stats"]["limit"] = guest.pids_limit
     if before is not None:
@@ -93,23 +103,35 @@ def _shape(container: Container, now: _Figures | None, before: _Figures | None) 
     if guest.interfaces:
         shape["networks"] = {
             one.name: {
-                "rx_bytes": one.rx_bytes, "rx_packets": one.rx_packets, "rx_errors": one.rx_errors,
-                "rx_dropped": one.rx_dropped, "tx_bytes": one.tx_bytes, "tx_packets": one.tx_packets,
-                "tx_errors": one.tx_errors, "tx_dropped": one.tx_dropped,
+                "rx_bytes": one.rx_bytes,
+                "rx_packets": one.rx_packets,
+                "rx_errors": one.rx_errors,
+                "rx_dropped": one.rx_dropped,
+                "tx_bytes": one.tx_bytes,
+                "tx_packets": one.tx_packets,
+                "tx_errors": one.tx_errors,
+                "tx_dropped": one.tx_dropped,
             }
             for one in guest.interfaces
-        }  # fmt: skip
+        }
     return shape
 
 
 def _cpu(guest: metrics_pb2.Sample) -> dict[str, Any]:
     return {
-        "cpu_usage": {"total_usage": guest.cpu_usage_ns, "usage_in_kernelmode": guest.cpu_system_ns,
-                      "usage_in_usermode": guest.cpu_user_ns},
-        "system_cpu_usage": guest.system_cpu_ns, "online_cpus": guest.online_cpus,
-        "throttling_data": {"periods": 0, "throttled_periods": guest.throttled_periods,
-                            "throttled_time": guest.throttled_ns},
-    }  # fmt: skip
+        "cpu_usage": {
+            "total_usage": guest.cpu_usage_ns,
+            "usage_in_kernelmode": guest.cpu_system_ns,
+            "usage_in_usermode": guest.cpu_user_ns,
+        },
+        "system_cpu_usage": guest.system_cpu_ns,
+        "online_cpus": guest.online_cpus,
+        "throttling_data": {
+            "periods": 0,
+            "throttled_periods": guest.throttled_periods,
+            "throttled_time": guest.throttled_ns,
+        },
+    }
 
 
 def _blkio(guest: metrics_pb2.Sample | None) -> dict[str, Any]:
@@ -120,11 +142,17 @@ def _blkio(guest: metrics_pb2.Sample | None) -> dict[str, Any]:
             return None
         return [
             {"major": one.major, "minor": one.minor, "op": op, "value": getattr(one, field)}
-            for one in guest.blocks for op, field in (("read", read), ("write", write))
-        ]  # fmt: skip
+            for one in guest.blocks
+            for op, field in (("read", read), ("write", write))
+        ]
 
     return {
-        "io_service_bytes_recursive": listed("read_bytes", "write_bytes"), "io_serviced_recursive": listed("reads", "writes"),
-        "io_queue_recursive": None, "io_service_time_recursive": None, "io_wait_time_recursive": None,
-        "io_merged_recursive": None, "io_time_recursive": None, "sectors_recursive": None,
-    }  # fmt: skip
+        "io_service_bytes_recursive": listed("read_bytes", "write_bytes"),
+        "io_serviced_recursive": listed("reads", "writes"),
+        "io_queue_recursive": None,
+        "io_service_time_recursive": None,
+        "io_wait_time_recursive": None,
+        "io_merged_recursive": None,
+        "io_time_recursive": None,
+        "sectors_recursive": None,
+    }

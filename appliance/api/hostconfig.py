@@ -68,13 +68,27 @@ def _check_health(health: dict[str, Any]) -> None:
 
 
 _ENDPOINT: dict[str, type] = {
-    "IPAMConfig": dict, "Links": list, "Aliases": list, "MacAddress": str, "DriverOpts": dict, "GwPriority": int,
-}  # fmt: skip
+    "IPAMConfig": dict,
+    "Links": list,
+    "Aliases": list,
+    "MacAddress": str,
+    "DriverOpts": dict,
+    "GwPriority": int,
+}
 # What a client shows again that it was shown; it says nothing here.
-_ENDPOINT_STATE = frozenset((
-    "NetworkID", "EndpointID", "Gateway", "IPAddress", "IPPrefixLen", "IPv6Gateway", "GlobalIPv6Address", "GlobalIPv6PrefixLen",
-    "DNSNames",
-))  # fmt: skip
+_ENDPOINT_STATE = frozenset(
+    (
+        "NetworkID",
+        "EndpointID",
+        "Gateway",
+        "IPAddress",
+        "IPPrefixLen",
+        "IPv6Gateway",
+        "GlobalIPv6Address",
+        "GlobalIPv6PrefixLen",
+        "DNSNames",
+    )
+)
 
 
 def check_endpoint(settings: Any) -> dict[str, Any]:
@@ -116,8 +130,9 @@ def check_endpoints(networks: Any) -> list[str]:
         networks[name] = check_endpoint(networks[name])
     return [
         f"endpoint option {option} of network {name} has no effect"
-        for name, settings in networks.items() for option in settings.get("DriverOpts") or ()
-    ]  # fmt: skip
+        for name, settings in networks.items()
+        for option in settings.get("DriverOpts") or ()
+    ]
 
 
 def check_host_config(host: dict[str, Any]) -> list[str]:
@@ -205,9 +220,12 @@ def _check_cpu(host: dict[str, Any]) -> None:
 
 def _check_namespaces(host: dict[str, Any]) -> None:
     allowed = {
-        "IpcMode": ("", "private", "shareable", "none", "host"), "PidMode": ("", "host"), "UTSMode": ("", "host"),
-        "UsernsMode": ("", "host"), "CgroupnsMode": ("", "private", "host"),
-    }  # fmt: skip
+        "IpcMode": ("", "private", "shareable", "none", "host"),
+        "PidMode": ("", "host"),
+        "UTSMode": ("", "host"),
+        "UsernsMode": ("", "host"),
+        "CgroupnsMode": ("", "private", "host"),
+    }
     for key, modes in allowed.items():
         mode = host.get(key) or ""
         if mode.startswith("container:"):
@@ -245,8 +263,9 @@ def _check_lists(host: dict[str, Any]) -> None:
         ):
             raise InvalidParameter("invalid JSON: malformed Ulimits")
         if limit.get("Hard", 0) != -1 and limit.get("Soft", 0) > limit.get("Hard", 0):
-            raise InvalidParameter("ulimit soft limit must be less than or equal to hard limit: "
-                                   f"{limit.get('Soft')} > {limit.get('Hard')}")  # fmt: skip
+            raise InvalidParameter(
+                f"ulimit soft limit must be less than or equal to hard limit: {limit.get('Soft')} > {limit.get('Hard')}"
+            )
     for device in host.get("Devices") or ():
         path = device.get("PathOnHost") if isinstance(device, dict) else None
         if not isinstance(path, str) or not path.startswith("/dev/") or ".." in path:
@@ -260,8 +279,10 @@ def _check_restart(host: dict[str, Any]) -> None:
     policy = host.get("RestartPolicy") or {}
     name, count = policy.get("Name") or "no", policy.get("MaximumRetryCount") or 0
     if name not in ("no", "always", "unless-stopped", "on-failure"):
-        raise InvalidParameter(f"invalid restart policy: unknown policy '{name}'; use one of 'no', 'always', 'on-failure', "
-                               "or 'unless-stopped'")  # fmt: skip
+        raise InvalidParameter(
+            f"invalid restart policy: unknown policy '{name}'; use one of 'no', 'always', 'on-failure', "
+            "or 'unless-stopped'"
+        )
     if not isinstance(count, int) or count < 0:
         raise InvalidParameter("invalid restart policy: maximum retry count cannot be negative")
     if count and name != "on-failure":

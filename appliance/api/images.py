@@ -40,9 +40,14 @@ _MOST_RESULTS = 100
 
 class ImageRoutes:
     def __init__(
-        self, store: ImageStore, containers: ContainerBackend, commits: CommitBackend, transfers: TransferBackend,
-        events: EventBackend, scratch: Path,
-    ) -> None:  # fmt: skip
+        self,
+        store: ImageStore,
+        containers: ContainerBackend,
+        commits: CommitBackend,
+        transfers: TransferBackend,
+        events: EventBackend,
+        scratch: Path,
+    ) -> None:
         self._store = store
         self._containers = containers
         self._commits = commits
@@ -131,10 +136,16 @@ class ImageRoutes:
         rows = []
         for entry in self._store.config(record.id).raw.get("history") or ():
             size = 0 if entry.get("empty_layer") or not sizes else sizes.pop(0)
-            rows.append({
-                "Id": "<missing>", "Created": seconds_of(entry.get("created")), "CreatedBy": entry.get("created_by") or "",
-                "Tags": None, "Size": size, "Comment": entry.get("comment") or "",
-            })  # fmt: skip
+            rows.append(
+                {
+                    "Id": "<missing>",
+                    "Created": seconds_of(entry.get("created")),
+                    "CreatedBy": entry.get("created_by") or "",
+                    "Tags": None,
+                    "Size": size,
+                    "Comment": entry.get("comment") or "",
+                }
+            )
         rows.reverse()
         if rows:
             rows[0] |= {"Id": record.id, "Tags": familiar_names(record.references) or None}
@@ -159,11 +170,12 @@ class ImageRoutes:
         official = filters.get("is-official", ["true", "false"])
         automated = filters.get("is-automated", ["true", "false"])
         found = [
-            {key: row.get(key, empty) for key, empty in _RESULT.items()} for row in rows
+            {key: row.get(key, empty) for key, empty in _RESULT.items()}
+            for row in rows
             if int(row.get("star_count") or 0) >= stars
             and str(bool(row.get("is_official"))).lower() in official
             and str(bool(row.get("is_automated"))).lower() in automated
-        ]  # fmt: skip
+        ]
         await reply.json(200, found)
 
     async def save(self, request: Request, reply: Reply) -> None:
@@ -363,8 +375,12 @@ class ImageRoutes:
 
 
 _RESULT: dict[str, Any] = {
-    "description": "", "is_official": False, "is_automated": False, "name": "", "star_count": 0,
-}  # fmt: skip
+    "description": "",
+    "is_official": False,
+    "is_automated": False,
+    "name": "",
+    "star_count": 0,
+}
 
 
 def _matches(name: str, patterns: list[str]) -> bool:

@@ -63,8 +63,9 @@ class NetworkRoutes:
         members = request.version < (1, 28)
         found = [
             network_shape(record, self._networks, request.version, members=members)
-            for record in self._networks.all() if keep(record)
-        ]  # fmt: skip
+            for record in self._networks.all()
+            if keep(record)
+        ]
         await reply.json(200, found)
 
     async def inspect(self, request: Request, reply: Reply) -> None:
@@ -157,11 +158,21 @@ def _wanted(body: dict[str, Any]) -> NetworkRecord:
         raise InvalidParameter("invalid JSON: Config of IPAM is a list of objects")
     pools = [pool for pool in map(_pool, filter(None, configs)) if pool.subnet]
     return NetworkRecord(
-        "", name, driver, 0, pools, internal=bool(body.get("Internal")), attachable=bool(body.get("Attachable")),
-        ipv6=bool(body.get("EnableIPv6")), own_subnet=bool(pools), labels=text_map(body, "Labels"),
-        options=text_map(body, "Options"), ipam_options=text_map(ipam, "Options") if ipam.get("Options") is not None else None,
-        scope=scope, ingress=bool(body.get("Ingress")),
-    )  # fmt: skip
+        "",
+        name,
+        driver,
+        0,
+        pools,
+        internal=bool(body.get("Internal")),
+        attachable=bool(body.get("Attachable")),
+        ipv6=bool(body.get("EnableIPv6")),
+        own_subnet=bool(pools),
+        labels=text_map(body, "Labels"),
+        options=text_map(body, "Options"),
+        ipam_options=text_map(ipam, "Options") if ipam.get("Options") is not None else None,
+        scope=scope,
+        ingress=bool(body.get("Ingress")),
+    )
 
 
 def _pool(config: Any) -> Pool:

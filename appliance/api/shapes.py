@@ -80,19 +80,27 @@ def container_state(container: Container) -> dict[str, Any]:
         case _:
             pass
     shown: dict[str, Any] = {
-        "Status": status_word(state), "Running": isinstance(state, Running) or container.restarting,
-        "Paused": isinstance(state, Running) and state.paused, "Restarting": container.restarting,
-        "OOMKilled": oom, "Dead": False, "Pid": pid, "ExitCode": code, "Error": error,
-        "StartedAt": rfc3339(started), "FinishedAt": rfc3339(finished),
-    }  # fmt: skip
+        "Status": status_word(state),
+        "Running": isinstance(state, Running) or container.restarting,
+        "Paused": isinstance(state, Running) and state.paused,
+        "Restarting": container.restarting,
+        "OOMKilled": oom,
+        "Dead": False,
+        "Pid": pid,
+        "ExitCode": code,
+        "Error": error,
+        "StartedAt": rfc3339(started),
+        "FinishedAt": rfc3339(finished),
+    }
     if container.health is not None and check_of(container.record.config) is not None:
         shown["Health"] = {
-            "Status": container.health.status, "FailingStreak": container.health.streak,
+            "Status": container.health.status,
+            "FailingStreak": container.health.streak,
             "Log": [
                 {"Start": rfc3339(one.start), "End": rfc3339(one.end), "ExitCode": one.exit_code, "Output": one.output}
                 for one in container.health.log
             ],
-        }  # fmt: skip
+        }
     return shown
 
 
@@ -112,16 +120,20 @@ def endpoint_shape(
     if version < (1, 45) and known and endpoint is not None:
         aliases.append(container.id[:12])
     shown: dict[str, Any] = {
-        "IPAMConfig": wanted.get("IPAMConfig"), "Links": wanted.get("Links"),
-        "Aliases": aliases or None, "DriverOpts": wanted.get("DriverOpts"),
+        "IPAMConfig": wanted.get("IPAMConfig"),
+        "Links": wanted.get("Links"),
+        "Aliases": aliases or None,
+        "DriverOpts": wanted.get("DriverOpts"),
         "MacAddress": endpoint.mac if endpoint is not None else wanted.get("MacAddress") or "",
         "NetworkID": record.id if record is not None and (endpoint is not None or container.record.started) else "",
         "EndpointID": endpoint.id if endpoint is not None else "",
-        "Gateway": ipv4.gateway if ipv4 is not None else "", "IPAddress": ipv4.address if ipv4 is not None else "",
-        "IPPrefixLen": ipv4.prefix if ipv4 is not None else 0, "IPv6Gateway": ipv6.gateway if ipv6 is not None else "",
+        "Gateway": ipv4.gateway if ipv4 is not None else "",
+        "IPAddress": ipv4.address if ipv4 is not None else "",
+        "IPPrefixLen": ipv4.prefix if ipv4 is not None else 0,
+        "IPv6Gateway": ipv6.gateway if ipv6 is not None else "",
         "GlobalIPv6Address": ipv6.address if ipv6 is not None else "",
         "GlobalIPv6PrefixLen": ipv6.prefix if ipv6 is not None else 0,
-    }  # fmt: skip
+    }
     if version >= (1, 44):
         names = [container.record.name, *(wanted.get("Aliases") or ()), container.id[:12]]
         shown["DNSNames"] = list(dict.fromkeys(names)) if known else None
@@ -165,21 +177,35 @@ def _network_settings(container: Container, networks: NetworkBackend, version: V
     }
     running = bool(container.endpoints)
     settings: dict[str, Any] = {
-        "SandboxID": container.id if running else "", "SandboxKey": "", "Ports": _ports(container), "Networks": shapes,
-    }  # fmt: skip
+        "SandboxID": container.id if running else "",
+        "SandboxKey": "",
+        "Ports": _ports(container),
+        "Networks": shapes,
+    }
     if version < (1, 52):
         endpoint = shapes.get("bridge") or dict.fromkeys(_TOP_LEVEL, "")
         settings |= {
-            "Bridge": "", "HairpinMode": False, "LinkLocalIPv6Address": "", "LinkLocalIPv6PrefixLen": 0,
-            "SecondaryIPAddresses": None, "SecondaryIPv6Addresses": None,
+            "Bridge": "",
+            "HairpinMode": False,
+            "LinkLocalIPv6Address": "",
+            "LinkLocalIPv6PrefixLen": 0,
+            "SecondaryIPAddresses": None,
+            "SecondaryIPv6Addresses": None,
             **{key: endpoint[key] or (0 if key.endswith("Len") else "") for key in _TOP_LEVEL},
-        }  # fmt: skip
+        }
     return settings
 
 
 _TOP_LEVEL = (
-    "EndpointID", "Gateway", "GlobalIPv6Address", "GlobalIPv6PrefixLen", "IPAddress", "IPPrefixLen", "IPv6Gateway", "MacAddress",
-)  # fmt: skip
+    "EndpointID",
+    "Gateway",
+    "GlobalIPv6Address",
+    "GlobalIPv6PrefixLen",
+    "IPAddress",
+    "IPPrefixLen",
+    "IPv6Gateway",
+    "MacAddress",
+)
 
 
 def mount_shape(mount: MountRecord) -> dict[str, Any]:
@@ -198,16 +224,30 @@ def inspect_container(container: Container, networks: NetworkBackend, version: V
     command = arguments(record.config)
     keeps_log = record.log_driver != "none"
     return {
-        "Id": record.id, "Created": rfc3339(record.created), "Path": command.path, "Args": list(command.args),
-        "State": container_state(container), "Image": record.image_id,
-        "ResolvConfPath": "", "HostnamePath": "", "HostsPath": "",
+        "Id": record.id,
+        "Created": rfc3339(record.created),
+        "Path": command.path,
+        "Args": list(command.args),
+        "State": container_state(container),
+        "Image": record.image_id,
+        "ResolvConfPath": "",
+        "HostnamePath": "",
+        "HostsPath": "",
         "LogPath": str(container.folder / "log.data") if keeps_log else "",
-        "Name": f"/{record.name}", "RestartCount": record.restarts, "Driver": "erofs", "Platform": "linux",
-        "MountLabel": "", "ProcessLabel": "", "AppArmorProfile": "", "ExecIDs": None, "HostConfig": _host_config(record.host, version),
-        "GraphDriver": {"Name": "erofs", "Data": None}, "Mounts": [mount_shape(mount) for mount in record.mounts],
+        "Name": f"/{record.name}",
+        "RestartCount": record.restarts,
+        "Driver": "erofs",
+        "Platform": "linux",
+        "MountLabel": "",
+        "ProcessLabel": "",
+        "AppArmorProfile": "",
+        "ExecIDs": None,
+        "HostConfig": _host_config(record.host, version),
+        "GraphDriver": {"Name": "erofs", "Data": None},
+        "Mounts": [mount_shape(mount) for mount in record.mounts],
         "Config": _config(record.config),
         "NetworkSettings": _network_settings(container, networks, version),
-    }  # fmt: skip
+    }
 
 
 def _health_word(container: Container) -> str:
@@ -236,16 +276,22 @@ def list_container(container: Container, networks: NetworkBackend, version: Vers
     command = arguments(record.config)
     name = record.host.get("NetworkMode") or "default"
     return {
-        "Id": record.id, "Names": [f"/{record.name}"], "Image": record.image, "ImageID": record.image_id,
-        "Command": " ".join([command.path, *command.args]), "Created": record.created // 1_000_000_000, "Ports": _list_ports(container),
-        "Labels": record.config.get("Labels") or {}, "State": status_word(container.state),
+        "Id": record.id,
+        "Names": [f"/{record.name}"],
+        "Image": record.image,
+        "ImageID": record.image_id,
+        "Command": " ".join([command.path, *command.args]),
+        "Created": record.created // 1_000_000_000,
+        "Ports": _list_ports(container),
+        "Labels": record.config.get("Labels") or {},
+        "State": status_word(container.state),
         "Status": status_text(container, now_ns),
         "HostConfig": {"NetworkMode": "bridge" if name == "default" and version >= (1, 44) else name},
-        "NetworkSettings": {"Networks": {
-            one.network: endpoint_shape(container, one, networks, version) for one in record.attachments
-        }},
+        "NetworkSettings": {
+            "Networks": {one.network: endpoint_shape(container, one, networks, version) for one in record.attachments}
+        },
         "Mounts": [mount_shape(mount) for mount in record.mounts],
-    }  # fmt: skip
+    }
 
 
 def list_image(
@@ -255,9 +301,16 @@ def list_image(
     if version < (1, 43) and not tags:
         tags = ["<none>:<none>"]
     shape = {
-        "Id": record.id, "ParentId": record.parent, "RepoTags": tags, "RepoDigests": digests, "Created": created_of(config),
-        "Size": size, "SharedSize": -1, "Labels": config.config.get("Labels"), "Containers": containers,
-    }  # fmt: skip
+        "Id": record.id,
+        "ParentId": record.parent,
+        "RepoTags": tags,
+        "RepoDigests": digests,
+        "Created": created_of(config),
+        "Size": size,
+        "SharedSize": -1,
+        "Labels": config.config.get("Labels"),
+        "Containers": containers,
+    }
     if version < (1, 44):
         shape["VirtualSize"] = size
     return shape
@@ -281,14 +334,22 @@ def inspect_image(record: ImageRecord, config: ImageConfig, size: int, version: 
     inner = _config(config.config)
     inner["Labels"] = config.config.get("Labels")
     shape: dict[str, Any] = {
-        "Id": record.id, "RepoTags": familiar_names(record.references), "RepoDigests": familiar_names(record.digests),
-        "Parent": record.parent, "Comment": config.raw.get("comment") or "", "Created": config.raw.get("created") or ZERO,
-        "DockerVersion": config.raw.get("docker_version") or "", "Author": config.raw.get("author") or "",
-        "Config": inner, "Architecture": config.raw.get("architecture") or "amd64", "Os": config.raw.get("os") or "linux",
-        "Size": size, "GraphDriver": {"Name": "erofs", "Data": None},
+        "Id": record.id,
+        "RepoTags": familiar_names(record.references),
+        "RepoDigests": familiar_names(record.digests),
+        "Parent": record.parent,
+        "Comment": config.raw.get("comment") or "",
+        "Created": config.raw.get("created") or ZERO,
+        "DockerVersion": config.raw.get("docker_version") or "",
+        "Author": config.raw.get("author") or "",
+        "Config": inner,
+        "Architecture": config.raw.get("architecture") or "amd64",
+        "Os": config.raw.get("os") or "linux",
+        "Size": size,
+        "GraphDriver": {"Name": "erofs", "Data": None},
         "RootFS": {"Type": "layers", "Layers": config.diff_ids},
         "Metadata": {"LastTagTime": rfc3339(int(record.tagged * 1e9))},
-    }  # fmt: skip
+    }
     if version < (1, 45):
         shape["Container"] = config.raw.get("container") or ""
         shape["ContainerConfig"] = _config(config.raw.get("container_config") or {"Labels": None})
@@ -316,30 +377,48 @@ def network_shape(
     options = dict(record.options)
     if record.name == "bridge":
         options = {
-            "com.docker.network.bridge.default_bridge": "true", "com.docker.network.bridge.enable_icc": "true",
+            "com.docker.network.bridge.default_bridge": "true",
+            "com.docker.network.bridge.enable_icc": "true",
             "com.docker.network.bridge.enable_ip_masquerade": "true",
             "com.docker.network.bridge.host_binding_ipv4": "0.0.0.0",
-            "com.docker.network.bridge.name": record.bridge, "com.docker.network.driver.mtu": "1500", **options,
-        }  # fmt: skip
+            "com.docker.network.bridge.name": record.bridge,
+            "com.docker.network.driver.mtu": "1500",
+            **options,
+        }
     if record.is_external:
         options = {"vch.network": record.bridge, "vch.firewall": record.firewall, "vch.dns": ",".join(record.dns)}
     shape: dict[str, Any] = {
-        "Name": record.name, "Id": record.id, "Created": rfc3339(record.created), "Scope": record.scope, "Driver": record.driver,
+        "Name": record.name,
+        "Id": record.id,
+        "Created": rfc3339(record.created),
+        "Scope": record.scope,
+        "Driver": record.driver,
         "EnableIPv6": record.ipv6,
-        "IPAM": {"Driver": "dhcp" if record.dhcp else "default", "Options": record.ipam_options,
-                 "Config": configs if record.driver not in ("host", "null") else None if version >= (1, 48) else []},
-        "Internal": record.internal, "Attachable": record.attachable, "Ingress": record.ingress, "ConfigFrom": {"Network": ""},
-        "ConfigOnly": False, "Containers": {}, "Options": options, "Labels": record.labels,
-    }  # fmt: skip
+        "IPAM": {
+            "Driver": "dhcp" if record.dhcp else "default",
+            "Options": record.ipam_options,
+            "Config": configs if record.driver not in ("host", "null") else None if version >= (1, 48) else [],
+        },
+        "Internal": record.internal,
+        "Attachable": record.attachable,
+        "Ingress": record.ingress,
+        "ConfigFrom": {"Network": ""},
+        "ConfigOnly": False,
+        "Containers": {},
+        "Options": options,
+        "Labels": record.labels,
+    }
     if version >= (1, 48):
         shape["EnableIPv4"] = record.ipv4
     if members:
         shape["Containers"] = {
             container.id: {
-                "Name": container.record.name, "EndpointID": endpoint.id, "MacAddress": endpoint.mac,
+                "Name": container.record.name,
+                "EndpointID": endpoint.id,
+                "MacAddress": endpoint.mac,
                 "IPv4Address": endpoint.ipv4.cidr if endpoint.ipv4 is not None else "",
                 "IPv6Address": endpoint.ipv6.cidr if endpoint.ipv6 is not None else "",
             }
             for container, endpoint in networks.members(record)
-        }  # fmt: skip
+        }
     return shape

@@ -21,9 +21,17 @@ _SPEC = {
     "EncryptionConfig": {"AutoLockManagers": False},
 }  # fmt: skip
 _INIT = (
-    "ListenAddr", "AdvertiseAddr", "DataPathAddr", "DataPathPort", "DefaultAddrPool", "SubnetSize", "ForceNewCluster", "Spec",
-    "AutoLockManagers", "Availability",
-)  # fmt: skip
+    "ListenAddr",
+    "AdvertiseAddr",
+    "DataPathAddr",
+    "DataPathPort",
+    "DefaultAddrPool",
+    "SubnetSize",
+    "ForceNewCluster",
+    "Spec",
+    "AutoLockManagers",
+    "Availability",
+)
 
 
 class SwarmBackend(Protocol):
@@ -184,38 +192,63 @@ def _filled(given: Any, default: Any) -> Any:
 def cluster_shape(record: SwarmRecord) -> dict[str, Any]:
     """ClusterInfo."""
     return {
-        "ID": record.id, "Version": {"Index": record.version}, "CreatedAt": rfc3339(record.created), "UpdatedAt": rfc3339(record.updated),
-        "Spec": record.spec, "TLSInfo": {"TrustRoot": "", "CertIssuerSubject": "", "CertIssuerPublicKey": ""},
-        "RootRotationInProgress": False, "DefaultAddrPool": record.pools, "SubnetSize": record.subnet_bits, "DataPathPort": 4789,
-    }  # fmt: skip
+        "ID": record.id,
+        "Version": {"Index": record.version},
+        "CreatedAt": rfc3339(record.created),
+        "UpdatedAt": rfc3339(record.updated),
+        "Spec": record.spec,
+        "TLSInfo": {"TrustRoot": "", "CertIssuerSubject": "", "CertIssuerPublicKey": ""},
+        "RootRotationInProgress": False,
+        "DefaultAddrPool": record.pools,
+        "SubnetSize": record.subnet_bits,
+        "DataPathPort": 4789,
+    }
 
 
 def node_shape(record: SwarmRecord) -> dict[str, Any]:
     """Node."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
-        "ID": record.node_id, "Version": {"Index": record.version}, "CreatedAt": rfc3339(record.created),
-        "UpdatedAt": rfc3339(record.updated), "Spec": record.node,
+        "ID": record.node_id,
+        "Version": {"Index": record.version},
+        "CreatedAt": rfc3339(record.created),
+        "UpdatedAt": rfc3339(record.updated),
+        "Spec": record.node,
         "Description": {
-            "Hostname": platform.node(), "Platform": {"Architecture": "x86_64", "OS": "linux"},
+            "Hostname": platform.node(),
+            "Platform": {"Architecture": "x86_64", "OS": "linux"},
             "Resources": {"NanoCPUs": (os.cpu_count() or 1) * 10**9, "MemoryBytes": memory},
-            "Engine": {"EngineVersion": __version__, "Plugins": [
-                {"Type": "Network", "Name": name} for name in ("bridge", "host", "null", "overlay")
-            ] + [{"Type": "Volume", "Name": "local"}]},
+            "Engine": {
+                "EngineVersion": __version__,
+                "Plugins": [{"Type": "Network", "Name": name} for name in ("bridge", "host", "null", "overlay")]
+                + [{"Type": "Volume", "Name": "local"}],
+            },
             "TLSInfo": {"TrustRoot": "", "CertIssuerSubject": "", "CertIssuerPublicKey": ""},
         },
         "Status": {"State": "ready", "Addr": record.address},
         "ManagerStatus": {"Leader": True, "Reachability": "reachable", "Addr": record.listen},
-    }  # fmt: skip
+    }
 
 
 def info_shape(record: SwarmRecord | None) -> dict[str, Any]:
     """What `docker info` says of it."""
     if record is None:
         return {
-            "NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": False, "Error": "", "RemoteManagers": None,
-        }  # fmt: skip
+            "NodeID": "",
+            "NodeAddr": "",
+            "LocalNodeState": "inactive",
+            "ControlAvailable": False,
+            "Error": "",
+            "RemoteManagers": None,
+        }
     return {
-        "NodeID": record.node_id, "NodeAddr": record.address, "LocalNodeState": "active", "ControlAvailable": True, "Error": "",
-        "RemoteManagers": [{"NodeID": record.node_id, "Addr": record.listen}], "Nodes": 1, "Managers": 1, "Cluster": cluster_shape(record),
-    }  # fmt: skip
+        "NodeID": record.node_id,
+        "NodeAddr": record.address,
+        "LocalNodeState": "active",
+        "ControlAvailable": True,
+        "Error": "",
+        "RemoteManagers": [{"NodeID": record.node_id, "Addr": record.listen}],
+        "Nodes": 1,
+        "Managers": 1,
+        "Cluster": cluster_shape(record),
+    }

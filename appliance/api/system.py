@@ -80,18 +80,34 @@ class SystemRoutes:
         await reply.raw(200, b"text/plain; charset=utf-8", b"OK", _PING)
 
     async def version(self, request: Request, reply: Reply) -> None:
-        details = {"ApiVersion": dotted(NEWEST), "MinAPIVersion": dotted(OLDEST), "Os": "linux", "Arch": "amd64",
-                   "KernelVersion": platform.release(), "GoVersion": f"python{platform.python_version()}",
-                   "GitCommit": "", "BuildTime": ""}  # fmt: skip
+        details = {
+            "ApiVersion": dotted(NEWEST),
+            "MinAPIVersion": dotted(OLDEST),
+            "Os": "linux",
+            "Arch": "amd64",
+            "KernelVersion": platform.release(),
+            "GoVersion": f"python{platform.python_version()}",
+            "GitCommit": "",
+            "BuildTime": "",
+        }
         driver = self._driver.describe()
-        await reply.json(200, {
-            "Platform": {"Name": "vch: a virtual container host"}, "Version": __version__, **details, "Experimental": True,
-            "Components": [
-                {"Name": "Engine", "Version": __version__, "Details": {**details, "Experimental": "true"}},
-                {"Name": driver["Driver"], "Version": driver["Version"],
-                 "Details": {key: value for key, value in driver.items() if key not in ("Driver", "Version")}},
-            ],
-        })  # fmt: skip
+        await reply.json(
+            200,
+            {
+                "Platform": {"Name": "vch: a virtual container host"},
+                "Version": __version__,
+                **details,
+                "Experimental": True,
+                "Components": [
+                    {"Name": "Engine", "Version": __version__, "Details": {**details, "Experimental": "true"}},
+                    {
+                        "Name": driver["Driver"],
+                        "Version": driver["Version"],
+                        "Details": {key: value for key, value in driver.items() if key not in ("Driver", "Version")},
+                    },
+                ],
+            },
+        )
 
     async def info(self, request: Request, reply: Reply) -> None:
         containers = self._containers.all()
@@ -100,32 +116,75 @@ class SystemRoutes:
         facts = self._driver.describe() | await self._containers.facts()
         proxies = self._proxies
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        await reply.json(200, {
-            "ID": self._id, "Containers": len(containers), "ContainersRunning": running, "ContainersPaused": paused,
-            "ContainersStopped": len(containers) - running - paused, "Images": len(self._images.all()),
-            "Driver": "erofs",
-            "DriverStatus": [[key, value] for key, value in facts.items()],
-            "Plugins": {"Volume": ["local"], "Network": ["bridge", "host", "null", "overlay"], "Authorization": None,
-                        "Log": list(LOG_DRIVERS)},
-            "MemoryLimit": True, "SwapLimit": True, "CpuCfsPeriod": True, "CpuCfsQuota": True, "CPUShares": True,
-            "CPUSet": True, "PidsLimit": True, "IPv4Forwarding": True, "Debug": False, "NFd": 0, "OomKillDisable": False,
-            "NGoroutines": 0, "SystemTime": rfc3339(time.time_ns()), "LoggingDriver": "json-file", "CgroupDriver": "none",
-            "CgroupVersion": "2", "NEventsListener": 0, "KernelVersion": platform.release(),
-            "OperatingSystem": "vch", "OSVersion": "", "OSType": "linux", "Architecture": "x86_64",
-            "IndexServerAddress": "https://index.docker.io/v1/",
-            "RegistryConfig": {"InsecureRegistryCIDRs": ["127.0.0.0/8"], "IndexConfigs": {},
-                               "Mirrors": list(self._config.registry_mirrors)},
-            "NCPU": os.cpu_count() or 1, "MemTotal": memory, "GenericResources": None,
-            "DockerRootDir": str(self._config.data_root), "HttpProxy": proxies.shown(proxies.http),
-            "HttpsProxy": proxies.shown(proxies.https), "NoProxy": proxies.no_proxy,
-            "Name": platform.node(), "Labels": list(self._config.labels), "ExperimentalBuild": True,
-            "ServerVersion": __version__, "Runtimes": {"vch": {"path": ""}}, "DefaultRuntime": "vch",
-            "Swarm": info_shape(self._swarm.record),
-            "LiveRestoreEnabled": True, "Isolation": "", "InitBinary": "tini", "SecurityOptions": [],
-            "Warnings": None if self._networks.bridged else [_USER_MODE],
-            "ContainerdCommit": {"ID": "", "Expected": ""}, "RuncCommit": {"ID": "", "Expected": ""},
-            "InitCommit": {"ID": "", "Expected": ""},
-        })  # fmt: skip
+        await reply.json(
+            200,
+            {
+                "ID": self._id,
+                "Containers": len(containers),
+                "ContainersRunning": running,
+                "ContainersPaused": paused,
+                "ContainersStopped": len(containers) - running - paused,
+                "Images": len(self._images.all()),
+                "Driver": "erofs",
+                "DriverStatus": [[key, value] for key, value in facts.items()],
+                "Plugins": {
+                    "Volume": ["local"],
+                    "Network": ["bridge", "host", "null", "overlay"],
+                    "Authorization": None,
+                    "Log": list(LOG_DRIVERS),
+                },
+                "MemoryLimit": True,
+                "SwapLimit": True,
+                "CpuCfsPeriod": True,
+                "CpuCfsQuota": True,
+                "CPUShares": True,
+                "CPUSet": True,
+                "PidsLimit": True,
+                "IPv4Forwarding": True,
+                "Debug": False,
+                "NFd": 0,
+                "OomKillDisable": False,
+                "NGoroutines": 0,
+                "SystemTime": rfc3339(time.time_ns()),
+                "LoggingDriver": "json-file",
+                "CgroupDriver": "none",
+                "CgroupVersion": "2",
+                "NEventsListener": 0,
+                "KernelVersion": platform.release(),
+                "OperatingSystem": "vch",
+                "OSVersion": "",
+                "OSType": "linux",
+                "Architecture": "x86_64",
+                "IndexServerAddress": "https://index.docker.io/v1/",
+                "RegistryConfig": {
+                    "InsecureRegistryCIDRs": ["127.0.0.0/8"],
+                    "IndexConfigs": {},
+                    "Mirrors": list(self._config.registry_mirrors),
+                },
+                "NCPU": os.cpu_count() or 1,
+                "MemTotal": memory,
+                "GenericResources": None,
+                "DockerRootDir": str(self._config.data_root),
+                "HttpProxy": proxies.shown(proxies.http),
+                "HttpsProxy": proxies.shown(proxies.https),
+                "NoProxy": proxies.no_proxy,
+                "Name": platform.node(),
+                "Labels": list(self._config.labels),
+                "ExperimentalBuild": True,
+                "ServerVersion": __version__,
+                "Runtimes": {"vch": {"path": ""}},
+                "DefaultRuntime": "vch",
+                "Swarm": info_shape(self._swarm.record),
+                "LiveRestoreEnabled": True,
+                "Isolation": "",
+                "InitBinary": "tini",
+                "SecurityOptions": [],
+                "Warnings": None if self._networks.bridged else [_USER_MODE],
+                "ContainerdCommit": {"ID": "", "Expected": ""},
+                "RuncCommit": {"ID": "", "Expected": ""},
+                "InitCommit": {"ID": "", "Expected": ""},
+            },
+        )
 
     async def events(self, request: Request, reply: Reply) -> None:
         filters = parse_filters(request.text("filters"), _FILTERS)
@@ -190,9 +249,13 @@ def _wanted(event: Event, filters: dict[str, list[str]]) -> bool:
 
 def _encode(event: Event, version: Version) -> bytes:
     shape: dict[str, Any] = {
-        "Type": event.type, "Action": event.action, "Actor": {"ID": event.id, "Attributes": event.attributes},
-        "scope": "local", "time": event.time_ns // 1_000_000_000, "timeNano": event.time_ns,
-    }  # fmt: skip
+        "Type": event.type,
+        "Action": event.action,
+        "Actor": {"ID": event.id, "Attributes": event.attributes},
+        "scope": "local",
+        "time": event.time_ns // 1_000_000_000,
+        "timeNano": event.time_ns,
+    }
     if version < (1, 52) and event.type in ("container", "image"):
         shape = {"status": event.action, "id": event.id, **shape}
         if event.type == "container":

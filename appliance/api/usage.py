@@ -39,10 +39,15 @@ class UsageRoutes:
             shape["Containers"] = await self._container_rows(request)
         if "volume" in wanted:
             shape["Volumes"] = [
-                {**volume_shape(record, self._volumes.mount_point(record)),
-                 "UsageData": {"Size": await self._volumes.used(record), "RefCount": len(self._volumes.users(record.name))}}
+                {
+                    **volume_shape(record, self._volumes.mount_point(record)),
+                    "UsageData": {
+                        "Size": await self._volumes.used(record),
+                        "RefCount": len(self._volumes.users(record.name)),
+                    },
+                }
                 for record in self._volumes.all()
-            ]  # fmt: skip
+            ]
         if "build-cache" in wanted:
             shape["BuildCache"] = []
             if request.version < (1, 52):
@@ -53,10 +58,14 @@ class UsageRoutes:
         users = Counter(container.record.image_id for container in self._containers.all())
         shared = self._images.shared_sizes()
         return [
-            {**list_image(record, self._images.config(record.id), self._images.size(record), users[record.id], request.version),
-             "SharedSize": shared[record.id]}
+            {
+                **list_image(
+                    record, self._images.config(record.id), self._images.size(record), users[record.id], request.version
+                ),
+                "SharedSize": shared[record.id],
+            }
             for record in self._images.all()
-        ]  # fmt: skip
+        ]
 
     async def _container_rows(self, request: Request) -> list[dict[str, Any]]:
         now = time.time_ns()

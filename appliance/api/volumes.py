@@ -16,10 +16,14 @@ _FILTERS = frozenset(("dangling", "driver", "label", "label!", "name"))
 
 def volume_shape(record: VolumeRecord, mount_point: str) -> dict[str, Any]:
     return {
-        "CreatedAt": rfc3339(record.created)[:19] + "Z", "Driver": "local",
+        "CreatedAt": rfc3339(record.created)[:19] + "Z",
+        "Driver": "local",
         "Labels": record.labels or ({"com.docker.volume.anonymous": ""} if record.anonymous else None),
-        "Mountpoint": mount_point, "Name": record.name, "Options": record.options or None, "Scope": "local",
-    }  # fmt: skip
+        "Mountpoint": mount_point,
+        "Name": record.name,
+        "Options": record.options or None,
+        "Scope": "local",
+    }
 
 
 class VolumeRoutes:

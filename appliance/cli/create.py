@@ -61,10 +61,17 @@ async def run(options: argparse.Namespace, report: Report) -> None:
         findings = look_at_options(options)
         package = package_of(options, findings)
         wanted = Wanted(
-            options.name, options.tenant, options.datacenter, options.compute_resource, options.image_store,
-            _datastores(options), networks_of(options),
-            _portgroups(options), options.ops_user or options.user, handed_on(options),
-        )  # fmt: skip
+            options.name,
+            options.tenant,
+            options.datacenter,
+            options.compute_resource,
+            options.image_store,
+            _datastores(options),
+            networks_of(options),
+            _portgroups(options),
+            options.ops_user or options.user,
+            handed_on(options),
+        )
         look = Preflight(appliances, wanted)
         await look.run()
         values = values_of(options, appliances.session.server, look.places)
@@ -181,10 +188,18 @@ async def _make(
             await appliances.grant(options.ops_user, places.datacenter, privileges_for(values, places))
         more = [places.backings[role] for role in ("client", "management") if role in places.backings]
         plan = Plan(
-            options.name, options.tenant, __version__, made.pool, made.folder, places.datastore,
-            {_OVF_NETWORKS[role]: places.networks[role] for role in _OVF_NETWORKS}, more, values, options.endpoint_cpu,
+            options.name,
+            options.tenant,
+            __version__,
+            made.pool,
+            made.folder,
+            places.datastore,
+            {_OVF_NETWORKS[role]: places.networks[role] for role in _OVF_NETWORKS},
+            more,
+            values,
+            options.endpoint_cpu,
             options.endpoint_memory,
-        )  # fmt: skip
+        )
         report.step(f"Uploading {options.ova.name} to {places.datastore_name}")
         made.machine = await appliances.deploy(plan, package, report.progress)
         if options.vm_group:
@@ -207,9 +222,10 @@ async def _make(
     if scope.cancelled_caught:
         where = f" at {address}:{API_PORT}" if address else ""
         raise Ended(
-            TOO_LATE, f"{options.name} was made, but does not answer{where} after {options.timeout:.0f} s; its console says more; "
+            TOO_LATE,
+            f"{options.name} was made, but does not answer{where} after {options.timeout:.0f} s; its console says more; "
             f"`vch delete {options.name}` removes it",
-        )  # fmt: skip
+        )
     # They are kept on the appliance's own disk now, and are nobody's business in the inventory.
     await appliances.set_values(deployed, dict.fromkeys(("vsphere-password", "vsphere-ticket", "tls-key"), ""))
     _tell(options, report, identity, address, deployed)
@@ -263,8 +279,10 @@ async def _undone_on_failure(appliances: Appliances, report: Report) -> AsyncIte
         report.step("It failed; taking away what was made")
         with trio.CancelScope(shield=True):
             for reference, undo in (
-                (made.machine, appliances.end), (made.pool, appliances.remove_pool), (made.folder, appliances.remove_folder),
-            ):  # fmt: skip
+                (made.machine, appliances.end),
+                (made.pool, appliances.remove_pool),
+                (made.folder, appliances.remove_folder),
+            ):
                 if reference is not None:
                     try:
                         await undo(reference)

@@ -32,9 +32,10 @@ def _get(host: str, path: str) -> bytes:
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """What a daemon itself is asked, over its API."""
     for name, text in (
-        ("version", "versions of this program and of a daemon"), ("dump", "every task of a daemon, and where it waits"),
+        ("version", "versions of this program and of a daemon"),
+        ("dump", "every task of a daemon, and where it waits"),
         ("trace", "the timeline of a container's last start, in ms"),
-    ):  # fmt: skip
+    ):
         one = commands.add_parser(name, help=text, description=text)
         one.add_argument("-H", "--host", default=_DEFAULT, help="the daemon: unix:///path or tcp://address:port")
         if name == "trace":

@@ -140,9 +140,16 @@ def _converse(address: str, own: Path, host_key: str, command: str, seconds: flo
         client.get_host_keys().add(address, kind, entry.key)
         client.set_missing_host_key_policy(paramiko.RejectPolicy())
         client.connect(
-            address, _PORT, "root", key_filename=str(own), timeout=seconds, banner_timeout=seconds, auth_timeout=seconds,
-            allow_agent=False, look_for_keys=False,
-        )  # fmt: skip
+            address,
+            _PORT,
+            "root",
+            key_filename=str(own),
+            timeout=seconds,
+            banner_timeout=seconds,
+            auth_timeout=seconds,
+            allow_agent=False,
+            look_for_keys=False,
+        )
         _, out, errors = client.exec_command(command)
         said = out.read().decode("utf-8", "replace") + errors.read().decode("utf-8", "replace")
         return out.channel.recv_exit_status(), said

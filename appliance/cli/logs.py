@@ -33,8 +33,17 @@ async def run(options: argparse.Namespace, report: Report) -> None:
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
         bundle = Bundle(f"{one.name}-logs-{stamp}")
         shown = {key: value for key, value in one.values.items() if key in BY_KEY and not BY_KEY[key].secret}
-        bundle.add("appliance.json", {"name": one.name, "tenant": one.tenant, "version": one.version, "power": one.power,
-                                      "docker_host": docker_host(one), "properties": shown})  # fmt: skip
+        bundle.add(
+            "appliance.json",
+            {
+                "name": one.name,
+                "tenant": one.tenant,
+                "version": one.version,
+                "power": one.power,
+                "docker_host": docker_host(one),
+                "properties": shown,
+            },
+        )
         report.step("Asking vSphere")
         for what, text in (await appliances.history(one)).items():
             bundle.add(f"vsphere/{what}.txt", text)
@@ -56,9 +65,11 @@ async def _ask(one: Deployed, bundle: Bundle, folder: Path, tail: int) -> list[s
     try:
         async with client_of(address, one.values, folder) as client:
             for path, name in (
-                ("/version", "vchd/version.json"), ("/info", "vchd/info.json"), ("/vch/debug/dump", "vchd/tasks.txt"),
+                ("/version", "vchd/version.json"),
+                ("/info", "vchd/info.json"),
+                ("/vch/debug/dump", "vchd/tasks.txt"),
                 ("/vch/debug/log", "vchd/log.txt"),
-            ):  # fmt: skip
+            ):
                 response = await _get(client, path)
                 bundle.add(name, response.text)
             for container in (await _get(client, "/containers/json?all=1")).json():

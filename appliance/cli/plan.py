@@ -89,19 +89,26 @@ def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
     )
     flag("--container-memory", metavar="MIB", help="of a container that says none (256)")
     flag(
-        "--container-pool", metavar="COUNT",
+        "--container-pool",
+        metavar="COUNT",
         help="machines that wait for containers: InstantClones, of a vCenter from 6.7 on (0)",
-    )  # fmt: skip
+    )
     flag(
-        "--affinity-vm-group", "--vm-group", dest="vm_group", metavar="NAME",
+        "--affinity-vm-group",
+        "--vm-group",
+        dest="vm_group",
+        metavar="NAME",
         help="a group of the cluster's that all machines are put in, for DRS rules; made if it is not there",
-    )  # fmt: skip
+    )
     flag("--storage-quota", metavar="SIZE", help="what images and containers may take together, as 100g")
     flag("--vm-firmware", help="of containers' machines: efi or bios")
     flag(
-        "--container-name-convention", "--vm-names", dest="vm_names", metavar="CONVENTION",
+        "--container-name-convention",
+        "--vm-names",
+        dest="vm_names",
+        metavar="CONVENTION",
         help="what containers' machines are called: text with {name}, {id} and {tenant} ({name}-{id})",
-    )  # fmt: skip
+    )
 
     flag = parser.add_argument_group("networks").add_argument
     flag(
@@ -111,10 +118,13 @@ def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
         help="the gateway and prefix of the default network, as 172.17.0.1/16",
     )
     flag(
-        "-cn", "--container-network", action="append", default=[],
+        "-cn",
+        "--container-network",
+        action="append",
+        default=[],
         metavar="name=NAME,portgroup=PORTGROUP[,subnet=CIDR,gateway=IP,range=IP-IP,dns=IP,firewall=LEVEL]",
         help="a portgroup that containers may be on: --network NAME. By DHCP without a subnet; closed, outbound, peers, published or open",
-    )  # fmt: skip
+    )
     for role in ("public", "client", "management"):
         flag(
             f"--{role}-address",
@@ -162,9 +172,10 @@ def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
     flag("--ops-user", default="", help="its account; else --user's")
     flag("--ops-password-file", type=Path, help="else $VCH_OPS_PASSWORD")
     flag(
-        "--ops-extension", action="store_true",
+        "--ops-extension",
+        action="store_true",
         help="no account: an extension of the vCenter, by a certificate that the appliance makes itself",
-    )  # fmt: skip
+    )
     flag(
         "--tunnel-port", metavar="PORT", help="of the vCenter, where extensions log in (80); 0: where all else is asked"
     )
@@ -239,10 +250,11 @@ def look_at_options(options: argparse.Namespace) -> list[Finding]:
     if not own and not options.tls_cname and not client_address(options):
         findings.append(
             Finding(
-                "--tls-cname", "with DHCP nobody knows what the certificate has to say",
+                "--tls-cname",
+                "with DHCP nobody knows what the certificate has to say",
                 "say by which name clients reach the appliance, or give its address (--public-address or --client-address)",
             )
-        )  # fmt: skip
+        )
     for name in _FILES:
         path = getattr(options, name)
         if path is not None:
@@ -297,14 +309,16 @@ def values_of(options: argparse.Namespace, server: Server, places: Places) -> di
     values = {
         "vsphere": f"{bracketed(server.host)}:{server.port}",
         "vsphere-user": "" if options.ops_extension else options.ops_user or server.user,
-        "vsphere-login": "extension" if options.ops_extension else "", "thumbprint": server.thumbprint,
-        "tenant": options.tenant, "datacenter": places.datacenter_name,
+        "vsphere-login": "extension" if options.ops_extension else "",
+        "thumbprint": server.thumbprint,
+        "tenant": options.tenant,
+        "datacenter": places.datacenter_name,
         "compute-resource": "/".join(filter(None, (options.compute_resource or places.compute_name, options.name))),
         "image-store": places.datastore_name,
         "bridge-network": places.network_names.get("bridge", options.bridge_network),
         "interfaces": ",".join(("public", "bridge", *(role for role in ("client", "management") if role in networks))),
         "tls-verify": "false" if options.no_tlsverify else "true",
-    }  # fmt: skip
+    }
     values |= handed_on(options)
     return {key: value for key, value in values.items() if value}
 

@@ -70,12 +70,17 @@ async def run_inspect(options: argparse.Namespace, report: Report) -> None:
             "containers": counted,
         }
         lines = [
-            f"Name:         {one.name}", f"ID:           {one.reference._moId}", f"UUID:         {one.identity}",
-            f"Tenant:       {one.tenant}", f"Version:      {one.version}", f"Power:        {one.power}",
+            f"Name:         {one.name}",
+            f"ID:           {one.reference._moId}",
+            f"UUID:         {one.identity}",
+            f"Tenant:       {one.tenant}",
+            f"Version:      {one.version}",
+            f"Power:        {one.power}",
             f"DOCKER_HOST:  {docker_host(one) or 'not known: its address is not told yet'}",
-            f"Containers:   {counted['all']}, {counted['running']} on", "Properties:",
+            f"Containers:   {counted['all']}, {counted['running']} on",
+            "Properties:",
             *(f"  {key}: {_one_line(value)}" for key, value in sorted(shown.items())),
-        ]  # fmt: skip
+        ]
         report.result(facts, lines)
 
 
@@ -90,6 +95,11 @@ def _one_line(value: str) -> str:
 
 def _facts(one: Deployed) -> dict[str, object]:
     return {
-        "id": one.reference._moId, "name": one.name, "uuid": one.identity, "tenant": one.tenant, "version": one.version,
-        "power": one.power, "docker_host": docker_host(one),
-    }  # fmt: skip
+        "id": one.reference._moId,
+        "name": one.name,
+        "uuid": one.identity,
+        "tenant": one.tenant,
+        "version": one.version,
+        "power": one.power,
+        "docker_host": docker_host(one),
+    }

@@ -59,9 +59,14 @@ async def _back(appliances: Appliances, one: Deployed, folder: Path, seconds: fl
 
 
 async def _upgrade(
-    appliances: Appliances, one: Deployed, upgrades: Upgrades, package: OvaFile, options: argparse.Namespace, folder: Path,
+    appliances: Appliances,
+    one: Deployed,
+    upgrades: Upgrades,
+    package: OvaFile,
+    options: argparse.Namespace,
+    folder: Path,
     report: Report,
-) -> None:  # fmt: skip
+) -> None:
     version = version_of(package)
     if version == one.version and not options.force:
         raise Ended(REFUSED, f"{one.name} is {version} already (--force)")
@@ -83,9 +88,11 @@ async def _upgrade(
         await _back(appliances, one, folder, options.timeout, report)
         raise Ended(TOO_LATE, f"{one.name} did not come up as {version}; it is {one.version} again")
     lines = [
-        f"{one.name} is {version}, and was {one.version}. When it does what it should:", f"    vch upgrade {one.name} --commit",
-        "When it does not:", f"    vch upgrade {one.name} --rollback",
-    ]  # fmt: skip
+        f"{one.name} is {version}, and was {one.version}. When it does what it should:",
+        f"    vch upgrade {one.name} --commit",
+        "When it does not:",
+        f"    vch upgrade {one.name} --rollback",
+    ]
     report.result({"name": one.name, "version": version, "previous": one.version}, lines)
 
 

@@ -31,9 +31,13 @@ def check_of(config: dict[str, Any]) -> HealthCheck | None:
         case _:
             return None
     return HealthCheck(
-        command, health.get("Interval") or 30 * _SECOND, health.get("Timeout") or 30 * _SECOND,
-        health.get("StartPeriod") or 0, health.get("StartInterval") or 5 * _SECOND, health.get("Retries") or 3,
-    )  # fmt: skip
+        command,
+        health.get("Interval") or 30 * _SECOND,
+        health.get("Timeout") or 30 * _SECOND,
+        health.get("StartPeriod") or 0,
+        health.get("StartInterval") or 5 * _SECOND,
+        health.get("Retries") or 3,
+    )
 
 
 @dataclass(frozen=True, slots=True)

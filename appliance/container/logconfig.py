@@ -13,10 +13,22 @@ LOG_DRIVERS = (*_KEEPING, "none")
 _OPTIONS = frozenset(("max-size", "max-file", "mode", "max-buffer-size"))
 # What the drivers of Docker know beyond that: how they write their files and what they add to each line.
 _WITHOUT_EFFECT = frozenset(("compress", "labels", "labels-regex", "env", "env-regex", "tag", "cache-disabled"))
-_SYSLOG_OPTIONS = frozenset((
-    "syslog-address", "syslog-facility", "syslog-format", "tag", "mode", "max-buffer-size", "cache-max-size",
-    "cache-max-file", "syslog-tls-ca-cert", "syslog-tls-cert", "syslog-tls-key", "syslog-tls-skip-verify",
-))  # fmt: skip
+_SYSLOG_OPTIONS = frozenset(
+    (
+        "syslog-address",
+        "syslog-facility",
+        "syslog-format",
+        "tag",
+        "mode",
+        "max-buffer-size",
+        "cache-max-size",
+        "cache-max-file",
+        "syslog-tls-ca-cert",
+        "syslog-tls-cert",
+        "syslog-tls-key",
+        "syslog-tls-skip-verify",
+    )
+)
 # What the log of a driver that keeps it only beside takes (moby: the cache of dual logging).
 _CACHE = (20 << 20, "5")
 

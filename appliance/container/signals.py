@@ -5,8 +5,11 @@ import signal
 from appliance.errors import InvalidParameter
 
 _RTMIN, _RTMAX = 34, 64
-_NAMES = {name.removeprefix("SIG"): int(getattr(signal, name)) for name in dir(signal) if name.startswith("SIG") and name.isupper()
-          and not name.startswith("SIG_")}  # fmt: skip
+_NAMES = {
+    name.removeprefix("SIG"): int(getattr(signal, name))
+    for name in dir(signal)
+    if name.startswith("SIG") and name.isupper() and not name.startswith("SIG_")
+}
 _NAMES |= {"CLD": 17, "POLL": 29, "IOT": 6, "STKFLT": 16, "UNUSED": 31, "RTMIN": _RTMIN, "RTMAX": _RTMAX}
 _NAMES |= {f"RTMIN+{n}": _RTMIN + n for n in range(1, 16)} | {f"RTMAX-{n}": _RTMAX - n for n in range(1, 15)}
 

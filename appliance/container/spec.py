@@ -14,9 +14,18 @@ ROOT = "/run/tether/rootfs"
 FILES = "/run/tether/files"
 
 _MASKED = (
-    "/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
-    "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap",
-)  # fmt: skip
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+)
 _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -44,32 +53,73 @@ def _mounts(host: dict[str, Any], own: list[dict[str, Any]]) -> list[dict[str, A
     shm = int(host.get("ShmSize") or 64 << 20)
     mounts = [
         {"destination": "/proc", "type": "proc", "source": "proc", "options": mode},
-        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
-         "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]},
-        {"destination": "/dev/pts", "type": "devpts", "source": "devpts",
-         "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]},
-        {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": [*mode, *(() if privileged else ("ro",))]},
-        {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
-         "options": [*mode, *(() if privileged else ("ro",))]},
+        {
+            "destination": "/dev",
+            "type": "tmpfs",
+            "source": "tmpfs",
+            "options": ["nosuid", "strictatime", "mode=755", "size=65536k"],
+        },
+        {
+            "destination": "/dev/pts",
+            "type": "devpts",
+            "source": "devpts",
+            "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        },
+        {
+            "destination": "/sys",
+            "type": "sysfs",
+            "source": "sysfs",
+            "options": [*mode, *(() if privileged else ("ro",))],
+        },
+        {
+            "destination": "/sys/fs/cgroup",
+            "type": "cgroup",
+            "source": "cgroup",
+            "options": [*mode, *(() if privileged else ("ro",))],
+        },
         {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": mode},
-    ]  # fmt: skip
+    ]
     if host.get("IpcMode") != "none":
-        mounts.append({"destination": "/dev/shm", "type": "tmpfs", "source": "shm",
-                       "options": [*mode, "mode=1777", f"size={shm}"]})  # fmt: skip
+        mounts.append(
+            {
+                "destination": "/dev/shm",
+                "type": "tmpfs",
+                "source": "shm",
+                "options": [*mode, "mode=1777", f"size={shm}"],
+            }
+        )
     for name in ("resolv.conf", "hostname", "hosts"):
-        mounts.append({"destination": f"/etc/{name}", "type": "bind", "source": f"{FILES}/{name}",
-                       "options": ["rbind", "rprivate"]})  # fmt: skip
+        mounts.append(
+            {
+                "destination": f"/etc/{name}",
+                "type": "bind",
+                "source": f"{FILES}/{name}",
+                "options": ["rbind", "rprivate"],
+            }
+        )
     own = list(own)
     for target, options in (host.get("Tmpfs") or {}).items():
         given = [option for option in options.split(",") if option]
         own.append(tmpfs_mount(target, given))
     for device in host.get("Devices") or ():
         # A node of the guest's, as it is there.
-        mounts.append({"destination": device.get("PathInContainer") or device["PathOnHost"], "type": "bind",
-                       "source": device["PathOnHost"], "options": ["bind"]})  # fmt: skip
+        mounts.append(
+            {
+                "destination": device.get("PathInContainer") or device["PathOnHost"],
+                "type": "bind",
+                "source": device["PathOnHost"],
+                "options": ["bind"],
+            }
+        )
     if host.get("Init"):
-        mounts.append({"destination": "/sbin/docker-init", "type": "bind", "source": "/usr/bin/tini-static",
-                       "options": ["bind", "ro"]})  # fmt: skip
+        mounts.append(
+            {
+                "destination": "/sbin/docker-init",
+                "type": "bind",
+                "source": "/usr/bin/tini-static",
+                "options": ["bind", "ro"],
+            }
+        )
     taken = {clean(mount["destination"]) for mount in own}
     mounts = [mount for mount in mounts if mount["destination"] not in taken]
     return sorted([*mounts, *own], key=lambda mount: len(clean(mount["destination"]).split("/")))
@@ -77,8 +127,12 @@ def _mounts(host: dict[str, Any], own: list[dict[str, Any]]) -> list[dict[str, A
 
 def tmpfs_mount(target: str, options: Iterable[str]) -> dict[str, Any]:
     """A tmpfs with Docker's defaults."""
-    return {"destination": target, "type": "tmpfs", "source": "tmpfs",
-            "options": ["nosuid", "noexec", "nodev", *options]}  # fmt: skip
+    return {
+        "destination": target,
+        "type": "tmpfs",
+        "source": "tmpfs",
+        "options": ["nosuid", "noexec", "nodev", *options],
+    }
 
 
 def _namespaces(host: dict[str, Any]) -> list[str]:
@@ -103,10 +157,20 @@ def readonly_paths(host: dict[str, Any]) -> list[str]:
 
 
 # What of HostConfig becomes a limit, and can be changed while the container runs.
-LIMITS = frozenset((
-    "Memory", "MemorySwap", "MemoryReservation", "CpuShares", "NanoCpus", "CpuQuota", "CpuPeriod", "CpusetCpus", "CpusetMems",
-    "PidsLimit",
-))  # fmt: skip
+LIMITS = frozenset(
+    (
+        "Memory",
+        "MemorySwap",
+        "MemoryReservation",
+        "CpuShares",
+        "NanoCpus",
+        "CpuQuota",
+        "CpuPeriod",
+        "CpusetCpus",
+        "CpusetMems",
+        "PidsLimit",
+    )
+)
 
 
 def resources_of(host: dict[str, Any]) -> dict[str, Any]:
@@ -155,9 +219,13 @@ def _process(
     ]
     return {
         "terminal": bool(config.get("Tty")),
-        "user": {"uid": 0, "gid": 0, "username": config.get("User") or "",
-                 "additionalGids": [int(group) for group in host.get("GroupAdd") or () if group.isdigit()],
-                 "additionalGroups": [group for group in host.get("GroupAdd") or () if not group.isdigit()]},
+        "user": {
+            "uid": 0,
+            "gid": 0,
+            "username": config.get("User") or "",
+            "additionalGids": [int(group) for group in host.get("GroupAdd") or () if group.isdigit()],
+            "additionalGroups": [group for group in host.get("GroupAdd") or () if not group.isdigit()],
+        },
         "args": args,
         "env": env,
         "cwd": config.get("WorkingDir") or "/",
@@ -165,7 +233,7 @@ def _process(
         "rlimits": limits,
         "noNewPrivileges": any(not option.endswith(("=false", ":false")) for option in security),
         "oomScoreAdj": host.get("OomScoreAdj") or 0,
-    }  # fmt: skip
+    }
 
 
 def _seccomp(host: dict[str, Any]) -> dict[str, Any] | None:
@@ -216,7 +284,7 @@ def build_spec(config: dict[str, Any], host: dict[str, Any], hostname: str, own:
             "sysctl": host.get("Sysctls") or {},
             "resources": resources_of(host),
         },
-    }  # fmt: skip
+    }
     if (profile := _seccomp(host)) is not None:
         spec["linux"]["seccomp"] = profile
     return json.dumps(spec).encode()

@@ -9,8 +9,19 @@ from dataclasses import dataclass
 from appliance.errors import InvalidParameter
 
 _FACILITIES = (
-    "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp",
-)  # fmt: skip
+    "kern",
+    "user",
+    "mail",
+    "daemon",
+    "auth",
+    "syslog",
+    "lpr",
+    "news",
+    "uucp",
+    "cron",
+    "authpriv",
+    "ftp",
+)
 _LOCAL = {f"local{number}": 16 + number for number in range(8)}
 _FORMATS = ("", "rfc3164", "rfc5424", "rfc5424micro")
 # What a tag may name.

@@ -133,9 +133,13 @@ def _disk(at: DiskAddress) -> filesystem_pb2.Disk:
 def _ext4(target: str, at: DiskAddress, options: Sequence[str]) -> Mount:
     """A disk that is written to; `options` are those of a file system that it may have to be given."""
     return Mount(
-        kind=Mount.DISK, target=target, type="ext4", options=["discard", "noinit_itable"], disk=_disk(at),
+        kind=Mount.DISK,
+        target=target,
+        type="ext4",
+        options=["discard", "noinit_itable"],
+        disk=_disk(at),
         blank=options if at.blank else (),
-    )  # fmt: skip
+    )
 
 
 def _modules(host: dict[str, Any], equipment: Equipment) -> list[str]:
@@ -150,19 +154,27 @@ def _modules(host: dict[str, Any], equipment: Equipment) -> list[str]:
 
 
 def launch_requests(
-    machine_id: str, config: dict[str, Any], host: dict[str, Any], disks: list[DiskAddress], around: Surroundings,
+    machine_id: str,
+    config: dict[str, Any],
+    host: dict[str, Any],
+    disks: list[DiskAddress],
+    around: Surroundings,
     nameless: int,
-) -> tuple[sandbox_pb2.ConfigureRequest, process_pb2.CreateRequest]:  # fmt: skip
+) -> tuple[sandbox_pb2.ConfigureRequest, process_pb2.CreateRequest]:
     """What a blank guest is told. `disks` are where it finds the container's own disk and the layers, lowest first.
 
     `nameless`: see Machine.
     """
     configure = sandbox_pb2.ConfigureRequest(
-        machine_id=machine_id, hostname=config["Hostname"], domainname=config.get("Domainname") or "",
-        mounts=_mounts(disks, around.equipment), volumes=volumes_of(around.equipment, around.endpoints),
-        network=network_config(around.endpoints, nameless), modules=_modules(host, around.equipment),
+        machine_id=machine_id,
+        hostname=config["Hostname"],
+        domainname=config.get("Domainname") or "",
+        mounts=_mounts(disks, around.equipment),
+        volumes=volumes_of(around.equipment, around.endpoints),
+        network=network_config(around.endpoints, nameless),
+        modules=_modules(host, around.equipment),
         files=state_files(config, host, around),
-    )  # fmt: skip
+    )
     linked = [entry for link in around.links for entry in link.env]
     if linked:
         # What the container's own configuration says goes before.
@@ -170,11 +182,14 @@ def launch_requests(
     log_config = host.get("LogConfig") or {}
     rows, columns = host.get("ConsoleSize") or (0, 0)
     process = process_pb2.CreateRequest(
-        id=machine_id, spec=build_spec(config, host, config["Hostname"], own_mounts(around.equipment)),
+        id=machine_id,
+        spec=build_spec(config, host, config["Hostname"], own_mounts(around.equipment)),
         stdin=bool(config.get("OpenStdin")),
         drop_oldest=(log_config.get("Config") or {}).get("mode") == "non-blocking",
-        spool_bytes=min(buffer_bytes(log_config), 64 << 20), rows=rows, columns=columns,
-    )  # fmt: skip
+        spool_bytes=min(buffer_bytes(log_config), 64 << 20),
+        rows=rows,
+        columns=columns,
+    )
     return configure, process
 
 
@@ -183,16 +198,22 @@ def files_request(
 ) -> sandbox_pb2.ConfigureRequest:
     """What a blank guest is told that shows the container's files only; `endpoint` is its place on a network, if it has one."""
     return sandbox_pb2.ConfigureRequest(
-        machine_id=container.id, mounts=_mounts(machine.disk_addresses(), equipment), volumes=volumes_of(equipment),
+        machine_id=container.id,
+        mounts=_mounts(machine.disk_addresses(), equipment),
+        volumes=volumes_of(equipment),
         modules=_modules({}, equipment),
         network=network_config([endpoint], machine.nameless_cards) if endpoint is not None else None,
-    )  # fmt: skip
+    )
 
 
 async def begin_fresh(
-    session: GuestSession, stack: AsyncExitStack, container: Container, machine: Machine, around: Surroundings,
+    session: GuestSession,
+    stack: AsyncExitStack,
+    container: Container,
+    machine: Machine,
+    around: Surroundings,
     take_leases: Callable[[Container, network_pb2.Leases], bool],
-) -> Launched:  # fmt: skip
+) -> Launched:
     """Configure the guest and start the container's process. StartRefused when the process cannot be.
 
     Where addresses are DHCP's, its files need to know them before: `take_leases` is told.
@@ -227,9 +248,10 @@ async def begin_awakened(
     """Bring a guest that goes on from a checkpoint into the present. VchError when its process does not run."""
     record = container.record
     request = sandbox_pb2.AwakenRequest(
-        network=network_config(around.endpoints, len(around.endpoints)), files=state_files(record.config, record.host, around),
+        network=network_config(around.endpoints, len(around.endpoints)),
+        files=state_files(record.config, record.host, around),
         close_connections=True,
-    )  # fmt: skip
+    )
     closed = await session.awaken(request, _BOOT_SECONDS)
     mark(f"guest awake, {closed} connections ended")
     state = (await session.processes()).get(container.id)

@@ -29,9 +29,15 @@ class Commits:
     """`find` gives a container by its name or id; `pause` and `unpause` work on one."""
 
     def __init__(
-        self, find: Callable[[str], Container], files: Files, images: ImageStore, ledger: Ledger, scratch: Path,
-        pause: Callable[[str], Any], unpause: Callable[[str], Any],
-    ) -> None:  # fmt: skip
+        self,
+        find: Callable[[str], Container],
+        files: Files,
+        images: ImageStore,
+        ledger: Ledger,
+        scratch: Path,
+        pause: Callable[[str], Any],
+        unpause: Callable[[str], Any],
+    ) -> None:
         self._find = find
         self._files = files
         self._images = images
@@ -66,9 +72,12 @@ class Commits:
         if reference is not None:
             await self._images.tag(record, reference, time.time())
         self._ledger.emit(
-            container, "commit", comment=wanted.comment, imageID=record.id,
+            container,
+            "commit",
+            comment=wanted.comment,
+            imageID=record.id,
             imageRef=str(reference) if reference is not None else "",
-        )  # fmt: skip
+        )
         return record
 
     async def _spool_layer(self, container: Container, file: Any, *, pause: bool) -> None:
@@ -99,15 +108,23 @@ class Commits:
         created = rfc3339(time.time_ns())
         empty = diff_id == _EMPTY
         entry: dict[str, Any] = {
-            "created": created, "created_by": " ".join(config.get("Cmd") or ()), "comment": wanted.comment,
-        }  # fmt: skip
+            "created": created,
+            "created_by": " ".join(config.get("Cmd") or ()),
+            "comment": wanted.comment,
+        }
         if wanted.author:
             entry["author"] = wanted.author
         if empty:
             entry["empty_layer"] = True
         return {
-            "architecture": parent.raw.get("architecture") or "amd64", "os": parent.raw.get("os") or "linux",
-            "created": created, "author": wanted.author, "comment": wanted.comment, "container": container.id,
-            "container_config": container.record.config, "config": config, "history": [*(parent.raw.get("history") or ()), entry],
+            "architecture": parent.raw.get("architecture") or "amd64",
+            "os": parent.raw.get("os") or "linux",
+            "created": created,
+            "author": wanted.author,
+            "comment": wanted.comment,
+            "container": container.id,
+            "container_config": container.record.config,
+            "config": config,
+            "history": [*(parent.raw.get("history") or ()), entry],
             "rootfs": {"type": "layers", "diff_ids": [*parent.diff_ids, *([] if empty else [diff_id])]},
-        }  # fmt: skip
+        }

@@ -25,9 +25,13 @@ class Connections:
     """`find` gives a container by its name or id, `everyone` all of them; `dns` are the daemon's servers."""
 
     def __init__(
-        self, find: Callable[[str], Container], everyone: Callable[[], Iterable[Container]], networks: Networks,
-        ledger: Ledger, dns: tuple[str, ...],
-    ) -> None:  # fmt: skip
+        self,
+        find: Callable[[str], Container],
+        everyone: Callable[[], Iterable[Container]],
+        networks: Networks,
+        ledger: Ledger,
+        dns: tuple[str, ...],
+    ) -> None:
         self._find = find
         self._everyone = everyone
         self._networks = networks

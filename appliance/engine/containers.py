@@ -65,11 +65,25 @@ class Containers:
     """`nursery` owns the runs. All methods raise errors of `errors.py` with Docker's texts."""
 
     def __init__(
-        self, root: Path, database: Database, driver: Driver, images: ImageStore, networks: Networks, volumes: Volumes,
-        events: EventBus, loop: LoopThread, nursery: trio.Nursery, defaults: Defaults, disks: Disks,
-        admission: Admission, pools: Sequence[Pool], quota: Quota, quick: "QuickLines | None" = None, *,
+        self,
+        root: Path,
+        database: Database,
+        driver: Driver,
+        images: ImageStore,
+        networks: Networks,
+        volumes: Volumes,
+        events: EventBus,
+        loop: LoopThread,
+        nursery: trio.Nursery,
+        defaults: Defaults,
+        disks: Disks,
+        admission: Admission,
+        pools: Sequence[Pool],
+        quota: Quota,
+        quick: "QuickLines | None" = None,
+        *,
         pause_by_suspend: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._root = root / "containers"
         self._root.mkdir(parents=True, exist_ok=True)
         self._driver = driver
@@ -91,10 +105,20 @@ class Containers:
         )
         self.connections = Connections(self.get, self.all, networks, self._ledger, defaults.dns)
         self._runs = Runs(
-            self._machines, self._visits, images, networks, self.connections, volumes, self._ledger, self._standings, quick,
-            nursery, defaults,
-            self._remove_quietly, self._execs.forget,
-        )  # fmt: skip
+            self._machines,
+            self._visits,
+            images,
+            networks,
+            self.connections,
+            volumes,
+            self._ledger,
+            self._standings,
+            quick,
+            nursery,
+            defaults,
+            self._remove_quietly,
+            self._execs.forget,
+        )
         self._checkpoints = Checkpoints(self._ledger)
         self._updates = Updates(self.get, self._ledger)
         self.figures = Figures(self.get, self._ledger)

@@ -136,9 +136,13 @@ class Execs:
     async def _run(self, one: Exec, session: GuestSession, ready: trio.Event, outcome: list[VchError]) -> None:
         record = one.container.record
         process = process_pb2.CreateRequest(
-            id=one.id, join=one.container.id, spec=build_exec_spec(record.config, record.host, one.config),
-            stdin=bool(one.config.get("AttachStdin")), rows=one.size[0], columns=one.size[1],
-        )  # fmt: skip
+            id=one.id,
+            join=one.container.id,
+            spec=build_exec_spec(record.config, record.host, one.config),
+            stdin=bool(one.config.get("AttachStdin")),
+            rows=one.size[0],
+            columns=one.size[1],
+        )
         code = 137  # what becomes of it when its machine goes
         started = False
         try:

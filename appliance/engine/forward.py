@@ -100,14 +100,23 @@ class Forwarder:
         config = container.record.host.get("LogConfig") or {}
         options = config.get("Config") or {}
         record = container.record
-        values = {"ID": record.id[:12], "FullID": record.id, "Name": record.name, "ImageName": record.image,
-                  "ImageID": record.image_id[7:19], "ImageFullID": record.image_id, "DaemonName": "vchd"}  # fmt: skip
+        values = {
+            "ID": record.id[:12],
+            "FullID": record.id,
+            "Name": record.name,
+            "ImageName": record.image,
+            "ImageID": record.image_id[7:19],
+            "ImageFullID": record.image_id,
+            "DaemonName": "vchd",
+        }
         self._container = container
         self._address = parse_address(options.get("syslog-address") or "")
         self._formatter = Formatter(
-            parse_facility(options.get("syslog-facility") or ""), parse_format(options.get("syslog-format") or ""),
-            fill_tag(options.get("tag") or "{{.ID}}", values), platform.node() or "vch",
-        )  # fmt: skip
+            parse_facility(options.get("syslog-facility") or ""),
+            parse_format(options.get("syslog-format") or ""),
+            fill_tag(options.get("tag") or "{{.ID}}", values),
+            platform.node() or "vch",
+        )
         self._mark = container.folder / "log.sent"
         self._options: dict[str, str] = options
         self._stream: _Stream | None = None

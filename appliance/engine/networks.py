@@ -67,9 +67,16 @@ class Networks:
     """`nursery` owns the name servers. All methods raise errors of `errors.py` with Docker's texts."""
 
     def __init__(
-        self, host: Host, database: Database, events: EventBus, nursery: trio.Nursery, bip: str, bridge: str,
-        dns: tuple[str, ...], external: Sequence[ContainerNetwork] = (),
-    ) -> None:  # fmt: skip
+        self,
+        host: Host,
+        database: Database,
+        events: EventBus,
+        nursery: trio.Nursery,
+        bip: str,
+        bridge: str,
+        dns: tuple[str, ...],
+        external: Sequence[ContainerNetwork] = (),
+    ) -> None:
         self._host = host
         self._database = database
         self._events = events

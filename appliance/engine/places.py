@@ -219,9 +219,16 @@ class Places:
             attachment.address6 = ipv6.address if ipv6 is not None else ""
             attachment.interface = self._free_interface(container) if record.driver != "null" else ""
         endpoint = Endpoint(
-            record, attachment.endpoint, attachment.mac if attachment.interface else "", ipv4, ipv6,
-            self._dns(carrier, ipv4), self._card(carrier, attachment.mac), attachment.interface, wanted,
-        )  # fmt: skip
+            record,
+            attachment.endpoint,
+            attachment.mac if attachment.interface else "",
+            ipv4,
+            ipv6,
+            self._dns(carrier, ipv4),
+            self._card(carrier, attachment.mac),
+            attachment.interface,
+            wanted,
+        )
         if record.is_external:
             ports = tuple((one.protocol, one.port) for one in _wanted_ports(container))
             endpoint = replace(endpoint, servers=tuple(record.dns), ports=ports)

@@ -47,9 +47,17 @@ class Pool:
     """
 
     def __init__(
-        self, size: int, kind: MachineSpec, driver: Cloning, rehearsal: ContainerRehearsal | None, loop: LoopThread,
-        nursery: trio.Nursery, has_room: Callable[[], bool], *, lazy: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        size: int,
+        kind: MachineSpec,
+        driver: Cloning,
+        rehearsal: ContainerRehearsal | None,
+        loop: LoopThread,
+        nursery: trio.Nursery,
+        has_room: Callable[[], bool],
+        *,
+        lazy: bool = False,
+    ) -> None:
         self._wanted = not lazy
         self._size = size
         self._kind = kind

@@ -33,18 +33,37 @@ _SAYS = b"ready\n"
 def _program() -> bytes:
     """A program for x86-64 Linux that writes `ready` and ends: an ELF header, one segment, ten instructions."""
     base, entry = 0x400000, 120
-    code = bytes.fromhex("b801000000" "bf01000000" "be") + (base + entry + 31).to_bytes(4, "little")  # fmt: skip
-    code += bytes.fromhex("ba") + len(_SAYS).to_bytes(4, "little") + bytes.fromhex("0f05" "31ff" "b03c" "0f05")  # fmt: skip
+    code = bytes.fromhex("b801000000bf01000000be") + (base + entry + 31).to_bytes(4, "little")
+    code += bytes.fromhex("ba") + len(_SAYS).to_bytes(4, "little") + bytes.fromhex("0f0531ffb03c0f05")
     code = code.ljust(31, b"\x90") + _SAYS
     size = entry + len(code)
     header = b"\x7fELF\x02\x01\x01" + bytes(9)
     header += b"".join(
         value.to_bytes(width, "little")
         for value, width in (
-            (2, 2), (62, 2), (1, 4), (base + entry, 8), (64, 8), (0, 8), (0, 4), (64, 2), (56, 2), (1, 2), (0, 2), (0, 2), (0, 2),
-            (1, 4), (5, 4), (0, 8), (base, 8), (base, 8), (size, 8), (size, 8), (4096, 8),
+            (2, 2),
+            (62, 2),
+            (1, 4),
+            (base + entry, 8),
+            (64, 8),
+            (0, 8),
+            (0, 4),
+            (64, 2),
+            (56, 2),
+            (1, 2),
+            (0, 2),
+            (0, 2),
+            (0, 2),
+            (1, 4),
+            (5, 4),
+            (0, 8),
+            (base, 8),
+            (base, 8),
+            (size, 8),
+            (size, 8),
+            (4096, 8),
         )
-    )  # fmt: skip
+    )
     return header + code
 
 

@@ -43,9 +43,15 @@ class Run:
     """Drives one machine to its end. The process id in the guest is `process_id`."""
 
     def __init__(
-        self, process_id: str, machine: Machine, session: GuestSession, fanout: Fanout, stdin: StdinPipe | None,
-        log: LogFile | None, on_output: Callable[[], None],
-    ) -> None:  # fmt: skip
+        self,
+        process_id: str,
+        machine: Machine,
+        session: GuestSession,
+        fanout: Fanout,
+        stdin: StdinPipe | None,
+        log: LogFile | None,
+        on_output: Callable[[], None],
+    ) -> None:
         self.machine = machine
         self.session = session
         self._id = process_id

@@ -99,11 +99,21 @@ class Runs:
     """`nursery` owns the runs; `on_end` is called when one has ended, `on_auto_remove` after that when its container has AutoRemove."""
 
     def __init__(
-        self, machines: Machines, visits: Visits, images: ImageStore, networks: Networks, connections: Connections,
-        volumes: Volumes, ledger: Ledger, standings: Standings, quick: "QuickLines | None",
-        nursery: trio.Nursery, defaults: Defaults,
-        on_auto_remove: Callable[[Container], Awaitable[None]], on_end: Callable[[Container], None],
-    ) -> None:  # fmt: skip
+        self,
+        machines: Machines,
+        visits: Visits,
+        images: ImageStore,
+        networks: Networks,
+        connections: Connections,
+        volumes: Volumes,
+        ledger: Ledger,
+        standings: Standings,
+        quick: "QuickLines | None",
+        nursery: trio.Nursery,
+        defaults: Defaults,
+        on_auto_remove: Callable[[Container], Awaitable[None]],
+        on_end: Callable[[Container], None],
+    ) -> None:
         self._machines = machines
         self._visits = visits
         self._images = images
@@ -298,10 +308,14 @@ class Runs:
 
     def _make_run(self, container: Container, machine: Machine, session: GuestSession) -> Run:
         run = Run(
-            container.id, machine, session, container.fanout,
+            container.id,
+            machine,
+            session,
+            container.fanout,
             container.stdin if container.record.config.get("OpenStdin") else None,
-            container.open_log() if container.record.log_driver != "none" else None, container.tell_log,
-        )  # fmt: skip
+            container.open_log() if container.record.log_driver != "none" else None,
+            container.tell_log,
+        )
         run.on_gone = lambda: self._volumes.let_go(container)
         # What is in a volume outlives the container.
         run.keep = bool(container.record.mounts) or not container.record.host.get("AutoRemove")

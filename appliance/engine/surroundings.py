@@ -77,8 +77,14 @@ def state_files(config: dict[str, Any], host: dict[str, Any], around: Surroundin
     hostname = config["Hostname"]
     full = f"{hostname}.{config['Domainname']}" if config.get("Domainname") else hostname
     names = hostname if full == hostname else f"{full} {hostname}"
-    hosts = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback", "fe00::0\tip6-localnet",
-             "ff00::0\tip6-mcastprefix", "ff02::1\tip6-allnodes", "ff02::2\tip6-allrouters"]  # fmt: skip
+    hosts = [
+        "127.0.0.1\tlocalhost",
+        "::1\tlocalhost ip6-localhost ip6-loopback",
+        "fe00::0\tip6-localnet",
+        "ff00::0\tip6-mcastprefix",
+        "ff02::1\tip6-allnodes",
+        "ff02::2\tip6-allrouters",
+    ]
     out, home = way_out(around.endpoints), way_in(around.endpoints)
     for entry in host.get("ExtraHosts") or ():
         name, _, address = entry.partition(":")
@@ -136,11 +142,17 @@ def network_config(
         ]
         interfaces.append(
             network_pb2.Interface(
-                mac=endpoint.mac, set_mac=index < nameless, index=index, name=endpoint.interface,
-                addresses=[*(address.cidr for address in endpoint.addresses if not dhcp), *_link_local(endpoint)], routes=routes,
-                mtu=endpoint.network.mtu, dhcp=dhcp, dhcp_route=dhcp and endpoint is out,
+                mac=endpoint.mac,
+                set_mac=index < nameless,
+                index=index,
+                name=endpoint.interface,
+                addresses=[*(address.cidr for address in endpoint.addresses if not dhcp), *_link_local(endpoint)],
+                routes=routes,
+                mtu=endpoint.network.mtu,
+                dhcp=dhcp,
+                dhcp_route=dhcp and endpoint is out,
             )
-        )  # fmt: skip
+        )
     config = network_pb2.NetworkConfig(interfaces=interfaces)
     if filtered or any(endpoint.network.is_external for endpoint in endpoints):
         # Only now: who has no such network does not wait for it to load.
@@ -179,10 +191,12 @@ def volumes_of(equipment: Equipment, endpoints: Sequence[Endpoint] = ()) -> list
         if placed.is_tmpfs or (placed.server is not None and not endpoints):
             continue
         volume = Volume(
-            source=_source(placed), destination=placed.mount.destination, read_only=placed.mount.read_only,
+            source=_source(placed),
+            destination=placed.mount.destination,
+            read_only=placed.mount.read_only,
             copy_up=placed.mount.type == "volume" and not placed.mount.no_copy and not placed.mount.subpath,
             make=placed.share < 0 and not placed.mount.subpath,
-        )  # fmt: skip
+        )
         if placed.server is not None:
             volume.type, volume.device = "nfs4", placed.server.device
             volume.options.extend([*placed.server.options, *([own] if own else [])])

@@ -67,9 +67,18 @@ class Swarm:
             subnets = [_pool(text, bits) for text in pools or (_POOL,)]
             now = time.time_ns()
             record = SwarmRecord(
-                _identity(), _identity(), now, now, 1, address, f"{address}:{port}", spec,
-                {"Labels": {}, "Role": "manager", "Availability": "active"}, subnets, bits,
-            )  # fmt: skip
+                _identity(),
+                _identity(),
+                now,
+                now,
+                1,
+                address,
+                f"{address}:{port}",
+                spec,
+                {"Labels": {}, "Role": "manager", "Availability": "active"},
+                subnets,
+                bits,
+            )
             self.record = record
             self._tell()
             try:

@@ -57,9 +57,15 @@ class Transfers:
     """`allowed` are the registries that may be used, all when it is empty. `nursery` owns the pulls."""
 
     def __init__(
-        self, store: ImageStore, events: EventBus, dial: Dial, allowed: tuple[str, ...], scratch: Path, nursery: trio.Nursery,
+        self,
+        store: ImageStore,
+        events: EventBus,
+        dial: Dial,
+        allowed: tuple[str, ...],
+        scratch: Path,
+        nursery: trio.Nursery,
         proxies: Proxies,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._store = store
         self._events = events
         self._dial = dial
@@ -192,10 +198,12 @@ class Transfers:
                 raise ProtocolError(f"malformed manifest of {reference}: {error!r}") from error
         return {
             "Descriptor": {
-                "mediaType": found.media_type, "digest": digest_of(found.content), "size": len(found.content),
+                "mediaType": found.media_type,
+                "digest": digest_of(found.content),
+                "size": len(found.content),
             },
             "Platforms": platforms,
-        }  # fmt: skip
+        }
 
     async def fetch(self, url: str) -> AsyncGenerator[bytes, None]:
         """What is at an address, for `docker import URL`."""

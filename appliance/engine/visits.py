@@ -61,9 +61,16 @@ class Visits:
     """`nursery` owns the machines; they are of the usual size, with a card that is on no network unless it makes for a quicker line."""
 
     def __init__(
-        self, machines: Machines, images: ImageStore, volumes: Volumes, places: Places, memory_mib: int, cpus: int,
-        quick: "QuickLines | None", nursery: trio.Nursery,
-    ) -> None:  # fmt: skip
+        self,
+        machines: Machines,
+        images: ImageStore,
+        volumes: Volumes,
+        places: Places,
+        memory_mib: int,
+        cpus: int,
+        quick: "QuickLines | None",
+        nursery: trio.Nursery,
+    ) -> None:
         self._places = places
         self._quick = quick
         self._machines = machines

@@ -103,9 +103,10 @@ class Volumes:
     def users(self, name: str) -> list[str]:
         """The ids of the containers that have it, running or not."""
         return [
-            container.id for container in self.everyone()
+            container.id
+            for container in self.everyone()
             if any(mount.type == "volume" and mount.name == name for mount in container.record.mounts)
-        ]  # fmt: skip
+        ]
 
     # -- create and remove ----------------------------------------------------------------------------------------
 
@@ -173,8 +174,9 @@ class Volumes:
                     copy.read_only = copy.read_only or read_only
                 found[copy.destination] = copy
         for mount in [
-            *(parse_bind(text) for text in host.get("Binds") or ()), *(parse_mount(one) for one in host.get("Mounts") or ())
-        ]:  # fmt: skip
+            *(parse_bind(text) for text in host.get("Binds") or ()),
+            *(parse_mount(one) for one in host.get("Mounts") or ()),
+        ]:
             found[mount.destination] = mount
         tmpfs = {clean(target) for target in host.get("Tmpfs") or ()}
         for target in config.get("Volumes") or ():

@@ -45,12 +45,16 @@ class _Authority:
         # Guests' clocks are set by us, and may be set by others afterwards.
         begin = datetime.datetime(2000, 1, 1)
         return (
-            x509.CertificateBuilder().subject_name(name).issuer_name(self._name).public_key(key)
-            .serial_number(x509.random_serial_number()).not_valid_before(begin)
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(self._name)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(begin)
             .not_valid_after(begin + datetime.timedelta(days=36500))
             .add_extension(x509.BasicConstraints(ca=authority, path_length=0 if authority else None), critical=True)
             .sign(self._key, hashes.SHA256())
-        )  # fmt: skip
+        )
 
     def identity(self, name: str) -> tuple[bytes, bytes]:
         """A new certificate for a name, and its key; both in PEM."""

@@ -21,9 +21,13 @@ async def opened(
     await disks.prepare()
     rehearsal = LocalRehearsal(loop, config.data_root, disks, blank)
     driver = QemuDriver(
-        config.exec_root / "machines", config.guest, config.accel, config.cache, nursery,
+        config.exec_root / "machines",
+        config.guest,
+        config.accel,
+        config.cache,
+        nursery,
         rehearsal if config.vm_template else None,
-    )  # fmt: skip
+    )
     await driver.connect()
     size = default_pool() if config.vm_pool is None else config.vm_pool
     pools: list[Pool] = []

@@ -43,11 +43,17 @@ async def opened(config: Config, owner: str) -> AsyncIterator[VsphereDriver]:
     settings = config.vsphere
     server = _server(config)
     names = Names(
-        settings.tenant, settings.datacenter, settings.compute_resource, settings.vm_folder, settings.image_store,
-        required(settings, "bridge_network"), settings.vm_names, _portgroups(config),
+        settings.tenant,
+        settings.datacenter,
+        settings.compute_resource,
+        settings.vm_folder,
+        settings.image_store,
+        required(settings, "bridge_network"),
+        settings.vm_names,
+        _portgroups(config),
         tuple(store for store in map(parse_volume_store, config.volume_stores) if not is_nfs(store[1])),
         settings.vm_group,
-    )  # fmt: skip
+    )
     allowed = [_network(text) for text in settings.vspc_allow]
     tls = _tls(settings)
     address, port = _address(settings.vspc_listen, "--vspc-listen")

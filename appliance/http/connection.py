@@ -108,8 +108,11 @@ class Request:
             return None
         kind = self.headers.get("content-type", "").partition(";")[0].strip()
         if kind != "application/json":
-            raise InvalidParameter(f'unsupported Content-Type header ({kind}): must be "application/json"' if kind else
-                                   "malformed Content-Type header (): mime: no media type")  # fmt: skip
+            raise InvalidParameter(
+                f'unsupported Content-Type header ({kind}): must be "application/json"'
+                if kind
+                else "malformed Content-Type header (): mime: no media type"
+            )
         try:
             return msgspec.json.decode(body)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:

@@ -25,10 +25,18 @@ class DiskKind:
 SCRATCH = DiskKind(
     10 << 30,
     (
-        "-O", "^resize_inode", "-J", "size=16", "-m", "0", "-i", "65536",
-        "-E", "lazy_itable_init=1,lazy_journal_init=1,assume_storage_prezeroed=1",
+        "-O",
+        "^resize_inode",
+        "-J",
+        "size=16",
+        "-m",
+        "0",
+        "-i",
+        "65536",
+        "-E",
+        "lazy_itable_init=1,lazy_journal_init=1,assume_storage_prezeroed=1",
     ),
-)  # fmt: skip
+)
 VOLUME_OPTIONS = ("-O", "^resize_inode", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1")
 
 

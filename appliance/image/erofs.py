@@ -21,11 +21,21 @@ _MAX_ENTRIES = 2_000_000
 _SLOT = 32
 _INODE = struct.Struct("<HHHHQIIIIQII16x")
 _TYPES = {
-    stat.S_IFREG: 1, stat.S_IFDIR: 2, stat.S_IFCHR: 3, stat.S_IFBLK: 4, stat.S_IFIFO: 5, stat.S_IFSOCK: 6, stat.S_IFLNK: 7,
-}  # fmt: skip
+    stat.S_IFREG: 1,
+    stat.S_IFDIR: 2,
+    stat.S_IFCHR: 3,
+    stat.S_IFBLK: 4,
+    stat.S_IFIFO: 5,
+    stat.S_IFSOCK: 6,
+    stat.S_IFLNK: 7,
+}
 _XATTR_PREFIXES = (
-    (b"user.", 1), (b"system.posix_acl_access", 2), (b"system.posix_acl_default", 3), (b"trusted.", 4), (b"security.", 6),
-)  # fmt: skip
+    (b"user.", 1),
+    (b"system.posix_acl_access", 2),
+    (b"system.posix_acl_default", 3),
+    (b"trusted.", 4),
+    (b"security.", 6),
+)
 
 
 @dataclass(slots=True)
@@ -263,10 +273,24 @@ class _Writer:
         self._out.seek(1024)
         self._out.write(
             struct.pack(
-                "<IIIBBHQQIIII16s16sI", _MAGIC, 0, 0, 12, 0, self._root.number, len(nodes), 0, 0, blocks, meta, 0,
-                bytes(16), b"", 0,
+                "<IIIBBHQQIIII16s16sI",
+                _MAGIC,
+                0,
+                0,
+                12,
+                0,
+                self._root.number,
+                len(nodes),
+                0,
+                0,
+                blocks,
+                meta,
+                0,
+                bytes(16),
+                b"",
+                0,
             ).ljust(128, b"\0")
-        )  # fmt: skip
+        )
         return Result(self._count, blocks * BLOCK, self._content)
 
     def _number_nodes(self) -> list[_Node]:
@@ -326,9 +350,21 @@ class _Writer:
             where = node.device
         layout = 2 if inline else 0
         _INODE.pack_into(
-            buffer, place, 1 | layout << 1, count, node.mode, 0, node.size, where, node.number & 0xFFFFFFFF, node.uid,
-            node.gid, (node.mtime_ns // 1_000_000_000) & 0xFFFFFFFFFFFFFFFF, node.mtime_ns % 1_000_000_000, node.links,
-        )  # fmt: skip
+            buffer,
+            place,
+            1 | layout << 1,
+            count,
+            node.mode,
+            0,
+            node.size,
+            where,
+            node.number & 0xFFFFFFFF,
+            node.uid,
+            node.gid,
+            (node.mtime_ns // 1_000_000_000) & 0xFFFFFFFFFFFFFFFF,
+            node.mtime_ns % 1_000_000_000,
+            node.links,
+        )
         end = place + _INODE.size
         buffer[end : end + len(xattrs)] = xattrs
         end += len(xattrs)

@@ -20,10 +20,14 @@ async def import_tar(
     async with store.pinned([layer.diff_id]):
         created = rfc3339(time.time_ns())
         raw = {
-            "architecture": platform.architecture, "os": platform.system, "created": created, "config": config,
-            "comment": message, "history": [{"created": created, "comment": message}],
+            "architecture": platform.architecture,
+            "os": platform.system,
+            "created": created,
+            "config": config,
+            "comment": message,
+            "history": [{"created": created, "comment": message}],
             "rootfs": {"type": "layers", "diff_ids": [layer.diff_id]},
-        }  # fmt: skip
+        }
         record = await store.add_image(json.dumps(raw).encode())
     if reference is not None:
         await store.tag(record, reference, time.time())

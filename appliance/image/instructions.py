@@ -164,6 +164,15 @@ def _healthcheck(config: Config, text: str) -> None:
 
 
 _HANDLERS: dict[str, Callable[[Config, str], None]] = {
-    "CMD": _cmd, "ENTRYPOINT": _entrypoint, "ENV": _env, "EXPOSE": _expose, "LABEL": _label, "ONBUILD": _onbuild,
-    "STOPSIGNAL": _stopsignal, "USER": _user, "VOLUME": _volume, "WORKDIR": _workdir, "HEALTHCHECK": _healthcheck,
-}  # fmt: skip
+    "CMD": _cmd,
+    "ENTRYPOINT": _entrypoint,
+    "ENV": _env,
+    "EXPOSE": _expose,
+    "LABEL": _label,
+    "ONBUILD": _onbuild,
+    "STOPSIGNAL": _stopsignal,
+    "USER": _user,
+    "VOLUME": _volume,
+    "WORKDIR": _workdir,
+    "HEALTHCHECK": _healthcheck,
+}

@@ -6,9 +6,21 @@ from typing import Any
 from appliance.errors import InvalidParameter
 
 _SYSTEMS = frozenset(("linux", "windows", "darwin", "freebsd"))
-_ARCHITECTURES = frozenset((
-    "amd64", "arm64", "arm", "386", "ppc64le", "s390x", "riscv64", "mips64le", "mips64", "loong64", "wasm",
-))  # fmt: skip
+_ARCHITECTURES = frozenset(
+    (
+        "amd64",
+        "arm64",
+        "arm",
+        "386",
+        "ppc64le",
+        "s390x",
+        "riscv64",
+        "mips64le",
+        "mips64",
+        "loong64",
+        "wasm",
+    )
+)
 _OTHER_NAMES = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "i386": "386", "armhf": "arm"}
 
 

@@ -19,15 +19,25 @@ from appliance.registry import ComeBackLater, Manifest, Registry, read_at_most
 
 _PARALLEL = 3
 _MAX_CONFIG = 8 << 20
-_CONFIGS = frozenset((
-    "application/vnd.docker.container.image.v1+json", "application/vnd.oci.image.config.v1+json", "application/octet-stream",
-))  # fmt: skip
-_LAYERS = frozenset((
-    "application/vnd.docker.image.rootfs.diff.tar.gzip", "application/vnd.docker.image.rootfs.diff.tar",
-    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
-    *(f"application/vnd.oci.image.layer.{kind}v1.tar{compression}" for kind in ("", "nondistributable.")
-      for compression in ("", "+gzip", "+zstd")),
-))  # fmt: skip
+_CONFIGS = frozenset(
+    (
+        "application/vnd.docker.container.image.v1+json",
+        "application/vnd.oci.image.config.v1+json",
+        "application/octet-stream",
+    )
+)
+_LAYERS = frozenset(
+    (
+        "application/vnd.docker.image.rootfs.diff.tar.gzip",
+        "application/vnd.docker.image.rootfs.diff.tar",
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+        *(
+            f"application/vnd.oci.image.layer.{kind}v1.tar{compression}"
+            for kind in ("", "nondistributable.")
+            for compression in ("", "+gzip", "+zstd")
+        ),
+    )
+)
 Report = Callable[[dict[str, Any]], Awaitable[None]]
 """Takes one line of progress, as the API sends it."""
 
@@ -150,9 +160,14 @@ async def _config(registry: Registry, reference: Reference, digest: str) -> byte
 
 
 async def _layer(
-    store: ImageStore, registry: Registry, repository: str, diff_id: str, blob: Blob, limiter: trio.CapacityLimiter,
+    store: ImageStore,
+    registry: Registry,
+    repository: str,
+    diff_id: str,
+    blob: Blob,
+    limiter: trio.CapacityLimiter,
     report: Report,
-) -> None:  # fmt: skip
+) -> None:
     short = blob.digest.removeprefix("sha256:")[:12]
     if store.has_layer(diff_id):
         await report({"status": "Already exists", "progressDetail": {}, "id": short})
@@ -162,9 +177,13 @@ async def _layer(
         sender, receiver = trio.open_memory_channel[bytes](2)
 
         async def progress(got: int) -> None:
-            await report({
-                "status": "Downloading", "progressDetail": {"current": got, "total": blob.size}, "id": short,
-            })  # fmt: skip
+            await report(
+                {
+                    "status": "Downloading",
+                    "progressDetail": {"current": got, "total": blob.size},
+                    "id": short,
+                }
+            )
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_download, registry, repository, blob, sender, progress)
@@ -177,9 +196,12 @@ async def _layer(
 
 
 async def _download(
-    registry: Registry, repository: str, blob: Blob, sender: trio.MemorySendChannel[bytes],
+    registry: Registry,
+    repository: str,
+    blob: Blob,
+    sender: trio.MemorySendChannel[bytes],
     progress: Callable[[int], Awaitable[None]],
-) -> None:  # fmt: skip
+) -> None:
     """Send on all of a blob; where the registry breaks off, it goes on from there."""
     got = 0
     next_report = 0.0

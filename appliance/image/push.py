@@ -44,13 +44,18 @@ async def push(
             for diff_id in dict.fromkeys(reversed(diff_ids)):
                 nursery.start_soon(one, diff_id)
     await _push_config(registry, reference, record)
-    manifest = json.dumps({
-        "schemaVersion": 2, "mediaType": _MANIFEST,
-        "config": {"mediaType": _CONFIG, "size": len(record.config), "digest": record.id},
-        "layers": [
-            {"mediaType": _LAYER, "size": blobs[diff_id].size, "digest": blobs[diff_id].digest} for diff_id in diff_ids
-        ],
-    }, indent=3).encode()  # fmt: skip
+    manifest = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": _MANIFEST,
+            "config": {"mediaType": _CONFIG, "size": len(record.config), "digest": record.id},
+            "layers": [
+                {"mediaType": _LAYER, "size": blobs[diff_id].size, "digest": blobs[diff_id].digest}
+                for diff_id in diff_ids
+            ],
+        },
+        indent=3,
+    ).encode()
     await _again(lambda: registry.put_manifest(reference.path, reference.tag, manifest, _MANIFEST))
     digest = digest_of(manifest)
     await store.tag(record, Reference(reference.domain, reference.path), 0.0, digest)

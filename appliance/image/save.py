@@ -42,11 +42,14 @@ def _archive(store: ImageStore, wanted: list[tuple[ImageRecord, list[str]]]) -> 
                 yield _header(_blob(diff_id), sizes[diff_id])
                 yield from store.tar_of(diff_id)
                 yield bytes(-sizes[diff_id] % 512)
-        manifest = json.dumps({
-            "schemaVersion": 2, "mediaType": _MANIFEST,
-            "config": {"mediaType": _CONFIG, "digest": record.id, "size": len(record.config)},
-            "layers": [{"mediaType": _LAYER, "digest": one, "size": sizes[one]} for one in diff_ids],
-        }).encode()  # fmt: skip
+        manifest = json.dumps(
+            {
+                "schemaVersion": 2,
+                "mediaType": _MANIFEST,
+                "config": {"mediaType": _CONFIG, "digest": record.id, "size": len(record.config)},
+                "layers": [{"mediaType": _LAYER, "digest": one, "size": sizes[one]} for one in diff_ids],
+            }
+        ).encode()
         for digest, content in ((record.id, record.config), (digest_of(manifest), manifest)):
             if digest not in written:
                 written.add(digest)
@@ -57,8 +60,9 @@ def _archive(store: ImageStore, wanted: list[tuple[ImageRecord, list[str]]]) -> 
             reference = parse_reference(name)
             familiar.append(str(reference))
             annotations = {
-                "io.containerd.image.name": f"{reference.name}:{reference.tag}", "org.opencontainers.image.ref.name": reference.tag,
-            }  # fmt: skip
+                "io.containerd.image.name": f"{reference.name}:{reference.tag}",
+                "org.opencontainers.image.ref.name": reference.tag,
+            }
             index.append({**descriptor, "annotations": annotations})
             if diff_ids:
                 top = diff_ids[-1].removeprefix("sha256:")

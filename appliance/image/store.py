@@ -53,9 +53,12 @@ class ImageStore:
     """
 
     def __init__(
-        self, database: Database, root: Path, on_layer_gone: Callable[[Path], None] = lambda _: None,
+        self,
+        database: Database,
+        root: Path,
+        on_layer_gone: Callable[[Path], None] = lambda _: None,
         admit: Callable[[int], Awaitable[None]] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._admit = admit
         self._admission = trio.Lock()
         self._database = database
@@ -317,9 +320,10 @@ class ImageStore:
         """Remove those of the layers that nobody has or wants; which they were."""
         wanted = {diff_id for config in self._configs.values() for diff_id in config.diff_ids}
         gone = [
-            diff_id for diff_id in dict.fromkeys(diff_ids)
+            diff_id
+            for diff_id in dict.fromkeys(diff_ids)
             if diff_id not in wanted and self._pins[diff_id] <= 0 and self.has_layer(diff_id)
-        ]  # fmt: skip
+        ]
         for diff_id in gone:
             _unlink(self.layer_path(diff_id))
             self._on_layer_gone(self.layer_path(diff_id))

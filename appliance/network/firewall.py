@@ -129,24 +129,30 @@ def _family(
         "prerouting": ("type nat hook prerouting priority dstnat", nat),
         "output": ("type nat hook output priority -100", nat),
         "postrouting": ("type nat hook postrouting priority srcnat", out),
-        "forward": ("type filter hook forward priority filter", [
-            "ct state established,related accept",
-            "iifname . oifname @same accept",
-            *apart.forward,
-            "iifname @internal drop",
-            "oifname @internal drop",
-            # What is published may be reached from everywhere, the rest from its own network only.
-            "oifname @bridges ct status dnat accept",
-            "oifname @bridges drop",
-        ]),
-        "input": ("type filter hook input priority filter", [
-            "ct state established,related accept",
-            *apart.input,
-            "iifname @internal meta l4proto { tcp, udp } th dport 53 accept",
-            "iifname @internal meta l4proto { icmp, ipv6-icmp } accept",
-            "iifname @internal drop",
-        ]),
-    }  # fmt: skip
+        "forward": (
+            "type filter hook forward priority filter",
+            [
+                "ct state established,related accept",
+                "iifname . oifname @same accept",
+                *apart.forward,
+                "iifname @internal drop",
+                "oifname @internal drop",
+                # What is published may be reached from everywhere, the rest from its own network only.
+                "oifname @bridges ct status dnat accept",
+                "oifname @bridges drop",
+            ],
+        ),
+        "input": (
+            "type filter hook input priority filter",
+            [
+                "ct state established,related accept",
+                *apart.input,
+                "iifname @internal meta l4proto { tcp, udp } th dport 53 accept",
+                "iifname @internal meta l4proto { icmp, ipv6-icmp } accept",
+                "iifname @internal drop",
+            ],
+        ),
+    }
     text = [
         f"table {family} {table} {{",
         f" map published {{ type inet_proto . inet_service : {kind} . inet_service;{_elements(everywhere)} }}",

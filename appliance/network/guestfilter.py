@@ -61,15 +61,24 @@ def messages(gates: Iterable[Gate]) -> bytes:
         for name, number in _HOOKS.items():
             hook = {"attrs": [("NFTA_HOOK_HOOKNUM", number), ("NFTA_HOOK_PRIORITY", 0)]}
             batch.add(
-                nft_chain_msg, NFT_MSG_NEWCHAIN, _CREATE, NFTA_CHAIN_TABLE=TABLE, NFTA_CHAIN_NAME=name, NFTA_CHAIN_HOOK=hook,
+                nft_chain_msg,
+                NFT_MSG_NEWCHAIN,
+                _CREATE,
+                NFTA_CHAIN_TABLE=TABLE,
+                NFTA_CHAIN_NAME=name,
+                NFTA_CHAIN_HOOK=hook,
                 NFTA_CHAIN_TYPE="filter",
-            )  # fmt: skip
+            )
         for gate in shut:
             for chain, expressions in _rules(gate):
                 batch.add(
-                    nft_rule_msg, NFT_MSG_NEWRULE, _CREATE | _APPEND, NFTA_RULE_TABLE=TABLE, NFTA_RULE_CHAIN=chain,
+                    nft_rule_msg,
+                    NFT_MSG_NEWRULE,
+                    _CREATE | _APPEND,
+                    NFTA_RULE_TABLE=TABLE,
+                    NFTA_RULE_CHAIN=chain,
                     NFTA_RULE_EXPRESSIONS=list(expressions),
-                )  # fmt: skip
+                )
     return batch.close()
 
 

@@ -45,8 +45,11 @@ def files_of(
     if settings.ticket:
         files[f"{SETTINGS}/vsphere-ticket"] = File(settings.ticket, shared=True)
     for name, content in (
-        ("vsphere-ca.pem", settings.vsphere_ca), ("ca.pem", settings.tls_ca), ("cert.pem", certificate), ("key.pem", key),
-    ):  # fmt: skip
+        ("vsphere-ca.pem", settings.vsphere_ca),
+        ("ca.pem", settings.tls_ca),
+        ("cert.pem", certificate),
+        ("key.pem", key),
+    ):
         if content:
             files[f"{SETTINGS}/{name}"] = File(content, shared=True)
     if settings.ssh:
@@ -147,9 +150,14 @@ def _vchd(settings: Settings, bridge: str) -> str:
     if settings.vsphere_ca:
         content["vsphere-ca"] = f"{SETTINGS}/vsphere-ca.pem"
     content |= {
-        "hosts": hosts, "data-root": _STATE, "exec-root": "/run/vch",
-        "bridge": BRIDGE, "bridge-interface": bridge, "vspc-listen": f"0.0.0.0:{SERIAL_PORT}", "quick-port": QUICK_PORT,
-    }  # fmt: skip
+        "hosts": hosts,
+        "data-root": _STATE,
+        "exec-root": "/run/vch",
+        "bridge": BRIDGE,
+        "bridge-interface": bridge,
+        "vspc-listen": f"0.0.0.0:{SERIAL_PORT}",
+        "quick-port": QUICK_PORT,
+    }
     if settings.password:
         content["vsphere-password-file"] = f"{SETTINGS}/vsphere-password"
     if settings.ticket:

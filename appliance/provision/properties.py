@@ -41,7 +41,9 @@ _NETWORK, _VSPHERE, _DOCKER, _TLS, _ACCESS = "Network", "vSphere", "Docker", "TL
 PROPERTIES = (
     Property("hostname", _NETWORK, "Host name", "Of the appliance; else what DHCP says, or vch."),
     Property(
-        "interfaces", _NETWORK, "Networks of the cards",
+        "interfaces",
+        _NETWORK,
+        "Networks of the cards",
         "What each card is on, in order: public (published ports, the way out), bridge (containers), client (the API), management "
         "(vSphere). What is left out of client and management is on the public network.",
         "public,bridge",
@@ -50,7 +52,9 @@ PROPERTIES = (
     Property("public-gateway", _NETWORK, "Public gateway", "The default route, with an address that is not DHCP's."),
     Property("client-address", _NETWORK, "Client address", "Where there is a card on the client network.", "dhcp"),
     Property("client-routes", _NETWORK, "Client routes", "SUBNET=GATEWAY, with commas between."),
-    Property("management-address", _NETWORK, "Management address", "Where there is a card on the management network.", "dhcp"),
+    Property(
+        "management-address", _NETWORK, "Management address", "Where there is a card on the management network.", "dhcp"
+    ),
     Property("management-routes", _NETWORK, "Management routes", "SUBNET=GATEWAY, with commas between."),
     Property("dns", _NETWORK, "DNS servers", "With commas between; else DHCP's."),
     Property("search", _NETWORK, "Search domains", "With commas between; else DHCP's."),
@@ -59,13 +63,24 @@ PROPERTIES = (
     Property("vsphere-user", _VSPHERE, "User"),
     Property("vsphere-password", _VSPHERE, "Password", secret=True),
     Property(
-        "vsphere-login", _VSPHERE, "Login",
+        "vsphere-login",
+        _VSPHERE,
+        "Login",
         "password, or extension: the appliance registers itself as an extension of the vCenter, with a certificate of its own, in the "
         "session that the ticket is for. User and password are not needed then.",
         "password",
     ),
-    Property("vsphere-ticket", _VSPHERE, "Ticket", "For one session, as vch makes it; soon of no use.", secret=True, once=True),
-    Property("vsphere-tunnel-port", _VSPHERE, "Port of the tunnel", "Of the vCenter, where extensions log in; 0: none.", "80"),
+    Property(
+        "vsphere-ticket",
+        _VSPHERE,
+        "Ticket",
+        "For one session, as vch makes it; soon of no use.",
+        secret=True,
+        once=True,
+    ),
+    Property(
+        "vsphere-tunnel-port", _VSPHERE, "Port of the tunnel", "Of the vCenter, where extensions log in; 0: none.", "80"
+    ),
     Property("thumbprint", _VSPHERE, "Thumbprint", "Of the server's certificate, SHA-1 or SHA-256; or its CA, below."),
     Property("vsphere-ca", _VSPHERE, "CA", "Of the server's certificate: PEM, or base64 of it."),
     Property("tenant", _VSPHERE, "Tenant", "In whose name machines are made and folders are called.", "vch"),
@@ -73,23 +88,52 @@ PROPERTIES = (
     Property("compute-resource", _VSPHERE, "Compute resource", "A cluster or host, or CLUSTER/POOL."),
     Property("vm-folder", _VSPHERE, "Folder of machines"),
     Property("image-store", _VSPHERE, "Image store", "The datastore of images and machines."),
-    Property("volume-stores", _VSPHERE, "Volume stores", "NAME=DATASTORE or NAME=nfs://SERVER/PATH?uid=UID&gid=GID, with commas between."),
-    Property("bridge-network", _VSPHERE, "Bridge network", "The portgroup that containers are on, and the bridge card too."),
     Property(
-        "container-networks", _VSPHERE, "Container networks",
+        "volume-stores",
+        _VSPHERE,
+        "Volume stores",
+        "NAME=DATASTORE or NAME=nfs://SERVER/PATH?uid=UID&gid=GID, with commas between.",
+    ),
+    Property(
+        "bridge-network", _VSPHERE, "Bridge network", "The portgroup that containers are on, and the bridge card too."
+    ),
+    Property(
+        "container-networks",
+        _VSPHERE,
+        "Container networks",
         "Portgroups that are networks for containers, as vchd's --container-network has them, with semicolons between: "
         "name=NAME,portgroup=PORTGROUP,subnet=CIDR,gateway=IP,range=IP-IP,dns=IP,firewall=LEVEL.",
     ),
-    Property("vspc-allow", _VSPHERE, "Hosts", "CIDRs from where serial ports may come, with commas between; else from everywhere."),
+    Property(
+        "vspc-allow",
+        _VSPHERE,
+        "Hosts",
+        "CIDRs from where serial ports may come, with commas between; else from everywhere.",
+    ),
     Property("vm-firmware", _VSPHERE, "Firmware of machines", "efi or bios.", "efi"),
     Property("vm-group", _VSPHERE, "Group of machines", "Of the cluster's, for DRS rules; made if it is not there."),
-    Property("vm-names", _VSPHERE, "Names of machines", "Text with {name}, {id} and {tenant} of the container.", "{name}-{id}"),
+    Property(
+        "vm-names",
+        _VSPHERE,
+        "Names of machines",
+        "Text with {name}, {id} and {tenant} of the container.",
+        "{name}-{id}",
+    ),
     Property("bip", _DOCKER, "Bridge address", "Of the default network's gateway, as 172.17.0.1/16."),
     Property("vm-memory", _DOCKER, "Memory of a machine", "MiB, for containers that say none.", "256"),
     Property(
-        "vm-pool", _DOCKER, "Machines that wait", "For containers to come: InstantClones, of a vCenter from 6.7 on. None by default.", "0",
+        "vm-pool",
+        _DOCKER,
+        "Machines that wait",
+        "For containers to come: InstantClones, of a vCenter from 6.7 on. None by default.",
+        "0",
     ),
-    Property("storage-quota", _DOCKER, "Storage quota", "What images and containers may take together, as 100g; else all there is."),
+    Property(
+        "storage-quota",
+        _DOCKER,
+        "Storage quota",
+        "What images and containers may take together, as 100g; else all there is.",
+    ),
     Property("labels", _DOCKER, "Labels", "NAME=VALUE, with commas between."),
     Property("insecure-registries", _DOCKER, "Insecure registries", "With commas between."),
     Property("registry-mirrors", _DOCKER, "Mirrors", "With commas between."),
@@ -99,19 +143,36 @@ PROPERTIES = (
     Property("https-proxy", _DOCKER, "HTTPS proxy"),
     Property("no-proxy", _DOCKER, "No proxy for", "With commas between."),
     Property("log-level", _DOCKER, "Log level", "debug, info, warn, error or fatal.", "info"),
-    Property("syslog-address", _DOCKER, "Syslog server", "Where vchd's own log goes, too: udp, tcp or tcp+tls://HOST or HOST:PORT."),
     Property(
-        "tls-ca", _TLS, "CA of clients",
+        "syslog-address",
+        _DOCKER,
+        "Syslog server",
+        "Where vchd's own log goes, too: udp, tcp or tcp+tls://HOST or HOST:PORT.",
+    ),
+    Property(
+        "tls-ca",
+        _TLS,
+        "CA of clients",
         "PEM, or base64 of it: who has a certificate of it may use the API. Without one the API is not served, unless Verify is off.",
     ),
     Property("tls-verify", _TLS, "Verify clients", "Off: whoever reaches the API may do all.", "true", kind="boolean"),
-    Property("tls-cert", _TLS, "Certificate", "Of the API: PEM, or base64 of it; else one that the appliance makes for itself."),
+    Property(
+        "tls-cert",
+        _TLS,
+        "Certificate",
+        "Of the API: PEM, or base64 of it; else one that the appliance makes for itself.",
+    ),
     Property("tls-key", _TLS, "Key", "Of that certificate: PEM, or base64 of it.", secret=True),
-    Property("tls-allow", _TLS, "Who may what", "full:CN=NAME, read:OU=UNIT and so on, with commas between; else all may all."),
+    Property(
+        "tls-allow",
+        _TLS,
+        "Who may what",
+        "full:CN=NAME, read:OU=UNIT and so on, with commas between; else all may all.",
+    ),
     Property("ssh", _ACCESS, "SSH", "On the client network.", "false", kind="boolean"),
     Property("ssh-key", _ACCESS, "SSH key", "A public key that root may log in with."),
     Property("root-password", _ACCESS, "Password of root", "For the console and SSH; else there is none.", secret=True),
-)  # fmt: skip
+)
 BY_KEY = {one.key: one for one in PROPERTIES}
 _LEVELS = ("debug", "info", "warn", "error", "fatal")
 _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", re.I)
@@ -165,9 +226,17 @@ def settings_of(values: Mapping[str, str]) -> Settings:
     interfaces = reader.interfaces()
     vchd: dict[str, object] = {"hypervisor": "vsphere"}
     for key in (
-        "vsphere", "vsphere-user", "thumbprint", "tenant", "datacenter", "compute-resource", "vm-folder", "image-store",
-        "bridge-network", "vm-group",
-    ):  # fmt: skip
+        "vsphere",
+        "vsphere-user",
+        "thumbprint",
+        "tenant",
+        "datacenter",
+        "compute-resource",
+        "vm-folder",
+        "image-store",
+        "bridge-network",
+        "vm-group",
+    ):
         if value := reader.text(key):
             vchd[key] = value
     by_extension = read("vsphere-login", _one_of("password", "extension"), "password") == "extension"
@@ -186,15 +255,20 @@ def settings_of(values: Mapping[str, str]) -> Settings:
         "vm-pool": read("vm-pool", _count, 0),
     }
     for key, check in (
-        ("bip", lambda text: str(ipaddress.IPv4Interface(text))), ("storage-quota", _checked(parse_size)),
+        ("bip", lambda text: str(ipaddress.IPv4Interface(text))),
+        ("storage-quota", _checked(parse_size)),
         ("syslog-address", _checked(parse_server)),
-    ):  # fmt: skip
+    ):
         if reader.text(key):
             vchd[key] = read(key, check, "")
     for key, check in (
-        ("volume-stores", _pair), ("vspc-allow", _subnet), ("labels", str), ("insecure-registries", str), ("registry-mirrors", str),
+        ("volume-stores", _pair),
+        ("vspc-allow", _subnet),
+        ("labels", str),
+        ("insecure-registries", str),
+        ("registry-mirrors", str),
         ("allow-registries", str),
-    ):  # fmt: skip
+    ):
         if found := reader.all(key, check):
             vchd[key] = found
     if networks := reader.all("container-networks", _container_network, ";"):

@@ -64,8 +64,13 @@ def _request(
     client: httpx.AsyncClient, realm: str, service: str, scopes: list[str], known: Credentials
 ) -> httpx.Request:
     if known.identity_token:
-        form = {"service": service, "scope": " ".join(scopes), "grant_type": "refresh_token",
-                "refresh_token": known.identity_token, "client_id": "vch"}  # fmt: skip
+        form = {
+            "service": service,
+            "scope": " ".join(scopes),
+            "grant_type": "refresh_token",
+            "refresh_token": known.identity_token,
+            "client_id": "vch",
+        }
         return client.build_request("POST", realm, data=form)
     parameters: list[tuple[str, Any]] = [("service", service)] if service else []
     parameters += [("scope", one) for one in scopes]

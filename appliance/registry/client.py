@@ -57,19 +57,29 @@ class Registry:
     """One registry host. `insecure`: plain HTTP, or HTTPS that need not prove itself. `certificates`: its folder of certs.d."""
 
     def __init__(
-        self, host: str, credentials: Credentials, *, insecure: bool, stall: float = STALL_SECONDS,
-        mirrors: Sequence[str] = (), certificates: Path | None = None, proxies: Proxies = NO_PROXIES,
-    ) -> None:  # fmt: skip
+        self,
+        host: str,
+        credentials: Credentials,
+        *,
+        insecure: bool,
+        stall: float = STALL_SECONDS,
+        mirrors: Sequence[str] = (),
+        certificates: Path | None = None,
+        proxies: Proxies = NO_PROXIES,
+    ) -> None:
         self.host = host
         self._credentials = credentials
         address = "registry-1.docker.io" if host == "docker.io" else host
         self._mirrors = [mirror.rstrip("/") for mirror in mirrors]
         self._bases = [f"https://{address}"] + ([f"http://{address}"] if insecure else [])
         self._client = httpx.AsyncClient(
-            timeout=httpx.Timeout(stall, connect=15), follow_redirects=True, max_redirects=_MAX_REDIRECTS,
-            headers={"User-Agent": "vch"}, trust_env=False,
+            timeout=httpx.Timeout(stall, connect=15),
+            follow_redirects=True,
+            max_redirects=_MAX_REDIRECTS,
+            headers={"User-Agent": "vch"},
+            trust_env=False,
             transport=Ways(proxies, verification(certificates, insecure), httpx.Limits(max_connections=8)),
-        )  # fmt: skip
+        )
         self._base: str | None = None
         self._authorization: dict[str, str] = {}
 
@@ -311,9 +321,10 @@ class Registry:
         """Send a piece of an upload; where the next one goes."""
 
         headers = {
-            "Content-Type": "application/octet-stream", "Content-Length": str(length),
+            "Content-Type": "application/octet-stream",
+            "Content-Length": str(length),
             "Content-Range": f"{position}-{position + length - 1}",
-        }  # fmt: skip
+        }
         async with self._guarded(
             "PATCH", place, scope, headers, lambda: Piece(file, position, length, sent)
         ) as response:

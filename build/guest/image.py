@@ -99,10 +99,24 @@ def fetch_wheels(versions: dict[str, str], downloads: Path) -> Path:
     if not target.exists():
         partial = Path(tempfile.mkdtemp(dir=downloads))
         run(
-            sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-compile", "--target", str(partial),
-            "--python-version", "3.11", "--implementation", "cp", "--platform", "manylinux2014_x86_64",
-            "--only-binary=:all:", *(f"{name}=={version}" for name, version in versions.items()),
-        )  # fmt: skip
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--no-deps",
+            "--no-compile",
+            "--target",
+            str(partial),
+            "--python-version",
+            "3.11",
+            "--implementation",
+            "cp",
+            "--platform",
+            "manylinux2014_x86_64",
+            "--only-binary=:all:",
+            *(f"{name}=={version}" for name, version in versions.items()),
+        )
         partial.rename(target)
     return target
 

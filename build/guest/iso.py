@@ -23,9 +23,19 @@ def write_iso(kernel: bytes, initrd: Path, work: Path, target: Path) -> None:
     (root / "vmlinuz").write_bytes(kernel)
     subprocess.run(["zstd", "-q", "-15", "-T0", "-o", str(root / "initrd"), str(initrd)], check=True)
     command = [
-        *_TIME, "grub-mkrescue", "-o", str(target), f"--install-modules={_MODULES}", "--locales=", "--fonts=", "--themes=", str(root),
-        "--", "-volid", "VCH",
-    ]  # fmt: skip
+        *_TIME,
+        "grub-mkrescue",
+        "-o",
+        str(target),
+        f"--install-modules={_MODULES}",
+        "--locales=",
+        "--fonts=",
+        "--themes=",
+        str(root),
+        "--",
+        "-volid",
+        "VCH",
+    ]
     for path in (*root.rglob("*"), root):
         os.utime(path, (_EPOCH, _EPOCH))
     environment = {**os.environ, "TZ": "UTC", "SOURCE_DATE_EPOCH": str(_EPOCH)}

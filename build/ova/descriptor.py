@@ -120,17 +120,27 @@ def _items() -> list[str]:
         _item(5, 17, ElementName="System disk", AddressOnParent=0, HostResource="ovf:/disk/system", Parent=3),
         _item(6, 17, ElementName="Data disk", AddressOnParent=1, HostResource="ovf:/disk/data", Parent=3),
         _item(
-            7, 15, ElementName="CD", AddressOnParent=0, AutomaticAllocation="false", Parent=4,
+            7,
+            15,
+            ElementName="CD",
+            AddressOnParent=0,
+            AutomaticAllocation="false",
+            Parent=4,
             ResourceSubType="vmware.cdrom.remotepassthrough",
         ),
-    ]  # fmt: skip
+    ]
     for index, (network, _) in enumerate(NETWORKS):
         items.append(
             _item(
-                8 + index, 10, ElementName=f"{network} network", AddressOnParent=7 + index, AutomaticAllocation="true",
-                Connection=network, ResourceSubType="VmxNet3",
+                8 + index,
+                10,
+                ElementName=f"{network} network",
+                AddressOnParent=7 + index,
+                AutomaticAllocation="true",
+                Connection=network,
+                ResourceSubType="VmxNet3",
             )
-        )  # fmt: skip
+        )
     return items
 
 

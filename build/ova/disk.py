@@ -110,9 +110,16 @@ def _write_table(disk: int, size: int, partitions: list[_Partition]) -> None:
 
     def header(own: int, other: int, table: int) -> bytes:
         fields = (
-            own, other, 2 + table_sectors, size - table_sectors - 2, identity.bytes_le, table, _ENTRIES, _ENTRY,
+            own,
+            other,
+            2 + table_sectors,
+            size - table_sectors - 2,
+            identity.bytes_le,
+            table,
+            _ENTRIES,
+            _ENTRY,
             binascii.crc32(entries),
-        )  # fmt: skip
+        )
         empty = struct.pack("<8sIIIIQQQQ16sQIII", b"EFI PART", 0x10000, 92, 0, 0, *fields)
         return struct.pack("<8sIIIIQQQQ16sQIII", b"EFI PART", 0x10000, 92, binascii.crc32(empty), 0, *fields)
 

@@ -60,9 +60,14 @@ _ENABLED = (
 
 # What writes where nothing can be written, or looks for what is not here.
 _MASKED = (
-    "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service",
-    "systemd-firstboot.service", "systemd-machine-id-commit.service",
-)  # fmt: skip
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "e2scrub_reap.service",
+    "systemd-firstboot.service",
+    "systemd-machine-id-commit.service",
+)
 
 
 def run(
@@ -109,9 +114,17 @@ def base(cache: Path, work: Path) -> Path:
     options += ["--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-include=/usr/share/doc/*/copyright"]
     environment = {**os.environ, "SOURCE_DATE_EPOCH": disk.EPOCH, "LC_ALL": "C.UTF-8"}
     run(
-        "mmdebstrap", "--variant=minbase", *options, *_HOOKS, f"--include={','.join(packages())}", "bookworm", str(partial), "-",
-        environment=environment, given=sources(),
-    )  # fmt: skip
+        "mmdebstrap",
+        "--variant=minbase",
+        *options,
+        *_HOOKS,
+        f"--include={','.join(packages())}",
+        "bookworm",
+        str(partial),
+        "-",
+        environment=environment,
+        given=sources(),
+    )
     for old in target.parent.iterdir():
         old.unlink()
     shutil.move(partial, target)
@@ -135,10 +148,24 @@ def site_packages(work: Path) -> Path:
     target = work / "site-packages"
     project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
     run(
-        sys.executable, "-m", "pip", "install", "-q", "--no-compile", "--target", str(target), "--python-version", "3.11",
-        "--implementation", "cp", "--only-binary=:all:", *(word for one in _PLATFORMS for word in ("--platform", one)),
-        "-c", str(TOP / "constraints.txt"), *project["dependencies"],
-    )  # fmt: skip
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-compile",
+        "--target",
+        str(target),
+        "--python-version",
+        "3.11",
+        "--implementation",
+        "cp",
+        "--only-binary=:all:",
+        *(word for one in _PLATFORMS for word in ("--platform", one)),
+        "-c",
+        str(TOP / "constraints.txt"),
+        *project["dependencies"],
+    )
     # pip's own records hold where things came from.
     for path in target.glob("*.dist-info"):
         for name in ("direct_url.json", "RECORD", "INSTALLER", "REQUESTED"):
@@ -190,8 +217,19 @@ def compile_python(root: Path, folders: Sequence[Path]) -> None:
     What comes of a source depends on the seed of hashes, and on what the same process has compiled before: each folder is one's.
     """
     command = [
-        sys.executable, "-m", "compileall", "-q", "-q", "-f", "-s", str(root), "-p", "/", "--invalidation-mode", "unchecked-hash",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "compileall",
+        "-q",
+        "-q",
+        "-f",
+        "-s",
+        str(root),
+        "-p",
+        "/",
+        "--invalidation-mode",
+        "unchecked-hash",
+    ]
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
     programs = [subprocess.Popen([*command, str(folder)], env=environment) for folder in folders]
     for program in programs:
@@ -232,8 +270,16 @@ def make_root(tree: Path, work: Path, guest: Path) -> tuple[Path, Path]:
 
 def erofs(tree: Path, target: Path) -> None:
     run(
-        "mkfs.erofs", "-zlz4hc,12", "-T", disk.EPOCH, "-U", str(disk.ROOT_PARTITION), "--quiet", str(target), str(tree),
-    )  # fmt: skip
+        "mkfs.erofs",
+        "-zlz4hc,12",
+        "-T",
+        disk.EPOCH,
+        "-U",
+        str(disk.ROOT_PARTITION),
+        "--quiet",
+        str(target),
+        str(tree),
+    )
 
 
 def pack(

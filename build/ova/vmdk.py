@@ -106,9 +106,24 @@ def _next_data(file: int, place: int) -> int:
 def _header(capacity: int, directory: int) -> bytes:
     return struct.pack(
         "<4sIIQQQQIQQQBccccH433x",
-        b"KDMV", 3, _FLAGS, capacity, _GRAIN, _DESCRIPTOR, _DESCRIPTOR_SECTORS, _ENTRIES, 0, directory, _OVERHEAD,
-        0, b"\n", b" ", b"\r", b"\n", _DEFLATE,
-    )  # fmt: skip
+        b"KDMV",
+        3,
+        _FLAGS,
+        capacity,
+        _GRAIN,
+        _DESCRIPTOR,
+        _DESCRIPTOR_SECTORS,
+        _ENTRIES,
+        0,
+        directory,
+        _OVERHEAD,
+        0,
+        b"\n",
+        b" ",
+        b"\r",
+        b"\n",
+        _DEFLATE,
+    )
 
 
 def _marker(sectors: int, kind: int) -> bytes:
@@ -117,10 +132,23 @@ def _marker(sectors: int, kind: int) -> bytes:
 
 def _descriptor(capacity: int, content: int) -> bytes:
     lines = (
-        "# Disk DescriptorFile", "version=1", f"CID={content & 0xFFFFFFFE:08x}", "parentCID=ffffffff",
-        'createType="streamOptimized"', "", "# Extent description", f'RDONLY {capacity} SPARSE "disk.vmdk"', "",
-        "# The Disk Data Base", "#DDB", "", 'ddb.adapterType = "lsilogic"',
-        f'ddb.geometry.cylinders = "{max(1, capacity // (_HEADS * _SECTORS))}"', f'ddb.geometry.heads = "{_HEADS}"',
-        f'ddb.geometry.sectors = "{_SECTORS}"', 'ddb.virtualHWVersion = "13"', "",
-    )  # fmt: skip
+        "# Disk DescriptorFile",
+        "version=1",
+        f"CID={content & 0xFFFFFFFE:08x}",
+        "parentCID=ffffffff",
+        'createType="streamOptimized"',
+        "",
+        "# Extent description",
+        f'RDONLY {capacity} SPARSE "disk.vmdk"',
+        "",
+        "# The Disk Data Base",
+        "#DDB",
+        "",
+        'ddb.adapterType = "lsilogic"',
+        f'ddb.geometry.cylinders = "{max(1, capacity // (_HEADS * _SECTORS))}"',
+        f'ddb.geometry.heads = "{_HEADS}"',
+        f'ddb.geometry.sectors = "{_SECTORS}"',
+        'ddb.virtualHWVersion = "13"',
+        "",
+    )
     return "\n".join(lines).encode().ljust(_DESCRIPTOR_SECTORS * SECTOR, b"\0")

@@ -17,9 +17,11 @@ def _file(folder: Path, content: object) -> str:
 
 def test_flags_go_before_the_file(tmp_path: Path) -> None:
     content = {
-        "labels": ["a=b"], "log-level": "debug", "vm-template": "off",
+        "labels": ["a=b"],
+        "log-level": "debug",
+        "vm-template": "off",
         "proxies": {"http-proxy": "http://file.test", "no-proxy": "x.test"},
-    }  # fmt: skip
+    }
     config = parse_arguments(
         ["--config-file", _file(tmp_path, content), "--log-level", "error", "--no-proxy", "y.test"]
     )
@@ -44,9 +46,15 @@ def test_files_that_are_none(tmp_path: Path, content: object, text: str) -> None
 def test_where_vsphere_is(tmp_path: Path) -> None:
     file = tmp_path / "daemon.json"
     settings = {
-        "hypervisor": "vsphere", "vsphere": "vcenter.test:8443", "vsphere-password-file": "/run/secret", "tenant": "ours",
-        "volume-stores": ["fast=SSD"], "quick-port": 99, "tlsverify": True, "tls-allow": ["read:CN=x"],
-    }  # fmt: skip
+        "hypervisor": "vsphere",
+        "vsphere": "vcenter.test:8443",
+        "vsphere-password-file": "/run/secret",
+        "tenant": "ours",
+        "volume-stores": ["fast=SSD"],
+        "quick-port": 99,
+        "tlsverify": True,
+        "tls-allow": ["read:CN=x"],
+    }
     file.write_text(json.dumps(settings))
     config = parse_arguments(["--config-file", str(file), "--tenant", "theirs", "--bridge-network", "VM Network"])
     vsphere = config.vsphere

@@ -8,10 +8,27 @@ def self_signed(folder: Path, address: str) -> tuple[Path, Path]:
     """A server's own certificate for an IP address, and its key."""
     certificate, key = folder / "cert.pem", folder / "key.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={address}", "-addext",
-         f"subjectAltName=IP:{address}", "-keyout", str(key), "-out", str(certificate)],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            f"/CN={address}",
+            "-addext",
+            f"subjectAltName=IP:{address}",
+            "-keyout",
+            str(key),
+            "-out",
+            str(certificate),
+        ],
+        check=True,
+        capture_output=True,
+    )
     return certificate, key
 
 
@@ -24,9 +41,20 @@ class Authority:
         self._count = 0
         self.certificate, self._key = folder / "ca.pem", folder / "ca-key.pem"
         self._openssl(
-            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=ca of tests",
-            "-keyout", str(self._key), "-out", str(self.certificate),
-        )  # fmt: skip
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=ca of tests",
+            "-keyout",
+            str(self._key),
+            "-out",
+            str(self.certificate),
+        )
 
     @staticmethod
     def _openssl(*arguments: str) -> None:
@@ -44,7 +72,19 @@ class Authority:
             "req", "-newkey", "rsa:2048", "-nodes", "-subj", subject, "-keyout", str(key), "-out", str(request)
         )
         self._openssl(
-            "x509", "-req", "-in", str(request), "-CA", str(self.certificate), "-CAkey", str(self._key), "-days", "2",
-            "-extfile", str(more), "-out", str(certificate),
-        )  # fmt: skip
+            "x509",
+            "-req",
+            "-in",
+            str(request),
+            "-CA",
+            str(self.certificate),
+            "-CAkey",
+            str(self._key),
+            "-days",
+            "2",
+            "-extfile",
+            str(more),
+            "-out",
+            str(certificate),
+        )
         return certificate, key

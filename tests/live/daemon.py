@@ -48,11 +48,24 @@ class Daemon:
 
     def start(self, *flags: str) -> None:
         command = [
-            *self.inside(), *self._as_user(), sys.executable, "-m", "appliance",
+            *self.inside(),
+            *self._as_user(),
+            sys.executable,
+            "-m",
+            "appliance",
             *(() if self.namespace or self.uid else ("--networking", "user")),
-            "-H", self.host, "--data-root", str(self.root / "data"),
-            "--exec-root", str(self.root / "exec"), "--accel", "tcg", *FLAGS, *self.flags, *flags,
-        ]  # fmt: skip
+            "-H",
+            self.host,
+            "--data-root",
+            str(self.root / "data"),
+            "--exec-root",
+            str(self.root / "exec"),
+            "--accel",
+            "tcg",
+            *FLAGS,
+            *self.flags,
+            *flags,
+        ]
         self.socket.unlink(missing_ok=True)
         with open(self.log, "ab") as log:
             env = os.environ | ({"HOME": str(self.root)} if self.uid else {})
@@ -79,8 +92,15 @@ class Daemon:
     def _as_user(self) -> list[str]:
         if not self.uid:
             return []
-        return ["setpriv", f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups", "--bounding-set=-all",
-                "--no-new-privs", "--"]  # fmt: skip
+        return [
+            "setpriv",
+            f"--reuid={self.uid}",
+            f"--regid={self.uid}",
+            "--clear-groups",
+            "--bounding-set=-all",
+            "--no-new-privs",
+            "--",
+        ]
 
     def run_inside(self, *command: str, timeout: float = PATIENCE, check: bool = True) -> str:
         """The output of a command that runs where vchd does."""
@@ -131,9 +151,13 @@ class Daemon:
         """Run the docker CLI to its end; text out."""
         try:
             done = subprocess.run(
-                self.command(*arguments), input=stdin, stdin=None if stdin is not None else subprocess.DEVNULL,
-                capture_output=True, timeout=timeout, check=False,
-            )  # fmt: skip
+                self.command(*arguments),
+                input=stdin,
+                stdin=None if stdin is not None else subprocess.DEVNULL,
+                capture_output=True,
+                timeout=timeout,
+                check=False,
+            )
         except subprocess.TimeoutExpired as error:
             raise AssertionError(f"{error}\n{error.stdout!r}\n{error.stderr!r}\n{self._logs()}") from error
         result = subprocess.CompletedProcess(
@@ -189,9 +213,10 @@ class Daemon:
             return
         deadline = time.monotonic() + PATIENCE
         while not any(
-            int(value) >= count for key, value in json.loads(self.must("info", "--format", "{{json .DriverStatus}}"))
+            int(value) >= count
+            for key, value in json.loads(self.must("info", "--format", "{{json .DriverStatus}}"))
             if key == "Machines waiting"
-        ):  # fmt: skip
+        ):
             assert time.monotonic() < deadline, "the pool is not filled"
             time.sleep(0.1)
 

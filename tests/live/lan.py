@@ -47,24 +47,41 @@ def running_lan(namespace: str, bridge: str, folder: Path) -> Iterator[Neighbour
     """A bridge of this name in a namespace, and the neighbour on it; both go with the block."""
     there = f"{namespace}-l"
     for command in (
-        ("netns", "add", there), ("-n", there, "link", "set", "lo", "up"),
-        ("-n", namespace, "link", "add", bridge, "type", "bridge"), ("-n", namespace, "link", "set", bridge, "up"),
+        ("netns", "add", there),
+        ("-n", there, "link", "set", "lo", "up"),
+        ("-n", namespace, "link", "add", bridge, "type", "bridge"),
+        ("-n", namespace, "link", "set", bridge, "up"),
         ("-n", namespace, "link", "add", f"{bridge}p", "type", "veth", "peer", "name", "eth0", "netns", there),
         ("-n", namespace, "link", "set", f"{bridge}p", "master", bridge, "up"),
-        ("-n", there, "addr", "add", f"{GATEWAY}/24", "dev", "eth0"), ("-n", there, "link", "set", "eth0", "up"),
-    ):  # fmt: skip
+        ("-n", there, "addr", "add", f"{GATEWAY}/24", "dev", "eth0"),
+        ("-n", there, "link", "set", "eth0", "up"),
+    ):
         subprocess.run(["ip", *command], check=True)
     for family in ("ip", "ip6"):
         setting = f"net.bridge.bridge-nf-call-{family}tables=0"
         subprocess.run([*inside(namespace), "sysctl", "-qw", setting], check=False, stderr=subprocess.DEVNULL)
     leases = folder / "dnsmasq.leases"
     served: Sequence[Sequence[str]] = (
-        ("dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", f"--dhcp-leasefile={leases}",
-         "--pid-file=", "--user=root", "--no-ping", "--interface=eth0", "--bind-interfaces",
-         "--dhcp-range=198.51.100.128,198.51.100.159,120",
-         f"--dhcp-option=option:router,{GATEWAY}", "--domain=lan.example", f"--address=/{NAME}/{GATEWAY}", "--log-facility=-"),
+        (
+            "dnsmasq",
+            "--keep-in-foreground",
+            "--conf-file=/dev/null",
+            "--no-resolv",
+            "--no-hosts",
+            f"--dhcp-leasefile={leases}",
+            "--pid-file=",
+            "--user=root",
+            "--no-ping",
+            "--interface=eth0",
+            "--bind-interfaces",
+            "--dhcp-range=198.51.100.128,198.51.100.159,120",
+            f"--dhcp-option=option:router,{GATEWAY}",
+            "--domain=lan.example",
+            f"--address=/{NAME}/{GATEWAY}",
+            "--log-facility=-",
+        ),
         ("python3", "-c", _SERVER, GATEWAY, str(PORT)),
-    )  # fmt: skip
+    )
     with open(folder / "lan.log", "ab") as log:
         servers = [subprocess.Popen([*inside(there), *command], stdout=log, stderr=log) for command in served]
     try:

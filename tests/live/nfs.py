@@ -23,8 +23,16 @@ def running_nfs(daemon: Daemon, folder: Path) -> Iterator[Path]:
         (folder / name).mkdir(exist_ok=True)
     (folder / "conf").write_text(_GANESHA.format(root=folder))
     command = [
-        *daemon.inside(), "ganesha.nfsd", "-F", "-f", f"{folder}/conf", "-L", f"{folder}/log", "-p", f"{folder}/pid",
-    ]  # fmt: skip
+        *daemon.inside(),
+        "ganesha.nfsd",
+        "-F",
+        "-f",
+        f"{folder}/conf",
+        "-L",
+        f"{folder}/log",
+        "-p",
+        f"{folder}/pid",
+    ]
     server = subprocess.Popen(command)
     try:
         deadline = time.monotonic() + 60

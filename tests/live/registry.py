@@ -22,9 +22,14 @@ OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 
 @contextlib.contextmanager
 def real_registry(
-    folder: Path, *, htpasswd: str = "", tokens: dict[str, str] | None = None, inside: Sequence[str] = (),
-    address: str = "127.0.0.1", tls: tuple[Path, Path] | None = None,
-) -> Iterator[str]:  # fmt: skip
+    folder: Path,
+    *,
+    htpasswd: str = "",
+    tokens: dict[str, str] | None = None,
+    inside: Sequence[str] = (),
+    address: str = "127.0.0.1",
+    tls: tuple[Path, Path] | None = None,
+) -> Iterator[str]:
     """docker-registry on a port of `address`; yields host:port. `htpasswd`: contents of its password file. `tokens`: where it
     sends its clients for a token, and whose tokens it believes (see TokenService).
 

@@ -46,9 +46,18 @@ def _machine(daemon: Daemon, name: str) -> Path:
 
 def _put(daemon: Daemon, name: str, path: str, data: bytes, query: str = "") -> tuple[int, str]:
     command = [
-        "curl", "-s", "-w", "\n%{http_code}", "-X", "PUT", "--unix-socket", str(daemon.socket), "--data-binary", "@-",
+        "curl",
+        "-s",
+        "-w",
+        "\n%{http_code}",
+        "-X",
+        "PUT",
+        "--unix-socket",
+        str(daemon.socket),
+        "--data-binary",
+        "@-",
         f"http://d/containers/{name}/archive?path={path}{query}",
-    ]  # fmt: skip
+    ]
     answer = subprocess.run(command, input=data, capture_output=True, check=True).stdout.decode()
     text, _, code = answer.rpartition("\n")
     return int(code), text
@@ -76,9 +85,12 @@ def test_out_as_a_stream(daemon: Daemon, box: str) -> None:
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
         found = {one.name: (one.type, one.mode & 0o7777, one.linkname) for one in archive}
     assert found == {
-        "d": (tarfile.DIRTYPE, 0o755, ""), "d/f": (tarfile.REGTYPE, 0o4750, ""), "d/hard": (tarfile.LNKTYPE, 0o4750, "d/f"),
-        "d/link": (tarfile.SYMTYPE, 0o777, "f"), "d/sub": (tarfile.DIRTYPE, 0o755, ""),
-    }  # fmt: skip
+        "d": (tarfile.DIRTYPE, 0o755, ""),
+        "d/f": (tarfile.REGTYPE, 0o4750, ""),
+        "d/hard": (tarfile.LNKTYPE, 0o4750, "d/f"),
+        "d/link": (tarfile.SYMTYPE, 0o777, "f"),
+        "d/sub": (tarfile.DIRTYPE, 0o755, ""),
+    }
 
 
 def test_links_are_copied_or_followed(daemon: Daemon, box: str, tmp_path: Path) -> None:
@@ -208,9 +220,12 @@ def test_an_archive_that_climbs_is_refused(daemon: Daemon, box: str, members: li
 
 def test_absolute_names_links_and_devices_stay_inside(daemon: Daemon, box: str) -> None:
     escape = [
-        _member("/absolute"), _member("way", tarfile.SYMTYPE, "../../../../.."), _member("way/through"),
-        _member("disk", tarfile.BLKTYPE, devmajor=8, devminor=0, mode=0o600), _member("pipe", tarfile.FIFOTYPE, mode=0o600),
-    ]  # fmt: skip
+        _member("/absolute"),
+        _member("way", tarfile.SYMTYPE, "../../../../.."),
+        _member("way/through"),
+        _member("disk", tarfile.BLKTYPE, devmajor=8, devminor=0, mode=0o600),
+        _member("pipe", tarfile.FIFOTYPE, mode=0o600),
+    ]
     assert _put(daemon, box, "/d/sub", _tar(*escape, data=b"x")) == (200, "")
     listing = daemon.must("exec", box, "ls", "-l", "/d/sub")
     assert "absolute" in listing

@@ -140,8 +140,9 @@ def test_what_dockerd_refuses_is_refused_in_its_words(daemon: Daemon, counter: s
     assert daemon.request("DELETE", f"{at}/..")[0] in (404, 500)
     assert daemon.request("GET", f"{at}?dir=/nowhere/at/all")[0] == 500
     assert daemon.request("POST", "/v1.41/containers/still/start?checkpoint=none") == (
-        500, "checkpoint none does not exist for container /still",
-    )  # fmt: skip
+        500,
+        "checkpoint none does not exist for container /still",
+    )
     assert daemon.request("POST", "/v1.41/containers/still/start?checkpoint=../x")[0] == 500
     assert daemon.request("POST", f"/v1.41/containers/{counter}/start?checkpoint=one")[0] == 304
     # Another container's checkpoint is none of this one's.

@@ -49,9 +49,14 @@ def compose(daemon: Daemon, tmp_path: Path) -> Callable[..., str]:
 
     def run(*arguments: str) -> str:
         done = subprocess.run(
-            [str(program), *arguments], cwd=tmp_path, env={**os.environ, "DOCKER_HOST": daemon.host},
-            capture_output=True, text=True, timeout=180, check=False,
-        )  # fmt: skip
+            [str(program), *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "DOCKER_HOST": daemon.host},
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
         assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}\n{daemon.log.read_text()[-3000:]}"
         return done.stdout
 

@@ -23,8 +23,13 @@ pytestmark = pytest.mark.live
 _VERSION = "6.1.3"
 _CONTAINERS = ("api_container_test", "api_exec_test", "models_containers_test")
 _OTHERS = (
-    "api_image_test", "api_network_test", "api_volume_test", "models_images_test", "models_networks_test", "models_volumes_test",
-)  # fmt: skip
+    "api_image_test",
+    "api_network_test",
+    "api_volume_test",
+    "models_images_test",
+    "models_networks_test",
+    "models_volumes_test",
+)
 _BUILD = "the classic builder is not offered"
 LEFT_OUT: dict[str, str] = {
     "api_container_test.ContainerCPUTest.test_create_with_runtime": "the one runtime is called vch",
@@ -88,9 +93,20 @@ def _check(daemon: Daemon, tmp_path: Path, files: tuple[str, ...], least: int, v
     report = tmp_path / "report.xml"
     folder = tmp_path / f"docker-{_VERSION}"
     command = [
-        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:trio", "--junit-xml", str(report),
-        "-W", "ignore", *(f"tests/integration/{name}.py" for name in files),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:trio",
+        "--junit-xml",
+        str(report),
+        "-W",
+        "ignore",
+        *(f"tests/integration/{name}.py" for name in files),
+    ]
     # Its tests mark what may take long for a plug-in that is not needed: the daemon's own patience bounds them.
     environment = {**os.environ, "DOCKER_HOST": daemon.host}
     if version:
@@ -104,8 +120,10 @@ def _check(daemon: Daemon, tmp_path: Path, files: tuple[str, ...], least: int, v
     cases = list(xml.etree.ElementTree.parse(report).iter("testcase"))
     failed = {
         f"{case.get('classname', '').removeprefix('tests.integration.')}.{case.get('name')}": child.get("message", "")
-        for case in cases for child in case if child.tag in ("failure", "error")
-    }  # fmt: skip
+        for case in cases
+        for child in case
+        if child.tag in ("failure", "error")
+    }
     assert len(cases) >= least
     assert {name: text[:500] for name, text in failed.items() if name not in LEFT_OUT} == {}
     expected = {name for name in LEFT_OUT if name.partition(".")[0] in files}

@@ -108,16 +108,21 @@ def test_inspect_and_conflicts(daemon: Daemon, box: str) -> None:
     shown = client.exec_inspect(exec_id)
     assert (shown["Running"], shown["ExitCode"], shown["Pid"]) == (False, None, 0)
     assert shown["ProcessConfig"] == {
-        "tty": False, "entrypoint": "sh", "arguments": ["-c", "sleep 1; exit 3"], "privileged": False, "user": "5",
-    }  # fmt: skip
+        "tty": False,
+        "entrypoint": "sh",
+        "arguments": ["-c", "sleep 1; exit 3"],
+        "privileged": False,
+        "user": "5",
+    }
     client.exec_start(exec_id, detach=True)
     shown = client.exec_inspect(exec_id)
     assert (shown["Running"], shown["ExitCode"]) == (True, None)
     assert shown["Pid"] > 0
     assert exec_id in client.inspect_container(box)["ExecIDs"]
     assert daemon.request("POST", f"/exec/{exec_id}/start", {"Detach": True}) == (
-        409, f"Error: Exec command {exec_id} is already running",
-    )  # fmt: skip
+        409,
+        f"Error: Exec command {exec_id} is already running",
+    )
     deadline = time.monotonic() + 20
     while client.exec_inspect(exec_id)["Running"]:
         assert time.monotonic() < deadline
@@ -140,9 +145,16 @@ def test_what_is_refused(daemon: Daemon, box: str) -> None:
     assert daemon.request("POST", "/containers/notyet/exec", command) == (409, f"Container {notyet} is not running")
     assert daemon.request("POST", at, {"Cmd": []}) == (400, "No exec command specified")
     wrong: tuple[object, ...] = (
-        {"Cmd": "true"}, {"Cmd": [1]}, {"Cmd": ["a\0b"]}, {"Cmd": ["a"], "Env": "A=b"}, {"Cmd": ["a"], "Tty": 1}, [],
-                {"Cmd": ["a"], "Unknown": 1}, {"Cmd": ["a"], "DetachKeys": "foo"}, {"Cmd": ["a"], "WorkingDir": "rel"},
-    )  # fmt: skip
+        {"Cmd": "true"},
+        {"Cmd": [1]},
+        {"Cmd": ["a\0b"]},
+        {"Cmd": ["a"], "Env": "A=b"},
+        {"Cmd": ["a"], "Tty": 1},
+        [],
+        {"Cmd": ["a"], "Unknown": 1},
+        {"Cmd": ["a"], "DetachKeys": "foo"},
+        {"Cmd": ["a"], "WorkingDir": "rel"},
+    )
     for bad in wrong:
         assert daemon.request("POST", at, bad)[0] == 400, bad
     assert daemon.request("POST", "/exec/nope/start", {}) == (404, "No such exec instance: nope")

@@ -122,9 +122,13 @@ class _User:
 
     def __call__(self, *arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            self._daemon.command(*arguments), input=stdin, capture_output=True, check=False, text=True,
+            self._daemon.command(*arguments),
+            input=stdin,
+            capture_output=True,
+            check=False,
+            text=True,
             env=self._environment,
-        )  # fmt: skip
+        )
 
     def login(self, host: str, name: str, password: str) -> "subprocess.CompletedProcess[str]":
         return self("login", "-u", name, "--password-stdin", host, stdin=password)
@@ -208,8 +212,9 @@ def test_registries_behind_a_proxy(tmp_path: Path, secured: bool) -> None:
     flags += ["--no-proxy", "10.98.0.0/16,example.test"]
     address = "http://user:secret@127.0.0.1:8888"
     with real_registry(tmp_path, inside=daemon.inside(), address=_BEHIND, tls=tls):
-        proxy = subprocess.Popen([*daemon.inside(), "tinyproxy", "-d", "-c", str(tmp_path / "proxy.conf")],
-                                 stdout=subprocess.DEVNULL)  # fmt: skip
+        proxy = subprocess.Popen(
+            [*daemon.inside(), "tinyproxy", "-d", "-c", str(tmp_path / "proxy.conf")], stdout=subprocess.DEVNULL
+        )
         try:
             daemon.start(*flags, "--http-proxy", address, "--https-proxy", address)
             info = json.loads(daemon.must("info", "--format", "{{json .}}"))

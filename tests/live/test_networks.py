@@ -119,8 +119,11 @@ def test_network_list(daemon: Daemon) -> None:
     daemon.must("network", "create", "--label", "a=b", "listed")
     rows = {row.split()[1]: row.split()[2:] for row in daemon.must("network", "ls", "--no-trunc").splitlines()[1:]}
     assert rows == {
-        "bridge": ["bridge", "local"], "host": ["host", "local"], "none": ["null", "local"], "listed": ["bridge", "local"],
-    }  # fmt: skip
+        "bridge": ["bridge", "local"],
+        "host": ["host", "local"],
+        "none": ["null", "local"],
+        "listed": ["bridge", "local"],
+    }
     assert daemon.must("network", "ls", "-q", "--filter", "type=custom", "--filter", "label=a").split()
     assert not daemon.must("network", "ls", "-q", "--filter", "driver=null", "--filter", "type=custom").split()
     assert "invalid filter" in daemon.docker("network", "ls", "--filter", "nonsense=1").stderr
@@ -129,17 +132,37 @@ def test_network_list(daemon: Daemon) -> None:
 @on_qemu
 def test_network_create_and_inspect(daemon: Daemon) -> None:
     made = daemon.must(
-        "network", "create", "--subnet", "10.50.0.0/24", "--ip-range", "10.50.0.128/25", "--gateway", "10.50.0.9",
-        "--aux-address", "printer=10.50.0.129", "--label", "x=y", "-o", "com.docker.network.driver.mtu=1400", "full",
-    ).strip()  # fmt: skip
+        "network",
+        "create",
+        "--subnet",
+        "10.50.0.0/24",
+        "--ip-range",
+        "10.50.0.128/25",
+        "--gateway",
+        "10.50.0.9",
+        "--aux-address",
+        "printer=10.50.0.129",
+        "--label",
+        "x=y",
+        "-o",
+        "com.docker.network.driver.mtu=1400",
+        "full",
+    ).strip()
     found = json.loads(daemon.must("network", "inspect", made[:12]))[0]
     assert (found["Name"], found["Id"], found["Labels"], found["Options"]) == (
-        "full", made, {"x": "y"}, {"com.docker.network.driver.mtu": "1400"},
-    )  # fmt: skip
-    assert found["IPAM"]["Config"] == [{
-        "Subnet": "10.50.0.0/24", "IPRange": "10.50.0.128/25", "Gateway": "10.50.0.9",
-        "AuxiliaryAddresses": {"printer": "10.50.0.129"},
-    }]  # fmt: skip
+        "full",
+        made,
+        {"x": "y"},
+        {"com.docker.network.driver.mtu": "1400"},
+    )
+    assert found["IPAM"]["Config"] == [
+        {
+            "Subnet": "10.50.0.0/24",
+            "IPRange": "10.50.0.128/25",
+            "Gateway": "10.50.0.9",
+            "AuxiliaryAddresses": {"printer": "10.50.0.129"},
+        }
+    ]
     said = daemon.shell("--network", "full", "ip -o a show eth0; cat /sys/class/net/eth0/mtu; ip r").stdout
     # Neither the range's first, which is the network's own no more, nor the printer's.
     assert "inet 10.50.0.128/24" in said
@@ -328,9 +351,7 @@ def test_the_default_network_knows_no_names_but_links(daemon: Daemon) -> None:
 
 def test_upstream_names_go_to_the_servers_that_were_given(daemon: Daemon) -> None:
     daemon.must("network", "create", "asks")
-    answer = subprocess.Popen(
-        [*daemon.inside(), sys.executable, "-c", _UPSTREAM], stdout=subprocess.PIPE, text=True
-    )  # fmt: skip
+    answer = subprocess.Popen([*daemon.inside(), sys.executable, "-c", _UPSTREAM], stdout=subprocess.PIPE, text=True)
     try:
         assert answer.stdout is not None
         assert answer.stdout.readline() == "ready\n"
@@ -407,9 +428,12 @@ def test_an_internal_network_cannot_leave(daemon: Daemon, outside: Network) -> N
     assert said.stdout.startswith("mate\n")
     assert "default" not in said.stdout
     assert said.stdout.endswith("blocked\n")
-    forced = daemon.shell("--network", "cell", "--privileged",
+    forced = daemon.shell(
+        "--network",
+        "cell",
+        "--privileged",
         f"ip r add default via $(ip r | sed 's/0.0\\/.*/0.1/'); timeout 3 wget -qO- {_WORLD}:8000 || echo blocked",
-    )  # fmt: skip
+    )
     assert forced.stdout.endswith("blocked\n")
 
 
@@ -417,10 +441,11 @@ def test_the_loopback_of_the_host_is_out_of_reach(daemon: Daemon) -> None:
     server = subprocess.Popen([*daemon.inside(), "python3", "-c", _SERVER, "127.0.0.1", "9999", "secret"])
     try:
         until(lambda: _curl(daemon, "http://127.0.0.1:9999/") == "secret")
-        said = daemon.shell("--privileged",
+        said = daemon.shell(
+            "--privileged",
             "ip a del 127.0.0.1/8 dev lo; ip r del 127.0.0.0/8 table local; echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet; "
             "ip r add 127.0.0.1/32 via 172.17.0.1; timeout 3 wget -qO- 127.0.0.1:9999; echo done",
-        )  # fmt: skip
+        )
         assert "secret" not in said.stdout
         assert said.stdout.endswith("done\n")
     finally:
@@ -490,8 +515,12 @@ def test_published_ports(daemon: Daemon, outside: Network) -> None:
     daemon.must("network", "create", "elsewhere")
     assert daemon.shell("--network", "elsewhere", "timeout 5 wget -qO- 10.77.0.1:8080").stdout == "web\n"
     assert sorted(daemon.must("port", "web", "80").split()) == [
-        "0.0.0.0:8080", "0.0.0.0:8100", "127.0.0.1:8081", "[::]:8080", "[::]:8100",
-    ]  # fmt: skip
+        "0.0.0.0:8080",
+        "0.0.0.0:8100",
+        "127.0.0.1:8081",
+        "[::]:8080",
+        "[::]:8100",
+    ]
     ports = json.loads(daemon.must("inspect", "web"))[0]["NetworkSettings"]["Ports"]
     assert ports["99/tcp"] is None
     assert {"HostIp": "127.0.0.1", "HostPort": "8081"} in ports["80/tcp"]
@@ -512,8 +541,19 @@ def test_every_exposed_port_can_be_published(daemon: Daemon) -> None:
 
 
 def test_the_network_of_the_host_is_the_bridge_with_every_port_that_is_listened_at(daemon: Daemon) -> None:
-    done = daemon.docker("create", "--network", "host", "--name", "hosted", "--expose", "8086", "busybox", "sh", "-c",
-                         f"({_SERVE.format(text='hosted', port=8085)}) & nc -l -p 9000 -s 127.0.0.1 & sleep 1000")  # fmt: skip
+    done = daemon.docker(
+        "create",
+        "--network",
+        "host",
+        "--name",
+        "hosted",
+        "--expose",
+        "8086",
+        "busybox",
+        "sh",
+        "-c",
+        f"({_SERVE.format(text='hosted', port=8085)}) & nc -l -p 9000 -s 127.0.0.1 & sleep 1000",
+    )
     assert "NetworkMode host" in done.stderr
     daemon.must("start", "hosted")
     until(lambda: _curl(daemon, "http://127.0.0.1:8085/") == "hosted")
@@ -526,8 +566,18 @@ def test_the_network_of_the_host_is_the_bridge_with_every_port_that_is_listened_
     daemon.must("exec", "hosted", "sh", "-c", "kill $(cat /pid)")
     until(lambda: ":8087" not in daemon.run_inside("ss", "-ltn"))
     # Another one waits until it is free.
-    daemon.must("run", "-d", "--name", "second", "--network", "host", "busybox", "sh", "-c",
-                _SERVE.format(text="second", port=8085))  # fmt: skip
+    daemon.must(
+        "run",
+        "-d",
+        "--name",
+        "second",
+        "--network",
+        "host",
+        "busybox",
+        "sh",
+        "-c",
+        _SERVE.format(text="second", port=8085),
+    )
     until(lambda: "port 8085/tcp of container" in daemon.log.read_text())
     assert _curl(daemon, "http://127.0.0.1:8085/") == "hosted"
     daemon.must("rm", "-f", "hosted")

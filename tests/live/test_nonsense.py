@@ -34,7 +34,17 @@ _QUERIES = [
 _POSTS = {
     "/volumes/create": ["Driver", "DriverOpts", "Labels", "ClusterVolumeSpec", "Name"],
     "/networks/create": [
-        "Driver", "Options", "Labels", "IPAM", "Internal", "EnableIPv6", "Scope", "Attachable", "Ingress", "ConfigOnly", "ConfigFrom",
+        "Driver",
+        "Options",
+        "Labels",
+        "IPAM",
+        "Internal",
+        "EnableIPv6",
+        "Scope",
+        "Attachable",
+        "Ingress",
+        "ConfigOnly",
+        "ConfigFrom",
     ],
     "/networks/bridge/connect": ["Container", "EndpointConfig"],
     "/networks/bridge/disconnect": ["Container", "Force"],
@@ -42,7 +52,7 @@ _POSTS = {
     "/containers/there/checkpoints": ["CheckpointID", "CheckpointDir", "Exit"],
     "/commit?container=there": sorted(CONFIG),
     "/containers/there/update": sorted(HOST),
-}  # fmt: skip
+}
 _GETS = {
     "/containers/json": ["all", "limit", "filters", "since", "before"], "/containers/there/logs?stdout=1": ["since", "until", "tail"],
     "/containers/there/top": ["ps_args"], "/containers/there/archive": ["path"], "/images/json": ["filters", "shared-size"],
@@ -59,9 +69,15 @@ def _creations() -> Iterator[tuple[str, Any]]:
         yield "/containers/create", {**usual, "HostConfig": {name: value}}
     for value in _VALUES:
         for place in (
-            value, {"bridge": value}, {"bridge": {"IPAMConfig": value}}, {"bridge": {"Aliases": value}}, {"bridge": {"Links": value}},
-            {"bridge": {"MacAddress": value}}, {"bridge": {"DriverOpts": value}}, {"bridge": {"GwPriority": value}},
-        ):  # fmt: skip
+            value,
+            {"bridge": value},
+            {"bridge": {"IPAMConfig": value}},
+            {"bridge": {"Aliases": value}},
+            {"bridge": {"Links": value}},
+            {"bridge": {"MacAddress": value}},
+            {"bridge": {"DriverOpts": value}},
+            {"bridge": {"GwPriority": value}},
+        ):
             yield "/containers/create", {**usual, "NetworkingConfig": {"EndpointsConfig": place}}
 
 

@@ -72,11 +72,13 @@ def test_what_is_refused_meanwhile(daemon: Daemon, counter: str) -> None:
     assert daemon.request("POST", f"{at}/pause") == (409, f"Container {full} is already paused")
     assert daemon.request("POST", f"{at}/start") == (409, "cannot start a paused container, try unpause instead")
     assert daemon.request("POST", f"{at}/exec", {"Cmd": ["true"]}) == (
-        409, f"Container {counter} is paused, unpause the container before exec",
-    )  # fmt: skip
+        409,
+        f"Container {counter} is paused, unpause the container before exec",
+    )
     assert daemon.request("POST", f"{at}/attach?stream=1&stdout=1") == (
-        409, f"container {counter} is paused, unpause the container before attach",
-    )  # fmt: skip
+        409,
+        f"container {counter} is paused, unpause the container before attach",
+    )
     code, text = daemon.request("DELETE", at)
     assert (code, text.startswith(f"You cannot remove a paused container {full}")) == (409, True)
     daemon.must("create", "--name", "notyet", "busybox", "true")

@@ -19,10 +19,12 @@ def test_pull_run_remove(host_daemon: Daemon, tmp_path: Path) -> None:
     diff_id = f"sha256:{hashlib.sha256(layer).hexdigest()}"
     config = json.dumps(
         {
-            "architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [diff_id]},
+            "architecture": "amd64",
+            "os": "linux",
+            "rootfs": {"type": "layers", "diff_ids": [diff_id]},
             "config": {"Entrypoint": ["echo"], "Cmd": ["from a registry"], "Env": ["PATH=/bin"]},
         }
-    ).encode()  # fmt: skip
+    ).encode()
     with real_registry(tmp_path) as host:
         pusher = Pusher(host, "team/app")
         pushed = pusher.manifest("v1", image_manifest(config, [gzip.compress(layer)], pusher.blob))

@@ -103,8 +103,9 @@ def test_processes(api: Any, box: str) -> None:
     assert found["Titles"][:2] == ["UID", "PID"]
     assert [row[-1] for row in found["Processes"]] == ["sh"]
     assert api.top(box, ps_args="-o pid,comm") == {
-        "Titles": ["PID", "COMMAND"], "Processes": [[found["Processes"][0][1], "sh"]],
-    }  # fmt: skip
+        "Titles": ["PID", "COMMAND"],
+        "Processes": [[found["Processes"][0][1], "sh"]],
+    }
     with pytest.raises(docker.errors.APIError, match="Couldn't find PID field"):
         api.top(box, ps_args="-o comm")
 
@@ -136,8 +137,12 @@ def test_logs_follow(daemon: Daemon, api: Any) -> None:
 def test_changes(daemon: Daemon, api: Any) -> None:
     daemon.docker("run", "--name", "rowdiff", "busybox", "sh", "-c", "echo a > /new; rm /bin/vi; echo b >> /etc/passwd")
     assert [(one["Kind"], one["Path"]) for one in api.diff("rowdiff")] == [
-        (0, "/bin"), (2, "/bin/vi"), (0, "/etc"), (0, "/etc/passwd"), (1, "/new"),
-    ]  # fmt: skip
+        (0, "/bin"),
+        (2, "/bin/vi"),
+        (0, "/etc"),
+        (0, "/etc/passwd"),
+        (1, "/new"),
+    ]
     daemon.must("rm", "rowdiff")
 
 

@@ -134,19 +134,51 @@ def test_follow_while_it_runs(daemon: Daemon) -> None:
 
 def test_configuration_reaches_the_process(daemon: Daemon) -> None:
     options = (
-        "--hostname", "box", "--domainname", "example.test", "--user", "nobody", "--workdir", "/made/here",
-        "-e", "COLOUR=red", "--read-only", "--ulimit", "nofile=123:456", "--cap-drop", "ALL", "--label", "a=b", "--init",
-        "-m", "64m", "--pids-limit", "77", "--tmpfs", "/scratch",
-    )  # fmt: skip
+        "--hostname",
+        "box",
+        "--domainname",
+        "example.test",
+        "--user",
+        "nobody",
+        "--workdir",
+        "/made/here",
+        "-e",
+        "COLOUR=red",
+        "--read-only",
+        "--ulimit",
+        "nofile=123:456",
+        "--cap-drop",
+        "ALL",
+        "--label",
+        "a=b",
+        "--init",
+        "-m",
+        "64m",
+        "--pids-limit",
+        "77",
+        "--tmpfs",
+        "/scratch",
+    )
     script = (
         "hostname; hostname -f; id -un; pwd; echo $COLOUR; ulimit -n; ulimit -Hn; grep CapEff /proc/self/status;"
         "touch /x 2>&1; touch /scratch/x && echo written; cat /proc/1/comm; cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max"
     )
     output = daemon.must("run", "--rm", *options, "busybox", "sh", "-c", script)
     assert output.splitlines() == [
-        "box", "box.example.test", "nobody", "/made/here", "red", "123", "456", "CapEff:\t0000000000000000",
-        "touch: /x: Read-only file system", "written", "docker-init", "67108864", "77",
-    ]  # fmt: skip
+        "box",
+        "box.example.test",
+        "nobody",
+        "/made/here",
+        "red",
+        "123",
+        "456",
+        "CapEff:\t0000000000000000",
+        "touch: /x: Read-only file system",
+        "written",
+        "docker-init",
+        "67108864",
+        "77",
+    ]
 
 
 def test_network_reaches_out_and_names_resolve_locally(host_daemon: Daemon) -> None:
@@ -188,7 +220,14 @@ def test_events_of_a_run(daemon: Daemon) -> None:
     since = str(time.time())
     daemon.must("run", "--rm", "--name", "eventful", "busybox", "true")
     lines = daemon.must(
-        "events", "--since", since, "--until", str(time.time() + 1), "--filter", "container=eventful",
-        "--format", "{{.Action}}",
-    ).split()  # fmt: skip
+        "events",
+        "--since",
+        since,
+        "--until",
+        str(time.time() + 1),
+        "--filter",
+        "container=eventful",
+        "--format",
+        "{{.Action}}",
+    ).split()
     assert lines == ["create", "attach", "start", "die", "destroy"]

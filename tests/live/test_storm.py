@@ -49,9 +49,10 @@ def test_starts_that_wait_can_be_called_off(daemon: Daemon) -> None:
         if name not in off:
             assert (start.returncode, error) == (0, b""), name
     states = dict(
-        line.split() for line in daemon.must("ps", "-a", "--format", "{{.Names}} {{.State}}").splitlines()
+        line.split()
+        for line in daemon.must("ps", "-a", "--format", "{{.Names}} {{.State}}").splitlines()
         if line.startswith("queued")
-    )  # fmt: skip
+    )
     # One of them may have had its turn in the meantime; then it was stopped as any other.
     assert off[2] not in states
     assert {states[name] for name in off[:2]} <= {"created", "exited"}

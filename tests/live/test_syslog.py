@@ -69,8 +69,16 @@ class Server:
 
 def test_every_line_comes_with_its_stream_and_tag(host_daemon: Daemon) -> None:
     server = Server()
-    options = ("--log-driver", "syslog", "--log-opt", f"syslog-address=tcp://127.0.0.1:{server.port}",
-               "--log-opt", "tag={{.Name}}", "--log-opt", "syslog-format=rfc5424")  # fmt: skip
+    options = (
+        "--log-driver",
+        "syslog",
+        "--log-opt",
+        f"syslog-address=tcp://127.0.0.1:{server.port}",
+        "--log-opt",
+        "tag={{.Name}}",
+        "--log-opt",
+        "syslog-format=rfc5424",
+    )
     host_daemon.must(
         "run", "--rm", "--name", "tells", *options, "busybox", "sh", "-c", "echo one; sleep 0.3; echo two >&2"
     )

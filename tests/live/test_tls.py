@@ -52,10 +52,22 @@ def secured() -> Iterator[Secured]:
         shutil.copy(key, root / "key.pem")
         port = free_port()
         with running_daemon(
-            root, "-H", f"tcp://127.0.0.1:{port}", "--tlsverify", "--tlscacert", str(authority.certificate),
-            "--tlscert", str(root / "cert.pem"), "--tlskey", str(root / "key.pem"),
-            "--tls-allow", "full:OU=ops", "--tls-allow", "read:CN=viewer", on_host=True,
-        ) as daemon:  # fmt: skip
+            root,
+            "-H",
+            f"tcp://127.0.0.1:{port}",
+            "--tlsverify",
+            "--tlscacert",
+            str(authority.certificate),
+            "--tlscert",
+            str(root / "cert.pem"),
+            "--tlskey",
+            str(root / "key.pem"),
+            "--tls-allow",
+            "full:OU=ops",
+            "--tls-allow",
+            "read:CN=viewer",
+            on_host=True,
+        ) as daemon:
             yield Secured(daemon, authority, port)
 
 

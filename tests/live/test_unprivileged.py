@@ -77,8 +77,9 @@ def test_volumes_are_disks_of_one_machine_at_a_time(daemon: Daemon) -> None:
     assert "volume disk" in done.stderr
     daemon.must("stop", "-t", "0", "first")
     assert daemon.shell("-v", "disk:/data:ro", "cat /data/x; touch /data/y 2>&1").stdout.splitlines() == [
-        "kept", "touch: /data/y: Read-only file system",
-    ]  # fmt: skip
+        "kept",
+        "touch: /data/y: Read-only file system",
+    ]
     # Also with what the image has at that place.
     assert "sh" in daemon.shell("-v", "copied:/bin", "ls /bin").stdout.split()
     assert "virtiofsd needs the rights of root" in daemon.shell("-v", "/tmp:/host", "true").stderr

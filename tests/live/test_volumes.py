@@ -168,10 +168,16 @@ def test_paths_of_the_host(daemon: Daemon, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.write_text("secret\n")
     (tmp_path / "folder/link").symlink_to(outside)
-    said = daemon.shell("-v", f"{tmp_path}/folder:/f", "-v", f"{tmp_path}/file:/etc/one.conf:ro", "-v", f"{tmp_path}/made/new:/made",
+    said = daemon.shell(
+        "-v",
+        f"{tmp_path}/folder:/f",
+        "-v",
+        f"{tmp_path}/file:/etc/one.conf:ro",
+        "-v",
+        f"{tmp_path}/made/new:/made",
         "cat /etc/one.conf /f/inner; echo back > /f/back; chown 7:8 /f/back; echo x > /etc/one.conf; cat /f/link; mknod /f/node b 8 0; "
         "ls /made; touch /f/.x; ln /f/back /f/hard",
-    )  # fmt: skip
+    )
     assert said.stdout == "from the host\ninner\n"
     assert "Read-only file system" in said.stderr
     assert "can't open '/f/link'" in said.stderr
@@ -212,11 +218,15 @@ def test_mounts_by_the_long_option(daemon: Daemon) -> None:
         ).returncode
         == 0
     )
-    said = daemon.shell("--mount", "type=volume,src=parts,dst=/whole,readonly",
-        "--mount", "type=volume,src=parts,dst=/part,volume-subpath=side/b",
-        "--mount", "type=tmpfs,dst=/fast,tmpfs-size=1m,tmpfs-mode=700",
+    said = daemon.shell(
+        "--mount",
+        "type=volume,src=parts,dst=/whole,readonly",
+        "--mount",
+        "type=volume,src=parts,dst=/part,volume-subpath=side/b",
+        "--mount",
+        "type=tmpfs,dst=/fast,tmpfs-size=1m,tmpfs-mode=700",
         "cat /whole/a/b/c /part/c; touch /whole/x; df -m /fast | tail -1; ls -ld /fast",
-    )  # fmt: skip
+    )
     assert said.stdout.startswith("deep\ndeep\n")
     assert "Read-only file system" in said.stderr
     assert "drwx------" in said.stdout

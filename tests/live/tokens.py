@@ -89,8 +89,16 @@ class TokenService:
             granted = sorted(set(actions.split(",")) & self.users[name][1])
             access.append({"type": kind, "name": resource, "actions": granted})
         now = int(time.time())
-        claims = {"iss": "vch tests", "sub": name, "aud": query["service"][0], "exp": now + self.seconds,
-                  "nbf": now - 10, "iat": now, "jti": secrets.token_hex(8), "access": access}  # fmt: skip
+        claims = {
+            "iss": "vch tests",
+            "sub": name,
+            "aud": query["service"][0],
+            "exp": now + self.seconds,
+            "nbf": now - 10,
+            "iat": now,
+            "jti": secrets.token_hex(8),
+            "access": access,
+        }
         head = {"typ": "JWT", "alg": "RS256", "x5c": self._chain}
         signed = b".".join(_encoded(json.dumps(part).encode()) for part in (head, claims))
         assert isinstance(self._key, rsa.RSAPrivateKey)

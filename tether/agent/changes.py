@@ -18,9 +18,17 @@ _LAYERS = "/layers"
 _OPAQUE = "trusted.overlay.opaque"
 _CAPABILITY = "security.capability"
 # Where every container has something mounted: the places are made, but not by the container.
-_OURS = frozenset((
-    "/dev", "/proc", "/sys", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/sbin/docker-init",
-))  # fmt: skip
+_OURS = frozenset(
+    (
+        "/dev",
+        "/proc",
+        "/sys",
+        "/etc/hosts",
+        "/etc/hostname",
+        "/etc/resolv.conf",
+        "/sbin/docker-init",
+    )
+)
 _PARENTS_OF_OURS = frozenset(("/etc", "/sbin"))
 
 

@@ -96,9 +96,12 @@ class Leases:
             arguments += ["-x", f"hostname:{hostname}"]
         try:
             pid = os.posix_spawn(
-                _BUSYBOX, ["busybox", *arguments], {"PATH": "/bin"}, setsigmask=[],
+                _BUSYBOX,
+                ["busybox", *arguments],
+                {"PATH": "/bin"},
+                setsigmask=[],
                 file_actions=[(os.POSIX_SPAWN_DUP2, write, 1)],
-            )  # fmt: skip
+            )
         finally:
             os.close(write)
         return pid, Pipe(read)
@@ -125,9 +128,12 @@ class Leases:
             self._give_up(name, client)
         elif event in ("bound", "renew"):
             lease = network_pb2.Lease(
-                interface=name, address=address, gateway=next(iter(routers.split()), ""), dns=servers.split(),
+                interface=name,
+                address=address,
+                gateway=next(iter(routers.split()), ""),
+                dns=servers.split(),
                 search=list(dict.fromkeys(domains.split())),
-            )  # fmt: skip
+            )
             self._take(name, client, lease)
 
     def _take(self, name: str, client: _Client, lease: network_pb2.Lease) -> None:

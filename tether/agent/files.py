@@ -33,9 +33,10 @@ def _adapters() -> list[int]:
     """The SCSI hosts that are virtual disks' adapters. Host numbers count all from boot on, and ATA or floppy hosts may come
     first; adapters themselves are not plugged in later."""
     return sorted(
-        int(path.name[4:]) for path in Path("/sys/class/scsi_host").glob("host*")
+        int(path.name[4:])
+        for path in Path("/sys/class/scsi_host").glob("host*")
         if (path / "proc_name").read_text().strip() in ("virtio_scsi", "vmw_pvscsi")
-    )  # fmt: skip
+    )
 
 
 def _block_device(disk: filesystem_pb2.Disk) -> str | None:
@@ -218,10 +219,17 @@ class FilesystemService:
             rest = b""
             while data := await lister.output.read():
                 *whole, rest = (rest + data).split(b"\0")
-                await call.send(filesystem_pb2.ListChangesResponse(changes=[
-                    filesystem_pb2.Change(kind=filesystem_pb2.Change.Kind.Name(int(one[:1])), path=one[1:].decode("utf-8", "replace"))
-                    for one in whole
-                ]))  # fmt: skip
+                await call.send(
+                    filesystem_pb2.ListChangesResponse(
+                        changes=[
+                            filesystem_pb2.Change(
+                                kind=filesystem_pb2.Change.Kind.Name(int(one[:1])),
+                                path=one[1:].decode("utf-8", "replace"),
+                            )
+                            for one in whole
+                        ]
+                    )
+                )
             await lister.finish()
 
     # -- mounts ---------------------------------------------------------------------------------------------------

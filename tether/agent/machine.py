@@ -32,9 +32,14 @@ _PARTING = 0.2
 
 class SandboxService:
     def __init__(
-        self, nursery: trio.Nursery, reaper: Reaper, processes: ProcessService, stdio: StdioService,
-        leases: Leases, marks: list[tuple[str, int]],
-    ) -> None:  # fmt: skip
+        self,
+        nursery: trio.Nursery,
+        reaper: Reaper,
+        processes: ProcessService,
+        stdio: StdioService,
+        leases: Leases,
+        marks: list[tuple[str, int]],
+    ) -> None:
         self._nursery = nursery
         self._reaper = reaper
         self._processes = processes
@@ -82,9 +87,11 @@ class SandboxService:
             await call.send(sandbox_pb2.LaunchResponse(output=records))
 
     async def configure(
-        self, request: sandbox_pb2.ConfigureRequest, mark: Callable[[str], None] = lambda _: None,
+        self,
+        request: sandbox_pb2.ConfigureRequest,
+        mark: Callable[[str], None] = lambda _: None,
         program: Spec | None = None,
-    ) -> sandbox_pb2.ConfigureResponse:  # fmt: skip
+    ) -> sandbox_pb2.ConfigureResponse:
         async with self._configuring:
             if self._configured is not None:
                 # Clock and entropy differ between two sendings of the same request.

@@ -142,9 +142,14 @@ class ProcessService:
             self._find(request.join)
         limit = min(max(request.spool_bytes or _DEFAULT_SPOOL, 4 << 10), 64 << 20)
         entry = Entry(
-            request.id, digest, spec, request.join, Spool(limit, request.drop_oldest), request.stdin,
+            request.id,
+            digest,
+            spec,
+            request.join,
+            Spool(limit, request.drop_oldest),
+            request.stdin,
             (min(request.rows, 65535), min(request.columns, 65535)),
-        )  # fmt: skip
+        )
         if request.stdin and not spec.terminal:
             entry.stdin_read, writing = os.pipe2(os.O_CLOEXEC)
             fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 256 << 10)
@@ -162,9 +167,12 @@ class ProcessService:
         if entry.failure is not None:
             failure = entry.failure
             detail = process_pb2.StartFailure(
-                kind=process_pb2.StartFailure.Kind.Name(failure.kind), errno=failure.errno, subject=failure.subject,
-                step=failure.step, searched_path=failure.searched_path,
-            )  # fmt: skip
+                kind=process_pb2.StartFailure.Kind.Name(failure.kind),
+                errno=failure.errno,
+                subject=failure.subject,
+                step=failure.step,
+                searched_path=failure.searched_path,
+            )
             raise RpcError(Code.FAILED_PRECONDITION, str(failure), detail)
         return process_pb2.StartResponse(pid=entry.pid, started_ns=entry.started_ns)
 
@@ -248,9 +256,14 @@ class ProcessService:
                     given.append(writing)
                 stdio = ChildStdio(entry.stdin_read, given[0], given[1])
             launched = await launch(
-                entry.spec, stdio, group, join=owner.pid if entry.join else 0, rows=entry.size[0], columns=entry.size[1],
+                entry.spec,
+                stdio,
+                group,
+                join=owner.pid if entry.join else 0,
+                rows=entry.size[0],
+                columns=entry.size[1],
                 prepared=prepared,
-            )  # fmt: skip
+            )
         except BaseException:
             for fd in kept:
                 os.close(fd)
@@ -329,9 +342,16 @@ class ProcessService:
         else:
             shown = process_pb2.ProcessState.CREATED
         return process_pb2.ProcessState(
-            id=entry.id, phase=shown, pid=entry.pid, started_ns=entry.started_ns, exit=entry.exit, join=entry.join,
-            acknowledged_offset=entry.spool.acknowledged, written_offset=entry.spool.written, terminal=entry.spec.terminal,
-        )  # fmt: skip
+            id=entry.id,
+            phase=shown,
+            pid=entry.pid,
+            started_ns=entry.started_ns,
+            exit=entry.exit,
+            join=entry.join,
+            acknowledged_offset=entry.spool.acknowledged,
+            written_offset=entry.spool.written,
+            terminal=entry.spec.terminal,
+        )
 
     async def top(self, request: process_pb2.TopRequest) -> process_pb2.TopResponse:
         cgroup = self.cgroup_of(request.id)

@@ -64,10 +64,19 @@ def _interfaces() -> list[metrics_pb2.InterfaceSample]:
         name, _, rest = line.partition(":")
         f = [int(value) for value in rest.split()]
         if name.strip() != "lo":
-            samples.append(metrics_pb2.InterfaceSample(
-                name=name.strip(), rx_bytes=f[0], rx_packets=f[1], rx_errors=f[2], rx_dropped=f[3],
-                tx_bytes=f[8], tx_packets=f[9], tx_errors=f[10], tx_dropped=f[11],
-            ))  # fmt: skip
+            samples.append(
+                metrics_pb2.InterfaceSample(
+                    name=name.strip(),
+                    rx_bytes=f[0],
+                    rx_packets=f[1],
+                    rx_errors=f[2],
+                    rx_dropped=f[3],
+                    tx_bytes=f[8],
+                    tx_packets=f[9],
+                    tx_errors=f[10],
+                    tx_dropped=f[11],
+                )
+            )
     return samples
 
 
@@ -81,8 +90,14 @@ def _blocks(cgroup: Cgroup) -> list[metrics_pb2.BlockSample]:
         device, *pairs = line.split()
         major, _, minor = device.partition(":")
         values = {key: int(value) for key, _, value in (pair.partition("=") for pair in pairs)}
-        samples.append(metrics_pb2.BlockSample(
-            major=int(major), minor=int(minor), read_bytes=values.get("rbytes", 0), write_bytes=values.get("wbytes", 0),
-            reads=values.get("rios", 0), writes=values.get("wios", 0),
-        ))  # fmt: skip
+        samples.append(
+            metrics_pb2.BlockSample(
+                major=int(major),
+                minor=int(minor),
+                read_bytes=values.get("rbytes", 0),
+                write_bytes=values.get("wbytes", 0),
+                reads=values.get("rios", 0),
+                writes=values.get("wios", 0),
+            )
+        )
     return samples

@@ -23,9 +23,12 @@ from tether.system import linux
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NAMESPACES = {
-    "pid": linux.CLONE_NEWPID, "mount": linux.CLONE_NEWNS, "uts": linux.CLONE_NEWUTS, "ipc": linux.CLONE_NEWIPC,
+    "pid": linux.CLONE_NEWPID,
+    "mount": linux.CLONE_NEWNS,
+    "uts": linux.CLONE_NEWUTS,
+    "ipc": linux.CLONE_NEWIPC,
     "network": linux.CLONE_NEWNET,
-}  # fmt: skip
+}
 # A child that is prepared has these.
 _FLAGS_AHEAD = linux.CLONE_NEWPID | linux.CLONE_NEWUTS | linux.CLONE_NEWIPC | linux.CLONE_NEWNS
 _ORDER = struct.Struct("HH")
@@ -70,8 +73,15 @@ class Prepared:
 
 
 async def launch(
-    spec: Spec, stdio: Stdio, cgroup: int, *, join: int = 0, rows: int = 0, columns: int = 0, prepared: Prepared | None = None
-) -> Launched:  # fmt: skip
+    spec: Spec,
+    stdio: Stdio,
+    cgroup: int,
+    *,
+    join: int = 0,
+    rows: int = 0,
+    columns: int = 0,
+    prepared: Prepared | None = None,
+) -> Launched:
     """Start the process of a spec in the cgroup (a directory's descriptor); return when exec has succeeded.
 
     `join` is the pid of a running container's first process: the new one enters its namespaces (an exec). `prepared` has to

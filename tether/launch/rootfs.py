@@ -24,15 +24,21 @@ _FLAGS = {
     "defaults": (0, 0),
 }  # fmt: skip
 _PROPAGATION = {
-    "private": linux.MS_PRIVATE, "slave": linux.MS_SLAVE, "shared": linux.MS_SHARED, "unbindable": linux.MS_UNBINDABLE,
-}  # fmt: skip
+    "private": linux.MS_PRIVATE,
+    "slave": linux.MS_SLAVE,
+    "shared": linux.MS_SHARED,
+    "unbindable": linux.MS_UNBINDABLE,
+}
 _PROPAGATION |= {f"r{name}": value | linux.MS_REC for name, value in _PROPAGATION.items()}
 
 _DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
 _LINKS = (
-    ("ptmx", "pts/ptmx"), ("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"),
-    ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2"),
-)  # fmt: skip
+    ("ptmx", "pts/ptmx"),
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+)
 
 
 def parse_options(options: tuple[str, ...] | list[str]) -> tuple[int, int, str]:

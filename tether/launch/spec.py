@@ -103,8 +103,12 @@ def _parse(top: dict[str, Any], raw: bytes) -> Spec:
         cwd=cwd,
         terminal=bool(process.get("terminal")),
         user=User(
-            int(user.get("uid", 0)), int(user.get("gid", 0)), tuple(int(g) for g in user.get("additionalGids") or ()),
-            _strings(user.get("additionalGroups"), "additionalGroups"), user.get("umask"), user.get("username") or "",
+            int(user.get("uid", 0)),
+            int(user.get("gid", 0)),
+            tuple(int(g) for g in user.get("additionalGids") or ()),
+            _strings(user.get("additionalGroups"), "additionalGroups"),
+            user.get("umask"),
+            user.get("username") or "",
         ),
         capabilities=capabilities,
         rlimits=tuple((r["type"], int(r["soft"]), int(r["hard"])) for r in process.get("rlimits") or ()),
@@ -115,13 +119,20 @@ def _parse(top: dict[str, Any], raw: bytes) -> Spec:
         hostname=top.get("hostname") or "",
         domainname=top.get("domainname") or "",
         mounts=tuple(
-            MountPoint(m["destination"], m.get("type") or "", m.get("source") or "", _strings(m.get("options"), "mounts"))
+            MountPoint(
+                m["destination"], m.get("type") or "", m.get("source") or "", _strings(m.get("options"), "mounts")
+            )
             for m in top.get("mounts") or ()
         ),
         devices=tuple(
             Device(
-                d["path"], d["type"], int(d.get("major", 0)), int(d.get("minor", 0)),
-                int(d.get("fileMode") or 0o666), int(d.get("uid") or 0), int(d.get("gid") or 0),
+                d["path"],
+                d["type"],
+                int(d.get("major", 0)),
+                int(d.get("minor", 0)),
+                int(d.get("fileMode") or 0o666),
+                int(d.get("uid") or 0),
+                int(d.get("gid") or 0),
             )
             for d in linux.get("devices") or ()
         ),
@@ -132,7 +143,7 @@ def _parse(top: dict[str, Any], raw: bytes) -> Spec:
         resources=linux.get("resources") or {},
         seccomp=linux.get("seccomp"),
         raw=raw,
-    )  # fmt: skip
+    )
 
 
 def _strings(value: object, name: str) -> tuple[str, ...]:

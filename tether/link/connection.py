@@ -185,9 +185,15 @@ class Connection:
         self._ack_sent = self._received
         self._announced_limit = self._limit
         return Frame(
-            kind, self._local, self._remote, offset, self._received, self._limit - self._received,
-            FLAG_GAP if gap else 0, payload,
-        ).encode()  # fmt: skip
+            kind,
+            self._local,
+            self._remote,
+            offset,
+            self._received,
+            self._limit - self._received,
+            FLAG_GAP if gap else 0,
+            payload,
+        ).encode()
 
     # -- time -----------------------------------------------------------------------------------------------------
 

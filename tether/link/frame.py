@@ -48,9 +48,19 @@ class Frame:
 
     def encode(self) -> bytes:
         body = _HEADER.pack(
-            MAGIC, self.kind, self.flags, 0, self.source, self.destination, self.offset, self.ack,
-            self.window, len(self.payload), zlib.crc32(self.payload), 0,
-        )[:_BODY]  # fmt: skip
+            MAGIC,
+            self.kind,
+            self.flags,
+            0,
+            self.source,
+            self.destination,
+            self.offset,
+            self.ack,
+            self.window,
+            len(self.payload),
+            zlib.crc32(self.payload),
+            0,
+        )[:_BODY]
         return b"".join((body, zlib.crc32(body).to_bytes(4, "big"), self.payload))
 
 

@@ -56,9 +56,12 @@ def methods_of(service: ServiceDescriptor, implementation: object) -> dict[bytes
         if handler is None:
             continue  # answered with UNIMPLEMENTED, as any unknown method
         bound[f"/{service.full_name}/{method.name}".encode()] = Method(
-            handler, GetMessageClass(method.input_type), method.client_streaming, method.server_streaming,
+            handler,
+            GetMessageClass(method.input_type),
+            method.client_streaming,
+            method.server_streaming,
             inspect.iscoroutinefunction(handler),
-        )  # fmt: skip
+        )
     return bound
 
 

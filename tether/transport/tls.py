@@ -125,10 +125,13 @@ def load_identity(context: ssl.SSLContext, certificate: bytes, key: bytes) -> No
 def tune(connection: trio.socket.SocketType) -> None:
     """A connection over which nothing comes through is to break soon: there is another line."""
     options = (
-        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _BROKEN_MS),
-        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
-        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 3), (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-    )  # fmt: skip
+        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+        (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _BROKEN_MS),
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 3),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    )
     for level, option, value in options:
         connection.setsockopt(level, option, value)
 

@@ -81,17 +81,29 @@ class Descriptors:
 
 
 def command(
-    program: str, accel: str, kernel: Path, initrd: Path, spec: MachineSpec, origin: Origin, descriptors: Descriptors,
+    program: str,
+    accel: str,
+    kernel: Path,
+    initrd: Path,
+    spec: MachineSpec,
+    origin: Origin,
+    descriptors: Descriptors,
     console: Path,
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """Return argv. The machine is minimal: no firmware menu, no display, no default device."""
     cpu = "host" if accel == "kvm" else "max,-erms"  # TCG emulates REP MOVSB byte by byte
     acceleration = "kvm" if accel == "kvm" else f"tcg,thread={'multi' if spec.cpus > 1 else 'single'},tb-size=64"
     machine = "pc,vmport=off,hpet=off"
     arguments = [
-        program, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-        "-name", f"vch-{spec.id[:12]}",
-    ]  # fmt: skip
+        program,
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-no-reboot",
+        "-name",
+        f"vch-{spec.id[:12]}",
+    ]
     if origin.slotted or origin.memory >= 0:
         machine += ",memory-backend=ram"
         kind = "memory-backend-ram"
@@ -102,20 +114,46 @@ def command(
     if origin.waits:
         arguments += ["-incoming", "defer"]
     arguments += [
-        "-machine", machine, "-accel", acceleration, "-cpu", cpu, "-smp", str(spec.cpus), "-m", f"{spec.memory_mib}M",
-        "-kernel", str(kernel), "-initrd", str(initrd), "-append", KERNEL_ARGUMENTS,
-        "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-        "-chardev", f"file,id=console,path={console}", "-device", "isa-serial,chardev=console",
-        "-chardev", f"socket,id=monitor,fd={descriptors.monitor},server=on,wait=off",
-        "-mon", "chardev=monitor,mode=control",
-        "-device", "virtio-serial-pci,max_ports=2",
-        "-chardev", f"socket,id=tether,fd={descriptors.channel},server=on,wait=off",
-        "-device", "virtserialport,chardev=tether,name=tether",
-        "-device", "virtio-rng-pci",
+        "-machine",
+        machine,
+        "-accel",
+        acceleration,
+        "-cpu",
+        cpu,
+        "-smp",
+        str(spec.cpus),
+        "-m",
+        f"{spec.memory_mib}M",
+        "-kernel",
+        str(kernel),
+        "-initrd",
+        str(initrd),
+        "-append",
+        KERNEL_ARGUMENTS,
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        "-chardev",
+        f"file,id=console,path={console}",
+        "-device",
+        "isa-serial,chardev=console",
+        "-chardev",
+        f"socket,id=monitor,fd={descriptors.monitor},server=on,wait=off",
+        "-mon",
+        "chardev=monitor,mode=control",
+        "-device",
+        "virtio-serial-pci,max_ports=2",
+        "-chardev",
+        f"socket,id=tether,fd={descriptors.channel},server=on,wait=off",
+        "-device",
+        "virtserialport,chardev=tether,name=tether",
+        "-device",
+        "virtio-rng-pci",
         # Tells a restored kernel that it is another one now: it makes its random numbers anew (VMGENID).
-        "-device", "vmgenid,guid=auto",
-        "-device", "virtio-scsi-pci,id=scsi",
-    ]  # fmt: skip
+        "-device",
+        "vmgenid,guid=auto",
+        "-device",
+        "virtio-scsi-pci,id=scsi",
+    ]
     if not origin.slotted:
         # What the guest frees goes back to the host. Not with a template's memory: for that QEMU 7.2 would punch holes into the
         # file that all clones share, which is sealed against it.
@@ -177,10 +215,13 @@ def disk_device(lun: int) -> dict[str, object]:
 def _disk(lun: int, file: Node, read_only: bool, *, in_slot: bool) -> list[str]:
     backing = backing_node(lun, file, read_only, 0)
     return [
-        "-blockdev", json.dumps(backing),
-        "-blockdev", json.dumps(disk_node(lun, str(backing["node-name"]), read_only, in_slot=in_slot)),
-        "-device", _listed(disk_device(lun), "driver"),
-    ]  # fmt: skip
+        "-blockdev",
+        json.dumps(backing),
+        "-blockdev",
+        json.dumps(disk_node(lun, str(backing["node-name"]), read_only, in_slot=in_slot)),
+        "-device",
+        _listed(disk_device(lun), "driver"),
+    ]
 
 
 def cards_of(spec: MachineSpec) -> list[tuple[int, Card]]:
@@ -192,9 +233,15 @@ def netdev_of(place: int, card: Card, tap: str) -> Node:
     """The host's end of a card as QMP's netdev_add takes it. `tap` is the descriptor of one, or its name in the monitor."""
     if card.bridge:
         return {"type": "tap", "id": f"net{place}", "fd": tap}
-    return {"type": "user", "id": f"net{place}", "ipv6": False,
-            "net": card.network, "host": card.gateway, "dns": card.dns,
-            "hostfwd": [{"str": _rule(forward)} for forward in card.forwards]}  # fmt: skip
+    return {
+        "type": "user",
+        "id": f"net{place}",
+        "ipv6": False,
+        "net": card.network,
+        "host": card.gateway,
+        "dns": card.dns,
+        "hostfwd": [{"str": _rule(forward)} for forward in card.forwards],
+    }
 
 
 def _rule(forward: Forward) -> str:
@@ -213,8 +260,15 @@ def unforward_command(place: int, forward: Forward) -> str:
 
 def card_device(place: int, card: Card) -> Node:
     """The card as QMP's device_add takes it. Its PCI slot is said, so that a saved machine has it there again."""
-    return {"driver": "virtio-net-pci", "id": f"card{place}", "netdev": f"net{place}", "mac": card.mac, "romfile": "",
-            "bus": "pci.0", "addr": f"{_FIRST_CARD + place:#x}"}  # fmt: skip
+    return {
+        "driver": "virtio-net-pci",
+        "id": f"card{place}",
+        "netdev": f"net{place}",
+        "mac": card.mac,
+        "romfile": "",
+        "bus": "pci.0",
+        "addr": f"{_FIRST_CARD + place:#x}",
+    }
 
 
 def share_chardev(fd: str) -> Node:
@@ -225,8 +279,14 @@ def share_chardev(fd: str) -> Node:
 
 def share_device() -> Node:
     """What shows the shares to the guest, as QMP's device_add takes it."""
-    return {"driver": "vhost-user-fs-pci", "id": "fs", "chardev": "shares", "tag": SHARE_TAG, "bus": "pci.0",
-            "addr": f"{_FIRST_CARD - 1:#x}"}  # fmt: skip
+    return {
+        "driver": "vhost-user-fs-pci",
+        "id": "fs",
+        "chardev": "shares",
+        "tag": SHARE_TAG,
+        "bus": "pci.0",
+        "addr": f"{_FIRST_CARD - 1:#x}",
+    }
 
 
 def _listed(node: Node, first: str) -> str:

@@ -37,8 +37,14 @@ class QemuDriver(Driver):
     """`root` keeps the machines' folders; `nursery` owns the watching of their processes."""
 
     def __init__(
-        self, root: Path, guest: Path, accel: str, cache: Path, nursery: trio.Nursery, rehearsal: LocalRehearsal | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        root: Path,
+        guest: Path,
+        accel: str,
+        cache: Path,
+        nursery: trio.Nursery,
+        rehearsal: LocalRehearsal | None = None,
+    ) -> None:
         self.kernel = guest / "vmlinux"
         self.initrd = guest / "initrd"
         self.accel = accel

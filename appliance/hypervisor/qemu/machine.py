@@ -315,8 +315,15 @@ class QemuMachine(Machine):
         )
         spec = replace(self.spec, id="saved", disks=(), card=card, more_cards=tuple(more))
         line = command(
-            "qemu", driver.accel, Path("kernel"), Path("initrd"), spec, saved_origin(self.slotted), Descriptors(0, 0, ()), Path("console"),
-        )  # fmt: skip
+            "qemu",
+            driver.accel,
+            Path("kernel"),
+            Path("initrd"),
+            spec,
+            saved_origin(self.slotted),
+            Descriptors(0, 0, ()),
+            Path("console"),
+        )
         luns = ",".join(map(str, luns_of(self.spec.disks, slotted=self.slotted)))
         return hashlib.sha256("\0".join([driver.version, driver.guest_digest, luns, *line]).encode()).hexdigest()
 
@@ -393,8 +400,13 @@ class QemuMachine(Machine):
     def save_facts(self) -> None:
         """Write down what it is and which process."""
         pid = self._pid
-        state = {"spec": encode_spec(self.spec), "slotted": self.slotted, "pid": pid, "start_time": start_time(pid) if pid else "",
-                 "boot_id": boot_id()}  # fmt: skip
+        state = {
+            "spec": encode_spec(self.spec),
+            "slotted": self.slotted,
+            "pid": pid,
+            "start_time": start_time(pid) if pid else "",
+            "boot_id": boot_id(),
+        }
         partial = self.folder / "machine.json.new"
         partial.write_text(json.dumps(state))
         partial.replace(self.folder / "machine.json")

@@ -78,9 +78,15 @@ def _identity(machine_id: str) -> dict[str, int]:
 
 
 def start_qemu(
-    accel: str, guest: tuple[Path, Path], spec: MachineSpec, files: list[Path], luns: list[int], origin: Origin,
-    folder: Path, shares: int = -1,
-) -> tuple[subprocess.Popen[bytes], dict[int, str]]:  # fmt: skip
+    accel: str,
+    guest: tuple[Path, Path],
+    spec: MachineSpec,
+    files: list[Path],
+    luns: list[int],
+    origin: Origin,
+    folder: Path,
+    shares: int = -1,
+) -> tuple[subprocess.Popen[bytes], dict[int, str]]:
     """Start QEMU for a machine in its folder: its process, its taps' names by their cards' places.
 
     `guest` is kernel and initrd; `files` are behind the spec's disks, at `luns`; `shares` is a connection to virtiofsd.
@@ -121,7 +127,7 @@ def start_qemu(
         kernel, initrd, out = (Path(f"/proc/self/fd/{fd}") for fd in (*images, console))
         argv = command(
             PROGRAM, accel, kernel, initrd, spec, origin, Descriptors(sockets[0], sockets[1], disks, taps, shares), out
-        )  # fmt: skip
+        )
         passed = [*sockets, *(disk.fd for disk in disks), *images, console, *taps.values()]
         if shares >= 0:
             passed.append(shares)
@@ -130,10 +136,17 @@ def start_qemu(
         groups = [os.stat("/dev/kvm").st_gid] if accel == "kvm" else []
         try:
             process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=messages, stderr=messages, start_new_session=True,
-                pass_fds=passed, cwd="/",
-                user=identity.get("user"), group=identity.get("group"), extra_groups=groups if identity else None,
-            )  # fmt: skip
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=messages,
+                stderr=messages,
+                start_new_session=True,
+                pass_fds=passed,
+                cwd="/",
+                user=identity.get("user"),
+                group=identity.get("group"),
+                extra_groups=groups if identity else None,
+            )
         except OSError as error:
             raise HypervisorError(f"{shlex.join(argv)}: {error}") from error
     (folder / "command").write_text(shlex.join(argv) + "\n")

@@ -73,10 +73,29 @@ def serve(folder: Path, shares: tuple[Share, ...]) -> socket.socket:
                 arguments += [str(number), kind, str(source), "ro" if share.read_only else "rw"]
             log = stack.enter_context(open(folder / "virtiofsd.log", "wb"))
             subprocess.Popen(
-                ["unshare", "--mount", "sh", "-c", _STAGE, "vch-shares", str(stage), *arguments, "--",
-                 program, "-f", f"--fd={listener.fileno()}", "-o", f"source={stage},{_OPTIONS}"],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, pass_fds=passed, cwd="/",
-            )  # fmt: skip
+                [
+                    "unshare",
+                    "--mount",
+                    "sh",
+                    "-c",
+                    _STAGE,
+                    "vch-shares",
+                    str(stage),
+                    *arguments,
+                    "--",
+                    program,
+                    "-f",
+                    f"--fd={listener.fileno()}",
+                    "-o",
+                    f"source={stage},{_OPTIONS}",
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=passed,
+                cwd="/",
+            )
         except OSError as error:
             raise HypervisorError(f"cannot share: {error}") from error
         return socket.socket(fileno=os.dup(connection.fileno()))

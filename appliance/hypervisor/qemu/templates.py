@@ -90,9 +90,15 @@ class Templates:
     def _key(self, spec: MachineSpec) -> str:
         driver = self._driver
         line = command(
-            "qemu", driver.accel, Path("kernel"), Path("initrd"), kind_of(spec), template_origin(0),
-            Descriptors(0, 0, ()), Path("console"),
-        )  # fmt: skip
+            "qemu",
+            driver.accel,
+            Path("kernel"),
+            Path("initrd"),
+            kind_of(spec),
+            template_origin(0),
+            Descriptors(0, 0, ()),
+            Path("console"),
+        )
         facts = [driver.version, driver.guest_digest, *line]
         if driver.accel == "kvm":
             facts.append(_host_cpu())

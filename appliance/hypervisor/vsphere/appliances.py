@@ -29,9 +29,16 @@ _ROLE = "vch operations"
 _PAUSE = 1.0
 _TASK_PATHS = ["info.startTime", "info.descriptionId", "info.entityName", "info.state", "info.error"]
 _PATHS = [
-    "name", "runtime.powerState", "config.extraConfig", "config.vAppConfig", "config.uuid", "guest.net", "guest.ipAddress",
-    "resourcePool", "parent",
-]  # fmt: skip
+    "name",
+    "runtime.powerState",
+    "config.extraConfig",
+    "config.vAppConfig",
+    "config.uuid",
+    "guest.net",
+    "guest.ipAddress",
+    "resourcePool",
+    "parent",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +132,18 @@ class Appliances:
             if card.macAddress
         }
         return Deployed(
-            reference, str(found["name"]), tenant, version, str(found["runtime.powerState"]), str(found.get("config.uuid", "")),
-            values, addresses, str(found.get("guest.ipAddress") or ""), found.get("resourcePool"), found.get("parent"),
-        )  # fmt: skip
+            reference,
+            str(found["name"]),
+            tenant,
+            version,
+            str(found["runtime.powerState"]),
+            str(found.get("config.uuid", "")),
+            values,
+            addresses,
+            str(found.get("guest.ipAddress") or ""),
+            found.get("resourcePool"),
+            found.get("parent"),
+        )
 
     async def containers(self, appliance: Deployed, *, waiting: bool = False) -> list[tuple[Any, str, bool]]:
         """Machines of its tenant's containers: reference, name, whether they are on. `waiting`: those that are nobody's yet, too."""

@@ -62,11 +62,26 @@ class _Say(enum.IntEnum):
     GET_VM_VC_UUID = 81
 
 
-_KNOWN = bytes((
-    _Say.KNOWN_1, _Say.KNOWN_2, _Say.UNKNOWN_1, _Say.UNKNOWN_2, _Say.VMOTION_BEGIN, _Say.VMOTION_GOAHEAD, _Say.VMOTION_NOTNOW,
-    _Say.VMOTION_PEER, _Say.VMOTION_PEER_OK, _Say.VMOTION_COMPLETE, _Say.VMOTION_ABORT, _Say.DO_PROXY, _Say.WILL_PROXY,
-    _Say.WONT_PROXY, _Say.VM_VC_UUID, _Say.GET_VM_VC_UUID,
-))  # fmt: skip
+_KNOWN = bytes(
+    (
+        _Say.KNOWN_1,
+        _Say.KNOWN_2,
+        _Say.UNKNOWN_1,
+        _Say.UNKNOWN_2,
+        _Say.VMOTION_BEGIN,
+        _Say.VMOTION_GOAHEAD,
+        _Say.VMOTION_NOTNOW,
+        _Say.VMOTION_PEER,
+        _Say.VMOTION_PEER_OK,
+        _Say.VMOTION_COMPLETE,
+        _Say.VMOTION_ABORT,
+        _Say.DO_PROXY,
+        _Say.WILL_PROXY,
+        _Say.WONT_PROXY,
+        _Say.VM_VC_UUID,
+        _Say.GET_VM_VC_UUID,
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ class Datastore:
 
     def __init__(
         self, session: Session, inventory: Inventory, tenant: str, client: httpx.AsyncClient, carry_out: CarryOut
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._session = session
         self._carry_out = carry_out
         self._inventory = inventory
@@ -78,9 +78,11 @@ class Datastore:
     ) -> AsyncIterator["Datastore"]:
         """`carry_out` makes a change that is a task, as a Collector's does."""
         async with httpx.AsyncClient(
-            verify=session.server.context(), timeout=_TIMEOUT, trust_env=False,
+            verify=session.server.context(),
+            timeout=_TIMEOUT,
+            trust_env=False,
             limits=httpx.Limits(max_connections=_AT_ONCE),
-        ) as client:  # fmt: skip
+        ) as client:
             store = cls(session, inventory, tenant, client, carry_out)
             await store._find_root()
             yield store

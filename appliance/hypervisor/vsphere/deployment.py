@@ -89,9 +89,13 @@ class Deployment:
             vim.OvfManager.NetworkMapping(name=name, network=network) for name, network in plan.networks.items()
         ]
         wanted = vim.OvfManager.CreateImportSpecParams(
-            entityName=plan.name, locale="", deploymentOption="", diskProvisioning="thin", networkMapping=networks,
+            entityName=plan.name,
+            locale="",
+            deploymentOption="",
+            diskProvisioning="thin",
+            networkMapping=networks,
             propertyMapping=values,
-        )  # fmt: skip
+        )
         made = await self._session.read(
             what, manager.CreateImportSpec, package.descriptor, plan.pool, plan.datastore, wanted
         )
@@ -183,9 +187,11 @@ class Deployment:
         # A host of a vCenter is known by what the vCenter says of it.
         verify = PinnedContext.of(device.sslThumbprint) if device.sslThumbprint else server.context()
         headers = {
-            "Content-Type": "application/x-vnd.vmware-streamVmdk", "Content-Length": str(length), "Overwrite": "t",
+            "Content-Type": "application/x-vnd.vmware-streamVmdk",
+            "Content-Length": str(length),
+            "Overwrite": "t",
             "Cookie": self._session.cookie.partition(";")[0],
-        }  # fmt: skip
+        }
         async with httpx.AsyncClient(verify=verify, timeout=_TIMEOUT, trust_env=False) as client:
             try:
                 response = await client.request(

@@ -80,7 +80,7 @@ class VsphereDriver(Driver):
 
     def __init__(
         self, session: Session, inventory: Inventory, names: Names, concentrator: Concentrator, concentrator_uri: str
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.session = session
         # Set by `open`.
         self.datastore: Datastore
@@ -164,8 +164,12 @@ class VsphereDriver(Driver):
     # -- changes, made once ---------------------------------------------------------------------------------------
 
     async def settle(
-        self, act: Callable[[], Awaitable[T]], look: Callable[[], Awaitable[T | None]], refusal: type[HypervisorError], most: int
-    ) -> T:  # fmt: skip
+        self,
+        act: Callable[[], Awaitable[T]],
+        look: Callable[[], Awaitable[T | None]],
+        refusal: type[HypervisorError],
+        most: int,
+    ) -> T:
         """What `act` gives, or `look` finds where it is not told whether it was done. Other faults are the caller's.
 
         `refusal` is what says that it may have been done already; it is believed when it is said `most` times.
@@ -204,10 +208,17 @@ class VsphereDriver(Driver):
         """See create; with `all_adapters` there is room for disks that come later."""
         serial = f"vch:{secrets.token_urlsafe(24)}"
         config = config_of(
-            spec, self._name_of(spec), self._tenant, self.inventory.datastore_name,
-            (self._concentrator_uri, serial), self.inventory.backing_of,
-            await self._place(spec), self.cd, all_adapters=all_adapters, own_folder=self.datastore.names_folders,
-        )  # fmt: skip
+            spec,
+            self._name_of(spec),
+            self._tenant,
+            self.inventory.datastore_name,
+            (self._concentrator_uri, serial),
+            self.inventory.backing_of,
+            await self._place(spec),
+            self.cd,
+            all_adapters=all_adapters,
+            own_folder=self.datastore.names_folders,
+        )
         create = partial(self.inventory.folder.CreateVM_Task, config, self.inventory.pool)
         found = await self._made(
             spec.id, create, lambda made: _Ours(made, spec, serial, uuid_of(self._tenant, spec.id))

@@ -85,9 +85,15 @@ class Extension:
         made = self._make_certificate()
         description = vim.Description(label="vch", summary=f"Virtual container host of the tenant {self.key}")
         extension = vim.Extension(
-            key=self.key, version=version, description=description, company="vch", type="vch",
-            lastHeartbeatTime=datetime.datetime.now(datetime.UTC), server=[], client=[],
-        )  # fmt: skip
+            key=self.key,
+            version=version,
+            description=description,
+            company="vch",
+            type="vch",
+            lastHeartbeatTime=datetime.datetime.now(datetime.UTC),
+            server=[],
+            client=[],
+        )
         if manager.FindExtension(self.key) is None:
             manager.RegisterExtension(extension)
         else:

@@ -47,8 +47,14 @@ _MEANINGS: tuple[tuple[tuple[type[Exception], ...], type[HypervisorError]], ...]
     ((vmodl.fault.ManagedObjectNotFound,), Gone),
     ((vim.fault.FileNotFound,), NoFile),
     (
-        (vim.fault.TaskInProgress, vim.fault.ConcurrentAccess, vim.fault.ResourceInUse, vmodl.fault.HostNotConnected,
-         vmodl.fault.HostNotReachable, vmodl.fault.HostCommunication),
+        (
+            vim.fault.TaskInProgress,
+            vim.fault.ConcurrentAccess,
+            vim.fault.ResourceInUse,
+            vmodl.fault.HostNotConnected,
+            vmodl.fault.HostNotReachable,
+            vmodl.fault.HostCommunication,
+        ),
         Busy,
     ),
     ((vim.fault.InvalidPowerState, vim.fault.InvalidState), WrongState),
@@ -56,7 +62,7 @@ _MEANINGS: tuple[tuple[tuple[type[Exception], ...], type[HypervisorError]], ...]
     ((vim.fault.NoDiskSpace, vim.fault.InsufficientStorageSpace), StorageFull),
     ((vim.fault.NoPermission, vim.fault.RestrictedVersion), NotAllowed),
     ((vim.fault.InvalidLogin, vim.fault.NoSubjectName), LoginRefused),
-)  # fmt: skip
+)
 
 
 def translate(fault: Exception, what: str) -> HypervisorError:

@@ -111,9 +111,15 @@ class Preflight:
         """Look at everything. HypervisorError when vSphere itself does not answer."""
         await self._find()
         for look in (
-            self._look_at_names, self._look_at_networks, self._look_at_licences, self._look_at_cluster, self._look_at_hosts,
-            self._look_at_privileges, self._look_at_clones, self._look_at_group,
-        ):  # fmt: skip
+            self._look_at_names,
+            self._look_at_networks,
+            self._look_at_licences,
+            self._look_at_cluster,
+            self._look_at_hosts,
+            self._look_at_privileges,
+            self._look_at_clones,
+            self._look_at_group,
+        ):
             await look()
 
     async def _try(self, setting: str, remedy: str, finding: Awaitable[T]) -> T | None:
@@ -141,9 +147,10 @@ class Preflight:
         places.machines = await session.look("inventory", places.datacenter, "vmFolder")
         name = wanted.compute_resource.partition("/")[0]
         compute = await self._try(
-            "--compute-resource", "name a cluster or host, or CLUSTER/POOL",
+            "--compute-resource",
+            "name a cluster or host, or CLUSTER/POOL",
             find_one(session, hosts, vim.ComputeResource, name, "--compute-resource"),
-        )  # fmt: skip
+        )
         if compute is not None:
             places.compute_name, places.compute = compute
             path = wanted.compute_resource or places.compute_name
@@ -259,10 +266,11 @@ class Preflight:
             if len(hosts or ()) > 1:
                 self.problems.append(
                     Finding(
-                        "--bridge-network", f"{name} is a portgroup of each host by itself, and there are {len(hosts)}",
+                        "--bridge-network",
+                        f"{name} is a portgroup of each host by itself, and there are {len(hosts)}",
                         "use a portgroup of a distributed switch, so that containers of all hosts are on one network",
                     )
-                )  # fmt: skip
+                )
 
     async def _look_at_licences(self) -> None:
         """Of the hosts where it can be told, else of what the server has."""
@@ -347,10 +355,11 @@ class Preflight:
         if missing:
             self.problems.append(
                 Finding(
-                    "--ops-user", f"{self._wanted.user} lacks on {places.datacenter_name}: {', '.join(missing)}",
+                    "--ops-user",
+                    f"{self._wanted.user} lacks on {places.datacenter_name}: {', '.join(missing)}",
                     "--ops-grant-perms gives what is needed, with an administrator's account",
                 )
-            )  # fmt: skip
+            )
 
     async def _look_at_clones(self) -> None:
         reason = why_none(self._session)

@@ -143,9 +143,15 @@ class Stub(SoapAdapter.SoapStubAdapter):
         if extension is not None:
             extension.present(context)
         super().__init__(
-            host=server.host, port=server.port, path="/sdk", version=_VERSION, sslContext=context,
-            httpConnectionTimeout=timeout, poolSize=_THREADS, connectionPoolTimeout=_IDLE_SECONDS,
-        )  # fmt: skip
+            host=server.host,
+            port=server.port,
+            path="/sdk",
+            version=_VERSION,
+            sslContext=context,
+            httpConnectionTimeout=timeout,
+            poolSize=_THREADS,
+            connectionPoolTimeout=_IDLE_SECONDS,
+        )
         self._line = _Line()
         # By name of the method: what a machine's life costs is counted in calls.
         self.calls: Counter[str] = Counter()

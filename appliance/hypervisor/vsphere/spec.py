@@ -174,10 +174,14 @@ def _disk(index: int, disk: PlacedDisk, key: int) -> vim.vm.device.VirtualDevice
         backing.fileName = disk.path
     spec = _added(
         vim.vm.device.VirtualDisk(
-            key=key, controllerKey=_ADAPTER_KEY + address.adapter, unitNumber=address.target, backing=backing,
-            capacityInBytes=disk.size, capacityInKB=disk.size >> 10,
+            key=key,
+            controllerKey=_ADAPTER_KEY + address.adapter,
+            unitNumber=address.target,
+            backing=backing,
+            capacityInBytes=disk.size,
+            capacityInKB=disk.size >> 10,
         )
-    )  # fmt: skip
+    )
     if disk.read_only:
         spec.fileOperation = vim.vm.device.VirtualDeviceSpec.FileOperation.create
     return spec
@@ -217,8 +221,13 @@ def cloning(
 
 
 def becoming(
-    spec: MachineSpec, name: str, tenant: str, serial: str, disks: Sequence[PlacedDisk], backing_of: Callable[[Card], Any]
-) -> vim.vm.ConfigSpec:  # fmt: skip
+    spec: MachineSpec,
+    name: str,
+    tenant: str,
+    serial: str,
+    disks: Sequence[PlacedDisk],
+    backing_of: Callable[[Card], Any],
+) -> vim.vm.ConfigSpec:
     """A change that makes a machine of nobody's this one."""
     # Below zero: the server chooses the keys.
     devices = [_disk(index, disk, -1 - index) for index, disk in enumerate(disks)]

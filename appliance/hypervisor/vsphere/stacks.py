@@ -108,8 +108,21 @@ def write_stack(layers: Sequence[Path], out: BinaryIO) -> None:
 def _header(own: int, other: int, table: int, disk: bytes, entries: bytes, last: int) -> bytes:
     def pack(checksum: int) -> bytes:
         return struct.pack(
-            "<8sIIIIQQQQ16sQIII", b"EFI PART", 0x00010000, _HEADER, checksum, 0, own, other, 2 + _TABLE_SECTORS,
-            last - _TABLE_SECTORS - 1, disk, table, _ENTRIES, _ENTRY, zlib.crc32(entries),
-        )  # fmt: skip
+            "<8sIIIIQQQQ16sQIII",
+            b"EFI PART",
+            0x00010000,
+            _HEADER,
+            checksum,
+            0,
+            own,
+            other,
+            2 + _TABLE_SECTORS,
+            last - _TABLE_SECTORS - 1,
+            disk,
+            table,
+            _ENTRIES,
+            _ENTRY,
+            zlib.crc32(entries),
+        )
 
     return pack(zlib.crc32(pack(0)))

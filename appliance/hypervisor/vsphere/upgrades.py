@@ -86,7 +86,7 @@ class Upgrades:
         either = {"Public": networks[0], "Bridge": networks[0]}
         return Plan(
             f"{one.name}-upgrade", one.tenant, "", one.pool, one.folder, store, either, (), {}, 1, 512, UPGRADE_KEY
-        )  # fmt: skip
+        )
 
     async def _system_disk(self, machine: Any) -> Any:
         """The first disk of the first SCSI controller."""
@@ -118,7 +118,7 @@ class Upgrades:
             # The file stays: the snapshot has it.
             deviceChange=[_Change(operation="remove", device=old), _Change(operation="add", device=disk)],
             extraConfig=[vim.option.OptionValue(key=key, value=value) for key, value in about.items()],
-        )  # fmt: skip
+        )
         await self._appliances.carry_out("swap the system disk", self._appliance.reference.ReconfigVM_Task, change)
 
     async def _snapshot(self) -> Any:

@@ -15,10 +15,24 @@ def descriptor(name: str, size: int, content: int) -> bytes:
         raise ValueError(f"a disk of {size} bytes is no number of sectors")
     sectors = size // _SECTOR
     lines = (
-        "# Disk DescriptorFile", "version=1", 'encoding="UTF-8"', f"CID={content & 0xFFFFFFFE:08x}", "parentCID=ffffffff",
-        'createType="vmfs"', "", "# Extent description", f'RW {sectors} VMFS "{flat_name(name)}"', "",
-        "# The Disk Data Base", "#DDB", "", 'ddb.adapterType = "lsilogic"',
-        f'ddb.geometry.cylinders = "{max(1, sectors // (_HEADS * _SECTORS))}"', f'ddb.geometry.heads = "{_HEADS}"',
-        f'ddb.geometry.sectors = "{_SECTORS}"', 'ddb.virtualHWVersion = "13"', "",
-    )  # fmt: skip
+        "# Disk DescriptorFile",
+        "version=1",
+        'encoding="UTF-8"',
+        f"CID={content & 0xFFFFFFFE:08x}",
+        "parentCID=ffffffff",
+        'createType="vmfs"',
+        "",
+        "# Extent description",
+        f'RW {sectors} VMFS "{flat_name(name)}"',
+        "",
+        "# The Disk Data Base",
+        "#DDB",
+        "",
+        'ddb.adapterType = "lsilogic"',
+        f'ddb.geometry.cylinders = "{max(1, sectors // (_HEADS * _SECTORS))}"',
+        f'ddb.geometry.heads = "{_HEADS}"',
+        f'ddb.geometry.sectors = "{_SECTORS}"',
+        'ddb.virtualHWVersion = "13"',
+        "",
+    )
     return "\n".join(lines).encode()

@@ -13,9 +13,15 @@ from appliance.errors import InvalidParameter
 
 _DOCUMENT = Path(str(appliance.api.__file__)).parent / "FIELDS.md"
 _SOMETHING: dict[Kind, Any] = {
-    Kind.TEXT: "something", Kind.FLAG: True, Kind.NUMBER: 7, Kind.TEXTS: ["something"], Kind.COMMAND: ["something"],
-    Kind.TEXT_MAP: {"a": "b"}, Kind.MAP: {"a": {}}, Kind.LIST: [{"a": "b"}],
-}  # fmt: skip
+    Kind.TEXT: "something",
+    Kind.FLAG: True,
+    Kind.NUMBER: 7,
+    Kind.TEXTS: ["something"],
+    Kind.COMMAND: ["something"],
+    Kind.TEXT_MAP: {"a": "b"},
+    Kind.MAP: {"a": {}},
+    Kind.LIST: [{"a": "b"}],
+}
 _BOTH = [("Config", name, field) for name, field in CONFIG.items()] + [("HostConfig", n, f) for n, f in HOST.items()]
 
 

@@ -20,7 +20,7 @@ from appliance.container.lifecycle import (
     Starting,
     State,
     advance,
-)  # fmt: skip
+)
 from appliance.container.signals import parse_signal
 from appliance.container.spec import build_spec
 from appliance.errors import Conflict, InvalidParameter, NotModified

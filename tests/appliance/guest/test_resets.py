@@ -63,10 +63,8 @@ class Cat:
             b"/tether.v1.Stdio/Attach": Method(service.attach, stdio_pb2.AttachRequest, True, True, True),
             b"/tether.v1.Log/Read": Method(service.read, stdio_pb2.ReadRequest, False, True, True),
             b"/tether.v1.Log/Ack": Method(service.ack, stdio_pb2.AckRequest, False, False, False),
-            b"/tether.v1.Sandbox/Shutdown": Method(
-                shut_down, sandbox_pb2.ShutdownRequest, False, False, False
-            ),
-        }  # fmt: skip
+            b"/tether.v1.Sandbox/Shutdown": Method(shut_down, sandbox_pb2.ShutdownRequest, False, False, False),
+        }
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(serve_link, line, methods, random_id)

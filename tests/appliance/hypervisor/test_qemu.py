@@ -335,8 +335,15 @@ class TestCards:
                 await machine.plug_card(Card("02:42:00:00:00:33", *_NETWORK))
                 await has_card("02:42:00:00:00:33")
                 assert [card.mac[-2:] for card in machine.spec.more_cards if card] == [
-                    "00", "01", "02", "33", "04", "05", "06", "07",
-                ]  # fmt: skip
+                    "00",
+                    "01",
+                    "02",
+                    "33",
+                    "04",
+                    "05",
+                    "06",
+                    "07",
+                ]
             await machine.destroy()
 
     async def test_they_are_known_to_the_next_appliance_and_to_a_saved_state(self, short_path: Path) -> None:

@@ -22,11 +22,23 @@ def _with(change: dict[str, Any]) -> bytes:
 
 def test_what_docker_and_buildkit_write() -> None:
     config = {
-        "Hostname": "", "User": "1000:1000", "AttachStdin": False, "ExposedPorts": {"80/tcp": {}}, "Env": ["PATH=/bin"], "Cmd": None,
-        "Entrypoint": ["/run"], "Image": "", "Volumes": {"/data": {}}, "WorkingDir": "/", "OnBuild": [], "Labels": {"a": "b"},
-        "StopSignal": "SIGQUIT", "Shell": ["/bin/sh", "-c"], "ArgsEscaped": True,
+        "Hostname": "",
+        "User": "1000:1000",
+        "AttachStdin": False,
+        "ExposedPorts": {"80/tcp": {}},
+        "Env": ["PATH=/bin"],
+        "Cmd": None,
+        "Entrypoint": ["/run"],
+        "Image": "",
+        "Volumes": {"/data": {}},
+        "WorkingDir": "/",
+        "OnBuild": [],
+        "Labels": {"a": "b"},
+        "StopSignal": "SIGQUIT",
+        "Shell": ["/bin/sh", "-c"],
+        "ArgsEscaped": True,
         "Healthcheck": {"Test": ["CMD", "true"], "Interval": 10**9, "StartInterval": 1, "Retries": 3},
-    }  # fmt: skip
+    }
     found = parse_config_untrusted(
         _with({"config": config, "variant": "v8", "os.version": "1", "moby.buildkit.cache.v0": "x"})
     )
@@ -60,11 +72,21 @@ def test_configs_of_wrong_shapes(name: str, value: Any) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"", b"[]", b"null", b"\xff", b"[" * 100_000, b'{"a":' * 100_000, _with({"config": []}), _with({"rootfs": []}), _with({"os": 1}),
-        _with({"rootfs": {"diff_ids": ["x"]}}), _with({"rootfs": {"diff_ids": [1]}}), _with({"rootfs": {"diff_ids": [_DIGEST] * 251}}),
+        b"",
+        b"[]",
+        b"null",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        _with({"config": []}),
+        _with({"rootfs": []}),
+        _with({"os": 1}),
+        _with({"rootfs": {"diff_ids": ["x"]}}),
+        _with({"rootfs": {"diff_ids": [1]}}),
+        _with({"rootfs": {"diff_ids": [_DIGEST] * 251}}),
         *(_with({"history": value}) for value in (1, "x", [1], [None], {"a": 1}, [{"created_by": 1}])),
     ],
-)  # fmt: skip
+)
 def test_what_is_none(data: bytes) -> None:
     with pytest.raises(ProtocolError):
         parse_config_untrusted(data)

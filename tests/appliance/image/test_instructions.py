@@ -34,9 +34,21 @@ def test_what_they_change(line: str, key: str, value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["RUN x", "NONSENSE", "ENV", "ENV A", "EXPOSE 70000", "USER", "USER a b", "ONBUILD FROM x", "HEALTHCHECK CMD",
-             "HEALTHCHECK --interval=x CMD a", "LABEL 'unclosed"],
-)  # fmt: skip
+    "line",
+    [
+        "RUN x",
+        "NONSENSE",
+        "ENV",
+        "ENV A",
+        "EXPOSE 70000",
+        "USER",
+        "USER a b",
+        "ONBUILD FROM x",
+        "HEALTHCHECK CMD",
+        "HEALTHCHECK --interval=x CMD a",
+        "LABEL 'unclosed",
+    ],
+)
 def test_what_is_refused(line: str) -> None:
     with pytest.raises(InvalidParameter):
         apply_instructions({}, [line])

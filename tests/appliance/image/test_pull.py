@@ -112,8 +112,11 @@ class Lie:
 
     def serve_manifest(self) -> None:
         self.registry.answers["/v2/app/manifests/latest"] = (
-            200, {"Content-Type": "application/vnd.oci.image.manifest.v1+json"}, json.dumps(self.manifest).encode(), 0.0,
-        )  # fmt: skip
+            200,
+            {"Content-Type": "application/vnd.oci.image.manifest.v1+json"},
+            json.dumps(self.manifest).encode(),
+            0.0,
+        )
 
     def path_of(self, part: str) -> str:
         entry: Any = self.manifest["config"] if part == "config" else self.manifest["layers"][0]  # type: ignore[index]

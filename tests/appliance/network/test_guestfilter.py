@@ -23,8 +23,10 @@ def _ruleset(*batches: bytes) -> list[str]:
     sent = " ".join(batch.hex() for batch in batches)
     done = subprocess.run(
         ["unshare", "-n", "sh", "-c", f"{sys.executable} -c '{_SEND}' {sent} && nft list ruleset"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     lines = [line.strip() for line in done.stdout.splitlines()]
     return [line for line in lines if line.startswith(("iifname", "oifname"))]
 
@@ -41,13 +43,21 @@ def test_levels() -> None:
     assert outbound == [*_answers(come), f"{come} drop", *_answers(go)]
     ports = (("tcp", 81), ("tcp", 80), ("udp", 53), ("tcp", 443))
     assert _ruleset(messages([Gate("eth0", "published", ports)])) == [
-        *_answers(come), f"{come} tcp dport 80-81 accept", f"{come} tcp dport 443 accept", f"{come} udp dport 53 accept",
-        f"{come} drop", *_answers(go),
-    ]  # fmt: skip
+        *_answers(come),
+        f"{come} tcp dport 80-81 accept",
+        f"{come} tcp dport 443 accept",
+        f"{come} udp dport 53 accept",
+        f"{come} drop",
+        *_answers(go),
+    ]
     assert _ruleset(messages([Gate("eth0", "peers", peers=("192.0.2.8", "192.0.2.15"))])) == [
-        *_answers(come), f"{come} ip saddr 192.0.2.8-192.0.2.15 accept", f"{come} drop",
-        *_answers(go), f"{go} ip daddr 192.0.2.8-192.0.2.15 accept", f"{go} drop",
-    ]  # fmt: skip
+        *_answers(come),
+        f"{come} ip saddr 192.0.2.8-192.0.2.15 accept",
+        f"{come} drop",
+        *_answers(go),
+        f"{go} ip daddr 192.0.2.8-192.0.2.15 accept",
+        f"{go} drop",
+    ]
 
 
 def test_the_last_ones_are_those_that_hold() -> None:

@@ -98,10 +98,18 @@ def test_exposed_ports_one_by_one() -> None:
 @pytest.mark.parametrize(
     "bindings",
     [
-        {"x": []}, {"0/tcp": []}, {"80/icmp": []}, {"80": 5}, {"80": [5]}, {"80": [{"HostPort": "x"}]}, {"80": [{"HostPort": "9-8"}]},
-        {"80": [{"HostIp": "nowhere"}]}, {"80": [{"HostPort": 80}]}, {"80": [{"HostPort": "70000"}]},
+        {"x": []},
+        {"0/tcp": []},
+        {"80/icmp": []},
+        {"80": 5},
+        {"80": [5]},
+        {"80": [{"HostPort": "x"}]},
+        {"80": [{"HostPort": "9-8"}]},
+        {"80": [{"HostIp": "nowhere"}]},
+        {"80": [{"HostPort": 80}]},
+        {"80": [{"HostPort": "70000"}]},
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_wanted(bindings: dict[str, Any]) -> None:
     with pytest.raises(InvalidParameter):
         parse_bindings(bindings)

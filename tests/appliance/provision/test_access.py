@@ -20,10 +20,16 @@ def test_a_request_is_what_it_was() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"seconds": 5}, {"seconds": 10**6}, {"seconds": "long"}, {"key": "ssh-rsa AAAA\nroot::0:0"}, {"key": "command=x ssh-rsa AAAA"},
-        {"password_hash": "plain"}, {"password_hash": _HASH + ":0:0\nother"}, {"password_hash": "$1$x$y"},
+        {"seconds": 5},
+        {"seconds": 10**6},
+        {"seconds": "long"},
+        {"key": "ssh-rsa AAAA\nroot::0:0"},
+        {"key": "command=x ssh-rsa AAAA"},
+        {"password_hash": "plain"},
+        {"password_hash": _HASH + ":0:0\nother"},
+        {"password_hash": "$1$x$y"},
     ],
-)  # fmt: skip
+)
 def test_what_is_none_is_refused(change: dict[str, object]) -> None:
     good = json.loads(Access("1", 3600, _KEY, _HASH).encode())
     with pytest.raises(InvalidParameter, match=r"guestinfo\.vch\.debug"):

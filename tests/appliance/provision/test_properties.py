@@ -39,19 +39,46 @@ def test_all_that_is_wrong_is_said_at_once_and_no_secret() -> None:
     with pytest.raises(Malformed) as caught:
         settings_of(
             {
-                "vsphere-password": "very s3cret", "interfaces": "public,moon", "public-address": "10.0.0.1", "dns": "1.2.3.4,x",
-                "bip": "10.0.0.1/40", "volume-stores": "x", "container-networks": "name=x", "vspc-allow": "10.0.0.0/33",
-                "vm-memory": "1", "vm-firmware": "coreboot",
-                "tls-ca": "nonsense", "tls-key": "also s3cret", "tls-verify": "perhaps", "tls-allow": "all:CN=x", "ssh-key": "rsa?",
-                "hostname": "-", "log-level": "loud",
+                "vsphere-password": "very s3cret",
+                "interfaces": "public,moon",
+                "public-address": "10.0.0.1",
+                "dns": "1.2.3.4,x",
+                "bip": "10.0.0.1/40",
+                "volume-stores": "x",
+                "container-networks": "name=x",
+                "vspc-allow": "10.0.0.0/33",
+                "vm-memory": "1",
+                "vm-firmware": "coreboot",
+                "tls-ca": "nonsense",
+                "tls-key": "also s3cret",
+                "tls-verify": "perhaps",
+                "tls-allow": "all:CN=x",
+                "ssh-key": "rsa?",
+                "hostname": "-",
+                "log-level": "loud",
             }
-        )  # fmt: skip
+        )
     named = [problem.partition(":")[0] for problem in caught.value.problems]
     assert {
-        "vsphere", "vsphere-user", "bridge-network", "interfaces", "dns", "bip", "volume-stores", "container-networks",
-        "vspc-allow", "vm-memory", "vm-firmware",
-        "tls-ca", "tls-key", "tls-verify", "tls-allow", "ssh-key", "hostname", "log-level",
-    } <= set(named)  # fmt: skip
+        "vsphere",
+        "vsphere-user",
+        "bridge-network",
+        "interfaces",
+        "dns",
+        "bip",
+        "volume-stores",
+        "container-networks",
+        "vspc-allow",
+        "vm-memory",
+        "vm-firmware",
+        "tls-ca",
+        "tls-key",
+        "tls-verify",
+        "tls-allow",
+        "ssh-key",
+        "hostname",
+        "log-level",
+    } <= set(named)
     assert "s3cret" not in str(caught.value)
 
 
@@ -60,10 +87,16 @@ def test_all_that_is_wrong_is_said_at_once_and_no_secret() -> None:
     [
         ({"interfaces": "public"}, "interfaces: bridge has to be there"),
         ({"interfaces": "public,bridge,public"}, "interfaces: a network is named twice"),
-        ({"public-address": "10.0.0.5/24", "public-gateway": "10.0.1.1"}, "public-gateway: 10.0.1.1 is not in 10.0.0.0/24"),
-        ({"tls-verify": "false", "tls-allow": "full:CN=x"}, "tls-allow: needs tls-verify, without which nobody says who he is"),
+        (
+            {"public-address": "10.0.0.5/24", "public-gateway": "10.0.1.1"},
+            "public-gateway: 10.0.1.1 is not in 10.0.0.0/24",
+        ),
+        (
+            {"tls-verify": "false", "tls-allow": "full:CN=x"},
+            "tls-allow: needs tls-verify, without which nobody says who he is",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_go_together(more: dict[str, str], problem: str) -> None:
     with pytest.raises(Malformed) as caught:
         settings_of({**_LEAST, **more})
@@ -119,11 +152,22 @@ def test_cards_are_in_the_order_that_vcenter_tells() -> None:
 def test_files_say_what_the_settings_do(authority: Authority, tmp_path: Path) -> None:
     certificate, key = (path.read_text() for path in authority.sign("/CN=a", "127.0.0.1"))
     values = {
-        **_LEAST, "public-address": "192.0.2.10/24", "public-gateway": "192.0.2.1", "dns": "192.0.2.53", "ntp": "ntp.example",
-        "interfaces": "bridge,public,management", "management-address": "10.9.0.2/16", "management-routes": "10.0.0.0/8=10.9.0.1",
-        "tls-ca": authority.certificate.read_text(), "tls-cert": certificate, "tls-key": key, "tls-allow": "read:OU=view",
-        "volume-stores": "fast=SSD", "http-proxy": "http://proxy.example:3128", "thumbprint": "ab" * 20,
-    }  # fmt: skip
+        **_LEAST,
+        "public-address": "192.0.2.10/24",
+        "public-gateway": "192.0.2.1",
+        "dns": "192.0.2.53",
+        "ntp": "ntp.example",
+        "interfaces": "bridge,public,management",
+        "management-address": "10.9.0.2/16",
+        "management-routes": "10.0.0.0/8=10.9.0.1",
+        "tls-ca": authority.certificate.read_text(),
+        "tls-cert": certificate,
+        "tls-key": key,
+        "tls-allow": "read:OU=view",
+        "volume-stores": "fast=SSD",
+        "http-proxy": "http://proxy.example:3128",
+        "thumbprint": "ab" * 20,
+    }
     cards = [Card("ens1", "00:50:56:00:00:01"), Card("ens2", "00:50:56:00:00:02"), Card("ens3", "00:50:56:00:00:03")]
     files = files_of(settings_of(values), cards, certificate, key, "AA:BB")
     public = files["/run/systemd/network/10-public.network"].content

@@ -13,9 +13,12 @@ from appliance.streams.compression import decompressed
 
 _DATA = b"some data " * 5000
 _FORMS = {
-    "plain": _DATA, "gzip": gzip.compress(_DATA[:7]) + gzip.compress(_DATA[7:]), "bzip2": bz2.compress(_DATA),
-    "xz": lzma.compress(_DATA), "zstd": zstandard.compress(_DATA),
-}  # fmt: skip
+    "plain": _DATA,
+    "gzip": gzip.compress(_DATA[:7]) + gzip.compress(_DATA[7:]),
+    "bzip2": bz2.compress(_DATA),
+    "xz": lzma.compress(_DATA),
+    "zstd": zstandard.compress(_DATA),
+}
 
 
 async def _pieces(data: bytes, size: int) -> AsyncGenerator[bytes, None]:

@@ -12,12 +12,16 @@ from appliance.volume.store import VolumeRecord, VolumeStore
 @pytest.mark.parametrize(
     ("options", "shared", "kind"),
     [
-        ({}, True, "directory"), ({}, False, "disk"), ({"size": "1g"}, True, "disk"), ({"o": "size=64m"}, True, "disk"),
+        ({}, True, "directory"),
+        ({}, False, "disk"),
+        ({"size": "1g"}, True, "disk"),
+        ({"o": "size=64m"}, True, "disk"),
         ({"type": "tmpfs", "device": "tmpfs", "o": "size=1m"}, False, "tmpfs"),
         ({"type": "none", "device": "/x", "o": "bind"}, True, "bind"),
-        ({"type": "nfs", "device": ":/x", "o": "addr=host,rw"}, False, "nfs"), ({"type": "nfs4", "device": "host:/x"}, True, "nfs"),
+        ({"type": "nfs", "device": ":/x", "o": "addr=host,rw"}, False, "nfs"),
+        ({"type": "nfs4", "device": "host:/x"}, True, "nfs"),
     ],
-)  # fmt: skip
+)
 def test_options_decide(tmp_path: Path, options: dict[str, str], shared: bool, kind: str) -> None:
     record = VolumeRecord("vol", 0, "", options=options)
     VolumeStore(tmp_path, LocalDisks(tmp_path), shared=shared).shape(record)
@@ -27,11 +31,19 @@ def test_options_decide(tmp_path: Path, options: dict[str, str], shared: bool, k
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("..", {}), ("a/b", {}), ("x", {}), ("a" * 300, {}), ("vol", {"size": "-1"}), ("vol", {"size": "1"}), ("vol", {"what": "x"}),
-        ("vol", {"type": "nfs"}), ("vol", {"type": "nfs", "device": "host:/x", "o": "vers=3"}),
-        ("vol", {"type": "none", "device": "x", "o": "bind"}), ("vol", {"o": "addr=1.2.3.4"}),
+        ("..", {}),
+        ("a/b", {}),
+        ("x", {}),
+        ("a" * 300, {}),
+        ("vol", {"size": "-1"}),
+        ("vol", {"size": "1"}),
+        ("vol", {"what": "x"}),
+        ("vol", {"type": "nfs"}),
+        ("vol", {"type": "nfs", "device": "host:/x", "o": "vers=3"}),
+        ("vol", {"type": "none", "device": "x", "o": "bind"}),
+        ("vol", {"o": "addr=1.2.3.4"}),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be(tmp_path: Path, name: str, options: dict[str, str]) -> None:
     with pytest.raises(InvalidParameter):
         VolumeStore(tmp_path, LocalDisks(tmp_path), shared=True).shape(VolumeRecord(name, 0, "", options=options))

@@ -69,11 +69,19 @@ def test_what_vmware_calls_wrong_is_refused(fixtures: Path, case: str, fault: st
         ("<rasd:ResourceType>3<", "<rasd:ResourceType>CPU<", "ResourceType"),
         ("<rasd:InstanceID>1</rasd:InstanceID>", "", "ResourceType': This element is not expected"),
         ("<rasd:VirtualQuantity>2<", "<rasd:VirtualQuantity>two<", "VirtualQuantity"),
-        ("<vssd:ElementName>Virtual Hardware Family</vssd:ElementName>", "", "InstanceID': This element is not expected"),
+        (
+            "<vssd:ElementName>Virtual Hardware Family</vssd:ElementName>",
+            "",
+            "InstanceID': This element is not expected",
+        ),
         ('vmw:value="efi"', "", "value' is required"),
-        ("</VirtualSystem>", "</VirtualSystem><VirtualSystem ovf:id='b'><Info/></VirtualSystem>", "VirtualSystem': This element"),
+        (
+            "</VirtualSystem>",
+            "</VirtualSystem><VirtualSystem ovf:id='b'><Info/></VirtualSystem>",
+            "VirtualSystem': This element",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_fault_is_seen(right: str, wrong: str, fault: str) -> None:
     assert right.encode() in _OURS
     told = faults(_OURS.replace(right.encode(), wrong.encode()))

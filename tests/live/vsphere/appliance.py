@@ -35,10 +35,21 @@ class Appliance:
         """What the CLI prints; without an identity it has no certificate."""
         certificate, key = self._identity if identity else ("", "")
         command = [
-            "nsenter", f"--net=/run/netns/{self._namespace}", "--", "docker", "--tlsverify",
-            "--tlscacert", str(self._authority.certificate), "--tlscert", str(certificate), "--tlskey", str(key),
-            "-H", f"tcp://{_ITS}:2376", *arguments,
-        ]  # fmt: skip
+            "nsenter",
+            f"--net=/run/netns/{self._namespace}",
+            "--",
+            "docker",
+            "--tlsverify",
+            "--tlscacert",
+            str(self._authority.certificate),
+            "--tlscert",
+            str(certificate),
+            "--tlskey",
+            str(key),
+            "-H",
+            f"tcp://{_ITS}:2376",
+            *arguments,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         if check and done.returncode:
             raise AssertionError(f"docker {arguments}: {done.stdout}{done.stderr}")
@@ -91,14 +102,20 @@ def running_appliance(
     (system,) = (root / "ova").glob("*-system.vmdk")
     with contextlib.ExitStack() as stack:
         for command in (
-            ["netns", "add", namespace], ["-n", namespace, "link", "set", "lo", "up"],
-            *(command for name in (_SWITCH, _MANAGEMENT) for command in (
-                ["-n", namespace, "link", "add", name, "type", "bridge"], ["-n", namespace, "link", "set", name, "up"],
-                ["-n", namespace, "tuntap", "add", f"{name[:4]}-ova", "mode", "tap"],
-                ["-n", namespace, "link", "set", f"{name[:4]}-ova", "master", name, "up"],
-            )),
+            ["netns", "add", namespace],
+            ["-n", namespace, "link", "set", "lo", "up"],
+            *(
+                command
+                for name in (_SWITCH, _MANAGEMENT)
+                for command in (
+                    ["-n", namespace, "link", "add", name, "type", "bridge"],
+                    ["-n", namespace, "link", "set", name, "up"],
+                    ["-n", namespace, "tuntap", "add", f"{name[:4]}-ova", "mode", "tap"],
+                    ["-n", namespace, "link", "set", f"{name[:4]}-ova", "master", name, "up"],
+                )
+            ),
             ["-n", namespace, "addr", "add", f"{_THERE}/24", "dev", _MANAGEMENT],
-        ):  # fmt: skip
+        ):
             subprocess.run(["ip", *command], check=True)
         stack.callback(subprocess.run, ["ip", "netns", "delete", namespace], check=False)
         for family in ("ip", "ip6"):
@@ -110,11 +127,20 @@ def running_appliance(
         simulator = stack.enter_context(running_vcsim(root / "vcsim", inside=inside, host=_THERE))
         stack.enter_context(standing_in(root, simulator, inside, "direct"))
         values = {
-            "vsphere": simulator.address, "vsphere-user": USER, "vsphere-password": PASSWORD, "thumbprint": simulator.thumbprint,
-            "tenant": "ova", "image-store": "LocalDS_0", "bridge-network": "VM Network", "public-address": f"{_ITS}/24",
-            "tls-ca": authority.certificate.read_text(), "tls-cert": certificate.read_text(), "tls-key": key.read_text(),
-            "hostname": "appliance", **(more or {}),
-        }  # fmt: skip
+            "vsphere": simulator.address,
+            "vsphere-user": USER,
+            "vsphere-password": PASSWORD,
+            "thumbprint": simulator.thumbprint,
+            "tenant": "ova",
+            "image-store": "LocalDS_0",
+            "bridge-network": "VM Network",
+            "public-address": f"{_ITS}/24",
+            "tls-ca": authority.certificate.read_text(),
+            "tls-cert": certificate.read_text(),
+            "tls-key": key.read_text(),
+            "hostname": "appliance",
+            **(more or {}),
+        }
         log = root / "console.log"
         process = stack.enter_context(_booted(root, system, values, inside, log, firmware, by_cd))
         yield Appliance(namespace, authority, log, process), simulator
@@ -135,17 +161,44 @@ def _booted(
     # Debian's OVMF has no driver for VMware's controller, which ESXi's own UEFI has.
     controller = "virtio-scsi-pci" if firmware == "efi" else "pvscsi"
     command = [
-        *inside, "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-M", "pc", "-m", "2048", "-smp", "2",
-        "-display", "none",
-        "-chardev", f"socket,id=serial,path={root}/serial,server=on,wait=off,logfile={log}", "-serial", "chardev:serial",
-        "-nodefaults", "-device", "VGA", "-device", f"{controller},id=scsi",
-        "-drive", f"file={system},format=vmdk,if=none,id=system,readonly=on", "-device", "scsi-hd,drive=system,bus=scsi.0,bootindex=1",
-        "-drive", f"file={data},format=raw,if=none,id=data", "-device", "scsi-hd,drive=data,bus=scsi.0,scsi-id=1",
-        "-netdev", f"tap,id=public,ifname={_MANAGEMENT[:4]}-ova,script=no,downscript=no",
-        "-device", "vmxnet3,netdev=public,mac=52:54:00:00:00:01",
-        "-netdev", f"tap,id=bridge,ifname={_SWITCH[:4]}-ova,script=no,downscript=no",
-        "-device", "vmxnet3,netdev=bridge,mac=52:54:00:00:00:02",
-    ]  # fmt: skip
+        *inside,
+        "qemu-system-x86_64",
+        "-accel",
+        "tcg,thread=multi",
+        "-M",
+        "pc",
+        "-m",
+        "2048",
+        "-smp",
+        "2",
+        "-display",
+        "none",
+        "-chardev",
+        f"socket,id=serial,path={root}/serial,server=on,wait=off,logfile={log}",
+        "-serial",
+        "chardev:serial",
+        "-nodefaults",
+        "-device",
+        "VGA",
+        "-device",
+        f"{controller},id=scsi",
+        "-drive",
+        f"file={system},format=vmdk,if=none,id=system,readonly=on",
+        "-device",
+        "scsi-hd,drive=system,bus=scsi.0,bootindex=1",
+        "-drive",
+        f"file={data},format=raw,if=none,id=data",
+        "-device",
+        "scsi-hd,drive=data,bus=scsi.0,scsi-id=1",
+        "-netdev",
+        f"tap,id=public,ifname={_MANAGEMENT[:4]}-ova,script=no,downscript=no",
+        "-device",
+        "vmxnet3,netdev=public,mac=52:54:00:00:00:01",
+        "-netdev",
+        f"tap,id=bridge,ifname={_SWITCH[:4]}-ova,script=no,downscript=no",
+        "-device",
+        "vmxnet3,netdev=bridge,mac=52:54:00:00:00:02",
+    ]
     if firmware == "efi":
         command += ["-bios", _OVMF]
     if by_cd:

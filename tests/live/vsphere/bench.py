@@ -124,9 +124,11 @@ async def _measure_adoption(simulator: Simulator, count: int) -> None:
 async def _measure_govc(simulator: Simulator, count: int, program: Path) -> None:
     """The same by govc, which makes a machine per process, as many at a time as we have threads."""
     environment = {
-        **os.environ, "GOVC_URL": f"https://{USER}:{PASSWORD}@{simulator.address}/sdk", "GOVC_INSECURE": "1",
+        **os.environ,
+        "GOVC_URL": f"https://{USER}:{PASSWORD}@{simulator.address}/sdk",
+        "GOVC_INSECURE": "1",
         "GOVC_PERSIST_SESSION": "0",
-    }  # fmt: skip
+    }
     limit = trio.CapacityLimiter(16)
 
     async def run(number: int, words: list[str]) -> None:
@@ -138,8 +140,9 @@ async def _measure_govc(simulator: Simulator, count: int, program: Path) -> None
     network = ["-net", "VM Network"]
     for what, words in (
         ("created", ["vm.create", "-m", "256", "-c", "1", *network, "-on=false", "NAME"]),
-        ("powered on", ["vm.power", "-on", "NAME"]), ("destroyed", ["vm.destroy", "NAME"]),
-    ):  # fmt: skip
+        ("powered on", ["vm.power", "-on", "NAME"]),
+        ("destroyed", ["vm.destroy", "NAME"]),
+    ):
         begun = time.perf_counter()
         async with trio.open_nursery() as nursery:
             for number in range(count):

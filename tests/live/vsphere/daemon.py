@@ -22,9 +22,13 @@ class Vsphere:
     """What stands in for it. `daemon` is the vchd that it is the vSphere of."""
 
     def __init__(
-        self, daemon: Daemon, simulator: Simulator, host: "subprocess.Popen[str]", proxy: FaultProxy | None,
+        self,
+        daemon: Daemon,
+        simulator: Simulator,
+        host: "subprocess.Popen[str]",
+        proxy: FaultProxy | None,
         lan: Neighbour | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.proxy = proxy
         # On the distributed portgroup, where there is one.
         self.lan = lan
@@ -58,22 +62,33 @@ def hosts_beside(namespace: str) -> Iterator[list[str]]:
     # Hosts are elsewhere: in a namespace of their own.
     there = f"{namespace}-dc"
     for command in (
-        ("netns", "add", there), ("-n", there, "link", "set", "lo", "up"),
-        ("-n", there, "link", "add", _SWITCH, "type", "bridge"), ("-n", there, "link", "set", _SWITCH, "up"),
+        ("netns", "add", there),
+        ("-n", there, "link", "set", "lo", "up"),
+        ("-n", there, "link", "add", _SWITCH, "type", "bridge"),
+        ("-n", there, "link", "set", _SWITCH, "up"),
         ("-n", there, "link", "add", _CABLE, "type", "veth", "peer", "name", _INTERFACE, "netns", namespace),
         ("-n", there, "link", "set", _CABLE, "master", _SWITCH, "up"),
         ("-n", there, "link", "add", _MANAGEMENT, "type", "veth", "peer", "name", _MANAGEMENT, "netns", namespace),
-        ("-n", there, "addr", "add", f"{_THEIRS}/24", "dev", _MANAGEMENT), ("-n", there, "link", "set", _MANAGEMENT, "up"),
+        ("-n", there, "addr", "add", f"{_THEIRS}/24", "dev", _MANAGEMENT),
+        ("-n", there, "link", "set", _MANAGEMENT, "up"),
         ("-n", namespace, "addr", "add", f"{_OURS}/24", "dev", _MANAGEMENT),
         ("-n", namespace, "link", "set", _MANAGEMENT, "up"),
-    ):  # fmt: skip
+    ):
         subprocess.run(["ip", *command], check=True)
     # An appliance has no dockerd beside it that makes bridges pass frames through the rules of IP.
     for family in ("ip", "ip6"):
         subprocess.run(
-            ["nsenter", f"--net=/run/netns/{namespace}", "--", "sysctl", "-qw", f"net.bridge.bridge-nf-call-{family}tables=0"],
-            check=False, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            [
+                "nsenter",
+                f"--net=/run/netns/{namespace}",
+                "--",
+                "sysctl",
+                "-qw",
+                f"net.bridge.bridge-nf-call-{family}tables=0",
+            ],
+            check=False,
+            stderr=subprocess.DEVNULL,
+        )
     try:
         yield ["nsenter", f"--net=/run/netns/{there}", "--"]
     finally:
@@ -114,12 +129,28 @@ def running_vsphere(
             secret = root / "password"
             secret.write_text(f"{PASSWORD}\n")
             daemon.flags = [
-                "--hypervisor", "vsphere", "--vsphere", place.address, "--vsphere-user", USER,
-                "--vsphere-password-file", str(secret), "--thumbprint", place.thumbprint,
-                "--image-store", "LocalDS_0", "--volume-store", "other=LocalDS_1",
-                "--bridge-network", "VM Network", "--bridge-interface", _INTERFACE,
-                "--tenant", "test", *flags,
-            ]  # fmt: skip
+                "--hypervisor",
+                "vsphere",
+                "--vsphere",
+                place.address,
+                "--vsphere-user",
+                USER,
+                "--vsphere-password-file",
+                str(secret),
+                "--thumbprint",
+                place.thumbprint,
+                "--image-store",
+                "LocalDS_0",
+                "--volume-store",
+                "other=LocalDS_1",
+                "--bridge-network",
+                "VM Network",
+                "--bridge-interface",
+                _INTERFACE,
+                "--tenant",
+                "test",
+                *flags,
+            ]
             try:
                 daemon.start()
                 daemon.load_busybox()
@@ -134,9 +165,17 @@ def standing_in(
 ) -> Iterator["subprocess.Popen[str]"]:
     """A stand-in host for this simulator; `inside` is where it is."""
     command = [
-        *inside, sys.executable, "-m", "tests.live.vsphere.standin", simulator.address, simulator.thumbprint,
-        str(root / "bodies"), _SWITCH, boot, *appliances,
-    ]  # fmt: skip
+        *inside,
+        sys.executable,
+        "-m",
+        "tests.live.vsphere.standin",
+        simulator.address,
+        simulator.thumbprint,
+        str(root / "bodies"),
+        _SWITCH,
+        boot,
+        *appliances,
+    ]
     with running_program(command, root / "standin.log", 20) as (process, said):
         assert said == "ready"
         yield process

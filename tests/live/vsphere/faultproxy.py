@@ -22,7 +22,7 @@ _FAULT = (
     'xmlns:xsd="http://www.w3.org/2001/XMLSchema" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"><soapenv:Body>'
     "<soapenv:Fault><faultcode>ServerFaultCode</faultcode><faultstring>{text}</faultstring><detail>"
     '<{name}Fault xmlns="urn:vim25" xsi:type="{name}">{fields}</{name}Fault></detail></soapenv:Fault></soapenv:Body></soapenv:Envelope>'
-)  # fmt: skip
+)
 _FIELDS = {
     "TaskInProgress": '<task type="Task">task-1</task>',
     "NoPermission": '<object type="ResourcePool">resgroup-1</object><privilegeId>VirtualMachine.Inventory.Create</privilegeId>',

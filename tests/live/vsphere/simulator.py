@@ -53,8 +53,21 @@ def running_vcsim(
         pytest.skip("vcsim is built by Go, which is not here")
     folder.mkdir(parents=True, exist_ok=True)
     certificate, key = self_signed(folder, host)
-    command = [*inside, str(program), "-l", f"{host}:0", "-username", USER, "-password", PASSWORD, "-tlscert", str(certificate),
-               "-tlskey", str(key), *flags]  # fmt: skip
+    command = [
+        *inside,
+        str(program),
+        "-l",
+        f"{host}:0",
+        "-username",
+        USER,
+        "-password",
+        PASSWORD,
+        "-tlscert",
+        str(certificate),
+        "-tlskey",
+        str(key),
+        *flags,
+    ]
     # Where it makes its datastores.
     datastores = folder / "datastores"
     datastores.mkdir(exist_ok=True)

@@ -144,9 +144,14 @@ class _Body:
     """One machine's QEMU and serial port."""
 
     def __init__(
-        self, config: Any, datastores: dict[str, str], folder: Path, bridge: str, boot: str,
+        self,
+        config: Any,
+        datastores: dict[str, str],
+        folder: Path,
+        bridge: str,
+        boot: str,
         devices: Callable[[], Awaitable[Any]],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._bridge = bridge
         self._boot = boot
         self._devices = devices
@@ -219,13 +224,37 @@ class _Body:
     def _command(self, serial: int, monitor: str) -> list[str]:
         hardware = self._config.hardware
         return [
-            "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "pc",
-            "-accel", "tcg", "-cpu", "max,-erms", "-smp", str(hardware.numCPU), "-m", f"{hardware.memoryMB}M",
+            "qemu-system-x86_64",
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-machine",
+            "pc",
+            "-accel",
+            "tcg",
+            "-cpu",
+            "max,-erms",
+            "-smp",
+            str(hardware.numCPU),
+            "-m",
+            f"{hardware.memoryMB}M",
             *self._firmware(),
-            "-chardev", f"socket,id=serial,fd={serial},server=on,wait=off", "-device", "isa-serial,chardev=serial",
-            "-chardev", f"file,id=console,path={self._folder}/console.log", "-device", "isa-serial,chardev=console",
-            "-qmp", f"unix:{monitor},server=on,wait=off", *self._adapters(), *self._disk_arguments(), *self._cards(),
-        ]  # fmt: skip
+            "-chardev",
+            f"socket,id=serial,fd={serial},server=on,wait=off",
+            "-device",
+            "isa-serial,chardev=serial",
+            "-chardev",
+            f"file,id=console,path={self._folder}/console.log",
+            "-device",
+            "isa-serial,chardev=console",
+            "-qmp",
+            f"unix:{monitor},server=on,wait=off",
+            *self._adapters(),
+            *self._disk_arguments(),
+            *self._cards(),
+        ]
 
     def _disk_arguments(self) -> list[str]:
         disks = self._disks(self._config.hardware.device).values()
@@ -390,13 +419,20 @@ class _Body:
             # By where it is: the simulator gives a key twice.
             name = f"disk{disk.controllerKey}-{disk.unitNumber}"
             data: dict[str, object] = {
-                "driver": "raw", "node-name": f"{name}-data", "read-only": read_only, "discard": "ignore" if read_only else "unmap",
+                "driver": "raw",
+                "node-name": f"{name}-data",
+                "read-only": read_only,
+                "discard": "ignore" if read_only else "unmap",
                 "file": {"driver": "file", "filename": flat_name(path)},
-            }  # fmt: skip
+            }
             bus = f"{_adapter(int(disk.controllerKey or 0))}.0"
             device: dict[str, object] = {
-                "driver": "scsi-hd", "id": name, "bus": bus, "scsi-id": disk.unitNumber, "drive": f"{name}-data"
-            }  # fmt: skip
+                "driver": "scsi-hd",
+                "id": name,
+                "bus": bus,
+                "scsi-id": disk.unitNumber,
+                "drive": f"{name}-data",
+            }
             found[name] = _BodyDisk(data, device)
         return found
 

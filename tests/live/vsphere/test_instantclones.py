@@ -54,8 +54,21 @@ def test_a_container_gets_a_clone(vsphere: Vsphere) -> None:
         daemon.wait_pool()
         before = _calls(vsphere).count("CreateVM_Task")
         daemon.must(
-            "run", "-d", "--name", name, "--network", "both", "-p", "80", "-v", f"{name}:/data", "busybox", "sh", "-c", serve
-        )  # fmt: skip
+            "run",
+            "-d",
+            "--name",
+            name,
+            "--network",
+            "both",
+            "-p",
+            "80",
+            "-v",
+            f"{name}:/data",
+            "busybox",
+            "sh",
+            "-c",
+            serve,
+        )
         assert _calls(vsphere).count("CreateVM_Task") == before
     for asks, serves in (("one", "two"), ("two", "one")):
         until(lambda: daemon.docker("exec", asks, "wget", "-qO-", f"http://{serves}/").stdout == "here\n")  # noqa: B023

@@ -65,9 +65,17 @@ class Operator:
     ) -> "subprocess.CompletedProcess[str]":
         known = ["--thumbprint", self.place.thumbprint if thumbprint is None else thumbprint]
         command = [
-            *self._inside, sys.executable, "-c", "from appliance.cli.main import run; run()", *arguments,
-            "--target", self.place.address, "--user", USER, *(known if known[1] else ()),
-        ]  # fmt: skip
+            *self._inside,
+            sys.executable,
+            "-c",
+            "from appliance.cli.main import run; run()",
+            *arguments,
+            "--target",
+            self.place.address,
+            "--user",
+            USER,
+            *(known if known[1] else ()),
+        ]
         environment = {**os.environ, "VCH_PASSWORD": password, "PYTHONPATH": str(Path(__file__).parents[3])}
         return subprocess.run(
             command, capture_output=True, text=True, timeout=200, cwd=self.root, env=environment, check=False
@@ -75,11 +83,29 @@ class Operator:
 
     def create(self, *more: str, status: int = 0, **known: str) -> str:
         return self.vch(
-            "create", "--ova", str(self.ova), "--name", "prod", "--image-store", "LocalDS_0", "--volume-store", "other=LocalDS_1",
-            "--bridge-network", "DC0_DVPG0", "--public-network", "VM Network", "--public-address", "192.0.2.1/24",
-            "--container-network", _LAN, "--container-network", "name=leases,portgroup=VM Network", *more,
-            status=status, **known,
-        )  # fmt: skip
+            "create",
+            "--ova",
+            str(self.ova),
+            "--name",
+            "prod",
+            "--image-store",
+            "LocalDS_0",
+            "--volume-store",
+            "other=LocalDS_1",
+            "--bridge-network",
+            "DC0_DVPG0",
+            "--public-network",
+            "VM Network",
+            "--public-address",
+            "192.0.2.1/24",
+            "--container-network",
+            _LAN,
+            "--container-network",
+            "name=leases,portgroup=VM Network",
+            *more,
+            status=status,
+            **known,
+        )
 
     def docker(self, *arguments: str, known: bool = True) -> str:
         """What it prints; unless it is `known` where the appliance is, the arguments say."""
@@ -155,17 +181,54 @@ def test_who_it_talks_to_has_to_prove_itself(operator: Operator) -> None:
 def test_all_that_is_wrong_is_said_at_once_and_nothing_is_made(operator: Operator) -> None:
     before = operator.files()
     said = operator.vch(
-        "create", "--ova", "nothing.ova", "--name", "not good", "--compute-resource", "nowhere", "--image-store", "no-store",
-        "--volume-store", "v=no-volumes", "--bridge-network", "no-bridge", "--public-network", "no-public", "--dns", "not-an-ip",
-        "--bip", "300.1.1.1/24", "--client-address", "10.0.0.1/24", "--tls-allow", "everything:CN=x", "--ops-user", "nobody",
-        "--container-network", "name=lan,portgroup=no-lan", "--container-network", "name=odd,portgroup=VM Network,firewall=ajar",
+        "create",
+        "--ova",
+        "nothing.ova",
+        "--name",
+        "not good",
+        "--compute-resource",
+        "nowhere",
+        "--image-store",
+        "no-store",
+        "--volume-store",
+        "v=no-volumes",
+        "--bridge-network",
+        "no-bridge",
+        "--public-network",
+        "no-public",
+        "--dns",
+        "not-an-ip",
+        "--bip",
+        "300.1.1.1/24",
+        "--client-address",
+        "10.0.0.1/24",
+        "--tls-allow",
+        "everything:CN=x",
+        "--ops-user",
+        "nobody",
+        "--container-network",
+        "name=lan,portgroup=no-lan",
+        "--container-network",
+        "name=odd,portgroup=VM Network,firewall=ajar",
         status=3,
-    )  # fmt: skip
+    )
     for setting in (
-        "--ova", "--name", "--compute-resource", "--image-store", "--volume-store", "--bridge-network", "--public-network",
-        "--dns", "--bip",
-        "--client-address", "--tls-allow", "--tls-cname", "--ops-user", "--container-network lan", "--container-network: name=odd",
-    ):  # fmt: skip
+        "--ova",
+        "--name",
+        "--compute-resource",
+        "--image-store",
+        "--volume-store",
+        "--bridge-network",
+        "--public-network",
+        "--dns",
+        "--bip",
+        "--client-address",
+        "--tls-allow",
+        "--tls-cname",
+        "--ops-user",
+        "--container-network lan",
+        "--container-network: name=odd",
+    ):
         assert f"  {setting}" in said, f"{setting}\n{said}"
     assert "LocalDS_0, LocalDS_1" in said
     assert "firewall=ajar is none of closed, outbound, peers, published, open" in said
@@ -530,9 +593,20 @@ def test_a_lone_esxi() -> None:
         operator.python(_PORTGROUP, operator.simulator.address, USER, PASSWORD)
         operator.vch("update", "firewall", "--allow")
         arguments = (
-            "create", "--ova", str(operator.ova), "--name", "prod", "--image-store", "LocalDS_0", "--bridge-network", "Containers",
-            "--public-network", "VM Network", "--tls-cname", "docker.example",
-        )  # fmt: skip
+            "create",
+            "--ova",
+            str(operator.ova),
+            "--name",
+            "prod",
+            "--image-store",
+            "LocalDS_0",
+            "--bridge-network",
+            "Containers",
+            "--public-network",
+            "VM Network",
+            "--tls-cname",
+            "docker.example",
+        )
         said = operator.vch(*arguments)
         # By DHCP: the address is what VMware's tools tell.
         assert "DOCKER_HOST=tcp://docker.example:2376" in said

@@ -240,9 +240,16 @@ def _until_status(vsphere: Vsphere, name: str, wanted: str) -> None:
 
 def _actions(vsphere: Vsphere, name: str, since: float) -> list[str]:
     return vsphere.daemon.must(
-        "events", "--since", f"{since:.3f}", "--until", f"{time.time():.3f}", "--filter", f"container={name}",
-        "--format", "{{.Action}} {{.Actor.Attributes.machineName}} {{.Actor.Attributes.oldMachineName}} {{.Actor.Attributes.host}}",
-    ).splitlines()  # fmt: skip
+        "events",
+        "--since",
+        f"{since:.3f}",
+        "--until",
+        f"{time.time():.3f}",
+        "--filter",
+        f"container={name}",
+        "--format",
+        "{{.Action}} {{.Actor.Attributes.machineName}} {{.Actor.Attributes.oldMachineName}} {{.Actor.Attributes.host}}",
+    ).splitlines()
 
 
 def test_a_machine_that_an_operator_suspends(vsphere: Vsphere) -> None:

@@ -59,10 +59,22 @@ def spec_for(bundle: Path, config: dict[str, Any], host: dict[str, Any]) -> dict
 def through_crun(bundle: Path, spec: dict[str, Any]) -> str:
     (bundle / "config.json").write_text(json.dumps(spec))
     done = subprocess.run(
-        [*_UNIFIED, "/sys/fs/cgroup/vch-test", "crun", "--cgroup-manager=cgroupfs", f"--root={bundle}/crun", "run", "-b", str(bundle),
-         f"vch-oracle-{os.getpid()}"],
-        input="", capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        [
+            *_UNIFIED,
+            "/sys/fs/cgroup/vch-test",
+            "crun",
+            "--cgroup-manager=cgroupfs",
+            f"--root={bundle}/crun",
+            "run",
+            "-b",
+            str(bundle),
+            f"vch-oracle-{os.getpid()}",
+        ],
+        input="",
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -70,11 +82,21 @@ def through_crun(bundle: Path, spec: dict[str, Any]) -> str:
 def through_ours(bundle: Path, spec: dict[str, Any]) -> str:
     (bundle / "ours.json").write_text(json.dumps(spec))
     done = subprocess.run(
-        [*_UNIFIED, "/sys/fs/cgroup/vch-test", sys.executable, "-m", "tests.tether.launch.start", str(bundle / "ours.json"),
-         "/sys/fs/cgroup/vch-test"],
-        input="", capture_output=True, text=True, timeout=60,
+        [
+            *_UNIFIED,
+            "/sys/fs/cgroup/vch-test",
+            sys.executable,
+            "-m",
+            "tests.tether.launch.start",
+            str(bundle / "ours.json"),
+            "/sys/fs/cgroup/vch-test",
+        ],
+        input="",
+        capture_output=True,
+        text=True,
+        timeout=60,
         cwd=Path(__file__).resolve().parent.parent.parent.parent,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -105,8 +127,10 @@ def test_status_limits_and_mounts_are_the_same(bundle: Path, case: str) -> None:
     config, host = CASES[case]
     (bundle / "rootfs/made/up").mkdir(parents=True)
     # /dev/core: crun links it always, runc and ours where the kernel has a kcore.
-    script = "cat /proc/self/status; echo ==; cat /proc/self/limits; echo ==; cat /proc/self/mountinfo; echo ==; " \
-             "env | sort; pwd; cat /proc/self/oom_score_adj; ls -l /dev | sed '/ core /d; s/ [A-Z][a-z][a-z] .*:.. / /'"  # fmt: skip
+    script = (
+        "cat /proc/self/status; echo ==; cat /proc/self/limits; echo ==; cat /proc/self/mountinfo; echo ==; "
+        "env | sort; pwd; cat /proc/self/oom_score_adj; ls -l /dev | sed '/ core /d; s/ [A-Z][a-z][a-z] .*:.. / /'"
+    )
     spec = spec_for(bundle, {**config, "Cmd": [script]}, host)
     if case == "user":
         spec["process"]["user"] |= {"uid": 1234, "gid": 56}

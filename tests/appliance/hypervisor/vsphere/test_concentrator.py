@@ -205,9 +205,15 @@ async def test_a_move_that_nobody_began() -> None:
 
 async def test_hostile_peers(autojump_clock: MockClock) -> None:
     floods = [
-        bytes((IAC, DO, 99)) * 50_000, bytes((IAC, SB, VMWARE)) + bytes(1 << 20), os.urandom(1 << 16), b"x" * (1 << 20),
-        bytes((IAC,)), bytes((IAC, SB)), bytes((IAC, WILL)), b"",
-    ]  # fmt: skip
+        bytes((IAC, DO, 99)) * 50_000,
+        bytes((IAC, SB, VMWARE)) + bytes(1 << 20),
+        os.urandom(1 << 16),
+        b"x" * (1 << 20),
+        bytes((IAC,)),
+        bytes((IAC, SB)),
+        bytes((IAC, WILL)),
+        b"",
+    ]
     async with _opened() as (concentrator, number):
         line = concentrator.expect(_UUID, _URI).dial()
         for flood in floods:
@@ -262,8 +268,17 @@ async def test_two_machines_of_one_uuid() -> None:
 
 def test_messages_have_the_numbers_of_vmwares_table() -> None:
     assert (VMWARE, KNOWN, BEGIN, GOAHEAD, PEER, PEER_OK, COMPLETE, ABORT, VC_UUID, WONT_PROXY) == (
-        232, 0, 40, 41, 44, 45, 46, 48, 80, 73,
-    )  # fmt: skip
+        232,
+        0,
+        40,
+        41,
+        44,
+        45,
+        46,
+        48,
+        80,
+        73,
+    )
 
 
 async def test_a_clone_speaks_before_it_is_known(autojump_clock: MockClock) -> None:

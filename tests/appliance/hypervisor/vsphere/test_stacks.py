@@ -35,8 +35,12 @@ def test_where_disks_are(tmp_path: Path) -> None:
     assert uppermost(paths[:MOST_LAYERS]) == []
     many = [own, *(Disk(path, True) for path in paths), volume]
     assert slots_of(many)[MOST_LAYERS - 1 :] == [
-        Slot(MOST_LAYERS - 1), Slot(MOST_LAYERS, 1), Slot(MOST_LAYERS, 2), Slot(MOST_LAYERS, 3), Slot(MOST_LAYERS + 1),
-    ]  # fmt: skip
+        Slot(MOST_LAYERS - 1),
+        Slot(MOST_LAYERS, 1),
+        Slot(MOST_LAYERS, 2),
+        Slot(MOST_LAYERS, 3),
+        Slot(MOST_LAYERS + 1),
+    ]
     assert uppermost(paths) == paths[MOST_LAYERS - 1 :]
 
 
