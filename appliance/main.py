@@ -24,13 +24,13 @@ from appliance.api.archive import ArchiveRoutes
 from appliance.api.checkpoints import CheckpointRoutes
 from appliance.api.containers import ContainerRoutes
 from appliance.api.execs import ExecRoutes
-from appliance.api.figures import FiguresRoutes
 from appliance.api.images import ImageRoutes
 from appliance.api.networks import NetworkRoutes
 from appliance.api.router import NEWEST, Router, dotted
+from appliance.api.stats import StatsRoutes
 from appliance.api.swarm import SwarmRoutes
 from appliance.api.system import SystemRoutes
-from appliance.api.unoffered import UnofferedRoutes
+from appliance.api.unsupported import UnsupportedRoutes
 from appliance.api.usage import UsageRoutes
 from appliance.api.volumes import VolumeRoutes
 from appliance.config import Config, Rule, parse_arguments, parse_container_network, parse_rule
@@ -38,13 +38,13 @@ from appliance.diag import dump_tasks
 from appliance.diag.isolated import IsolatedTasks
 from appliance.diag.logfile import FORMAT, LOG_NAME, log_to
 from appliance.diag.shipping import shipped
-from appliance.engine.admission import Admission
-from appliance.engine.containers import Containers
-from appliance.engine.events import EventBus
-from appliance.engine.networks import Networks
+from appliance.engine.containers.service import Containers
+from appliance.engine.containers.supervisor import Defaults
+from appliance.engine.machines.admission import Admission
+from appliance.engine.model.events import EventBus
+from appliance.engine.networking.networks import Networks
+from appliance.engine.networking.swarm import Swarm
 from appliance.engine.quota import Quota
-from appliance.engine.runs import Defaults
-from appliance.engine.swarm import Swarm
 from appliance.engine.transfers import Transfers
 from appliance.engine.volumes import Volumes
 from appliance.errors import Conflict, InvalidParameter, VchError, leaves
@@ -190,7 +190,7 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
             Admission(os.cpu_count() or 1),
             hosting.pools,
             quota,
-            hosting.quick,
+            hosting.fast_paths,
             pause_by_suspend=config.pause_by == "suspend",
         )
         await containers.restore()
@@ -219,12 +219,12 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         router.add_all(ContainerRoutes(containers, networks, images).routes())
         router.add_all(ExecRoutes(containers).routes())
         router.add_all(ArchiveRoutes(containers.files).routes())
-        router.add_all(FiguresRoutes(containers, containers.figures).routes())
+        router.add_all(StatsRoutes(containers, containers.stats).routes())
         router.add_all(CheckpointRoutes(containers).routes())
         router.add_all(ImageRoutes(images, containers, containers.commits, transfers, events, scratch).routes())
         router.add_all(NetworkRoutes(networks, containers.connections).routes())
         router.add_all(VolumeRoutes(volumes).routes())
-        router.add_all(UnofferedRoutes().routes())
+        router.add_all(UnsupportedRoutes().routes())
         router.add_all(UsageRoutes(containers, networks, images, volumes).routes())
         swarm = Swarm(database, networks, containers.connections)
         router.add_all(SwarmRoutes(swarm).routes())

@@ -11,11 +11,11 @@ import trio
 from protos.tether.v1 import events_pb2, filesystem_pb2, metrics_pb2, network_pb2, process_pb2, sandbox_pb2, stdio_pb2
 from tether.agent.dhcp import Leases
 from tether.agent.events import EventsService
+from tether.agent.fast_path import FastPathDialler
 from tether.agent.files import FilesystemService
 from tether.agent.machine import SandboxService
 from tether.agent.network import NetworkService
 from tether.agent.process import ProcessService
-from tether.agent.quick import QuickDialler
 from tether.agent.reaper import Reaper
 from tether.agent.stats import MetricsService
 from tether.agent.stdio import StdioService
@@ -68,7 +68,7 @@ async def _serve(marks: list[tuple[str, int]]) -> None:
         processes.prepare()
         stdio = StdioService(processes.stdio_of)
         marks.append(("ready", time.clock_gettime_ns(time.CLOCK_BOOTTIME)))
-        quick = QuickDialler()
+        quick = FastPathDialler()
         leases = Leases(nursery, reaper)
         services = (
             (sandbox_pb2.DESCRIPTOR, "Sandbox", SandboxService(nursery, reaper, processes, stdio, leases, marks)),

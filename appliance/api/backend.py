@@ -8,10 +8,10 @@ from typing import Any, Protocol
 import trio
 
 from appliance.container.commit import Commit
+from appliance.container.container_record import ContainerRecord
 from appliance.container.event import Event
 from appliance.container.health import Health
 from appliance.container.lifecycle import State
-from appliance.container.record import Record
 from appliance.diag import Trace
 from appliance.guest import Change, Fanout, PathStat, StdinPipe
 from appliance.hypervisor import Usage
@@ -19,7 +19,7 @@ from appliance.image.platform import Platform
 from appliance.image.pull import Report
 from appliance.image.reference import Reference
 from appliance.image.store import ImageRecord
-from appliance.network.record import Endpoint, NetworkRecord
+from appliance.network.network_record import Endpoint, NetworkRecord
 from appliance.registry import Credentials
 from appliance.streams.logfile import LogFile
 from appliance.volume.store import VolumeRecord
@@ -32,7 +32,7 @@ class Container(Protocol):
     @property
     def id(self) -> str: ...
     @property
-    def record(self) -> Record: ...
+    def record(self) -> ContainerRecord: ...
     @property
     def state(self) -> State: ...
     @property
@@ -191,7 +191,7 @@ class CommitBackend(Protocol):
     async def commit(self, ref: str, wanted: Commit) -> ImageRecord: ...
 
 
-class FiguresBackend(Protocol):
+class StatsBackend(Protocol):
     """engine.figures. `sample` is None for a container that does not run."""
 
     async def top(self, ref: str, arguments: str) -> tuple[list[str], list[list[str]]]: ...

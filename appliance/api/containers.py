@@ -18,8 +18,8 @@ from appliance.api.logs import LogQuery, render, send_logs
 from appliance.api.router import Route
 from appliance.api.shapes import inspect_container, list_container
 from appliance.api.times import parse_time
+from appliance.container.container_record import ContainerRecord
 from appliance.container.lifecycle import Created, Exited, status_word
-from appliance.container.record import Record
 from appliance.container.spec import LIMITS
 from appliance.errors import Conflict, InvalidParameter, NotFound, Unsupported
 from appliance.http import HijackedStream, Reply, Request, WebSocketStream
@@ -122,7 +122,7 @@ class ContainerRoutes:
         def keep(c: Container) -> bool:
             record = c.record
             labels = record.config.get("Labels") or {}
-            places = {name for one in record.attachments for name in (one.network, one.network_id)}
+            allocator = {name for one in record.attachments for name in (one.network, one.network_id)}
             return (
                 (not filters.get("name") or matches_pattern(filters["name"], record.name, f"/{record.name}"))
                 and any_of(filters.get("id", []), record.id.startswith)
@@ -131,7 +131,7 @@ class ContainerRoutes:
                     filters.get("exited", []),
                     lambda code: isinstance(c.state, Exited) and c.state.exit_code == int(code),
                 )
-                and (not networks or any(names & places for names in networks))
+                and (not networks or any(names & allocator for names in networks))
                 and labels_are_wanted(filters, labels)
                 and (not filters.get("ancestor") or record.image_id in ancestors or record.image in filters["ancestor"])
                 and all(record.created < at for at in before)
@@ -397,7 +397,7 @@ def _ports_of(config: dict[str, Any]) -> set[str]:
     return {*ports, *(port.partition("/")[0] for port in ports)}
 
 
-def _published_ports(record: Record) -> set[str]:
+def _published_ports(record: ContainerRecord) -> set[str]:
     """Host's ports, as 80/tcp and as 80."""
     return {text for one in record.bindings for text in (str(one.host_port), f"{one.host_port}/{one.protocol}")}
 

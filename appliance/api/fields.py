@@ -77,7 +77,7 @@ CONFIG: dict[str, Field] = {
     "WorkingDir": _honoured(_T, "made when it is missing"),
     "Entrypoint": _honoured(Kind.COMMAND),
     "NetworkDisabled": _honoured(_F),
-    "MacAddress": _honoured(_T, "of the card on the network of NetworkMode"),
+    "MacAddress": _honoured(_T, "of the NIC on the network of NetworkMode"),
     "OnBuild": _honoured(_L, "metadata"),
     "Labels": _honoured(_TM),
     "StopSignal": _honoured(_T),

@@ -160,8 +160,8 @@ def _check_network(host: dict[str, Any], warnings: list[str]) -> None:
     mode = host.get("NetworkMode") or "default"
     bindings = host.get("PortBindings") or {}
     parse_bindings(bindings)
-    for places in bindings.values():
-        for place in places or ():
+    for allocator in bindings.values():
+        for place in allocator or ():
             place.setdefault("HostIp", "")
             place.setdefault("HostPort", "")
     for link in host.get("Links") or ():

@@ -13,7 +13,7 @@ from appliance.api.times import parse_time
 from appliance.errors import Forbidden, InvalidParameter, NotFound, Unsupported
 from appliance.http import Reply, Request
 from appliance.network.addresses import parse_subnet
-from appliance.network.record import OVERLAY, SWARM, NetworkRecord, Pool
+from appliance.network.network_record import OVERLAY, SWARM, NetworkRecord, Pool
 
 _FILTERS = frozenset(("dangling", "driver", "id", "label", "label!", "name", "scope", "type"))
 _FIELDS = (

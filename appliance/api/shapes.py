@@ -7,16 +7,16 @@ from typing import Any
 from appliance.api.backend import Container, NetworkBackend
 from appliance.api.router import Version
 from appliance.api.times import ago
+from appliance.container.container_record import Attachment
 from appliance.container.health import check_of
 from appliance.container.lifecycle import Created, Exited, Removing, Running, status_word
 from appliance.container.mounts import MountRecord
-from appliance.container.record import Attachment
 from appliance.container.spec import arguments, masked_paths, readonly_paths
 from appliance.container.times import ZERO, rfc3339
 from appliance.errors import InvalidParameter, NotFound
 from appliance.image.config import ImageConfig
 from appliance.image.store import ImageRecord, familiar_names
-from appliance.network.record import NetworkRecord
+from appliance.network.network_record import NetworkRecord
 
 _CONFIG_DEFAULTS: dict[str, Any] = {
     "Hostname": "", "Domainname": "", "User": "", "AttachStdin": False, "AttachStdout": False, "AttachStderr": False,
@@ -150,19 +150,19 @@ def _ports(container: Container) -> dict[str, Any]:
         text if "/" in text else f"{text}/tcp": None for text in container.record.config.get("ExposedPorts") or ()
     }
     for one in container.record.bindings:
-        places = ports.get(one.exposed) or []
-        ports[one.exposed] = [*places, {"HostIp": one.host_ip, "HostPort": str(one.host_port)}]
+        allocator = ports.get(one.exposed) or []
+        ports[one.exposed] = [*allocator, {"HostIp": one.host_ip, "HostPort": str(one.host_port)}]
     return ports
 
 
 def _list_ports(container: Container) -> list[dict[str, Any]]:
     """The rows of `docker ps`."""
     rows: list[dict[str, Any]] = []
-    for exposed, places in _ports(container).items():
+    for exposed, allocator in _ports(container).items():
         port, _, protocol = exposed.partition("/")
         if not port.isdigit():
             continue
-        for place in places or [None]:
+        for place in allocator or [None]:
             row: dict[str, Any] = {"PrivatePort": int(port), "Type": protocol}
             if place is not None:
                 row = {"IP": place["HostIp"], **row, "PublicPort": int(place["HostPort"])}

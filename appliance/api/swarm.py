@@ -10,7 +10,7 @@ from appliance.api.router import Route
 from appliance.container.times import rfc3339
 from appliance.errors import InvalidParameter, NotFound, Unsupported
 from appliance.http import Reply, Request
-from appliance.network.record import SwarmRecord
+from appliance.network.network_record import SwarmRecord
 
 _NOUNS = ("services", "tasks", "secrets", "configs")
 _REFUSED = "are not supported: this swarm is there for its networks, the cluster is the hypervisor's"

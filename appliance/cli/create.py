@@ -31,7 +31,7 @@ from appliance.errors import HypervisorError, InvalidParameter
 from appliance.hypervisor.vsphere.appliances import Appliances, Deployed
 from appliance.hypervisor.vsphere.deployment import Plan
 from appliance.hypervisor.vsphere.inventory import Names, tenant_folder
-from appliance.hypervisor.vsphere.preflight import Finding, Places, Preflight, Wanted, privileges_for
+from appliance.hypervisor.vsphere.preflight import Finding, Places, Preflight, PreflightRequest, privileges_for
 from appliance.hypervisor.vsphere.session import Server, Session
 from appliance.provision.certificates import Authority, write_private, write_public
 from appliance.provision.files import API_PORT
@@ -60,7 +60,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
         report.step(f"Looking at {appliances.session.describe()}")
         findings = look_at_options(options)
         package = package_of(options, findings)
-        wanted = Wanted(
+        wanted = PreflightRequest(
             options.name,
             options.tenant,
             options.datacenter,

@@ -4,7 +4,7 @@ import argparse
 
 from appliance.cli.report import REFUSED, Ended, Report
 from appliance.cli.target import opened
-from appliance.hypervisor.vsphere.preflight import FIREWALL_RULES, Preflight, Wanted, allows
+from appliance.hypervisor.vsphere.preflight import FIREWALL_RULES, Preflight, PreflightRequest, allows
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,9 @@ async def run(options: argparse.Namespace, report: Report) -> None:
     """For each host of the cluster. Ended when there is none of that name."""
     async with opened(options) as appliances:
         session = appliances.session
-        look = Preflight(appliances, Wanted("", "", options.datacenter, options.compute_resource, "", {}, {}, {}, ""))
+        look = Preflight(
+            appliances, PreflightRequest("", "", options.datacenter, options.compute_resource, "", {}, {}, {}, "")
+        )
         await look.find_compute()
         for one in look.problems:
             report.finding("problems", one.setting, one.text, one.remedy)

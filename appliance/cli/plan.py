@@ -234,7 +234,7 @@ def look_at_options(options: argparse.Namespace) -> list[Finding]:
     for role in ("client", "management"):
         if getattr(options, f"{role}_address") and not getattr(options, f"{role}_network"):
             findings.append(
-                Finding(f"--{role}-address", "there is no card for it", f"name the portgroup by --{role}-network")
+                Finding(f"--{role}-address", "there is no NIC for it", f"name the portgroup by --{role}-network")
             )
     if options.endpoint_cpu < 1:
         findings.append(Finding("--endpoint-cpu", "one at least is needed"))

@@ -14,7 +14,7 @@ import trio
 
 from appliance.container.event import Event
 from appliance.diag.isolated import IsolatedTasks
-from appliance.engine.events import EventBus
+from appliance.engine.model.events import EventBus
 from appliance.errors import Forbidden, InvalidParameter, NotFound, ProtocolError, Unavailable, VchError, unforeseen
 from appliance.image.platform import Platform
 from appliance.image.pull import Report, digest_of, find_manifest, pull

@@ -15,9 +15,9 @@ import trio
 from appliance.container.event import Event
 from appliance.container.mounts import MountRecord, clean, parse_bind, parse_mount, parse_volumes_from
 from appliance.diag.isolated import IsolatedTasks
-from appliance.engine.events import EventBus
-from appliance.engine.record import Container
-from appliance.engine.surroundings import Equipment, Placed, ServedVolume
+from appliance.engine.machines.guest_config import MountPlan, PlacedMount, ServedVolume
+from appliance.engine.model.container import Container
+from appliance.engine.model.events import EventBus
 from appliance.errors import Conflict, InvalidParameter, NotFound, VchError
 from appliance.hypervisor import Disk, Share
 from appliance.store import Database
@@ -245,14 +245,14 @@ class Volumes:
                 except Conflict:
                     continue  # another container has taken it over
 
-    async def equip(self, container: Container) -> Equipment:
+    async def mount_plan(self, container: Container) -> MountPlan:
         """What the container's machine gets for its mounts. Errors are those of a start that cannot be."""
-        placed: list[Placed] = []
+        placed: list[PlacedMount] = []
         shares: list[Share] = []
         disks: list[Disk] = []
         for mount in container.record.mounts:
             if mount.type == "tmpfs":
-                placed.append(Placed(mount, tmpfs=_tmpfs_options(mount.options.items(), mount.read_only)))
+                placed.append(PlacedMount(mount, tmpfs=_tmpfs_options(mount.options.items(), mount.read_only)))
                 continue
             if mount.type == "bind":
                 self._check_bind(mount)
@@ -261,22 +261,22 @@ class Volumes:
                 record = self.get(mount.name)
                 if record.kind == TMPFS:
                     options = (tuple(flag.partition("=")[::2]) for flag in record.flags.split(",") if flag)
-                    placed.append(Placed(mount, tmpfs=_tmpfs_options(options, mount.read_only)))
+                    placed.append(PlacedMount(mount, tmpfs=_tmpfs_options(options, mount.read_only)))
                     continue
                 if record.kind == NFS:
-                    placed.append(Placed(mount, server=await _served(len(placed), record)))
+                    placed.append(PlacedMount(mount, server=await _served(len(placed), record)))
                     continue
                 if record.kind == DISK:
                     self._hold(record, container)
-                    placed.append(Placed(mount, disk=len(disks)))
+                    placed.append(PlacedMount(mount, disk=len(disks)))
                     disks.append(Disk(self._store.disk(record), False))
                     continue
                 path = self._store.data(record) if record.kind == DIRECTORY else Path(record.device)
                 if record.kind == BIND and not path.exists():
                     raise InvalidParameter(f"failed to mount local volume: mount {path}: no such file or directory")
-            placed.append(Placed(mount, share=len(shares)))
+            placed.append(PlacedMount(mount, share=len(shares)))
             shares.append(Share(path, mount.read_only, mount.subpath))
-        return Equipment(tuple(placed), tuple(shares), tuple(disks))
+        return MountPlan(tuple(placed), tuple(shares), tuple(disks))
 
     def holders(self, container: Container) -> list[Container]:
         """Who else has a disk that it wants."""
@@ -305,7 +305,7 @@ class Volumes:
             if holder == container.id:
                 del self._holders[name]
 
-    def tell(self, action: str, container: Container) -> None:
+    def emit(self, action: str, container: Container) -> None:
         """Events: `mount` or `unmount` of each volume."""
         for mount in container.record.mounts:
             if mount.type != "volume":

@@ -17,7 +17,7 @@ from protos.tether.v1 import metrics_pb2, network_pb2, process_pb2, sandbox_pb2,
 from tether.rpc.bridge import LoopThread
 from tether.rpc.client import Channel, ServerStream
 from tether.rpc.status import Code, RpcError
-from tether.transport import Line, QuickLine
+from tether.transport import FastPath, Line
 
 Out = TypeVar("Out", bound=Message)
 PROTOCOL = 1
@@ -108,7 +108,7 @@ class GuestSession:
         """How many sessions the link has had: more than one says that it was reset."""
         return self._channel.sessions
 
-    def attach(self, line: Line) -> QuickLine | None:
+    def attach(self, line: Line) -> FastPath | None:
         """Go on over a quicker line, as long as it lasts. None, and it is closed, when there is nothing to go on with."""
         return self._channel.attach(line)
 
@@ -257,7 +257,7 @@ class GuestSession:
         await self.call("Sandbox/Awaken", request, sandbox_pb2.AwakenResponse)
 
     async def apply_network(self, config: network_pb2.NetworkConfig) -> None:
-        """Let the guest's cards be as said. Conflict when the kernel refuses, NotFound when a card does not appear."""
+        """Let the guest's NICs be as said. Conflict when the kernel refuses, NotFound when a NIC does not appear."""
         request = network_pb2.ApplyRequest(config=config)
         waits = any(interface.dhcp for interface in config.interfaces)
         await self.call("Network/Apply", request, network_pb2.ApplyResponse, _LEASE_TIMEOUT if waits else _TIMEOUT)

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 import trio
 
 from appliance.config import Config, parse_volume_store, required
-from appliance.engine.networks import Networks
-from appliance.engine.pool import Pool
+from appliance.engine.machines.pool import Pool
+from appliance.engine.networking.networks import Networks
 from appliance.errors import InvalidParameter
 from appliance.hosting import qemu
 from appliance.hypervisor import Cloning, Disks, Driver, MachineSpec
 from appliance.network.host import BridgeHost, Host, UserModeHost, may_make_bridges
-from appliance.network.record import Uplink
+from appliance.network.network_record import Uplink
 from appliance.volume.nfs import NfsStore, is_nfs
 from tether.rpc.bridge import LoopThread
 
 if TYPE_CHECKING:
-    from appliance.guest.quick import QuickLines
+    from appliance.guest.fast_path import FastPaths
 
 
 @dataclass(slots=True)
@@ -31,7 +31,7 @@ class Hosting:
     usual: MachineSpec
     pools: list[Pool] = field(default_factory=list)
     # Where guests' own lines are slow.
-    quick: "QuickLines | None" = None
+    fast_paths: "FastPaths | None" = None
 
     def begin(self, nursery: trio.Nursery) -> None:
         """Have machines ready, now that those of before are known."""
@@ -94,16 +94,16 @@ async def hosting_of(
     config: Config, there: tuple[Driver, Disks] | None, loop: LoopThread, networks: Networks, nursery: trio.Nursery
 ) -> Hosting:
     """Machines `there`, or on this host."""
-    usual = MachineSpec("any", config.vm_memory, config.vm_cpus, (), networks.places.blank.card)
-    blank = networks.places.blank
+    usual = MachineSpec("any", config.vm_memory, config.vm_cpus, (), networks.allocator.blank.nic)
+    blank = networks.allocator.blank
     if there is not None:
-        from appliance.guest.quick import QuickLines
+        from appliance.guest.fast_path import FastPaths
         from appliance.hosting import vsphere
 
         driver, disks = there
         pools = vsphere.pools(config, driver, loop, blank, usual, nursery)
-        quick = QuickLines(config.bridge, config.vsphere.quick_port)
-        await nursery.start(quick.run)
-        return Hosting(driver, disks, usual, pools, quick)
+        fast_paths = FastPaths(config.bridge, config.vsphere.quick_port)
+        await nursery.start(fast_paths.run)
+        return Hosting(driver, disks, usual, pools, fast_paths)
     driver, disks, pools = await qemu.opened(config, loop, blank, usual, nursery)
     return Hosting(driver, disks, usual, pools)

@@ -5,11 +5,11 @@ from dataclasses import replace
 import trio
 
 from appliance.config import Config
-from appliance.engine.pool import Pool
-from appliance.engine.rehearsal import LocalRehearsal
+from appliance.engine.machines.pool import Pool
+from appliance.engine.machines.rehearsal import LocalRehearsal
 from appliance.hypervisor import SOME_SHARES, LocalDisks, MachineSpec
 from appliance.hypervisor.qemu import QemuDriver, default_pool, has_room
-from appliance.network.record import Endpoint
+from appliance.network.network_record import Endpoint
 from tether.rpc.bridge import LoopThread
 
 

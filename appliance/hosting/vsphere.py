@@ -20,8 +20,8 @@ from appliance.config import (
     parse_volume_store,
     required,
 )
-from appliance.engine.pool import Pool
-from appliance.engine.rehearsal import ContainerRehearsal
+from appliance.engine.machines.pool import Pool
+from appliance.engine.machines.rehearsal import ContainerRehearsal
 from appliance.errors import InvalidParameter, Unavailable
 from appliance.hypervisor import Driver, MachineSpec
 from appliance.hypervisor.vsphere.concentrator import Concentrator, Network
@@ -30,7 +30,7 @@ from appliance.hypervisor.vsphere.extension import Extension
 from appliance.hypervisor.vsphere.instantclones import InstantClones
 from appliance.hypervisor.vsphere.inventory import Names
 from appliance.hypervisor.vsphere.session import Server
-from appliance.network.record import Endpoint
+from appliance.network.network_record import Endpoint
 from appliance.volume.nfs import is_nfs
 from tether.rpc.bridge import LoopThread
 
@@ -123,10 +123,10 @@ def _image(guest: Path, firmware: str) -> GuestImage:
 
 
 def _portgroups(config: Config) -> tuple[str, ...]:
-    places = tuple(parse_container_network(text).place for text in config.container_networks)
-    if config.vsphere.bridge_network in places:
+    allocator = tuple(parse_container_network(text).place for text in config.container_networks)
+    if config.vsphere.bridge_network in allocator:
         raise InvalidParameter(f"--container-network: {config.vsphere.bridge_network} is the bridge network")
-    return places
+    return allocator
 
 
 def _tls(settings: VsphereConfig) -> ssl.SSLContext | None:

@@ -42,7 +42,7 @@ class DiskAddress:
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """A port of the host that is the guest's: where a card has no bridge, the hypervisor forwards it itself."""
+    """A port of the host that is the guest's: where a NIC has no bridge, the hypervisor forwards it itself."""
 
     protocol: str
     host_ip: str
@@ -51,13 +51,13 @@ class Forward:
     port: int
 
 
-# The bridge of a card that is on none yet.
+# The bridge of a NIC that is on none yet.
 NO_BRIDGE = "-"
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
-    """A network card on a bridge of the host; without a bridge, on a network of its own, by user-mode NAT.
+class Nic:
+    """A network NIC on a bridge of the host; without a bridge, on a network of its own, by user-mode NAT.
 
     Such a network is a CIDR, and `forwards` lead into it. Addresses are given to the guest by its tether in both cases.
     `isolated`: on its bridge it reaches the host only.
@@ -72,10 +72,10 @@ class Card:
     forwards: tuple[Forward, ...] = ()
 
     @property
-    def kind(self) -> "Card":
+    def kind(self) -> "Nic":
         """What it has in common with all that it can become while its machine runs."""
         if self.bridge:
-            return Card("", bridge=NO_BRIDGE)
+            return Nic("", bridge=NO_BRIDGE)
         return replace(self, mac="", forwards=())
 
 
@@ -101,7 +101,7 @@ SOME_SHARES = (Share(Path("/"), True),)
 
 @dataclass(frozen=True, slots=True)
 class MachineSpec:
-    """`id` is 1 to 64 of [a-z0-9]; sizes in MiB. `more_cards` are at most 8 places behind `card`, None an empty one.
+    """`id` is 1 to 64 of [a-z0-9]; sizes in MiB. `more_nics` are at most 8 places behind `nic`, None an empty one.
 
     `name` is for whoever looks at machines: nothing is found by it.
     """
@@ -110,8 +110,8 @@ class MachineSpec:
     memory_mib: int
     cpus: int
     disks: tuple[Disk, ...] = ()
-    card: Card | None = None
-    more_cards: tuple[Card | None, ...] = ()
+    nic: Nic | None = None
+    more_nics: tuple[Nic | None, ...] = ()
     shares: tuple[Share, ...] = ()
     name: str = ""
 
@@ -129,8 +129,8 @@ class Machine(ABC):
 
     id: str
     spec: MachineSpec
-    # How many of its first cards may have another address than its spec's, until the guest gives it to them.
-    nameless_cards = 0
+    # How many of its first NICs may have another address than its spec's, until the guest gives it to them.
+    unmatched_nics = 0
 
     @abstractmethod
     async def start(self) -> None:
@@ -189,20 +189,20 @@ class Checkpointable(Protocol):
 
 @runtime_checkable
 class Pluggable(Protocol):
-    """A machine whose cards can be changed while it runs; its spec's `more_cards` are those that it has."""
+    """A machine whose NICs can be changed while it runs; its spec's `more_nics` are those that it has."""
 
-    async def plug_card(self, card: Card) -> None:
-        """Add a card; the guest sees it some moments later. HypervisorError when there is no room or QEMU refuses."""
+    async def plug_nic(self, nic: Nic) -> None:
+        """Add a NIC; the guest sees it some moments later. HypervisorError when there is no room or QEMU refuses."""
 
-    async def unplug_card(self, mac: str) -> None:
-        """Take away a card; returns when the guest has let go of it. HypervisorError when it does not."""
+    async def unplug_nic(self, mac: str) -> None:
+        """Take away a NIC; returns when the guest has let go of it. HypervisorError when it does not."""
 
     async def set_forwards(self, mac: str, forwards: tuple[Forward, ...]) -> None:
-        """Let a card without a bridge have these forwards and no others. HypervisorError names what cannot be."""
+        """Let a NIC without a bridge have these forwards and no others. HypervisorError names what cannot be."""
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class PlacementState:
     """What others can do to a machine in the hypervisor's own client: its name there, on which host it is (a key), suspended or not."""
 
     name: str = ""
@@ -215,10 +215,10 @@ class Suspendable(Protocol):
     """A machine that can be put to sleep, its memory on disk; it is on then, as far as `power` is concerned."""
 
     @property
-    def standing(self) -> Standing:
+    def placement(self) -> PlacementState:
         """As far as it has been told; what is not known yet is empty."""
 
-    async def stands_otherwise(self, than: Standing) -> Standing:
+    async def wait_changed(self, than: PlacementState) -> PlacementState:
         """Wait until it stands otherwise, by whomever."""
 
     async def host_name(self, host: str) -> str:
@@ -232,7 +232,7 @@ class Suspendable(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Weight:
+class ResourceShares:
     """What a machine gets when its host has too little for all: CPU shares (1024 is usual; 0: as usual), memory kept for it, MiB."""
 
     cpu_shares: int = 0
@@ -240,10 +240,10 @@ class Weight:
 
 
 @runtime_checkable
-class Weighable(Protocol):
+class SetShares(Protocol):
     """A machine that shares its host with others by weight, running or not."""
 
-    async def weigh(self, weight: Weight) -> None:
+    async def set_shares(self, weight: ResourceShares) -> None:
         """Set its weight. HypervisorError when the host cannot keep what is asked for."""
 
 

@@ -4,7 +4,7 @@ import ipaddress
 from collections.abc import Iterable, Iterator
 
 from appliance.errors import Forbidden, InvalidParameter, Unavailable
-from appliance.network.record import Address, Pool
+from appliance.network.network_record import Address, Pool
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _LOCAL_POOLS = (

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from appliance.errors import Unavailable
-from appliance.network.record import OPTION_MASQUERADE, NetworkRecord, Uplink
+from appliance.network.network_record import OPTION_MASQUERADE, NetworkRecord, Uplink
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What may come and go by a guest's card on a network that others are on too: rules that the guest's own kernel keeps to.
+"""What may come and go by a guest's NIC on a network that others are on too: rules that the guest's own kernel keeps to.
 
 A guest has no nft: it is sent the messages of nfnetlink (linux/netfilter/nf_tables.h) that make up the whole transaction, and passes
 them to its kernel. They replace what was there before.
@@ -42,7 +42,7 @@ Expression = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """A card by its name in the guest. `level` is closed, outbound, peers, published or open; ports and peers count where it says so."""
+    """A NIC by its name in the guest. `level` is closed, outbound, peers, published or open; ports and peers count where it says so."""
 
     interface: str
     level: str
@@ -87,9 +87,9 @@ def _rules(gate: Gate) -> Iterable[tuple[str, Sequence[Expression]]]:
     come, go = _interface("NFT_META_IIFNAME", gate.interface), _interface("NFT_META_OIFNAME", gate.interface)
     accept, drop = verdict(1), verdict(0)
     if gate.level != "closed":
-        for chain, card in (("input", come), ("output", go)):
-            yield chain, [*card, *_answers(), *accept]
-            yield chain, [*card, *_protocol(_ICMPV6), *_between(_TRANSPORT, 0, _bytes_of(1, *_NEIGHBOURS)), *accept]
+        for chain, nic in (("input", come), ("output", go)):
+            yield chain, [*nic, *_answers(), *accept]
+            yield chain, [*nic, *_protocol(_ICMPV6), *_between(_TRANSPORT, 0, _bytes_of(1, *_NEIGHBOURS)), *accept]
     if gate.level == "published":
         for protocol, first, last in _ranges(gate.ports):
             port = _between(_TRANSPORT, 2, _bytes_of(2, first, last))
@@ -97,8 +97,8 @@ def _rules(gate: Gate) -> Iterable[tuple[str, Sequence[Expression]]]:
     if gate.level == "peers":
         low, high = (ipaddress.IPv4Address(address).packed for address in gate.peers)
         # Sources are at byte 12 of IPv4's header, destinations at 16.
-        for chain, card, offset in (("input", come, 12), ("output", go, 16)):
-            yield chain, [*card, *_family(_IPV4), *_between(_NETWORK, offset, (low, high)), *accept]
+        for chain, nic, offset in (("input", come, 12), ("output", go, 16)):
+            yield chain, [*nic, *_family(_IPV4), *_between(_NETWORK, offset, (low, high)), *accept]
     yield "input", [*come, *drop]
     if gate.level in ("closed", "peers"):
         yield "output", [*go, *drop]

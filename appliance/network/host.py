@@ -17,7 +17,7 @@ from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple
 from appliance.errors import Conflict, InvalidParameter, Unavailable
 from appliance.network.addresses import Network, parse_subnet
 from appliance.network.firewall import Nft, Publication, element, removal, rules
-from appliance.network.record import NetworkRecord, Uplink
+from appliance.network.network_record import NetworkRecord, Uplink
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import trio
 
-from appliance.container.record import Binding
+from appliance.container.container_record import Binding
 from appliance.diag.isolated import IsolatedTasks
 from appliance.errors import InvalidParameter, VchError
 from appliance.hypervisor import Forward
@@ -24,7 +24,7 @@ _RANGE_FILE = "/proc/sys/net/ipv4/ip_local_port_range"
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class PortRequest:
     """A port of a container that is to be published on one of the host's ports `first` to `last` (0, 0: on any)."""
 
     protocol: str
@@ -54,7 +54,7 @@ def each_port(exposed: Iterable[str]) -> Iterator[tuple[int, str]]:
             yield number, protocol.lower() or "tcp"
 
 
-def parse_bindings(bindings: dict[str, Any]) -> list[Wanted]:
+def parse_bindings(bindings: dict[str, Any]) -> list[PortRequest]:
     """HostConfig.PortBindings: {"80/tcp": [{"HostIp": "", "HostPort": "8000-8010"}]}. InvalidParameter names what is wrong."""
     wanted = []
     for exposed, places in bindings.items():
@@ -79,7 +79,7 @@ def parse_bindings(bindings: dict[str, Any]) -> list[Wanted]:
                     socket.inet_pton(socket.AF_INET6 if ":" in host_ip else socket.AF_INET, host_ip)
                 except OSError as error:
                     raise InvalidParameter(f"invalid IP address: {host_ip}") from error
-            wanted.append(Wanted(protocol, port, host_ip, int(first), int(last)))
+            wanted.append(PortRequest(protocol, port, host_ip, int(first), int(last)))
     return wanted
 
 
@@ -96,7 +96,7 @@ class Ports:
         self._held: dict[str, list[_Held]] = {}
         self._led: dict[str, list[Publication]] = {}
 
-    def take(self, container: str, endpoint: str, wanted: Iterable[Wanted], host_ip: str = "") -> list[Binding]:
+    def take(self, container: str, endpoint: str, wanted: Iterable[PortRequest], host_ip: str = "") -> list[Binding]:
         """Hold ports for a container (or one of its ports): all, or none with Docker's text.
 
         `host_ip` is where those go that name no address.
@@ -115,7 +115,7 @@ class Ports:
         self._held.setdefault(container, []).extend(held)
         return bindings
 
-    def _find(self, wanted: Wanted, places: list[str], held: list["_Held"]) -> int:
+    def _find(self, wanted: PortRequest, places: list[str], held: list["_Held"]) -> int:
         reason = _Taken("all ports are allocated")
         for number in _candidates(wanted):
             mine: list[_Held] = []
@@ -151,7 +151,7 @@ class Ports:
             except _Taken as taken:
                 log.warning("a port of container %s is not held: %s", container[:12], taken)
 
-    def lead(self, container: str, bindings: Iterable[Binding], address: str, address6: str) -> None:
+    def forward(self, container: str, bindings: Iterable[Binding], address: str, address6: str) -> None:
         """Let what comes in at the ports go to the container."""
         bindings = list(bindings)
         led = publications(bindings, address, address6)
@@ -177,7 +177,7 @@ class Ports:
         self._tasks.start_soon(_relay, listener, held, address, port)
 
     def release(self, container: str) -> None:
-        """Undo `take` and `lead`."""
+        """Undo `take` and `forward`."""
         try:
             self._host.withdraw(self._led.pop(container, ()))
         except VchError as error:
@@ -210,7 +210,7 @@ def forwards(bindings: Iterable[Binding], address: str) -> tuple[Forward, ...]:
     )
 
 
-def _candidates(wanted: Wanted) -> Iterator[int]:
+def _candidates(wanted: PortRequest) -> Iterator[int]:
     if wanted.first:
         yield from range(wanted.first, wanted.last + 1)
         return

@@ -19,10 +19,10 @@ _CD = Path("/dev/sr0")
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Values by property, and the MAC addresses of the cards in their order; of those vCenter alone tells."""
+    """Values by property, and the MAC addresses of the NICs in their order; of those vCenter alone tells."""
 
     values: Mapping[str, str]
-    cards: tuple[str, ...]
+    nics: tuple[str, ...]
 
 
 def parse(text: bytes) -> Environment:
@@ -40,13 +40,13 @@ def parse(text: bytes) -> Environment:
         key, value = found.get(f"{{{_NAMESPACE}}}key"), found.get(f"{{{_NAMESPACE}}}value")
         if key is not None and value is not None:
             values[key] = value
-    cards = sorted(
+    nics = sorted(
         (int(unit), mac.lower())
         for found in root.iter(f"{{{_VMWARE}}}Adapter")
         if (unit := found.get(f"{{{_VMWARE}}}unitNumber", "")).isdecimal()
         if (mac := found.get(f"{{{_VMWARE}}}mac"))
     )
-    return Environment(values, tuple(mac for _, mac in cards))
+    return Environment(values, tuple(mac for _, mac in nics))
 
 
 def encode(values: Mapping[str, str]) -> bytes:

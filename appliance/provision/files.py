@@ -14,8 +14,8 @@ _STATE = "/data/vch"
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
-    """A card of this machine."""
+class Nic:
+    """A NIC of this machine."""
 
     name: str
     mac: str
@@ -30,14 +30,12 @@ class File:
     public: bool = False
 
 
-def files_of(
-    settings: Settings, cards: Sequence[Card], certificate: str, key: str, fingerprint: str
-) -> dict[str, File]:
-    """By path. `cards` are those of `settings.interfaces`, in the same order; the certificate is the API's, PEM, with its key."""
-    pairs = list(zip(settings.interfaces, cards, strict=True))
+def files_of(settings: Settings, nics: Sequence[Nic], certificate: str, key: str, fingerprint: str) -> dict[str, File]:
+    """By path. `nics` are those of `settings.interfaces`, in the same order; the certificate is the API's, PEM, with its key."""
+    pairs = list(zip(settings.interfaces, nics, strict=True))
     files = {
-        f"/run/systemd/network/10-{interface.roles[0]}.network": File(_network(settings, interface, card), public=True)
-        for interface, card in pairs
+        f"/run/systemd/network/10-{interface.roles[0]}.network": File(_network(settings, interface, nic), public=True)
+        for interface, nic in pairs
     }
     files[f"{SETTINGS}/firewall.nft"] = File(_firewall(settings, pairs))
     if settings.password:
@@ -55,7 +53,7 @@ def files_of(
     if settings.ssh:
         files[f"{SETTINGS}/ssh"] = files[f"{SETTINGS}/ssh-stays"] = File("")
     files[f"{SETTINGS}/authorized_keys"] = File(f"{settings.ssh_key}\n" if settings.ssh_key else "")
-    bridge = next(card.name for interface, card in pairs if "bridge" in interface.roles)
+    bridge = next(nic.name for interface, nic in pairs if "bridge" in interface.roles)
     files[f"{SETTINGS}/vchd.json"] = File(_vchd(settings, bridge), shared=True)
     files["/run/issue.d/vch.issue"] = File(_console(settings, pairs, fingerprint), public=True)
     return files
@@ -82,25 +80,25 @@ def _plain(text: str) -> str:
     return "".join(char for char in text if char.isprintable()).replace("\\", "\\\\")
 
 
-def _network(settings: Settings, interface: Interface, card: Card) -> str:
-    lines = ["[Match]", f"MACAddress={card.mac}", "Type=ether", ""]
+def _network(settings: Settings, interface: Interface, nic: Nic) -> str:
+    lines = ["[Match]", f"MACAddress={nic.mac}", "Type=ether", ""]
     if "bridge" in interface.roles:
         # It becomes a port of vchd's bridge.
         return "\n".join([*lines, "[Link]", "Unmanaged=yes", ""])
-    way_out = "public" in interface.roles
+    gateway_endpoint = "public" in interface.roles
     lines += ["[Network]", f"DHCP={'no' if interface.address else 'ipv4'}"]
     if interface.address:
         lines.append(f"Address={interface.address}")
     if interface.gateway:
         lines.append(f"Gateway={interface.gateway}")
-    if way_out:
+    if gateway_endpoint:
         lines += [f"DNS={server}" for server in settings.dns]
         lines += [f"NTP={server}" for server in settings.ntp]
         if settings.search:
             lines.append(f"Domains={' '.join(settings.search)}")
     lines += ["", "[DHCPv4]", f"UseDNS={'no' if settings.dns else 'yes'}", f"UseNTP={'no' if settings.ntp else 'yes'}"]
-    lines += [f"UseDomains={'no' if settings.search else 'yes'}", f"UseRoutes={'yes' if way_out else 'no'}"]
-    lines += [f"UseGateway={'yes' if way_out else 'no'}"]
+    lines += [f"UseDomains={'no' if settings.search else 'yes'}", f"UseRoutes={'yes' if gateway_endpoint else 'no'}"]
+    lines += [f"UseGateway={'yes' if gateway_endpoint else 'no'}"]
     if settings.hostname:
         lines += [f"Hostname={settings.hostname}"]
     for subnet, gateway in interface.routes:
@@ -108,9 +106,9 @@ def _network(settings: Settings, interface: Interface, card: Card) -> str:
     return "\n".join([*lines, ""])
 
 
-def _firewall(settings: Settings, pairs: Sequence[tuple[Interface, Card]]) -> str:
+def _firewall(settings: Settings, pairs: Sequence[tuple[Interface, Nic]]) -> str:
     def names(role: str) -> str:
-        return "{ " + ", ".join(f'"{card.name}"' for interface, card in pairs if role in interface.roles) + " }"
+        return "{ " + ", ".join(f'"{nic.name}"' for interface, nic in pairs if role in interface.roles) + " }"
 
     own = f"22, {API_PORT}, {SERIAL_PORT}, {QUICK_PORT}"
     rules = [
@@ -165,10 +163,10 @@ def _vchd(settings: Settings, bridge: str) -> str:
     return json.dumps(content, indent=1) + "\n"
 
 
-def _console(settings: Settings, pairs: Sequence[tuple[Interface, Card]], fingerprint: str) -> str:
-    r"""For agetty (issue(5)), which knows the addresses of the moment: \4{card}."""
+def _console(settings: Settings, pairs: Sequence[tuple[Interface, Nic]], fingerprint: str) -> str:
+    r"""For agetty (issue(5)), which knows the addresses of the moment: \4{NIC}."""
     lines = [f"vch {__version__}, tenant {_plain(str(settings.vchd.get('tenant', '')))}", ""]
-    client = next(card.name for interface, card in pairs if "client" in interface.roles)
+    client = next(nic.name for interface, nic in pairs if "client" in interface.roles)
     if serves(settings):
         lines.append(
             f"Docker API   DOCKER_HOST=tcp://\\4{{{client}}}:{API_PORT} {'DOCKER_TLS_VERIFY=1' if settings.verify else '(TLS)'}"
@@ -181,8 +179,8 @@ def _console(settings: Settings, pairs: Sequence[tuple[Interface, Card]], finger
     else:
         lines.append("Docker API   not served by network: nobody could prove who he is (property tls-ca)")
     lines.append("")
-    for interface, card in pairs:
+    for interface, nic in pairs:
         if "bridge" not in interface.roles:
-            lines.append(f"{card.name:12} \\4{{{card.name}}}  {', '.join(interface.roles)}")
+            lines.append(f"{nic.name:12} \\4{{{nic.name}}}  {', '.join(interface.roles)}")
     lines.append(f"SSH          {'on' if settings.ssh else 'off'}")
     return "\n".join([*lines, "", ""])

@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 from appliance.errors import InvalidParameter
 from appliance.provision import environment
 from appliance.provision.certificates import alternatives, builder, pem_of
-from appliance.provision.files import SETTINGS, Card, File, files_of, problems_on_console
+from appliance.provision.files import SETTINGS, File, Nic, files_of, problems_on_console
 from appliance.provision.properties import PROPERTIES, Malformed, Settings, settings_of
 from appliance.provision.shadow import hash_of, set_root_password
 
@@ -44,24 +44,24 @@ def with_kept_secrets(values: Mapping[str, str], kept: Path) -> dict[str, str]:
     return {**values, **secrets}
 
 
-def cards_of(settings: Settings, ordered: Sequence[str], present: Sequence[Card]) -> list[Card]:
-    """This machine's cards in the order of the settings: as vCenter tells (MAC addresses), else as they are plugged. Malformed."""
-    by_mac = {card.mac: card for card in present}
-    cards = [by_mac[mac] for mac in ordered if mac in by_mac] or list(present)
+def nics_of(settings: Settings, ordered: Sequence[str], present: Sequence[Nic]) -> list[Nic]:
+    """This machine's NICs in the order of the settings: as vCenter tells (MAC addresses), else as they are plugged. Malformed."""
+    by_mac = {nic.mac: nic for nic in present}
+    nics = [by_mac[mac] for mac in ordered if mac in by_mac] or list(present)
     wanted = len(settings.interfaces)
-    if len(cards) < wanted:
-        raise Malformed([f"interfaces: {wanted} are named, and there are {len(cards)} cards"])
-    return cards[:wanted]
+    if len(nics) < wanted:
+        raise Malformed([f"interfaces: {wanted} are named, and there are {len(nics)} NICs"])
+    return nics[:wanted]
 
 
-def present_cards() -> list[Card]:
-    """Ethernet cards by where they are plugged."""
+def present_cards() -> list[Nic]:
+    """Ethernet NICs by where they are plugged."""
     found = []
     for place in _CARDS.iterdir():
         device = place / "device"
         if device.exists():
-            found.append((os.path.realpath(device), Card(place.name, (place / "address").read_text().strip().lower())))
-    return [card for _, card in sorted(found, key=lambda pair: pair[0])]
+            found.append((os.path.realpath(device), Nic(place.name, (place / "address").read_text().strip().lower())))
+    return [nic for _, nic in sorted(found, key=lambda pair: pair[0])]
 
 
 def own_certificate(settings: Settings, folder: Path) -> tuple[str, str]:
@@ -105,16 +105,16 @@ def _write(path: Path, file: File, group: int | None) -> None:
     partial.rename(path)
 
 
-def provision(found: environment.Environment, root: Path, present: Sequence[Card]) -> Settings:
+def provision(found: environment.Environment, root: Path, present: Sequence[Nic]) -> Settings:
     """Write all files below `root`. Malformed or InvalidParameter says what is wrong with the properties."""
     values = with_kept_secrets(found.values, root / "data/appliance/secrets.json")
     settings = settings_of(values)
-    cards = cards_of(settings, found.cards, present)
+    nics = nics_of(settings, found.nics, present)
     certificate, key = settings.tls_cert, settings.tls_key
     if not certificate:
         certificate, key = own_certificate(settings, root / "data/appliance/tls")
     group = grp.getgrnam(_GROUP).gr_gid if root == Path("/") else None
-    for path, file in files_of(settings, cards, certificate, key, fingerprint(certificate)).items():
+    for path, file in files_of(settings, nics, certificate, key, fingerprint(certificate)).items():
         _write(root / path.lstrip("/"), file, group)
     return settings
 

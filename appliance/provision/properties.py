@@ -43,17 +43,17 @@ PROPERTIES = (
     Property(
         "interfaces",
         _NETWORK,
-        "Networks of the cards",
-        "What each card is on, in order: public (published ports, the way out), bridge (containers), client (the API), management "
+        "Networks of the NICs",
+        "What each NIC is on, in order: public (published ports, the way out), bridge (containers), client (the API), management "
         "(vSphere). What is left out of client and management is on the public network.",
         "public,bridge",
     ),
     Property("public-address", _NETWORK, "Public address", "dhcp, or address and prefix, as 192.0.2.10/24.", "dhcp"),
     Property("public-gateway", _NETWORK, "Public gateway", "The default route, with an address that is not DHCP's."),
-    Property("client-address", _NETWORK, "Client address", "Where there is a card on the client network.", "dhcp"),
+    Property("client-address", _NETWORK, "Client address", "Where there is a NIC on the client network.", "dhcp"),
     Property("client-routes", _NETWORK, "Client routes", "SUBNET=GATEWAY, with commas between."),
     Property(
-        "management-address", _NETWORK, "Management address", "Where there is a card on the management network.", "dhcp"
+        "management-address", _NETWORK, "Management address", "Where there is a NIC on the management network.", "dhcp"
     ),
     Property("management-routes", _NETWORK, "Management routes", "SUBNET=GATEWAY, with commas between."),
     Property("dns", _NETWORK, "DNS servers", "With commas between; else DHCP's."),
@@ -95,7 +95,7 @@ PROPERTIES = (
         "NAME=DATASTORE or NAME=nfs://SERVER/PATH?uid=UID&gid=GID, with commas between.",
     ),
     Property(
-        "bridge-network", _VSPHERE, "Bridge network", "The portgroup that containers are on, and the bridge card too."
+        "bridge-network", _VSPHERE, "Bridge network", "The portgroup that containers are on, and the bridge NIC too."
     ),
     Property(
         "container-networks",
@@ -180,7 +180,7 @@ _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", re.I)
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """A card: its roles, its address (None is DHCP's), its ways."""
+    """A NIC: its roles, its address (None is DHCP's), its ways."""
 
     roles: tuple[str, ...]
     address: ipaddress.IPv4Interface | None = None

@@ -10,7 +10,7 @@ from appliance.provision.properties import PROPERTIES, Property
 DATA_BYTES = 40 << 30
 _CPUS, _MEMORY = 2, 2048
 _FORMAT = "http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"
-# What the cards are on, in the order of the property `interfaces`.
+# What the NICs are on, in the order of the property `interfaces`.
 NETWORKS = (
     ("Public", "Published ports, the API, vSphere, and the way out."),
     ("Bridge", "Containers: a portgroup of its own, of this appliance alone."),

@@ -1,4 +1,4 @@
-"""Networks with real machines: bridges, names, isolation, published ports, cards that come and go."""
+"""Networks with real machines: bridges, names, isolation, published ports, NICs that come and go."""
 
 import contextlib
 import json

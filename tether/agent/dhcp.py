@@ -1,4 +1,4 @@
-"""Addresses by DHCP (RFC 2131). busybox's udhcpc asks and renews; what it is told is put on the cards here."""
+"""Addresses by DHCP (RFC 2131). busybox's udhcpc asks and renews; what it is told is put on the NICs here."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from tether.agent.child import Pipe
 from tether.agent.reaper import Reaper
 from tether.rpc.server import Call
 from tether.rpc.status import Code, RpcError
-from tether.system.netlink import Netlink, cards
+from tether.system.netlink import Netlink, nics
 
 # Until the first answer: a bridge's port may take a while before it passes anything on (IEEE 802.1D).
 _PATIENCE = 20.0
@@ -21,7 +21,7 @@ _BUSYBOX = "/bin/busybox"
 
 @dataclass(slots=True)
 class _Client:
-    """One card's. `lease` is None while it has none."""
+    """One NIC's. `lease` is None while it has none."""
 
     route: bool
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
@@ -39,7 +39,7 @@ class Leases:
         self._changed = trio.Event()
 
     async def keep(self, wanted: dict[str, bool], hostname: str) -> None:
-        """Have a lease on each of these cards, by name, and on no other; True: with the default route.
+        """Have a lease on each of these NICs, by name, and on no other; True: with the default route.
 
         Returns when all have one. RpcError when nobody answers.
         """
@@ -62,7 +62,7 @@ class Leases:
                 raise RpcError(Code.FAILED_PRECONDITION, f"network {name}: no DHCP server answers")
 
     def drop(self, name: str) -> None:
-        """Have none on this card any more."""
+        """Have none on this NIC any more."""
         client = self._clients.pop(name, None)
         if client is not None:
             client.scope.cancel()
@@ -167,4 +167,4 @@ class Leases:
 
 
 def _index_of(name: str) -> int | None:
-    return next((index for index, found, _ in cards() if found == name), None)
+    return next((index for index, found, _ in nics() if found == name), None)

@@ -1,4 +1,4 @@
-"""The guest's cards: Network of protos/tether/v1/network.proto."""
+"""The guest's NICs: Network of protos/tether/v1/network.proto."""
 
 import os
 import socket
@@ -9,10 +9,10 @@ import trio
 from protos.tether.v1 import network_pb2
 from tether.agent import listeners, modules
 from tether.agent.dhcp import Leases
-from tether.agent.quick import QuickDialler
+from tether.agent.fast_path import FastPathDialler
 from tether.rpc.server import Call
 from tether.rpc.status import Code, RpcError
-from tether.system.netlink import Netlink, cards
+from tether.system.netlink import Netlink, nics
 
 _CARD_PATIENCE = 15.0
 # linux/netlink.h.
@@ -22,21 +22,21 @@ _FILTER_MODULES = ("nf_tables", "nf_conntrack", "nft_ct")
 
 
 async def apply(config: network_pb2.NetworkConfig, leases: Leases) -> None:
-    """Give cards their name, addresses and routes. RpcError when a card does not appear or the kernel refuses."""
+    """Give NICs their name, addresses and routes. RpcError when a NIC does not appear or the kernel refuses."""
     if config.filter:
         # Before there is an address that it is about.
         _filter(config.filter)
     with Netlink() as netlink:
         for wanted in config.interfaces:
-            index, name, mac = await _card(wanted)
+            index, name, mac = await _nic(wanted)
             try:
                 if wanted.name and name != wanted.name:
-                    # Cards that were plugged in may have come in any order: whichever has the name gets its own later.
-                    for taken, other_name, _ in cards():
+                    # NICs that were plugged in may have come in any order: whichever has the name gets its own later.
+                    for taken, other_name, _ in nics():
                         if other_name == wanted.name:
                             netlink.set_link(taken, up=False, name=f"card{taken}")
                     netlink.set_link(index, up=False, name=wanted.name)
-                # A virtual card takes another address while it is up, which saves it a walk through down.
+                # A virtual NIC takes another address while it is up, which saves it a walk through down.
                 other = wanted.set_mac and mac != wanted.mac.lower()
                 netlink.set_link(index, mtu=wanted.mtu, mac=wanted.mac if other else None)
                 for address in wanted.addresses:
@@ -78,30 +78,30 @@ def remove(config: network_pb2.NetworkConfig, leases: Leases) -> None:
         leases.drop(wanted.name)
     with Netlink() as netlink:
         for wanted in config.interfaces:
-            for index, name, _ in cards():
+            for index, name, _ in nics():
                 if name == wanted.name:
                     for address in wanted.addresses:
                         netlink.remove_address(index, address)
 
 
-async def _card(wanted: network_pb2.Interface) -> tuple[int, str, str]:
+async def _nic(wanted: network_pb2.Interface) -> tuple[int, str, str]:
     deadline = trio.current_time() + _CARD_PATIENCE
     while True:
-        found = cards()
+        found = nics()
         if wanted.set_mac and wanted.index < len(found):
             return found[wanted.index]
-        for card in found:
-            if card[2] == wanted.mac.lower():
-                return card
+        for nic in found:
+            if nic[2] == wanted.mac.lower():
+                return nic
         if trio.current_time() >= deadline:
-            raise RpcError(Code.NOT_FOUND, f"no network card with the address {wanted.mac}")
+            raise RpcError(Code.NOT_FOUND, f"no network NIC with the address {wanted.mac}")
         await trio.sleep(0.01)
 
 
 class NetworkService:
     """`quick` dials, and gives the line to the link."""
 
-    def __init__(self, quick: QuickDialler, leases: Leases) -> None:
+    def __init__(self, quick: FastPathDialler, leases: Leases) -> None:
         self._quick = quick
         self._leases = leases
 

@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from tether.link import Data, Event, Opened, Reset
 from tether.rpc.bridge import CallAbandoned, LoopThread
 from tether.rpc.status import Code, RpcError
-from tether.transport import Line, LineClosed, LinkedLine, QuickLine
+from tether.transport import FastPath, Line, LineClosed, LinkedLine
 
 Out = TypeVar("Out", bound=Message)
 
@@ -228,7 +228,7 @@ class Channel:
                 with trio.CancelScope(shield=True):
                     await self._loop.run(lambda: channel.close())
 
-    def attach(self, line: Line) -> QuickLine | None:
+    def attach(self, line: Line) -> FastPath | None:
         """Go on over a quicker line, as long as it lasts. None, and it is closed, when the channel is not running."""
         if self._wire is None or self.closed:
             line.close()

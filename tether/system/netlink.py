@@ -102,8 +102,8 @@ class Netlink:
         self._request(_RTM_NEWROUTE, _NLM_F_CREATE | _NLM_F_REPLACE, body, destination or "default")
 
 
-def cards() -> list[tuple[int, str, str]]:
-    """(index, name, MAC) of the network cards, without loopback, in the order in which the kernel found them."""
+def nics() -> list[tuple[int, str, str]]:
+    """(index, name, MAC) of the network NICs, without loopback, in the order in which the kernel found them."""
     found = []
     for path in _NET.iterdir():
         if path.name != "lo" and (path / "device").exists():

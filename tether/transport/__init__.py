@@ -4,9 +4,9 @@ Nothing here knows what the bytes mean.
 """
 
 from tether.transport.line import Line, LineClosed
-from tether.transport.linked import LinkedLine, QuickLine
+from tether.transport.linked import FastPath, LinkedLine
 from tether.transport.serial import open_serial
 from tether.transport.tls import TlsLine
 from tether.transport.virtio import VirtioPort, open_virtio_port
 
-__all__ = ["Line", "LineClosed", "LinkedLine", "QuickLine", "TlsLine", "VirtioPort", "open_serial", "open_virtio_port"]
+__all__ = ["FastPath", "Line", "LineClosed", "LinkedLine", "TlsLine", "VirtioPort", "open_serial", "open_virtio_port"]

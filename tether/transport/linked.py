@@ -9,7 +9,7 @@ from tether.link import Connection, Event, FrameReader
 from tether.transport.line import Line, LineClosed
 
 
-class QuickLine:
+class FastPath:
     """A second line, which is quicker than the first. `over` is set when it is of no use any more."""
 
     def __init__(self, line: Line) -> None:
@@ -30,7 +30,7 @@ class LinkedLine:
         self.line = line
         # Where what goes out is written.
         self._out = line
-        self._quick: QuickLine | None = None
+        self._quick: FastPath | None = None
         self._nursery: trio.Nursery | None = None
         self.connection = Connection(make_id, trio.current_time(), window=window)
         self._on_event = on_event
@@ -59,13 +59,13 @@ class LinkedLine:
 
     # -- the quicker line -----------------------------------------------------------------------------------------
 
-    def attach(self, line: Line) -> QuickLine:
+    def attach(self, line: Line) -> FastPath:
         """Write to this line from now on, until it breaks: then to the first one again. Nothing is lost either way.
 
         The line is owned. An earlier one is given up.
         """
         self._give_up_quick()
-        quick = QuickLine(line)
+        quick = FastPath(line)
         if self._nursery is None:
             line.close()
             quick.over.set()
@@ -75,7 +75,7 @@ class LinkedLine:
         self._nursery.start_soon(self._read_quick, quick)
         return quick
 
-    async def _read_quick(self, quick: QuickLine) -> None:
+    async def _read_quick(self, quick: FastPath) -> None:
         reader = FrameReader()
         try:
             while not quick.over.is_set():
@@ -87,7 +87,7 @@ class LinkedLine:
         except (LineClosed, trio.ClosedResourceError):
             self._break(quick)
 
-    def _break(self, quick: QuickLine) -> None:
+    def _break(self, quick: FastPath) -> None:
         if self._quick is quick:
             self._give_up_quick()
             self._write_to(self.line)

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from appliance.hypervisor.driver import SHARE_TAG, Card, Forward, MachineSpec
+from appliance.hypervisor.driver import SHARE_TAG, Forward, MachineSpec, Nic
 
 # Nothing of a container is in here: what it needs comes over the channel, so that a restored machine can become any.
 # nokaslr and notests save a third of the kernel's boot without KVM; loglevel keeps the 16550 quiet but for real trouble.
@@ -12,10 +12,10 @@ KERNEL_ARGUMENTS = "console=ttyS0 quiet loglevel=3 panic=-1 nokaslr cryptomgr.no
 # A template has so many disks of one size; a clone puts files of that size behind them, so nothing is plugged in.
 SLOTS = 8
 SLOT_BYTES = 16 << 30
-# The PCI slot of the first card, and how many may be plugged in behind it.
+# The PCI slot of the first NIC, and how many may be plugged in behind it.
 _FIRST_CARD = 0x10
-MOST_MORE_CARDS = 8
-# The card of a template. The guest gives it the container's address when it is told which.
+MOST_MORE_NICS = 8
+# The NIC of a template. The guest gives it the container's address when it is told which.
 BLANK_MAC = "02:42:00:00:00:00"
 
 
@@ -71,7 +71,7 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Descriptors:
-    """Open files passed to QEMU: listening sockets of the monitor and the tether's channel, the disks, taps by card's place, virtiofsd."""
+    """Open files passed to QEMU: listening sockets of the monitor and the tether's channel, the disks, taps by NIC's place, virtiofsd."""
 
     monitor: int
     channel: int
@@ -165,8 +165,8 @@ def command(
         files = {lun: (_EMPTY, slot_is_read_only(lun)) for lun in range(SLOTS)} | files
     for lun, (file, read_only) in sorted(files.items()):
         arguments += _disk(lun, file, read_only, in_slot=origin.slotted and lun < SLOTS)
-    for place, card in cards_of(spec):
-        netdev, device = netdev_of(place, card, str(descriptors.taps.get(place, 0))), card_device(place, card)
+    for place, nic in nics_of(spec):
+        netdev, device = netdev_of(place, nic, str(descriptors.taps.get(place, 0))), card_device(place, nic)
         arguments += ["-netdev", _listed(netdev, "type"), "-device", _listed(device, "driver")]
     if descriptors.shares >= 0:
         arguments += [
@@ -224,23 +224,23 @@ def _disk(lun: int, file: Node, read_only: bool, *, in_slot: bool) -> list[str]:
     ]
 
 
-def cards_of(spec: MachineSpec) -> list[tuple[int, Card]]:
-    """All of them, each with its place: 0 is the built-in card's, those behind are plugged in."""
-    return [(place, card) for place, card in enumerate((spec.card, *spec.more_cards)) if card is not None]
+def nics_of(spec: MachineSpec) -> list[tuple[int, Nic]]:
+    """All of them, each with its place: 0 is the built-in NIC's, those behind are plugged in."""
+    return [(place, nic) for place, nic in enumerate((spec.nic, *spec.more_nics)) if nic is not None]
 
 
-def netdev_of(place: int, card: Card, tap: str) -> Node:
-    """The host's end of a card as QMP's netdev_add takes it. `tap` is the descriptor of one, or its name in the monitor."""
-    if card.bridge:
+def netdev_of(place: int, nic: Nic, tap: str) -> Node:
+    """The host's end of a NIC as QMP's netdev_add takes it. `tap` is the descriptor of one, or its name in the monitor."""
+    if nic.bridge:
         return {"type": "tap", "id": f"net{place}", "fd": tap}
     return {
         "type": "user",
         "id": f"net{place}",
         "ipv6": False,
-        "net": card.network,
-        "host": card.gateway,
-        "dns": card.dns,
-        "hostfwd": [{"str": _rule(forward)} for forward in card.forwards],
+        "net": nic.network,
+        "host": nic.gateway,
+        "dns": nic.dns,
+        "hostfwd": [{"str": _rule(forward)} for forward in nic.forwards],
     }
 
 
@@ -249,7 +249,7 @@ def _rule(forward: Forward) -> str:
 
 
 def forward_command(place: int, forward: Forward) -> str:
-    """A port forwarded into a card that is there already, as the human monitor takes it."""
+    """A port forwarded into a NIC that is there already, as the human monitor takes it."""
     return f"hostfwd_add net{place} {_rule(forward)}"
 
 
@@ -258,13 +258,13 @@ def unforward_command(place: int, forward: Forward) -> str:
     return f"hostfwd_remove net{place} {forward.protocol}:{forward.host_ip}:{forward.host_port}"
 
 
-def card_device(place: int, card: Card) -> Node:
-    """The card as QMP's device_add takes it. Its PCI slot is said, so that a saved machine has it there again."""
+def card_device(place: int, nic: Nic) -> Node:
+    """The NIC as QMP's device_add takes it. Its PCI slot is said, so that a saved machine has it there again."""
     return {
         "driver": "virtio-net-pci",
         "id": f"card{place}",
         "netdev": f"net{place}",
-        "mac": card.mac,
+        "mac": nic.mac,
         "romfile": "",
         "bus": "pci.0",
         "addr": f"{_FIRST_CARD + place:#x}",

@@ -18,23 +18,23 @@ import trio
 
 from appliance.diag import mark
 from appliance.errors import HypervisorError
-from appliance.hypervisor.driver import Card, Disk, DiskAddress, Forward, Machine, MachineSpec, Power, Usage
+from appliance.hypervisor.driver import Disk, DiskAddress, Forward, Machine, MachineSpec, Nic, Power, Usage
 from appliance.hypervisor.facts import encode_spec
-from appliance.hypervisor.qemu import cards, saved
+from appliance.hypervisor.qemu import nics, saved
 from appliance.hypervisor.qemu.command import (
     BLANK_MAC,
     BOOT,
-    MOST_MORE_CARDS,
+    MOST_MORE_NICS,
     SLOTS,
     Descriptors,
     Origin,
     backing_node,
-    cards_of,
     clone_origin,
     command,
     disk_device,
     disk_node,
     file_node,
+    nics_of,
     saved_origin,
     share_chardev,
     share_device,
@@ -74,8 +74,8 @@ class Owner(Protocol):
 
 
 class QemuMachine(Machine):
-    # A template's card is nobody's.
-    nameless_cards = 1
+    # A template's NIC is nobody's.
+    unmatched_nics = 1
 
     def __init__(self, driver: Owner, spec: MachineSpec, folder: Path, *, slotted: bool = False) -> None:
         self.id = spec.id
@@ -178,7 +178,7 @@ class QemuMachine(Machine):
             # What a template does not have is plugged in once the guest runs.
             at_once = [index for index, lun in enumerate(luns) if lun < SLOTS]
             luns, files = [luns[index] for index in at_once], [files[index] for index in at_once]
-            spec = replace(spec, disks=tuple(spec.disks[index] for index in at_once), more_cards=())
+            spec = replace(spec, disks=tuple(spec.disks[index] for index in at_once), more_nics=())
         if origin.slotted:
             for lun, file in zip(luns, files, strict=True):
                 if lun < SLOTS:
@@ -205,14 +205,14 @@ class QemuMachine(Machine):
         return [DiskAddress(0, 0, lun) for lun in luns_of(self.spec.disks, slotted=self.slotted)]
 
     async def _plug_rest(self, monitor: Monitor) -> None:
-        """The disks that have no slot, the cards and shares that a template does not have."""
+        """The disks that have no slot, the NICs and shares that a template does not have."""
         if self.spec.shares:
             with serve(self.folder, self.spec.shares) as virtiofsd:
                 await monitor.execute("getfd", {"fdname": "shares"}, fd=virtiofsd.fileno())
             await monitor.execute("chardev-add", share_chardev("shares"))
             await monitor.execute("device_add", share_device())
-        for place, card in cards_of(self.spec)[1 if self.spec.card is not None else 0 :]:
-            await cards.plug(monitor, place, card)
+        for place, nic in nics_of(self.spec)[1 if self.spec.nic is not None else 0 :]:
+            await nics.plug(monitor, place, nic)
         for lun, disk in zip(luns_of(self.spec.disks, slotted=True), self.spec.disks, strict=True):
             if lun >= SLOTS:
                 backing = await self._add_file(monitor, lun, disk, 0)
@@ -236,71 +236,71 @@ class QemuMachine(Machine):
         await monitor.execute("blockdev-add", node)
         return str(node["node-name"])
 
-    # -- cards ----------------------------------------------------------------------------------------------------
+    # -- NICs ----------------------------------------------------------------------------------------------------
 
     async def _connect_first_card(self, monitor: Monitor) -> None:
-        """Give the card of a machine of the pool, which is on no network, the one that it shall be on."""
-        card = self.spec.card
-        if card is None:
+        """Give the NIC of a machine of the pool, which is on no network, the one that it shall be on."""
+        nic = self.spec.nic
+        if nic is None:
             return
-        if card.bridge:
-            attach(self._taps[0], card.bridge, isolated=card.isolated)
-        await cards.set_forwards(monitor, 0, (), card.forwards)
+        if nic.bridge:
+            attach(self._taps[0], nic.bridge, isolated=nic.isolated)
+        await nics.set_forwards(monitor, 0, (), nic.forwards)
 
-    async def plug_card(self, card: Card) -> None:
+    async def plug_nic(self, nic: Nic) -> None:
         """See Pluggable."""
-        more = list(self.spec.more_cards)
+        more = list(self.spec.more_nics)
         if None not in more:
             more.append(None)
         place = more.index(None)
-        if place >= MOST_MORE_CARDS:
-            raise HypervisorError(f"machine {self.id[:12]} has {MOST_MORE_CARDS + 1} cards, which is all it can have")
+        if place >= MOST_MORE_NICS:
+            raise HypervisorError(f"machine {self.id[:12]} has {MOST_MORE_NICS + 1} NICs, which is all it can have")
         before = self.spec
-        more[place] = card
+        more[place] = nic
         # Written down first, so that an appliance that comes after a kill knows the place as taken.
-        self._set_more_cards(more)
+        self._set_more_nics(more)
         try:
             async with self.open_monitor() as monitor:
-                await cards.plug(monitor, place + 1, card)
+                await nics.plug(monitor, place + 1, nic)
         except BaseException:
-            self._set_more_cards(before.more_cards)
+            self._set_more_nics(before.more_nics)
             raise
 
-    async def unplug_card(self, mac: str) -> None:
+    async def unplug_nic(self, mac: str) -> None:
         """See Pluggable."""
-        place = next((place for place, card in cards_of(self.spec) if card.mac == mac), None)
+        place = next((place for place, nic in nics_of(self.spec) if nic.mac == mac), None)
         if place is None:
-            raise HypervisorError(f"machine {self.id[:12]} has no card {mac}")
+            raise HypervisorError(f"machine {self.id[:12]} has no NIC {mac}")
         device = f"card{place}"
         async with self.open_monitor() as monitor:
             await monitor.execute("device_del", {"id": device})
             with trio.move_on_after(_UNPLUG_SECONDS) as patience:
                 await monitor.wait_event("DEVICE_DELETED", device)
             if patience.cancelled_caught:
-                raise HypervisorError(f"the guest does not let go of its card {mac}")
+                raise HypervisorError(f"the guest does not let go of its NIC {mac}")
             await monitor.execute("netdev_del", {"id": f"net{place}"})
         if place:
-            more = list(self.spec.more_cards)
+            more = list(self.spec.more_nics)
             more[place - 1] = None
-            self._set_more_cards(more)
+            self._set_more_nics(more)
         else:
-            self.spec = replace(self.spec, card=None)
+            self.spec = replace(self.spec, nic=None)
             self.save_facts()
 
     async def set_forwards(self, mac: str, forwards: tuple[Forward, ...]) -> None:
         """See Pluggable."""
-        place, card = next(((place, card) for place, card in cards_of(self.spec) if card.mac == mac), (0, None))
-        if card is None or card.bridge:
-            raise HypervisorError(f"machine {self.id[:12]} has no card {mac} that forwards")
+        place, nic = next(((place, nic) for place, nic in nics_of(self.spec) if nic.mac == mac), (0, None))
+        if nic is None or nic.bridge:
+            raise HypervisorError(f"machine {self.id[:12]} has no NIC {mac} that forwards")
         async with self.open_monitor() as monitor:
-            await cards.set_forwards(monitor, place, card.forwards, forwards)
-        changed = [self.spec.card, *self.spec.more_cards]
-        changed[place] = replace(card, forwards=forwards)
-        self.spec = replace(self.spec, card=changed[0])
-        self._set_more_cards(changed[1:])
+            await nics.set_forwards(monitor, place, nic.forwards, forwards)
+        changed = [self.spec.nic, *self.spec.more_nics]
+        changed[place] = replace(nic, forwards=forwards)
+        self.spec = replace(self.spec, nic=changed[0])
+        self._set_more_nics(changed[1:])
 
-    def _set_more_cards(self, more: Iterable[Card | None]) -> None:
-        self.spec = replace(self.spec, more_cards=tuple(more))
+    def _set_more_nics(self, more: Iterable[Nic | None]) -> None:
+        self.spec = replace(self.spec, more_nics=tuple(more))
         self.save_facts()
 
     # -- a state that is kept -------------------------------------------------------------------------------------
@@ -308,12 +308,12 @@ class QemuMachine(Machine):
     def _facts(self) -> str:
         """What has to be the same for a state to fit: QEMU, guest, devices."""
         driver = self._driver
-        # Which addresses its cards have, the state knows, and the guest is told anew.
-        card, *more = (
-            replace(card.kind, mac=BLANK_MAC) if card is not None else None
-            for card in (self.spec.card, *self.spec.more_cards)
+        # Which addresses its NICs have, the state knows, and the guest is told anew.
+        nic, *more = (
+            replace(nic.kind, mac=BLANK_MAC) if nic is not None else None
+            for nic in (self.spec.nic, *self.spec.more_nics)
         )
-        spec = replace(self.spec, id="saved", disks=(), card=card, more_cards=tuple(more))
+        spec = replace(self.spec, id="saved", disks=(), nic=nic, more_nics=tuple(more))
         line = command(
             "qemu",
             driver.accel,

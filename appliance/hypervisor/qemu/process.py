@@ -12,7 +12,7 @@ from pathlib import Path
 
 from appliance.errors import HypervisorError
 from appliance.hypervisor.driver import MachineSpec, Usage
-from appliance.hypervisor.qemu.command import Descriptors, Origin, Placed, cards_of, command
+from appliance.hypervisor.qemu.command import Descriptors, Origin, Placed, command, nics_of
 from appliance.hypervisor.qemu.taps import open_tap
 
 PROGRAM = "qemu-system-x86_64"
@@ -87,7 +87,7 @@ def start_qemu(
     folder: Path,
     shares: int = -1,
 ) -> tuple[subprocess.Popen[bytes], dict[int, str]]:
-    """Start QEMU for a machine in its folder: its process, its taps' names by their cards' places.
+    """Start QEMU for a machine in its folder: its process, its taps' names by their NICs' places.
 
     `guest` is kernel and initrd; `files` are behind the spec's disks, at `luns`; `shares` is a connection to virtiofsd.
     """
@@ -117,9 +117,9 @@ def start_qemu(
         images = [opened(path, os.O_RDONLY) for path in guest]
         taps: dict[int, int] = {}
         names: dict[int, str] = {}
-        for number, card in cards_of(spec):
-            if card.bridge:
-                taps[number], names[number] = open_tap(card.bridge, isolated=card.isolated)
+        for number, nic in nics_of(spec):
+            if nic.bridge:
+                taps[number], names[number] = open_tap(nic.bridge, isolated=nic.isolated)
                 stack.callback(os.close, taps[number])
         identity = _identity(spec.id)
         if identity:

@@ -136,7 +136,7 @@ class Templates:
         self._ready[key] = template
 
     async def _make(self, key: str, kind: MachineSpec) -> Template:
-        spec = MachineSpec(f"{TEMPLATE}{key}", kind.memory_mib, kind.cpus, (), kind.card)
+        spec = MachineSpec(f"{TEMPLATE}{key}", kind.memory_mib, kind.cpus, (), kind.nic)
         template = blank(key, spec.memory_mib)
         machine = self._driver.make(spec)
         started = trio.current_time()
@@ -174,9 +174,9 @@ class Templates:
 
 def kind_of(spec: MachineSpec) -> MachineSpec:
     """What machines of one template have in common."""
-    card = spec.card
+    nic = spec.nic
     return MachineSpec(
-        TEMPLATE, spec.memory_mib, spec.cpus, card=replace(card.kind, mac=BLANK_MAC) if card is not None else None
+        TEMPLATE, spec.memory_mib, spec.cpus, nic=replace(nic.kind, mac=BLANK_MAC) if nic is not None else None
     )
 
 

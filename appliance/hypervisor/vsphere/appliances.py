@@ -43,7 +43,7 @@ _PATHS = [
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """An appliance that is there. `values` are its properties, `addresses` those that its guest tells, by the card's MAC address."""
+    """An appliance that is there. `values` are its properties, `addresses` those that its guest tells, by the NIC's MAC address."""
 
     reference: Any
     name: str
@@ -127,9 +127,7 @@ class Appliances:
         if not values:
             values = dict(parse(extra[ENVIRONMENT_KEY].encode()).values) if extra.get(ENVIRONMENT_KEY) else {}
         addresses = {
-            card.macAddress.lower(): tuple(card.ipAddress or ())
-            for card in found.get("guest.net") or ()
-            if card.macAddress
+            nic.macAddress.lower(): tuple(nic.ipAddress or ()) for nic in found.get("guest.net") or () if nic.macAddress
         }
         return Deployed(
             reference,

@@ -46,7 +46,7 @@ class Package(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """An appliance that is to be: where, on which networks (backings by the OVF's names; more cards beside), with which values."""
+    """An appliance that is to be: where, on which networks (backings by the OVF's names; more NICs beside), with which values."""
 
     name: str
     tenant: str
@@ -55,7 +55,7 @@ class Plan:
     folder: Any
     datastore: Any
     networks: Mapping[str, Any]
-    more_cards: Sequence[Any]
+    more_nics: Sequence[Any]
     values: Mapping[str, str]
     cpus: int
     memory_mib: int
@@ -109,7 +109,7 @@ class Deployment:
         about = {"tenant": plan.tenant, "version": plan.version}
         # What the simulator repeats of the properties has no place there: secrets would be read by whoever may look.
         config.extraConfig = [vim.option.OptionValue(key=plan.key, value=json.dumps(about))]
-        config.deviceChange += [_card(index, backing) for index, backing in enumerate(plan.more_cards)]
+        config.deviceChange += [_nic(index, backing) for index, backing in enumerate(plan.more_nics)]
         if not self._session.is_vcenter:
             config.vAppConfig = None
             config.extraConfig.append(vim.option.OptionValue(key=ENVIRONMENT_KEY, value=encode(plan.values).decode()))
@@ -211,9 +211,9 @@ def extra_of(facts: Mapping[str, Any]) -> dict[str, str]:
     return {one.key: str(one.value) for one in facts.get("config.extraConfig") or ()}
 
 
-def _card(index: int, backing: Any) -> Any:
+def _nic(index: int, backing: Any) -> Any:
     connected = vim.vm.device.VirtualDevice.ConnectInfo(startConnected=True, allowGuestControl=True, connected=True)
-    card = vim.vm.device.VirtualVmxnet3(
+    nic = vim.vm.device.VirtualVmxnet3(
         key=-300 - index, backing=backing, connectable=connected, addressType="generated"
     )
-    return vim.vm.device.VirtualDeviceSpec(operation=vim.vm.device.VirtualDeviceSpec.Operation.add, device=card)
+    return vim.vm.device.VirtualDeviceSpec(operation=vim.vm.device.VirtualDeviceSpec.Operation.add, device=nic)

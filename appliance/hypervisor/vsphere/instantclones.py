@@ -1,7 +1,7 @@
 """Machines that wait for containers: InstantClones of one that was booted, which share its memory until they write to it.
 
 vSphere API: VirtualMachine.InstantClone_Task, of a vCenter from 6.7 on. A clone runs from the moment that its parent was in.
-It has no disks and no cards: it gets its container's, plugged in, when it is somebody's.
+It has no disks and no NICs: it gets its container's, plugged in, when it is somebody's.
 """
 
 import logging
@@ -129,5 +129,5 @@ class InstantClones:
 
 
 def _plain(kind: MachineSpec) -> MachineSpec:
-    """What of a kind counts: cards are plugged in later, as disks are."""
+    """What of a kind counts: NICs are plugged in later, as disks are."""
     return MachineSpec("", kind.memory_mib, kind.cpus)

@@ -7,7 +7,7 @@ from typing import Any
 from pyVmomi import vim
 
 from appliance.errors import InvalidParameter
-from appliance.hypervisor.driver import Card
+from appliance.hypervisor.driver import Nic
 from appliance.hypervisor.vsphere.faults import AlreadyThere
 from appliance.hypervisor.vsphere.session import Session
 
@@ -42,15 +42,15 @@ class Inventory:
     folder: Any
     datastore: Any
     datastore_name: str
-    # What machines' cards are backed by: a port of the bridge network, or of another portgroup by its name.
+    # What machines' NICs are backed by: a port of the bridge network, or of another portgroup by its name.
     backing: Any
     portgroups: dict[str, Any]
     # By the volume store's name: a datastore, and its name.
     volume_stores: dict[str, tuple[Any, str]]
 
-    def backing_of(self, card: Card) -> Any:
-        """A card's bridge is a portgroup's name, or one of ours: that is on the bridge network."""
-        return self.portgroups.get(card.bridge, self.backing)
+    def backing_of(self, nic: Nic) -> Any:
+        """A NIC's bridge is a portgroup's name, or one of ours: that is on the bridge network."""
+        return self.portgroups.get(nic.bridge, self.backing)
 
     def on(self, datastore: Any, name: str) -> "Inventory":
         """The same with another datastore."""
@@ -129,14 +129,14 @@ async def find_pool(session: Session, hosts: Any, path: str) -> Any:
 
 
 async def backing_of(session: Session, name: str, network: Any) -> Any:
-    """What a card on a network is backed by."""
-    card = vim.vm.device.VirtualEthernetCard
+    """What a NIC on a network is backed by."""
+    nic = vim.vm.device.VirtualEthernetCard
     if not isinstance(network, vim.dvs.DistributedVirtualPortgroup):
-        return card.NetworkBackingInfo(network=network, deviceName=name)
+        return nic.NetworkBackingInfo(network=network, deviceName=name)
     switch = await session.look("inventory", network, "config.distributedVirtualSwitch")
     uuid = await session.look("inventory", switch, "uuid")
     key = await session.look("inventory", network, "key")
-    return card.DistributedVirtualPortBackingInfo(port=vim.dvs.PortConnection(portgroupKey=key, switchUuid=uuid))
+    return nic.DistributedVirtualPortBackingInfo(port=vim.dvs.PortConnection(portgroupKey=key, switchUuid=uuid))
 
 
 async def tenant_folder(session: Session, root: Any, names: Names) -> Any:

@@ -9,7 +9,17 @@ import trio
 from pyVmomi import vim
 
 from appliance.errors import HypervisorError
-from appliance.hypervisor.driver import Card, DiskAddress, Forward, Machine, MachineSpec, Power, Standing, Usage, Weight
+from appliance.hypervisor.driver import (
+    DiskAddress,
+    Forward,
+    Machine,
+    MachineSpec,
+    Nic,
+    PlacementState,
+    Power,
+    ResourceShares,
+    Usage,
+)
 from appliance.hypervisor.vsphere.collector import Seen
 from appliance.hypervisor.vsphere.concentrator import Port
 from appliance.hypervisor.vsphere.faults import Gone, WrongState
@@ -155,7 +165,7 @@ class VsphereMachine(Machine):
         # MHz of now, not nanoseconds so far, is what vSphere counts: the guest's own figures are those that count.
         return Usage(0, int(used or 0) << 20)
 
-    async def weigh(self, weight: Weight) -> None:
+    async def set_shares(self, weight: ResourceShares) -> None:
         """See Weighable."""
         change: Any = weighing(self.spec, weight)
 
@@ -176,19 +186,19 @@ class VsphereMachine(Machine):
     # -- what others do -------------------------------------------------------------------------------------------
 
     @property
-    def standing(self) -> Standing:
+    def placement(self) -> PlacementState:
         """See Suspendable."""
         facts = self.seen.facts if self.seen is not None else {}
         host = facts.get("runtime.host")
-        return Standing(
+        return PlacementState(
             str(facts.get("name") or ""),
             host._moId if host is not None else "",
             facts.get("runtime.powerState") == _SUSPENDED,
         )
 
-    async def stands_otherwise(self, than: Standing) -> Standing:
+    async def wait_changed(self, than: PlacementState) -> PlacementState:
         """See Suspendable."""
-        while (now := self.standing) == than:
+        while (now := self.placement) == than:
             await self._changed.wait()
         return now
 
@@ -227,22 +237,22 @@ class VsphereMachine(Machine):
     async def _told_suspended(self, suspended: bool) -> None:
         # What is soon undone is never told.
         with trio.move_on_after(_UNDONE_SECONDS):
-            while self.standing.suspended != suspended and not self._gone:
+            while self.placement.suspended != suspended and not self._gone:
                 await self._changed.wait()
 
-    # -- cards ----------------------------------------------------------------------------------------------------
+    # -- NICs ----------------------------------------------------------------------------------------------------
 
-    async def plug_card(self, card: Card) -> None:
+    async def plug_nic(self, nic: Nic) -> None:
         """See Pluggable."""
-        spec = with_card(self.spec, card)
-        change = plugging(spec, self.serial, card, self._driver.inventory.backing_of(card))
+        spec = with_card(self.spec, nic)
+        change = plugging(spec, self.serial, nic, self._driver.inventory.backing_of(nic))
 
         async def there() -> bool:
-            return card_of(await self._devices(), card.mac) is not None
+            return card_of(await self._devices(), nic.mac) is not None
 
-        await self._reconfigure("plug a card into", change, there, spec)
+        await self._reconfigure("plug a NIC into", change, there, spec)
 
-    async def unplug_card(self, mac: str) -> None:
+    async def unplug_nic(self, mac: str) -> None:
         """See Pluggable."""
         spec = without_card(self.spec, mac)
         device = card_of(await self._devices(), mac)
@@ -254,7 +264,7 @@ class VsphereMachine(Machine):
         async def gone() -> bool:
             return card_of(await self._devices(), mac) is None
 
-        await self._reconfigure("take a card from", unplugging(spec, self.serial, device), gone, spec)
+        await self._reconfigure("take a NIC from", unplugging(spec, self.serial, device), gone, spec)
 
     async def set_forwards(self, mac: str, forwards: tuple[Forward, ...]) -> None:
         """See Pluggable."""

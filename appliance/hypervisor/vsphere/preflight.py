@@ -47,7 +47,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class PreflightRequest:
     """What an operator says, by the names of the inventory. `networks` are those of the roles that have one of their own.
 
     `container_networks` are portgroups by the name that Docker has for them.
@@ -99,7 +99,7 @@ def privileges_for(values: Mapping[str, str], places: Places) -> tuple[str, ...]
 class Preflight:
     """One look at it. `problems` are in the way, `warnings` are not."""
 
-    def __init__(self, appliances: Appliances, wanted: Wanted) -> None:
+    def __init__(self, appliances: Appliances, wanted: PreflightRequest) -> None:
         self._appliances = appliances
         self._session: Session = appliances.session
         self._wanted = wanted

@@ -10,7 +10,7 @@ from typing import Any
 from pyVmomi import vim
 
 from appliance.errors import HypervisorError, InvalidParameter
-from appliance.hypervisor.driver import NO_BRIDGE, Card, DiskAddress, MachineSpec, Weight
+from appliance.hypervisor.driver import NO_BRIDGE, DiskAddress, MachineSpec, Nic, ResourceShares
 from appliance.hypervisor.facts import decode_spec, encode_spec
 
 # Of machines' UUIDs, so that each is the same whenever it is asked for.
@@ -85,8 +85,8 @@ def name_of(convention: str, tenant: str, spec: MachineSpec) -> str:
     short = spec.id[:_SHORT_ID]
     around = len(convention.format(name="", id=short, tenant=tenant))
     # Of those that are no container's there may be many.
-    nameless = tenant if "{id}" in convention else f"{tenant}-{short}"
-    name = (spec.name or nameless)[: max(1, _LONGEST_NAME - around)]
+    unmatched = tenant if "{id}" in convention else f"{tenant}-{short}"
+    name = (spec.name or unmatched)[: max(1, _LONGEST_NAME - around)]
     return convention.format(name=name, id=short, tenant=tenant)[:_LONGEST_NAME]
 
 
@@ -96,14 +96,14 @@ def config_of(
     tenant: str,
     datastore: str,
     serial: tuple[str, str],
-    backing_of: Callable[[Card], Any],
+    backing_of: Callable[[Nic], Any],
     disks: Sequence[PlacedDisk] = (),
     cd: BootCd | None = None,
     *,
     all_adapters: bool = False,
     own_folder: bool = True,
 ) -> vim.vm.ConfigSpec:
-    """A machine that is not there yet. `serial` are the concentrator's URI and the port's own, `backing_of` a card is what backs it.
+    """A machine that is not there yet. `serial` are the concentrator's URI and the port's own, `backing_of` a NIC is what backs it.
 
     `all_adapters`: it is to have disks later, of whatever number. `own_folder`: in one that is called after it.
     """
@@ -112,7 +112,7 @@ def config_of(
     adapters = {address_of(index).adapter for index in range(len(disks))} if not all_adapters else set(range(_ADAPTERS))
     devices += [_adapter(number) for number in sorted(adapters)]
     devices += [_disk(index, disk, _DISK_KEY + index) for index, disk in enumerate(disks)]
-    devices += [_card(_CARD_KEY + index, card, backing_of(card)) for index, card in enumerate(_cards(spec))]
+    devices += [_nic(_CARD_KEY + index, nic, backing_of(nic)) for index, nic in enumerate(_nics(spec))]
     if cd is not None:
         devices.append(_cd(cd))
     return vim.vm.ConfigSpec(
@@ -130,8 +130,8 @@ def config_of(
     )
 
 
-def _cards(spec: MachineSpec) -> list[Card]:
-    return [card for card in (spec.card, *spec.more_cards) if card is not None]
+def _nics(spec: MachineSpec) -> list[Nic]:
+    return [nic for nic in (spec.nic, *spec.more_nics) if nic is not None]
 
 
 def _facts(spec: MachineSpec, tenant: str, serial: str) -> list[vim.option.OptionValue]:
@@ -226,16 +226,16 @@ def becoming(
     tenant: str,
     serial: str,
     disks: Sequence[PlacedDisk],
-    backing_of: Callable[[Card], Any],
+    backing_of: Callable[[Nic], Any],
 ) -> vim.vm.ConfigSpec:
     """A change that makes a machine of nobody's this one."""
     # Below zero: the server chooses the keys.
     devices = [_disk(index, disk, -1 - index) for index, disk in enumerate(disks)]
-    devices += [_card(-1 - len(disks) - number, card, backing_of(card)) for number, card in enumerate(_cards(spec))]
+    devices += [_nic(-1 - len(disks) - number, nic, backing_of(nic)) for number, nic in enumerate(_nics(spec))]
     return vim.vm.ConfigSpec(name=name, deviceChange=devices, extraConfig=_facts(spec, tenant, serial))
 
 
-def weighing(spec: MachineSpec, weight: Weight) -> vim.vm.ConfigSpec:
+def weighing(spec: MachineSpec, weight: ResourceShares) -> vim.vm.ConfigSpec:
     """A change of what a machine gets. Docker's 1024 shares a CPU stand for vSphere's 1000."""
     level = "custom" if weight.cpu_shares else "normal"
     shares = vim.SharesInfo(level=level, shares=weight.cpu_shares * spec.cpus * 1000 // 1024)
@@ -245,45 +245,45 @@ def weighing(spec: MachineSpec, weight: Weight) -> vim.vm.ConfigSpec:
     )
 
 
-# -- cards that come and go while it runs ------------------------------------------------------------------------------
+# -- NICs that come and go while it runs ------------------------------------------------------------------------------
 
 
-def with_card(spec: MachineSpec, card: Card) -> MachineSpec:
-    """The same with one card more. HypervisorError when there is no room."""
-    cards = [*spec.more_cards]
-    if None in cards:
-        cards[cards.index(None)] = card
-    elif len(cards) < _MORE_CARDS:
-        cards.append(card)
+def with_card(spec: MachineSpec, nic: Nic) -> MachineSpec:
+    """The same with one NIC more. HypervisorError when there is no room."""
+    nics = [*spec.more_nics]
+    if None in nics:
+        nics[nics.index(None)] = nic
+    elif len(nics) < _MORE_CARDS:
+        nics.append(nic)
     else:
-        raise HypervisorError(f"a machine has room for {_MORE_CARDS + 1} network cards")
-    return replace(spec, more_cards=tuple(cards))
+        raise HypervisorError(f"a machine has room for {_MORE_CARDS + 1} network NICs")
+    return replace(spec, more_nics=tuple(nics))
 
 
 def without_card(spec: MachineSpec, mac: str) -> MachineSpec:
-    """The same without the card of this address. HypervisorError when it has none."""
-    if spec.card is not None and spec.card.mac == mac:
-        return replace(spec, card=None)
-    if not any(card is not None and card.mac == mac for card in spec.more_cards):
-        raise HypervisorError(f"the machine has no card {mac}")
-    cards = (None if card is not None and card.mac == mac else card for card in spec.more_cards)
-    return replace(spec, more_cards=tuple(cards))
+    """The same without the NIC of this address. HypervisorError when it has none."""
+    if spec.nic is not None and spec.nic.mac == mac:
+        return replace(spec, nic=None)
+    if not any(nic is not None and nic.mac == mac for nic in spec.more_nics):
+        raise HypervisorError(f"the machine has no NIC {mac}")
+    nics = (None if nic is not None and nic.mac == mac else nic for nic in spec.more_nics)
+    return replace(spec, more_nics=tuple(nics))
 
 
 def card_of(devices: Sequence[Any], mac: str) -> Any:
-    """The device of a machine that is the card of this address; None when there is none."""
-    cards = (one for one in devices if isinstance(one, vim.vm.device.VirtualEthernetCard))
-    return next((one for one in cards if str(one.macAddress).lower() == mac.lower()), None)
+    """The device of a machine that is the NIC of this address; None when there is none."""
+    nics = (one for one in devices if isinstance(one, vim.vm.device.VirtualEthernetCard))
+    return next((one for one in nics if str(one.macAddress).lower() == mac.lower()), None)
 
 
-def plugging(spec: MachineSpec, serial: str, card: Card, backing: Any) -> vim.vm.ConfigSpec:
-    """A change that adds a card; `spec` is what the machine is after it."""
+def plugging(spec: MachineSpec, serial: str, nic: Nic, backing: Any) -> vim.vm.ConfigSpec:
+    """A change that adds a NIC; `spec` is what the machine is after it."""
     # Below zero: the server chooses the key.
-    return _rewritten(spec, serial, _card(-1, card, backing))
+    return _rewritten(spec, serial, _nic(-1, nic, backing))
 
 
 def unplugging(spec: MachineSpec, serial: str, device: Any) -> vim.vm.ConfigSpec:
-    """A change that takes a card away."""
+    """A change that takes a NIC away."""
     return _rewritten(spec, serial, _removed(device))
 
 
@@ -302,15 +302,15 @@ def _serial_port(concentrator: str, own: str) -> vim.vm.device.VirtualDeviceSpec
     )
 
 
-def _card(key: int, card: Card, backing: Any) -> vim.vm.device.VirtualDeviceSpec:
+def _nic(key: int, nic: Nic, backing: Any) -> vim.vm.device.VirtualDeviceSpec:
     # One that is on no network is there all the same, with its cable out.
-    there = card.bridge != NO_BRIDGE
+    there = nic.bridge != NO_BRIDGE
     connectable = vim.vm.device.VirtualDevice.ConnectInfo(
         startConnected=there, allowGuestControl=False, connected=there
     )
     return _added(
         vim.vm.device.VirtualVmxnet3(
-            key=key, backing=backing, connectable=connectable, addressType="manual", macAddress=card.mac
+            key=key, backing=backing, connectable=connectable, addressType="manual", macAddress=nic.mac
         )
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from appliance.engine.run import Begun, Ended, Run
+from appliance.engine.model.run import Begun, Ended, Run
 from appliance.guest import Fanout, GuestSession, StdinPipe
 from appliance.hypervisor import Machine, MachineSpec
 from appliance.hypervisor.fake import FakeDriver, FakeHost

@@ -16,9 +16,9 @@ import trio
 
 from appliance.config import default_guest
 from appliance.errors import HypervisorError
-from appliance.hypervisor import Card, Disk, DiskAddress, Driver, MachineSpec, Power
+from appliance.hypervisor import Disk, DiskAddress, Driver, MachineSpec, Nic, Power
 from appliance.hypervisor.qemu import QemuDriver
-from appliance.hypervisor.qemu.command import BOOT, MOST_MORE_CARDS, Descriptors, Placed, command
+from appliance.hypervisor.qemu.command import BOOT, MOST_MORE_NICS, Descriptors, Placed, command
 from appliance.hypervisor.qemu.machine import QemuMachine
 from appliance.hypervisor.qemu.process import is_running
 from appliance.hypervisor.qemu.template import Template
@@ -110,7 +110,7 @@ class TestQemu(DriverContract):
 
     async def test_a_refused_launch_shows_the_command_and_qemus_words(self, short_path: Path) -> None:
         async with opened(short_path) as driver:
-            spec = MachineSpec("bad", 256, 1, card=Card("no:mac", "172.17.0.0/16", "172.17.0.1", "172.17.255.254"))
+            spec = MachineSpec("bad", 256, 1, nic=Nic("no:mac", "172.17.0.0/16", "172.17.0.1", "172.17.255.254"))
             machine = await driver.create(spec)
             await machine.start()
             with trio.fail_after(10):
@@ -294,7 +294,7 @@ _NETWORK = ("10.77.0.0/24", "10.77.0.1", "10.77.0.254")
 
 @asynccontextmanager
 async def _guest(machine: QemuMachine) -> AsyncIterator[Callable[[str], Awaitable[None]]]:
-    """Look into the guest: a function that returns when it has a card of this address, and fails when it has none."""
+    """Look into the guest: a function that returns when it has a NIC of this address, and fails when it has none."""
     async with LoopThread.open() as loop, trio.open_nursery() as nursery:
         channel = Channel(loop, await machine.dial_tether())
         nursery.start_soon(channel.run)
@@ -311,30 +311,30 @@ async def _guest(machine: QemuMachine) -> AsyncIterator[Callable[[str], Awaitabl
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 class TestCards:
-    """Cards beyond the first: plugged in at the start and while the machine runs."""
+    """NICs beyond the first: plugged in at the start and while the machine runs."""
 
     async def test_they_come_and_go_while_the_machine_runs(self, short_path: Path) -> None:
         async with opened(short_path) as driver:
             machine = driver.make(MachineSpec("m1", 256, 1))
             await machine.start()
             async with _guest(machine) as has_card:
-                for number in range(MOST_MORE_CARDS):
-                    await machine.plug_card(Card(f"02:42:00:00:00:{number:02x}", *_NETWORK))
-                for number in range(MOST_MORE_CARDS):
+                for number in range(MOST_MORE_NICS):
+                    await machine.plug_nic(Nic(f"02:42:00:00:00:{number:02x}", *_NETWORK))
+                for number in range(MOST_MORE_NICS):
                     await has_card(f"02:42:00:00:00:{number:02x}")
                 with pytest.raises(HypervisorError, match="all it can have"):
-                    await machine.plug_card(Card("02:42:00:00:00:99", *_NETWORK))
-                with pytest.raises(HypervisorError, match="has no card"):
-                    await machine.unplug_card("02:42:00:00:00:99")
-                await machine.unplug_card("02:42:00:00:00:03")
-                with pytest.raises(RpcError, match="no network card"):
+                    await machine.plug_nic(Nic("02:42:00:00:00:99", *_NETWORK))
+                with pytest.raises(HypervisorError, match="has no NIC"):
+                    await machine.unplug_nic("02:42:00:00:00:99")
+                await machine.unplug_nic("02:42:00:00:00:03")
+                with pytest.raises(RpcError, match="no network NIC"):
                     await has_card("02:42:00:00:00:03")
                 with pytest.raises(HypervisorError):
-                    await machine.plug_card(Card("nonsense", *_NETWORK))
+                    await machine.plug_nic(Nic("nonsense", *_NETWORK))
                 # Its place is free again.
-                await machine.plug_card(Card("02:42:00:00:00:33", *_NETWORK))
+                await machine.plug_nic(Nic("02:42:00:00:00:33", *_NETWORK))
                 await has_card("02:42:00:00:00:33")
-                assert [card.mac[-2:] for card in machine.spec.more_cards if card] == [
+                assert [nic.mac[-2:] for nic in machine.spec.more_nics if nic] == [
                     "00",
                     "01",
                     "02",
@@ -349,13 +349,13 @@ class TestCards:
     async def test_they_are_known_to_the_next_appliance_and_to_a_saved_state(self, short_path: Path) -> None:
         (short_path / "saved").mkdir()
         async with opened(short_path) as driver:
-            machine = driver.make(MachineSpec("m1", 256, 1, card=Card("02:42:00:00:00:01", *_NETWORK)))
+            machine = driver.make(MachineSpec("m1", 256, 1, nic=Nic("02:42:00:00:00:01", *_NETWORK)))
             await machine.start()
             async with _guest(machine) as has_card:
                 for number in (2, 3):
-                    await machine.plug_card(Card(f"02:42:00:00:00:{number:02x}", *_NETWORK))
+                    await machine.plug_nic(Nic(f"02:42:00:00:00:{number:02x}", *_NETWORK))
                     await has_card(f"02:42:00:00:00:{number:02x}")
-                await machine.unplug_card("02:42:00:00:00:02")
+                await machine.unplug_nic("02:42:00:00:00:02")
         async with opened(short_path) as driver:
             (found,) = await driver.adopt()
             assert isinstance(found, QemuMachine)
@@ -365,22 +365,22 @@ class TestCards:
             async with _guest(found) as has_card:
                 for number in (1, 3):
                     await has_card(f"02:42:00:00:00:{number:02x}")
-                await found.unplug_card("02:42:00:00:00:03")
-                with pytest.raises(RpcError, match="no network card"):
+                await found.unplug_nic("02:42:00:00:00:03")
+                with pytest.raises(RpcError, match="no network NIC"):
                     await has_card("02:42:00:00:00:03")
             await found.destroy()
 
     async def test_a_restored_machine_has_all_of_its_spec(self, short_path: Path) -> None:
         async with opened(short_path, hear) as driver:
-            cards = [Card(f"02:42:00:00:00:{number:02x}", *_NETWORK) for number in range(3)]
-            spec = MachineSpec("m1", 256, 1, card=cards[0], more_cards=tuple(cards[1:]))
+            nics = [Nic(f"02:42:00:00:00:{number:02x}", *_NETWORK) for number in range(3)]
+            spec = MachineSpec("m1", 256, 1, nic=nics[0], more_nics=tuple(nics[1:]))
             await _template(driver, spec)
             machine = driver.make(spec)
             await machine.start()
             assert machine.slotted
             async with _guest(machine) as has_card:
-                for card in cards[1:]:
-                    await has_card(card.mac)
+                for nic in nics[1:]:
+                    await has_card(nic.mac)
             await machine.destroy()
 
 

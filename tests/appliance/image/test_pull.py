@@ -15,7 +15,7 @@ import pytest
 import trio
 import zstandard
 
-from appliance.engine.events import EventBus
+from appliance.engine.model.events import EventBus
 from appliance.engine.transfers import Transfers
 from appliance.errors import NotFound, ProtocolError, Unavailable, VchError
 from appliance.image.platform import Platform

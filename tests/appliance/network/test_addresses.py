@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from appliance.errors import Forbidden, InvalidParameter, Unavailable
 from appliance.network.addresses import Subnet, default_pools, mac_of, pick_local_subnet6, pick_subnet
-from appliance.network.record import Pool
+from appliance.network.network_record import Pool
 
 
 def test_addresses_go_round_before_one_comes_again() -> None:

@@ -31,8 +31,8 @@ def _ruleset(*batches: bytes) -> list[str]:
     return [line for line in lines if line.startswith(("iifname", "oifname"))]
 
 
-def _answers(card: str) -> list[str]:
-    return [f"{card} ct state established,related accept", f"{card} icmpv6 type 133-137 accept"]
+def _answers(nic: str) -> list[str]:
+    return [f"{nic} ct state established,related accept", f"{nic} icmpv6 type 133-137 accept"]
 
 
 def test_levels() -> None:

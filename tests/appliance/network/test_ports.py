@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import trio
 
-from appliance.container.record import Binding
+from appliance.container.container_record import Binding
 from appliance.errors import InvalidParameter, VchError
 from appliance.network.firewall import Publication, rules
 from appliance.network.host import UserModeHost
-from appliance.network.ports import Ports, Wanted, each_port, parse_bindings
-from appliance.network.record import NetworkRecord, Pool
+from appliance.network.network_record import NetworkRecord, Pool
+from appliance.network.ports import PortRequest, Ports, each_port, parse_bindings
 
 
 class _Host(UserModeHost):
@@ -35,22 +35,24 @@ def host() -> _Host:
 async def test_a_port_is_had_once(host: _Host) -> None:
     async with trio.open_nursery() as nursery:
         ports = Ports(host, nursery)
-        (binding,) = ports.take("one", "one (ep)", [Wanted("tcp", 80, "127.0.0.1", 0, 0)])
-        ports.lead("one", [binding], "10.0.0.2", "")
+        (binding,) = ports.take("one", "one (ep)", [PortRequest("tcp", 80, "127.0.0.1", 0, 0)])
+        ports.forward("one", [binding], "10.0.0.2", "")
         assert host.now == {Publication("tcp", "127.0.0.1", binding.host_port, "10.0.0.2", 80)}
         with pytest.raises(
             VchError, match=f"endpoint two .*Bind for 127.0.0.1:{binding.host_port} failed: port is already allocated"
         ):
-            ports.take("two", "two (ep)", [Wanted("tcp", 81, "127.0.0.1", binding.host_port, binding.host_port)])
+            ports.take("two", "two (ep)", [PortRequest("tcp", 81, "127.0.0.1", binding.host_port, binding.host_port)])
         # A range has others; udp is another thing.
-        (other,) = ports.take("two", "two", [Wanted("tcp", 81, "127.0.0.1", binding.host_port, binding.host_port + 20)])
+        (other,) = ports.take(
+            "two", "two", [PortRequest("tcp", 81, "127.0.0.1", binding.host_port, binding.host_port + 20)]
+        )
         assert other.host_port != binding.host_port
-        ports.take("two", "two", [Wanted("udp", 81, "127.0.0.1", binding.host_port, binding.host_port)])
+        ports.take("two", "two", [PortRequest("udp", 81, "127.0.0.1", binding.host_port, binding.host_port)])
         ports.release("one")
         assert host.now == set()
-        assert ports.take("three", "three", [Wanted("tcp", 80, "127.0.0.1", binding.host_port, binding.host_port)]) == [
-            binding
-        ]
+        assert ports.take(
+            "three", "three", [PortRequest("tcp", 80, "127.0.0.1", binding.host_port, binding.host_port)]
+        ) == [binding]
         ports.release("two")
         ports.release("three")
         nursery.cancel_scope.cancel()
@@ -59,18 +61,18 @@ async def test_a_port_is_had_once(host: _Host) -> None:
 async def test_all_or_none(host: _Host) -> None:
     async with trio.open_nursery() as nursery:
         ports = Ports(host, nursery)
-        (taken,) = ports.take("one", "one", [Wanted("tcp", 80, "127.0.0.1", 0, 0)])
+        (taken,) = ports.take("one", "one", [PortRequest("tcp", 80, "127.0.0.1", 0, 0)])
         free = next(number for number in range(40000, 50000) if number != taken.host_port)
         with pytest.raises(VchError):
             ports.take(
                 "two",
                 "two",
                 [
-                    Wanted("tcp", 1, "127.0.0.1", free, free),
-                    Wanted("tcp", 2, "127.0.0.1", taken.host_port, taken.host_port),
+                    PortRequest("tcp", 1, "127.0.0.1", free, free),
+                    PortRequest("tcp", 2, "127.0.0.1", taken.host_port, taken.host_port),
                 ],
             )
-        assert ports.take("two", "two", [Wanted("tcp", 1, "127.0.0.1", free, free)]) == [
+        assert ports.take("two", "two", [PortRequest("tcp", 1, "127.0.0.1", free, free)]) == [
             Binding("tcp", 1, "127.0.0.1", free)
         ]
         ports.release("one")
@@ -81,12 +83,12 @@ async def test_all_or_none(host: _Host) -> None:
 @pytest.mark.parametrize(
     ("bindings", "wanted"),
     [
-        ({"80/tcp": None}, [Wanted("tcp", 80, "", 0, 0)]),
-        ({"80": [{"HostPort": ""}]}, [Wanted("tcp", 80, "", 0, 0)]),
-        ({"53/udp": [{"HostIp": "::1", "HostPort": "5300-5310"}]}, [Wanted("udp", 53, "::1", 5300, 5310)]),
+        ({"80/tcp": None}, [PortRequest("tcp", 80, "", 0, 0)]),
+        ({"80": [{"HostPort": ""}]}, [PortRequest("tcp", 80, "", 0, 0)]),
+        ({"53/udp": [{"HostIp": "::1", "HostPort": "5300-5310"}]}, [PortRequest("udp", 53, "::1", 5300, 5310)]),
     ],
 )
-def test_what_is_wanted(bindings: dict[str, Any], wanted: list[Wanted]) -> None:
+def test_what_is_wanted(bindings: dict[str, Any], wanted: list[PortRequest]) -> None:
     assert parse_bindings(bindings) == wanted
 
 

@@ -8,8 +8,8 @@ import pytest
 from appliance.config import parse_arguments
 from appliance.errors import InvalidParameter
 from appliance.provision.environment import Environment, encode, parse
-from appliance.provision.files import Card, files_of, serves
-from appliance.provision.main import cards_of, fingerprint, provision, with_kept_secrets
+from appliance.provision.files import Nic, files_of, serves
+from appliance.provision.main import fingerprint, nics_of, provision, with_kept_secrets
 from appliance.provision.properties import BY_KEY, Malformed, pem, settings_of
 from tests.live.certificates import Authority
 
@@ -19,7 +19,7 @@ _LEAST = {
     "vsphere-password": "very s3cret",
     "bridge-network": "Containers",
 }
-_CARDS = [Card("ens192", "00:50:56:00:00:01"), Card("ens224", "00:50:56:00:00:02")]
+_CARDS = [Nic("ens192", "00:50:56:00:00:01"), Nic("ens224", "00:50:56:00:00:02")]
 
 
 @pytest.fixture(scope="module")
@@ -143,10 +143,10 @@ def test_cards_are_in_the_order_that_vcenter_tells() -> None:
     )
     assert environment.values == {"tenant": "t"}
     settings = settings_of(_LEAST)
-    assert [card.name for card in cards_of(settings, environment.cards, _CARDS)] == ["ens224", "ens192"]
-    assert [card.name for card in cards_of(settings, (), _CARDS)] == ["ens192", "ens224"]
-    with pytest.raises(Malformed, match="2 are named, and there are 1 cards"):
-        cards_of(settings, (), _CARDS[:1])
+    assert [nic.name for nic in nics_of(settings, environment.nics, _CARDS)] == ["ens224", "ens192"]
+    assert [nic.name for nic in nics_of(settings, (), _CARDS)] == ["ens192", "ens224"]
+    with pytest.raises(Malformed, match="2 are named, and there are 1 NICs"):
+        nics_of(settings, (), _CARDS[:1])
 
 
 def test_files_say_what_the_settings_do(authority: Authority, tmp_path: Path) -> None:
@@ -168,8 +168,8 @@ def test_files_say_what_the_settings_do(authority: Authority, tmp_path: Path) ->
         "http-proxy": "http://proxy.example:3128",
         "thumbprint": "ab" * 20,
     }
-    cards = [Card("ens1", "00:50:56:00:00:01"), Card("ens2", "00:50:56:00:00:02"), Card("ens3", "00:50:56:00:00:03")]
-    files = files_of(settings_of(values), cards, certificate, key, "AA:BB")
+    nics = [Nic("ens1", "00:50:56:00:00:01"), Nic("ens2", "00:50:56:00:00:02"), Nic("ens3", "00:50:56:00:00:03")]
+    files = files_of(settings_of(values), nics, certificate, key, "AA:BB")
     public = files["/run/systemd/network/10-public.network"].content
     assert "MACAddress=00:50:56:00:00:02" in public
     assert "Gateway=192.0.2.1\nDNS=192.0.2.53\nNTP=ntp.example" in public

@@ -13,7 +13,7 @@ from appliance.hypervisor.vsphere.session import Session
 from appliance.provision.access import HOST_KEY, REQUEST
 from appliance.provision.access import parse as parse_access
 from appliance.provision.environment import Environment, parse
-from appliance.provision.files import Card
+from appliance.provision.files import Nic
 from appliance.provision.main import provision
 
 # Of the namespace that it is in: where the public network is, and the portgroup.
@@ -39,8 +39,8 @@ async def run_appliance(session: Session, reference: Any, config: Any, folder: P
     if any(one.key == KEY and BROKEN in one.value for one in config.extraConfig):
         await trio.sleep_forever()
     # It is the same data disk at each boot.
-    cards = [Card(PUBLIC, "52:54:00:00:00:01"), Card(BRIDGE, "52:54:00:00:00:02")]
-    settings = provision(_environment(config), folder, cards)
+    nics = [Nic(PUBLIC, "52:54:00:00:00:01"), Nic(BRIDGE, "52:54:00:00:00:02")]
+    settings = provision(_environment(config), folder, nics)
     file = folder / "run/appliance/vchd.json"
     text = file.read_text()
     for path in ("/run/", "/data/"):

@@ -7,7 +7,7 @@ concentrator that the configuration names. One that ends by itself is powered of
 
 runs one until its standard input ends; a line `move MACHINE` (its UUID or name) there moves a machine, `move MACHINE abort` does not
 in the end; `off MACHINE`, `delete`, `suspend`, `resume`, `rename MACHINE NAME` and `migrate` are what somebody does in the vSphere
-client. Each is answered by a line. BRIDGE is where the machines' cards are put, BRIDGE-d, if it is there, where those on distributed
+client. Each is answered by a line. BRIDGE is where the machines' NICs are put, BRIDGE-d, if it is there, where those on distributed
 portgroups are; an appliance is a vchd in the network namespace NAMESPACE. Firmware and a CD take long without KVM: with `direct` the
 kernel that is on it is loaded by QEMU itself.
 """
@@ -253,7 +253,7 @@ class _Body:
             f"unix:{monitor},server=on,wait=off",
             *self._adapters(),
             *self._disk_arguments(),
-            *self._cards(),
+            *self._nics(),
         ]
 
     def _disk_arguments(self) -> list[str]:
@@ -277,7 +277,7 @@ class _Body:
                 arguments += ["-drive", f"if=pflash,format=raw,{access},file={name}"]
         return arguments
 
-    def _cards(self) -> list[str]:
+    def _nics(self) -> list[str]:
         if not self._bridge:
             return []
         for bridge in (self._bridge, f"{self._bridge}{DISTRIBUTED}"):
@@ -291,16 +291,16 @@ class _Body:
         return arguments
 
     def _connected(self, devices: list[Any]) -> dict[str, str]:
-        """The cards that are connected, by MAC, and the bridge that each is on."""
+        """The NICs that are connected, by MAC, and the bridge that each is on."""
         found = {}
         beside = any(name == f"{self._bridge}{DISTRIBUTED}" for _, name in socket.if_nameindex())
-        for card in devices:
-            if isinstance(card, vim.vm.device.VirtualVmxnet3) and (
-                not card.connectable or card.connectable.startConnected
+        for nic in devices:
+            if isinstance(nic, vim.vm.device.VirtualVmxnet3) and (
+                not nic.connectable or nic.connectable.startConnected
             ):
                 ports = vim.vm.device.VirtualEthernetCard.DistributedVirtualPortBackingInfo
-                found[str(card.macAddress)] = self._bridge + (
-                    DISTRIBUTED if beside and isinstance(card.backing, ports) else ""
+                found[str(nic.macAddress)] = self._bridge + (
+                    DISTRIBUTED if beside and isinstance(nic.backing, ports) else ""
                 )
         return found
 
@@ -321,7 +321,7 @@ class _Body:
 
     async def _follow(self, path: str) -> None:
         """Plug and unplug what the configuration says. ESXi does it before it says that it is done, the simulator does not."""
-        cards = self._connected(self._config.hardware.device) if self._bridge else {}
+        nics = self._connected(self._config.hardware.device) if self._bridge else {}
         disks = self._disks(self._config.hardware.device)
         await self._until_there(path)
         stopped = False
@@ -338,14 +338,14 @@ class _Body:
                     devices = await self._devices() or []
                     await self._plug_disks(monitor, disks, self._disks(devices))
                     if self._bridge:
-                        await self._plug_cards(monitor, cards, self._connected(devices))
+                        await self._plug_cards(monitor, nics, self._connected(devices))
                     if self._wanted.is_set():
                         await self._save(monitor)
                 except HypervisorError as error:
                     print(self.uuid, error, file=sys.stderr, flush=True)
 
     async def _plug_cards(self, monitor: Monitor, has: dict[str, str], wanted: dict[str, str]) -> None:
-        """`has` is what is plugged. HypervisorError while a machine before this one still has its card: it is tried again."""
+        """`has` is what is plugged. HypervisorError while a machine before this one still has its NIC: it is tried again."""
         for mac in wanted.keys() - has.keys():
             await monitor.execute("netdev_add", self._tap(mac, wanted[mac]))
             await monitor.execute("device_add", self._nic(mac))
@@ -556,7 +556,7 @@ def _lengthen(disk: Path) -> None:
 async def standing_in(
     server: Server, folder: Path, bridge: str = "", boot: str = "direct", appliances: str = ""
 ) -> AsyncIterator[StandInHost]:
-    """A stand-in host for all machines of a simulator; their cards are put in a bridge, if there is one.
+    """A stand-in host for all machines of a simulator; their NICs are put in a bridge, if there is one.
 
     `appliances` is the network namespace that an appliance is in.
     """

@@ -114,7 +114,7 @@ def test_a_portgroup_is_a_network(vsphere: Vsphere) -> None:
         daemon.start()
         assert daemon.must("exec", "web", "wget", "-qO-", page) == address
         daemon.must("rm", "-f", "web")
-    # One that runs is put on it beside, by a card that is plugged.
+    # One that runs is put on it beside, by a NIC that is plugged.
     daemon.must("run", "-d", "--name", "web", "busybox", "sh", "-c", serve)
     daemon.must("network", "connect", "lan", "web")
     address = daemon.must("inspect", "web", "-f", "{{.NetworkSettings.Networks.lan.IPAddress}}").strip()

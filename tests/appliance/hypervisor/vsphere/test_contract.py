@@ -9,8 +9,8 @@ import pytest
 import trio
 from pyVmomi import vim
 
-from appliance.engine.boot import launch_requests
-from appliance.engine.surroundings import Surroundings
+from appliance.engine.machines.boot import launch_requests
+from appliance.engine.machines.guest_config import Surroundings
 from appliance.guest import GuestSession
 from appliance.hypervisor import SCRATCH, Disk, DiskKind, Driver, MachineSpec
 from appliance.hypervisor.vsphere.concentrator import Concentrator

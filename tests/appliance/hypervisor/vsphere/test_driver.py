@@ -12,7 +12,17 @@ import trio
 from pyVmomi import vim
 
 from appliance.errors import HypervisorError, InvalidParameter, leaves
-from appliance.hypervisor import Card, Disk, DiskKind, Machine, MachineSpec, Power, Suspendable, Weighable, Weight
+from appliance.hypervisor import (
+    Disk,
+    DiskKind,
+    Machine,
+    MachineSpec,
+    Nic,
+    Power,
+    ResourceShares,
+    SetShares,
+    Suspendable,
+)
 from appliance.hypervisor.vsphere.concentrator import Concentrator
 from appliance.hypervisor.vsphere.driver import VsphereDriver
 from appliance.hypervisor.vsphere.faults import AnswerLost, Gone, LoginRefused, NotAllowed, StorageFull
@@ -47,7 +57,7 @@ async def _driver(
 
 
 def _spec(name: str) -> MachineSpec:
-    return MachineSpec(name * 32, 64, 1, card=Card("02:42:ac:11:00:02", bridge="VM Network"))
+    return MachineSpec(name * 32, 64, 1, nic=Nic("02:42:ac:11:00:02", bridge="VM Network"))
 
 
 async def _machines(at: Simulator | FaultProxy) -> list[Any]:
@@ -94,8 +104,8 @@ async def test_what_is_made(simulator: Simulator) -> None:
         serial = devices[vim.vm.device.VirtualSerialPort].backing
         assert (serial.proxyURI, serial.direction) == (_URI, "client")
         assert len(serial.serviceURI) > 30
-        card = devices[vim.vm.device.VirtualVmxnet3]
-        assert (card.macAddress, card.addressType.lower()) == ("02:42:ac:11:00:02", "manual")
+        nic = devices[vim.vm.device.VirtualVmxnet3]
+        assert (nic.macAddress, nic.addressType.lower()) == ("02:42:ac:11:00:02", "manual")
         await machine.destroy()
 
 
@@ -197,19 +207,22 @@ async def test_weights(proxy: FaultProxy) -> None:
     async with _driver(proxy) as driver:
         machine = await driver.create(_spec("ab"))
         await machine.start()
-        assert isinstance(machine, Weighable)
+        assert isinstance(machine, SetShares)
         paths = [
             "config.cpuAllocation.shares.level",
             "config.cpuAllocation.shares.shares",
             "config.memoryAllocation.reservation",
         ]
         # More memory than it has cannot be kept for it.
-        for weight, facts in ((Weight(512, 32), ("custom", 500, 32)), (Weight(2048, 1000), ("custom", 2000, 64))):
-            await machine.weigh(weight)
+        for weight, facts in (
+            (ResourceShares(512, 32), ("custom", 500, 32)),
+            (ResourceShares(2048, 1000), ("custom", 2000, 64)),
+        ):
+            await machine.set_shares(weight)
             found = await driver.session.properties("weight", [machine.reference], paths)
             assert tuple(found[machine.reference._moId].get(path) for path in paths) == facts
         proxy.rules.append(("ReconfigVM_Task", LOSE_ANSWER))
-        await machine.weigh(Weight())
+        await machine.set_shares(ResourceShares())
         found = await driver.session.properties("weight", [machine.reference], paths)
         assert found[machine.reference._moId]["config.cpuAllocation.shares.level"] == "normal"
         assert found[machine.reference._moId]["config.memoryAllocation.reservation"] == 0
@@ -309,18 +322,18 @@ async def test_a_machine_sleeps_and_wakes_up(proxy: FaultProxy, method: str, tro
         with trio.fail_after(60):
             for _ in range(2):
                 await machine.suspend()
-                assert machine.standing.suspended
+                assert machine.placement.suspended
                 # It is not off.
                 assert await machine.power() is Power.ON
                 await machine.resume()
                 await machine.resume()
-                assert not machine.standing.suspended
+                assert not machine.placement.suspended
             await machine.suspend()
             # An earlier driver's, which has left it asleep.
             async with _driver(proxy) as another:
                 (found,) = await another.adopt()
                 assert isinstance(found, Suspendable)
-                assert found.standing.suspended
+                assert found.placement.suspended
             await machine.kill()
             assert await machine.power() is Power.OFF
             await machine.destroy()

@@ -1,0 +1,39 @@
+"""Builds and plug-ins, which are not offered: whoever asks what there is hears nothing, whoever wants one is refused by name."""
+
+from appliance.api.router import Route
+from appliance.errors import NotFound, Unsupported
+from appliance.http import Reply, Request
+
+
+class UnsupportedRoutes:
+    def routes(self) -> dict[tuple[str, str], Route]:
+        return {
+            ("POST", "/build"): self.refuse_build,
+            ("POST", "/session"): self.refuse_build,
+            ("POST", "/grpc"): self.refuse_build,
+            ("POST", "/build/prune"): self.prune_builds,
+            ("GET", "/plugins"): self.list_plugins,
+            ("GET", "/plugins/privileges"): self.refuse_plugin,
+            ("POST", "/plugins/pull"): self.refuse_plugin,
+            ("POST", "/plugins/create"): self.refuse_plugin,
+            ("GET", "/plugins/{name:.*}/json"): self.find_no_plugin,
+            ("POST", "/plugins/{name:.*}/enable"): self.find_no_plugin,
+            ("POST", "/plugins/{name:.*}/disable"): self.find_no_plugin,
+            ("DELETE", "/plugins/{name:.*}"): self.find_no_plugin,
+        }
+
+    async def refuse_build(self, request: Request, reply: Reply) -> None:
+        raise Unsupported("docker build is not supported: build elsewhere, and push or load the image")
+
+    async def prune_builds(self, request: Request, reply: Reply) -> None:
+        # `docker system prune` asks for it, too.
+        await reply.json(200, {"CachesDeleted": None, "SpaceReclaimed": 0})
+
+    async def list_plugins(self, request: Request, reply: Reply) -> None:
+        await reply.json(200, [])
+
+    async def refuse_plugin(self, request: Request, reply: Reply) -> None:
+        raise Unsupported("plugins are not supported")
+
+    async def find_no_plugin(self, request: Request, reply: Reply) -> None:
+        raise NotFound(f'plugin "{request.path["name"]}" not found')

@@ -1,0 +1,87 @@
+"""What is kept of a container on disk."""
+
+import re
+from typing import Any
+
+import msgspec
+
+from appliance.container.lifecycle import Created, Exited, Running, State
+from appliance.container.mounts import MountRecord
+
+NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+
+
+class Binding(msgspec.Struct, frozen=True):
+    """A published port. `host_ip` is 0.0.0.0 or :: for all of the host's addresses."""
+
+    protocol: str
+    port: int
+    host_ip: str
+    host_port: int
+
+    @property
+    def exposed(self) -> str:
+        return f"{self.port}/{self.protocol}"
+
+
+class Attachment(msgspec.Struct):
+    """A container's place on the network of this name: what is `wanted` (Docker's EndpointSettings), and what a run has of it.
+
+    `network_id` tells networks of one name apart; it is empty while none of that name was there yet.
+    """
+
+    network: str
+    wanted: dict[str, Any] = {}
+    network_id: str = ""
+    endpoint: str = ""
+    interface: str = ""
+    mac: str = ""
+    address: str = ""
+    address6: str = ""
+
+    def clear(self) -> None:
+        """The run is over."""
+        self.endpoint = self.interface = self.mac = self.address = self.address6 = ""
+
+
+class ContainerRecord(msgspec.Struct):
+    """The durable part. Times are unix ns; `state` is one of created, running, exited.
+
+    The present run's first log entry has the number `run_first_entry`, its output begins at the guest's byte `run_offset`.
+    """
+
+    id: str
+    name: str
+    created: int
+    image_id: str
+    image: str
+    config: dict[str, Any]
+    host: dict[str, Any]
+    state: str = "created"
+    started: int = 0
+    finished: int = 0
+    exit_code: int = 0
+    oom_killed: bool = False
+    error: str = ""
+    attachments: list[Attachment] = []
+    bindings: list[Binding] = []
+    mounts: list[MountRecord] = []
+    run_first_entry: int = 0
+    run_offset: int = 0
+    restarts: int = 0
+    stopped_by_user: bool = False
+
+    @property
+    def log_driver(self) -> str:
+        return (self.host.get("LogConfig") or {}).get("Type") or "json-file"
+
+
+def state_of(record: ContainerRecord) -> State:
+    """The state that a record speaks of, with no machine to ask: what ran is over."""
+    match record.state:
+        case "exited":
+            return Exited(record.started, record.finished, record.exit_code, record.oom_killed, record.error)
+        case "running":
+            return Running(record.started, 0)
+        case _:
+            return Created(record.error, record.exit_code)

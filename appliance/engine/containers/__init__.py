@@ -1,0 +1,1 @@
+"""The use cases of containers: create, start, stop, attach, exec, copy, commit."""

@@ -1,0 +1,87 @@
+"""The files of containers, running or not: what `docker cp`, `diff`, `export` and `commit` read and write."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
+
+from appliance.engine.containers.file_sessions import FileSessions
+from appliance.engine.model.container import Container
+from appliance.engine.model.repository import ContainerRepository
+from appliance.errors import Conflict, Forbidden, InvalidParameter, NotFound
+from appliance.guest import Change, PathStat
+
+
+class Files:
+    """`find` gives a container by its name or id. Errors carry Docker's texts."""
+
+    def __init__(
+        self, find: Callable[[str], Container], file_sessions: FileSessions, repository: ContainerRepository
+    ) -> None:
+        self._find = find
+        self._file_sessions = file_sessions
+        self._repository = repository
+
+    async def stat(self, ref: str, path: str) -> PathStat:
+        container = self._find(ref)
+        async with self._file_sessions.files(container) as files:
+            with _named(path, ref):
+                return await files.stat(path)
+
+    @asynccontextmanager
+    async def read(self, ref: str, path: str) -> AsyncIterator[tuple[PathStat, AsyncGenerator[bytes, None]]]:
+        """What is at the path, and a tar of it."""
+        container = self._find(ref)
+        async with self._file_sessions.files(container) as files:
+            with _named(path, ref):
+                found = await files.stat(path)
+            async with aclosing(files.read(path)) as archive:
+                yield found, archive
+        self._repository.emit(container, "archive-path")
+
+    async def write(
+        self,
+        ref: str,
+        path: str,
+        source: AsyncGenerator[bytes, None],
+        *,
+        no_overwrite_dir_non_dir: bool,
+        copy_owner: bool,
+    ) -> None:
+        """Unpack a tar into the directory at the path; with `copy_owner` all of it becomes the container's user's."""
+        container = self._find(ref)
+        if container.record.host.get("ReadonlyRootfs"):
+            raise Forbidden("container rootfs is marked read-only")
+        owner = (container.record.config.get("User") or "") if copy_owner else ""
+        async with self._file_sessions.files(container) as files:
+            with _named(path, ref):
+                try:
+                    await files.write(path, source, no_overwrite_dir_non_dir=no_overwrite_dir_non_dir, owner=owner)
+                except Conflict as error:
+                    raise InvalidParameter(str(error)) from error
+        self._repository.emit(container, "extract-to-dir")
+
+    async def changes(self, ref: str) -> list[Change]:
+        async with self._file_sessions.files(self._find(ref)) as files:
+            return await files.changes()
+
+    @asynccontextmanager
+    async def export(self, ref: str) -> AsyncIterator[AsyncGenerator[bytes, None]]:
+        """A tar of all that the container's disks make up."""
+        container = self._find(ref)
+        async with self._file_sessions.files(container) as files, aclosing(files.root.read()) as archive:
+            yield archive
+        self._repository.emit(container, "export")
+
+    @asynccontextmanager
+    async def layer(self, container: Container) -> AsyncIterator[AsyncGenerator[bytes, None]]:
+        """What differs from the image, as a layer's tar."""
+        async with self._file_sessions.files(container) as files, aclosing(files.read_layer()) as archive:
+            yield archive
+
+
+@contextmanager
+def _named(path: str, ref: str) -> Iterator[None]:
+    """The guest knows no container: say whose file is missing."""
+    try:
+        yield
+    except NotFound as error:
+        raise NotFound(f"Could not find the file {path} in container {ref}") from error

@@ -1,0 +1,141 @@
+"""Checkpoints: a running container's machine, kept whole, to be started again from that moment.
+
+A checkpoint is a folder named by its id, below the container's own or one that the client names: `machine/` is the driver's,
+`container.json` ours. It is made under another name and renamed when complete.
+"""
+
+import json
+import logging
+import shutil
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from appliance.container.container_record import NAME
+from appliance.container.lifecycle import Running
+from appliance.engine.containers.supervisor import Kept
+from appliance.engine.model.container import Container
+from appliance.engine.model.repository import ContainerRepository
+from appliance.engine.model.run import Run
+from appliance.errors import InvalidParameter, Unsupported, VchError
+from appliance.hypervisor import Checkpointable
+from protos.tether.v1 import sandbox_pb2
+
+log = logging.getLogger(__name__)
+
+_FOLDER = "checkpoints"
+# Of a folder, with what is put before and after it.
+_LONGEST_NAME = 200
+_AWAKE_SECONDS = 30.0
+
+
+class Checkpoints:
+    def __init__(self, repository: ContainerRepository) -> None:
+        self._repository = repository
+
+    def list(self, container: Container, ref: str, directory: str) -> list[str]:
+        """Names, sorted. VchError when the client's directory is not there."""
+        root = self._root(container, directory)
+        if not root.exists():
+            if directory:
+                raise VchError(f"checkpoint  does not exist for container {ref}")
+            return []
+        return sorted(path.name for path in root.iterdir() if NAME.fullmatch(path.name) and path.is_dir())
+
+    async def create(
+        self, container: Container, ref: str, checkpoint_id: str, directory: str, *, leave_running: bool
+    ) -> None:
+        """Keep a running container. On failure it runs on, and nothing is left of the attempt."""
+        async with container.lock:
+            if not isinstance(container.state, Running) or container.run is None:
+                raise VchError(f"Container {ref} not running")
+            if not NAME.fullmatch(checkpoint_id) or len(checkpoint_id) > _LONGEST_NAME:
+                raise VchError(f"Invalid checkpoint ID ({checkpoint_id}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
+            run, machine = container.run, container.run.machine
+            if not isinstance(machine, Checkpointable):
+                raise Unsupported("this hypervisor keeps no checkpoints")
+            root = self._root(container, directory)
+            target, half = root / checkpoint_id, root / f".{checkpoint_id}.half"
+            if target.exists():
+                raise VchError(
+                    f"cannot checkpoint container {ref}: checkpoint with name {checkpoint_id} already exists "
+                    f"for container {ref}"
+                )
+            try:
+                root.mkdir(parents=True, exist_ok=True, mode=0o700)
+                await _remove(half)
+                (half / "machine").mkdir(parents=True, mode=0o700)
+                # A second request for the same name, or the client's end, must not meet half of it.
+                with trio.CancelScope(shield=True):
+                    await self._keep(container, run, machine, half, go_on=leave_running)
+                    half.rename(target)
+            except (VchError, OSError) as error:
+                container.expected_exit = False
+                await _remove(half)
+                raise VchError(f"Cannot checkpoint container {ref}: {error}") from error
+            self._repository.emit(container, "checkpoint")
+            if leave_running:
+                # It stood still; its clock has to know.
+                try:
+                    await run.session.awaken(sandbox_pb2.AwakenRequest(), _AWAKE_SECONDS)
+                except VchError as error:
+                    log.warning("container %s after its checkpoint: %s", container.id[:12], error)
+
+    @staticmethod
+    async def _keep(container: Container, run: Run, machine: Checkpointable, folder: Path, *, go_on: bool) -> None:
+        container.expected_exit = not go_on
+        offset = 0
+
+        def at_rest() -> None:
+            nonlocal offset
+            offset = run.offset
+
+        await machine.save_to(folder / "machine", at_rest, go_on=go_on)
+        if not go_on:
+            container.record.stopped_by_user = True
+            # What was on its way when the machine stopped is in the log by now, or else in the checkpoint.
+            await run.gone.wait()
+            offset = run.offset
+        text = json.dumps({"container": container.id, "log_offset": offset})
+        await trio.to_thread.run_sync((folder / "container.json").write_text, text)
+
+    def find(self, container: Container, checkpoint_id: str, directory: str) -> Kept:
+        """A checkpoint to start from. VchError when there is none of that name, or it is another container's."""
+        folder = self._root(container, directory) / checkpoint_id
+        if not NAME.fullmatch(checkpoint_id) or not folder.is_dir():
+            raise VchError(f"checkpoint {checkpoint_id} does not exist for container /{container.record.name}")
+        try:
+            facts = json.loads((folder / "container.json").read_bytes())
+            owner, offset = facts["container"], int(facts["log_offset"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise VchError(f"checkpoint {checkpoint_id} is damaged: {error}") from error
+        if owner != container.id:
+            raise VchError(f"checkpoint {checkpoint_id} does not exist for container /{container.record.name}")
+        return Kept(folder / "machine", offset)
+
+    async def remove(self, container: Container, ref: str, checkpoint_id: str, directory: str) -> None:
+        folder = self._root(container, directory) / checkpoint_id
+        if not NAME.fullmatch(checkpoint_id) or not folder.is_dir() or folder.is_symlink():
+            raise VchError(f"checkpoint {checkpoint_id} does not exist for container {ref}")
+        if not (folder / "container.json").is_file():
+            raise VchError(f"{folder} is no checkpoint")
+        await _remove(folder)
+
+    def tidy(self, container: Container) -> None:
+        """Remove what a killed appliance has left half made."""
+        for half in (container.folder / _FOLDER).glob(".*.half"):
+            shutil.rmtree(half, ignore_errors=True)
+
+    @staticmethod
+    def _root(container: Container, directory: str) -> Path:
+        if not directory:
+            return container.folder / _FOLDER
+        path = Path(directory)
+        if not path.is_absolute() or ".." in path.parts or "\0" in directory:
+            raise InvalidParameter(f"invalid checkpoint directory {directory}: an absolute path without ..")
+        return path
+
+
+async def _remove(folder: Path) -> None:
+    await trio.to_thread.run_sync(partial(shutil.rmtree, folder, ignore_errors=True))

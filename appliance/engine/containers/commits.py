@@ -1,0 +1,130 @@
+"""`docker commit`: an image of what a container has become."""
+
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from appliance.container.commit import Commit
+from appliance.container.merge import merge_config
+from appliance.container.times import rfc3339
+from appliance.engine.containers.archive import Files
+from appliance.engine.model.container import Container
+from appliance.engine.model.repository import ContainerRepository
+from appliance.errors import Conflict, InvalidParameter, VchError
+from appliance.image.instructions import apply_instructions
+from appliance.image.reference import parse_reference
+from appliance.image.store import ImageRecord, ImageStore
+
+# A tar of nothing: it makes no layer.
+_EMPTY = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"
+_PIECE = 1 << 20
+
+
+class Commits:
+    """`find` gives a container by its name or id; `pause` and `unpause` work on one."""
+
+    def __init__(
+        self,
+        find: Callable[[str], Container],
+        files: Files,
+        images: ImageStore,
+        repository: ContainerRepository,
+        scratch: Path,
+        pause: Callable[[str], Any],
+        unpause: Callable[[str], Any],
+    ) -> None:
+        self._find = find
+        self._files = files
+        self._images = images
+        self._repository = repository
+        self._scratch = scratch
+        self._pause = pause
+        self._unpause = unpause
+
+    async def commit(self, ref: str, wanted: Commit) -> ImageRecord:
+        """Make the image, and tag it if it is to have a name. VchError leaves nothing behind."""
+        container = self._find(ref)
+        # What is wrong with the request is found before anything stands still.
+        reference = parse_reference(wanted.name).with_default_tag() if wanted.name else None
+        if reference is not None and reference.digest:
+            raise InvalidParameter("refusing to create a tag with a digest reference")
+        base = apply_instructions(dict(container.record.config), wanted.changes)
+        merged = merge_config(wanted.config, base)
+        with tempfile.TemporaryFile(dir=self._scratch) as file:
+            ran = container.running
+            try:
+                await self._spool_layer(container, file, pause=wanted.pause)
+            except VchError:
+                if not ran or container.running:
+                    raise
+                # It has ended meanwhile, and its machine with it: now it stands still by itself.
+                file.seek(0)
+                file.truncate()
+                await self._spool_layer(container, file, pause=False)
+            layer = await self._images.add_new_layer(lambda: file.read(_PIECE))
+        config = self._image_config(container, wanted, merged, layer.diff_id)
+        record = await self._images.add_image(json.dumps(config).encode(), container.record.image_id)
+        if reference is not None:
+            await self._images.tag(record, reference, time.time())
+        self._repository.emit(
+            container,
+            "commit",
+            comment=wanted.comment,
+            imageID=record.id,
+            imageRef=str(reference) if reference is not None else "",
+        )
+        return record
+
+    async def _spool_layer(self, container: Container, file: Any, *, pause: bool) -> None:
+        paused = False
+        if pause and container.running and not container.paused:
+            try:
+                await self._pause(container.id)
+                paused = True
+            except Conflict:
+                pass  # it has just ended, or somebody else paused it
+        try:
+            async with self._files.layer(container) as archive:
+                async for data in archive:
+                    await trio.to_thread.run_sync(file.write, data)
+        finally:
+            if paused:
+                with trio.CancelScope(shield=True):
+                    try:
+                        await self._unpause(container.id)
+                    except VchError:
+                        pass  # it was ended or unpaused meanwhile
+        file.seek(0)
+
+    def _image_config(
+        self, container: Container, wanted: Commit, config: dict[str, Any], diff_id: str
+    ) -> dict[str, Any]:
+        parent = self._images.config(container.record.image_id)
+        created = rfc3339(time.time_ns())
+        empty = diff_id == _EMPTY
+        entry: dict[str, Any] = {
+            "created": created,
+            "created_by": " ".join(config.get("Cmd") or ()),
+            "comment": wanted.comment,
+        }
+        if wanted.author:
+            entry["author"] = wanted.author
+        if empty:
+            entry["empty_layer"] = True
+        return {
+            "architecture": parent.raw.get("architecture") or "amd64",
+            "os": parent.raw.get("os") or "linux",
+            "created": created,
+            "author": wanted.author,
+            "comment": wanted.comment,
+            "container": container.id,
+            "container_config": container.record.config,
+            "config": config,
+            "history": [*(parent.raw.get("history") or ()), entry],
+            "rootfs": {"type": "layers", "diff_ids": [*parent.diff_ids, *([] if empty else [diff_id])]},
+        }

@@ -1,0 +1,97 @@
+"""Asks running containers how they are, by a process in each."""
+
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import trio
+
+from appliance.container.health import MOST_OUTPUT, Health, HealthCheck, Probe, check_of
+from appliance.container.lifecycle import Running
+from appliance.container.spec import build_exec_spec
+from appliance.engine.machines.boot import exec_error
+from appliance.engine.model.container import Container
+from appliance.engine.model.repository import ContainerRepository
+from appliance.engine.model.run import Run
+from appliance.errors import VchError
+from appliance.guest import GuestSession, StartRefused, exit_code
+from protos.tether.v1 import process_pb2, stdio_pb2
+
+_KILL_SECONDS = 10.0
+
+
+class HealthMonitor:
+    def __init__(self, repository: ContainerRepository) -> None:
+        self._repository = repository
+
+    async def watch(self, container: Container, run: Run) -> None:
+        """Probe a container until this run of it is over. One without a check has no health."""
+        check = check_of(container.record.config)
+        container.health = None
+        if check is None:
+            return
+        health = container.health = Health()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._probe_for_ever, container, run.session, check, health)
+            await container.wait_end_of(run)
+            nursery.cancel_scope.cancel()
+
+    async def _probe_for_ever(
+        self, container: Container, session: GuestSession, check: HealthCheck, health: Health
+    ) -> None:
+        started = container.state.started if isinstance(container.state, Running) else time.time_ns()
+        while True:
+            await trio.sleep(health.wait(check, started, time.time_ns()) / 1e9)
+            while container.paused:
+                await container.changed.wait()
+            probe = await self._probe(container, session, check)
+            if health.take(probe, check, started):
+                self._repository.emit(container, f"health_status: {health.status}")
+
+    async def _probe(self, container: Container, session: GuestSession, check: HealthCheck) -> Probe:
+        """Run the check once. What it says is cut at 4 KiB."""
+        record = container.record
+        probe_id, shown = secrets.token_hex(32), " ".join(check.command)
+        spec = build_exec_spec(record.config, record.host, {"Cmd": check.command})
+        process = process_pb2.CreateRequest(id=probe_id, join=container.id, spec=spec)
+        seconds = check.timeout / 1e9
+        self._repository.emit(container, f"exec_create: {shown}", execID=probe_id)
+        self._repository.emit(container, f"exec_start: {shown}", execID=probe_id)
+        begin = time.time_ns()
+        said = b""
+        code = -1
+        try:
+            with trio.move_on_after(seconds) as patience:
+                async with session.launch(None, process, seconds + _KILL_SECONDS) as launched:
+                    said, code = await _collect(session, probe_id, launched.output())
+            if patience.cancelled_caught:
+                said = f"Health check exceeded timeout ({seconds:g}s)".encode()
+                await session.signal(probe_id, 9)
+                with trio.move_on_after(_KILL_SECONDS):
+                    await session.wait_process(probe_id)
+            await session.delete_process(probe_id)
+        except StartRefused as error:
+            text, code = exec_error(error)
+            said = str(text).encode()
+        except VchError as error:
+            said = str(error).encode()
+        self._repository.emit(container, "exec_die", execID=probe_id, exitCode=str(code))
+        return Probe(begin, time.time_ns(), code, said[:MOST_OUTPUT].decode("utf-8", "replace"))
+
+
+async def _collect(
+    session: GuestSession, process_id: str, output: AsyncGenerator[stdio_pb2.Records, None]
+) -> tuple[bytes, int]:
+    """(the beginning of what it says, how it ends)."""
+    said = b""
+    async with aclosing(session.follow(process_id, 0, output)) as stream:
+        async for records in stream:
+            for record in records.records:
+                said += record.data[: MOST_OUTPUT - len(said)]
+            if records.records:
+                last = records.records[-1]
+                await session.acknowledge(process_id, last.offset + len(last.data))
+            if records.HasField("exit"):
+                return said, exit_code(records.exit)
+    raise VchError("the output ended without an exit")

@@ -1,0 +1,42 @@
+"""What a container's machine does: its processes, its figures."""
+
+from collections.abc import Callable
+
+from appliance.container.top import parse_ps, ps_arguments
+from appliance.engine.model.container import Container
+from appliance.engine.model.repository import ContainerRepository
+from appliance.errors import Conflict, InvalidParameter, NotFound
+from appliance.hypervisor import Usage
+from protos.tether.v1 import metrics_pb2
+
+
+class Stats:
+    """`find` gives a container by its name or id."""
+
+    def __init__(self, find: Callable[[str], Container], repository: ContainerRepository) -> None:
+        self._find = find
+        self._repository = repository
+
+    async def top(self, ref: str, arguments: str) -> tuple[list[str], list[list[str]]]:
+        """(titles, rows) of ps for the container's processes."""
+        container = self._find(ref)
+        words = ps_arguments(arguments)
+        if not container.running or container.run is None:
+            raise Conflict(f"Container {container.id} is not running")
+        try:
+            said = await container.run.session.top(container.id, words)
+        except InvalidParameter as error:
+            raise InvalidParameter(f"ps: {str(error).partition(chr(10))[0]}") from error
+        self._repository.emit(container, "top")
+        return parse_ps(said.output.decode("utf-8", "replace"), set(said.pids))
+
+    async def sample(self, ref: str) -> tuple[metrics_pb2.Sample, Usage] | None:
+        """Figures of this moment, the guest's and the hypervisor's; None while it does not run."""
+        container = self._find(ref)
+        run = container.run
+        if not container.running or run is None:
+            return None
+        try:
+            return await run.session.sample(container.id), await run.machine.usage()
+        except (Conflict, NotFound):
+            return None  # it has just ended

@@ -1,0 +1,1 @@
+"""Log drivers that send output elsewhere."""

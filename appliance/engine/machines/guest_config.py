@@ -1,0 +1,218 @@
+"""What a container has around it: networks, names, volumes; and how its guest is told."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from appliance.config import ends_of
+from appliance.container.mounts import MountRecord
+from appliance.container.spec import tmpfs_mount
+from appliance.hypervisor import Disk, Share
+from appliance.network.names import host_resolver
+from appliance.network.network_record import Endpoint, gateway_endpoint, ingress_endpoint
+from protos.tether.v1 import network_pb2, sandbox_pb2
+from protos.tether.v1.filesystem_pb2 import Volume
+
+if TYPE_CHECKING:
+    from appliance.network.guestfilter import Gate
+
+# Where the guest has what is the tether's.
+STATE = "/run/tether"
+
+
+@dataclass(frozen=True, slots=True)
+class ServedVolume:
+    """A volume that a server of files has, NFS 4: the device as mount(8) has it, the options for the kernel. `number` is its own."""
+
+    number: int
+    device: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedMount:
+    """A mount of a container: which share or volume's disk of its machine it is, by number; neither for a tmpfs."""
+
+    mount: MountRecord
+    share: int = -1
+    disk: int = -1
+    tmpfs: tuple[str, ...] = ()
+    server: ServedVolume | None = None
+
+    @property
+    def is_tmpfs(self) -> bool:
+        return self.share < 0 and self.disk < 0 and self.server is None
+
+
+@dataclass(frozen=True, slots=True)
+class MountPlan:
+    """What a machine gets for a container's mounts."""
+
+    placed: tuple[PlacedMount, ...] = ()
+    shares: tuple[Share, ...] = ()
+    disks: tuple[Disk, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A legacy link: names of another container, its address, what the environment tells of it."""
+
+    names: str
+    address: str
+    env: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GuestConfig:
+    """What a container has around it: its places on networks, the daemon's DNS servers, legacy links."""
+
+    endpoints: list[Endpoint]
+    dns: tuple[str, ...] = ()
+    links: tuple[Link, ...] = ()
+    mount_plan: MountPlan = MountPlan()
+
+
+def state_files(config: dict[str, Any], host: dict[str, Any], guest_config: GuestConfig) -> list[sandbox_pb2.StateFile]:
+    """hosts, resolv.conf and hostname of a container."""
+    hostname = config["Hostname"]
+    full = f"{hostname}.{config['Domainname']}" if config.get("Domainname") else hostname
+    names = hostname if full == hostname else f"{full} {hostname}"
+    hosts = [
+        "127.0.0.1\tlocalhost",
+        "::1\tlocalhost ip6-localhost ip6-loopback",
+        "fe00::0\tip6-localnet",
+        "ff00::0\tip6-mcastprefix",
+        "ff02::1\tip6-allnodes",
+        "ff02::2\tip6-allrouters",
+    ]
+    out, home = gateway_endpoint(guest_config.endpoints), ingress_endpoint(guest_config.endpoints)
+    for entry in host.get("ExtraHosts") or ():
+        name, _, address = entry.partition(":")
+        if address == "host-gateway":
+            address = home.ipv4.gateway if home is not None and home.ipv4 is not None else ""
+        if address:
+            hosts.append(f"{address.strip('[]')}\t{name}")
+    hosts += [f"{link.address}\t{link.names}" for link in guest_config.links]
+    for endpoint in guest_config.endpoints:
+        hosts += [f"{address.address}\t{names}" for address in endpoint.addresses]
+    contents = {"hosts": hosts, "resolv.conf": _resolv_conf(host, guest_config, out), "hostname": [hostname]}
+    return [
+        sandbox_pb2.StateFile(name=name, content=("\n".join(lines) + "\n").encode(), mode=0o644)
+        for name, lines in contents.items()
+    ]
+
+
+def _resolv_conf(host: dict[str, Any], guest_config: GuestConfig, out: Endpoint | None) -> list[str]:
+    resolver = host_resolver()
+    knows_names = [endpoint for endpoint in guest_config.endpoints if endpoint.network.names_are_known]
+    asked = out or next(iter(guest_config.endpoints), None)
+    servers = list(host.get("Dns") or ())
+    if knows_names and asked is not None and asked.nic.bridge:
+        # It asks others in the container's name.
+        servers = [(asked if asked.dns else knows_names[0]).dns]
+    elif not servers and asked is not None:
+        servers = list(asked.servers or guest_config.dns or (asked.dns,))
+    own_search = asked.search if asked is not None and asked.network.is_external else resolver.search
+    search = [domain for domain in host.get("DnsSearch") or own_search if domain != "."]
+    options = host.get("DnsOptions") or (["ndots:0"] if knows_names else [])
+    lines = [f"nameserver {server}" for server in servers if server]
+    if search:
+        lines.append(f"search {' '.join(search)}")
+    if options:
+        lines.append(f"options {' '.join(options)}")
+    return lines
+
+
+def _link_local(endpoint: Endpoint) -> list[str]:
+    """Addresses of the link that were asked for (RFC 3927, RFC 4291)."""
+    wanted = (endpoint.wanted.get("IPAMConfig") or {}).get("LinkLocalIPs") or ()
+    return [f"{address}/{64 if ':' in address else 16}" for address in wanted]
+
+
+def network_config(
+    endpoints: list[Endpoint], unmatched: int = 0, *, filtered: bool = False
+) -> network_pb2.NetworkConfig:
+    """All cards. So many of the first ones are not known by their MAC yet, and get it. `filtered`: there have been rules before."""
+    out = gateway_endpoint(endpoints)
+    interfaces = []
+    for index, endpoint in enumerate(endpoint for endpoint in endpoints if endpoint.interface):
+        dhcp = endpoint.network.dhcp
+        routes = [
+            network_pb2.Route(gateway=address.gateway) for address in endpoint.addresses if endpoint is out and not dhcp
+        ]
+        interfaces.append(
+            network_pb2.Interface(
+                mac=endpoint.mac,
+                set_mac=index < unmatched,
+                index=index,
+                name=endpoint.interface,
+                addresses=[*(address.cidr for address in endpoint.addresses if not dhcp), *_link_local(endpoint)],
+                routes=routes,
+                mtu=endpoint.network.mtu,
+                dhcp=dhcp,
+                dhcp_route=dhcp and endpoint is out,
+            )
+        )
+    config = network_pb2.NetworkConfig(interfaces=interfaces)
+    if filtered or any(endpoint.network.is_external for endpoint in endpoints):
+        # Only now: who has no such network does not wait for it to load.
+        from appliance.network.guestfilter import messages
+
+        config.filter = messages(_gate(endpoint) for endpoint in endpoints if endpoint.network.is_external)
+    return config
+
+
+def _gate(endpoint: Endpoint) -> "Gate":
+    from appliance.network.guestfilter import Gate
+
+    network = endpoint.network
+    peers = ("", "")
+    if network.pools:
+        peers = ends_of(network.pools[0].ip_range or network.pools[0].subnet)
+    return Gate(endpoint.interface, network.firewall, endpoint.ports, peers)
+
+
+def _source(placed: PlacedMount) -> str:
+    """Where the guest has what goes into a mount's place."""
+    if placed.server is not None:
+        part = f"/{placed.mount.subpath}" if placed.mount.subpath else ""
+        return f"{STATE}/served/{placed.server.number}{part}"
+    if placed.share >= 0:
+        return f"{STATE}/shares/{placed.share}"
+    # The disk's own root has things of its file system.
+    return f"{STATE}/disks/{placed.disk}/data{f'/{placed.mount.subpath}' if placed.mount.subpath else ''}"
+
+
+def volumes_of(mount_plan: MountPlan, endpoints: Sequence[Endpoint] = ()) -> list[Volume]:
+    """What the guest has to see to before a process can have them. Without places on networks, what servers have is left out."""
+    own = next((f"clientaddr={one.ipv4.address}" for one in endpoints if one.ipv4 is not None), "")
+    found = []
+    for placed in mount_plan.placed:
+        if placed.is_tmpfs or (placed.server is not None and not endpoints):
+            continue
+        volume = Volume(
+            source=_source(placed),
+            destination=placed.mount.destination,
+            read_only=placed.mount.read_only,
+            copy_up=placed.mount.type == "volume" and not placed.mount.no_copy and not placed.mount.subpath,
+            make=placed.share < 0 and not placed.mount.subpath,
+        )
+        if placed.server is not None:
+            volume.type, volume.device = "nfs4", placed.server.device
+            volume.options.extend([*placed.server.options, *([own] if own else [])])
+        found.append(volume)
+    return sorted(found, key=lambda volume: volume.destination.count("/"))
+
+
+def own_mounts(mount_plan: MountPlan) -> list[dict[str, Any]]:
+    """The members of a spec for the container's mounts."""
+    found = []
+    for placed in mount_plan.placed:
+        if placed.is_tmpfs:
+            found.append(tmpfs_mount(placed.mount.destination, placed.tmpfs))
+            continue
+        options = ["rbind", "rprivate", *(["ro"] if placed.mount.read_only else [])]
+        found.append(
+            {"destination": placed.mount.destination, "type": "bind", "source": _source(placed), "options": options}
+        )
+    return found

@@ -1,0 +1,77 @@
+"""What becomes of a container whose machine somebody suspends, renames or moves in the hypervisor's own client."""
+
+import logging
+
+from appliance.container.lifecycle import Pause, Unpause
+from appliance.engine.model.container import Container
+from appliance.engine.model.repository import ContainerRepository
+from appliance.engine.model.run import Run
+from appliance.errors import VchError
+from appliance.hypervisor import PlacementState, Suspendable
+from protos.tether.v1 import process_pb2, sandbox_pb2
+
+log = logging.getLogger(__name__)
+
+_AWAKE_SECONDS = 60.0
+
+
+def suspended_machine(container: Container) -> Suspendable | None:
+    """A container's machine, if it is suspended."""
+    machine = container.run.machine if container.run is not None else None
+    return machine if isinstance(machine, Suspendable) and machine.placement.suspended else None
+
+
+class SuspendWatcher:
+    """A suspended machine is a paused container. Its new name or host are an event each: `machine-rename`, `migrate`."""
+
+    def __init__(self, repository: ContainerRepository) -> None:
+        self._repository = repository
+
+    async def watch(self, container: Container, run: Run) -> None:
+        """Follow it as long as the run lasts."""
+        if not isinstance(run.machine, Suspendable):
+            return
+        await run.accompany(self._follow, container, run, run.machine)
+
+    async def _follow(self, container: Container, run: Run, machine: Suspendable) -> None:
+        before = machine.placement
+        while True:
+            now = await machine.wait_changed(before)
+            if now.suspended:
+                self.pause(container)
+            elif before.suspended and not await self._is_frozen(container, run):
+                self.unpause(container)
+            await self._tell(container, machine, before, now)
+            before = now
+
+    def pause(self, container: Container) -> None:
+        """Its machine sleeps."""
+        if container.running and not container.paused:
+            container.move(Pause(container.id))
+            self._repository.emit(container, "pause")
+
+    def unpause(self, container: Container) -> None:
+        """It goes on."""
+        if container.paused:
+            container.move(Unpause(container.id))
+            self._repository.emit(container, "unpause")
+
+    @staticmethod
+    async def _is_frozen(container: Container, run: Run) -> bool:
+        """Whether it is paused within its machine, which is awake again; its clock has stood still, and is set."""
+        try:
+            await run.session.awaken(sandbox_pb2.AwakenRequest(), _AWAKE_SECONDS)
+            state = (await run.session.processes()).get(container.id)
+            return state is not None and state.phase == process_pb2.ProcessState.PAUSED
+        except VchError as error:
+            log.warning("container %s does not answer after its machine was resumed: %s", container.id[:12], error)
+            return False
+
+    async def _tell(
+        self, container: Container, machine: Suspendable, before: PlacementState, now: PlacementState
+    ) -> None:
+        if before.name and now.name and now.name != before.name:
+            self._repository.emit(container, "machine-rename", machineName=now.name, oldMachineName=before.name)
+        if before.host and now.host and now.host != before.host:
+            names = [await machine.host_name(host) for host in (before.host, now.host)]
+            self._repository.emit(container, "migrate", oldHost=names[0], host=names[1])

@@ -1,0 +1,113 @@
+"""A container in memory: its record, its state, who is attached, its run."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from appliance.container import lifecycle
+from appliance.container.container_record import ContainerRecord
+from appliance.container.health import Health
+from appliance.container.lifecycle import Created, Exited, Running, State
+from appliance.container.logconfig import limits_of
+from appliance.diag import Trace
+from appliance.engine.model.run import Run
+from appliance.guest import Fanout, StdinPipe
+from appliance.network.network_record import Endpoint
+from appliance.streams.logfile import LogFile
+
+
+@dataclass(slots=True)
+class Container:
+    """One container. `changed` is replaced and set at every change of state.
+
+    `abort` ends a start under way. `expected_exit`: its machine ends now, and that is what was asked for.
+    """
+
+    record: ContainerRecord
+    folder: Path
+    state: State
+    fanout: Fanout = field(default_factory=Fanout)
+    stdin: StdinPipe = field(default_factory=StdinPipe)
+    lock: trio.Lock = field(default_factory=trio.Lock)
+    changed: trio.Event = field(default_factory=trio.Event)
+    log_news: trio.Event = field(default_factory=trio.Event)
+    log: LogFile | None = None
+    run: Run | None = None
+    abort: trio.CancelScope | None = None
+    expected_exit: bool = False
+    health: Health | None = None
+    # Set while nobody sends its log on.
+    log_shipped: trio.Event = field(default_factory=trio.Event)
+    exits: int = 0
+    # Restarts in a row, of runs that were short: each waits twice as long as the one before.
+    backoff: int = 0
+    trace: Trace = field(default_factory=Trace)
+    removed: bool = False
+    size: tuple[int, int] = (0, 0)
+    # Its places on networks, while it has a machine.
+    endpoints: list[Endpoint] = field(default_factory=list)
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def tty(self) -> bool:
+        return bool(self.record.config.get("Tty"))
+
+    @property
+    def running(self) -> bool:
+        return isinstance(self.state, Running)
+
+    @property
+    def paused(self) -> bool:
+        return isinstance(self.state, Running) and self.state.paused
+
+    @property
+    def restarting(self) -> bool:
+        return isinstance(self.state, Exited) and self.state.restarting
+
+    @property
+    def on_host_network(self) -> bool:
+        return self.record.host.get("NetworkMode") == "host"
+
+    @property
+    def upper(self) -> Path:
+        """The disk that the container writes to."""
+        return self.folder / "upper.ext4"
+
+    def open_log(self) -> LogFile:
+        if self.log is None:
+            limits = limits_of(self.record.host.get("LogConfig") or {})
+            self.log = LogFile(self.folder, framed=not self.tty, piece=limits.size, pieces=limits.files)
+        return self.log
+
+    def move(self, event: lifecycle.Event) -> None:
+        """Advance the state and tell all who wait."""
+        self.state = lifecycle.advance(self.state, event)
+        match self.state:
+            case Created(error, code):
+                self.record.state, self.record.error, self.record.exit_code = "created", error, code
+            case Running(started, _, False):
+                self.record.state, self.record.started, self.record.error = "running", started, ""
+                self.record.exit_code, self.record.finished, self.record.oom_killed = 0, 0, False
+            case Exited(started, finished, code, oom, error, _):
+                self.record.state, self.record.started, self.record.finished = "exited", started, finished
+                self.record.exit_code, self.record.oom_killed, self.record.error = code, oom, error
+            case _:
+                pass
+        self.notify()
+
+    def notify(self) -> None:
+        changed, self.changed = self.changed, trio.Event()
+        changed.set()
+
+    async def wait_end_of(self, run: Run) -> None:
+        """Return when this run of it is over."""
+        while self.running and self.run is run:
+            await self.changed.wait()
+
+    def notify_log(self) -> None:
+        news, self.log_news = self.log_news, trio.Event()
+        news.set()

@@ -1,0 +1,40 @@
+"""Where what happens to containers is written down: the database and the events."""
+
+import msgspec
+
+from appliance.container.container_record import ContainerRecord
+from appliance.container.event import Event
+from appliance.engine.model.container import Container
+from appliance.engine.model.events import EventBus
+from appliance.store import Change, Database
+
+_KIND = "container"
+
+
+class ContainerRepository:
+    def __init__(self, database: Database, events: EventBus) -> None:
+        self._database = database
+        self._events = events
+
+    def queue(self, container: Container) -> Change:
+        """Have its record written; whoever may not go on before that waits for it."""
+        return self._database.queue(_KIND, container.id, msgspec.json.encode(container.record))
+
+    async def save(self, container: Container) -> None:
+        await self.queue(container).wait()
+
+    async def remove(self, container_id: str) -> None:
+        await self._database.remove(_KIND, container_id)
+
+    def load(self) -> dict[str, ContainerRecord]:
+        found = self._database.load(_KIND)
+        return {key: msgspec.json.decode(value, type=ContainerRecord) for key, value in found.items()}
+
+    def publish_prune(self, space: int) -> None:
+        self._events.publish(Event("container", "prune", "", {"reclaimed": str(space)}))
+
+    def emit(self, container: Container, action: str, **attributes: str) -> None:
+        """Tell the world, with Docker's attributes of a container."""
+        labels = {key: str(value) for key, value in (container.record.config.get("Labels") or {}).items()}
+        shown = {**labels, "image": container.record.image, "name": container.record.name, **attributes}
+        self._events.publish(Event("container", action, container.id, shown))

@@ -1,0 +1,1 @@
+"""The use cases of networks: endpoints, connections, published ports, names."""

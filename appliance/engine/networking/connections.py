@@ -1,0 +1,218 @@
+"""Containers' ties to networks and, by legacy links, to each other: when they start, and while they run."""
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import trio
+
+from appliance.container.container_record import Attachment
+from appliance.container.links import link_environment, parse_link
+from appliance.engine.machines.guest_config import GuestConfig, Link, network_config, state_files
+from appliance.engine.model.container import Container
+from appliance.engine.model.repository import ContainerRepository
+from appliance.engine.networking.dhcp_leases import DhcpLeases
+from appliance.engine.networking.networks import Networks
+from appliance.errors import Forbidden, InvalidParameter, NotFound, Unsupported, VchError
+from appliance.hypervisor import Pluggable
+from appliance.network.network_record import Endpoint, NetworkRecord, ingress_endpoint
+from protos.tether.v1 import sandbox_pb2
+
+log = logging.getLogger(__name__)
+
+
+class Connections:
+    """`find` gives a container by its name or id, `everyone` all of them; `dns` are the daemon's servers."""
+
+    def __init__(
+        self,
+        find: Callable[[str], Container],
+        everyone: Callable[[], Iterable[Container]],
+        networks: Networks,
+        repository: ContainerRepository,
+        dns: tuple[str, ...],
+    ) -> None:
+        self._find = find
+        self._everyone = everyone
+        self._networks = networks
+        self._allocator = networks.allocator
+        self._repository = repository
+        self._dns = dns
+        self._leases = DhcpLeases(networks, repository)
+
+    # -- what a container finds around it -------------------------------------------------------------------------
+
+    def guest_config(self, container: Container) -> GuestConfig:
+        """Of a container that has its places. InvalidParameter when it is linked to one that does not run."""
+        return GuestConfig(container.endpoints, self._dns, tuple(self._links(container, starting=True)))
+
+    def _links(self, container: Container, *, starting: bool) -> Iterable[Link]:
+        """A start wants all of them to run; later on those count that do."""
+        if not any(endpoint.network.name == "bridge" for endpoint in container.endpoints):
+            return
+        for text in container.record.host.get("Links") or ():
+            name, alias = parse_link(text)
+            try:
+                target = self._find(name)
+            except NotFound:
+                if starting:
+                    raise
+                continue
+            address = _address_on(target, "bridge")
+            if not target.running or not address:
+                if not starting:
+                    continue
+                raise InvalidParameter(
+                    f"Cannot link to a non running container: /{target.record.name} AS /{container.record.name}/{alias}"
+                )
+            env = link_environment(container.record.name, alias, address, target.record.config)
+            names = dict.fromkeys((alias, target.id[:12], target.record.name))
+            yield Link(" ".join(names), address, tuple(env))
+
+    async def refresh(self, container: Container) -> None:
+        """Have a running container's hosts and resolv.conf say what is true now."""
+        if container.run is None or not container.running:
+            return
+        record = container.record
+        guest_config = GuestConfig(container.endpoints, self._dns, tuple(self._links(container, starting=False)))
+        request = sandbox_pb2.AwakenRequest(files=state_files(record.config, record.host, guest_config))
+        await container.run.session.write_files(request)
+
+    async def notify_linked(self, started: Container) -> None:
+        """Those that are linked to a container which has started learn its address."""
+        for container in list(self._everyone()):
+            if not container.running or container is started:
+                continue
+            names = {parse_link(text)[0] for text in container.record.host.get("Links") or ()}
+            if names & {started.record.name, started.id}:
+                try:
+                    await self.refresh(container)
+                except VchError as error:
+                    log.warning("container %s does not learn of %s: %s", container.id[:12], started.id[:12], error)
+
+    # -- connect and disconnect -----------------------------------------------------------------------------------
+
+    async def connect(self, network: str, ref: str, settings: dict[str, Any]) -> None:
+        """Put a container on a network, at once if it runs."""
+        record, container = self._networks.get(network), self._find(ref)
+        self._check_kinds(record, container)
+        attachment = Attachment(record.name, settings, record.id)
+        self._allocator.check(attachment)
+        async with container.lock:
+            if any(one.network == record.name for one in container.record.attachments):
+                raise Forbidden(f"endpoint with name {container.record.name} already exists in network {record.name}")
+            if container.removed:
+                raise NotFound(f"No such container: {ref}")
+            container.record.attachments.append(attachment)
+            try:
+                if container.running:
+                    await self._plug(container, attachment)
+                await self._repository.save(container)
+            except BaseException:
+                container.record.attachments.remove(attachment)
+                raise
+
+    @staticmethod
+    def _check_kinds(record: NetworkRecord, container: Container) -> None:
+        modes = {attachment.network for attachment in container.record.attachments}
+        if record.driver == "host" or "host" in modes:
+            raise InvalidParameter("container cannot be disconnected from host network or connected to host network")
+        if record.driver == "null" or "none" in modes:
+            raise InvalidParameter(
+                "container cannot be connected to multiple networks with one of the networks in private (none) mode"
+            )
+
+    async def _plug(self, container: Container, attachment: Attachment) -> None:
+        run = container.run
+        if run is None or not isinstance(run.machine, Pluggable):
+            raise Unsupported("this hypervisor's machines cannot be given a NIC while they run")
+        before = ingress_endpoint(container.endpoints)
+        endpoint = self._allocator.acquire(container, attachment)
+        plugged = False
+        try:
+            await run.machine.plug_nic(endpoint.nic)
+            plugged = True
+            await run.session.apply_network(network_config(container.endpoints))
+            if endpoint.network.dhcp:
+                self._leases.take(container, await run.session.leases())
+            await self.refresh(container)
+            await self._move_ports(container, before)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                self._allocator.release(container, endpoint)
+                if plugged:
+                    await self._unplug_quietly(container, endpoint)
+            raise
+        self._networks.emit("connect", container, endpoint)
+
+    def _is_on(self, attachment: Attachment, record: NetworkRecord) -> bool:
+        try:
+            return self._allocator.network_of(attachment) is record
+        except (NotFound, InvalidParameter):
+            return False
+
+    @staticmethod
+    async def _unplug_quietly(container: Container, endpoint: Endpoint) -> None:
+        try:
+            assert container.run is not None
+            assert isinstance(container.run.machine, Pluggable)
+            await container.run.machine.unplug_nic(endpoint.mac)
+        except VchError as error:
+            log.warning("container %s keeps a NIC too many: %s", container.id[:12], error)
+
+    async def _move_ports(self, container: Container, before: Endpoint | None) -> None:
+        """Ports that are published lead to where the container is reached: that may have changed."""
+        after = ingress_endpoint(container.endpoints)
+        if after is None or after is not before:
+            self._allocator.unpublish(container)
+            self._allocator.publish(container)
+
+    async def disconnect(self, network: str, ref: str, *, force: bool) -> None:
+        """Take a container off a network."""
+        record = self._networks.get(network)
+        container = self._find(ref)
+        async with container.lock:
+            attachment = next((one for one in container.record.attachments if self._is_on(one, record)), None)
+            if attachment is None:
+                raise Forbidden(f"container {container.id} is not connected to network {record.name}")
+            if record.driver == "host" and container.running:
+                raise InvalidParameter(
+                    "container cannot be disconnected from host network or connected to host network"
+                )
+            endpoint = next((one for one in container.endpoints if one.network is record), None)
+            if endpoint is not None and container.running:
+                await self._unplug(container, endpoint, force=force)
+            container.record.attachments.remove(attachment)
+            await self._repository.save(container)
+
+    async def let_go(self, record: NetworkRecord) -> None:
+        """Take everybody off a network that goes away."""
+        for container, _ in self._networks.members(record):
+            await self.disconnect(record.id, container.id, force=True)
+
+    async def _unplug(self, container: Container, endpoint: Endpoint, *, force: bool) -> None:
+        run = container.run
+        before = ingress_endpoint(container.endpoints)
+        if endpoint.interface:
+            if run is None or not isinstance(run.machine, Pluggable):
+                raise Unsupported("this hypervisor's machines cannot be relieved of a NIC while they run")
+            try:
+                await run.machine.unplug_nic(endpoint.mac)
+            except VchError:
+                if not force:
+                    raise
+        self._allocator.release(container, endpoint)
+        self._networks.emit("disconnect", container, endpoint)
+        if run is not None and endpoint.interface:
+            # The way out may be another one now.
+            config = network_config(container.endpoints, filtered=endpoint.network.is_external)
+            await run.session.apply_network(config)
+            await self.refresh(container)
+        await self._move_ports(container, before)
+
+
+def _address_on(container: Container, network: str) -> str:
+    for endpoint in container.endpoints:
+        if endpoint.network.name == network and endpoint.ipv4 is not None:
+            return endpoint.ipv4.address
+    return ""

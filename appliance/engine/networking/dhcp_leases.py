@@ -1,0 +1,58 @@
+"""Addresses that DHCP gives containers on networks that others are on, too."""
+
+import ipaddress
+import logging
+from collections.abc import Awaitable, Callable
+
+from appliance.engine.model.container import Container
+from appliance.engine.model.repository import ContainerRepository
+from appliance.engine.model.run import Run
+from appliance.engine.networking.networks import Networks
+from appliance.network.network_record import Address
+from protos.tether.v1 import network_pb2
+
+log = logging.getLogger(__name__)
+
+_MOST = 8
+
+Refresh = Callable[[Container], Awaitable[None]]
+
+
+class DhcpLeases:
+    def __init__(self, networks: Networks, repository: ContainerRepository) -> None:
+        self._networks = networks
+        self._repository = repository
+
+    def take(self, container: Container, said: network_pb2.Leases) -> bool:
+        """Put what a guest says on its container's places; whether any of it is new. What is none is left out."""
+        new = False
+        for lease in said.leases:
+            try:
+                found = ipaddress.ip_interface(lease.address)
+                gateway = str(ipaddress.ip_address(lease.gateway)) if lease.gateway else ""
+                servers = tuple(str(ipaddress.ip_address(server)) for server in lease.dns[:_MOST])
+            except ValueError as error:
+                log.warning("container %s: what DHCP gave it: %s", container.id[:12], error)
+                continue
+            address = Address(str(found.ip), found.network.prefixlen, gateway)
+            search = tuple(name for name in lease.search[:_MOST] if name.replace(".", "").replace("-", "").isalnum())
+            new |= self._networks.allocator.lease(container, lease.interface, address, servers, search)
+        has = {lease.interface for lease in said.leases}
+        for endpoint in list(container.endpoints):
+            if endpoint.network.dhcp and endpoint.ipv4 is not None and endpoint.interface not in has:
+                new |= self._networks.allocator.lease(container, endpoint.interface, None, (), ())
+        return new
+
+    async def watch(self, container: Container, run: Run, refresh: Refresh) -> None:
+        """Follow what DHCP gives as long as the run lasts; its files say it, too, by `refresh`."""
+        if not any(record.dhcp for record in self._networks.all()):
+            return
+        await run.accompany(self._follow, container, run, refresh)
+
+    async def _follow(self, container: Container, run: Run, refresh: Refresh) -> None:
+        async def take(said: network_pb2.Leases) -> None:
+            if self.take(container, said):
+                await refresh(container)
+                await self._repository.save(container)
+
+        await run.session.watch("Network/WatchLeases", network_pb2.WatchLeasesRequest(), network_pb2.Leases, take)

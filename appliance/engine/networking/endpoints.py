@@ -1,0 +1,448 @@
+"""Places of containers on networks: addresses, MACs, NICs, published ports; planned, taken, given back."""
+
+import ipaddress
+import logging
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import trio
+
+from appliance.container.container_record import Attachment, Binding
+from appliance.engine.model.container import Container
+from appliance.errors import Forbidden, InvalidParameter, NotFound, VchError
+from appliance.hypervisor import NO_BRIDGE, Nic
+from appliance.network.addresses import Subnet, mac_of, parse_subnet
+from appliance.network.host import Host
+from appliance.network.network_record import (
+    OPTION_HOST_IP,
+    SWARM,
+    Address,
+    Endpoint,
+    NetworkRecord,
+    Pool,
+    bridge_nic,
+    ingress_endpoint,
+)
+from appliance.network.ports import PortRequest, Ports, each_port, forwards, parse_bindings
+
+log = logging.getLogger(__name__)
+
+
+class EndpointAllocator:
+    """`find` gives a network by its name or id. Errors carry Docker's texts."""
+
+    def __init__(self, host: Host, nursery: trio.Nursery, find: Callable[[str], NetworkRecord]) -> None:
+        self._host = host
+        self._find = find
+        self.ports = Ports(host, nursery)
+        self._subnets: dict[str, list[Subnet]] = {}
+        # Who is on which network now.
+        self.taken: dict[str, dict[str, tuple[Container, Endpoint]]] = {}
+
+    # -- networks -------------------------------------------------------------------------------------------------
+
+    def open(self, record: NetworkRecord) -> None:
+        """There is a network to have places on. InvalidParameter when its pools are none."""
+        self.taken[record.id] = {}
+        if record.is_bridge or record.is_external:
+            label = f"{record.name} ({record.id})"
+            self._subnets[record.id] = [
+                Subnet(pool, label, self._reserved(pool), external=record.is_external) for pool in record.used_pools
+            ]
+
+    def close(self, record: NetworkRecord) -> None:
+        """There is no such network any more."""
+        self.taken.pop(record.id, None)
+        self._subnets.pop(record.id, None)
+
+    def _reserved(self, pool: Pool) -> list[str]:
+        return [] if self._host.bridged else [_user_mode_dns(pool)]
+
+    def members(self, record: NetworkRecord) -> list[tuple[Container, Endpoint]]:
+        """Who is on it now."""
+        return list(self.taken[record.id].values())
+
+    @property
+    def blank(self) -> Endpoint:
+        """A place on the default network that is nobody's, for machines that meet nobody."""
+        record = self._find("bridge")
+        address = self._subnets[record.id][0].blank
+        mac = mac_of(address.address)
+        nic = Nic(mac, bridge=NO_BRIDGE) if self._host.bridged else self._nic(record, mac)
+        return Endpoint(record, "", mac, address, None, self._dns(record, address), nic, "eth0")
+
+    @contextmanager
+    def visitor(self) -> Iterator[Endpoint]:
+        """A place on the default network for a machine in which nobody's program runs, as long as the block lasts."""
+        record = self._find("bridge")
+        subnet = self._subnets[record.id][0]
+        address = subnet.take("")
+        mac = mac_of(address.address)
+        try:
+            yield Endpoint(record, "", mac, address, None, self._dns(record, address), self._nic(record, mac), "eth0")
+        finally:
+            subnet.release(address.address)
+
+    # -- containers -----------------------------------------------------------------------------------------------
+
+    def plan(self, config: dict[str, Any], host: dict[str, Any], wanted: dict[str, Any]) -> list[Attachment]:
+        """On which networks a container is to be; `wanted` are EndpointSettings by a network's name or id.
+
+        A network that is not there is found out when the container starts, as in Docker.
+        """
+        mode = host.get("NetworkMode") or "default"
+        if config.get("NetworkDisabled"):
+            mode = "none"
+        if mode.startswith("container:"):
+            raise InvalidParameter(
+                f"NetworkMode {mode} is not supported: another container is another machine, with a network of its own"
+            )
+        primary, primary_id = self._names_of(mode)
+        ids = {primary: primary_id}
+        settings: dict[str, dict[str, Any]] = {}
+        for ref, given in wanted.items():
+            name, network_id = self._names_of(ref)
+            settings[name] = dict(given or {})
+            if ids.setdefault(name, network_id) != network_id:
+                raise InvalidParameter(f"a container cannot be on two networks that are called {name}")
+        if len(ids) > 1 and primary in ("none", "host"):
+            raise InvalidParameter(
+                "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
+            )
+        attachments = [Attachment(name, settings.get(name, {}), network_id) for name, network_id in ids.items()]
+        first = attachments[0].wanted
+        if config.get("MacAddress"):
+            first.setdefault("MacAddress", config["MacAddress"])
+        if host.get("Links") and primary not in ("bridge", "none", "host"):
+            first["Links"] = [*(first.get("Links") or ()), *host["Links"]]
+        for attachment in attachments:
+            self.check(attachment)
+        return attachments
+
+    def _names_of(self, ref: str) -> tuple[str, str]:
+        """A network's name and id; what it was called and nothing where there is none."""
+        try:
+            record = self._find(ref)
+        except NotFound:
+            return ref, ""
+        return record.name, record.id
+
+    def network_of(self, attachment: Attachment) -> NetworkRecord:
+        """NotFound when it is not there; InvalidParameter when there are several that it could be."""
+        try:
+            return self._find(attachment.network_id)
+        except NotFound:
+            return self._find(attachment.network)
+
+    def check(self, attachment: Attachment) -> None:
+        """InvalidParameter when what is wanted cannot be, on the network as it is."""
+        try:
+            record = self.network_of(attachment)
+        except NotFound:
+            return
+        wanted = attachment.wanted
+        before = "invalid endpoint settings:\n"
+        if wanted.get("Aliases") and not record.names_are_known:
+            raise InvalidParameter(f"{before}network-scoped aliases are only supported for user-defined networks")
+        ipam = wanted.get("IPAMConfig") or {}
+        for key, version in (("IPv4Address", 4), ("IPv6Address", 6)):
+            text = ipam.get(key)
+            if not text:
+                continue
+            try:
+                address = ipaddress.ip_address(text)
+            except ValueError as error:
+                raise InvalidParameter(f"{before}invalid {key.removesuffix('Address')} address: {text}") from error
+            if not record.own_subnet:
+                raise InvalidParameter(
+                    f"{before}user specified IP address is supported only when connecting to networks with user configured subnets"
+                )
+            if address.version != version or not any(address in parse_subnet(pool.subnet) for pool in record.pools):
+                raise InvalidParameter(f"{before}no configured subnet contains IP address {text}")
+
+    def _subnet(self, record: NetworkRecord, version: int, address: str = "") -> Subnet | None:
+        for subnet in self._subnets.get(record.id, ()):
+            if subnet.network.version == version and (not address or address in subnet):
+                return subnet
+        return None
+
+    def acquire_all(self, container: Container) -> None:
+        """Take the container's places on all its networks, and its ports: all of it or nothing."""
+        assert not container.endpoints
+        try:
+            for attachment in container.record.attachments:
+                self.acquire(container, attachment)
+            self.publish(container)
+        except BaseException:
+            self.release_all(container)
+            raise
+
+    def acquire(self, container: Container, attachment: Attachment, *, again: bool = False) -> Endpoint:
+        """Take one place; `again`: the one that it has had when this daemon was not there."""
+        record = self.network_of(attachment)
+        if record.scope == SWARM and not record.attachable:
+            raise Forbidden(
+                f"Could not attach to network {attachment.network}: rpc error: code = PermissionDenied desc = network {record.name} "
+                "not manually attachable"
+            )
+        attachment.network_id = record.id
+        wanted = attachment.wanted
+        ipam = wanted.get("IPAMConfig") or {}
+        # What is called the host's network is a place on the default one with the ports published.
+        carrier = self._find("bridge") if record.driver == "host" else record
+        found: list[Address | None] = [None, None]
+        try:
+            for index, (version, key, have) in enumerate(
+                ((4, "IPv4Address", attachment.address), (6, "IPv6Address", attachment.address6))
+            ):
+                subnet = self._subnet(carrier, version, have if again else ipam.get(key) or "")
+                if subnet is None:
+                    if ipam.get(key) and (version == 4 or record.ipv6):
+                        raise InvalidParameter(f"no configured subnet contains IP address {ipam[key]}")
+                elif not again:
+                    found[index] = subnet.take(ipam.get(key) or "")
+                elif have:
+                    found[index] = subnet.retake(have)
+        except BaseException:
+            self._give_back(carrier, found)
+            raise
+        ipv4, ipv6 = found
+        if not again:
+            attachment.endpoint = secrets.token_hex(32)
+            attachment.mac = str(wanted.get("MacAddress") or "").lower() or (
+                mac_of(ipv4.address) if ipv4 is not None else f"02:42:{secrets.token_bytes(4).hex(':')}"
+            )
+            attachment.address = ipv4.address if ipv4 is not None else ""
+            attachment.address6 = ipv6.address if ipv6 is not None else ""
+            attachment.interface = self._free_interface(container) if record.driver != "null" else ""
+        endpoint = Endpoint(
+            record,
+            attachment.endpoint,
+            attachment.mac if attachment.interface else "",
+            ipv4,
+            ipv6,
+            self._dns(carrier, ipv4),
+            self._nic(carrier, attachment.mac),
+            attachment.interface,
+            wanted,
+        )
+        if record.is_external:
+            ports = tuple((one.protocol, one.port) for one in _port_requests(container))
+            endpoint = replace(endpoint, servers=tuple(record.dns), ports=ports)
+        container.endpoints.append(endpoint)
+        self.taken[record.id][container.id] = (container, endpoint)
+        return endpoint
+
+    @staticmethod
+    def _free_interface(container: Container) -> str:
+        used = {endpoint.interface for endpoint in container.endpoints}
+        return next(f"eth{number}" for number in range(len(used) + 1) if f"eth{number}" not in used)
+
+    def _dns(self, carrier: NetworkRecord, ipv4: Address | None) -> str:
+        if ipv4 is None or carrier.is_external:
+            return ""
+        return ipv4.gateway if self._host.bridged else _user_mode_dns(carrier.pools[0])
+
+    def _nic(self, carrier: NetworkRecord, mac: str) -> Nic:
+        if self._host.bridged:
+            return bridge_nic(carrier, mac)
+        if not carrier.pools:
+            return Nic(mac)
+        pool = carrier.pools[0]
+        return Nic(mac, pool.subnet, pool.gateway, _user_mode_dns(pool))
+
+    def _give_back(self, carrier: NetworkRecord, addresses: Iterable[Address | None]) -> None:
+        for address in addresses:
+            if address is not None:
+                subnet = self._subnet(carrier, 6 if ":" in address.address else 4, address.address)
+                if subnet is not None:
+                    subnet.release(address.address)
+
+    def lease(
+        self,
+        container: Container,
+        interface: str,
+        address: Address | None,
+        servers: tuple[str, ...],
+        search: tuple[str, ...],
+    ) -> bool:
+        """What DHCP gave a container there, None when it has taken it back; whether it is new."""
+        old = next((one for one in container.endpoints if one.interface == interface and one.network.dhcp), None)
+        if old is None:
+            return False
+        servers = tuple(old.network.dns) or servers
+        endpoint = replace(old, ipv4=address, servers=servers, search=search)
+        if endpoint == old:
+            return False
+        container.endpoints[container.endpoints.index(old)] = endpoint
+        self.taken[old.network.id][container.id] = (container, endpoint)
+        for attachment in container.record.attachments:
+            if attachment.network_id == old.network.id:
+                attachment.address = address.address if address is not None else ""
+        if ingress_endpoint(container.endpoints) is None:
+            container.record.bindings = _own_ports(endpoint, list(_port_requests(container)))
+        return True
+
+    def release(self, container: Container, endpoint: Endpoint) -> None:
+        """Give one place back."""
+        # It may have another address since.
+        container.endpoints[:] = [one for one in container.endpoints if one.id != endpoint.id]
+        record = endpoint.network
+        self.taken.get(record.id, {}).pop(container.id, None)
+        self._give_back(self._find("bridge") if record.driver == "host" else record, endpoint.addresses)
+        for attachment in container.record.attachments:
+            if attachment.network_id == record.id:
+                attachment.clear()
+
+    def release_all(self, container: Container) -> list[Endpoint]:
+        """Give back all places and ports; those that there were."""
+        self.unpublish(container)
+        left = list(container.endpoints)
+        for endpoint in left:
+            self.release(container, endpoint)
+        return left
+
+    @staticmethod
+    def forget(container: Container) -> None:
+        """What a machine has had that is not there any more."""
+        container.record.bindings = []
+        for attachment in container.record.attachments:
+            attachment.clear()
+
+    def reacquire_all(self, container: Container) -> None:
+        """The places of a container that was found running."""
+        for attachment in container.record.attachments:
+            try:
+                self.acquire(container, attachment, again=True)
+            except VchError as error:
+                log.warning("container %s is not on network %s: %s", container.id[:12], attachment.network, error)
+        if ingress_endpoint(container.endpoints) is not None:
+            for holder, bindings in _by_holder(container):
+                self.ports.retake(holder, bindings)
+            self._forward_ports(container)
+
+    # -- ports ----------------------------------------------------------------------------------------------------
+
+    def publish(self, container: Container) -> None:
+        """Take the host's ports that the container wants, and lead them to where it can be reached.
+
+        One that is on external networks only is reached there, at its own ports.
+        """
+        target = ingress_endpoint(container.endpoints)
+        wanted = list(_port_requests(container))
+        if target is None and wanted:
+            external = next((one for one in container.endpoints if one.network.is_external), None)
+            container.record.bindings = _own_ports(external, wanted) if external is not None else []
+        if target is None or not target.interface or not wanted:
+            return
+        container.record.bindings = self._take(container, target, container.id, wanted)
+        self._forward_ports(container)
+
+    def _take(self, container: Container, target: Endpoint, holder: str, wanted: list[PortRequest]) -> list[Binding]:
+        label = f"{container.record.name} ({target.id})"
+        return self.ports.take(holder, label, wanted, target.network.options.get(OPTION_HOST_IP, ""))
+
+    def _forward_ports(self, container: Container) -> None:
+        target = ingress_endpoint(container.endpoints)
+        if target is None or target.ipv4 is None or not container.record.bindings:
+            return
+        for holder, bindings in _by_holder(container):
+            self._forward_to(target, holder, bindings)
+        self._tell_card(container)
+
+    def _forward_to(self, target: Endpoint, holder: str, bindings: list[Binding]) -> None:
+        assert target.ipv4 is not None
+        if self._host.bridged:
+            self.ports.forward(holder, bindings, target.ipv4.address, target.ipv6.address if target.ipv6 else "")
+        else:
+            # The hypervisor listens itself.
+            self.ports.hand_over(holder)
+
+    def _tell_card(self, container: Container) -> None:
+        """Without bridges a NIC knows which ports lead to it."""
+        target = ingress_endpoint(container.endpoints)
+        if self._host.bridged or target is None or target.ipv4 is None:
+            return
+        nic = replace(target.nic, forwards=forwards(container.record.bindings, target.ipv4.address))
+        led = replace(target, nic=nic)
+        container.endpoints[container.endpoints.index(target)] = led
+        self.taken[target.network.id][container.id] = (container, led)
+
+    def unpublish(self, container: Container) -> None:
+        """Give the ports back, keep the places."""
+        for holder, _ in _by_holder(container):
+            self.ports.release(holder)
+        container.record.bindings = []
+
+    def publish_same(self, container: Container, protocol: str, port: int) -> None:
+        """Take the port of the host that has the same number as one of a container with the host's network.
+
+        VchError with Docker's text when somebody has it.
+        """
+        target = ingress_endpoint(container.endpoints)
+        if target is None or target.ipv4 is None:
+            return
+        holder = _holder(container, protocol, port)
+        bindings = self._take(container, target, holder, [PortRequest(protocol, port, "", port, port)])
+        try:
+            self._forward_to(target, holder, bindings)
+        except BaseException:
+            self.ports.release(holder)
+            raise
+        container.record.bindings += bindings
+        self._tell_card(container)
+
+    def unpublish_same(self, container: Container, protocol: str, port: int) -> None:
+        """Undo `publish_same`."""
+        self.ports.release(_holder(container, protocol, port))
+        container.record.bindings = [
+            one for one in container.record.bindings if (one.protocol, one.port) != (protocol, port)
+        ]
+        self._tell_card(container)
+
+
+def _own_ports(endpoint: Endpoint, wanted: list[PortRequest]) -> list[Binding]:
+    """Ports on a container's own address. InvalidParameter when it is wanted that they are others."""
+    host = endpoint.ipv4.address if endpoint.ipv4 is not None else "0.0.0.0"
+    for one in wanted:
+        if one.host_ip not in ("", "0.0.0.0", "::") or not (one.first == 0 or one.first <= one.port <= one.last):
+            raise InvalidParameter(
+                f"on network {endpoint.network.name} a container has its own address: port {one.port}/{one.protocol} is published as "
+                "it is there, on no other address and under no other number"
+            )
+    return [Binding(one.protocol, one.port, host, one.port) for one in wanted]
+
+
+def _holder(container: Container, protocol: str, port: int) -> str:
+    """In whose name a port is held: on the host's network they come and go one by one, else all at once."""
+    return f"{container.id}/{port}/{protocol}" if container.on_host_network else container.id
+
+
+def _by_holder(container: Container) -> list[tuple[str, list[Binding]]]:
+    held: dict[str, list[Binding]] = {}
+    for one in container.record.bindings:
+        held.setdefault(_holder(container, one.protocol, one.port), []).append(one)
+    return list(held.items())
+
+
+def _user_mode_dns(pool: Pool) -> str:
+    """User-mode networking answers DNS on an address of its own: the last one."""
+    return str(parse_subnet(pool.subnet)[-2])
+
+
+def _port_requests(container: Container) -> Iterator[PortRequest]:
+    record = container.record
+    if container.on_host_network:
+        # Those that are listened at, once they are.
+        return
+    bindings = record.host.get("PortBindings") or {}
+    yield from parse_bindings(bindings)
+    if not record.host.get("PublishAllPorts"):
+        return
+    exposed = record.config.get("ExposedPorts") or {}
+    for port, protocol in sorted(each_port(exposed), key=lambda one: (one[1], one[0])):
+        if protocol != "sctp" and f"{port}/{protocol}" not in bindings:
+            yield PortRequest(protocol, port, "", 0, 0)

@@ -1,0 +1,118 @@
+"""Containers on the network that is called the host's: each port that they listen at is one of the host's, as long as they do."""
+
+import logging
+
+import trio
+
+from appliance.engine.model.container import Container
+from appliance.engine.model.repository import ContainerRepository
+from appliance.engine.model.run import Run
+from appliance.engine.networking.endpoints import EndpointAllocator
+from appliance.errors import VchError
+from appliance.hypervisor import Pluggable
+from appliance.network.network_record import ingress_endpoint
+from protos.tether.v1 import network_pb2
+
+log = logging.getLogger(__name__)
+
+Port = tuple[str, int]
+
+# Each takes two sockets of this process: a guest does not get to say how many that are.
+_MOST = 256
+_PAUSE = 0.05
+# When a port that was somebody else's is tried again.
+_AGAIN_SECONDS = 2.0
+
+
+class HostPorts:
+    """Publishes and withdraws ports while a container runs. A port that somebody has is left to them, and said in the log."""
+
+    def __init__(self, allocator: EndpointAllocator, repository: ContainerRepository) -> None:
+        self._allocator = allocator
+        self._repository = repository
+
+    async def watch(self, container: Container, run: Run) -> None:
+        """Until this run of it is over."""
+        if not container.on_host_network:
+            return
+        follower = _Follower(container, run, self._allocator, self._repository)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(follower.listen)
+            nursery.start_soon(follower.publish)
+            await container.wait_end_of(run)
+            nursery.cancel_scope.cancel()
+
+
+class _Follower:
+    def __init__(
+        self, container: Container, run: Run, allocator: EndpointAllocator, repository: ContainerRepository
+    ) -> None:
+        self._container = container
+        self._run = run
+        self._allocator = allocator
+        self._repository = repository
+        self._wanted: frozenset[Port] | None = None
+        self._refused: set[Port] = set()
+        self._news = trio.Event()
+
+    async def listen(self) -> None:
+        """Learn from the guest what it listens at."""
+        request = network_pb2.WatchListenersRequest()
+        await self._run.session.watch("Network/WatchListeners", request, network_pb2.Listeners, self._take)
+
+    async def _take(self, said: network_pb2.Listeners) -> None:
+        found = [
+            (one.protocol, one.port)
+            for one in said.listeners
+            if one.protocol in ("tcp", "udp") and 0 < one.port < 65536
+        ]
+        if len(found) > _MOST:
+            log.warning(
+                "container %s listens at %d ports, published are %d", self._container.id[:12], len(found), _MOST
+            )
+        self._wanted = frozenset(found[:_MOST])
+        self._news.set()
+
+    async def publish(self) -> None:
+        """Have the host's ports follow."""
+        while True:
+            with trio.move_on_after(_AGAIN_SECONDS if self._refused else float("inf")):
+                await self._news.wait()
+            self._news = trio.Event()
+            if self._wanted is not None and self._container.running:
+                await self._follow(self._wanted)
+            # A guest may change its mind as often as it likes.
+            await trio.sleep(_PAUSE)
+
+    async def _follow(self, wanted: frozenset[Port]) -> None:
+        container = self._container
+        has = {(one.protocol, one.port) for one in container.record.bindings}
+        self._refused &= wanted
+        for port in has - wanted:
+            self._allocator.unpublish_same(container, *port)
+        for port in sorted(wanted - has):
+            try:
+                self._allocator.publish_same(container, *port)
+                self._refused.discard(port)
+            except VchError as error:
+                self._refuse(port, str(error))
+        if {(one.protocol, one.port) for one in container.record.bindings} == has:
+            return
+        try:
+            await self._tell_machine()
+            await self._repository.save(container)
+        except VchError as error:
+            log.warning("ports of container %s: %s", container.id[:12], error)
+
+    def _refuse(self, port: Port, why: str) -> None:
+        if port not in self._refused:
+            self._refused.add(port)
+            log.warning(
+                "port %d/%s of container %s is not published: %s", port[1], port[0], self._container.id[:12], why
+            )
+
+    async def _tell_machine(self) -> None:
+        """Without bridges it is the hypervisor that listens."""
+        target = ingress_endpoint(self._container.endpoints)
+        if target is not None and not target.nic.bridge and isinstance(self._run.machine, Pluggable):
+            await self._run.machine.set_forwards(target.nic.mac, target.nic.forwards)

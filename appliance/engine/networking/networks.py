@@ -1,0 +1,346 @@
+"""The networks: create, find, remove; which containers are on them, at which addresses, under which names."""
+
+import ipaddress
+import logging
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import trio
+
+from appliance.config import ContainerNetwork
+from appliance.container.event import Event
+from appliance.diag.isolated import IsolatedTasks
+from appliance.engine.model.container import Container
+from appliance.engine.model.events import EventBus
+from appliance.engine.networking.endpoints import EndpointAllocator
+from appliance.engine.networking.resolver import Resolver
+from appliance.errors import Conflict, Forbidden, InvalidParameter, NotFound, NotInSwarm, Unsupported
+from appliance.network.addresses import Network, Subnet, default_pools, parse_subnet, pick_local_subnet6, pick_subnet
+from appliance.network.host import Host
+from appliance.network.names import NameServer
+from appliance.network.network_record import (
+    EXTERNAL,
+    OPTION_BRIDGE,
+    OPTION_HOST_IP,
+    OPTION_ICC,
+    OPTION_MTU,
+    OPTIONS,
+    OVERLAY,
+    SWARM,
+    Endpoint,
+    NetworkRecord,
+    Pool,
+)
+from appliance.store import Database
+
+log = logging.getLogger(__name__)
+
+_KIND = "network"
+_MIN_ADDRESSES = 4
+# What only a network with a bridge of its own can have.
+_OWN_BRIDGE = (OPTION_BRIDGE, OPTION_ICC, OPTION_MTU)
+
+
+NO_MANAGER = (
+    'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and '
+    "try again."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayPools:
+    """Networks that are cut into subnets of so many bits."""
+
+    pools: tuple[ipaddress.IPv4Network, ...]
+    bits: int
+
+    def subnets(self) -> Iterator[ipaddress.IPv4Network]:
+        """One after the other."""
+        for pool in self.pools:
+            yield from pool.subnets(new_prefix=self.bits)
+
+
+class Networks:
+    """`nursery` owns the name servers. All methods raise errors of `errors.py` with Docker's texts."""
+
+    def __init__(
+        self,
+        host: Host,
+        database: Database,
+        events: EventBus,
+        nursery: trio.Nursery,
+        bip: str,
+        bridge: str,
+        dns: tuple[str, ...],
+        external: Sequence[ContainerNetwork] = (),
+    ) -> None:
+        self._host = host
+        self._database = database
+        self._events = events
+        self._tasks = IsolatedTasks(nursery)
+        self._bip = bip
+        self._bridge = bridge
+        self._external = tuple(external)
+        self.allocator = EndpointAllocator(host, nursery, self.get)
+        self._records: dict[str, NetworkRecord] = {}
+        self._servers: dict[str, trio.CancelScope] = {}
+        self._resolver = Resolver(self.allocator.taken, dns)
+        # Where the subnets of overlay networks are from, while this is a swarm's node.
+        self.overlays: OverlayPools | None = None
+        # One network is made or removed at a time: their subnets must not overlap.
+        self._changing = trio.Lock()
+
+    @property
+    def bridged(self) -> bool:
+        """Whether containers reach each other: not with user-mode networking."""
+        return self._host.bridged
+
+    # -- begin and end --------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Find the networks of before, make those that every host has."""
+        found = [msgspec.json.decode(value, type=NetworkRecord) for value in self._database.load(_KIND).values()]
+        self._records = {record.id: record for record in sorted(found, key=lambda record: record.created)}
+        for name, driver in (("bridge", "bridge"), ("host", "host"), ("none", "null")):
+            await self._make_predefined(name, driver)
+        await self._make_external()
+        await self._host.sweep(self._records.values())
+        for record in self._records.values():
+            await self._set_up(record, new=False)
+
+    async def _make_predefined(self, name: str, driver: str) -> None:
+        known = next((record for record in self._records.values() if record.name == name), None)
+        record = known or NetworkRecord(secrets.token_hex(32), name, driver, time.time_ns())
+        if driver == "bridge":
+            record.bridge = self._bridge
+            if self._bip or not record.pools:
+                record.pools = [await self._default_pool()]
+        self._records[record.id] = record
+        await self._database.put(_KIND, record.id, msgspec.json.encode(record))
+
+    async def _make_external(self) -> None:
+        """Have those that the settings name, as they name them, and no others of the kind."""
+        if self._external and not self._host.bridged:
+            raise InvalidParameter("--container-network needs bridges: this vchd runs with user-mode networking")
+        names = [one.name for one in self._external]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise InvalidParameter(f"--container-network: there are two of the name {twice}")
+        before = {record.name: record for record in self._records.values() if record.is_external}
+        for name in before.keys() - set(names):
+            del self._records[before[name].id]
+            await self._database.remove(_KIND, before[name].id)
+        for one in self._external:
+            record = before.get(one.name) or NetworkRecord(secrets.token_hex(32), one.name, EXTERNAL, time.time_ns())
+            if any(other.name == one.name and other is not record for other in self._records.values()):
+                raise InvalidParameter(f"--container-network {one.name}: there is another network of that name")
+            if one.place == self._bridge:
+                raise InvalidParameter(f"--container-network {one.name}: {one.place} is the default network's bridge")
+            record.bridge, record.firewall, record.dns = one.place, one.firewall, list(one.dns)
+            record.pools = [Pool(one.subnet, one.range, one.gateway)] if one.subnet else []
+            record.own_subnet = bool(record.pools)
+            # Without a gateway it leads nowhere.
+            record.internal = bool(record.pools) and not one.gateway
+            await self._host.find(record)
+            self._records[record.id] = record
+            await self._database.put(_KIND, record.id, msgspec.json.encode(record))
+
+    async def _default_pool(self) -> Pool:
+        """The default network's addresses: as said, or the first that nobody on this host has."""
+        if not self._bip:
+            taken = await trio.to_thread.run_sync(self._host.routes)
+            subnet = pick_subnet(default_pools(), taken)
+            return Pool(str(subnet), gateway=str(subnet[1]))
+        try:
+            interface = ipaddress.ip_interface(self._bip)
+        except ValueError as error:
+            raise InvalidParameter(f"invalid --bip {self._bip}: {error}") from error
+        if interface.version != 4 or interface.network.prefixlen > 28:
+            raise InvalidParameter(f"invalid --bip {self._bip}: an IPv4 network of at least 16 addresses")
+        return Pool(str(interface.network), gateway=str(interface.ip))
+
+    async def _set_up(self, record: NetworkRecord, *, new: bool) -> None:
+        """Make all of a network that is not its record."""
+        self.allocator.open(record)
+        if not record.is_bridge:
+            return
+        await self._host.add(record, new=new)
+        if self._host.bridged:
+            gateway = next((pool.gateway for pool in record.pools if ":" not in pool.gateway), "")
+            if gateway:
+                await self._tasks.start(self._serve_names, record, gateway)
+
+    async def _serve_names(
+        self, record: NetworkRecord, gateway: str, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        server = NameServer(record.id, self._resolver.resolve, self._resolver.reverse)
+        try:
+            with trio.CancelScope() as scope:
+                self._servers[record.id] = scope
+                async with server.listen(gateway, record.bridge):
+                    task_status.started()
+                    await trio.sleep_forever()
+        except* OSError as group:
+            log.warning("network %s has no name server: %s", record.name, group.exceptions[0])
+            task_status.started()
+
+    def settle(self) -> None:
+        """Every container that runs is known: let the rules be true."""
+        self._host.set_rules(self._records.values(), self.allocator.ports.led())
+
+    async def close(self) -> None:
+        """Leave nothing on the host, unless somebody still needs it."""
+        if not any(self.allocator.taken.values()):
+            await self._host.clear([record for record in self._records.values() if record.bridge])
+
+    # -- finding --------------------------------------------------------------------------------------------------
+
+    def all(self) -> list[NetworkRecord]:
+        return list(self._records.values())
+
+    def get(self, ref: str) -> NetworkRecord:
+        """By full id, exact name, unique id prefix."""
+        if ref == "default":
+            ref = "bridge"
+        if ref in self._records:
+            return self._records[ref]
+        found, by = [record for record in self._records.values() if record.name == ref], "on name"
+        if not found and ref:
+            found, by = [record for key, record in self._records.items() if key.startswith(ref)], "based on ID prefix"
+        if len(found) > 1:
+            raise InvalidParameter(f"network {ref} is ambiguous ({len(found)} matches found {by})")
+        if not found:
+            raise NotFound(f"network {ref} not found")
+        return found[0]
+
+    def members(self, record: NetworkRecord) -> list[tuple[Container, Endpoint]]:
+        """Who is on it now."""
+        return self.allocator.members(record)
+
+    # -- create and remove ----------------------------------------------------------------------------------------
+
+    async def create(self, wanted: NetworkRecord, *, unique: bool) -> NetworkRecord:
+        """Make a network: `wanted` with what it leaves open, like its subnet. `unique`: no other may have its name."""
+        record = wanted
+        if not self._host.bridged:
+            raise Unsupported(
+                "networks need bridges, which need the rights of root: this vchd runs with user-mode networking"
+            )
+        self._check_driver(record)
+        self._check_options(record)
+        for option in _OWN_BRIDGE if self._host.shared_bridge else ():
+            if option in record.options:
+                raise InvalidParameter(f"network option {option} is not supported: all networks share one bridge here")
+        async with self._changing:
+            same = [other for other in self._records.values() if record.name == other.name]
+            if any(unique or other.predefined or other.is_external for other in same):
+                raise Conflict(f"network with name {record.name} already exists")
+            record.id = secrets.token_hex(32)
+            record.created = time.time_ns()
+            shared = self._host.shared_bridge
+            record.bridge = shared or record.options.get(OPTION_BRIDGE) or f"br-{record.id[:12]}"
+            if not shared and any(record.bridge == other.bridge for other in self._records.values()):
+                raise Forbidden(f"bridge name {record.bridge} is used by another network")
+            if record.ingress and (other := next((one for one in self._records.values() if one.ingress), None)):
+                raise Conflict(
+                    f"rpc error: code = AlreadyExists desc = ingress network ({other.id}) is already present"
+                )
+            await self._choose_subnets(record)
+            try:
+                await self._set_up(record, new=True)
+                self._records[record.id] = record
+                self.settle()
+                await self._database.put(_KIND, record.id, msgspec.json.encode(record))
+            except BaseException:
+                with trio.CancelScope(shield=True):
+                    await self._tear_down(record)
+                raise
+        self._emit("create", record)
+        return record
+
+    def _check_driver(self, record: NetworkRecord) -> None:
+        if record.driver == OVERLAY:
+            if self.overlays is None:
+                raise NotInSwarm(NO_MANAGER)
+            if record.scope != SWARM:
+                raise Forbidden("cannot downgrade network scope for overlay networks")
+        elif record.driver == EXTERNAL:
+            raise Forbidden("networks of the driver external are made by the settings of vchd: --container-network")
+        elif record.driver != "bridge":
+            raise NotFound(f"could not find plugin {record.driver} in v1 plugin registry: plugin not found")
+        elif record.ingress:
+            raise InvalidParameter("an ingress network is of the driver overlay")
+
+    @staticmethod
+    def _check_options(record: NetworkRecord) -> None:
+        for option, value in record.options.items():
+            if option not in OPTIONS:
+                raise InvalidParameter(f"network option {option} is not supported")
+            if option == OPTION_BRIDGE and not 0 < len(value) < 16:
+                raise InvalidParameter(f"invalid bridge name {value}: 1 to 15 characters")
+            if option == OPTION_HOST_IP:
+                try:
+                    ipaddress.IPv4Address(value)
+                except ValueError as error:
+                    raise InvalidParameter(f"invalid value for {option}: {value}") from error
+
+    async def _choose_subnets(self, record: NetworkRecord) -> None:
+        ours = [parse_subnet(pool.subnet) for other in self._records.values() for pool in other.pools]
+        for index, pool in enumerate(record.pools):
+            subnet = parse_subnet(pool.subnet)
+            if subnet.num_addresses < _MIN_ADDRESSES:
+                raise InvalidParameter(f"invalid subnet {subnet}: too few addresses")
+            others = [*ours, *(parse_subnet(other.subnet) for other in record.pools[:index])]
+            if any(subnet.version == other.version and subnet.overlaps(other) for other in others):
+                raise Forbidden("invalid pool request: Pool overlaps with other one on this address space")
+            pool.subnet = str(subnet)
+        if not any(":" not in pool.subnet for pool in record.pools):
+            taken: list[Network] = [*ours, *await trio.to_thread.run_sync(self._host.routes)]
+            pools = default_pools() if record.scope != SWARM or self.overlays is None else self.overlays.subnets()
+            record.pools.insert(0, Pool(str(pick_subnet(pools, taken))))
+        if record.ipv6 and not any(":" in pool.subnet for pool in record.pools):
+            record.pools.append(Pool(str(pick_local_subnet6(record.id))))
+        for pool in record.pools:
+            pool.gateway = Subnet(pool, record.name).gateway
+
+    async def remove(self, ref: str) -> None:
+        async with self._changing:
+            record = self.get(ref)
+            if record.predefined or record.is_external:
+                raise Forbidden(f"{record.name} is a pre-defined network and cannot be removed")
+            if self.allocator.taken[record.id]:
+                raise Forbidden(
+                    f"error while removing network: network {record.name} id {record.id} has active endpoints"
+                )
+            # The record goes last: whoever is killed before that does it again.
+            del self._records[record.id]
+            try:
+                await self._tear_down(record)
+                await self._database.remove(_KIND, record.id)
+            except BaseException:
+                self._records[record.id] = record
+                self.allocator.taken.setdefault(record.id, {})
+                raise
+        self._emit("destroy", record)
+
+    async def _tear_down(self, record: NetworkRecord) -> None:
+        self._records.pop(record.id, None)
+        if scope := self._servers.pop(record.id, None):
+            scope.cancel()
+        self.allocator.close(record)
+        if record.is_bridge:
+            self.settle()
+            await self._host.remove(record)
+
+    def pruned(self) -> None:
+        """`docker network prune` is through."""
+        self._events.publish(Event("network", "prune", "", {"reclaimed": "0"}))
+
+    def _emit(self, action: str, record: NetworkRecord, **more: str) -> None:
+        self._events.publish(Event("network", action, record.id, {"name": record.name, "type": record.driver, **more}))
+
+    def emit(self, action: str, container: Container, endpoint: Endpoint) -> None:
+        """An event: `connect` or `disconnect`."""
+        self._emit(action, endpoint.network, container=container.id)

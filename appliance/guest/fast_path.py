@@ -1,0 +1,179 @@
+"""Quicker lines to guests whose own line is slow: TCP on their network, TLS with keys that only we and the guest have.
+
+The port speaks nothing else. Each guest is given a certificate for one connection, by its slow line; who comes without one is
+sent away before it has said a word.
+"""
+
+import datetime
+import logging
+import secrets
+import socket
+import ssl
+from collections.abc import Callable
+
+import trio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from appliance.errors import Unavailable, VchError
+from appliance.guest.session import GuestSession
+from protos.tether.v1 import network_pb2
+from tether.transport import FastPath, TlsLine
+from tether.transport.tls import in_time, load_identity, tune
+
+log = logging.getLogger(__name__)
+
+_HANDSHAKE_SECONDS = 15.0
+_MOST_UNKNOWN = 64
+_OFFER_SECONDS = 30.0
+# Between one line and the next: the network may be gone for a while.
+_PAUSES = (0.5, 2.0, 10.0, 60.0)
+
+
+class _Authority:
+    """Signs certificates as long as this process lives; nothing of it is kept."""
+
+    def __init__(self) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"vch {secrets.token_hex(8)}")])
+        certificate = self._sign(self._name, self._key.public_key(), authority=True)
+        self.pem = certificate.public_bytes(serialization.Encoding.PEM)
+
+    def _sign(self, name: x509.Name, key: ec.EllipticCurvePublicKey, *, authority: bool) -> x509.Certificate:
+        # Guests' clocks are set by us, and may be set by others afterwards.
+        begin = datetime.datetime(2000, 1, 1)
+        return (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(self._name)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(begin)
+            .not_valid_after(begin + datetime.timedelta(days=36500))
+            .add_extension(x509.BasicConstraints(ca=authority, path_length=0 if authority else None), critical=True)
+            .sign(self._key, hashes.SHA256())
+        )
+
+    def identity(self, name: str) -> tuple[bytes, bytes]:
+        """A new certificate for a name, and its key; both in PEM."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        certificate = self._sign(subject, key.public_key(), authority=False)
+        private = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        return certificate.public_bytes(serialization.Encoding.PEM), private
+
+
+class FastPaths:
+    """`device` is the bridge that guests come from; nobody else is listened to."""
+
+    def __init__(self, device: str, port: int) -> None:
+        self._device = device
+        self.port = port
+        self.authority = _Authority()
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.minimum_version = ssl.TLSVersion.TLSv1_3
+        self._context.verify_mode = ssl.CERT_REQUIRED
+        self._context.load_verify_locations(cadata=self.authority.pem.decode())
+        load_identity(self._context, *self.authority.identity("vch"))
+        # By the names in their certificates: whose connection it is, and who waits for it.
+        self._offered: dict[str, Callable[[TlsLine], None]] = {}
+        self._unknown = 0
+
+    async def run(self, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
+        """Take connections, until cancelled. Unavailable when the port is taken."""
+        with trio.socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+            try:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._device.encode() + b"\0")
+                await listener.bind(("0.0.0.0", self.port))
+                listener.listen(64)
+            except OSError as error:
+                raise Unavailable(f"port {self.port} of {self._device} for guests: {error}") from error
+            self.port = listener.getsockname()[1]
+            task_status.started()
+            async with trio.open_nursery() as nursery:
+                while True:
+                    try:
+                        connection, _ = await listener.accept()
+                    except OSError as error:
+                        log.warning("guests' lines: %s", error)
+                        await trio.sleep(0.1)
+                        continue
+                    if self._unknown >= _MOST_UNKNOWN:
+                        connection.close()
+                        continue
+                    self._unknown += 1
+                    nursery.start_soon(self._take, connection)
+
+    def expect(self, name: str, take: Callable[[TlsLine], None]) -> None:
+        """Who comes with a certificate for this name, which nobody else has, is to be given to `take`, once."""
+        self._offered[name] = take
+
+    async def _take(self, connection: trio.socket.SocketType) -> None:
+        try:
+            try:
+                tune(connection)
+            except OSError:
+                connection.close()
+                return
+            line = TlsLine(connection.detach(), self._context, server=True)
+            if not await in_time(line, _HANDSHAKE_SECONDS):
+                return
+        finally:
+            self._unknown -= 1
+        certificate = x509.load_der_x509_certificate(line.tls.getpeercert(True) or b"")
+        (name,) = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        take = self._offered.pop(str(name.value), None)
+        if take is None:
+            line.close()
+        else:
+            take(line)
+
+    async def keep(self, session: GuestSession, address: Callable[[], str]) -> None:
+        """Have a quicker line to a guest whenever there can be one, until cancelled.
+
+        `address` is ours on the guest's network, "" while it is on none.
+        """
+        failed = 0
+        while not session.closed:
+            where = address()
+            try:
+                quick = await self._offer(session, where) if where else None
+                why = "the guest does not come"
+            except VchError as error:
+                quick, why = None, str(error)
+            if quick is not None:
+                failed = 0
+                await quick.over.wait()
+                why = "it broke"
+            await trio.sleep(_PAUSES[min(failed, len(_PAUSES) - 1)])
+            failed += 1
+            if where and not session.closed:
+                log.info("the slow line to a guest carries all: %s", why)
+
+    async def _offer(self, session: GuestSession, address: str) -> FastPath | None:
+        """None when the guest does not come; VchError says why it cannot."""
+        name = secrets.token_hex(16)
+        certificate, key = self.authority.identity(name)
+        came: list[FastPath | None] = []
+        there = trio.Event()
+
+        def take(line: TlsLine) -> None:
+            came.append(session.attach(line))
+            there.set()
+
+        self.expect(name, take)
+        request = network_pb2.OpenQuickLineRequest(
+            address=address, port=self.port, certificate=certificate, key=key, authority=self.authority.pem
+        )
+        try:
+            await session.call("Network/OpenQuickLine", request, network_pb2.OpenQuickLineResponse, _OFFER_SECONDS)
+            with trio.move_on_after(_HANDSHAKE_SECONDS):
+                await there.wait()
+        finally:
+            self._offered.pop(name, None)
+        return came[0] if came else None
