@@ -25,6 +25,7 @@ from appliance.errors import Conflict, InvalidParameter, NotFound, Unsupported
 from appliance.http import HijackedStream, Reply, Request, WebSocketStream
 from appliance.image.platform import parse_platform
 from appliance.image.store import ImageStore
+from appliance.logdrivers import driver_named
 from appliance.streams.detach import parse_keys
 
 _FILTERS = frozenset((
@@ -370,7 +371,7 @@ class ContainerRoutes:
         container = self._backend.get(request.path["name"])
         if not (request.flag("stdout") or request.flag("stderr")):
             raise InvalidParameter("Bad parameters: you must choose at least one stream")
-        if container.record.log_driver == "none":
+        if not driver_named(container.record.log_driver).readable:
             raise Unsupported("configured logging driver does not support reading")
         tail = request.text("tail")
         query = LogQuery(

@@ -8,11 +8,11 @@ from typing import Any
 
 from appliance.api.fields import CONFIG, HOST, check_fields, fold_names
 from appliance.container.links import parse_link
-from appliance.container.logconfig import check_log_config
 from appliance.container.mounts import check_mounts
 from appliance.container.seccomp import parse_profile
 from appliance.container.signals import parse_signal
 from appliance.errors import InvalidParameter
+from appliance.logdrivers import driver_named
 from appliance.network.ports import parse_bindings
 
 _SECURITY_OFF = (
@@ -146,7 +146,7 @@ def check_host_config(host: dict[str, Any]) -> list[str]:
     _check_security(host)
     _check_lists(host)
     _check_restart(host)
-    warnings += check_log_config(host.get("LogConfig") or {})
+    warnings += _check_logging(host.get("LogConfig") or {})
     if (host.get("Runtime") or "vch") not in _RUNTIMES:
         raise InvalidParameter(f"Unknown runtime specified {host['Runtime']}")
     if not -1000 <= (host.get("OomScoreAdj") or 0) <= 1000:
@@ -154,6 +154,14 @@ def check_host_config(host: dict[str, Any]) -> list[str]:
     if (host.get("ShmSize") or 0) < 0:
         raise InvalidParameter("SHM size can not be less than 0")
     return warnings
+
+
+def _check_logging(config: dict[str, Any]) -> list[str]:
+    name, options = config.get("Type") or "", config.get("Config") or {}
+    driver = driver_named(name)
+    if not isinstance(options, dict) or not all(isinstance(value, str) for value in options.values()):
+        raise InvalidParameter("invalid JSON: LogConfig.Config is not a map of strings")
+    return driver.check(options)
 
 
 def _check_network(host: dict[str, Any], warnings: list[str]) -> None:

@@ -16,6 +16,7 @@ from appliance.container.times import ZERO, rfc3339
 from appliance.errors import InvalidParameter, NotFound
 from appliance.image.config import ImageConfig
 from appliance.image.store import ImageRecord, familiar_names
+from appliance.logdrivers import driver_named
 from appliance.network.network_record import NetworkRecord
 
 _CONFIG_DEFAULTS: dict[str, Any] = {
@@ -222,7 +223,7 @@ def mount_shape(mount: MountRecord) -> dict[str, Any]:
 def inspect_container(container: Container, networks: NetworkBackend, version: Version) -> dict[str, Any]:
     record = container.record
     command = arguments(record.config)
-    keeps_log = record.log_driver != "none"
+    keeps_log = driver_named(record.log_driver).limits(record.log_options) is not None
     return {
         "Id": record.id,
         "Created": rfc3339(record.created),

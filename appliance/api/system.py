@@ -18,13 +18,14 @@ from appliance.api.times import parse_time
 from appliance.config import Config
 from appliance.container.event import Event
 from appliance.container.lifecycle import status_word
-from appliance.container.logconfig import LOG_DRIVERS
 from appliance.container.times import rfc3339
 from appliance.diag import dump_tasks
 from appliance.diag.logfile import LOG_NAME, parts
 from appliance.http import Reply, Request
 from appliance.hypervisor import Driver
 from appliance.image.store import ImageStore
+from appliance.logdrivers import DEFAULT as DEFAULT_LOG_DRIVER
+from appliance.logdrivers import driver_names
 from appliance.registry import Proxies
 
 _FILTERS = frozenset((
@@ -131,7 +132,7 @@ class SystemRoutes:
                     "Volume": ["local"],
                     "Network": ["bridge", "host", "null", "overlay"],
                     "Authorization": None,
-                    "Log": list(LOG_DRIVERS),
+                    "Log": driver_names(),
                 },
                 "MemoryLimit": True,
                 "SwapLimit": True,
@@ -146,7 +147,7 @@ class SystemRoutes:
                 "OomKillDisable": False,
                 "NGoroutines": 0,
                 "SystemTime": rfc3339(time.time_ns()),
-                "LoggingDriver": "json-file",
+                "LoggingDriver": DEFAULT_LOG_DRIVER,
                 "CgroupDriver": "none",
                 "CgroupVersion": "2",
                 "NEventsListener": 0,

@@ -75,6 +75,11 @@ class ContainerRecord(msgspec.Struct):
     def log_driver(self) -> str:
         return (self.host.get("LogConfig") or {}).get("Type") or "json-file"
 
+    @property
+    def log_options(self) -> dict[str, str]:
+        options: dict[str, str] = (self.host.get("LogConfig") or {}).get("Config") or {}
+        return options
+
 
 def state_of(record: ContainerRecord) -> State:
     """The state that a record speaks of, with no machine to ask: what ran is over."""

@@ -32,7 +32,7 @@ from appliance.engine.containers.random_names import random_name
 from appliance.engine.containers.stats import Stats
 from appliance.engine.containers.supervisor import Defaults, Supervisor
 from appliance.engine.containers.updates import Updates
-from appliance.engine.logging.syslog import SyslogShipper
+from appliance.engine.logging.shipping import wait_shipped
 from appliance.engine.machines.admission import Admission
 from appliance.engine.machines.pool import Pool
 from appliance.engine.machines.provisioner import MachineProvisioner
@@ -272,9 +272,7 @@ class Containers:
                 return
             await self._supervisor.wait_machine_gone(container)
             await self._file_sessions.end(container)
-            if SyslogShipper.wanted(container) and container.exits:
-                with trio.move_on_after(_FORWARD_SECONDS):
-                    await container.log_shipped.wait()
+            await wait_shipped(container, _FORWARD_SECONDS)
             container.move(Remove(True, ref))
             await self._repository.remove(container.id)
             container.removed = True

@@ -29,7 +29,7 @@ from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.containers.execs import drain
 from appliance.engine.containers.file_sessions import FileSessions
 from appliance.engine.containers.health import HealthMonitor
-from appliance.engine.logging.syslog import SyslogShipper
+from appliance.engine.logging.shipping import start_shipping
 from appliance.engine.machines.boot import (
     begin_awakened,
     begin_found,
@@ -231,7 +231,7 @@ class Supervisor:
         guest_config = replace(
             self._connections.guest_config(container), mount_plan=await self._volumes.mount_plan(container)
         )
-        log_file = container.open_log() if record.log_driver != "none" else None
+        log_file = container.open_log_if_kept()
         record.run_offset = kept.log_offset if kept is not None else 0
         if log_file is not None:
             log_file.begin_run(record.run_offset)
@@ -288,11 +288,7 @@ class Supervisor:
         self._tasks.start_soon(self._leases.watch, container, run, self._connections.refresh)
         if self._fast_paths is not None:
             self._tasks.start_soon(self._speed_up, self._fast_paths, container, run)
-        container.log_shipped = trio.Event()
-        if SyslogShipper.wanted(container):
-            self._tasks.start_soon(SyslogShipper(container).run)
-        else:
-            container.log_shipped.set()
+        start_shipping(container, self._tasks)
 
     @staticmethod
     async def _speed_up(fast_paths: "FastPaths", container: Container, run: Run) -> None:
@@ -324,7 +320,7 @@ class Supervisor:
             session,
             container.fanout,
             container.stdin if container.record.config.get("OpenStdin") else None,
-            container.open_log() if container.record.log_driver != "none" else None,
+            container.open_log_if_kept(),
             container.notify_log,
         )
         run.on_gone = lambda: self._volumes.let_go(container)
@@ -477,7 +473,7 @@ class Supervisor:
 
     async def _resume(self, container: Container, machine: Machine, attempt: _Attempt | None) -> None:
         record = container.record
-        log_file = container.open_log() if record.log_driver != "none" else None
+        log_file = container.open_log_if_kept()
         if log_file is not None and log_file.entries <= record.run_first_entry:
             log_file.begin_run(record.run_offset)
         try:

@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from appliance.container.logconfig import buffer_bytes
 from appliance.container.spec import ROOT, build_spec
 from appliance.diag import mark
 from appliance.engine.machines.guest_config import (
@@ -34,6 +33,7 @@ from appliance.hypervisor import (
     Nic,
     ResourceShares,
 )
+from appliance.logdrivers import buffer_bytes, drops_oldest
 from appliance.network.network_record import Endpoint
 from protos.tether.v1 import filesystem_pb2, network_pb2, process_pb2, sandbox_pb2
 from protos.tether.v1.filesystem_pb2 import Mount
@@ -179,14 +179,14 @@ def launch_requests(
     if linked:
         # What the container's own configuration says goes before.
         config = {**config, "Env": [*linked, *(config.get("Env") or ())]}
-    log_config = host.get("LogConfig") or {}
+    log_options = (host.get("LogConfig") or {}).get("Config") or {}
     rows, columns = host.get("ConsoleSize") or (0, 0)
     process = process_pb2.CreateRequest(
         id=machine_id,
         spec=build_spec(config, host, config["Hostname"], own_mounts(guest_config.mount_plan)),
         stdin=bool(config.get("OpenStdin")),
-        drop_oldest=(log_config.get("Config") or {}).get("mode") == "non-blocking",
-        spool_bytes=min(buffer_bytes(log_config), 64 << 20),
+        drop_oldest=drops_oldest(log_options),
+        spool_bytes=min(buffer_bytes(log_options), 64 << 20),
         rows=rows,
         columns=columns,
     )

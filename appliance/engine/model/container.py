@@ -9,10 +9,10 @@ from appliance.container import lifecycle
 from appliance.container.container_record import ContainerRecord
 from appliance.container.health import Health
 from appliance.container.lifecycle import Created, Exited, Running, State
-from appliance.container.logconfig import limits_of
 from appliance.diag import Trace
 from appliance.engine.model.run import Run
 from appliance.guest import Fanout, StdinPipe
+from appliance.logdrivers import LogDriver, LogLimits, driver_named
 from appliance.network.network_record import Endpoint
 from appliance.streams.logfile import LogFile
 
@@ -37,7 +37,7 @@ class Container:
     abort: trio.CancelScope | None = None
     expected_exit: bool = False
     health: Health | None = None
-    # Set while nobody sends its log on.
+    # Set while no log driver sends the log to a server.
     log_shipped: trio.Event = field(default_factory=trio.Event)
     exits: int = 0
     # Restarts in a row, of runs that were short: each waits twice as long as the one before.
@@ -77,11 +77,20 @@ class Container:
         """The disk that the container writes to."""
         return self.folder / "upper.ext4"
 
+    @property
+    def log_driver(self) -> LogDriver:
+        return driver_named(self.record.log_driver)
+
     def open_log(self) -> LogFile:
+        """The log file, opened at the first call."""
         if self.log is None:
-            limits = limits_of(self.record.host.get("LogConfig") or {})
+            limits = self.log_driver.limits(self.record.log_options) or LogLimits()
             self.log = LogFile(self.folder, framed=not self.tty, piece=limits.size, pieces=limits.files)
         return self.log
+
+    def open_log_if_kept(self) -> LogFile | None:
+        """The log file, or None when the log driver keeps none."""
+        return None if self.log_driver.limits(self.record.log_options) is None else self.open_log()
 
     def move(self, event: lifecycle.Event) -> None:
         """Advance the state and tell all who wait."""

@@ -1,0 +1,24 @@
+"""json-file, Docker's default: a log file without a limit, unless `max-size` sets one."""
+
+from appliance.logdrivers.driver import LogLimits, Options
+from appliance.logdrivers.options import DELIVERY, check_delivery, check_names, parse_limits
+
+_OPTIONS = DELIVERY | {"max-size", "max-file"}
+
+
+class JsonFileDriver:
+    """Docker's name and options. The file has our own format (`streams/logfile.py`), which `docker logs` hides."""
+
+    name = "json-file"
+    readable = True
+
+    def check(self, options: Options) -> list[str]:
+        """See LogDriver."""
+        warnings = check_names(self.name, options, _OPTIONS)
+        self.limits(options)
+        check_delivery(options)
+        return warnings
+
+    def limits(self, options: Options) -> LogLimits:
+        """See LogDriver."""
+        return parse_limits(options, LogLimits())

@@ -1,0 +1,26 @@
+"""local: a log file of at most 100 MiB, unless `max-size` and `max-file` say otherwise."""
+
+from appliance.logdrivers.driver import LogLimits, Options
+from appliance.logdrivers.options import DELIVERY, check_delivery, check_names, parse_limits
+
+_OPTIONS = DELIVERY | {"max-size", "max-file"}
+# moby: daemon/logger/local
+_DEFAULT = LogLimits(20 << 20, 5)
+
+
+class LocalDriver:
+    """As json-file, with a limit by default."""
+
+    name = "local"
+    readable = True
+
+    def check(self, options: Options) -> list[str]:
+        """See LogDriver."""
+        warnings = check_names(self.name, options, _OPTIONS)
+        self.limits(options)
+        check_delivery(options)
+        return warnings
+
+    def limits(self, options: Options) -> LogLimits:
+        """See LogDriver."""
+        return parse_limits(options, _DEFAULT)
