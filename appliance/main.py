@@ -50,7 +50,7 @@ from appliance.engine.volumes import Volumes
 from appliance.errors import Conflict, InvalidParameter, VchError, leaves
 from appliance.hosting import host_of, hosting_of, remote, served_stores
 from appliance.http import Readiness, TlsFront, serve_connection
-from appliance.hypervisor import Disks
+from appliance.hypervisor import Disks, why_no_shares
 from appliance.image.store import ImageStore
 from appliance.registry import Credentials, Proxies, Registry
 from appliance.store import Database
@@ -166,12 +166,12 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
             database, config.data_root, lambda layer: tasks.start_soon(_forget, disks, layer), quota.admit
         )
         quota.count(images.layers_used)
-        why_no_shares = driver.why_no_shares()
+        no_shares = why_no_shares(driver)
         volumes = Volumes(
-            VolumeStore(config.data_root, disks, shared=not why_no_shares, served=served_stores(config)),
+            VolumeStore(config.data_root, disks, shared=not no_shares, served=served_stores(config)),
             database,
             events,
-            why_no_shares,
+            no_shares,
         )
         await volumes.open(tasks)
         await volumes.inherit(await disks.inherited())

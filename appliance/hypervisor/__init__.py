@@ -1,4 +1,7 @@
-"""Virtual machines: the contract in `driver`, a driver per folder. No Docker noun gets in, no QEMU or vSphere noun gets out."""
+"""Virtual machines: the contract in `driver`, one folder for each driver, and a driver in memory (`fake`) for tests.
+
+This room knows nothing of Docker. Nothing of a hypervisor's own API leaves the folder of its driver.
+"""
 
 from appliance.hypervisor.disks import SCRATCH, VOLUME_OPTIONS, DiskKind, Disks, LocalDisks
 from appliance.hypervisor.driver import (
@@ -12,6 +15,7 @@ from appliance.hypervisor.driver import (
     DiskAddress,
     Driver,
     Forward,
+    GuestDisk,
     Machine,
     MachineSpec,
     Nic,
@@ -19,10 +23,15 @@ from appliance.hypervisor.driver import (
     Pluggable,
     Power,
     ResourceShares,
+    ScsiAddress,
     SetShares,
     Share,
+    SharesFolders,
     Suspendable,
     Usage,
+    VirtioBlkPci,
+    VirtioBlkSerial,
+    why_no_shares,
 )
 
 __all__ = [
@@ -40,6 +49,7 @@ __all__ = [
     "Disks",
     "Driver",
     "Forward",
+    "GuestDisk",
     "LocalDisks",
     "Machine",
     "MachineSpec",
@@ -48,8 +58,13 @@ __all__ = [
     "Pluggable",
     "Power",
     "ResourceShares",
+    "ScsiAddress",
     "SetShares",
     "Share",
+    "SharesFolders",
     "Suspendable",
     "Usage",
+    "VirtioBlkPci",
+    "VirtioBlkSerial",
+    "why_no_shares",
 ]

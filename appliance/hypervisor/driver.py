@@ -1,4 +1,8 @@
-"""The contract of a hypervisor driver. tests/appliance/hypervisor/contract.py is what every driver must pass."""
+"""The contract of a hypervisor driver. README.md in this folder says how to write one.
+
+Every driver implements `Driver` and `Machine` completely. What only some hypervisors can do is a Protocol of its own, which the
+rooms above ask for with `isinstance`. tests/appliance/hypervisor/contract.py holds the tests that every driver passes.
+"""
 
 import enum
 from abc import ABC, abstractmethod
@@ -18,31 +22,64 @@ class Power(enum.Enum):
     ON = "on"
 
 
+# -- disks --------------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """What is only read is a raw image file; what is written to is one of `Disks`, by its path."""
+    """A disk of a machine. A read-only disk is a raw image file; a writable disk is one of `Disks`, by its path."""
 
     path: Path
     read_only: bool
 
 
 @dataclass(frozen=True, slots=True)
-class DiskAddress:
-    """Where a guest finds a disk: SCSI adapter (in the guest's order), target, LUN, partition of that (0: all of it).
+class ScsiAddress:
+    """A SCSI disk: the adapter's index in the order in which the guest numbers adapters, target, LUN.
 
-    It may be `blank`: without a file system yet.
+    `partition` counts from 1; 0 is the whole disk.
     """
 
     adapter: int
     target: int
     lun: int
-    blank: bool = False
     partition: int = 0
 
 
 @dataclass(frozen=True, slots=True)
+class VirtioBlkSerial:
+    """A virtio-blk disk by its serial number, at most 20 bytes of ASCII. `partition`: see ScsiAddress."""
+
+    serial: str
+    partition: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class VirtioBlkPci:
+    """A virtio-blk disk by the PCI address of its device, such as "0000:00:05.0". `partition`: see ScsiAddress."""
+
+    pci: str
+    partition: int = 0
+
+
+# Where a guest finds a disk. Device names such as /dev/sda do not serve: they follow the order of discovery.
+DiskAddress = ScsiAddress | VirtioBlkSerial | VirtioBlkPci
+
+
+@dataclass(frozen=True, slots=True)
+class GuestDisk:
+    """A disk as the guest finds it. The guest makes a file system on a `blank` disk before it mounts the disk."""
+
+    address: DiskAddress
+    blank: bool = False
+
+
+# -- network ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
 class Forward:
-    """A port of the host that is the guest's: where a NIC has no bridge, the hypervisor forwards it itself."""
+    """A host port that the hypervisor forwards into the guest, for a NIC without a bridge. `protocol` is tcp or udp."""
 
     protocol: str
     host_ip: str
@@ -51,16 +88,17 @@ class Forward:
     port: int
 
 
-# The bridge of a NIC that is on none yet.
+# The `bridge` of a NIC that is on no bridge yet and will be put on one.
 NO_BRIDGE = "-"
 
 
 @dataclass(frozen=True, slots=True)
 class Nic:
-    """A network NIC on a bridge of the host; without a bridge, on a network of its own, by user-mode NAT.
+    """A network interface card on `bridge`; without a bridge, on a private user-mode network with NAT.
 
-    Such a network is a CIDR, and `forwards` lead into it. Addresses are given to the guest by its tether in both cases.
-    `isolated`: on its bridge it reaches the host only.
+    `network` is the CIDR of the private network, `gateway` and `dns` are its addresses, `forwards` are ports of the host that
+    lead into it. The tether configures the guest's own addresses in both cases. An `isolated` NIC reaches the host through its
+    bridge, and no other machine.
     """
 
     mac: str
@@ -73,21 +111,23 @@ class Nic:
 
     @property
     def kind(self) -> "Nic":
-        """What it has in common with all that it can become while its machine runs."""
+        """What the NIC keeps for as long as its machine runs, whichever network it is moved to."""
         if self.bridge:
             return Nic("", bridge=NO_BRIDGE)
         return replace(self, mac="", forwards=())
 
 
-# What the guest calls the file system that shares are in.
+# -- shares -------------------------------------------------------------------------------------------------------------
+
+# The tag of the virtiofs file system that holds all shares of a machine.
 SHARE_TAG = "vch"
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A directory or file of the host that the guest sees, under its number, in the virtiofs file system `SHARE_TAG`.
+    """A directory or file of the host. The guest sees it in the file system `SHARE_TAG`, by its index in `MachineSpec.shares`.
 
-    `part` is a path below it that counts instead; no link in it leads out.
+    With `part`, a path below `path`, only that part is shared. No symbolic link in `part` leads out of `path`.
     """
 
     path: Path
@@ -95,15 +135,19 @@ class Share:
     part: str = ""
 
 
-# The shares of a machine that will have some: which, is said when it becomes somebody's.
+# The shares of a machine in the pool: the machine will have shares, and `Adaptable.become` says which.
 SOME_SHARES = (Share(Path("/"), True),)
+
+
+# -- machines -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class MachineSpec:
-    """`id` is 1 to 64 of [a-z0-9]; sizes in MiB. `more_nics` are at most 8 places behind `nic`, None an empty one.
+    """What a machine is made of. `id` is 1 to 64 of [a-z0-9]; memory is in MiB.
 
-    `name` is for whoever looks at machines: nothing is found by it.
+    `more_nics` are at most 8 further NICs in their slots; None is an empty slot. `name` is for people who look at machines in the
+    hypervisor's own client: nothing is looked up by name.
     """
 
     id: str
@@ -118,23 +162,26 @@ class MachineSpec:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a machine takes of its host: processor time so far, ns; memory, bytes."""
+    """What a machine uses of its host: CPU time since power-on in ns, memory in bytes."""
 
     cpu_ns: int
     memory: int
 
 
 class Machine(ABC):
-    """One VM. `power` is the hypervisor's word; the engine never guesses it. `spec` is what it is made to."""
+    """One VM. `power` is the hypervisor's answer; the engine never guesses it. `spec` is what the machine was made of.
+
+    `unmatched_nics`: the guest gives the first `unmatched_nics` NICs the MAC addresses of `spec`. Until then these NICs may have
+    other MAC addresses, because the machine was restored from a template.
+    """
 
     id: str
     spec: MachineSpec
-    # How many of its first NICs may have another address than its spec's, until the guest gives it to them.
-    unmatched_nics = 0
+    unmatched_nics: int
 
     @abstractmethod
     async def start(self) -> None:
-        """Power on. HypervisorError with the hypervisor's own words when it refuses."""
+        """Power on. HypervisorError holds the hypervisor's own words when the hypervisor refuses."""
 
     @abstractmethod
     async def kill(self) -> None:
@@ -142,68 +189,110 @@ class Machine(ABC):
 
     @abstractmethod
     async def wait_off(self) -> None:
-        """Return when the machine is off, whoever did it."""
+        """Return when the machine is off, whatever caused it."""
 
     @abstractmethod
     async def destroy(self) -> None:
-        """Kill it and remove all of it that the driver made (not its disks). Idempotent."""
+        """Power off and remove everything that the driver made for the machine, except its writable disks. Idempotent."""
 
     @abstractmethod
     async def power(self) -> Power: ...
 
     @abstractmethod
     async def dial_tether(self) -> Line:
-        """Open the byte line to the tether. One at a time: an earlier one is to be closed first."""
+        """Open the byte line to the tether. HypervisorError when the machine is off.
+
+        A machine has one line at a time: the caller closes the earlier line first.
+        """
 
     @abstractmethod
-    def disk_addresses(self) -> list[DiskAddress]:
-        """Where the guest finds the disks of its spec, in their order; valid once it was started."""
+    def guest_disks(self) -> list[GuestDisk]:
+        """Where the guest finds the disks of `spec`, in the order of `spec`. Valid once the machine was started."""
 
     @abstractmethod
     async def usage(self) -> Usage:
-        """Zeros for one that is off."""
+        """Return what the machine uses; zeros while the machine is off."""
 
     @abstractmethod
     def last_words(self) -> str:
-        """The end of the console and of the hypervisor's own messages, for an error text; may be empty."""
+        """The end of the console and of the hypervisor's messages, for an error text; may be empty."""
+
+
+class Driver(ABC):
+    @abstractmethod
+    async def connect(self) -> None:
+        """Check that machines can be created. HypervisorError says what is missing."""
+
+    @abstractmethod
+    async def create(self, spec: MachineSpec) -> Machine:
+        """Create a machine, which is off. HypervisorError says why the hypervisor refuses."""
+
+    @abstractmethod
+    async def adopt(self) -> list[Machine]:
+        """Return the machines that exist already, running or not: a restarted appliance finds its VMs.
+
+        The machines of this driver object's own `create` may be left out.
+        """
+
+    @abstractmethod
+    def describe(self) -> dict[str, str]:
+        """Name, version, acceleration, for `docker info`. The key Driver is required."""
+
+
+# -- what only some drivers can do --------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class SharesFolders(Protocol):
+    """A driver whose machines can have shares, because the machines run on the host of the daemon."""
+
+    def why_no_shares(self) -> str:
+        """Why this host cannot share folders now, such as a missing program; "" when it can."""
+
+
+def why_no_shares(driver: Driver) -> str:
+    """Why machines of a driver cannot have shares; "" when they can."""
+    if isinstance(driver, SharesFolders):
+        return driver.why_no_shares()
+    return "this hypervisor runs machines on other hosts than the daemon's"
 
 
 @runtime_checkable
 class Checkpointable(Protocol):
-    """A machine whose whole state can be kept: memory, devices and what its writable disks hold, of one moment."""
+    """A machine whose state can be saved: memory, devices and the content of writable disks, at one moment."""
 
     async def save_to(self, folder: Path, at_rest: Callable[[], None], *, go_on: bool) -> None:
-        """Keep the state in `folder`, which is empty. The machine stands still meanwhile; then it goes on, or is killed.
+        """Save the state in `folder`, which is empty. The machine is paused meanwhile; then it runs again, or is killed.
 
-        `at_rest` is called when it stands still.
-
-        HypervisorError or OSError when it cannot be kept: the machine goes on, and what is in the folder is of no use.
+        The driver calls `at_rest` when the machine is paused. HypervisorError or OSError when the state cannot be saved: the
+        machine runs again, and the content of the folder is useless.
         """
 
     async def start_from(self, folder: Path) -> None:
-        """Power on into a kept state, instead of `start`; the machine's writable disks become those that were kept.
+        """Power on into a saved state, instead of `start`. The writable disks get their saved content.
 
-        HypervisorError when the state is damaged, not ours, or does not fit this machine; the disks are as before then.
+        HypervisorError when the state is damaged, was written by another user, or does not fit this machine. The disks are
+        unchanged then.
         """
 
 
 @runtime_checkable
 class Pluggable(Protocol):
-    """A machine whose NICs can be changed while it runs; its spec's `more_nics` are those that it has."""
+    """A machine whose NICs can change while it runs. `spec.more_nics` follows each change."""
 
     async def plug_nic(self, nic: Nic) -> None:
-        """Add a NIC; the guest sees it some moments later. HypervisorError when there is no room or QEMU refuses."""
+        """Add a NIC; the guest sees the NIC some moments later. HypervisorError when no slot is free."""
 
     async def unplug_nic(self, mac: str) -> None:
-        """Take away a NIC; returns when the guest has let go of it. HypervisorError when it does not."""
+        """Remove a NIC. Returns when the guest has released the NIC; HypervisorError when the guest does not."""
 
     async def set_forwards(self, mac: str, forwards: tuple[Forward, ...]) -> None:
-        """Let a NIC without a bridge have these forwards and no others. HypervisorError names what cannot be."""
+        """Replace the forwards of a NIC without a bridge. HypervisorError names a forward that is not possible."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlacementState:
-    """What others can do to a machine in the hypervisor's own client: its name there, on which host it is (a key), suspended or not."""
+    """What an operator can change in the hypervisor's own client: the machine's name, its host (a key), suspended or not."""
 
     name: str = ""
     host: str = ""
@@ -212,28 +301,28 @@ class PlacementState:
 
 @runtime_checkable
 class Suspendable(Protocol):
-    """A machine that can be put to sleep, its memory on disk; it is on then, as far as `power` is concerned."""
+    """A machine that can be suspended, with its memory on disk. A suspended machine has the power state ON."""
 
     @property
     def placement(self) -> PlacementState:
-        """As far as it has been told; what is not known yet is empty."""
+        """The state that the hypervisor last reported. A field that is not known yet is empty."""
 
     async def wait_changed(self, than: PlacementState) -> PlacementState:
-        """Wait until it stands otherwise, by whomever."""
+        """Wait until the state differs from `than`, and return the new state."""
 
     async def host_name(self, host: str) -> str:
-        """What a host is called, "" when it is not known."""
+        """The name of a host by its key; "" when the hypervisor does not know the host."""
 
     async def suspend(self) -> None:
-        """Put it to sleep. HypervisorError when it cannot be."""
+        """Suspend the machine. HypervisorError when the hypervisor refuses."""
 
     async def resume(self) -> None:
-        """Wake it up: it goes on where it was. Nothing happens to one that is awake."""
+        """Let a suspended machine run again from where it stopped. No effect on a machine that runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResourceShares:
-    """What a machine gets when its host has too little for all: CPU shares (1024 is usual; 0: as usual), memory kept for it, MiB."""
+    """What a machine gets while its host is overcommitted: CPU shares (1024 is normal, 0 is the default), reserved memory in MiB."""
 
     cpu_shares: int = 0
     memory_mib: int = 0
@@ -241,69 +330,47 @@ class ResourceShares:
 
 @runtime_checkable
 class SetShares(Protocol):
-    """A machine that shares its host with others by weight, running or not."""
+    """A machine whose resource shares can be set, running or not."""
 
-    async def set_shares(self, weight: ResourceShares) -> None:
-        """Set its weight. HypervisorError when the host cannot keep what is asked for."""
+    async def set_shares(self, shares: ResourceShares) -> None:
+        """Set the shares. HypervisorError when the host cannot reserve the memory."""
 
 
 @runtime_checkable
 class Adaptable(Protocol):
-    """A machine that runs and is nobody's yet."""
+    """A running machine that belongs to no container yet."""
 
     def in_background(self, background: bool) -> None:
-        """Whether others go first on the host's cores."""
+        """Whether other processes of the host take precedence over the machine."""
 
     async def become(self, spec: MachineSpec) -> None:
-        """Turn into the machine of this spec, of its own size and network: its name, its disks. It goes on running.
+        """Turn into the machine of `spec`, which has the same size and kind of network, with the disks of `spec`.
 
-        HypervisorError when it cannot; what it is then is undefined, but it can be destroyed.
+        The machine runs on. HypervisorError when that fails: the machine is then only good for `destroy`.
         """
 
 
 class Rehearsal(Protocol):
-    """Brings a guest to where any container can begin."""
+    """Brings a booted guest to the state from which any container starts."""
 
     @property
     def layer(self) -> Path:
-        """The file that is the disk which it only reads."""
+        """The image file of the read-only disk that the rehearsal uses."""
 
-    def perform(
-        self, line: Line, kind: MachineSpec, disks: list[DiskAddress]
-    ) -> AbstractAsyncContextManager[trio.Event]:
-        """Rehearse as machines of this kind can, with a disk to write to and that of the layer.
+    def perform(self, line: Line, kind: MachineSpec, disks: list[GuestDisk]) -> AbstractAsyncContextManager[trio.Event]:
+        """Rehearse on a machine of `kind` with two disks: a writable disk, and the disk of `layer`.
 
-        In the block the guest is blank and idle, and its line open, until the event that it gets; it is closed at the block's end.
+        Inside the block the guest is blank and idle and its line is open. The event is set when the line ends. The end of the
+        block closes the line.
         """
 
 
 @runtime_checkable
 class Cloning(Protocol):
-    """Restores machines from one that was booted before."""
+    """Creates running machines from a machine that booted before."""
 
     def want(self, kind: MachineSpec) -> None:
-        """Machines of this kind will be started: have a template before that."""
+        """Prepare a template of this kind, because machines of this kind will be started."""
 
     async def create_blank(self, kind: MachineSpec) -> Machine | None:
-        """A running machine of this kind that is nobody's, an Adaptable; None while there is no template."""
-
-
-class Driver(ABC):
-    @abstractmethod
-    async def connect(self) -> None:
-        """Check that machines can be made here. HypervisorError says what is missing."""
-
-    @abstractmethod
-    async def create(self, spec: MachineSpec) -> Machine: ...
-
-    @abstractmethod
-    async def adopt(self) -> list[Machine]:
-        """The machines that are already there, running or not: a restarted appliance finds its VMs."""
-
-    def why_no_shares(self) -> str:
-        """Why machines of this driver cannot have shares; "" when they can."""
-        return "this hypervisor's hosts are not where the daemon is"
-
-    @abstractmethod
-    def describe(self) -> dict[str, str]:
-        """Name, version, acceleration: for `docker info`."""
+        """Create a running `Adaptable` machine of this kind; None while there is no template."""

@@ -21,7 +21,7 @@ from tether.rpc.server import Call
 from tether.rpc.status import Code, RpcError
 from tether.system import linux
 
-_SCSI = "/sys/bus/scsi/devices"
+_SYS = Path("/sys")
 _STATE = "/run/tether"
 _MOST_LINKS = 40
 # How long a disk that was promised may take to appear: discovery is asynchronous.
@@ -39,15 +39,37 @@ def _adapters() -> list[int]:
     )
 
 
+def block_name(disk: filesystem_pb2.Disk, sys: Path = _SYS) -> str | None:
+    """The name of a disk's whole block device, such as sda, by the disk's address; None while the kernel does not know the disk."""
+    if disk.serial:
+        for file in sys.glob("block/vd*/serial"):
+            if file.read_text().rstrip("\n") == disk.serial:
+                return file.parent.name
+        return None
+    if disk.pci:
+        found = sys.glob(f"bus/pci/devices/{disk.pci}/virtio*/block/*")
+    elif disk.adapter < len(_adapters()):
+        found = sys.glob(f"bus/scsi/devices/{_adapters()[disk.adapter]}:0:{disk.target}:{disk.lun}/block/*")
+    else:
+        return None
+    return next((path.name for path in found), None)
+
+
+def _address_of(disk: filesystem_pb2.Disk) -> str:
+    """The address for an error text."""
+    if disk.serial or disk.pci:
+        text = f"serial {disk.serial}" if disk.serial else f"PCI address {disk.pci}"
+    else:
+        text = f"adapter {disk.adapter} target {disk.target} lun {disk.lun}"
+    return text + (f" partition {disk.partition}" if disk.partition else "")
+
+
 def _block_device(disk: filesystem_pb2.Disk) -> str | None:
-    """The node of the disk at adapter:0:target:lun, by its address, since sdX follows the order of discovery."""
-    if disk.adapter >= len(_adapters()):
+    """The node of the disk in /dev, once it can be opened."""
+    name = block_name(disk)
+    if name is None:
         return None
-    try:
-        names = os.listdir(f"{_SCSI}/{_adapters()[disk.adapter]}:0:{disk.target}:{disk.lun}/block")
-    except FileNotFoundError:
-        return None
-    node = f"/dev/{names[0]}{disk.partition or ''}" if names else ""
+    node = f"/dev/{name}{disk.partition or ''}"
     try:
         # One that is on its way out has a node still, as one has that is on its way in, and neither can be opened.
         os.close(os.open(node, os.O_RDONLY | os.O_CLOEXEC))
@@ -63,10 +85,7 @@ async def _wait_device(disk: filesystem_pb2.Disk) -> str:
         if node is not None:
             return node
         if trio.current_time() >= deadline:
-            part = f" partition {disk.partition}" if disk.partition else ""
-            raise RpcError(
-                Code.NOT_FOUND, f"no disk at adapter {disk.adapter} target {disk.target} lun {disk.lun}{part}"
-            )
+            raise RpcError(Code.NOT_FOUND, f"no disk at {_address_of(disk)}")
         await trio.sleep(0.005)
 
 

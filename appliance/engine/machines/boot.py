@@ -28,10 +28,14 @@ from appliance.hypervisor import (
     VOLUME_OPTIONS,
     Disk,
     DiskAddress,
+    GuestDisk,
     Machine,
     MachineSpec,
     Nic,
     ResourceShares,
+    ScsiAddress,
+    VirtioBlkPci,
+    VirtioBlkSerial,
 )
 from appliance.logdrivers import buffer_bytes, drops_oldest
 from appliance.network.network_record import Endpoint
@@ -105,13 +109,15 @@ def _memory_class(wanted_mib: int, smallest_mib: int) -> int:
     return size
 
 
-def _mounts(disks: list[DiskAddress], mount_plan: MountPlan) -> list[Mount]:
+def _mounts(disks: list[GuestDisk], mount_plan: MountPlan) -> list[Mount]:
     upper, *others = disks
     count = len(others) - len(mount_plan.disks)
     layers, volumes = others[:count], others[count:]
     mounts = [
-        Mount(kind=Mount.DISK, target=f"{STATE}/layers/{number}", type="erofs", options=["ro"], disk=_disk(at))
-        for number, at in enumerate(layers)
+        Mount(
+            kind=Mount.DISK, target=f"{STATE}/layers/{number}", type="erofs", options=["ro"], disk=_disk(disk.address)
+        )
+        for number, disk in enumerate(layers)
     ]
     mounts.append(_ext4(f"{STATE}/upper", upper, SCRATCH.options))
     lower = [f"{STATE}/layers/{number}" for number in reversed(range(len(layers)))]
@@ -122,23 +128,29 @@ def _mounts(disks: list[DiskAddress], mount_plan: MountPlan) -> list[Mount]:
     mounts.append(Mount(kind=Mount.OVERLAY, target=ROOT, lower=lower, upper=f"{STATE}/upper"))
     if mount_plan.shares:
         mounts.append(Mount(kind=Mount.SHARE, target=f"{STATE}/shares", source=SHARE_TAG))
-    mounts += [_ext4(f"{STATE}/disks/{number}", at, VOLUME_OPTIONS) for number, at in enumerate(volumes)]
+    mounts += [_ext4(f"{STATE}/disks/{number}", disk, VOLUME_OPTIONS) for number, disk in enumerate(volumes)]
     return mounts
 
 
-def _disk(at: DiskAddress) -> filesystem_pb2.Disk:
-    return filesystem_pb2.Disk(adapter=at.adapter, target=at.target, lun=at.lun, partition=at.partition)
+def _disk(address: DiskAddress) -> filesystem_pb2.Disk:
+    match address:
+        case ScsiAddress(adapter, target, lun, partition):
+            return filesystem_pb2.Disk(adapter=adapter, target=target, lun=lun, partition=partition)
+        case VirtioBlkSerial(serial, partition):
+            return filesystem_pb2.Disk(serial=serial, partition=partition)
+        case VirtioBlkPci(pci, partition):
+            return filesystem_pb2.Disk(pci=pci, partition=partition)
 
 
-def _ext4(target: str, at: DiskAddress, options: Sequence[str]) -> Mount:
+def _ext4(target: str, disk: GuestDisk, options: Sequence[str]) -> Mount:
     """A disk that is written to; `options` are those of a file system that it may have to be given."""
     return Mount(
         kind=Mount.DISK,
         target=target,
         type="ext4",
         options=["discard", "noinit_itable"],
-        disk=_disk(at),
-        blank=options if at.blank else (),
+        disk=_disk(disk.address),
+        blank=options if disk.blank else (),
     )
 
 
@@ -157,7 +169,7 @@ def launch_requests(
     machine_id: str,
     config: dict[str, Any],
     host: dict[str, Any],
-    disks: list[DiskAddress],
+    disks: list[GuestDisk],
     guest_config: GuestConfig,
     unmatched: int,
 ) -> tuple[sandbox_pb2.ConfigureRequest, process_pb2.CreateRequest]:
@@ -199,7 +211,7 @@ def files_request(
     """What a blank guest is told that shows the container's files only; `endpoint` is its place on a network, if it has one."""
     return sandbox_pb2.ConfigureRequest(
         machine_id=container.id,
-        mounts=_mounts(machine.disk_addresses(), mount_plan),
+        mounts=_mounts(machine.guest_disks(), mount_plan),
         volumes=volumes_of(mount_plan),
         modules=_modules({}, mount_plan),
         network=network_config([endpoint], machine.unmatched_nics) if endpoint is not None else None,
@@ -220,7 +232,7 @@ async def begin_fresh(
     """
     record = container.record
     configure, process = launch_requests(
-        container.id, record.config, record.host, machine.disk_addresses(), guest_config, machine.unmatched_nics
+        container.id, record.config, record.host, machine.guest_disks(), guest_config, machine.unmatched_nics
     )
     mark("spec made")
     before: sandbox_pb2.ConfigureRequest | None = configure

@@ -142,7 +142,7 @@ class Pool:
             self._tasks.start_soon(session.run)
             with trio.fail_after(_REHEARSAL_SECONDS):
                 if self._rehearsal is not None:
-                    await self._rehearsal.rehearse(session, self._kind, machine.disk_addresses())
+                    await self._rehearsal.rehearse(session, self._kind, machine.guest_disks())
                 else:
                     await session.hello(_REHEARSAL_SECONDS)
             machine.in_background(False)

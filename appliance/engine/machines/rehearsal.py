@@ -17,7 +17,7 @@ from appliance.engine.machines.boot import launch_requests
 from appliance.engine.machines.guest_config import GuestConfig
 from appliance.errors import Conflict
 from appliance.guest import GuestSession
-from appliance.hypervisor import Disk, DiskAddress, LocalDisks, MachineSpec
+from appliance.hypervisor import Disk, GuestDisk, LocalDisks, MachineSpec
 from appliance.image.erofs import write_erofs
 from appliance.network.network_record import Endpoint
 from tether.rpc.bridge import LoopThread
@@ -104,7 +104,7 @@ class ContainerRehearsal:
         partial.rename(self.layer)
 
     @asynccontextmanager
-    async def perform(self, line: Line, kind: MachineSpec, disks: list[DiskAddress]) -> AsyncIterator[trio.Event]:
+    async def perform(self, line: Line, kind: MachineSpec, disks: list[GuestDisk]) -> AsyncIterator[trio.Event]:
         """GuestFailure, StartRefused or Conflict when the guest cannot."""
         session = GuestSession(self._loop, line)
         ended = trio.Event()
@@ -120,12 +120,12 @@ class ContainerRehearsal:
             yield ended
             nursery.cancel_scope.cancel()
 
-    async def rehearse(self, session: GuestSession, kind: MachineSpec, disks: list[DiskAddress]) -> None:
+    async def rehearse(self, session: GuestSession, kind: MachineSpec, disks: list[GuestDisk]) -> None:
         """GuestFailure, StartRefused or Conflict when the guest cannot."""
         for _ in range(_ROUNDS):
             await self._once(session, [self._endpoint] if kind.nic is not None else [], disks)
 
-    async def _once(self, session: GuestSession, endpoints: list[Endpoint], disks: list[DiskAddress]) -> None:
+    async def _once(self, session: GuestSession, endpoints: list[Endpoint], disks: list[GuestDisk]) -> None:
         config = {"Cmd": ["ready"], "Hostname": _NAME}
         requests = launch_requests(_NAME, config, {}, disks, GuestConfig(endpoints), len(endpoints))
         # Stays loaded: a container with volumes need not wait for it.

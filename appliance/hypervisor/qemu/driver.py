@@ -203,6 +203,7 @@ class QemuDriver(Driver):
         return found
 
     def why_no_shares(self) -> str:
+        """See SharesFolders."""
         if os.geteuid():
             return "virtiofsd needs the rights of root"
         return "" if find_virtiofsd() is not None else "virtiofsd is not installed (Debian: qemu-system-common)"

@@ -18,7 +18,7 @@ import trio
 
 from appliance.diag import mark
 from appliance.errors import HypervisorError
-from appliance.hypervisor.driver import Disk, DiskAddress, Forward, Machine, MachineSpec, Nic, Power, Usage
+from appliance.hypervisor.driver import Disk, Forward, GuestDisk, Machine, MachineSpec, Nic, Power, ScsiAddress, Usage
 from appliance.hypervisor.facts import encode_spec
 from appliance.hypervisor.qemu import nics, saved
 from appliance.hypervisor.qemu.command import (
@@ -201,8 +201,8 @@ class QemuMachine(Machine):
 
     # -- disks ----------------------------------------------------------------------------------------------------
 
-    def disk_addresses(self) -> list[DiskAddress]:
-        return [DiskAddress(0, 0, lun) for lun in luns_of(self.spec.disks, slotted=self.slotted)]
+    def guest_disks(self) -> list[GuestDisk]:
+        return [GuestDisk(ScsiAddress(0, 0, lun)) for lun in luns_of(self.spec.disks, slotted=self.slotted)]
 
     async def _plug_rest(self, monitor: Monitor) -> None:
         """The disks that have no slot, the NICs and shares that a template does not have."""

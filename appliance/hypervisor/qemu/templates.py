@@ -10,7 +10,7 @@ from typing import Protocol
 import trio
 
 from appliance.errors import HypervisorError, leaves
-from appliance.hypervisor.driver import Disk, DiskAddress, MachineSpec, Rehearsal
+from appliance.hypervisor.driver import Disk, GuestDisk, MachineSpec, Rehearsal
 from appliance.hypervisor.qemu.command import BLANK_MAC, Descriptors, Origin, command, template_origin
 from appliance.hypervisor.qemu.monitor import Monitor
 from appliance.hypervisor.qemu.template import Template, TemplateFolder, blank
@@ -40,7 +40,7 @@ class Bootable(Protocol):
 
     def launch(self, origin: Origin) -> None: ...
     async def dial_tether(self) -> Line: ...
-    def disk_addresses(self) -> list[DiskAddress]: ...
+    def guest_disks(self) -> list[GuestDisk]: ...
     def open_monitor(self) -> AbstractAsyncContextManager[Monitor]: ...
     async def kill(self) -> None: ...
     async def destroy(self) -> None: ...
@@ -146,7 +146,7 @@ class Templates:
             with trio.fail_after(_MAKE_SECONDS):
                 # Saved with the line open: a guest that knows itself alone looks for company only now and then.
                 async with (
-                    self._rehearsal.perform(await machine.dial_tether(), kind, machine.disk_addresses()),
+                    self._rehearsal.perform(await machine.dial_tether(), kind, machine.guest_disks()),
                     machine.open_monitor() as monitor,
                 ):
                     # Not stopped first: a machine that was saved running runs at once when it is restored.

@@ -112,7 +112,7 @@ class InstantClones:
                 await machine.start()
                 line = await machine.dial_tether()
                 # With the line open: a guest that knows itself alone looks for company only now and then.
-                async with self._rehearsal.perform(line, kind, machine.disk_addresses()) as ended:
+                async with self._rehearsal.perform(line, kind, machine.guest_disks()) as ended:
                     await driver.take_disks_from(machine.reference, own=True)
                     limit.deadline = float("inf")
                     log.info("machine to clone others from made in %.1f s", trio.current_time() - started)

@@ -10,8 +10,8 @@ from pyVmomi import vim
 
 from appliance.errors import HypervisorError
 from appliance.hypervisor.driver import (
-    DiskAddress,
     Forward,
+    GuestDisk,
     Machine,
     MachineSpec,
     Nic,
@@ -44,6 +44,8 @@ _SUSPENDED = "suspended"
 
 class VsphereMachine(Machine):
     """A virtual machine. `seen` is what vSphere last told of it; None once it is gone."""
+
+    unmatched_nics = 0
 
     def __init__(self, driver: "VsphereDriver", spec: MachineSpec, reference: Any, port: Port) -> None:
         self.id = spec.id
@@ -151,10 +153,10 @@ class VsphereMachine(Machine):
             raise HypervisorError(f"machine {self.id[:12]} is off")
         return self._port.dial()
 
-    def disk_addresses(self) -> list[DiskAddress]:
+    def guest_disks(self) -> list[GuestDisk]:
         slots = slots_of(self.spec.disks)
         return [
-            replace(address_of(slot.disk), blank=not disk.read_only, partition=slot.partition)
+            GuestDisk(replace(address_of(slot.disk), partition=slot.partition), blank=not disk.read_only)
             for slot, disk in zip(slots, self.spec.disks, strict=True)
         ]
 

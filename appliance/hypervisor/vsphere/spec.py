@@ -10,7 +10,7 @@ from typing import Any
 from pyVmomi import vim
 
 from appliance.errors import HypervisorError, InvalidParameter
-from appliance.hypervisor.driver import NO_BRIDGE, DiskAddress, MachineSpec, Nic, ResourceShares
+from appliance.hypervisor.driver import NO_BRIDGE, MachineSpec, Nic, ResourceShares, ScsiAddress
 from appliance.hypervisor.facts import decode_spec, encode_spec
 
 # Of machines' UUIDs, so that each is the same whenever it is asked for.
@@ -48,12 +48,12 @@ class BootCd:
     firmware: str
 
 
-def address_of(index: int) -> DiskAddress:
+def address_of(index: int) -> ScsiAddress:
     """Where the guest finds a machine's disk of this number. HypervisorError when there is no place for so many."""
     if index >= _ADAPTERS * _UNITS:
         raise HypervisorError(f"a machine has room for {_ADAPTERS * _UNITS} disks")
     adapter, unit = divmod(index, _UNITS)
-    return DiskAddress(adapter, unit + (unit >= _ADAPTERS_OWN_UNIT), 0)
+    return ScsiAddress(adapter, unit + (unit >= _ADAPTERS_OWN_UNIT), 0)
 
 
 def is_nobodys(machine: str) -> bool:

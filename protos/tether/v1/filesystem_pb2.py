@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!protos/tether/v1/filesystem.proto\x12\ttether.v1\"\xec\x01\n\x05Mount\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.tether.v1.Mount.Kind\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x0f\n\x07options\x18\x05 \x03(\t\x12\x1d\n\x04\x64isk\x18\x06 \x01(\x0b\x32\x0f.tether.v1.Disk\x12\r\n\x05lower\x18\x07 \x03(\t\x12\r\n\x05upper\x18\x08 \x01(\t\x12\r\n\x05\x62lank\x18\t \x03(\t\"3\n\x04Kind\x12\t\n\x05PLAIN\x10\x00\x12\x08\n\x04\x44ISK\x10\x01\x12\x0b\n\x07OVERLAY\x10\x02\x12\t\n\x05SHARE\x10\x03\"\x8e\x01\n\x06Volume\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x02 \x01(\t\x12\x11\n\tread_only\x18\x03 \x01(\x08\x12\x0f\n\x07\x63opy_up\x18\x04 \x01(\x08\x12\x0c\n\x04make\x18\x05 \x01(\x08\x12\x0c\n\x04type\x18\x06 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x07 \x01(\t\x12\x0f\n\x07options\x18\x08 \x03(\t\"G\n\x04\x44isk\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\r\x12\x0e\n\x06target\x18\x02 \x01(\r\x12\x0b\n\x03lun\x18\x03 \x01(\r\x12\x11\n\tpartition\x18\x04 \x01(\r\"\'\n\x0bStatRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\"_\n\x0cStatResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x0c\n\x04mode\x18\x03 \x01(\r\x12\x10\n\x08mtime_ns\x18\x04 \x01(\x03\x12\x13\n\x0blink_target\x18\x05 \x01(\t\".\n\x12ReadArchiveRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\"\x1c\n\x0c\x41rchiveChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"n\n\x13WriteArchiveRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12 \n\x18no_overwrite_dir_non_dir\x18\x03 \x01(\x08\x12\r\n\x05owner\x18\x04 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\"D\n\x14WriteArchiveResponse\x12\x0f\n\x07\x65ntries\x18\x01 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x02 \x01(\r\x12\r\n\x05\x65rror\x18\x03 \x01(\t\"\x14\n\x12ListChangesRequest\"9\n\x13ListChangesResponse\x12\"\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x11.tether.v1.Change\"\x12\n\x10ReadLayerRequest\"j\n\x06\x43hange\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.tether.v1.Change.Kind\x12\x0c\n\x04path\x18\x02 \x01(\t\",\n\x04Kind\x12\x0c\n\x08MODIFIED\x10\x00\x12\t\n\x05\x41\x44\x44\x45\x44\x10\x01\x12\x0b\n\x07\x44\x45LETED\x10\x02\"/\n\x0cMountRequest\x12\x1f\n\x05mount\x18\x01 \x01(\x0b\x32\x10.tether.v1.Mount\"\x0f\n\rMountResponse\".\n\x0eUnmountRequest\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x0c\n\x04lazy\x18\x02 \x01(\x08\"\x11\n\x0fUnmountResponse\"\x1d\n\rFreezeRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"\x10\n\x0e\x46reezeResponse\"\x1b\n\x0bThawRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"\x0e\n\x0cThawResponse2\xee\x04\n\nFilesystem\x12\x37\n\x04Stat\x12\x16.tether.v1.StatRequest\x1a\x17.tether.v1.StatResponse\x12G\n\x0bReadArchive\x12\x1d.tether.v1.ReadArchiveRequest\x1a\x17.tether.v1.ArchiveChunk0\x01\x12S\n\x0cWriteArchive\x12\x1e.tether.v1.WriteArchiveRequest\x1a\x1f.tether.v1.WriteArchiveResponse(\x01\x30\x01\x12N\n\x0bListChanges\x12\x1d.tether.v1.ListChangesRequest\x1a\x1e.tether.v1.ListChangesResponse0\x01\x12\x43\n\tReadLayer\x12\x1b.tether.v1.ReadLayerRequest\x1a\x17.tether.v1.ArchiveChunk0\x01\x12:\n\x05Mount\x12\x17.tether.v1.MountRequest\x1a\x18.tether.v1.MountResponse\x12@\n\x07Unmount\x12\x19.tether.v1.UnmountRequest\x1a\x1a.tether.v1.UnmountResponse\x12=\n\x06\x46reeze\x12\x18.tether.v1.FreezeRequest\x1a\x19.tether.v1.FreezeResponse\x12\x37\n\x04Thaw\x12\x16.tether.v1.ThawRequest\x1a\x17.tether.v1.ThawResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!protos/tether/v1/filesystem.proto\x12\ttether.v1\"\xec\x01\n\x05Mount\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.tether.v1.Mount.Kind\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x0f\n\x07options\x18\x05 \x03(\t\x12\x1d\n\x04\x64isk\x18\x06 \x01(\x0b\x32\x0f.tether.v1.Disk\x12\r\n\x05lower\x18\x07 \x03(\t\x12\r\n\x05upper\x18\x08 \x01(\t\x12\r\n\x05\x62lank\x18\t \x03(\t\"3\n\x04Kind\x12\t\n\x05PLAIN\x10\x00\x12\x08\n\x04\x44ISK\x10\x01\x12\x0b\n\x07OVERLAY\x10\x02\x12\t\n\x05SHARE\x10\x03\"\x8e\x01\n\x06Volume\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x02 \x01(\t\x12\x11\n\tread_only\x18\x03 \x01(\x08\x12\x0f\n\x07\x63opy_up\x18\x04 \x01(\x08\x12\x0c\n\x04make\x18\x05 \x01(\x08\x12\x0c\n\x04type\x18\x06 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x07 \x01(\t\x12\x0f\n\x07options\x18\x08 \x03(\t\"d\n\x04\x44isk\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\r\x12\x0e\n\x06target\x18\x02 \x01(\r\x12\x0b\n\x03lun\x18\x03 \x01(\r\x12\x11\n\tpartition\x18\x04 \x01(\r\x12\x0e\n\x06serial\x18\x05 \x01(\t\x12\x0b\n\x03pci\x18\x06 \x01(\t\"\'\n\x0bStatRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\"_\n\x0cStatResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x0c\n\x04mode\x18\x03 \x01(\r\x12\x10\n\x08mtime_ns\x18\x04 \x01(\x03\x12\x13\n\x0blink_target\x18\x05 \x01(\t\".\n\x12ReadArchiveRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\"\x1c\n\x0c\x41rchiveChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"n\n\x13WriteArchiveRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12 \n\x18no_overwrite_dir_non_dir\x18\x03 \x01(\x08\x12\r\n\x05owner\x18\x04 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\"D\n\x14WriteArchiveResponse\x12\x0f\n\x07\x65ntries\x18\x01 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x02 \x01(\r\x12\r\n\x05\x65rror\x18\x03 \x01(\t\"\x14\n\x12ListChangesRequest\"9\n\x13ListChangesResponse\x12\"\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x11.tether.v1.Change\"\x12\n\x10ReadLayerRequest\"j\n\x06\x43hange\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.tether.v1.Change.Kind\x12\x0c\n\x04path\x18\x02 \x01(\t\",\n\x04Kind\x12\x0c\n\x08MODIFIED\x10\x00\x12\t\n\x05\x41\x44\x44\x45\x44\x10\x01\x12\x0b\n\x07\x44\x45LETED\x10\x02\"/\n\x0cMountRequest\x12\x1f\n\x05mount\x18\x01 \x01(\x0b\x32\x10.tether.v1.Mount\"\x0f\n\rMountResponse\".\n\x0eUnmountRequest\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x0c\n\x04lazy\x18\x02 \x01(\x08\"\x11\n\x0fUnmountResponse\"\x1d\n\rFreezeRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"\x10\n\x0e\x46reezeResponse\"\x1b\n\x0bThawRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"\x0e\n\x0cThawResponse2\xee\x04\n\nFilesystem\x12\x37\n\x04Stat\x12\x16.tether.v1.StatRequest\x1a\x17.tether.v1.StatResponse\x12G\n\x0bReadArchive\x12\x1d.tether.v1.ReadArchiveRequest\x1a\x17.tether.v1.ArchiveChunk0\x01\x12S\n\x0cWriteArchive\x12\x1e.tether.v1.WriteArchiveRequest\x1a\x1f.tether.v1.WriteArchiveResponse(\x01\x30\x01\x12N\n\x0bListChanges\x12\x1d.tether.v1.ListChangesRequest\x1a\x1e.tether.v1.ListChangesResponse0\x01\x12\x43\n\tReadLayer\x12\x1b.tether.v1.ReadLayerRequest\x1a\x17.tether.v1.ArchiveChunk0\x01\x12:\n\x05Mount\x12\x17.tether.v1.MountRequest\x1a\x18.tether.v1.MountResponse\x12@\n\x07Unmount\x12\x19.tether.v1.UnmountRequest\x1a\x1a.tether.v1.UnmountResponse\x12=\n\x06\x46reeze\x12\x18.tether.v1.FreezeRequest\x1a\x19.tether.v1.FreezeResponse\x12\x37\n\x04Thaw\x12\x16.tether.v1.ThawRequest\x1a\x17.tether.v1.ThawResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,45 +38,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VOLUME']._serialized_start=288
   _globals['_VOLUME']._serialized_end=430
   _globals['_DISK']._serialized_start=432
-  _globals['_DISK']._serialized_end=503
-  _globals['_STATREQUEST']._serialized_start=505
-  _globals['_STATREQUEST']._serialized_end=544
-  _globals['_STATRESPONSE']._serialized_start=546
-  _globals['_STATRESPONSE']._serialized_end=641
-  _globals['_READARCHIVEREQUEST']._serialized_start=643
-  _globals['_READARCHIVEREQUEST']._serialized_end=689
-  _globals['_ARCHIVECHUNK']._serialized_start=691
-  _globals['_ARCHIVECHUNK']._serialized_end=719
-  _globals['_WRITEARCHIVEREQUEST']._serialized_start=721
-  _globals['_WRITEARCHIVEREQUEST']._serialized_end=831
-  _globals['_WRITEARCHIVERESPONSE']._serialized_start=833
-  _globals['_WRITEARCHIVERESPONSE']._serialized_end=901
-  _globals['_LISTCHANGESREQUEST']._serialized_start=903
-  _globals['_LISTCHANGESREQUEST']._serialized_end=923
-  _globals['_LISTCHANGESRESPONSE']._serialized_start=925
-  _globals['_LISTCHANGESRESPONSE']._serialized_end=982
-  _globals['_READLAYERREQUEST']._serialized_start=984
-  _globals['_READLAYERREQUEST']._serialized_end=1002
-  _globals['_CHANGE']._serialized_start=1004
-  _globals['_CHANGE']._serialized_end=1110
-  _globals['_CHANGE_KIND']._serialized_start=1066
-  _globals['_CHANGE_KIND']._serialized_end=1110
-  _globals['_MOUNTREQUEST']._serialized_start=1112
-  _globals['_MOUNTREQUEST']._serialized_end=1159
-  _globals['_MOUNTRESPONSE']._serialized_start=1161
-  _globals['_MOUNTRESPONSE']._serialized_end=1176
-  _globals['_UNMOUNTREQUEST']._serialized_start=1178
-  _globals['_UNMOUNTREQUEST']._serialized_end=1224
-  _globals['_UNMOUNTRESPONSE']._serialized_start=1226
-  _globals['_UNMOUNTRESPONSE']._serialized_end=1243
-  _globals['_FREEZEREQUEST']._serialized_start=1245
-  _globals['_FREEZEREQUEST']._serialized_end=1274
-  _globals['_FREEZERESPONSE']._serialized_start=1276
-  _globals['_FREEZERESPONSE']._serialized_end=1292
-  _globals['_THAWREQUEST']._serialized_start=1294
-  _globals['_THAWREQUEST']._serialized_end=1321
-  _globals['_THAWRESPONSE']._serialized_start=1323
-  _globals['_THAWRESPONSE']._serialized_end=1337
-  _globals['_FILESYSTEM']._serialized_start=1340
-  _globals['_FILESYSTEM']._serialized_end=1962
+  _globals['_DISK']._serialized_end=532
+  _globals['_STATREQUEST']._serialized_start=534
+  _globals['_STATREQUEST']._serialized_end=573
+  _globals['_STATRESPONSE']._serialized_start=575
+  _globals['_STATRESPONSE']._serialized_end=670
+  _globals['_READARCHIVEREQUEST']._serialized_start=672
+  _globals['_READARCHIVEREQUEST']._serialized_end=718
+  _globals['_ARCHIVECHUNK']._serialized_start=720
+  _globals['_ARCHIVECHUNK']._serialized_end=748
+  _globals['_WRITEARCHIVEREQUEST']._serialized_start=750
+  _globals['_WRITEARCHIVEREQUEST']._serialized_end=860
+  _globals['_WRITEARCHIVERESPONSE']._serialized_start=862
+  _globals['_WRITEARCHIVERESPONSE']._serialized_end=930
+  _globals['_LISTCHANGESREQUEST']._serialized_start=932
+  _globals['_LISTCHANGESREQUEST']._serialized_end=952
+  _globals['_LISTCHANGESRESPONSE']._serialized_start=954
+  _globals['_LISTCHANGESRESPONSE']._serialized_end=1011
+  _globals['_READLAYERREQUEST']._serialized_start=1013
+  _globals['_READLAYERREQUEST']._serialized_end=1031
+  _globals['_CHANGE']._serialized_start=1033
+  _globals['_CHANGE']._serialized_end=1139
+  _globals['_CHANGE_KIND']._serialized_start=1095
+  _globals['_CHANGE_KIND']._serialized_end=1139
+  _globals['_MOUNTREQUEST']._serialized_start=1141
+  _globals['_MOUNTREQUEST']._serialized_end=1188
+  _globals['_MOUNTRESPONSE']._serialized_start=1190
+  _globals['_MOUNTRESPONSE']._serialized_end=1205
+  _globals['_UNMOUNTREQUEST']._serialized_start=1207
+  _globals['_UNMOUNTREQUEST']._serialized_end=1253
+  _globals['_UNMOUNTRESPONSE']._serialized_start=1255
+  _globals['_UNMOUNTRESPONSE']._serialized_end=1272
+  _globals['_FREEZEREQUEST']._serialized_start=1274
+  _globals['_FREEZEREQUEST']._serialized_end=1303
+  _globals['_FREEZERESPONSE']._serialized_start=1305
+  _globals['_FREEZERESPONSE']._serialized_end=1321
+  _globals['_THAWREQUEST']._serialized_start=1323
+  _globals['_THAWREQUEST']._serialized_end=1350
+  _globals['_THAWRESPONSE']._serialized_start=1352
+  _globals['_THAWRESPONSE']._serialized_end=1366
+  _globals['_FILESYSTEM']._serialized_start=1369
+  _globals['_FILESYSTEM']._serialized_end=1991
 # @@protoc_insertion_point(module_scope)

@@ -60,16 +60,20 @@ class Volume(_message.Message):
     def __init__(self, source: _Optional[str] = ..., destination: _Optional[str] = ..., read_only: _Optional[bool] = ..., copy_up: _Optional[bool] = ..., make: _Optional[bool] = ..., type: _Optional[str] = ..., device: _Optional[str] = ..., options: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Disk(_message.Message):
-    __slots__ = ("adapter", "target", "lun", "partition")
+    __slots__ = ("adapter", "target", "lun", "partition", "serial", "pci")
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     LUN_FIELD_NUMBER: _ClassVar[int]
     PARTITION_FIELD_NUMBER: _ClassVar[int]
+    SERIAL_FIELD_NUMBER: _ClassVar[int]
+    PCI_FIELD_NUMBER: _ClassVar[int]
     adapter: int
     target: int
     lun: int
     partition: int
-    def __init__(self, adapter: _Optional[int] = ..., target: _Optional[int] = ..., lun: _Optional[int] = ..., partition: _Optional[int] = ...) -> None: ...
+    serial: str
+    pci: str
+    def __init__(self, adapter: _Optional[int] = ..., target: _Optional[int] = ..., lun: _Optional[int] = ..., partition: _Optional[int] = ..., serial: _Optional[str] = ..., pci: _Optional[str] = ...) -> None: ...
 
 class StatRequest(_message.Message):
     __slots__ = ("id", "path")

@@ -16,7 +16,7 @@ import trio
 
 from appliance.config import default_guest
 from appliance.errors import HypervisorError
-from appliance.hypervisor import Disk, DiskAddress, Driver, MachineSpec, Nic, Power
+from appliance.hypervisor import Disk, Driver, GuestDisk, MachineSpec, Nic, Power, ScsiAddress
 from appliance.hypervisor.qemu import QemuDriver
 from appliance.hypervisor.qemu.command import BOOT, MOST_MORE_NICS, Descriptors, Placed, command
 from appliance.hypervisor.qemu.machine import QemuMachine
@@ -44,7 +44,7 @@ class Hear:
         return (Disk(folder / "hear.disk", False),)
 
     @asynccontextmanager
-    async def perform(self, line: Line, kind: MachineSpec, disks: list[DiskAddress]) -> AsyncIterator[trio.Event]:
+    async def perform(self, line: Line, kind: MachineSpec, disks: list[GuestDisk]) -> AsyncIterator[trio.Event]:
         await line.read()
         yield trio.Event()
         line.close()
@@ -260,7 +260,7 @@ class TestBecoming:
             (found,) = await driver.adopt()
             assert found.id == "m1"
             assert await found.power() is Power.ON
-            assert found.disk_addresses() == machine.disk_addresses()
+            assert found.guest_disks() == machine.guest_disks()
             # Its parent is this very process, which has not waited for it.
             assert not is_running(pid)
             await found.destroy()
@@ -282,7 +282,7 @@ class TestBecoming:
     async def test_disks_without_a_slot_are_plugged_in(self, short_path: Path) -> None:
         async with self.blank(short_path) as (_, machine):
             await machine.become(self.spec(short_path, disks=11))
-            assert [at.lun for at in machine.disk_addresses()] == [*range(8), 16, 17, 18]
+            assert machine.guest_disks() == [GuestDisk(ScsiAddress(0, 0, lun)) for lun in (*range(8), 16, 17, 18)]
             async with machine.open_monitor() as monitor:
                 blocks = await monitor.execute("query-block")
             assert len([one for one in blocks if "inserted" in one]) == 11

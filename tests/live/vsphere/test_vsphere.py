@@ -388,7 +388,7 @@ def test_volumes_and_files(vsphere: Vsphere, tmp_path: Path) -> None:
     assert (tmp_path / "out").read_text() == "copied\n"
     daemon.must("rm", "files")
     refused = daemon.docker("run", "--rm", "-v", "/etc:/host", "busybox", "true").stderr
-    assert "this hypervisor's hosts are not where the daemon is" in refused
+    assert "this hypervisor runs machines on other hosts than the daemon's" in refused
 
 
 def test_a_lone_esxi(short_path: Path) -> None:

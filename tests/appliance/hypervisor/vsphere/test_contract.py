@@ -130,7 +130,7 @@ async def test_a_container_runs(simulator: Simulator, short_path: Path) -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(session.run)
                 await session.hello(60)
-                requests = launch_requests("c0ffee", config, {}, machine.disk_addresses(), Surroundings([]), 0)
+                requests = launch_requests("c0ffee", config, {}, machine.guest_disks(), Surroundings([]), 0)
                 async with session.launch(*requests, 60) as launched:
                     async for records in launched.output():
                         said += [record.data for record in records.records]
