@@ -5,6 +5,7 @@ from typing import Any
 
 from appliance.container.capabilities import capabilities
 from appliance.errors import InvalidParameter
+from tether.launch.oci import Seccomp, SyscallArgument, SyscallRule
 
 # What the guest's kernel is at least, for rules that ask.
 _KERNEL = (6, 1)
@@ -24,8 +25,25 @@ def _applies(conditions: dict[str, Any], granted: set[str], *, every: bool) -> b
     return all(found) if every else any(found)
 
 
-def parse_profile(text: str, host: dict[str, Any]) -> dict[str, Any]:
-    """InvalidParameter when it is none. `host` says which capabilities the container has."""
+def _rule(raw: dict[str, Any]) -> SyscallRule:
+    args = raw.get("args")
+    return SyscallRule(
+        action=raw.get("action") or "",
+        errno_ret=raw.get("errnoRet"),
+        args=None if args is None else tuple(_argument(argument) for argument in args),
+        names=tuple(raw.get("names") or [raw["name"]]),
+    )
+
+
+def _argument(raw: dict[str, Any]) -> SyscallArgument:
+    return SyscallArgument(raw.get("index", 0), raw.get("value", 0), raw.get("valueTwo"), raw.get("op", ""))
+
+
+def parse_profile(text: str, host: dict[str, Any]) -> Seccomp:
+    """Return the profile without the rules that do not apply; `host` decides which capabilities the container has.
+
+    InvalidParameter when the text is not a profile.
+    """
     try:
         raw = json.loads(text)
         granted = set(capabilities(host))
@@ -35,12 +53,8 @@ def parse_profile(text: str, host: dict[str, Any]) -> dict[str, Any]:
                 continue
             if _applies(rule.get("excludes") or {}, granted, every=False):
                 continue
-            kept = {key: rule[key] for key in ("action", "errnoRet", "args") if rule.get(key) is not None}
-            rules.append({**kept, "names": rule.get("names") or [rule["name"]]})
+            rules.append(_rule(rule))
         architectures = [name for name in raw.get("architectures") or _ARCHITECTURES if name in _ARCHITECTURES]
-        profile = {"defaultAction": raw["defaultAction"], "architectures": architectures, "syscalls": rules}
-        if raw.get("defaultErrnoRet") is not None:
-            profile["defaultErrnoRet"] = raw["defaultErrnoRet"]
-        return profile
+        return Seccomp(raw["defaultAction"], tuple(architectures), tuple(rules), raw.get("defaultErrnoRet"))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidParameter(f"Decoding seccomp profile failed: {error}") from error

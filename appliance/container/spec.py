@@ -1,7 +1,6 @@
 """A container's configuration as the OCI runtime spec that the tether launches. Pure."""
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +8,7 @@ from appliance.container.capabilities import capabilities
 from appliance.container.mounts import clean
 from appliance.container.seccomp import parse_profile
 from appliance.errors import InvalidParameter
+from tether.launch import oci
 
 ROOT = "/run/tether/rootfs"
 FILES = "/run/tether/files"
@@ -46,93 +46,45 @@ def arguments(config: dict[str, Any]) -> ProcessArguments:
     return ProcessArguments(joined[0], tuple(joined[1:]))
 
 
-def _mounts(host: dict[str, Any], own: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What every container has, and its `own` instead where it has something else; what is deeper comes later."""
-    privileged = bool(host.get("Privileged"))
-    mode = ["nosuid", "noexec", "nodev"]
+def _mounts(host: dict[str, Any], own: Sequence[oci.Mount]) -> tuple[oci.Mount, ...]:
+    """The mounts that every container has, except those that `own` replaces, and `own`. A mount follows those that contain it."""
+    access = () if host.get("Privileged") else ("ro",)
+    secure = ("nosuid", "noexec", "nodev")
     shm = int(host.get("ShmSize") or 64 << 20)
     mounts = [
-        {"destination": "/proc", "type": "proc", "source": "proc", "options": mode},
-        {
-            "destination": "/dev",
-            "type": "tmpfs",
-            "source": "tmpfs",
-            "options": ["nosuid", "strictatime", "mode=755", "size=65536k"],
-        },
-        {
-            "destination": "/dev/pts",
-            "type": "devpts",
-            "source": "devpts",
-            "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-        },
-        {
-            "destination": "/sys",
-            "type": "sysfs",
-            "source": "sysfs",
-            "options": [*mode, *(() if privileged else ("ro",))],
-        },
-        {
-            "destination": "/sys/fs/cgroup",
-            "type": "cgroup",
-            "source": "cgroup",
-            "options": [*mode, *(() if privileged else ("ro",))],
-        },
-        {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": mode},
+        oci.Mount("/proc", "proc", "proc", secure),
+        oci.Mount("/dev", "tmpfs", "tmpfs", ("nosuid", "strictatime", "mode=755", "size=65536k")),
+        oci.Mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
+        ),
+        oci.Mount("/sys", "sysfs", "sysfs", (*secure, *access)),
+        oci.Mount("/sys/fs/cgroup", "cgroup", "cgroup", (*secure, *access)),
+        oci.Mount("/dev/mqueue", "mqueue", "mqueue", secure),
     ]
     if host.get("IpcMode") != "none":
-        mounts.append(
-            {
-                "destination": "/dev/shm",
-                "type": "tmpfs",
-                "source": "shm",
-                "options": [*mode, "mode=1777", f"size={shm}"],
-            }
-        )
+        mounts.append(oci.Mount("/dev/shm", "tmpfs", "shm", (*secure, "mode=1777", f"size={shm}")))
     for name in ("resolv.conf", "hostname", "hosts"):
-        mounts.append(
-            {
-                "destination": f"/etc/{name}",
-                "type": "bind",
-                "source": f"{FILES}/{name}",
-                "options": ["rbind", "rprivate"],
-            }
-        )
+        mounts.append(oci.Mount(f"/etc/{name}", "bind", f"{FILES}/{name}", ("rbind", "rprivate")))
     own = list(own)
     for target, options in (host.get("Tmpfs") or {}).items():
-        given = [option for option in options.split(",") if option]
-        own.append(tmpfs_mount(target, given))
+        own.append(tmpfs_mount(target, [option for option in options.split(",") if option]))
     for device in host.get("Devices") or ():
-        # A node of the guest's, as it is there.
-        mounts.append(
-            {
-                "destination": device.get("PathInContainer") or device["PathOnHost"],
-                "type": "bind",
-                "source": device["PathOnHost"],
-                "options": ["bind"],
-            }
-        )
+        # A device node of the guest, bound as it is there.
+        node = device["PathOnHost"]
+        mounts.append(oci.Mount(device.get("PathInContainer") or node, "bind", node, ("bind",)))
     if host.get("Init"):
-        mounts.append(
-            {
-                "destination": "/sbin/docker-init",
-                "type": "bind",
-                "source": "/usr/bin/tini-static",
-                "options": ["bind", "ro"],
-            }
-        )
-    taken = {clean(mount["destination"]) for mount in own}
-    mounts = [mount for mount in mounts if mount["destination"] not in taken]
-    return sorted([*mounts, *own], key=lambda mount: len(clean(mount["destination"]).split("/")))
+        mounts.append(oci.Mount("/sbin/docker-init", "bind", "/usr/bin/tini-static", ("bind", "ro")))
+    taken = {clean(mount.destination) for mount in own}
+    mounts = [mount for mount in mounts if mount.destination not in taken]
+    return tuple(sorted([*mounts, *own], key=lambda mount: len(clean(mount.destination).split("/"))))
 
 
-def tmpfs_mount(target: str, options: Iterable[str]) -> dict[str, Any]:
+def tmpfs_mount(target: str, options: Iterable[str]) -> oci.Mount:
     """A tmpfs with Docker's defaults."""
-    return {
-        "destination": target,
-        "type": "tmpfs",
-        "source": "tmpfs",
-        "options": ["nosuid", "noexec", "nodev", *options],
-    }
+    return oci.Mount(target, "tmpfs", "tmpfs", ("nosuid", "noexec", "nodev", *options))
 
 
 def _namespaces(host: dict[str, Any]) -> list[str]:
@@ -173,71 +125,63 @@ LIMITS = frozenset(
 )
 
 
-def resources_of(host: dict[str, Any]) -> dict[str, Any]:
+def resources_of(host: dict[str, Any]) -> oci.Resources:
     """The member `linux.resources` of a spec."""
-    memory: dict[str, Any] = {}
-    if host.get("Memory"):
-        memory["limit"] = host["Memory"]
-    if host.get("MemorySwap"):
-        memory["swap"] = host["MemorySwap"]
-    if host.get("MemoryReservation"):
-        memory["reservation"] = host["MemoryReservation"]
-    cpu: dict[str, Any] = {}
-    if host.get("CpuShares"):
-        cpu["shares"] = host["CpuShares"]
+    quota, period = host.get("CpuQuota") or None, host.get("CpuPeriod") or None
     if host.get("NanoCpus"):
-        cpu["quota"], cpu["period"] = host["NanoCpus"] // 10_000, 100_000
-    if host.get("CpuQuota"):
-        cpu["quota"] = host["CpuQuota"]
-    if host.get("CpuPeriod"):
-        cpu["period"] = host["CpuPeriod"]
-    if host.get("CpusetCpus"):
-        cpu["cpus"] = host["CpusetCpus"]
-    if host.get("CpusetMems"):
-        cpu["mems"] = host["CpusetMems"]
-    resources: dict[str, Any] = {"memory": memory, "cpu": cpu}
-    if host.get("PidsLimit"):
-        resources["pids"] = {"limit": host["PidsLimit"]}
-    return resources
+        quota, period = quota or host["NanoCpus"] // 10_000, period or 100_000
+    return oci.Resources(
+        oci.Memory(
+            limit=host.get("Memory") or None,
+            swap=host.get("MemorySwap") or None,
+            reservation=host.get("MemoryReservation") or None,
+        ),
+        oci.Cpu(
+            shares=host.get("CpuShares") or None,
+            quota=quota,
+            period=period,
+            cpus=host.get("CpusetCpus") or None,
+            mems=host.get("CpusetMems") or None,
+        ),
+        oci.Pids(host["PidsLimit"]) if host.get("PidsLimit") else None,
+    )
 
 
 def _process(
     config: dict[str, Any], host: dict[str, Any], args: list[str], env: list[str], hostname: str
-) -> dict[str, Any]:
-    """The member `process` of a spec. User, WorkingDir, Tty are config's."""
+) -> oci.Process:
+    """The member `process` of a spec. `config` decides User, WorkingDir and Tty."""
     if not any(entry.startswith("PATH=") for entry in env):
         env.insert(0, DEFAULT_PATH)
     if not any(entry.startswith("HOSTNAME=") for entry in env):
         env.insert(1, f"HOSTNAME={hostname}")
     if config.get("Tty") and not any(entry.startswith("TERM=") for entry in env):
         env.append("TERM=xterm")
-    granted = capabilities(host)
+    granted = tuple(capabilities(host))
+    groups = host.get("GroupAdd") or ()
     security = [option for option in host.get("SecurityOpt") or () if option.startswith("no-new-privileges")]
-    limits = [
-        {"type": f"RLIMIT_{entry['Name'].upper()}", "soft": entry["Soft"], "hard": entry["Hard"]}
-        for entry in host.get("Ulimits") or ()
-    ]
-    return {
-        "terminal": bool(config.get("Tty")),
-        "user": {
-            "uid": 0,
-            "gid": 0,
-            "username": config.get("User") or "",
-            "additionalGids": [int(group) for group in host.get("GroupAdd") or () if group.isdigit()],
-            "additionalGroups": [group for group in host.get("GroupAdd") or () if not group.isdigit()],
-        },
-        "args": args,
-        "env": env,
-        "cwd": config.get("WorkingDir") or "/",
-        "capabilities": {"bounding": granted, "effective": granted, "permitted": granted},
-        "rlimits": limits,
-        "noNewPrivileges": any(not option.endswith(("=false", ":false")) for option in security),
-        "oomScoreAdj": host.get("OomScoreAdj") or 0,
-    }
+    return oci.Process(
+        terminal=bool(config.get("Tty")),
+        user=oci.User(
+            username=config.get("User") or "",
+            additional_gids=tuple(int(group) for group in groups if group.isdigit()),
+            additional_groups=tuple(group for group in groups if not group.isdigit()),
+        ),
+        args=tuple(args),
+        env=tuple(env),
+        cwd=config.get("WorkingDir") or "/",
+        capabilities=oci.Capabilities(bounding=granted, effective=granted, permitted=granted),
+        rlimits=tuple(
+            oci.Rlimit(f"RLIMIT_{limit['Name'].upper()}", limit["Soft"], limit["Hard"])
+            for limit in host.get("Ulimits") or ()
+        ),
+        no_new_privileges=any(not option.endswith(("=false", ":false")) for option in security),
+        oom_score_adj=host.get("OomScoreAdj") or 0,
+    )
 
 
-def _seccomp(host: dict[str, Any]) -> dict[str, Any] | None:
-    """The profile that SecurityOpt has; none by default, since the machine is the boundary."""
+def _seccomp(host: dict[str, Any]) -> oci.Seccomp | None:
+    """The profile that SecurityOpt has; none by default, since the VM is the boundary."""
     for option in host.get("SecurityOpt") or ():
         name, value = option[:7], option[8:]
         if name == "seccomp" and value not in ("unconfined", "builtin") and not host.get("Privileged"):
@@ -261,30 +205,34 @@ def build_exec_spec(config: dict[str, Any], host: dict[str, Any], wanted: dict[s
         )
     granted = {**host, "Privileged": True} if wanted.get("Privileged") else host
     process = _process(merged, granted, list(wanted["Cmd"]), env, config.get("Hostname") or "")
-    return json.dumps({"ociVersion": "1.0.2", "process": process}).encode()
+    return oci.encode(oci.Spec(oci.VERSION, process))
 
 
-def build_spec(config: dict[str, Any], host: dict[str, Any], hostname: str, own: list[dict[str, Any]]) -> bytes:
-    """Return config.json; `own` are mounts of it beside those that every container has. InvalidParameter names what cannot be."""
+def build_spec(config: dict[str, Any], host: dict[str, Any], hostname: str, own: Sequence[oci.Mount]) -> bytes:
+    """Return config.json. `own` are the container's mounts beside those that every container has.
+
+    InvalidParameter when there is nothing to run.
+    """
     command = arguments(config)
     args = [command.path, *command.args]
     if host.get("Init"):
         args = ["/sbin/docker-init", "--", *args]
-    spec: dict[str, Any] = {
-        "ociVersion": "1.0.2",
-        "process": _process(config, host, args, list(config.get("Env") or ()), hostname),
-        "root": {"path": ROOT, "readonly": bool(host.get("ReadonlyRootfs"))},
-        "hostname": hostname,
-        "domainname": config.get("Domainname") or "",
-        "mounts": _mounts(host, own),
-        "linux": {
-            "namespaces": [{"type": kind} for kind in _namespaces(host)],
-            "maskedPaths": masked_paths(host),
-            "readonlyPaths": readonly_paths(host),
-            "sysctl": host.get("Sysctls") or {},
-            "resources": resources_of(host),
-        },
-    }
-    if (profile := _seccomp(host)) is not None:
-        spec["linux"]["seccomp"] = profile
-    return json.dumps(spec).encode()
+    linux = oci.Linux(
+        namespaces=tuple(oci.Namespace(kind) for kind in _namespaces(host)),
+        masked_paths=tuple(masked_paths(host)),
+        readonly_paths=tuple(readonly_paths(host)),
+        sysctl=host.get("Sysctls") or {},
+        resources=resources_of(host),
+        seccomp=_seccomp(host),
+    )
+    return oci.encode(
+        oci.Spec(
+            oci.VERSION,
+            _process(config, host, args, list(config.get("Env") or ()), hostname),
+            oci.Root(ROOT, bool(host.get("ReadonlyRootfs"))),
+            hostname,
+            config.get("Domainname") or "",
+            _mounts(host, own),
+            linux,
+        )
+    )

@@ -1,19 +1,19 @@
 """Typed calls into one guest, with errors by meaning."""
 
-import json
 import logging
 import math
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import trio
 from google.protobuf.message import Message
 
 from appliance.errors import Conflict, InvalidParameter, NotFound, Unavailable, VchError
 from protos.tether.v1 import metrics_pb2, network_pb2, process_pb2, sandbox_pb2, stdio_pb2
+from tether.launch import oci
 from tether.rpc.bridge import LoopThread
 from tether.rpc.client import Channel, ServerStream
 from tether.rpc.status import Code, RpcError
@@ -294,9 +294,9 @@ class GuestSession:
     async def unpause(self, process_id: str) -> None:
         await self.call("Process/Resume", process_pb2.ResumeRequest(id=process_id), process_pb2.ResumeResponse)
 
-    async def update(self, process_id: str, resources: dict[str, Any]) -> None:
-        """Change limits; `resources` is OCI's linux.resources."""
-        request = process_pb2.UpdateRequest(id=process_id, resources=json.dumps(resources).encode())
+    async def update(self, process_id: str, resources: oci.Resources) -> None:
+        """Change limits. Absent members stay as they are."""
+        request = process_pb2.UpdateRequest(id=process_id, resources=oci.encode(resources))
         await self.call("Process/Update", request, process_pb2.UpdateResponse)
 
     async def top(self, process_id: str, arguments: list[str]) -> process_pb2.TopResponse:

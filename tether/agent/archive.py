@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from tether.launch.credentials import look_up_user
 from tether.launch.failure import LaunchFailure
-from tether.launch.spec import User
+from tether.launch.oci import User
 from tether.rpc.status import Code, RpcError
 
 # What is shown of the kernel, not kept on disks.
@@ -388,7 +388,7 @@ def unpack(path: str, source: int, *, no_overwrite_dir_non_dir: bool, owner: str
     whom = None
     if owner:
         try:
-            uid, gid, _, _ = look_up_user(User(name=owner))
+            uid, gid, _, _ = look_up_user(User(username=owner))
         except LaunchFailure as error:
             raise _refuse(str(error)) from error
         whom = (uid, gid)

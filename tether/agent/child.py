@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, closing
 import trio
 
 from tether.agent.reaper import Reaper
-from tether.launch import fork
+from tether.launch.launcher import fork
 from tether.rpc.status import Code, RpcError
 from tether.system import linux
 

@@ -18,7 +18,8 @@ from tether.agent.files import make_mount
 from tether.agent.process import ProcessService
 from tether.agent.reaper import Reaper
 from tether.agent.stdio import StdioService
-from tether.launch import Spec, prefetch
+from tether.launch.prefetch import prefetch
+from tether.launch.spec import Spec
 from tether.rpc.server import Call
 from tether.rpc.status import Code, RpcError
 from tether.system import linux

@@ -20,9 +20,12 @@ from tether.agent.child import child
 from tether.agent.events import EventsService
 from tether.agent.reaper import Reaper
 from tether.agent.stdio import STDERR, STDOUT, Spool, Stdin, pump_out
-from tether.launch import Launched, LaunchFailure, Prepared, Spec, launch, parse_spec_untrusted
-from tether.launch import Stdio as ChildStdio
-from tether.launch.spec import SpecError
+from tether.launch import oci
+from tether.launch.failure import LaunchFailure
+from tether.launch.launcher import Launched, Prepared, launch
+from tether.launch.launcher import Stdio as ChildStdio
+from tether.launch.limits import cgroup_files
+from tether.launch.spec import Spec, parse_spec_untrusted
 from tether.rpc.status import Code, RpcError
 from tether.system import linux
 from tether.system.cgroup import Cgroup
@@ -79,7 +82,7 @@ class ProcessService:
         """Fork a child for the container to come, unless there is one."""
         if self._prepared is None:
             cgroup = self._new_cgroup()
-            cgroup.create({})
+            cgroup.create()
             group = cgroup.open()
             try:
                 self._prepared = Prepared(group), cgroup
@@ -136,7 +139,7 @@ class ProcessService:
             raise RpcError(Code.INVALID_ARGUMENT, "a process id is 1 to 128 of [A-Za-z0-9_.-]")
         try:
             spec = parse_spec_untrusted(request.spec)
-        except SpecError as error:
+        except oci.SpecError as error:
             raise RpcError(Code.INVALID_ARGUMENT, str(error)) from error
         if request.join:
             self._find(request.join)
@@ -150,7 +153,7 @@ class ProcessService:
             request.stdin,
             (min(request.rows, 65535), min(request.columns, 65535)),
         )
-        if request.stdin and not spec.terminal:
+        if request.stdin and not spec.process.terminal:
             entry.stdin_read, writing = os.pipe2(os.O_CLOEXEC)
             fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 256 << 10)
             entry.stdin = Stdin(writing)
@@ -237,7 +240,8 @@ class ProcessService:
         if cgroup is None:
             cgroup = owner.cgroup = self._new_cgroup()
         if owner is entry:
-            cgroup.create(entry.spec.resources)
+            cgroup.create()
+            cgroup.write(cgroup_files(entry.spec.linux.resources))
         entry.cgroup = cgroup
         entry.oom_before = cgroup.oom_kills()
         given: list[int] = []
@@ -245,7 +249,7 @@ class ProcessService:
         group = cgroup.open()
         try:
             stdio = ChildStdio()
-            if not entry.spec.terminal:
+            if not entry.spec.process.terminal:
                 if entry.stdin_read < 0:
                     entry.stdin_read = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
                 for _ in range(2):
@@ -350,7 +354,7 @@ class ProcessService:
             join=entry.join,
             acknowledged_offset=entry.spool.acknowledged,
             written_offset=entry.spool.written,
-            terminal=entry.spec.terminal,
+            terminal=entry.spec.process.terminal,
         )
 
     async def top(self, request: process_pb2.TopRequest) -> process_pb2.TopResponse:
@@ -381,7 +385,7 @@ class ProcessService:
 
     def resize_pty(self, request: process_pb2.ResizePtyRequest) -> process_pb2.ResizePtyResponse:
         entry = self._find(request.id)
-        if not entry.spec.terminal:
+        if not entry.spec.process.terminal:
             raise RpcError(Code.FAILED_PRECONDITION, f"process {request.id} has no terminal")
         size = (min(request.rows, 65535), min(request.columns, 65535))
         entry.size = size
@@ -393,8 +397,9 @@ class ProcessService:
         entry = self._running(request.id)
         assert entry.cgroup is not None
         try:
-            entry.cgroup.update(json.loads(request.resources))
-        except (ValueError, TypeError, AttributeError) as error:
+            resources = oci.decode_untrusted(oci.Resources, request.resources)
+            entry.cgroup.write(cgroup_files(resources))
+        except oci.SpecError as error:
             raise RpcError(Code.INVALID_ARGUMENT, f"malformed resources: {error}") from error
         except OSError as error:
             raise RpcError(Code.FAILED_PRECONDITION, str(error)) from error

@@ -10,8 +10,8 @@ import trio
 from protos.tether.v1 import filesystem_pb2
 from tether.agent.child import ROOTFS, VIEW, Work, child
 from tether.agent.reaper import Reaper
+from tether.launch.oci import Mount
 from tether.launch.rootfs import mount_point, parse_options
-from tether.launch.spec import MountPoint
 from tether.rpc.status import Code, RpcError
 from tether.system import linux
 
@@ -80,7 +80,7 @@ def _show(volumes: list[filesystem_pb2.Volume]) -> None:
     try:
         for volume in volumes:
             options = ("rbind", "ro") if volume.read_only else ("rbind",)
-            mount_point(root, MountPoint(volume.destination, "bind", volume.source, options))
+            mount_point(root, Mount(volume.destination, "bind", volume.source, options))
     finally:
         os.close(root)
 

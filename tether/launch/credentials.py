@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tether.launch.failure import Kind, LaunchFailure, step
-from tether.launch.spec import Spec, User
+from tether.launch.oci import Process, User
 from tether.system import linux
 
 # include/uapi/linux/capability.h, by number.
@@ -44,8 +44,8 @@ def _entries(path: str, fields: int) -> Iterator[list[str]]:
 
 def look_up_user(user: User) -> tuple[int, int, list[int], str]:
     """Return (uid, gid, supplementary groups, home) as Docker does for `User` (name|uid[:group|gid])."""
-    name, _, group = user.name.partition(":")
-    if not user.name:
+    name, _, group = user.username.partition(":")
+    if not user.username:
         name = str(user.uid)
     entry = None
     for parts in _entries("/etc/passwd", 7):
@@ -55,8 +55,8 @@ def look_up_user(user: User) -> tuple[int, int, list[int], str]:
     if entry is None and not name.isdigit() and name:
         raise LaunchFailure(Kind.NO_SUCH_USER, "user", name)
     uid = int(entry[2]) if entry else int(name or 0)
-    gid = (int(entry[3]) if entry and entry[3].isdigit() else 0) if user.name else user.gid
-    groups = list(user.groups)
+    gid = (int(entry[3]) if entry and entry[3].isdigit() else 0) if user.username else user.gid
+    groups = list(user.additional_gids)
     if group:
         found = [parts for parts in _entries("/etc/group", 3) if parts[0] == group or parts[2] == group]
         if found:
@@ -65,24 +65,25 @@ def look_up_user(user: User) -> tuple[int, int, list[int], str]:
             gid = int(group)
         else:
             raise LaunchFailure(Kind.NO_SUCH_GROUP, "group", group)
-    elif user.name and entry:
+    elif user.username and entry:
         for parts in _entries("/etc/group", 4):
             if entry[0] in parts[3].split(","):
                 groups.append(int(parts[2]))
-    for wanted in user.group_names:
+    for wanted in user.additional_groups:
         found = [parts for parts in _entries("/etc/group", 3) if parts[0] == wanted]
         if not found:
             raise LaunchFailure(Kind.NO_SUCH_GROUP, "group", wanted)
         groups.append(int(found[0][2]))
-    if gid not in groups and user.name:
+    if gid not in groups and user.username:
         groups.insert(0, gid)
     if max(uid, gid) >= 1 << 31:
-        raise LaunchFailure(Kind.NO_SUCH_USER, "user", user.name)
+        raise LaunchFailure(Kind.NO_SUCH_USER, "user", user.username)
     return uid, gid, groups, entry[5] if entry else "/"
 
 
-def set_limits(spec: Spec) -> None:
-    for name, soft, hard in spec.rlimits:
+def set_limits(process: Process) -> None:
+    """Set resource limits and the OOM score, before the process becomes a user who may not raise them."""
+    for name, soft, hard in process.rlimits:
         number = getattr(resource, name, None)
         if number is None:
             raise LaunchFailure(Kind.SETUP, "rlimit", name)
@@ -92,17 +93,14 @@ def set_limits(spec: Spec) -> None:
                 resource.setrlimit(number, (limit[0], limit[1]))
             except ValueError as error:
                 raise LaunchFailure(Kind.SETUP, "rlimit", f"{name}: {error}") from error
-    if spec.oom_score_adj is not None:
-        with step("oom_score_adj", str(spec.oom_score_adj)), open("/proc/self/oom_score_adj", "w") as file:
-            file.write(str(spec.oom_score_adj))
+    if process.oom_score_adj is not None:
+        with step("oom_score_adj", str(process.oom_score_adj)), open("/proc/self/oom_score_adj", "w") as file:
+            file.write(str(process.oom_score_adj))
 
 
-def drop_to(spec: Spec, uid: int, gid: int, groups: list[int]) -> None:
+def drop_to(process: Process, uid: int, gid: int, groups: list[int]) -> None:
     """Become the user with the spec's capabilities, as runc does: keep across setuid, then set all five sets."""
-    sets = {
-        name: _mask(spec.capabilities.get(name, ()))
-        for name in ("bounding", "effective", "inheritable", "permitted", "ambient")
-    }
+    sets = {name: _mask(names or ()) for name, names in process.capabilities._asdict().items()}
     with step("set capabilities"):
         # A container without /proc has no way to ask.
         known = Path("/proc/sys/kernel/cap_last_cap")

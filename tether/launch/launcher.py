@@ -69,7 +69,7 @@ class Prepared:
     @staticmethod
     def suits(spec: Spec) -> bool:
         # One that was forked before the library for filters was loaded does not have it.
-        return _flags(spec) == _FLAGS_AHEAD and len(spec.raw) <= _MOST_AHEAD and not spec.seccomp
+        return _flags(spec) == _FLAGS_AHEAD and len(spec.raw) <= _MOST_AHEAD and not spec.linux.seccomp
 
 
 async def launch(
@@ -89,7 +89,7 @@ async def launch(
     reaper gets it like any other.
     """
     size = (rows, columns)
-    if spec.seccomp:
+    if spec.linux.seccomp:
         load_library()
     if prepared is not None:
         pid, ours = prepared.pid, prepared.socket
@@ -209,24 +209,24 @@ def _become(spec: Spec, stdio: Stdio, report: socket.socket, joined: bool, size:
             if spec.domainname:
                 linux.set_domainname(spec.domainname)
         enter_root(spec)
-        with step("chdir", spec.cwd, Kind.BAD_WORKING_DIRECTORY):
+        with step("chdir", spec.process.cwd, Kind.BAD_WORKING_DIRECTORY):
             # Docker makes a missing working directory, also where the root is read-only afterwards.
-            os.makedirs(spec.cwd, exist_ok=True)
-    if spec.terminal:
+            os.makedirs(spec.process.cwd, exist_ok=True)
+    if spec.process.terminal:
         _open_terminal(report, bind_console=not joined, size=size)
     else:
         for number, fd in enumerate((stdio.stdin, stdio.stdout, stdio.stderr)):
             os.dup2(fd, number)
     if not joined:
-        for key, value in spec.sysctl.items():
+        for key, value in spec.linux.sysctl.items():
             with step("sysctl", key), open(f"/proc/sys/{key.replace('.', '/')}", "w") as file:
                 file.write(value)
         hide_paths(spec)
-    uid, gid, groups, home = look_up_user(spec.user)
-    set_limits(spec)
-    environment = dict(entry.partition("=")[::2] for entry in spec.env if "=" in entry)
+    uid, gid, groups, home = look_up_user(spec.process.user)
+    set_limits(spec.process)
+    environment = dict(entry.partition("=")[::2] for entry in spec.process.env if "=" in entry)
     environment.setdefault("HOME", home)
-    if not spec.terminal:
+    if not spec.process.terminal:
         # /dev/stdout and friends can be opened by the user that the process becomes.
         for fd in range(3):
             try:
@@ -236,22 +236,22 @@ def _become(spec: Spec, stdio: Stdio, report: socket.socket, joined: bool, size:
                 pass
     else:
         os.fchown(0, uid, -1)
-    with step("chdir", spec.cwd, Kind.BAD_WORKING_DIRECTORY):
+    with step("chdir", spec.process.cwd, Kind.BAD_WORKING_DIRECTORY):
         try:
-            os.chdir(spec.cwd)
+            os.chdir(spec.process.cwd)
         except PermissionError:
             os.chdir("/")  # tried again as the user below
-    if spec.no_new_privileges:
+    if spec.process.no_new_privileges:
         linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
-    elif spec.seccomp:
+    elif spec.linux.seccomp:
         # Needs CAP_SYS_ADMIN without no_new_privs, so it comes before that is given up.
-        install_filter(spec.seccomp)
-    drop_to(spec, uid, gid, groups)
-    if spec.no_new_privileges and spec.seccomp:
-        install_filter(spec.seccomp)
-    with step("chdir", spec.cwd, Kind.BAD_WORKING_DIRECTORY):
-        os.chdir(spec.cwd)
-    os.umask(0o022 if spec.user.umask is None else spec.user.umask)
+        install_filter(spec.linux.seccomp)
+    drop_to(spec.process, uid, gid, groups)
+    if spec.process.no_new_privileges and spec.linux.seccomp:
+        install_filter(spec.linux.seccomp)
+    with step("chdir", spec.process.cwd, Kind.BAD_WORKING_DIRECTORY):
+        os.chdir(spec.process.cwd)
+    os.umask(0o022 if spec.process.user.umask is None else spec.process.user.umask)
     _exec(spec, environment)
 
 
@@ -278,17 +278,17 @@ def _open_terminal(report: socket.socket, *, bind_console: bool, size: tuple[int
 
 
 def _exec(spec: Spec, environment: dict[str, str]) -> None:
-    program = spec.args[0]
+    program = spec.process.args[0]
     # dup2'ed 0-2 stay; everything else the tether has open is close-on-exec, as Python opens files.
     if "/" in program:
         try:
-            os.execve(program, spec.args, environment)
+            os.execve(program, spec.process.args, environment)
         except OSError as error:
             raise _exec_failure(program, error.errno or 0, searched=False) from error
     refused = 0
     for directory in environment.get("PATH", _DEFAULT_PATH).split(":"):
         try:
-            os.execve(os.path.join(directory or ".", program), spec.args, environment)
+            os.execve(os.path.join(directory or ".", program), spec.process.args, environment)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 refused = error.errno or 0

@@ -15,15 +15,15 @@ _PIECE = 512 << 10
 def prefetch(spec: Spec) -> None:
     """Begin to read the program of a spec, whose root is mounted. What cannot be found or read is the start's to complain of."""
     try:
-        root = os.open(spec.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        root = os.open(spec.root.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return
     try:
-        program = spec.args[0]
+        program = spec.process.args[0]
         if "/" in program:
-            _read(root, os.path.join(spec.cwd, program))
+            _read(root, os.path.join(spec.process.cwd, program))
             return
-        path = next((entry[5:] for entry in spec.env if entry.startswith("PATH=")), "")
+        path = next((entry[5:] for entry in spec.process.env if entry.startswith("PATH=")), "")
         for directory in path.split(":"):
             if _read(root, os.path.join(directory, program)):
                 return

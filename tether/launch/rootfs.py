@@ -7,7 +7,8 @@ import os
 import stat
 
 from tether.launch.failure import step
-from tether.launch.spec import MountPoint, Spec
+from tether.launch.oci import Mount
+from tether.launch.spec import Spec
 from tether.system import linux
 
 _FLAGS = {
@@ -61,14 +62,14 @@ def enter_root(spec: Spec) -> None:
     """Build the mounts of the spec under its root and make that root `/`."""
     with step("make mounts private", "/"):
         linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
-    with step("bind", spec.root):
-        linux.mount(spec.root, spec.root, None, linux.MS_BIND | linux.MS_REC)
-    root = os.open(spec.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    with step("bind", spec.root.path):
+        linux.mount(spec.root.path, spec.root.path, None, linux.MS_BIND | linux.MS_REC)
+    root = os.open(spec.root.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     for mount in spec.mounts:
         with step(f"mount {mount.destination}"):
             mount_point(root, mount)
     _make_devices(root, spec)
-    with step("pivot_root", spec.root):
+    with step("pivot_root", spec.root.path):
         os.fchdir(root)
         linux.pivot_root(".", ".")
         # The old root now lies on top of the new one; it goes away with everything below it.
@@ -100,7 +101,7 @@ def make_parents(root: int, path: str, *, is_file: bool = False) -> int:
     return linux.open_in_root(root, done or ".", os.O_PATH)
 
 
-def mount_point(root: int, mount: MountPoint) -> None:
+def mount_point(root: int, mount: Mount) -> None:
     """Make one mount of a spec inside a root."""
     flags, propagation, data = parse_options(mount.options)
     is_bind = bool(flags & linux.MS_BIND) or mount.type == "bind"
@@ -122,7 +123,7 @@ def mount_point(root: int, mount: MountPoint) -> None:
         os.close(target)
 
 
-def _remount(root: int, mount: MountPoint, flags: int) -> None:
+def _remount(root: int, mount: Mount, flags: int) -> None:
     """A bind takes its flags from a second call; those that its source has stay."""
     if not flags:
         return
@@ -148,14 +149,14 @@ def _make_devices(root: int, spec: Spec) -> None:
         if os.path.exists("/proc/kcore"):
             os.symlink("/proc/kcore", "core", dir_fd=directory)
     kinds = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
-    for device in spec.devices:
+    for device in spec.linux.devices or ():
         with step("make device", device.path):
             parent = make_parents(root, os.path.dirname(device.path))
             name = os.path.basename(device.path)
             try:
                 os.mknod(
                     name,
-                    kinds[device.type] | device.mode & 0o7777,
+                    kinds[device.type] | device.file_mode & 0o7777,
                     os.makedev(device.major, device.minor),
                     dir_fd=parent,
                 )
@@ -170,7 +171,7 @@ def _make_devices(root: int, spec: Spec) -> None:
 
 def hide_paths(spec: Spec) -> None:
     """Masked and read-only paths, and the read-only root; after enter_root."""
-    for path in spec.readonly_paths:
+    for path in spec.linux.readonly_paths:
         try:
             with step("make read-only", path):
                 linux.mount(path, path, None, linux.MS_BIND | linux.MS_REC)
@@ -179,13 +180,13 @@ def hide_paths(spec: Spec) -> None:
         except Exception:
             if os.path.exists(path):
                 raise
-    for path in spec.masked_paths:
+    for path in spec.linux.masked_paths:
         if os.path.isdir(path):
             with step("mask", path):
                 linux.mount("tmpfs", path, "tmpfs", linux.MS_RDONLY, "size=0k")
         elif os.path.exists(path):
             with step("mask", path):
                 linux.mount("/dev/null", path, None, linux.MS_BIND)
-    if spec.root_readonly:
+    if spec.root.readonly:
         with step("make the root read-only", "/"):
             linux.mount(None, "/", None, linux.MS_BIND | linux.MS_REMOUNT | linux.MS_RDONLY)

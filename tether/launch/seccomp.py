@@ -3,9 +3,9 @@
 import ctypes
 import errno
 import functools
-from typing import Any
 
 from tether.launch.failure import Kind, LaunchFailure
+from tether.launch.oci import Seccomp, SyscallArgument
 
 _KILL_PROCESS, _KILL_THREAD, _TRAP, _ERRNO, _LOG, _ALLOW = 0x80000000, 0, 0x30000, 0x50000, 0x7FFC0000, 0x7FFF0000
 _ACTIONS = {
@@ -36,6 +36,12 @@ def _action(name: str, error: int | None) -> int:
     return _ACTIONS[name]
 
 
+def _comparison(argument: SyscallArgument) -> _Argument:
+    if argument.op not in _OPERATORS:
+        raise LaunchFailure(Kind.SETUP, "seccomp operator", argument.op)
+    return _Argument(argument.index, _OPERATORS[argument.op], argument.value, argument.value_two or 0)
+
+
 @functools.cache
 def load_library() -> ctypes.CDLL:
     """libseccomp, to be called before the root changes: afterwards it cannot be found."""
@@ -45,25 +51,23 @@ def load_library() -> ctypes.CDLL:
     return library
 
 
-def install_filter(profile: dict[str, Any]) -> None:
-    """Apply linux.seccomp of an OCI spec to this process. Calls that this libseccomp does not know are passed over."""
+def install_filter(profile: Seccomp) -> None:
+    """Apply linux.seccomp of an OCI spec to this process. System calls that this libseccomp does not know are ignored."""
     library = load_library()
-    context = ctypes.c_void_p(library.seccomp_init(_action(profile["defaultAction"], profile.get("defaultErrnoRet"))))
-    # no_new_privs is the spec's to decide, not the library's.
+    default = _action(profile.default_action, profile.default_errno_ret)
+    context = ctypes.c_void_p(library.seccomp_init(default))
+    # The spec decides about no_new_privs, not the library.
     library.seccomp_attr_set(context, _FLTATR_CTL_NNP, ctypes.c_uint32(0))
-    for name in profile.get("architectures") or ():
+    for name in profile.architectures:
         if name in _ARCHITECTURES:
             library.seccomp_arch_add(context, ctypes.c_uint32(_ARCHITECTURES[name]))
-    default = _action(profile["defaultAction"], profile.get("defaultErrnoRet"))
-    for rule in profile.get("syscalls") or ():
-        action = _action(rule["action"], rule.get("errnoRet"))
+    for rule in profile.syscalls:
+        action = _action(rule.action, rule.errno_ret)
         if action == default:
             continue
-        arguments = [
-            _Argument(a["index"], _OPERATORS[a["op"]], a["value"], a.get("valueTwo", 0)) for a in rule.get("args") or ()
-        ]
+        arguments = [_comparison(argument) for argument in rule.args or ()]
         array = (_Argument * len(arguments))(*arguments)
-        for name in rule["names"]:
+        for name in rule.names:
             number = library.seccomp_syscall_resolve_name(name.encode())
             if number != -1:
                 library.seccomp_rule_add_array(context, ctypes.c_uint32(action), number, len(arguments), array)

@@ -1,8 +1,8 @@
-"""cgroup v2 (Documentation/admin-guide/cgroup-v2.rst): one group per container, limits from an OCI spec's resources."""
+"""cgroup v2 (Documentation/admin-guide/cgroup-v2.rst): one group for each container."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 ROOT = Path("/sys/fs/cgroup")
 _CONTROLLERS = ("cpu", "memory", "pids", "io", "cpuset")
@@ -16,47 +16,18 @@ def enable_controllers() -> None:
             (ROOT / "cgroup.subtree_control").write_text(f"+{name}")
 
 
-def limits_of(resources: dict[str, Any]) -> dict[str, str]:
-    """OCI linux.resources (runtime-spec 1.0.2, cgroup v1 units) as {file: value} of cgroup v2."""
-    files: dict[str, str] = {}
-    memory = resources.get("memory") or {}
-    limit = memory.get("limit")
-    if limit is not None:
-        files["memory.max"] = "max" if limit <= 0 else str(limit)
-    if memory.get("reservation"):
-        files["memory.low"] = str(memory["reservation"])
-    swap = memory.get("swap")
-    if swap is not None and limit is not None:
-        # OCI counts memory and swap together, cgroup v2 swap alone.
-        files["memory.swap.max"] = "max" if swap < 0 else str(max(0, swap - limit))
-    cpu = resources.get("cpu") or {}
-    if cpu.get("shares"):
-        shares = min(max(int(cpu["shares"]), 2), 262144)
-        files["cpu.weight"] = str(1 + (shares - 2) * 9999 // 262142)
-    quota, period = cpu.get("quota"), cpu.get("period")
-    if quota or period:
-        files["cpu.max"] = f"{quota if quota and quota > 0 else 'max'} {period or 100000}"
-    for key in ("cpus", "mems"):
-        if cpu.get(key):
-            files[f"cpuset.{key}"] = str(cpu[key])
-    pids = (resources.get("pids") or {}).get("limit")
-    if pids is not None:
-        files["pids.max"] = "max" if pids <= 0 else str(pids)
-    return files
-
-
 class Cgroup:
     """One group under the root."""
 
     def __init__(self, name: str) -> None:
         self.path = ROOT / name
 
-    def create(self, resources: dict[str, Any]) -> None:
+    def create(self) -> None:
         self.path.mkdir(exist_ok=True)
-        self.update(resources)
 
-    def update(self, resources: dict[str, Any]) -> None:
-        for name, value in limits_of(resources).items():
+    def write(self, files: Mapping[str, str]) -> None:
+        """Write the group's interface files, {"memory.max": "1048576"}, in this order. OSError when the kernel refuses a value."""
+        for name, value in files.items():
             (self.path / name).write_text(value)
 
     def open(self) -> int:

@@ -12,6 +12,7 @@ from appliance.network.names import host_resolver
 from appliance.network.network_record import Endpoint, gateway_endpoint, ingress_endpoint
 from protos.tether.v1 import network_pb2, sandbox_pb2
 from protos.tether.v1.filesystem_pb2 import Volume
+from tether.launch import oci
 
 if TYPE_CHECKING:
     from appliance.network.guestfilter import Gate
@@ -204,15 +205,13 @@ def volumes_of(mount_plan: MountPlan, endpoints: Sequence[Endpoint] = ()) -> lis
     return sorted(found, key=lambda volume: volume.destination.count("/"))
 
 
-def own_mounts(mount_plan: MountPlan) -> list[dict[str, Any]]:
-    """The members of a spec for the container's mounts."""
+def own_mounts(mount_plan: MountPlan) -> list[oci.Mount]:
+    """The mounts of a spec for the container's own mounts."""
     found = []
     for placed in mount_plan.placed:
         if placed.is_tmpfs:
             found.append(tmpfs_mount(placed.mount.destination, placed.tmpfs))
             continue
-        options = ["rbind", "rprivate", *(["ro"] if placed.mount.read_only else [])]
-        found.append(
-            {"destination": placed.mount.destination, "type": "bind", "source": _source(placed), "options": options}
-        )
+        options = ("rbind", "rprivate", *(("ro",) if placed.mount.read_only else ()))
+        found.append(oci.Mount(placed.mount.destination, "bind", _source(placed), options))
     return found

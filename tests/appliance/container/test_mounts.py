@@ -8,6 +8,7 @@ from appliance.container.links import link_environment, parse_link
 from appliance.container.mounts import check_mounts, parse_bind, parse_mount, parse_volumes_from
 from appliance.container.spec import build_spec
 from appliance.errors import InvalidParameter
+from tether.launch import oci
 
 
 @pytest.mark.parametrize(
@@ -87,8 +88,8 @@ def test_own_mounts_replace_and_go_deeper() -> None:
     import json
 
     own = [
-        {"destination": "/etc", "type": "bind", "source": "/v/0", "options": []},
-        {"destination": "/etc/hosts", "type": "bind", "source": "/v/1", "options": []},
+        oci.Mount("/etc", "bind", "/v/0"),
+        oci.Mount("/etc/hosts", "bind", "/v/1"),
     ]
     spec = json.loads(build_spec({"Cmd": ["x"]}, {}, "box", own))
     order = [mount["destination"] for mount in spec["mounts"]]

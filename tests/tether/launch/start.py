@@ -9,7 +9,9 @@ from pathlib import Path
 
 import trio
 
-from tether.launch import LaunchFailure, Stdio, launch, parse_spec_untrusted
+from tether.launch.failure import LaunchFailure
+from tether.launch.launcher import Stdio, launch
+from tether.launch.spec import parse_spec_untrusted
 
 
 async def _main(config: Path, cgroup: Path) -> int:
