@@ -48,7 +48,7 @@ from appliance.engine.quota import Quota
 from appliance.engine.transfers import Transfers
 from appliance.engine.volumes import Volumes
 from appliance.errors import Conflict, InvalidParameter, VchError, leaves
-from appliance.hosting import host_of, hosting_of, remote, served_stores
+from appliance.hosting import hosting_of, served_stores
 from appliance.http import Readiness, TlsFront, serve_connection
 from appliance.hypervisor import Disks, why_no_shares
 from appliance.image.store import ImageStore
@@ -147,19 +147,22 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
     identity = config.data_root / "id"
     if not identity.exists():
         identity.write_text(secrets.token_hex(16))
+    hosting = hosting_of(config)
     async with (
         Database.open(config.data_root / "state.db") as database,
         LoopThread.open() as loop,
-        # Outside of the nursery: who is in there needs it until its end.
-        remote(config, identity.read_text()) as there,
+        # Outside of the nursery: its tasks need the connection until they end.
+        hosting.connected(identity.read_text()),
         trio.open_nursery() as nursery,
     ):
         events = EventBus()
         external = [parse_container_network(text) for text in config.container_networks]
-        networks = Networks(host_of(config), database, events, nursery, config.bip, config.bridge, config.dns, external)
+        networks = Networks(
+            hosting.network_host(), database, events, nursery, config.bip, config.bridge, config.dns, external
+        )
         await networks.open()
-        hosting = await hosting_of(config, there, loop, networks, nursery)
-        driver, disks = hosting.driver, hosting.disks
+        machines = await hosting.machines(loop, networks, nursery)
+        driver, disks = machines.driver, machines.disks
         quota = Quota(config.storage_quota)
         tasks = IsolatedTasks(nursery)
         images = ImageStore(
@@ -168,7 +171,12 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         quota.count(images.layers_used)
         no_shares = why_no_shares(driver)
         volumes = Volumes(
-            VolumeStore(config.data_root, disks, shared=not no_shares, served=served_stores(config)),
+            VolumeStore(
+                config.data_root,
+                disks,
+                shared=not no_shares,
+                served=served_stores(config, has_datastores=hosting.has_datastores),
+            ),
             database,
             events,
             no_shares,
@@ -188,16 +196,16 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
             Defaults(config.vm_memory, config.vm_cpus, config.dns),
             disks,
             Admission(os.cpu_count() or 1),
-            hosting.pools,
+            machines.pools,
             quota,
-            hosting.fast_paths,
+            machines.fast_paths,
             pause_by_suspend=config.pause_by == "suspend",
         )
         await containers.restore()
         await images.sweep()
         await disks.sweep([*containers.disks(), *volumes.disks()], images.layers(), images.stacks())
         networks.settle()
-        hosting.begin(nursery)
+        machines.begin(nursery)
         # What is here now stays: the collector need not look at it again.
         gc.freeze()
 

@@ -1,5 +1,7 @@
-"""Machines of this host's QEMU: their driver, their disks, and those that wait for a container."""
+"""QEMU on this host: driver, disks, and the pools of waiting machines."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import trio
@@ -7,35 +9,57 @@ import trio
 from appliance.config import Config
 from appliance.engine.machines.pool import Pool
 from appliance.engine.machines.rehearsal import LocalRehearsal
-from appliance.hypervisor import SOME_SHARES, LocalDisks, MachineSpec
+from appliance.engine.networking.networks import Networks
+from appliance.errors import InvalidParameter
+from appliance.hosting.contract import Hosting, Machines, usual_machine
+from appliance.hypervisor import SOME_SHARES, LocalDisks
 from appliance.hypervisor.qemu import QemuDriver, default_pool, has_room
-from appliance.network.network_record import Endpoint
+from appliance.network.host import BridgeHost, Host, UserModeHost, may_make_bridges
 from tether.rpc.bridge import LoopThread
 
 
-async def opened(
-    config: Config, loop: LoopThread, blank: Endpoint, usual: MachineSpec, nursery: trio.Nursery
-) -> tuple[QemuDriver, LocalDisks, list[Pool]]:
-    """A driver that is connected. `blank` is a place on a network that is nobody's, `usual` what a machine is like."""
-    disks = LocalDisks(config.data_root)
-    await disks.prepare()
-    rehearsal = LocalRehearsal(loop, config.data_root, disks, blank)
-    driver = QemuDriver(
-        config.exec_root / "machines",
-        config.guest,
-        config.accel,
-        config.cache,
-        nursery,
-        rehearsal if config.vm_template else None,
-    )
-    await driver.connect()
-    size = default_pool() if config.vm_pool is None else config.vm_pool
-    pools: list[Pool] = []
-    if config.vm_template and size:
-        sharing = replace(usual, shares=SOME_SHARES)
-        pools = [
-            Pool(size, usual, driver, rehearsal, loop, nursery, has_room),
-            # Of those that have volumes one is enough: it has its memory for itself.
-            Pool(1, sharing, driver, rehearsal, loop, nursery, has_room, lazy=True),
-        ]
-    return driver, disks, pools
+class QemuHosting(Hosting):
+    """Machines are processes of this host."""
+
+    has_datastores = False
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def network_host(self) -> Host:
+        """See Hosting."""
+        config, bridged = self._config, may_make_bridges()
+        if config.networking == "bridge" and not bridged:
+            raise InvalidParameter("--networking bridge needs the rights of root (CAP_NET_ADMIN) and /dev/net/tun")
+        return BridgeHost(config.bridge) if bridged and config.networking != "user" else UserModeHost()
+
+    @asynccontextmanager
+    async def connected(self, owner: str) -> AsyncIterator[None]:
+        """See Hosting: there is no server to connect to."""
+        yield
+
+    async def machines(self, loop: LoopThread, networks: Networks, nursery: trio.Nursery) -> Machines:
+        """See Hosting."""
+        config, blank, usual = self._config, networks.allocator.blank, usual_machine(self._config, networks)
+        disks = LocalDisks(config.data_root)
+        await disks.prepare()
+        rehearsal = LocalRehearsal(loop, config.data_root, disks, blank)
+        driver = QemuDriver(
+            config.exec_root / "machines",
+            config.guest,
+            config.accel,
+            config.cache,
+            nursery,
+            rehearsal if config.vm_template else None,
+        )
+        await driver.connect()
+        size = default_pool() if config.vm_pool is None else config.vm_pool
+        pools: list[Pool] = []
+        if config.vm_template and size:
+            sharing = replace(usual, shares=SOME_SHARES)
+            pools = [
+                Pool(size, usual, driver, rehearsal, loop, nursery, has_room),
+                # One machine with shares is enough: its memory is a full copy, so each further machine would be expensive.
+                Pool(1, sharing, driver, rehearsal, loop, nursery, has_room, lazy=True),
+            ]
+        return Machines(driver, disks, usual, pools)

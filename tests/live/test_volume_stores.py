@@ -80,7 +80,7 @@ def test_what_cannot_be(daemon: Daemon, short_path: Path) -> None:
         ("x=nfs://server", "is not nfs://SERVER/PATH"),
         ("x=nfs://server/path?uid=root", "uid and gid are numbers"),
         ("x=nfs://server/path?vers=3", "is not nfs://SERVER/PATH"),
-        ("x=somewhere", "datastores are vSphere's"),
+        ("x=somewhere", "a datastore needs --hypervisor vsphere"),
         ("=nfs://server/path", "NAME=DATASTORE or NAME=nfs://SERVER/PATH"),
     ):
         assert said in other.refusal("--volume-store", wrong)
