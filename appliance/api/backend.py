@@ -13,7 +13,7 @@ from appliance.container.event import Event
 from appliance.container.health import Health
 from appliance.container.lifecycle import State
 from appliance.diag import Trace
-from appliance.guest import Change, Fanout, PathStat, StdinPipe
+from appliance.guest import Change, Fanout, Metrics, PathStat, StdinPipe
 from appliance.hypervisor import Usage
 from appliance.image.platform import Platform
 from appliance.image.pull import Report
@@ -23,7 +23,6 @@ from appliance.network.network_record import Endpoint, NetworkRecord
 from appliance.registry import Credentials
 from appliance.streams.logfile import LogFile
 from appliance.volume.store import VolumeRecord
-from protos.tether.v1 import metrics_pb2
 
 
 class Container(Protocol):
@@ -192,10 +191,10 @@ class CommitBackend(Protocol):
 
 
 class StatsBackend(Protocol):
-    """engine.figures. `sample` is None for a container that does not run."""
+    """engine.containers.stats. `sample` is None for a container that does not run."""
 
     async def top(self, ref: str, arguments: str) -> tuple[list[str], list[list[str]]]: ...
-    async def sample(self, ref: str) -> tuple[metrics_pb2.Sample, Usage] | None: ...
+    async def sample(self, ref: str) -> tuple[Metrics, Usage] | None: ...
 
 
 class TransferBackend(Protocol):

@@ -9,9 +9,9 @@ import trio
 from appliance.api.backend import Container, ContainerBackend, StatsBackend
 from appliance.api.router import Route
 from appliance.container.times import ZERO, rfc3339
+from appliance.guest import Metrics
 from appliance.http import Reply, Request
 from appliance.hypervisor import Usage
-from protos.tether.v1 import metrics_pb2
 
 _INTERVAL = 1.0
 _NO_CPU: dict[str, Any] = {
@@ -66,7 +66,7 @@ class StatsRoutes:
 
 class _Figures(msgspec.Struct):
     at: int
-    guest: metrics_pb2.Sample
+    guest: Metrics
     machine: Usage
 
 
@@ -117,7 +117,7 @@ def _shape(container: Container, now: _Figures | None, before: _Figures | None) 
     return shape
 
 
-def _cpu(guest: metrics_pb2.Sample) -> dict[str, Any]:
+def _cpu(guest: Metrics) -> dict[str, Any]:
     return {
         "cpu_usage": {
             "total_usage": guest.cpu_usage_ns,
@@ -134,7 +134,7 @@ def _cpu(guest: metrics_pb2.Sample) -> dict[str, Any]:
     }
 
 
-def _blkio(guest: metrics_pb2.Sample | None) -> dict[str, Any]:
+def _blkio(guest: Metrics | None) -> dict[str, Any]:
     """What cgroup v2 knows; the lists of v1 are null, as with dockerd on v2."""
 
     def listed(read: str, write: str) -> list[dict[str, Any]] | None:

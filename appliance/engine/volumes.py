@@ -15,9 +15,9 @@ import trio
 from appliance.container.event import Event
 from appliance.container.mounts import MountRecord, clean, parse_bind, parse_mount, parse_volumes_from
 from appliance.diag.isolated import IsolatedTasks
-from appliance.engine.machines.guest_config import MountPlan, PlacedMount, ServedVolume
 from appliance.engine.model.container import Container
 from appliance.engine.model.events import EventBus
+from appliance.engine.model.mount_plan import MountPlan, PlacedMount, ServedVolume
 from appliance.errors import Conflict, InvalidParameter, NotFound, VchError
 from appliance.hypervisor import Disk, Share
 from appliance.store import Database

@@ -2,16 +2,38 @@
 
 import logging
 import math
-import os
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import TypeVar
 
 import trio
 from google.protobuf.message import Message
 
-from appliance.errors import Conflict, InvalidParameter, NotFound, Unavailable, VchError
+from appliance.errors import VchError
+from appliance.guest.decode import (
+    decode_exit,
+    decode_failure,
+    decode_leases,
+    decode_listeners,
+    decode_metrics,
+    decode_output,
+    decode_process,
+    decode_started,
+    decode_step,
+    decode_table,
+)
+from appliance.guest.encode import encode_network, encode_process, encode_resumption, encode_setup, renew_clock
+from appliance.guest.failures import GuestFailure, StartRefused, translate
+from appliance.guest.reports import (
+    ExitStatus,
+    Lease,
+    Listener,
+    Metrics,
+    Output,
+    ProcessState,
+    ProcessTable,
+)
+from appliance.guest.setup import GuestSetup, NetworkConfig, ProcessSetup, Resumption, StateFile
 from protos.tether.v1 import metrics_pb2, network_pb2, process_pb2, sandbox_pb2, stdio_pb2
 from tether.launch import oci
 from tether.rpc.bridge import LoopThread
@@ -29,54 +51,29 @@ _PAUSE, _MOST_PAUSE = 0.05, 5.0
 log = logging.getLogger(__name__)
 
 
-class GuestFailure(Unavailable):
-    """The guest did not do what it was asked; `code` is gRPC's."""
-
-    def __init__(self, text: str, code: Code) -> None:
-        super().__init__(text)
-        self.code = code
-
-
-class StartRefused(VchError):
-    """A process could not be started; `failure` says why."""
-
-    def __init__(self, failure: process_pb2.StartFailure, text: str) -> None:
-        super().__init__(text)
-        self.failure = failure
-
-
 class Launched:
-    """A process that was started, and its output."""
+    """A process that was started, the steps of its start, and its output."""
 
     def __init__(
         self, batch: list[sandbox_pb2.LaunchResponse], stream: ServerStream[sandbox_pb2.LaunchResponse]
     ) -> None:
-        self.response = batch[0]
+        self.started = decode_started(batch[0].started)
+        self.steps = [decode_step(step) for step in batch[0].steps]
         self._first = batch[1:]
         self._stream = stream
 
-    async def output(self) -> AsyncGenerator[stdio_pb2.Records, None]:
+    async def output(self) -> AsyncGenerator[Output, None]:
         """From its first byte on, the last with how it ended. RpcError when the call breaks before that."""
         batch = self._first or await self._stream.receive()
         while batch:
             for response in batch:
-                yield response.output
+                yield decode_output(response.output)
             batch = await self._stream.receive()
 
 
-def exit_code(status: process_pb2.ExitStatus) -> int:
+def exit_code(status: ExitStatus) -> int:
     """As a shell counts: 128 and the signal for what a signal ended."""
     return 128 + status.signal if status.signal else status.code
-
-
-def _translate(error: RpcError) -> VchError:
-    if error.code is Code.NOT_FOUND:
-        return NotFound(error.message)
-    if error.code is Code.FAILED_PRECONDITION:
-        return Conflict(error.message)
-    if error.code is Code.INVALID_ARGUMENT:
-        return InvalidParameter(error.message)
-    return GuestFailure(f"guest: {error}", error.code)
 
 
 class GuestSession:
@@ -134,7 +131,7 @@ class GuestSession:
         try:
             return await self._repeat(method, request, response, timeout)
         except RpcError as error:
-            raise _translate(error) from error
+            raise translate(error) from error
 
     async def _repeat(self, method: str, request: Message, response: type[Out], timeout: float | None) -> Out:
         """A call that the guest may get twice. A reset of the link loses calls under way: those are made again."""
@@ -162,16 +159,18 @@ class GuestSession:
 
     @asynccontextmanager
     async def launch(
-        self, configure: sandbox_pb2.ConfigureRequest | None, process: process_pb2.CreateRequest, timeout: float
+        self, setup: GuestSetup | None, process: ProcessSetup, timeout: float
     ) -> AsyncIterator["Launched"]:
-        """Turn a blank guest into a container and start its process; without `configure` start one that joins another.
+        """Turn a blank guest into a container and start its process; without `setup` start one that joins another.
 
         StartRefused says why it did not start.
         """
-        if configure is not None:
-            configure.wall_clock_ns = time.time_ns()
-            configure.entropy = os.urandom(64)
-        request = sandbox_pb2.LaunchRequest(protocol=PROTOCOL, configure=configure, process=process)
+        # Encoded once: the guest may get it twice, and then it has to be the same.
+        request = sandbox_pb2.LaunchRequest(
+            protocol=PROTOCOL,
+            configure=encode_setup(setup) if setup is not None else None,
+            process=encode_process(process),
+        )
         self.launching.add(process.id)
         try:
             async with self._launch(request, timeout) as launched:
@@ -197,9 +196,9 @@ class GuestSession:
                 except RpcError as error:
                     failure = error.detail(process_pb2.StartFailure)
                     if failure is not None:
-                        raise StartRefused(failure, error.message) from error
+                        raise StartRefused(decode_failure(failure), error.message) from error
                     if not self.broke(error) or trio.current_time() >= deadline:
-                        raise _translate(error) from error
+                        raise translate(error) from error
                     log.info("guest: a launch is said again: %s", error.message)
                 else:
                     yield Launched(batch, stream)
@@ -215,9 +214,9 @@ class GuestSession:
             async with self._channel.stream(f"/tether.v1.{method}", request, response) as stream:
                 yield stream
         except RpcError as error:
-            raise _translate(error) from error
+            raise translate(error) from error
 
-    async def watch(
+    async def _watch(
         self, method: str, request: Message, response: type[Out], take: Callable[[Out], Awaitable[None]]
     ) -> None:
         """Hand on what a call tells about the guest's state, the newest of it, until the session is closed.
@@ -236,46 +235,63 @@ class GuestSession:
             await trio.sleep(pause)
             pause = min(_MOST_PAUSE, pause * 2)
 
-    async def configure(self, request: sandbox_pb2.ConfigureRequest, timeout: float) -> None:
+    async def configure(self, setup: GuestSetup, timeout: float) -> None:
         """Give a blank guest its disks and name, without a process."""
-        request.wall_clock_ns = time.time_ns()
-        request.entropy = os.urandom(64)
-        await self.call("Sandbox/Configure", request, sandbox_pb2.ConfigureResponse, timeout)
+        await self.call("Sandbox/Configure", encode_setup(setup), sandbox_pb2.ConfigureResponse, timeout)
 
     async def reset(self) -> None:
         """Make a guest blank again that has no processes."""
         await self.call("Sandbox/Reset", sandbox_pb2.ResetRequest(), sandbox_pb2.ResetResponse)
 
-    async def awaken(self, request: sandbox_pb2.AwakenRequest, timeout: float) -> int:
-        """Let a guest that was saved find its way in the present; how many connections were ended."""
-        request.wall_clock_ns = time.time_ns()
-        request.entropy = os.urandom(64)
+    async def awaken(self, timeout: float, resumption: Resumption | None = None) -> int:
+        """Set the clock of a guest that stood still, and apply `resumption`; how many connections the guest ended."""
+        request = encode_resumption(resumption or Resumption())
+        renew_clock(request)
         return (await self.call("Sandbox/Awaken", request, sandbox_pb2.AwakenResponse, timeout)).closed
 
-    async def write_files(self, request: sandbox_pb2.AwakenRequest) -> None:
-        """Write the files of a request anew that has nothing else."""
+    async def write_files(self, files: Sequence[StateFile]) -> None:
+        """Replace files in the tether's state directory."""
+        request = encode_resumption(Resumption(files=files))
         await self.call("Sandbox/Awaken", request, sandbox_pb2.AwakenResponse)
 
-    async def apply_network(self, config: network_pb2.NetworkConfig) -> None:
-        """Let the guest's NICs be as said. Conflict when the kernel refuses, NotFound when a NIC does not appear."""
-        request = network_pb2.ApplyRequest(config=config)
+    async def apply_network(self, config: NetworkConfig) -> None:
+        """Configure the guest's NICs. Conflict when the kernel refuses, NotFound when a NIC does not appear."""
+        request = network_pb2.ApplyRequest(config=encode_network(config))
         waits = any(interface.dhcp for interface in config.interfaces)
         await self.call("Network/Apply", request, network_pb2.ApplyResponse, _LEASE_TIMEOUT if waits else _TIMEOUT)
 
-    async def leases(self) -> network_pb2.Leases:
+    async def leases(self) -> list[Lease]:
         """What DHCP has given the guest so far."""
         async with self.stream("Network/WatchLeases", network_pb2.WatchLeasesRequest(), network_pb2.Leases) as stream:
             with trio.move_on_after(_TIMEOUT):
                 if batch := await stream.receive():
-                    return batch[-1]
-        raise GuestFailure("guest: it does not say what DHCP gave", Code.DEADLINE_EXCEEDED)
+                    return decode_leases(batch[-1])
+        raise GuestFailure("guest: no report of its DHCP leases", Code.DEADLINE_EXCEEDED)
+
+    async def watch_leases(self, take: Callable[[list[Lease]], Awaitable[None]]) -> None:
+        """Call `take` with all DHCP leases, now and after each change, until the session is closed."""
+        request = network_pb2.WatchLeasesRequest()
+
+        async def decoded(leases: network_pb2.Leases) -> None:
+            await take(decode_leases(leases))
+
+        await self._watch("Network/WatchLeases", request, network_pb2.Leases, decoded)
+
+    async def watch_listeners(self, take: Callable[[list[Listener]], Awaitable[None]]) -> None:
+        """Call `take` with all ports that the guest listens at, now and after each change, until the session is closed."""
+        request = network_pb2.WatchListenersRequest()
+
+        async def decoded(listeners: network_pb2.Listeners) -> None:
+            await take(decode_listeners(listeners))
+
+        await self._watch("Network/WatchListeners", request, network_pb2.Listeners, decoded)
 
     async def delete_process(self, process_id: str) -> None:
         await self.call("Process/Delete", process_pb2.DeleteRequest(id=process_id), process_pb2.DeleteResponse)
 
-    async def wait_process(self, process_id: str) -> process_pb2.ExitStatus:
+    async def wait_process(self, process_id: str) -> ExitStatus:
         request = process_pb2.WaitRequest(id=process_id)
-        return (await self.call("Process/Wait", request, process_pb2.WaitResponse, None)).status
+        return decode_exit((await self.call("Process/Wait", request, process_pb2.WaitResponse, None)).status)
 
     async def signal(self, process_id: str, number: int) -> None:
         """Not said again when the link is reset: a process may count its signals."""
@@ -285,7 +301,7 @@ class GuestSession:
                 "/tether.v1.Process/Signal", request, process_pb2.SignalResponse, timeout=_TIMEOUT
             )
         except RpcError as error:
-            raise _translate(error) from error
+            raise translate(error) from error
 
     async def pause(self, process_id: str) -> None:
         """Stop all processes of a container; returns when they stand still."""
@@ -299,29 +315,30 @@ class GuestSession:
         request = process_pb2.UpdateRequest(id=process_id, resources=oci.encode(resources))
         await self.call("Process/Update", request, process_pb2.UpdateResponse)
 
-    async def top(self, process_id: str, arguments: list[str]) -> process_pb2.TopResponse:
+    async def top(self, process_id: str, arguments: list[str]) -> ProcessTable:
         """What ps says. InvalidParameter with its words when it does not like the arguments."""
         request = process_pb2.TopRequest(id=process_id, arguments=arguments)
-        return await self.call("Process/Top", request, process_pb2.TopResponse)
+        return decode_table(await self.call("Process/Top", request, process_pb2.TopResponse))
 
-    async def sample(self, process_id: str) -> metrics_pb2.Sample:
-        """Figures of the container's cgroup and of the guest."""
-        return await self.call("Metrics/Get", metrics_pb2.GetMetricsRequest(id=process_id), metrics_pb2.Sample)
+    async def sample(self, process_id: str) -> Metrics:
+        """Metrics of the container's cgroup and of the guest."""
+        request = metrics_pb2.GetMetricsRequest(id=process_id)
+        return decode_metrics(await self.call("Metrics/Get", request, metrics_pb2.Sample))
 
     async def resize(self, process_id: str, rows: int, columns: int) -> None:
         request = process_pb2.ResizePtyRequest(id=process_id, rows=rows, columns=columns)
         await self.call("Process/ResizePty", request, process_pb2.ResizePtyResponse)
 
-    async def processes(self) -> dict[str, process_pb2.ProcessState]:
+    async def processes(self) -> dict[str, ProcessState]:
         listed = await self.call("Process/List", process_pb2.ListRequest(), process_pb2.ListResponse)
-        return {state.id: state for state in listed.processes}
+        return {state.id: decode_process(state) for state in listed.processes}
 
     async def acknowledge(self, process_id: str, offset: int) -> None:
         await self.call("Log/Ack", stdio_pb2.AckRequest(id=process_id, offset=offset), stdio_pb2.AckResponse)
 
     async def follow(
-        self, process_id: str, offset: int, output: AsyncGenerator[stdio_pb2.Records, None] | None = None
-    ) -> AsyncGenerator[stdio_pb2.Records, None]:
+        self, process_id: str, offset: int, output: AsyncGenerator[Output, None] | None = None
+    ) -> AsyncGenerator[Output, None]:
         """Output from `offset` on, through resets of the link, the last with how it ended; first what `output` gives.
 
         VchError when the guest does not tell, or is gone.
@@ -329,14 +346,13 @@ class GuestSession:
         while True:
             try:
                 async with aclosing(output or self.read_log(process_id, offset)) as stream:
-                    async for records in stream:
-                        if records.records:
-                            last = records.records[-1]
-                            offset = last.offset + len(last.data)
-                        yield records
-                        if records.HasField("exit"):
+                    async for batch in stream:
+                        if batch.records:
+                            offset = batch.records[-1].end
+                        yield batch
+                        if batch.exit is not None:
                             return
-                yield stdio_pb2.Records(exit=await self.wait_process(process_id))
+                yield Output([], await self.wait_process(process_id))
                 return
             except RpcError as error:
                 if not self.broke(error):
@@ -345,13 +361,13 @@ class GuestSession:
                 output = None
                 await trio.sleep(_PAUSE)
 
-    async def read_log(self, process_id: str, offset: int) -> AsyncGenerator[stdio_pb2.Records, None]:
+    async def read_log(self, process_id: str, offset: int) -> AsyncGenerator[Output, None]:
         """Output from `offset` on, the last with how it ended. RpcError when the call breaks before that."""
         request = stdio_pb2.ReadRequest(id=process_id, offset=offset, follow=True)
         async with self._channel.stream("/tether.v1.Log/Read", request, stdio_pb2.Records) as stream:
             while batch := await stream.receive():
                 for records in batch:
-                    yield records
+                    yield decode_output(records)
 
     @asynccontextmanager
     async def feed_stdin(self) -> AsyncIterator[ServerStream[stdio_pb2.AttachResponse]]:

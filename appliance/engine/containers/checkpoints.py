@@ -20,7 +20,6 @@ from appliance.engine.model.repository import ContainerRepository
 from appliance.engine.model.run import Run
 from appliance.errors import InvalidParameter, Unsupported, VchError
 from appliance.hypervisor import Checkpointable
-from protos.tether.v1 import sandbox_pb2
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +77,7 @@ class Checkpoints:
             if leave_running:
                 # It stood still; its clock has to know.
                 try:
-                    await run.session.awaken(sandbox_pb2.AwakenRequest(), _AWAKE_SECONDS)
+                    await run.session.awaken(_AWAKE_SECONDS)
                 except VchError as error:
                     log.warning("container %s after its checkpoint: %s", container.id[:12], error)
 

@@ -15,8 +15,7 @@ from appliance.engine.machines.boot import exec_error
 from appliance.engine.model.container import Container
 from appliance.engine.model.repository import ContainerRepository
 from appliance.errors import Conflict, InvalidParameter, NotFound, VchError, leaves, unforeseen
-from appliance.guest import Fanout, GuestSession, StartRefused, StdinPipe, exit_code
-from protos.tether.v1 import process_pb2
+from appliance.guest import Fanout, GuestSession, ProcessSetup, StartRefused, StdinPipe, exit_code
 
 log = logging.getLogger(__name__)
 
@@ -134,11 +133,11 @@ class Execs:
         self._repository.emit(one.container, action, execID=one.id, **attributes)
 
     async def _run(self, one: Exec, session: GuestSession, ready: trio.Event, outcome: list[VchError]) -> None:
-        record = one.container.record
-        process = process_pb2.CreateRequest(
-            id=one.id,
+        container = one.container.record
+        process = ProcessSetup(
+            one.id,
+            build_exec_spec(container.config, container.host, one.config),
             join=one.container.id,
-            spec=build_exec_spec(record.config, record.host, one.config),
             stdin=bool(one.config.get("AttachStdin")),
             rows=one.size[0],
             columns=one.size[1],
@@ -148,7 +147,7 @@ class Execs:
         try:
             async with trio.open_nursery() as nursery, session.launch(None, process, _START_SECONDS) as launched:
                 started = True
-                one.pid = launched.response.started.pid
+                one.pid = launched.started.pid
                 if one.tty and one.size != (process.rows, process.columns):
                     # Told while it was being started.
                     await session.resize(one.id, *one.size)
@@ -157,12 +156,12 @@ class Execs:
                     nursery.start_soon(one.stdin.run, session, one.id)
                 offset = acknowledged = 0
                 async with aclosing(session.follow(one.id, 0, launched.output())) as output:
-                    async for records in output:
-                        for data in records.records:
-                            await one.fanout.publish(data.stream, data.data)
-                            offset = data.offset + len(data.data)
-                        if records.HasField("exit"):
-                            code = exit_code(records.exit)
+                    async for batch in output:
+                        for record in batch.records:
+                            await one.fanout.publish(record.stream, record.data)
+                            offset = record.end
+                        if batch.exit is not None:
+                            code = exit_code(batch.exit)
                         elif offset - acknowledged >= _ACK_BYTES:
                             await session.acknowledge(one.id, offset)
                             acknowledged = offset
@@ -204,10 +203,9 @@ async def drain(session: GuestSession, process_id: str, offset: int) -> None:
     """Let an exec of an earlier appliance go on, whose output from `offset` on nobody reads, and forget it when it ends."""
     try:
         async with aclosing(session.follow(process_id, offset)) as output:
-            async for records in output:
-                if records.records:
-                    last = records.records[-1]
-                    await session.acknowledge(process_id, last.offset + len(last.data))
+            async for batch in output:
+                if batch.records:
+                    await session.acknowledge(process_id, batch.records[-1].end)
         await session.delete_process(process_id)
     except VchError as error:
         log.info("exec %s of an earlier appliance: %s", process_id[:12], error)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from appliance.diag.isolated import IsolatedTasks
-from appliance.engine.machines.boot import files_request, machine_spec
+from appliance.engine.machines.boot import files_setup, machine_spec
 from appliance.engine.machines.provisioner import MachineProvisioner
 from appliance.engine.model.container import Container
 from appliance.engine.networking.endpoints import EndpointAllocator
@@ -139,7 +139,7 @@ class FileSessions:
                     machine, session = await self._provisioner.get(spec, made)
                     if not session.began:
                         nursery.start_soon(session.run)
-                    await session.configure(files_request(container, machine, mount_plan, endpoint), _READY_SECONDS)
+                    await session.configure(files_setup(container, machine, mount_plan, endpoint), _READY_SECONDS)
                 if self._fast_paths is not None and endpoint is not None and endpoint.ipv4 is not None:
                     gateway = endpoint.ipv4.gateway
                     nursery.start_soon(self._fast_paths.keep, session, lambda: gateway)

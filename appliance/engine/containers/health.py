@@ -15,8 +15,7 @@ from appliance.engine.model.container import Container
 from appliance.engine.model.repository import ContainerRepository
 from appliance.engine.model.run import Run
 from appliance.errors import VchError
-from appliance.guest import GuestSession, StartRefused, exit_code
-from protos.tether.v1 import process_pb2, stdio_pb2
+from appliance.guest import GuestSession, Output, ProcessSetup, StartRefused, exit_code
 
 _KILL_SECONDS = 10.0
 
@@ -54,7 +53,7 @@ class HealthMonitor:
         record = container.record
         probe_id, shown = secrets.token_hex(32), " ".join(check.command)
         spec = build_exec_spec(record.config, record.host, {"Cmd": check.command})
-        process = process_pb2.CreateRequest(id=probe_id, join=container.id, spec=spec)
+        process = ProcessSetup(probe_id, spec, join=container.id)
         seconds = check.timeout / 1e9
         self._repository.emit(container, f"exec_create: {shown}", execID=probe_id)
         self._repository.emit(container, f"exec_start: {shown}", execID=probe_id)
@@ -80,18 +79,15 @@ class HealthMonitor:
         return Probe(begin, time.time_ns(), code, said[:MOST_OUTPUT].decode("utf-8", "replace"))
 
 
-async def _collect(
-    session: GuestSession, process_id: str, output: AsyncGenerator[stdio_pb2.Records, None]
-) -> tuple[bytes, int]:
+async def _collect(session: GuestSession, process_id: str, output: AsyncGenerator[Output, None]) -> tuple[bytes, int]:
     """(the beginning of what it says, how it ends)."""
     said = b""
     async with aclosing(session.follow(process_id, 0, output)) as stream:
-        async for records in stream:
-            for record in records.records:
+        async for batch in stream:
+            for record in batch.records:
                 said += record.data[: MOST_OUTPUT - len(said)]
-            if records.records:
-                last = records.records[-1]
-                await session.acknowledge(process_id, last.offset + len(last.data))
-            if records.HasField("exit"):
-                return said, exit_code(records.exit)
+            if batch.records:
+                await session.acknowledge(process_id, batch.records[-1].end)
+            if batch.exit is not None:
+                return said, exit_code(batch.exit)
     raise VchError("the output ended without an exit")

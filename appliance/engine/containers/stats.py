@@ -1,4 +1,4 @@
-"""What a container's machine does: its processes, its figures."""
+"""The processes and the resource usage of running containers: `docker top` and `docker stats`."""
 
 from collections.abc import Callable
 
@@ -6,8 +6,8 @@ from appliance.container.top import parse_ps, ps_arguments
 from appliance.engine.model.container import Container
 from appliance.engine.model.repository import ContainerRepository
 from appliance.errors import Conflict, InvalidParameter, NotFound
+from appliance.guest import Metrics
 from appliance.hypervisor import Usage
-from protos.tether.v1 import metrics_pb2
 
 
 class Stats:
@@ -24,14 +24,14 @@ class Stats:
         if not container.running or container.run is None:
             raise Conflict(f"Container {container.id} is not running")
         try:
-            said = await container.run.session.top(container.id, words)
+            table = await container.run.session.top(container.id, words)
         except InvalidParameter as error:
             raise InvalidParameter(f"ps: {str(error).partition(chr(10))[0]}") from error
         self._repository.emit(container, "top")
-        return parse_ps(said.output.decode("utf-8", "replace"), set(said.pids))
+        return parse_ps(table.output.decode("utf-8", "replace"), set(table.pids))
 
-    async def sample(self, ref: str) -> tuple[metrics_pb2.Sample, Usage] | None:
-        """Figures of this moment, the guest's and the hypervisor's; None while it does not run."""
+    async def sample(self, ref: str) -> tuple[Metrics, Usage] | None:
+        """One sample of the guest's and one of the hypervisor's metrics; None while the container does not run."""
         container = self._find(ref)
         run = container.run
         if not container.running or run is None:

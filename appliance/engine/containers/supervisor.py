@@ -49,11 +49,10 @@ from appliance.engine.networking.host_ports import HostPorts
 from appliance.engine.networking.networks import Networks
 from appliance.engine.volumes import Volumes
 from appliance.errors import Conflict, InvalidParameter, NotModified, VchError, unforeseen
-from appliance.guest import GuestSession, StartRefused, exit_code
+from appliance.guest import GuestSession, Phase, StartRefused, exit_code
 from appliance.hypervisor import Machine, ResourceShares, SetShares
 from appliance.image.store import ImageStore
 from appliance.network.network_record import ingress_endpoint
-from protos.tether.v1 import process_pb2, sandbox_pb2
 
 if TYPE_CHECKING:
     # What it needs is loaded where there are such lines only.
@@ -260,7 +259,7 @@ class Supervisor:
                     launched = await begin_fresh(
                         run.session, stack, container, machine, guest_config, self._leases.take
                     )
-                    started, output = launched.response.started, launched.output()
+                    started, output = launched.started, launched.output()
                 else:
                     started = await begin_awakened(run.session, container, guest_config)
                 await turn.aclose()
@@ -491,13 +490,13 @@ class Supervisor:
                     container.move(Pause(container.id))
                 while (placement := asleep.placement).suspended:
                     await asleep.wait_changed(placement)
-                await run.session.awaken(sandbox_pb2.AwakenRequest(), _AWAKE_SECONDS)
+                await run.session.awaken(_AWAKE_SECONDS)
             state = await begin_found(run.session, container)
             if attempt is not None:
                 self._started(container, state.started_ns, state.pid)
                 await self._repository.save(container)
                 attempt.answer()
-            if state.phase != process_pb2.ProcessState.PAUSED:
+            if state.phase is not Phase.PAUSED:
                 self._suspend_watcher.unpause(container)
             elif not container.paused:
                 container.move(Pause(container.id))

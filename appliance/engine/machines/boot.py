@@ -13,34 +13,46 @@ from appliance.diag import mark
 from appliance.engine.machines.guest_config import (
     STATE,
     GuestConfig,
-    MountPlan,
     network_config,
     own_mounts,
     state_files,
     volumes_of,
 )
 from appliance.engine.model.container import Container
+from appliance.engine.model.mount_plan import MountPlan
 from appliance.errors import InvalidParameter, VchError
-from appliance.guest import GuestSession, Launched, StartRefused
+from appliance.guest import (
+    BootStep,
+    DiskMount,
+    FailureKind,
+    GuestMount,
+    GuestSession,
+    GuestSetup,
+    Launched,
+    Lease,
+    OverlayMount,
+    Phase,
+    PlainMount,
+    ProcessSetup,
+    ProcessState,
+    Resumption,
+    ShareMount,
+    StartedProcess,
+    StartRefused,
+)
 from appliance.hypervisor import (
     SCRATCH,
     SHARE_TAG,
     VOLUME_OPTIONS,
     Disk,
-    DiskAddress,
     GuestDisk,
     Machine,
     MachineSpec,
     Nic,
     ResourceShares,
-    ScsiAddress,
-    VirtioBlkPci,
-    VirtioBlkSerial,
 )
 from appliance.logdrivers import buffer_bytes, drops_oldest
 from appliance.network.network_record import Endpoint
-from protos.tether.v1 import filesystem_pb2, network_pb2, process_pb2, sandbox_pb2
-from protos.tether.v1.filesystem_pb2 import Mount
 
 # What the kernel and the tether take of a machine's memory, MiB, beside the container's limit.
 _OVERHEAD_MIB = 160
@@ -109,49 +121,29 @@ def _memory_class(wanted_mib: int, smallest_mib: int) -> int:
     return size
 
 
-def _mounts(disks: list[GuestDisk], mount_plan: MountPlan) -> list[Mount]:
+def _mounts(disks: list[GuestDisk], mount_plan: MountPlan) -> list[GuestMount]:
     upper, *others = disks
     count = len(others) - len(mount_plan.disks)
     layers, volumes = others[:count], others[count:]
-    mounts = [
-        Mount(
-            kind=Mount.DISK, target=f"{STATE}/layers/{number}", type="erofs", options=["ro"], disk=_disk(disk.address)
-        )
-        for number, disk in enumerate(layers)
+    mounts: list[GuestMount] = [
+        DiskMount(f"{STATE}/layers/{number}", "erofs", disk, ("ro",)) for number, disk in enumerate(layers)
     ]
     mounts.append(_ext4(f"{STATE}/upper", upper, SCRATCH.options))
     lower = [f"{STATE}/layers/{number}" for number in reversed(range(len(layers)))]
     if not lower:
-        # An image without layers: an empty directory stands in.
-        mounts.append(Mount(kind=Mount.PLAIN, target=f"{STATE}/layers/0", type="tmpfs", options=["ro"]))
+        # An image without layers: overlayfs needs a lower directory, so it gets an empty one.
+        mounts.append(PlainMount(f"{STATE}/layers/0", "tmpfs", ("ro",)))
         lower = [f"{STATE}/layers/0"]
-    mounts.append(Mount(kind=Mount.OVERLAY, target=ROOT, lower=lower, upper=f"{STATE}/upper"))
+    mounts.append(OverlayMount(ROOT, lower, f"{STATE}/upper"))
     if mount_plan.shares:
-        mounts.append(Mount(kind=Mount.SHARE, target=f"{STATE}/shares", source=SHARE_TAG))
+        mounts.append(ShareMount(f"{STATE}/shares", SHARE_TAG))
     mounts += [_ext4(f"{STATE}/disks/{number}", disk, VOLUME_OPTIONS) for number, disk in enumerate(volumes)]
     return mounts
 
 
-def _disk(address: DiskAddress) -> filesystem_pb2.Disk:
-    match address:
-        case ScsiAddress(adapter, target, lun, partition):
-            return filesystem_pb2.Disk(adapter=adapter, target=target, lun=lun, partition=partition)
-        case VirtioBlkSerial(serial, partition):
-            return filesystem_pb2.Disk(serial=serial, partition=partition)
-        case VirtioBlkPci(pci, partition):
-            return filesystem_pb2.Disk(pci=pci, partition=partition)
-
-
-def _ext4(target: str, disk: GuestDisk, options: Sequence[str]) -> Mount:
-    """A disk that is written to; `options` are those of a file system that it may have to be given."""
-    return Mount(
-        kind=Mount.DISK,
-        target=target,
-        type="ext4",
-        options=["discard", "noinit_itable"],
-        disk=_disk(disk.address),
-        blank=options if disk.blank else (),
-    )
+def _ext4(target: str, disk: GuestDisk, format_options: Sequence[str]) -> DiskMount:
+    """A writable disk. The guest formats it with `format_options` if it is blank."""
+    return DiskMount(target, "ext4", disk, ("discard", "noinit_itable"), format_options)
 
 
 def _modules(host: dict[str, Any], mount_plan: MountPlan) -> list[str]:
@@ -165,19 +157,19 @@ def _modules(host: dict[str, Any], mount_plan: MountPlan) -> list[str]:
     return modules
 
 
-def launch_requests(
+def launch_setup(
     machine_id: str,
     config: dict[str, Any],
     host: dict[str, Any],
     disks: list[GuestDisk],
     guest_config: GuestConfig,
     unmatched: int,
-) -> tuple[sandbox_pb2.ConfigureRequest, process_pb2.CreateRequest]:
-    """What a blank guest is told. `disks` are where it finds the container's own disk and the layers, lowest first.
+) -> tuple[GuestSetup, ProcessSetup]:
+    """The setup and the process of a container. `disks`: the container's own disk, its layers (lowest first), its volumes.
 
-    `unmatched`: see Machine.
+    `unmatched`: how many NICs the guest cannot find by their MAC address, see Machine.
     """
-    configure = sandbox_pb2.ConfigureRequest(
+    setup = GuestSetup(
         machine_id=machine_id,
         hostname=config["Hostname"],
         domainname=config.get("Domainname") or "",
@@ -193,7 +185,7 @@ def launch_requests(
         config = {**config, "Env": [*linked, *(config.get("Env") or ())]}
     log_options = (host.get("LogConfig") or {}).get("Config") or {}
     rows, columns = host.get("ConsoleSize") or (0, 0)
-    process = process_pb2.CreateRequest(
+    process = ProcessSetup(
         id=machine_id,
         spec=build_spec(config, host, config["Hostname"], own_mounts(guest_config.mount_plan)),
         stdin=bool(config.get("OpenStdin")),
@@ -202,14 +194,12 @@ def launch_requests(
         rows=rows,
         columns=columns,
     )
-    return configure, process
+    return setup, process
 
 
-def files_request(
-    container: Container, machine: Machine, mount_plan: MountPlan, endpoint: Endpoint | None
-) -> sandbox_pb2.ConfigureRequest:
-    """What a blank guest is told that shows the container's files only; `endpoint` is its place on a network, if it has one."""
-    return sandbox_pb2.ConfigureRequest(
+def files_setup(container: Container, machine: Machine, mount_plan: MountPlan, endpoint: Endpoint | None) -> GuestSetup:
+    """The setup of a guest that only shows the container's files. `endpoint` puts it on a network."""
+    return GuestSetup(
         machine_id=container.id,
         mounts=_mounts(machine.guest_disks(), mount_plan),
         volumes=volumes_of(mount_plan),
@@ -224,69 +214,61 @@ async def begin_fresh(
     container: Container,
     machine: Machine,
     guest_config: GuestConfig,
-    take_leases: Callable[[Container, network_pb2.Leases], bool],
+    take_leases: Callable[[Container, Sequence[Lease]], bool],
 ) -> Launched:
     """Configure the guest and start the container's process. StartRefused when the process cannot be.
 
-    Where addresses are DHCP's, its files need to know them before: `take_leases` is told.
+    `take_leases` records the addresses that DHCP servers give: the container's files contain them, so they come first.
     """
     record = container.record
-    configure, process = launch_requests(
+    setup, process = launch_setup(
         container.id, record.config, record.host, machine.guest_disks(), guest_config, machine.unmatched_nics
     )
     mark("spec made")
-    before: sandbox_pb2.ConfigureRequest | None = configure
+    before: GuestSetup | None = setup
     if any(endpoint.network.dhcp for endpoint in container.endpoints):
-        await session.configure(configure, _BOOT_SECONDS + _LEASE_SECONDS)
+        await session.configure(setup, _BOOT_SECONDS + _LEASE_SECONDS)
         take_leases(container, await session.leases())
-        await session.write_files(
-            sandbox_pb2.AwakenRequest(files=state_files(record.config, record.host, guest_config))
-        )
+        await session.write_files(state_files(record.config, record.host, guest_config))
         mark("addresses there")
         before = None
     launched = await stack.enter_async_context(session.launch(before, process, _BOOT_SECONDS))
-    _mark_steps(launched.response.steps)
+    _mark_steps(launched.steps)
     return launched
 
 
-def _mark_steps(steps: Sequence[sandbox_pb2.BootMark]) -> None:
+def _mark_steps(steps: Sequence[BootStep]) -> None:
     """The guest's steps on our clock: its last one ended just now, as far as we can know."""
     now = time.monotonic()
     for step in steps:
         mark(f"guest: {step.name[:64]}", now - (steps[-1].boottime_ns - step.boottime_ns) / 1e9)
 
 
-async def begin_awakened(
-    session: GuestSession, container: Container, guest_config: GuestConfig
-) -> process_pb2.StartResponse:
+async def begin_awakened(session: GuestSession, container: Container, guest_config: GuestConfig) -> StartedProcess:
     """Bring a guest that goes on from a checkpoint into the present. VchError when its process does not run."""
     record = container.record
-    request = sandbox_pb2.AwakenRequest(
+    resumption = Resumption(
         network=network_config(guest_config.endpoints, len(guest_config.endpoints)),
         files=state_files(record.config, record.host, guest_config),
         close_connections=True,
     )
-    closed = await session.awaken(request, _BOOT_SECONDS)
+    closed = await session.awaken(_BOOT_SECONDS, resumption)
     mark(f"guest awake, {closed} connections ended")
     state = (await session.processes()).get(container.id)
-    if state is None or state.phase not in (process_pb2.ProcessState.RUNNING, process_pb2.ProcessState.PAUSED):
+    if state is None or state.phase not in (Phase.RUNNING, Phase.PAUSED):
         raise VchError("the checkpoint holds no running process")
-    if state.phase == process_pb2.ProcessState.PAUSED:
-        # A start is a start.
+    if state.phase is Phase.PAUSED:
+        # The client asked for a start, so the process runs even if the checkpoint was made of a paused container.
         await session.unpause(container.id)
-    return process_pb2.StartResponse(pid=state.pid, started_ns=time.time_ns())
+    return StartedProcess(state.pid, time.time_ns())
 
 
-async def begin_found(session: GuestSession, container: Container) -> process_pb2.ProcessState:
+async def begin_found(session: GuestSession, container: Container) -> ProcessState:
     """A guest of an earlier appliance: its process, running or ended. VchError when it had not come so far."""
     # One that was just booting has nothing worth a long wait.
     await session.hello(_BOOT_SECONDS if container.running else _FOUND_SECONDS)
     state = (await session.processes()).get(container.id)
-    if (
-        state is None
-        or state.phase == process_pb2.ProcessState.CREATED
-        or (state.phase == process_pb2.ProcessState.EXITED and not state.pid)
-    ):
+    if state is None or state.phase is Phase.CREATED or (state.phase is Phase.EXITED and not state.pid):
         raise VchError("the appliance was stopped while this container was starting")
     return state
 
@@ -308,7 +290,7 @@ _UNABLE = "unable to start container process: "
 def start_error(error: StartRefused) -> tuple[str, int]:
     """(Docker's text, the exit code that it records): clients derive 126 and 127 from these very words."""
     failure = error.failure
-    kinds = process_pb2.StartFailure
+    kinds = FailureKind
     subject = failure.subject
     match failure.kind:
         case kinds.NOT_FOUND if failure.searched_path:

@@ -1,17 +1,15 @@
 """What a container has around it: networks, names, volumes; and how its guest is told."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from appliance.config import ends_of
-from appliance.container.mounts import MountRecord
 from appliance.container.spec import tmpfs_mount
-from appliance.hypervisor import Disk, Share
+from appliance.engine.model.mount_plan import MountPlan, PlacedMount
+from appliance.guest import GuestVolume, Interface, NetworkConfig, StateFile
 from appliance.network.names import host_resolver
 from appliance.network.network_record import Endpoint, gateway_endpoint, ingress_endpoint
-from protos.tether.v1 import network_pb2, sandbox_pb2
-from protos.tether.v1.filesystem_pb2 import Volume
 from tether.launch import oci
 
 if TYPE_CHECKING:
@@ -19,39 +17,6 @@ if TYPE_CHECKING:
 
 # Where the guest has what is the tether's.
 STATE = "/run/tether"
-
-
-@dataclass(frozen=True, slots=True)
-class ServedVolume:
-    """A volume that a server of files has, NFS 4: the device as mount(8) has it, the options for the kernel. `number` is its own."""
-
-    number: int
-    device: str
-    options: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PlacedMount:
-    """A mount of a container: which share or volume's disk of its machine it is, by number; neither for a tmpfs."""
-
-    mount: MountRecord
-    share: int = -1
-    disk: int = -1
-    tmpfs: tuple[str, ...] = ()
-    server: ServedVolume | None = None
-
-    @property
-    def is_tmpfs(self) -> bool:
-        return self.share < 0 and self.disk < 0 and self.server is None
-
-
-@dataclass(frozen=True, slots=True)
-class MountPlan:
-    """What a machine gets for a container's mounts."""
-
-    placed: tuple[PlacedMount, ...] = ()
-    shares: tuple[Share, ...] = ()
-    disks: tuple[Disk, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +35,10 @@ class GuestConfig:
     endpoints: list[Endpoint]
     dns: tuple[str, ...] = ()
     links: tuple[Link, ...] = ()
-    mount_plan: MountPlan = MountPlan()
+    mount_plan: MountPlan = field(default_factory=MountPlan)
 
 
-def state_files(config: dict[str, Any], host: dict[str, Any], guest_config: GuestConfig) -> list[sandbox_pb2.StateFile]:
+def state_files(config: dict[str, Any], host: dict[str, Any], guest_config: GuestConfig) -> list[StateFile]:
     """hosts, resolv.conf and hostname of a container."""
     hostname = config["Hostname"]
     full = f"{hostname}.{config['Domainname']}" if config.get("Domainname") else hostname
@@ -97,10 +62,7 @@ def state_files(config: dict[str, Any], host: dict[str, Any], guest_config: Gues
     for endpoint in guest_config.endpoints:
         hosts += [f"{address.address}\t{names}" for address in endpoint.addresses]
     contents = {"hosts": hosts, "resolv.conf": _resolv_conf(host, guest_config, out), "hostname": [hostname]}
-    return [
-        sandbox_pb2.StateFile(name=name, content=("\n".join(lines) + "\n").encode(), mode=0o644)
-        for name, lines in contents.items()
-    ]
+    return [StateFile(name, ("\n".join(lines) + "\n").encode()) for name, lines in contents.items()]
 
 
 def _resolv_conf(host: dict[str, Any], guest_config: GuestConfig, out: Endpoint | None) -> list[str]:
@@ -130,37 +92,35 @@ def _link_local(endpoint: Endpoint) -> list[str]:
     return [f"{address}/{64 if ':' in address else 16}" for address in wanted]
 
 
-def network_config(
-    endpoints: list[Endpoint], unmatched: int = 0, *, filtered: bool = False
-) -> network_pb2.NetworkConfig:
-    """All cards. So many of the first ones are not known by their MAC yet, and get it. `filtered`: there have been rules before."""
+def network_config(endpoints: list[Endpoint], unmatched: int = 0, *, filtered: bool = False) -> NetworkConfig:
+    """Configure all NICs. The first `unmatched` NICs are found by index and are given their MAC address.
+
+    `filtered`: the guest has filter rules already, which this replaces even if no endpoint needs any now.
+    """
     out = gateway_endpoint(endpoints)
     interfaces = []
     for index, endpoint in enumerate(endpoint for endpoint in endpoints if endpoint.interface):
         dhcp = endpoint.network.dhcp
-        routes = [
-            network_pb2.Route(gateway=address.gateway) for address in endpoint.addresses if endpoint is out and not dhcp
-        ]
         interfaces.append(
-            network_pb2.Interface(
+            Interface(
                 mac=endpoint.mac,
                 set_mac=index < unmatched,
                 index=index,
                 name=endpoint.interface,
                 addresses=[*(address.cidr for address in endpoint.addresses if not dhcp), *_link_local(endpoint)],
-                routes=routes,
+                gateways=[address.gateway for address in endpoint.addresses if endpoint is out and not dhcp],
                 mtu=endpoint.network.mtu,
                 dhcp=dhcp,
                 dhcp_route=dhcp and endpoint is out,
             )
         )
-    config = network_pb2.NetworkConfig(interfaces=interfaces)
+    rules = b""
     if filtered or any(endpoint.network.is_external for endpoint in endpoints):
-        # Only now: who has no such network does not wait for it to load.
+        # Imported here: only external networks need this module.
         from appliance.network.guestfilter import messages
 
-        config.filter = messages(_gate(endpoint) for endpoint in endpoints if endpoint.network.is_external)
-    return config
+        rules = messages(_gate(endpoint) for endpoint in endpoints if endpoint.network.is_external)
+    return NetworkConfig(interfaces, rules)
 
 
 def _gate(endpoint: Endpoint) -> "Gate":
@@ -184,14 +144,14 @@ def _source(placed: PlacedMount) -> str:
     return f"{STATE}/disks/{placed.disk}/data{f'/{placed.mount.subpath}' if placed.mount.subpath else ''}"
 
 
-def volumes_of(mount_plan: MountPlan, endpoints: Sequence[Endpoint] = ()) -> list[Volume]:
-    """What the guest has to see to before a process can have them. Without places on networks, what servers have is left out."""
+def volumes_of(mount_plan: MountPlan, endpoints: Sequence[Endpoint] = ()) -> list[GuestVolume]:
+    """The volumes that the guest prepares before a process starts. Without endpoints, NFS volumes are left out."""
     own = next((f"clientaddr={one.ipv4.address}" for one in endpoints if one.ipv4 is not None), "")
     found = []
     for placed in mount_plan.placed:
         if placed.is_tmpfs or (placed.server is not None and not endpoints):
             continue
-        volume = Volume(
+        volume = GuestVolume(
             source=_source(placed),
             destination=placed.mount.destination,
             read_only=placed.mount.read_only,
@@ -199,8 +159,8 @@ def volumes_of(mount_plan: MountPlan, endpoints: Sequence[Endpoint] = ()) -> lis
             make=placed.share < 0 and not placed.mount.subpath,
         )
         if placed.server is not None:
-            volume.type, volume.device = "nfs4", placed.server.device
-            volume.options.extend([*placed.server.options, *([own] if own else [])])
+            options = [*placed.server.options, *([own] if own else [])]
+            volume = replace(volume, type="nfs4", device=placed.server.device, options=options)
         found.append(volume)
     return sorted(found, key=lambda volume: volume.destination.count("/"))
 

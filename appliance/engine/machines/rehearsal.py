@@ -9,11 +9,12 @@ import shutil
 import tarfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import trio
 
-from appliance.engine.machines.boot import launch_requests
+from appliance.engine.machines.boot import launch_setup
 from appliance.engine.machines.guest_config import GuestConfig
 from appliance.errors import Conflict
 from appliance.guest import GuestSession
@@ -127,16 +128,16 @@ class ContainerRehearsal:
 
     async def _once(self, session: GuestSession, endpoints: list[Endpoint], disks: list[GuestDisk]) -> None:
         config = {"Cmd": ["ready"], "Hostname": _NAME}
-        requests = launch_requests(_NAME, config, {}, disks, GuestConfig(endpoints), len(endpoints))
-        # Stays loaded: a container with volumes need not wait for it.
-        requests[0].modules.append("virtiofs")
+        setup, process = launch_setup(_NAME, config, {}, disks, GuestConfig(endpoints), len(endpoints))
+        # The module stays loaded: a container with volumes does not wait for it.
+        setup = replace(setup, modules=[*setup.modules, "virtiofs"])
         said = b""
         status = None
-        async with session.launch(*requests, _BOOT_SECONDS) as launched:
-            async for records in launched.output():
-                said += b"".join(record.data for record in records.records)
-                if records.HasField("exit"):
-                    status = records.exit
+        async with session.launch(setup, process, _BOOT_SECONDS) as launched:
+            async for batch in launched.output():
+                said += b"".join(record.data for record in batch.records)
+                if batch.exit is not None:
+                    status = batch.exit
         if status is None or status.code or status.signal or said != _SAYS:
             raise Conflict(f"the rehearsal said {said!r} and ended with {status}")
         await session.acknowledge(_NAME, status.final_offset)

@@ -7,8 +7,8 @@ from appliance.engine.model.container import Container
 from appliance.engine.model.repository import ContainerRepository
 from appliance.engine.model.run import Run
 from appliance.errors import VchError
+from appliance.guest import Phase
 from appliance.hypervisor import PlacementState, Suspendable
-from protos.tether.v1 import process_pb2, sandbox_pb2
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +60,9 @@ class SuspendWatcher:
     async def _is_frozen(container: Container, run: Run) -> bool:
         """Whether it is paused within its machine, which is awake again; its clock has stood still, and is set."""
         try:
-            await run.session.awaken(sandbox_pb2.AwakenRequest(), _AWAKE_SECONDS)
+            await run.session.awaken(_AWAKE_SECONDS)
             state = (await run.session.processes()).get(container.id)
-            return state is not None and state.phase == process_pb2.ProcessState.PAUSED
+            return state is not None and state.phase is Phase.PAUSED
         except VchError as error:
             log.warning("container %s does not answer after its machine was resumed: %s", container.id[:12], error)
             return False

@@ -8,10 +8,9 @@ import trio
 
 from appliance.diag import mark
 from appliance.errors import HypervisorError, VchError
-from appliance.guest import Fanout, GuestSession, StdinPipe
+from appliance.guest import ExitStatus, Fanout, GuestSession, Output, OutputRecord, StdinPipe
 from appliance.hypervisor import Machine
 from appliance.streams.logfile import LogFile
-from protos.tether.v1 import process_pb2, stdio_pb2
 
 # Output that may be unacknowledged before the log is synced without waiting for more.
 _SYNC_BYTES = 256 << 10
@@ -23,7 +22,7 @@ _OFF_SECONDS = 10.0
 class Ended:
     """How a run ended: the guest's exit status, or None with the reason why there is none."""
 
-    status: process_pb2.ExitStatus | None
+    status: ExitStatus | None
     reason: str = ""
 
 
@@ -36,7 +35,7 @@ class Begun:
     """A process that runs: the first output offset wanted, and the output from there on if somebody reads it already."""
 
     offset: int
-    output: AsyncGenerator[stdio_pb2.Records, None] | None = None
+    output: AsyncGenerator[Output, None] | None = None
 
 
 class Run:
@@ -163,18 +162,18 @@ class Run:
             await self.session.shut_down()
             nursery.cancel_scope.cancel()
 
-    async def _ingest(self, output: AsyncGenerator[stdio_pb2.Records, None] | None) -> process_pb2.ExitStatus:
+    async def _ingest(self, output: AsyncGenerator[Output, None] | None) -> ExitStatus:
         """Read output to its end; how the process ended."""
         async with aclosing(self.session.follow(self._id, self._offset, output)) as stream:
-            async for records in stream:
-                for record in records.records:
+            async for batch in stream:
+                for record in batch.records:
                     await self._take(record)
-                if records.HasField("exit"):
+                if batch.exit is not None:
                     mark("process ended")
-                    return records.exit
+                    return batch.exit
         raise VchError("the output ended without an exit")
 
-    async def _take(self, record: stdio_pb2.Record) -> None:
+    async def _take(self, record: OutputRecord) -> None:
         data = record.data
         if record.offset < self._offset:
             data = data[self._offset - record.offset :]
@@ -182,7 +181,7 @@ class Run:
             return
         if not self._offset:
             mark("first output")
-        self._offset = record.offset + len(record.data)
+        self._offset = record.end
         if self._log is not None:
             self._log.append(record.stream, record.time_ns, self._offset, data)
             self._on_output()

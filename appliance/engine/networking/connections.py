@@ -16,7 +16,6 @@ from appliance.engine.networking.networks import Networks
 from appliance.errors import Forbidden, InvalidParameter, NotFound, Unsupported, VchError
 from appliance.hypervisor import Pluggable
 from appliance.network.network_record import Endpoint, NetworkRecord, ingress_endpoint
-from protos.tether.v1 import sandbox_pb2
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +74,7 @@ class Connections:
             return
         record = container.record
         guest_config = GuestConfig(container.endpoints, self._dns, tuple(self._links(container, starting=False)))
-        request = sandbox_pb2.AwakenRequest(files=state_files(record.config, record.host, guest_config))
-        await container.run.session.write_files(request)
+        await container.run.session.write_files(state_files(record.config, record.host, guest_config))
 
     async def notify_linked(self, started: Container) -> None:
         """Those that are linked to a container which has started learn its address."""

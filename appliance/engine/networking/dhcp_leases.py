@@ -2,14 +2,14 @@
 
 import ipaddress
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from appliance.engine.model.container import Container
 from appliance.engine.model.repository import ContainerRepository
 from appliance.engine.model.run import Run
 from appliance.engine.networking.networks import Networks
+from appliance.guest import Lease
 from appliance.network.network_record import Address
-from protos.tether.v1 import network_pb2
 
 log = logging.getLogger(__name__)
 
@@ -23,10 +23,10 @@ class DhcpLeases:
         self._networks = networks
         self._repository = repository
 
-    def take(self, container: Container, said: network_pb2.Leases) -> bool:
-        """Put what a guest says on its container's places; whether any of it is new. What is none is left out."""
+    def take(self, container: Container, leases: Sequence[Lease]) -> bool:
+        """Record the leases that a guest reports on its container's endpoints; True when any of them is new. Invalid leases are skipped."""
         new = False
-        for lease in said.leases:
+        for lease in leases:
             try:
                 found = ipaddress.ip_interface(lease.address)
                 gateway = str(ipaddress.ip_address(lease.gateway)) if lease.gateway else ""
@@ -37,7 +37,7 @@ class DhcpLeases:
             address = Address(str(found.ip), found.network.prefixlen, gateway)
             search = tuple(name for name in lease.search[:_MOST] if name.replace(".", "").replace("-", "").isalnum())
             new |= self._networks.allocator.lease(container, lease.interface, address, servers, search)
-        has = {lease.interface for lease in said.leases}
+        has = {lease.interface for lease in leases}
         for endpoint in list(container.endpoints):
             if endpoint.network.dhcp and endpoint.ipv4 is not None and endpoint.interface not in has:
                 new |= self._networks.allocator.lease(container, endpoint.interface, None, (), ())
@@ -50,9 +50,9 @@ class DhcpLeases:
         await run.accompany(self._follow, container, run, refresh)
 
     async def _follow(self, container: Container, run: Run, refresh: Refresh) -> None:
-        async def take(said: network_pb2.Leases) -> None:
-            if self.take(container, said):
+        async def take(leases: list[Lease]) -> None:
+            if self.take(container, leases):
                 await refresh(container)
                 await self._repository.save(container)
 
-        await run.session.watch("Network/WatchLeases", network_pb2.WatchLeasesRequest(), network_pb2.Leases, take)
+        await run.session.watch_leases(take)

@@ -9,9 +9,9 @@ from appliance.engine.model.repository import ContainerRepository
 from appliance.engine.model.run import Run
 from appliance.engine.networking.endpoints import EndpointAllocator
 from appliance.errors import VchError
+from appliance.guest import Listener
 from appliance.hypervisor import Pluggable
 from appliance.network.network_record import ingress_endpoint
-from protos.tether.v1 import network_pb2
 
 log = logging.getLogger(__name__)
 
@@ -57,14 +57,11 @@ class _Follower:
 
     async def listen(self) -> None:
         """Learn from the guest what it listens at."""
-        request = network_pb2.WatchListenersRequest()
-        await self._run.session.watch("Network/WatchListeners", request, network_pb2.Listeners, self._take)
+        await self._run.session.watch_listeners(self._take)
 
-    async def _take(self, said: network_pb2.Listeners) -> None:
+    async def _take(self, listeners: list[Listener]) -> None:
         found = [
-            (one.protocol, one.port)
-            for one in said.listeners
-            if one.protocol in ("tcp", "udp") and 0 < one.port < 65536
+            (one.protocol, one.port) for one in listeners if one.protocol in ("tcp", "udp") and 0 < one.port < 65536
         ]
         if len(found) > _MOST:
             log.warning(

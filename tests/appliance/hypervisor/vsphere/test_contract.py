@@ -9,8 +9,8 @@ import pytest
 import trio
 from pyVmomi import vim
 
-from appliance.engine.machines.boot import launch_requests
-from appliance.engine.machines.guest_config import Surroundings
+from appliance.engine.machines.boot import launch_setup
+from appliance.engine.machines.guest_config import GuestConfig
 from appliance.guest import GuestSession
 from appliance.hypervisor import SCRATCH, Disk, DiskKind, Driver, MachineSpec
 from appliance.hypervisor.vsphere.concentrator import Concentrator
@@ -130,8 +130,8 @@ async def test_a_container_runs(simulator: Simulator, short_path: Path) -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(session.run)
                 await session.hello(60)
-                requests = launch_requests("c0ffee", config, {}, machine.guest_disks(), Surroundings([]), 0)
-                async with session.launch(*requests, 60) as launched:
+                setup, process = launch_setup("c0ffee", config, {}, machine.guest_disks(), GuestConfig([]), 0)
+                async with session.launch(setup, process, 60) as launched:
                     async for records in launched.output():
                         said += [record.data for record in records.records]
                 await session.shut_down()

@@ -1,0 +1,42 @@
+"""Where a container's mounts come from: shares and disks of its machine, NFS servers, tmpfs."""
+
+from dataclasses import dataclass
+
+from appliance.container.mounts import MountRecord
+from appliance.hypervisor import Disk, Share
+
+
+@dataclass(frozen=True, slots=True)
+class ServedVolume:
+    """A volume on an NFS 4 server. `device` is `ADDRESS:PATH` and `options` the kernel's, as in mount(8).
+
+    `number` is unique in its container and names the directory in the guest where it is mounted.
+    """
+
+    number: int
+    device: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedMount:
+    """A mount of a container and its source: the machine's share or volume disk of that number, a server, or else a tmpfs."""
+
+    mount: MountRecord
+    share: int = -1
+    disk: int = -1
+    tmpfs: tuple[str, ...] = ()
+    server: ServedVolume | None = None
+
+    @property
+    def is_tmpfs(self) -> bool:
+        return self.share < 0 and self.disk < 0 and self.server is None
+
+
+@dataclass(frozen=True, slots=True)
+class MountPlan:
+    """All mounts of a container, with the shares and disks that its machine needs for them."""
+
+    placed: tuple[PlacedMount, ...] = ()
+    shares: tuple[Share, ...] = ()
+    disks: tuple[Disk, ...] = ()
