@@ -1,175 +1,35 @@
-"""Every field of Config and HostConfig (API 1.22 to 1.51), its type and what becomes of it. FIELDS.md shows the same to people.
+"""The fields of a create request as the API checks them. Their types and decisions are those of the Structs in `container`."""
 
-A field that is refused may hold what does nothing; one that is warned of is accepted, named in the answer, and has no effect.
-"""
-
-import enum
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
+from appliance.container.config import ContainerConfig
+from appliance.container.fields import Decision, Field, Kind, fields_of
+from appliance.container.host_config import HostConfig
 from appliance.errors import InvalidParameter
 from appliance.http import Request
 
+_INTRODUCTION = """# What becomes of the fields of a create request
 
-class Decision(enum.Enum):
-    HONOURED = "honoured"
-    WARNED = "warned"
-    REFUSED = "refused"
+API 1.22 to 1.51. *Honoured*: the field does what Docker's documentation says. *Refused*: a value that would have an effect is
+answered with 400 and the field's name. *Warned*: the field is accepted, named in `Warnings`, and has no effect. An unknown field
+causes a warning. `document` in `fields.py` writes this file from `container/config.py` and `container/host_config.py`.
 
+| field | decision | how, or why not |
+|---|---|---|"""
 
-class Kind(enum.Enum):
-    """The JSON of a field: a text, a list of texts, a map of texts..."""
-
-    TEXT = "a string"
-    FLAG = "a boolean"
-    NUMBER = "a number"
-    TEXTS = "a list of strings"
-    COMMAND = "a string or a list of strings"
-    TEXT_MAP = "a map of strings"
-    MAP = "an object"
-    LIST = "a list"
+CONFIG = fields_of(ContainerConfig)
+HOST = fields_of(HostConfig)
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
-    """`note` says how it is honoured, or why it is not. `harmless` are values that do nothing here."""
-
-    kind: Kind
-    decision: Decision
-    note: str = ""
-    harmless: tuple[Any, ...] = ()
-
-
-def _honoured(kind: Kind, note: str = "") -> Field:
-    return Field(kind, Decision.HONOURED, note)
-
-
-def _warned(kind: Kind, note: str, *harmless: Any) -> Field:
-    return Field(kind, Decision.WARNED, note, harmless)
-
-
-def _refused(kind: Kind, note: str, *harmless: Any) -> Field:
-    return Field(kind, Decision.REFUSED, note, harmless)
-
-
-_T, _F, _N, _L, _M, _TM, _O = Kind.TEXT, Kind.FLAG, Kind.NUMBER, Kind.TEXTS, Kind.MAP, Kind.TEXT_MAP, Kind.LIST
-_LATER = "comes with volumes and networks"
-_WINDOWS = "for Windows only"
-
-CONFIG: dict[str, Field] = {
-    "Hostname": _honoured(_T, "of the guest too; at most 63 characters"),
-    "Domainname": _honoured(_T),
-    "User": _honoured(_T, "name, uid, group; looked up in the container"),
-    "AttachStdin": _honoured(_F, "the client's to act on"),
-    "AttachStdout": _honoured(_F, "the client's to act on"),
-    "AttachStderr": _honoured(_F, "the client's to act on"),
-    "ExposedPorts": _honoured(_M, "metadata"),
-    "Tty": _honoured(_F),
-    "OpenStdin": _honoured(_F),
-    "StdinOnce": _honoured(_F),
-    "Env": _honoured(_L),
-    "Cmd": _honoured(Kind.COMMAND),
-    "Healthcheck": _honoured(_M, "probes run as execs in the container"),
-    "ArgsEscaped": _warned(_F, _WINDOWS),
-    "Image": _honoured(_T),
-    "Volumes": _honoured(_M, "anonymous volumes, unless a mount is there"),
-    "WorkingDir": _honoured(_T, "made when it is missing"),
-    "Entrypoint": _honoured(Kind.COMMAND),
-    "NetworkDisabled": _honoured(_F),
-    "MacAddress": _honoured(_T, "of the NIC on the network of NetworkMode"),
-    "OnBuild": _honoured(_L, "metadata"),
-    "Labels": _honoured(_TM),
-    "StopSignal": _honoured(_T),
-    "StopTimeout": _honoured(_N),
-    "Shell": _honoured(_L, "metadata; for CMD-SHELL probes"),
-    "PortSpecs": _warned(_L, "gone from Docker"),
-    "PublishService": _warned(_T, "gone from Docker"),
-    "VolumeDriver": _honoured(_T, "there is one, local; another one's volumes are not found"),
-    "name": _honoured(_T, "the query's `name` counts"),
-}
-
-HOST: dict[str, Field] = {
-    "Binds": _honoured(_L, "volumes, and paths of the host where it is a QEMU host; not its sockets and devices"),
-    "ContainerIDFile": _honoured(_T, "the client's to act on"),
-    "LogConfig": _honoured(_M, "json-file, local, syslog, none; see README"),
-    "NetworkMode": _honoured(
-        _T,
-        "by name or id, none; host is bridge with each port published that is listened at; container:ID is refused",
-    ),
-    "PortBindings": _honoured(_M, "tcp and udp, ranges, addresses of the host"),
-    "RestartPolicy": _honoured(_M),
-    "AutoRemove": _honoured(_F),
-    "VolumeDriver": _honoured(_T, "there is one, local; another one's volumes are not found"),
-    "VolumesFrom": _honoured(_L),
-    "Mounts": _honoured(_O, "of type bind, volume (with subpath), tmpfs"),
-    "ConsoleSize": _honoured(_O),
-    "Annotations": _honoured(_TM, "metadata"),
-    "CapAdd": _honoured(_L),
-    "CapDrop": _honoured(_L),
-    "Capabilities": _refused(_L, "gone from Docker: CapAdd and CapDrop"),
-    "CgroupnsMode": _honoured(_T, "private; host is the guest's"),
-    "Dns": _honoured(_L),
-    "DnsOptions": _honoured(_L),
-    "DnsSearch": _honoured(_L),
-    "ExtraHosts": _honoured(_L, "host-gateway is the appliance"),
-    "GroupAdd": _honoured(_L, "by name or number; looked up in the container"),
-    "IpcMode": _honoured(
-        _T, "private, shareable, none; host is the guest's; container:ID is refused, another machine is another kernel"
-    ),
-    "Cgroup": _refused(_T, "gone from Docker"),
-    "Links": _honoured(_L, "names and environment on the default network, aliases on others"),
-    "OomScoreAdj": _honoured(_N),
-    "PidMode": _honoured(_T, "host is the guest's; container:ID is refused, another machine is another kernel"),
-    "Privileged": _honoured(_F, "all the guest has; it is the container's own machine"),
-    "PublishAllPorts": _honoured(_F),
-    "ReadonlyRootfs": _honoured(_F),
-    "SecurityOpt": _honoured(
-        _L, "no-new-privileges, seccomp (unconfined or a profile); apparmor and label only switched off"
-    ),
-    "StorageOpt": _refused(_TM, "every container has a thin disk of 10 GiB"),
-    "Tmpfs": _honoured(_TM),
-    "UTSMode": _honoured(_T, "host is the guest's"),
-    "UsernsMode": _honoured(_T, "host: there is no other"),
-    "ShmSize": _honoured(_N),
-    "Sysctls": _honoured(_TM),
-    "Runtime": _honoured(_T, "there is one, by any of its names"),
-    "Isolation": _refused(_T, _WINDOWS, "default"),
-    "MaskedPaths": _honoured(_L),
-    "ReadonlyPaths": _honoured(_L),
-    "CpuShares": _honoured(_N),
-    "Memory": _honoured(_N, "the cgroup's limit; the machine is made large enough"),
-    "CgroupParent": _warned(_T, "a machine has a cgroup hierarchy of its own"),
-    "BlkioWeight": _warned(_N, "the guest's kernel has no block I/O weights"),
-    "BlkioWeightDevice": _warned(_O, "a machine has disks of its own"),
-    "BlkioDeviceReadBps": _warned(_O, "a machine has disks of its own"),
-    "BlkioDeviceWriteBps": _warned(_O, "a machine has disks of its own"),
-    "BlkioDeviceReadIOps": _warned(_O, "a machine has disks of its own"),
-    "BlkioDeviceWriteIOps": _warned(_O, "a machine has disks of its own"),
-    "CpuPeriod": _honoured(_N),
-    "CpuQuota": _honoured(_N),
-    "CpuRealtimePeriod": _refused(_N, "the guest's kernel does not offer it"),
-    "CpuRealtimeRuntime": _refused(_N, "the guest's kernel does not offer it"),
-    "CpusetCpus": _honoured(_T, "of the machine's CPUs"),
-    "CpusetMems": _honoured(_T, "of the machine's memory nodes"),
-    "Devices": _honoured(_O, "of the guest, by their path there"),
-    "DeviceCgroupRules": _warned(_L, "a container may use all devices of its machine"),
-    "DeviceRequests": _refused(_O, "no devices are passed through"),
-    "KernelMemory": _warned(_N, "gone from Docker"),
-    "KernelMemoryTCP": _warned(_N, "gone from Docker"),
-    "MemoryReservation": _honoured(_N),
-    "MemorySwap": _honoured(_N, "a guest has no swap: what is allowed is not used"),
-    "MemorySwappiness": _warned(_N, "cgroup v2 does not offer it", -1),
-    "NanoCpus": _honoured(_N, "the machine has enough CPUs"),
-    "OomKillDisable": _warned(_F, "cgroup v2 does not offer it"),
-    "Init": _honoured(_F, "tini"),
-    "PidsLimit": _honoured(_N),
-    "Ulimits": _honoured(_O),
-    "CpuCount": _warned(_N, _WINDOWS),
-    "CpuPercent": _warned(_N, _WINDOWS),
-    "IOMaximumIOps": _warned(_N, _WINDOWS),
-    "IOMaximumBandwidth": _warned(_N, _WINDOWS),
-}
+def document() -> str:
+    """The text of FIELDS.md."""
+    rows = [
+        f"| `{place}.{field.name}` | {field.decision.value} | {field.note} |"
+        for place, table in (("Config", CONFIG), ("HostConfig", HOST))
+        for field in table.values()
+    ]
+    return "\n".join([_INTRODUCTION, *rows, ""])
 
 
 def _fits(kind: Kind, value: Any) -> bool:

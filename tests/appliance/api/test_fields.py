@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 import appliance.api
-from appliance.api.fields import CONFIG, HOST, Decision, Field, Kind
+from appliance.api.fields import CONFIG, HOST, document
 from appliance.api.hostconfig import check_config, check_host_config
+from appliance.container.fields import Decision, Field, Kind
 from appliance.errors import InvalidParameter
 
 _DOCUMENT = Path(str(appliance.api.__file__)).parent / "FIELDS.md"
@@ -26,6 +27,8 @@ _BOTH = [("Config", name, field) for name, field in CONFIG.items()] + [("HostCon
 
 
 def test_the_document_shows_the_tables() -> None:
+    # After a change: python -c "from appliance.api.fields import document; print(document(), end='')" > appliance/api/FIELDS.md
+    assert _DOCUMENT.read_text() == document()
     rows = re.findall(r"^\| `(\w+)\.(\w+)` \| (\w+) \| (.*) \|$", _DOCUMENT.read_text(), re.MULTILINE)
     assert rows == [(place, name, field.decision.value, field.note) for place, name, field in _BOTH]
 

@@ -1,0 +1,207 @@
+"""Docker's HostConfig: what a container gets of its host, as `POST /containers/create` (API 1.22 to 1.51) has it.
+
+An absent member of an optional field is UNSET and stays out of `docker inspect`; null and empty are shown as they were given.
+"""
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from appliance.container.fields import Int64, Update, go_names, honoured, refused, warned
+
+_WINDOWS = "for Windows only"
+_NO_LONGER = "gone from Docker"
+_OWN_DISKS = "a machine has disks of its own"
+_NO_REALTIME = "the guest's kernel does not offer it"
+_OTHER_KERNEL = "container:ID is refused, another machine is another kernel"
+_OneWay = list[Any]
+"""A list that nobody reads: its field is warned of or refused."""
+
+
+class RestartPolicy(msgspec.Struct, rename="pascal", frozen=True):
+    """`name` is no, always, unless-stopped, on-failure, or empty for no."""
+
+    name: str | UnsetType = UNSET
+    maximum_retry_count: Int64 | UnsetType = UNSET
+
+
+class LogConfig(msgspec.Struct, rename="pascal", frozen=True):
+    """`type` is a log driver, empty for json-file; `config` holds its options."""
+
+    type: str = ""
+    config: dict[str, str] = {}
+
+
+class PortBinding(msgspec.Struct, rename="pascal", frozen=True):
+    """An address and a port, or a range of ports, of the host; empty for any."""
+
+    host_ip: str = ""
+    host_port: str = ""
+
+
+PortBindings = dict[str, list[PortBinding] | None]
+"""{"80/tcp": [...]}; no list and an empty list mean any port of the host."""
+
+
+class DeviceMapping(msgspec.Struct, rename="pascal", frozen=True):
+    path_on_host: str | UnsetType = UNSET
+    path_in_container: str | UnsetType = UNSET
+    cgroup_permissions: str | UnsetType = UNSET
+
+
+class Ulimit(msgspec.Struct, rename="pascal", frozen=True):
+    """`hard` -1: unlimited."""
+
+    name: str | UnsetType = UNSET
+    hard: Int64 | UnsetType = UNSET
+    soft: Int64 | UnsetType = UNSET
+
+
+class BindOptions(msgspec.Struct, rename="pascal", frozen=True):
+    propagation: str | UnsetType = UNSET
+    non_recursive: bool | UnsetType = UNSET
+    create_mountpoint: bool | UnsetType = UNSET
+    read_only_non_recursive: bool | UnsetType = UNSET
+    read_only_force_recursive: bool | UnsetType = UNSET
+
+
+class VolumeDriverConfig(msgspec.Struct, rename="pascal", frozen=True):
+    name: str | UnsetType = UNSET
+    options: dict[str, str] | UnsetType | None = UNSET
+
+
+class VolumeOptions(msgspec.Struct, rename="pascal", frozen=True):
+    no_copy: bool | UnsetType = UNSET
+    labels: dict[str, str] | UnsetType | None = UNSET
+    driver_config: VolumeDriverConfig | UnsetType | None = UNSET
+    subpath: str | UnsetType = UNSET
+
+
+class TmpfsOptions(msgspec.Struct, rename="pascal", frozen=True):
+    """`mode` is a number as of stat(2); `options` are [name] or [name, value]."""
+
+    size_bytes: Int64 | UnsetType = UNSET
+    mode: Int64 | UnsetType = UNSET
+    options: list[list[str]] | UnsetType | None = UNSET
+
+
+class Mount(msgspec.Struct, rename="pascal", frozen=True, kw_only=True):
+    """An element of Mounts. `type` is bind, volume or tmpfs; the options are those of that type."""
+
+    type: str | UnsetType = UNSET
+    source: str | UnsetType = UNSET
+    target: str | UnsetType = UNSET
+    read_only: bool | UnsetType = UNSET
+    consistency: str | UnsetType = UNSET
+    bind_options: BindOptions | UnsetType | None = UNSET
+    volume_options: VolumeOptions | UnsetType | None = UNSET
+    tmpfs_options: TmpfsOptions | UnsetType | None = UNSET
+
+
+class HostConfig(
+    msgspec.Struct,
+    kw_only=True,
+    omit_defaults=True,
+    rename=go_names(
+        container_id_file="ContainerIDFile",
+        uts_mode="UTSMode",
+        blkio_device_read_iops="BlkioDeviceReadIOps",
+        blkio_device_write_iops="BlkioDeviceWriteIOps",
+        kernel_memory_tcp="KernelMemoryTCP",
+        io_maximum_iops="IOMaximumIOps",
+        io_maximum_bandwidth="IOMaximumBandwidth",
+    ),
+):
+    """Fields in the order in which `docker inspect` shows them. `network_mode` None: not given, which is the default network."""
+
+    binds: Annotated[
+        list[str] | None,
+        honoured("volumes, and paths of the host where it is a QEMU host; not its sockets and devices"),
+    ] = None
+    container_id_file: Annotated[str, honoured("the client's to act on")] = ""
+    network_mode: Annotated[
+        str | None,
+        honoured(
+            "by name or id, none; host is bridge with each port published that is listened at; container:ID is refused",
+            shown="bridge",
+        ),
+    ] = None
+    port_bindings: Annotated[PortBindings | None, honoured("tcp and udp, ranges, addresses of the host")] = None
+    auto_remove: Annotated[bool, honoured()] = False
+    volume_driver: Annotated[str, honoured("there is one, local; another one's volumes are not found")] = ""
+    volumes_from: Annotated[list[str] | None, honoured()] = None
+    cap_add: Annotated[list[str] | None, honoured()] = None
+    cap_drop: Annotated[list[str] | None, honoured()] = None
+    cgroupns_mode: Annotated[str, honoured("private; host is the guest's", shown="private")] = ""
+    dns: Annotated[list[str] | None, honoured()] = None
+    dns_options: Annotated[list[str] | None, honoured()] = None
+    dns_search: Annotated[list[str] | None, honoured()] = None
+    extra_hosts: Annotated[list[str] | None, honoured("host-gateway is the appliance")] = None
+    group_add: Annotated[list[str] | None, honoured("by name or number; looked up in the container")] = None
+    ipc_mode: Annotated[
+        str, honoured(f"private, shareable, none; host is the guest's; {_OTHER_KERNEL}", shown="private")
+    ] = ""
+    cgroup: Annotated[str, refused(_NO_LONGER)] = ""
+    links: Annotated[list[str] | None, honoured("names and environment on the default network, aliases on others")] = (
+        None
+    )
+    oom_score_adj: Annotated[Int64, honoured()] = 0
+    pid_mode: Annotated[str, honoured(f"host is the guest's; {_OTHER_KERNEL}")] = ""
+    privileged: Annotated[bool, honoured("all the guest has; it is the container's own machine")] = False
+    publish_all_ports: Annotated[bool, honoured()] = False
+    readonly_rootfs: Annotated[bool, honoured()] = False
+    security_opt: Annotated[
+        list[str] | None,
+        honoured("no-new-privileges, seccomp (unconfined or a profile); apparmor and label only switched off"),
+    ] = None
+    uts_mode: Annotated[str, honoured("host is the guest's")] = ""
+    userns_mode: Annotated[str, honoured("host: there is no other")] = ""
+    shm_size: Annotated[Int64, honoured(shown=64 << 20)] = 0
+    runtime: Annotated[str, honoured("there is one, by any of its names", shown="vch")] = ""
+    console_size: Annotated[list[Int64] | UnsetType | None, honoured(shown=[0, 0])] = UNSET
+    isolation: Annotated[str, refused(_WINDOWS, "default")] = ""
+    cpu_shares: Annotated[Int64, honoured(update=Update.LIMIT)] = 0
+    memory: Annotated[Int64, honoured("the cgroup's limit; the machine is made large enough", update=Update.LIMIT)] = 0
+    nano_cpus: Annotated[Int64, honoured("the machine has enough CPUs", update=Update.LIMIT)] = 0
+    cgroup_parent: Annotated[str, warned("a machine has a cgroup hierarchy of its own")] = ""
+    blkio_weight: Annotated[Int64, warned("the guest's kernel has no block I/O weights")] = 0
+    blkio_weight_device: Annotated[_OneWay | None, warned(_OWN_DISKS)] = None
+    blkio_device_read_bps: Annotated[_OneWay | None, warned(_OWN_DISKS)] = None
+    blkio_device_write_bps: Annotated[_OneWay | None, warned(_OWN_DISKS)] = None
+    blkio_device_read_iops: Annotated[_OneWay | None, warned(_OWN_DISKS)] = None
+    blkio_device_write_iops: Annotated[_OneWay | None, warned(_OWN_DISKS)] = None
+    cpu_period: Annotated[Int64, honoured(update=Update.LIMIT)] = 0
+    cpu_quota: Annotated[Int64, honoured(update=Update.LIMIT)] = 0
+    cpu_realtime_period: Annotated[Int64, refused(_NO_REALTIME)] = 0
+    cpu_realtime_runtime: Annotated[Int64, refused(_NO_REALTIME)] = 0
+    cpuset_cpus: Annotated[str, honoured("of the machine's CPUs", update=Update.LIMIT)] = ""
+    cpuset_mems: Annotated[str, honoured("of the machine's memory nodes", update=Update.LIMIT)] = ""
+    devices: Annotated[list[DeviceMapping] | None, honoured("of the guest, by their path there")] = None
+    device_cgroup_rules: Annotated[list[str] | None, warned("a container may use all devices of its machine")] = None
+    device_requests: Annotated[_OneWay | None, refused("no devices are passed through")] = None
+    memory_reservation: Annotated[Int64, honoured(update=Update.LIMIT)] = 0
+    memory_swap: Annotated[Int64, honoured("a guest has no swap: what is allowed is not used", update=Update.LIMIT)] = 0
+    memory_swappiness: Annotated[Int64 | None, warned("cgroup v2 does not offer it", -1)] = None
+    oom_kill_disable: Annotated[bool | None, warned("cgroup v2 does not offer it")] = False
+    pids_limit: Annotated[Int64 | None, honoured(update=Update.LIMIT)] = None
+    ulimits: Annotated[list[Ulimit] | None, honoured()] = None
+    cpu_count: Annotated[Int64, warned(_WINDOWS)] = 0
+    cpu_percent: Annotated[Int64, warned(_WINDOWS)] = 0
+    io_maximum_iops: Annotated[Int64, warned(_WINDOWS)] = 0
+    io_maximum_bandwidth: Annotated[Int64, warned(_WINDOWS)] = 0
+    log_config: Annotated[LogConfig, honoured("json-file, local, syslog, none; see README")] = LogConfig()
+    restart_policy: Annotated[RestartPolicy, honoured(update=Update.YES)] = RestartPolicy()
+    annotations: Annotated[dict[str, str] | UnsetType | None, honoured("metadata")] = UNSET
+    capabilities: Annotated[list[str] | UnsetType | None, refused("gone from Docker: CapAdd and CapDrop")] = UNSET
+    storage_opt: Annotated[dict[str, str] | UnsetType | None, refused("every container has a thin disk of 10 GiB")] = (
+        UNSET
+    )
+    tmpfs: Annotated[dict[str, str] | UnsetType | None, honoured()] = UNSET
+    sysctls: Annotated[dict[str, str] | UnsetType | None, honoured()] = UNSET
+    kernel_memory: Annotated[Int64 | UnsetType | None, warned(_NO_LONGER)] = UNSET
+    kernel_memory_tcp: Annotated[Int64 | UnsetType | None, warned(_NO_LONGER)] = UNSET
+    mounts: Annotated[list[Mount] | UnsetType | None, honoured("of type bind, volume (with subpath), tmpfs")] = UNSET
+    masked_paths: Annotated[list[str] | None, honoured()] = None
+    readonly_paths: Annotated[list[str] | None, honoured()] = None
+    init: Annotated[bool | UnsetType | None, honoured("tini")] = UNSET
