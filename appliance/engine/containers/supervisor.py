@@ -1,7 +1,6 @@
 """A container's runs: from a start over the end to a restart; and taking up those of an earlier appliance."""
 
 import logging
-import math
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -24,6 +23,7 @@ from appliance.container.lifecycle import (
     StartFailed,
     Starting,
 )
+from appliance.container.restart import Policy, decide, decide_after_boot
 from appliance.diag import Trace, mark
 from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.containers.execs import drain
@@ -60,9 +60,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_RESTART_FIRST, _RESTART_LAST = 0.1, 60.0
 _AWAKE_SECONDS = 120.0
-_LONG_RUN_NS = 10 * 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,11 +340,10 @@ class Supervisor:
             code, oom, error = exit_code(status), status.oom_killed, ""
         left = self._allocator.release_all(container)
         started, now = record.started, time.time_ns()
-        if now - started >= _LONG_RUN_NS:
-            container.backoff = 0
+        decision = decide(_policy_of(container), code, now - started, container.restart_history)
+        container.short_runs = decision.short_runs
         container.exits += 1
-        restarting = self._wants_restart(container, code)
-        container.move(Exit(now, code, oom, error, restarting))
+        container.move(Exit(now, code, oom, error, decision.restarts))
         # At once, so that whoever waited for the end finds its events.
         seconds = max(0, (record.finished - started) // 1_000_000_000)
         if oom:
@@ -364,28 +361,12 @@ class Supervisor:
         container.notify_log()
         if removed:
             self._tasks.start_soon(self._on_auto_remove, container)
-        elif restarting:
-            self._tasks.start_soon(self._restart_later, container)
+        elif decision.restart_after is not None:
+            self._tasks.start_soon(self._restart_later, container, decision.restart_after)
 
-    @staticmethod
-    def _wants_restart(container: Container, code: int) -> bool:
-        policy = container.record.host.get("RestartPolicy") or {}
-        if container.record.stopped_by_user:
-            return False
-        match policy.get("Name"):
-            case "always" | "unless-stopped":
-                return True
-            case "on-failure":
-                most = policy.get("MaximumRetryCount") or math.inf
-                return code != 0 and container.record.restarts < most
-            case _:
-                return False
-
-    async def _restart_later(self, container: Container) -> None:
+    async def _restart_later(self, container: Container, seconds: float) -> None:
         container.record.restarts += 1
-        delay = min(_RESTART_LAST, _RESTART_FIRST * 2 ** min(10, container.backoff))
-        container.backoff += 1
-        with trio.move_on_after(delay):
+        with trio.move_on_after(seconds):
             while not container.removed and container.restarting:
                 await container.changed.wait()
         async with container.lock:
@@ -397,15 +378,16 @@ class Supervisor:
                     container.move(GiveUp())
 
     def restart_after_boot(self, container: Container) -> None:
-        """Start what its policy wants running whenever the appliance does, and was not ended by its user where that counts."""
+        """Start a container that is down when the daemon starts, if its restart policy says so."""
         record = container.record
-        name = (record.host.get("RestartPolicy") or {}).get("Name")
         if not isinstance(container.state, Exited) or not record.started:
             return
-        if name == "always" or self._wants_restart(container, container.state.exit_code):
+        decision = decide_after_boot(_policy_of(container), container.state.exit_code, container.restart_history)
+        if decision.restart_after is not None:
+            container.short_runs = decision.short_runs
             record.stopped_by_user = False
             container.state = replace(container.state, restarting=True)
-            self._tasks.start_soon(self._restart_later, container)
+            self._tasks.start_soon(self._restart_later, container, decision.restart_after)
 
     # -- after a restart of this process --------------------------------------------------------------------------
 
@@ -508,3 +490,8 @@ class Supervisor:
             return Begun(log_file.guest_offset if log_file is not None else state.acknowledged_offset)
 
         await run.supervise(begin, lambda ended: self._ended(container, ended))
+
+
+def _policy_of(container: Container) -> Policy:
+    policy = container.record.host.get("RestartPolicy") or {}
+    return Policy(policy.get("Name") or "", policy.get("MaximumRetryCount") or 0)

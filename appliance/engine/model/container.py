@@ -9,6 +9,7 @@ from appliance.container import lifecycle
 from appliance.container.container_record import ContainerRecord
 from appliance.container.health import Health
 from appliance.container.lifecycle import Created, Exited, Running, State
+from appliance.container.restart import History
 from appliance.diag import Trace
 from appliance.engine.model.run import Run
 from appliance.guest import Fanout, StdinPipe
@@ -40,8 +41,8 @@ class Container:
     # Set while no log driver sends the log to a server.
     log_shipped: trio.Event = field(default_factory=trio.Event)
     exits: int = 0
-    # Restarts in a row, of runs that were short: each waits twice as long as the one before.
-    backoff: int = 0
+    # See container/restart.py.
+    short_runs: int = 0
     trace: Trace = field(default_factory=Trace)
     removed: bool = False
     size: tuple[int, int] = (0, 0)
@@ -67,6 +68,10 @@ class Container:
     @property
     def restarting(self) -> bool:
         return isinstance(self.state, Exited) and self.state.restarting
+
+    @property
+    def restart_history(self) -> History:
+        return History(self.record.restarts, self.short_runs, self.record.stopped_by_user)
 
     @property
     def on_host_network(self) -> bool:
