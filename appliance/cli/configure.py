@@ -7,15 +7,18 @@ from pathlib import Path
 
 import trio
 
-from appliance.cli.plan import add_setting_arguments, as_option, handed_on
+from appliance.cli.options import add_setting_arguments, handed_on
+from appliance.cli.plan import as_option
 from appliance.cli.reach import docker_host, known_address, told_address, wait_served
 from appliance.cli.report import REFUSED, TOO_LATE, USAGE, Ended, Report
 from appliance.cli.target import opened, password_of
+from appliance.config.table import PROPERTIES, PROPERTY
 from appliance.errors import InvalidParameter
 from appliance.hypervisor.vsphere.appliances import Appliances, Deployed
 from appliance.hypervisor.vsphere.session import Session
 from appliance.provision.certificates import Authority, write_private, write_public
-from appliance.provision.properties import BY_KEY, PROPERTIES, Malformed, settings_of
+from appliance.provision.properties import settings_of
+from appliance.provision.reader import Malformed
 
 GRACE_SECONDS = 60.0
 
@@ -44,7 +47,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
         if not changes:
             raise Ended(USAGE, "nothing is to be changed: say what, by an option")
         for key in sorted(changes):
-            shown = "(secret)" if BY_KEY[key].secret else changes[key].partition("\n")[0] or "(by itself)"
+            shown = "(secret)" if PROPERTY[key].secret else changes[key].partition("\n")[0] or "(by itself)"
             report.step(f"  {key}: {shown}")
         if changes.get("tls-verify") == "false":
             report.finding(
@@ -59,7 +62,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
                 {"name": one.name, "changed": False, "properties": sorted(changes)}, ["nothing was changed (--dry-run)"]
             )
             return
-        if "tls-key" in changes and not options.tls_server_key:
+        if "tls-key" in changes and not options.tls_key:
             write_public(folder / "server-cert.pem", changes["tls-cert"].encode())
             write_private(folder / "server-key.pem", changes["tls-key"].encode())
         await _boot_with(appliances, one, changes, folder, options.timeout, report)
@@ -79,18 +82,18 @@ async def _changes(options: argparse.Namespace, one: Deployed, appliances: Appli
     if server.thumbprint:
         wanted["thumbprint"] = server.thumbprint
     if options.tls_cname:
-        if options.tls_server_cert:
+        if options.tls_cert:
             raise InvalidParameter("--tls-cname is for a certificate of our own CA: leave out --tls-server-cert")
         authority = Authority(folder, one.name, must_be=True)
         names = [options.tls_cname, known_address({**one.values, **wanted})]
         wanted["tls-cert"], wanted["tls-key"] = authority.sign_server(list(dict.fromkeys(filter(None, names))))
     for key in options.reset:
-        if key not in BY_KEY:
+        if key not in PROPERTY:
             raise InvalidParameter(
                 f"--reset {key}: there is no such property; there are {', '.join(each.key for each in PROPERTIES)}"
             )
-        wanted[key] = BY_KEY[key].default
-    changes = {key: value for key, value in wanted.items() if value != one.values.get(key, BY_KEY[key].default)}
+        wanted[key] = PROPERTY[key].default or ""
+    changes = {key: value for key, value in wanted.items() if value != one.values.get(key, PROPERTY[key].default or "")}
     if options.ops_user:
         password = password_of(options.ops_password_file, "VCH_OPS_PASSWORD", options.ops_user)
         # Somebody who cannot log in would leave an appliance that cannot either.
@@ -136,7 +139,7 @@ async def _boot_with(
         served = await boot(appliances, one, one.values, folder, seconds, report)
         text = "the old settings are back" if served else "and with the old settings neither: its console says more"
         raise Ended(TOO_LATE, f"{one.name} does not come up with these settings; {text}")
-    secrets = [key for key in changes if BY_KEY[key].secret and changes[key]]
+    secrets = [key for key in changes if PROPERTY[key].secret and changes[key]]
     if secrets:
         await appliances.set_values(await appliances.named(one.reference._moId), dict.fromkeys(secrets, ""))
 

@@ -1,4 +1,4 @@
-"""`vch create`: everything is looked at first, and all that is wrong is said at once; then the appliance is made."""
+"""`vch create`: checks everything and reports all problems at once; then deploys the appliance."""
 
 import argparse
 import contextlib
@@ -6,27 +6,27 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import trio
 
 from appliance import __version__
+from appliance.cli.options import add_create_arguments as add_arguments
+from appliance.cli.options import handed_on
 from appliance.cli.package import OvaFile
 from appliance.cli.plan import (
-    add_arguments,
     as_option,
     authority_of,
+    check_options,
     client_address,
-    handed_on,
-    look_at_options,
     networks_of,
     package_of,
     values_of,
+    volume_stores,
 )
 from appliance.cli.reach import told_address, wait_served
 from appliance.cli.report import REFUSED, TOO_LATE, Ended, Report
 from appliance.cli.target import opened, password_of
-from appliance.config import parse_container_network, parse_volume_store
+from appliance.config import parse_container_network
 from appliance.errors import HypervisorError, InvalidParameter
 from appliance.hypervisor.vsphere.appliances import Appliances, Deployed
 from appliance.hypervisor.vsphere.deployment import Plan
@@ -35,7 +35,8 @@ from appliance.hypervisor.vsphere.preflight import Finding, Places, Preflight, P
 from appliance.hypervisor.vsphere.session import Server, Session
 from appliance.provision.certificates import Authority, write_private, write_public
 from appliance.provision.files import API_PORT
-from appliance.provision.properties import Malformed, settings_of
+from appliance.provision.properties import settings_of
+from appliance.provision.reader import Malformed
 from appliance.volume.nfs import is_nfs
 
 __all__ = ["add_arguments", "run"]
@@ -58,7 +59,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
     options.cert_path = options.cert_path or Path(options.name)
     async with opened(options) as appliances:
         report.step(f"Looking at {appliances.session.describe()}")
-        findings = look_at_options(options)
+        findings = check_options(options)
         package = package_of(options, findings)
         wanted = PreflightRequest(
             options.name,
@@ -115,20 +116,14 @@ async def run(options: argparse.Namespace, report: Report) -> None:
 
 
 def _datastores(options: argparse.Namespace) -> dict[str, str]:
-    """Of volume stores, by name; what is malformed is told elsewhere."""
-    found = {}
-    for text in options.volume_store:
-        with contextlib.suppress(InvalidParameter):
-            name, place = parse_volume_store(text)
-            if not is_nfs(place):
-                found[name] = place
-    return found
+    """The datastores of the volume stores, by the names of the stores."""
+    return {name: place for name, place in volume_stores(options) if not is_nfs(place)}
 
 
 def _portgroups(options: argparse.Namespace) -> dict[str, str]:
-    """Of container networks, by name; what is malformed is told elsewhere."""
+    """The portgroups of the well-formed container networks, by the names of the networks."""
     found = {}
-    for text in options.container_network:
+    for text in options.container_networks:
         with contextlib.suppress(InvalidParameter):
             network = parse_container_network(text)
             found[network.name] = network.place
@@ -157,7 +152,7 @@ def _identify(options: argparse.Namespace, report: Report, values: dict[str, str
     if authority is None:
         return identity
     report.step(f"{'Using' if authority.found else 'Made'} the CA in {options.cert_path}")
-    if options.tls_server_cert is None:
+    if options.tls_cert is None:
         names = [name for name in (options.tls_cname, client_address(options), options.hostname) if name]
         values["tls-cert"], values["tls-key"] = authority.sign_server(list(dict.fromkeys(names)))
         write_public(options.cert_path / "server-cert.pem", values["tls-cert"].encode())
@@ -264,9 +259,9 @@ def _tell(options: argparse.Namespace, report: Report, identity: _Identity, addr
 
 @dataclass(slots=True)
 class _Made:
-    pool: Any = None
-    folder: Any = None
-    machine: Any = None
+    pool: object | None = None
+    folder: object | None = None
+    machine: object | None = None
 
 
 @asynccontextmanager

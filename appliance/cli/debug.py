@@ -21,7 +21,7 @@ from appliance.errors import InvalidParameter, Unavailable
 from appliance.hypervisor.vsphere.appliances import Appliances
 from appliance.provision.access import HOST_KEY, LEAST_SECONDS, MOST_SECONDS, REQUEST, Access
 from appliance.provision.certificates import write_private
-from appliance.provision.properties import public_key
+from appliance.provision.pem import public_key
 from appliance.provision.shadow import hash_of
 
 _PAUSE = 2.0

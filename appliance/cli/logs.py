@@ -12,10 +12,10 @@ from appliance.cli.bundle import Bundle, text_of_frames, without_values
 from appliance.cli.reach import client_of, docker_host, known_address
 from appliance.cli.report import Report
 from appliance.cli.target import opened
+from appliance.config.table import PROPERTY
 from appliance.errors import Unavailable, VchError
 from appliance.hypervisor.vsphere.appliances import Deployed
 from appliance.provision.certificates import write_private
-from appliance.provision.properties import BY_KEY
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
         one = await appliances.named(options.name)
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
         bundle = Bundle(f"{one.name}-logs-{stamp}")
-        shown = {key: value for key, value in one.values.items() if key in BY_KEY and not BY_KEY[key].secret}
+        shown = {key: value for key, value in one.values.items() if key in PROPERTY and not PROPERTY[key].secret}
         bundle.add(
             "appliance.json",
             {

@@ -16,7 +16,7 @@ from appliance.errors import HypervisorError, Unavailable
 from appliance.hypervisor.vsphere.appliances import Appliances, Deployed
 from appliance.hypervisor.vsphere.trust import PinnedContext
 from appliance.provision.files import API_PORT
-from appliance.provision.properties import pem
+from appliance.provision.pem import pem
 
 _PAUSE = 2.0
 _TIMEOUT = 10.0

@@ -4,12 +4,12 @@ import argparse
 import shlex
 from collections.abc import Sequence
 
-from appliance.cli.plan import words_of
+from appliance.cli.options import words_of
 from appliance.cli.reach import docker_host
 from appliance.cli.report import Report, table
 from appliance.cli.target import opened
+from appliance.config.table import PROPERTY
 from appliance.hypervisor.vsphere.appliances import Deployed
-from appliance.provision.properties import BY_KEY
 
 
 def add_list_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,11 +54,13 @@ async def run_inspect(options: argparse.Namespace, report: Report) -> None:
     async with opened(options) as appliances:
         one = await appliances.named(options.name)
         counted = _counted(await appliances.containers(one))
-        shown = {key: value for key, value in one.values.items() if value and key in BY_KEY and not BY_KEY[key].secret}
+        shown = {
+            key: value for key, value in one.values.items() if value and key in PROPERTY and not PROPERTY[key].secret
+        }
         if options.conf:
             words = ["vch", "create", "--target", options.target, "--user", options.user, "--name", one.name]
             for key, value in shown.items():
-                if value != BY_KEY[key].default:
+                if value != PROPERTY[key].default:
                     words += words_of(key, value)
             if shown.get("tls-verify") == "false":
                 words.append("--no-tlsverify")

@@ -27,7 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag("-u", "--user", required=True, help="an account that may do it")
     flag("--password-file", type=Path, help="a file with its password; else $VCH_PASSWORD, else it is asked for")
     flag("--thumbprint", default="", help="of the server's certificate, SHA-1 or SHA-256")
-    flag("--target-ca", type=Path, help="PEM: the CAs of the server's certificate; else those of this system")
+    flag(
+        "--target-ca",
+        dest="vsphere_ca",
+        type=Path,
+        help="PEM: the CAs of the server's certificate; else those of this system",
+    )
 
 
 def password_of(path: Path | None, variable: str, whose: str) -> str:
@@ -48,7 +53,7 @@ def server_of(options: argparse.Namespace) -> Server:
     """What the options say of it."""
     host, port = host_and_port(options.target, _HTTPS)
     password = password_of(options.password_file, "VCH_PASSWORD", options.user)
-    return Server(host, options.user, password, port, options.thumbprint, options.target_ca)
+    return Server(host, options.user, password, port, options.thumbprint, options.vsphere_ca)
 
 
 @asynccontextmanager

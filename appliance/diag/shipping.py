@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 
+from appliance.config.parsers import check_syslog_server
 from appliance.diag.syslog import (
     DEBUG,
     ERROR,
@@ -18,7 +19,6 @@ from appliance.diag.syslog import (
     parse_address,
     parse_facility,
 )
-from appliance.errors import InvalidParameter
 
 # While the server is not there or slow; what is more is in the daemon's own log only.
 _MOST_WAITING = 10_000
@@ -27,11 +27,9 @@ _SEVERITIES = ((logging.ERROR, ERROR), (logging.WARNING, WARNING), (logging.INFO
 
 
 def parse_server(text: str) -> Address:
-    """udp://HOST[:PORT], tcp://HOST[:PORT] or tcp+tls://HOST[:PORT]. InvalidParameter for what is none."""
-    address = parse_address(text)
-    if not address.host:
-        raise InvalidParameter(f"--syslog-address {text}: udp, tcp or tcp+tls, and HOST or HOST:PORT")
-    return address
+    """The address of a syslog server on the network. InvalidParameter for a malformed one."""
+    check_syslog_server(text)
+    return parse_address(text)
 
 
 @contextlib.contextmanager

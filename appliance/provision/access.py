@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.errors import InvalidParameter
-from appliance.provision.files import SETTINGS
-from appliance.provision.properties import public_key
+from appliance.provision.pem import public_key
+from appliance.provision.properties import FOLDER
 from appliance.provision.shadow import set_root_password
 
 # Where the machine is asked, and where it says how it is known.
 REQUEST, HOST_KEY = "guestinfo.vch.debug", "guestinfo.vch.hostkey"
 LEAST_SECONDS, MOST_SECONDS = 60, 24 * 3600
-_SETTINGS = Path(SETTINGS)
+_FOLDER = Path(FOLDER)
 _LAST = Path("/data/appliance/debug-id")
 _KEY = Path("/data/appliance/ssh_host_ed25519_key.pub")
 _HASH = re.compile(r"\$6\$[./A-Za-z0-9]{1,16}\$[./A-Za-z0-9]{86}")
@@ -67,11 +67,11 @@ def _write(path: Path, content: str) -> None:
 def _open(access: Access) -> None:
     # Each is of one time: what was asked for before a reboot is not asked for again.
     _close()
-    _write(_SETTINGS / "debug_keys", f"{access.key}\n" if access.key else "")
+    _write(_FOLDER / "debug_keys", f"{access.key}\n" if access.key else "")
     if access.password_hash:
-        set_root_password(access.password_hash, _SETTINGS / "debug-shadow")
+        set_root_password(access.password_hash, _FOLDER / "debug-shadow")
     _run("nft", "add", "rule", "inet", "vch_appliance", "ssh", "tcp", "dport", "22", "accept")
-    (_SETTINGS / "ssh").touch(mode=0o600)
+    (_FOLDER / "ssh").touch(mode=0o600)
     _run("systemctl", "start", "vch-hostkeys.service", "ssh.service")
     _run(
         "systemd-run",
@@ -88,16 +88,16 @@ def _open(access: Access) -> None:
 def _close() -> None:
     """As the properties say; who is logged in is sent away."""
     _run("systemctl", "-q", "stop", f"{_TIMER}.timer", check=False)
-    if not (_SETTINGS / "debug_keys").exists():
+    if not (_FOLDER / "debug_keys").exists():
         return
-    if (_SETTINGS / "debug-shadow").exists():
+    if (_FOLDER / "debug-shadow").exists():
         _run("umount", "/etc/shadow", check=False)
-        (_SETTINGS / "debug-shadow").unlink()
-    (_SETTINGS / "debug_keys").unlink()
+        (_FOLDER / "debug-shadow").unlink()
+    (_FOLDER / "debug_keys").unlink()
     # Who may log in for good may do so on.
-    if not (_SETTINGS / "ssh-stays").exists():
+    if not (_FOLDER / "ssh-stays").exists():
         _run("nft", "flush", "chain", "inet", "vch_appliance", "ssh")
-        (_SETTINGS / "ssh").unlink(missing_ok=True)
+        (_FOLDER / "ssh").unlink(missing_ok=True)
         _run("systemctl", "stop", "ssh.service", check=False)
         _run("pkill", "-KILL", "-x", "sshd", check=False)
 

@@ -1,15 +1,15 @@
-"""What the settings of an appliance are as files: of networkd, nftables, vchd, the console. Pure."""
+"""The files that an appliance's settings become: those of networkd, nftables, vchd and the console. Pure functions."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from appliance import __version__
-from appliance.provision.properties import Interface, Settings
+from appliance.provision.interfaces import Interface
+from appliance.provision.properties import FOLDER, Settings
 
 API_PORT, SERIAL_PORT, QUICK_PORT = 2376, 2377, 2378
 BRIDGE = "vch0"
-SETTINGS = "/run/appliance"
 _STATE = "/data/vch"
 
 
@@ -23,7 +23,7 @@ class Nic:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """`shared`: the daemon reads it; else it is root's alone."""
+    """The content of a file, and who may read it: root alone, root and vchd (`shared`), or every user (`public`)."""
 
     content: str
     shared: bool = False
@@ -31,74 +31,69 @@ class File:
 
 
 def files_of(settings: Settings, nics: Sequence[Nic], certificate: str, key: str, fingerprint: str) -> dict[str, File]:
-    """By path. `nics` are those of `settings.interfaces`, in the same order; the certificate is the API's, PEM, with its key."""
+    """The files by path.
+
+    `nics` are the NICs of `settings.interfaces`, in the same order. `certificate` and `key` are the API's, PEM; `fingerprint` is shown
+    on the console.
+    """
     pairs = list(zip(settings.interfaces, nics, strict=True))
     files = {
         f"/run/systemd/network/10-{interface.roles[0]}.network": File(_network(settings, interface, nic), public=True)
         for interface, nic in pairs
     }
-    files[f"{SETTINGS}/firewall.nft"] = File(_firewall(settings, pairs))
-    if settings.password:
-        files[f"{SETTINGS}/vsphere-password"] = File(settings.password, shared=True)
-    if settings.ticket:
-        files[f"{SETTINGS}/vsphere-ticket"] = File(settings.ticket, shared=True)
-    for name, content in (
-        ("vsphere-ca.pem", settings.vsphere_ca),
-        ("ca.pem", settings.tls_ca),
-        ("cert.pem", certificate),
-        ("key.pem", key),
-    ):
+    files[f"{FOLDER}/firewall.nft"] = File(_firewall(settings, pairs))
+    for name, content in {**settings.files, "cert.pem": certificate, "key.pem": key}.items():
         if content:
-            files[f"{SETTINGS}/{name}"] = File(content, shared=True)
+            files[f"{FOLDER}/{name}"] = File(content, shared=True)
     if settings.ssh:
-        files[f"{SETTINGS}/ssh"] = files[f"{SETTINGS}/ssh-stays"] = File("")
-    files[f"{SETTINGS}/authorized_keys"] = File(f"{settings.ssh_key}\n" if settings.ssh_key else "")
+        files[f"{FOLDER}/ssh"] = files[f"{FOLDER}/ssh-stays"] = File("")
+    files[f"{FOLDER}/authorized_keys"] = File(f"{settings.ssh_key}\n" if settings.ssh_key else "")
     bridge = next(nic.name for interface, nic in pairs if "bridge" in interface.roles)
-    files[f"{SETTINGS}/vchd.json"] = File(_vchd(settings, bridge), shared=True)
+    files[f"{FOLDER}/vchd.json"] = File(_vchd(settings, bridge), shared=True)
     files["/run/issue.d/vch.issue"] = File(_console(settings, pairs, fingerprint), public=True)
     return files
 
 
 def serves(settings: Settings) -> bool:
-    """Whether there is anybody who may use the API by network."""
+    """Whether the appliance serves the API on the network: only when it can verify clients, or must not."""
     return bool(settings.tls_ca) or not settings.verify
 
 
 def problems_on_console(problems: Sequence[str]) -> str:
-    """What the console shows instead, when the settings are of no use."""
+    """The console's text when the properties are malformed."""
     lines = [
         f"vch {__version__}",
         "",
-        "This appliance does not start: its OVF properties have to be mended (power it off for that).",
+        "vchd does not start. Power the appliance off and correct these OVF properties:",
         "",
     ]
     return "\n".join([*lines, *(f"  {_plain(problem)}" for problem in problems), "", ""])
 
 
 def _plain(text: str) -> str:
-    """agetty has backslashes for its own."""
+    """Printable text for agetty, which interprets backslashes."""
     return "".join(char for char in text if char.isprintable()).replace("\\", "\\\\")
 
 
 def _network(settings: Settings, interface: Interface, nic: Nic) -> str:
     lines = ["[Match]", f"MACAddress={nic.mac}", "Type=ether", ""]
     if "bridge" in interface.roles:
-        # It becomes a port of vchd's bridge.
+        # vchd makes this NIC a port of its bridge.
         return "\n".join([*lines, "[Link]", "Unmanaged=yes", ""])
-    gateway_endpoint = "public" in interface.roles
+    is_default_route = "public" in interface.roles
     lines += ["[Network]", f"DHCP={'no' if interface.address else 'ipv4'}"]
     if interface.address:
         lines.append(f"Address={interface.address}")
     if interface.gateway:
         lines.append(f"Gateway={interface.gateway}")
-    if gateway_endpoint:
+    if is_default_route:
         lines += [f"DNS={server}" for server in settings.dns]
         lines += [f"NTP={server}" for server in settings.ntp]
         if settings.search:
             lines.append(f"Domains={' '.join(settings.search)}")
     lines += ["", "[DHCPv4]", f"UseDNS={'no' if settings.dns else 'yes'}", f"UseNTP={'no' if settings.ntp else 'yes'}"]
-    lines += [f"UseDomains={'no' if settings.search else 'yes'}", f"UseRoutes={'yes' if gateway_endpoint else 'no'}"]
-    lines += [f"UseGateway={'yes' if gateway_endpoint else 'no'}"]
+    lines += [f"UseDomains={'no' if settings.search else 'yes'}", f"UseRoutes={'yes' if is_default_route else 'no'}"]
+    lines += [f"UseGateway={'yes' if is_default_route else 'no'}"]
     if settings.hostname:
         lines += [f"Hostname={settings.hostname}"]
     for subnet, gateway in interface.routes:
@@ -119,12 +114,12 @@ def _firewall(settings: Settings, pairs: Sequence[tuple[Interface, Nic]]) -> str
         "udp sport 67 udp dport 68 accept",
         f"iifname {names('client')} tcp dport {API_PORT} accept",
         f"iifname {names('management')} tcp dport {SERIAL_PORT} accept",
-        # Containers: names, and their guests' own line.
+        # Containers ask vchd's DNS server; their guests connect to vchd by TCP.
         f'iifname "{BRIDGE}" meta l4proto {{ tcp, udp }} th dport 53 accept',
         f'iifname "{BRIDGE}" tcp dport {QUICK_PORT} accept',
     ]
     rules.append(f"iifname {names('client')} jump ssh")
-    # What is published and not passed on by rules (IPv6) is a socket of vchd's. Nobody else listens here.
+    # Published ports that nftables does not forward (IPv6) are sockets of vchd. No other program listens on these ports.
     rules.append(f"iifname {names('public')} tcp dport != {{ {own} }} accept")
     rules.append(f"iifname {names('public')} udp dport >= 1024 accept")
     body = "\n".join(f"        {rule}" for rule in rules)
@@ -136,17 +131,21 @@ def _firewall(settings: Settings, pairs: Sequence[tuple[Interface, Nic]]) -> str
 
 
 def _vchd(settings: Settings, bridge: str) -> str:
+    """vchd's configuration file: the settings of the properties, and those that are the same for every appliance."""
     content = dict(settings.vchd)
     hosts = ["unix:///run/vch/docker.sock"]
+    unused: tuple[str, ...] = ()
     if serves(settings):
         hosts.append(f"tcp://0.0.0.0:{API_PORT}")
-        content |= {"tls": True, "tlscert": f"{SETTINGS}/cert.pem", "tlskey": f"{SETTINGS}/key.pem"}
+        content |= {"tls": True, "tlscert": f"{FOLDER}/cert.pem", "tlskey": f"{FOLDER}/key.pem"}
         if settings.verify:
-            content |= {"tlsverify": True, "tlscacert": f"{SETTINGS}/ca.pem"}
-    elif "tls-allow" in content:
-        del content["tls-allow"]
-    if settings.vsphere_ca:
-        content["vsphere-ca"] = f"{SETTINGS}/vsphere-ca.pem"
+            content["tlsverify"] = True
+        else:
+            unused = ("tlscacert",)
+    else:
+        unused = ("tls-allow", "tlscacert", "tlscert", "tlskey")
+    for key in unused:
+        content.pop(key, None)
     content |= {
         "hosts": hosts,
         "data-root": _STATE,
@@ -156,15 +155,11 @@ def _vchd(settings: Settings, bridge: str) -> str:
         "vspc-listen": f"0.0.0.0:{SERIAL_PORT}",
         "quick-port": QUICK_PORT,
     }
-    if settings.password:
-        content["vsphere-password-file"] = f"{SETTINGS}/vsphere-password"
-    if settings.ticket:
-        content["vsphere-ticket-file"] = f"{SETTINGS}/vsphere-ticket"
     return json.dumps(content, indent=1) + "\n"
 
 
 def _console(settings: Settings, pairs: Sequence[tuple[Interface, Nic]], fingerprint: str) -> str:
-    r"""For agetty (issue(5)), which knows the addresses of the moment: \4{NIC}."""
+    r"""An issue(5) file for agetty, which fills in the current address of a NIC for \4{NIC}."""
     lines = [f"vch {__version__}, tenant {_plain(str(settings.vchd.get('tenant', '')))}", ""]
     client = next(nic.name for interface, nic in pairs if "client" in interface.roles)
     if serves(settings):
@@ -174,10 +169,10 @@ def _console(settings: Settings, pairs: Sequence[tuple[Interface, Nic]], fingerp
         lines.append(f"Certificate  SHA-256 {fingerprint}")
         if not settings.verify:
             lines.append(
-                "             CLIENTS ARE NOT VERIFIED: whoever reaches this address may do all (property tls-verify)"
+                "             CLIENTS ARE NOT VERIFIED: every client that reaches this address has full access (property tls-verify)"
             )
     else:
-        lines.append("Docker API   not served by network: nobody could prove who he is (property tls-ca)")
+        lines.append("Docker API   not served by network: there is no CA to verify clients with (property tls-ca)")
     lines.append("")
     for interface, nic in pairs:
         if "bridge" not in interface.roles:

@@ -1,4 +1,4 @@
-"""`vch-provision`: run once at each boot of an appliance, before its network is set up."""
+"""`vch-provision` runs once at each boot of an appliance, before the network is configured, and writes the files of `files.py`."""
 
 import argparse
 import grp
@@ -14,50 +14,55 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from appliance.config.table import PROPERTIES
 from appliance.errors import InvalidParameter
 from appliance.provision import environment
 from appliance.provision.certificates import alternatives, builder, pem_of
-from appliance.provision.files import SETTINGS, File, Nic, files_of, problems_on_console
-from appliance.provision.properties import PROPERTIES, Malformed, Settings, settings_of
+from appliance.provision.files import File, Nic, files_of, problems_on_console
+from appliance.provision.properties import FOLDER, Settings, settings_of
+from appliance.provision.reader import Malformed
 from appliance.provision.shadow import hash_of, set_root_password
 
-_CARDS = Path("/sys/class/net")
+_NICS = Path("/sys/class/net")
 _GROUP = "vch"
 _ROOTS = Path("/etc/ssl/certs/ca-certificates.crt")
 _DAYS = 3650
 
 
 def with_kept_secrets(values: Mapping[str, str], kept: Path) -> dict[str, str]:
-    """The values, with those secrets that were taken out of the properties since an earlier boot; new ones are kept in that file."""
+    """The values, with the secrets of earlier boots, which `vch` has removed from the VM's properties since. New secrets go to `kept`."""
     try:
         secrets = json.loads(kept.read_bytes())
     except FileNotFoundError:
         secrets = {}
     except (OSError, ValueError) as error:
         raise InvalidParameter(f"{kept}: {error}") from error
-    kinds = [one for one in PROPERTIES if one.secret and not one.once]
-    secrets |= {one.key: values[one.key] for one in kinds if values.get(one.key)}
+    lasting = [found.key for found in PROPERTIES if found.secret and not found.once]
+    secrets |= {key: values[key] for key in lasting if values.get(key)}
     if values.get("vsphere-login") == "extension":
-        # It needs none any more.
+        # An extension logs in with its certificate.
         secrets.pop("vsphere-password", None)
     _write(kept, File(json.dumps(secrets)), None)
     return {**values, **secrets}
 
 
 def nics_of(settings: Settings, ordered: Sequence[str], present: Sequence[Nic]) -> list[Nic]:
-    """This machine's NICs in the order of the settings: as vCenter tells (MAC addresses), else as they are plugged. Malformed."""
+    """The appliance's NICs in the order of the settings: by vCenter's list of MAC addresses (`ordered`), else in PCI order.
+
+    Malformed when there are too few.
+    """
     by_mac = {nic.mac: nic for nic in present}
     nics = [by_mac[mac] for mac in ordered if mac in by_mac] or list(present)
     wanted = len(settings.interfaces)
     if len(nics) < wanted:
-        raise Malformed([f"interfaces: {wanted} are named, and there are {len(nics)} NICs"])
+        raise Malformed([f"interfaces: {wanted} networks are named, but there are {len(nics)} NICs"])
     return nics[:wanted]
 
 
-def present_cards() -> list[Nic]:
-    """Ethernet NICs by where they are plugged."""
+def present_nics() -> list[Nic]:
+    """The Ethernet NICs of the appliance, ordered by their place in /sys/devices."""
     found = []
-    for place in _CARDS.iterdir():
+    for place in _NICS.iterdir():
         device = place / "device"
         if device.exists():
             found.append((os.path.realpath(device), Nic(place.name, (place / "address").read_text().strip().lower())))
@@ -65,7 +70,7 @@ def present_cards() -> list[Nic]:
 
 
 def own_certificate(settings: Settings, folder: Path) -> tuple[str, str]:
-    """A certificate that the appliance signs for itself, and its key, PEM: made once for a set of names."""
+    """A self-signed certificate and its key, PEM. `folder` keeps both until the names or addresses of the appliance change."""
     names = sorted({settings.hostname or "vch", *(str(one.address.ip) for one in settings.interfaces if one.address)})
     certificate, key = folder / "cert.pem", folder / "key.pem"
     if key.exists() and (folder / "names").exists() and (folder / "names").read_text().split() == names:
@@ -85,13 +90,13 @@ def own_certificate(settings: Settings, folder: Path) -> tuple[str, str]:
 
 
 def fingerprint(certificate: str) -> str:
-    """SHA-256 of the first certificate, as browsers and openssl show it."""
+    """The SHA-256 fingerprint of the first certificate, as browsers and openssl show it."""
     found = x509.load_pem_x509_certificates(certificate.encode())[0]
     return found.fingerprint(hashes.SHA256()).hex(":").upper()
 
 
 def _write(path: Path, file: File, group: int | None) -> None:
-    """Whole or not at all; never readable for more than a moment by whom it is not for."""
+    """Write the file atomically. Until the rename only root can read it; then root and `group`, or every user (see File)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")
     fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -106,7 +111,7 @@ def _write(path: Path, file: File, group: int | None) -> None:
 
 
 def provision(found: environment.Environment, root: Path, present: Sequence[Nic]) -> Settings:
-    """Write all files below `root`. Malformed or InvalidParameter says what is wrong with the properties."""
+    """Write all files below `root`. Malformed or InvalidParameter names the properties that are wrong."""
     values = with_kept_secrets(found.values, root / "data/appliance/secrets.json")
     settings = settings_of(values)
     nics = nics_of(settings, found.nics, present)
@@ -124,7 +129,7 @@ def run() -> None:
     parser = argparse.ArgumentParser(prog="vch-provision", description=__doc__)
     parser.parse_args()
     try:
-        settings = provision(environment.found(), Path("/"), present_cards())
+        settings = provision(environment.found(), Path("/"), present_nics())
     except InvalidParameter as error:
         problems = error.problems if isinstance(error, Malformed) else [str(error)]
         _write(Path("/run/issue.d/vch.issue"), File(problems_on_console(problems), public=True), None)
@@ -132,5 +137,5 @@ def run() -> None:
     if settings.hostname:
         socket.sethostname(settings.hostname)
     if settings.root_password:
-        set_root_password(hash_of(settings.root_password), Path(SETTINGS, "shadow"))
-    _write(Path("/run/appliance/roots.pem"), File(_ROOTS.read_text() + settings.registry_ca, public=True), None)
+        set_root_password(hash_of(settings.root_password), Path(FOLDER, "shadow"))
+    _write(Path(FOLDER, "roots.pem"), File(_ROOTS.read_text() + settings.registry_ca, public=True), None)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
 from appliance import __version__
-from appliance.provision.properties import PROPERTIES, Property
+from appliance.config.rows import Property
+from appliance.config.table import PROPERTIES
 
 DATA_BYTES = 40 << 30
 _CPUS, _MEMORY = 2, 2048
@@ -105,7 +106,7 @@ def descriptor(name: str, disks: Sequence[Disk], version: str = __version__) -> 
 def _property(one: Property) -> str:
     secret = ' ovf:password="true"' if one.secret else ""
     default = f" ovf:value={quoteattr(one.default)}" if one.default else ""
-    head = f'        <Property ovf:key={quoteattr(one.key)} ovf:type="{one.kind}" ovf:userConfigurable="true"{secret}{default}>'
+    head = f'        <Property ovf:key={quoteattr(one.key)} ovf:type="{one.type}" ovf:userConfigurable="true"{secret}{default}>'
     text = f"<Description>{escape(one.description)}</Description>" if one.description else ""
     return f"{head}<Label>{escape(one.label)}</Label>{text}</Property>"
 

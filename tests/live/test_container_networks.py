@@ -232,12 +232,12 @@ def test_settings_that_cannot_be(tmp_path_factory: pytest.TempPathFactory) -> No
     for setting, said in (
         ("name=lan,bridge=nowhere", "there is no bridge nowhere here"),
         ("name=bridge,bridge=lan", "there is another network of that name"),
-        ("name=lan,bridge=lan,firewall=ajar", "firewall=ajar is none of closed, outbound, peers, published, open"),
+        ("name=lan,bridge=lan,firewall=ajar", "firewall=ajar is not one of closed, outbound, peers, published, open"),
         ("name=lan,bridge=lan,firewall=peers", "firewall=peers needs subnet"),
         ("name=lan,bridge=lan,gateway=198.51.100.1", "gateway needs subnet"),
         ("name=lan,bridge=lan,subnet=198.51.100.0/24,gateway=203.0.113.1", "203.0.113.1 is not in 198.51.100.0/24"),
         ("name=lan,bridge=lan,subnet=198.51.100.0/24,range=198.51.100.9-198.51.100.3", "is empty"),
-        ("name=lan,bridge=lan,mtu=9000", "'mtu=9000' is none of name=..."),
+        ("name=lan,bridge=lan,mtu=9000", "'mtu=9000' is not one of name=..."),
         ("bridge=lan", "name=NAME and portgroup=PORTGROUP"),
     ):
         assert said in daemon.refusal("--container-network", setting)

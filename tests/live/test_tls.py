@@ -172,7 +172,7 @@ def test_certificates_are_renewed_while_it_runs(secured: Secured, operator: tupl
     [
         (("--tlsverify", "--tlscert", "/nowhere/cert.pem"), "/nowhere/cert.pem"),
         (("--tls-allow", "full:CN=x"), "--tls-allow needs --tlsverify"),
-        (("--tlsverify", "--tls-allow", "everybody"), "invalid --tls-allow everybody"),
+        (("--tlsverify", "--tls-allow", "everybody"), "--tls-allow: invalid access rule 'everybody'"),
     ],
 )
 def test_what_cannot_be(short_path: Path, flags: tuple[str, ...], text: str) -> None:

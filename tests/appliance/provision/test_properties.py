@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 
 from appliance.config import parse_arguments
+from appliance.config.table import PROPERTY
 from appliance.errors import InvalidParameter
 from appliance.provision.environment import Environment, encode, parse
 from appliance.provision.files import Nic, files_of, serves
 from appliance.provision.main import fingerprint, nics_of, provision, with_kept_secrets
-from appliance.provision.properties import BY_KEY, Malformed, pem, settings_of
+from appliance.provision.pem import pem
+from appliance.provision.properties import settings_of
+from appliance.provision.reader import Malformed
 from tests.live.certificates import Authority
 
 _LEAST = {
@@ -85,7 +88,7 @@ def test_all_that_is_wrong_is_said_at_once_and_no_secret() -> None:
 @pytest.mark.parametrize(
     ("more", "problem"),
     [
-        ({"interfaces": "public"}, "interfaces: bridge has to be there"),
+        ({"interfaces": "public"}, "interfaces: bridge is missing"),
         ({"interfaces": "public,bridge,public"}, "interfaces: a network is named twice"),
         (
             {"public-address": "10.0.0.5/24", "public-gateway": "10.0.1.1"},
@@ -93,7 +96,7 @@ def test_all_that_is_wrong_is_said_at_once_and_no_secret() -> None:
         ),
         (
             {"tls-verify": "false", "tls-allow": "full:CN=x"},
-            "tls-allow: needs tls-verify, without which nobody says who he is",
+            "tls-allow: needs tls-verify: without it clients do not prove who they are",
         ),
     ],
 )
@@ -145,7 +148,7 @@ def test_cards_are_in_the_order_that_vcenter_tells() -> None:
     settings = settings_of(_LEAST)
     assert [nic.name for nic in nics_of(settings, environment.nics, _CARDS)] == ["ens224", "ens192"]
     assert [nic.name for nic in nics_of(settings, (), _CARDS)] == ["ens192", "ens224"]
-    with pytest.raises(Malformed, match="2 are named, and there are 1 NICs"):
+    with pytest.raises(Malformed, match="2 networks are named, but there are 1 NICs"):
         nics_of(settings, (), _CARDS[:1])
 
 
@@ -231,4 +234,4 @@ def test_an_appliance_makes_a_certificate_for_itself_once(tmp_path: Path) -> Non
 
 
 def test_defaults_are_what_they_should_be() -> None:
-    assert {key: BY_KEY[key].default for key in ("ssh", "tls-verify")} == {"ssh": "false", "tls-verify": "true"}
+    assert {key: PROPERTY[key].default for key in ("ssh", "tls-verify")} == {"ssh": "false", "tls-verify": "true"}

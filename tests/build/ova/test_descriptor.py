@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from appliance.provision.properties import PROPERTIES
+from appliance.config.table import PROPERTIES
 from build.ova.descriptor import Disk, descriptor
 from build.ova.image import pack
 from tests.build.ova.schema import faults

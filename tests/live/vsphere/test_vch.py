@@ -231,7 +231,7 @@ def test_all_that_is_wrong_is_said_at_once_and_nothing_is_made(operator: Operato
     ):
         assert f"  {setting}" in said, f"{setting}\n{said}"
     assert "LocalDS_0, LocalDS_1" in said
-    assert "firewall=ajar is none of closed, outbound, peers, published, open" in said
+    assert "firewall=ajar is not one of closed, outbound, peers, published, open" in said
     assert operator.vch("ls", "-q").strip() == ""
     assert operator.files() == before
     assert not (operator.root / "not good").exists()
@@ -437,7 +437,7 @@ def test_an_account_that_may_too_little(operator: Operator) -> None:
         assert f"--ops-user: {USER} lacks on DC0: Datastore.AllocateSpace, Datastore.Browse," in said
         assert "--ops-grant-perms gives what is needed, with an administrator's account" in said
         assert operator.vch("ls", "-q").strip() == ""
-        assert "to whom?" in operator.create("--ops-grant-perms", status=3)
+        assert "no account to give the privileges to" in operator.create("--ops-grant-perms", status=3)
     secret = operator.root / "ops"
     secret.write_text(PASSWORD)
     said = operator.create("--ops-user", USER, "--ops-password-file", str(secret), "--ops-grant-perms")
@@ -492,7 +492,7 @@ assert (found is not None) == (user_wants == "there"), found
 
 def test_an_appliance_that_needs_no_password(operator: Operator) -> None:
     operator.vch("update", "firewall", "--allow")
-    assert "it is instead of somebody" in operator.create("--ops-extension", "--ops-user", "somebody", status=3)
+    assert "replaces the account somebody" in operator.create("--ops-extension", "--ops-user", "somebody", status=3)
     # The simulator takes extensions where it takes everybody.
     operator.create("--ops-extension", "--tunnel-port", "0")
     assert "vsphere" in operator.docker("info")

@@ -1,0 +1,134 @@
+"""Parsers and checks of single values: sizes, hosts, access rules, volume stores. All of them raise InvalidParameter."""
+
+import ipaddress
+import re
+import urllib.parse
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from appliance.errors import InvalidParameter
+
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_SMALLEST_VM_MEMORY, _LARGEST_VM_MEMORY = 64, 1 << 20
+_LARGEST_POOL = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """An access rule of `--tls-allow`: clients whose certificate has `value` as its CN or OU (`key`) get full or read-only access."""
+
+    full: bool
+    key: str
+    value: str
+
+    def fits(self, common_name: str, units: Collection[str]) -> bool:
+        """Whether the rule applies to a certificate with this CN and these OUs."""
+        return self.value == common_name if self.key == "CN" else self.value in units
+
+
+def parse_rule(text: str) -> Rule:
+    """An access rule from its text, for example `read:OU=auditors`."""
+    found = re.fullmatch(r"(full|read):(CN|OU)=(.+)", text)
+    if found is None:
+        raise InvalidParameter(
+            f"invalid access rule '{text}': use full:CN=NAME, full:OU=UNIT, read:CN=NAME or read:OU=UNIT"
+        )
+    return Rule(found[1] == "full", found[2], found[3])
+
+
+def parse_volume_store(text: str) -> tuple[str, str]:
+    """The name of a volume store, and its datastore or URL."""
+    found = re.fullmatch(r"([a-zA-Z0-9][a-zA-Z0-9_.-]*)=(.+)", text)
+    if found is None:
+        raise InvalidParameter(f"invalid volume store '{text}': use NAME=DATASTORE or NAME=nfs://SERVER/PATH")
+    return found[1], found[2]
+
+
+def parse_size(text: str) -> int:
+    """Bytes, as RAMInBytes of docker/go-units reads them: 512, 40m, 10g, 1.5GiB."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kmgt]?)(?:i?b)?", text.lower())
+    if match is None:
+        raise InvalidParameter(f"invalid size: '{text}'")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def bracketed(host: str) -> str:
+    """The host as a URL has it: an IPv6 address gets brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+def host_and_port(text: str, default_port: int) -> tuple[str, int]:
+    """The host and port of HOST, HOST:PORT, [ADDRESS] or [ADDRESS]:PORT."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or text.endswith("]"):
+        host, port = text, str(default_port)
+    return host.strip("[]"), int(port)
+
+
+def ends_of(text: str) -> tuple[str, str]:
+    """The first and last address of FIRST-LAST or of a subnet. ValueError when the text is neither."""
+    first, minus, last = text.partition("-")
+    if minus:
+        return str(ipaddress.ip_address(first)), str(ipaddress.ip_address(last))
+    network = ipaddress.ip_network(text)
+    return str(network[0]), str(network[-1])
+
+
+def check_syslog_server(text: str) -> None:
+    """A syslog server on the network: udp://HOST[:PORT], tcp://HOST[:PORT] or tcp+tls://HOST[:PORT]."""
+    try:
+        url = urllib.parse.urlsplit(text)
+        # `port` raises ValueError for a port that is not a number between 0 and 65535.
+        usable = url.scheme in ("udp", "tcp", "tcp+tls") and bool(url.hostname) and (url.port or 0) >= 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise InvalidParameter(f"invalid syslog-address '{text}': use udp, tcp or tcp+tls://HOST[:PORT]")
+
+
+def check_interface_address(text: str) -> None:
+    """An IPv4 address with a prefix length."""
+    try:
+        ipaddress.IPv4Interface(text)
+    except ValueError as error:
+        raise InvalidParameter(str(error)) from error
+
+
+def check_subnet(text: str) -> None:
+    """An IPv4 or IPv6 subnet; host bits may be set."""
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError as error:
+        raise InvalidParameter(str(error)) from error
+
+
+def check_address(text: str) -> None:
+    """An IPv4 or IPv6 address."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError as error:
+        raise InvalidParameter(str(error)) from error
+
+
+def check_vm_memory(text: str) -> None:
+    """The memory of an appliance's VMs, in MiB."""
+    if not text.isdecimal() or not _SMALLEST_VM_MEMORY <= int(text) <= _LARGEST_VM_MEMORY:
+        raise InvalidParameter(f"'{text}' is not between {_SMALLEST_VM_MEMORY} and {_LARGEST_VM_MEMORY} MiB")
+
+
+def check_pool(text: str) -> None:
+    """The number of VMs in an appliance's pool."""
+    if not text.isdecimal() or int(text) > _LARGEST_POOL:
+        raise InvalidParameter(f"'{text}' is not a number of VMs between 0 and {_LARGEST_POOL}")
+
+
+def check_port(text: str) -> None:
+    """A TCP port; 0 has a meaning of its own."""
+    if not text.isdecimal() or int(text) > 0xFFFF:
+        raise InvalidParameter(f"'{text}' is not a port number")
+
+
+def check_host_name(text: str) -> None:
+    """A host name or a domain."""
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", text, re.I):
+        raise InvalidParameter(f"'{text}' is not a host name")
