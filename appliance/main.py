@@ -49,7 +49,8 @@ from appliance.engine.transfers import Transfers
 from appliance.engine.volumes import Volumes
 from appliance.errors import Conflict, InvalidParameter, VchError, leaves
 from appliance.hosting import hosting_of, served_stores
-from appliance.http import Readiness, TlsFront, serve_connection
+from appliance.http import Readiness, TlsFront, accept_connections, serve_connection
+from appliance.http.listener import BACKLOG
 from appliance.hypervisor import Disks, why_no_shares
 from appliance.image.store import ImageStore
 from appliance.registry import Credentials, Proxies, Registry
@@ -84,7 +85,7 @@ def _listen(host: str) -> socket.socket:
         listener = socket.create_server((address or "127.0.0.1", int(port)))
     else:
         raise InvalidParameter(f"invalid -H {host}: unix:///path or tcp://address:port")
-    listener.listen(512)
+    listener.listen(BACKLOG)
     listener.setblocking(False)
     return listener
 
@@ -268,29 +269,16 @@ async def _accept(
     front: TlsFront | None,
     rules: Sequence[Rule],
 ) -> None:
-    accepting = trio.socket.from_stdlib_socket(listener)
-
     async def serve(connection: trio.socket.SocketType) -> None:
-        try:
-            if front is None:
-                await serve_connection(connection, router, _FIXED, readiness)
-                return
-            async with front.opened(connection) as found:
-                if found is not None:
-                    plain, peer = found
-                    await serve_connection(plain, handler_for(peer, rules, router), _FIXED, readiness)
-        except Exception:
-            log.exception("a connection failed")
+        if front is None:
+            await serve_connection(connection, router, _FIXED, readiness)
+            return
+        async with front.opened(connection) as found:
+            if found is not None:
+                plain, peer = found
+                await serve_connection(plain, handler_for(peer, rules, router), _FIXED, readiness)
 
-    while True:
-        try:
-            connection, _ = await accepting.accept()
-        except OSError as error:
-            # Out of descriptors: those who have one may finish.
-            log.error("accept: %s", error)
-            await trio.sleep(0.1)
-            continue
-        nursery.start_soon(serve, connection)
+    await accept_connections(trio.socket.from_stdlib_socket(listener), serve, nursery, name="API")
 
 
 async def serve(config: Config) -> None:

@@ -7,7 +7,6 @@ sent away before it has said a word.
 import datetime
 import logging
 import secrets
-import socket
 import ssl
 from collections.abc import Callable
 
@@ -19,6 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from appliance.errors import Unavailable, VchError
 from appliance.guest.session import GuestSession
+from appliance.http.listener import accept_connections, open_tcp_listener
 from protos.tether.v1 import network_pb2
 from tether.transport import FastPath, TlsLine
 from tether.transport.tls import in_time, load_identity, tune
@@ -81,33 +81,17 @@ class FastPaths:
         load_identity(self._context, *self.authority.identity("vch"))
         # By the names in their certificates: whose connection it is, and who waits for it.
         self._offered: dict[str, Callable[[TlsLine], None]] = {}
-        self._unknown = 0
 
     async def run(self, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Take connections, until cancelled. Unavailable when the port is taken."""
-        with trio.socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-            try:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._device.encode() + b"\0")
-                await listener.bind(("0.0.0.0", self.port))
-                listener.listen(64)
-            except OSError as error:
-                raise Unavailable(f"port {self.port} of {self._device} for guests: {error}") from error
-            self.port = listener.getsockname()[1]
-            task_status.started()
-            async with trio.open_nursery() as nursery:
-                while True:
-                    try:
-                        connection, _ = await listener.accept()
-                    except OSError as error:
-                        log.warning("guests' lines: %s", error)
-                        await trio.sleep(0.1)
-                        continue
-                    if self._unknown >= _MOST_UNKNOWN:
-                        connection.close()
-                        continue
-                    self._unknown += 1
-                    nursery.start_soon(self._take, connection)
+        try:
+            listener = await open_tcp_listener("0.0.0.0", self.port, self._device)
+        except OSError as error:
+            raise Unavailable(f"port {self.port} of {self._device} for guests: {error}") from error
+        self.port = listener.getsockname()[1]
+        task_status.started()
+        async with trio.open_nursery() as nursery:
+            await accept_connections(listener, self._take, nursery, name="fast paths of guests", limit=_MOST_UNKNOWN)
 
     def expect(self, name: str, take: Callable[[TlsLine], None]) -> None:
         """Who comes with a certificate for this name, which nobody else has, is to be given to `take`, once."""
@@ -115,16 +99,12 @@ class FastPaths:
 
     async def _take(self, connection: trio.socket.SocketType) -> None:
         try:
-            try:
-                tune(connection)
-            except OSError:
-                connection.close()
-                return
-            line = TlsLine(connection.detach(), self._context, server=True)
-            if not await in_time(line, _HANDSHAKE_SECONDS):
-                return
-        finally:
-            self._unknown -= 1
+            tune(connection)
+        except OSError:
+            return
+        line = TlsLine(connection.detach(), self._context, server=True)
+        if not await in_time(line, _HANDSHAKE_SECONDS):
+            return
         certificate = x509.load_der_x509_certificate(line.tls.getpeercert(True) or b"")
         (name,) = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         take = self._offered.pop(str(name.value), None)

@@ -1,7 +1,11 @@
 """HTTP/1.1 on trio with hijack (RFC 9112). Knows no Docker."""
 
-from appliance.http.connection import Disconnected, Handler, Reply, Request, serve_connection
+from appliance.http.connection import Disconnected
+from appliance.http.listener import accept_connections
 from appliance.http.readiness import Readiness
+from appliance.http.reply import Reply
+from appliance.http.request import Request
+from appliance.http.server import Handler, serve_connection
 from appliance.http.stream import HijackedStream
 from appliance.http.tls import Peer, TlsFront
 from appliance.http.websocket import WebSocketStream
@@ -16,5 +20,6 @@ __all__ = [
     "Request",
     "TlsFront",
     "WebSocketStream",
+    "accept_connections",
     "serve_connection",
 ]

@@ -12,10 +12,13 @@ import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import dnslib
 import trio
+
+from appliance.http.listener import accept_connections, bind_to_device, open_tcp_listener
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +82,7 @@ class NameServer:
         self._network = network_id
         self._resolve = resolve
         self._reverse = reverse
+        self._label = f"name server of network {network_id[:12]}"
         self._slots = trio.Semaphore(_PENDING)
 
     @asynccontextmanager
@@ -87,16 +91,14 @@ class NameServer:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with (
             trio.socket.socket(family, socket.SOCK_DGRAM) as datagrams,
-            trio.socket.socket(family, socket.SOCK_STREAM) as stream,
+            await open_tcp_listener(address, _PORT, device) as connections,
         ):
-            for listener in (datagrams, stream):
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode() + b"\0")
-                await listener.bind((address, _PORT))
-            stream.listen(64)
+            datagrams.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bind_to_device(datagrams, device)
+            await datagrams.bind((address, _PORT))
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._serve_datagrams, datagrams, nursery)
-                nursery.start_soon(self._serve_stream, stream, nursery)
+                nursery.start_soon(partial(accept_connections, name=self._label), connections, self._serve, nursery)
                 try:
                     yield
                 finally:
@@ -109,7 +111,7 @@ class NameServer:
             try:
                 data, peer = await listener.recvfrom(_MOST)
             except OSError as error:
-                log.warning("name server of network %s: %s", self._network[:12], error)
+                log.warning("%s: %s", self._label, error)
                 await trio.sleep(0.1)
                 continue
             reply = self._answer_or_fail(data, peer[0])
@@ -128,23 +130,14 @@ class NameServer:
         finally:
             self._slots.release()
 
-    async def _serve_stream(self, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
-        while True:
-            try:
-                connection, peer = await listener.accept()
-            except OSError as error:
-                log.warning("name server of network %s: %s", self._network[:12], error)
-                await trio.sleep(0.1)
-                continue
-            if not self._slots.value:
-                connection.close()
-                continue
-            self._slots.acquire_nowait()
-            nursery.start_soon(self._serve_connection, connection, peer[0])
-
-    async def _serve_connection(self, connection: trio.socket.SocketType, source: str) -> None:
+    async def _serve(self, connection: trio.socket.SocketType) -> None:
         try:
-            with connection, trio.move_on_after(_CLIENT_SECONDS), contextlib.suppress(OSError, EOFError):
+            self._slots.acquire_nowait()
+        except trio.WouldBlock:
+            return
+        try:
+            with trio.move_on_after(_CLIENT_SECONDS), contextlib.suppress(OSError, EOFError):
+                source = connection.getpeername()[0]
                 while True:
                     data = await _receive_framed(connection)
                     reply = self._answer_or_fail(data, source)

@@ -13,6 +13,7 @@ import trio
 from appliance.container.container_record import Binding
 from appliance.diag.isolated import IsolatedTasks
 from appliance.errors import InvalidParameter, VchError
+from appliance.http.listener import BACKLOG, accept_connections
 from appliance.hypervisor import Forward
 from appliance.network.firewall import Publication
 from appliance.network.host import Host
@@ -260,7 +261,7 @@ class _Held:
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self.socket.bind((place, number))
             if protocol == "tcp":
-                self.socket.listen(128)
+                self.socket.listen(BACKLOG)
         except BaseException:
             self.socket.close()
             raise
@@ -278,20 +279,17 @@ class _Held:
 
 async def _relay(listener: trio.socket.SocketType, held: _Held, address: str, port: int) -> None:
     """Carry connections over to an address of the other version."""
-    with listener, held.scope:
+
+    async def serve(client: trio.socket.SocketType) -> None:
+        await _carry(client, address, port)
+
+    with held.scope:
         async with trio.open_nursery() as nursery:
-            while True:
-                try:
-                    client, _ = await listener.accept()
-                except OSError as error:
-                    log.warning("port %d: %s", held.number, error)
-                    await trio.sleep(0.1)
-                    continue
-                nursery.start_soon(_carry, client, address, port)
+            await accept_connections(listener, serve, nursery, name=f"published port {held.number}")
 
 
 async def _carry(client: trio.socket.SocketType, address: str, port: int) -> None:
-    with client, contextlib.suppress(OSError), trio.socket.socket(socket.AF_INET, socket.SOCK_STREAM) as server:
+    with contextlib.suppress(OSError), trio.socket.socket(socket.AF_INET, socket.SOCK_STREAM) as server:
         await server.connect((address, port))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_pump, client, server)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import trio
 
 from appliance.errors import HypervisorError
+from appliance.http.listener import accept_connections
 from appliance.hypervisor.vsphere.telnet import (
     VMWARE,
     Subnegotiation,
@@ -415,9 +416,10 @@ class Concentrator:
 
     async def serve(self, listener: trio.SocketListener) -> None:
         """Take connections, until cancelled."""
-        await trio.serve_listeners(self._connection, [listener], handler_nursery=self._nursery)
+        await accept_connections(listener.socket, self._connection, self._nursery, name="serial ports")
 
-    async def _connection(self, stream: trio.SocketStream) -> None:
+    async def _connection(self, connection: trio.socket.SocketType) -> None:
+        stream = trio.SocketStream(connection)
         name = "a host that is gone"
         async with stream:
             try:

@@ -1,0 +1,44 @@
+"""Serves one connection: head, handler, head, handler... until the client, an error or a hijack ends it."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import trio
+
+from appliance.errors import ProtocolError
+from appliance.http.connection import Connection, Disconnected
+from appliance.http.readiness import Readiness
+from appliance.http.reply import Reply
+from appliance.http.request import Request
+
+Handler = Callable[[Request, Reply], Awaitable[None]]
+
+
+async def serve_connection(
+    sock: trio.socket.SocketType, handler: Handler, common_headers: bytes, readiness: Readiness
+) -> None:
+    """Serve requests until the connection ends, then close the socket. `common_headers` go with every answer."""
+    connection = Connection(sock, common_headers, readiness)
+    with sock:
+        readiness.add(sock.fileno())
+        try:
+            await _serve(connection, handler)
+            await connection.linger()
+        finally:
+            readiness.remove(sock.fileno())
+
+
+async def _serve(connection: Connection, handler: Handler) -> None:
+    with suppress(Disconnected):
+        while connection.keep_alive:
+            try:
+                head = await connection.next_head()
+            except ProtocolError as error:
+                connection.mark_malformed()
+                await Reply(connection).json(400, {"message": str(error)})
+                return
+            if head is None:
+                return
+            reply = Reply(connection, head_only=head.method == "HEAD", chunked=head.http_version != "1.0")
+            await handler(Request(connection, head), reply)
+            await reply.finish()
