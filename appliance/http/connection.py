@@ -169,6 +169,11 @@ class Connection:
 
     async def stream_body(self) -> AsyncGenerator[bytes, None]:
         """The rest of the body in pieces. Disconnected when the client leaves before its end."""
+        while piece := await self._next_piece():
+            yield piece
+
+    async def _next_piece(self) -> bytes:
+        """The next piece of the body, b"" at its end."""
         while not self._body.finished:
             try:
                 piece = self._body.take_untrusted(self._received)
@@ -176,9 +181,10 @@ class Connection:
                 self.mark_malformed()
                 raise
             if piece:
-                yield piece
-            elif not self._body.finished:
+                return piece
+            if not self._body.finished:
                 await self._receive_body()
+        return b""
 
     async def _receive_body(self) -> None:
         if self._waits_for_continue:
@@ -191,7 +197,7 @@ class Connection:
         """The whole body. InvalidParameter when it has more than `limit` bytes."""
         parts = []
         size = 0
-        async for piece in self.stream_body():
+        while piece := await self._next_piece():
             size += len(piece)
             if size > limit:
                 self.keep_alive = False
@@ -204,7 +210,7 @@ class Connection:
         if self._waits_for_continue:
             raise Disconnected
         left = MAX_SKIPPED
-        async for piece in self.stream_body():
+        while piece := await self._next_piece():
             left -= len(piece)
             if left < 0:
                 raise Disconnected

@@ -1,8 +1,8 @@
-"""Which connections have something to read: one epoll set of our own, in which each stays for its life.
+"""Which connections have bytes to read: one epoll set of our own. Each connection stays in it for its whole life.
 
-trio puts a descriptor into its set for each wait and takes it out again. A connection that asks and answers many times is
-spared these two calls here: the set itself is what trio waits for. Edge triggered (epoll(7)): who reads less than it asked for
-has read all.
+trio adds a descriptor to its own set for each wait and removes it afterwards. A connection with many requests saves these
+two system calls here: what trio waits for is our set. The set is edge triggered (epoll(7)): a read that returns less than
+it asked for has read everything.
 """
 
 import select
@@ -13,7 +13,7 @@ _END = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 
 class Readiness:
-    """`run` must be running while anybody waits."""
+    """`run` must be running while a task waits."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -26,14 +26,15 @@ class Readiness:
         self._waiting[fd] = None
 
     def remove(self, fd: int) -> None:
-        """Must be called before the descriptor is closed, and when nobody waits for it."""
+        """Must be called before the descriptor is closed, and when no task waits for it."""
         del self._waiting[fd]
         self._ready.discard(fd)
         self._ended.discard(fd)
-        self._epoll.unregister(fd)
+        if not self._epoll.closed:  # when all is cancelled, `run` may end first
+            self._epoll.unregister(fd)
 
     async def wait(self, fd: int) -> None:
-        """Return when there may be something to read since the last `drained`."""
+        """Return when there may be bytes to read, or an end, since the last `drained`."""
         if fd in self._ready:
             await trio.lowlevel.checkpoint()
             return
@@ -47,12 +48,12 @@ class Readiness:
 
     def drained(self, fd: int) -> None:
         """A read has found less than it would have taken."""
-        # An end that came with the last bytes is not told again: from then on there is always its b"" to read.
+        # epoll does not report an end again that came with the last bytes. From then on a read always returns b"".
         if fd not in self._ended:
             self._ready.discard(fd)
 
     async def run(self) -> None:
-        """Wake who waits, until cancelled."""
+        """Wake the tasks that wait, until cancelled."""
         number = self._epoll.fileno()
         try:
             while True:

@@ -1,4 +1,4 @@
-"""TLS in front of a connection: who is there, and the bytes, half closes included, on a plain socket for whoever serves it."""
+"""TLS in front of a connection. The server gets the client's identity, and a plain socket with the bytes and both ends of them."""
 
 import logging
 import os
@@ -25,16 +25,16 @@ _PIECE = 256 << 10
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A client by the subject of its certificate; without one (`--tls` alone), nobody."""
+    """A client by the subject of its certificate. Empty without a client certificate (`--tls` without `--tlsverify`)."""
 
     common_name: str = ""
     units: tuple[str, ...] = ()
 
 
 class TlsFront:
-    """A server's certificate and key, and with `authority` the CAs that clients' certificates have to be from.
+    """A server's certificate and key. With `authority`, clients need a certificate of one of these CAs.
 
-    The files are looked at for each connection: new ones hold from the next one on.
+    Each connection checks the files for changes: new certificates hold from the next connection on.
     """
 
     def __init__(self, certificate: Path, key: Path, authority: Path | None) -> None:
@@ -48,7 +48,7 @@ class TlsFront:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         named: Path | None = certificate
         try:
-            stamp = self._look()
+            stamp = self._fingerprint()
             context.load_cert_chain(certificate, key)
             named = authority
             if authority is not None:
@@ -59,25 +59,28 @@ class TlsFront:
         self._stamp = stamp
         return context
 
-    def _look(self) -> tuple[tuple[int, int], ...]:
+    def _fingerprint(self) -> tuple[tuple[int, int], ...]:
         found = (os.stat(path) for path in self._files if path is not None)
-        return tuple((one.st_mtime_ns, one.st_ino) for one in found)
+        return tuple((status.st_mtime_ns, status.st_ino) for status in found)
 
     def _current(self) -> ssl.SSLContext:
         try:
-            if self._look() != self._stamp:
+            if self._fingerprint() != self._stamp:
                 self._context = self._load()
-                log.info("certificates were read anew")
+                log.info("certificates have changed and were loaded again")
         except (OSError, InvalidParameter) as error:
-            # Half written, perhaps: the old ones hold until the new ones can be read.
-            log.warning("new certificates cannot be used: %s", error)
+            # The files may be half written. The old certificates hold until the new ones can be loaded.
+            log.warning("new certificates cannot be loaded, the old ones stay in use: %s", error)
         return self._context
 
     @asynccontextmanager
     async def opened(
         self, connection: trio.socket.SocketType
     ) -> AsyncIterator[tuple[trio.socket.SocketType, Peer] | None]:
-        """The client's bytes on a socket, as long as the block lasts; None when it does not prove who it is. Owns the connection."""
+        """A plain socket with the client's bytes, and its identity, while the block lasts. Owns the connection.
+
+        None when the handshake fails.
+        """
         line = TlsLine(connection.detach(), self._current(), server=True)
         if not await in_time(line, _HANDSHAKE_SECONDS):
             yield None
@@ -90,7 +93,7 @@ class TlsFront:
                 nursery.start_soon(_outward, line, ours, sent)
                 with theirs:
                     yield theirs, _peer_of(line.tls)
-                # Closed: what was answered goes out yet, to who takes it.
+                # The server has closed its socket: the rest of its answer still goes to the client.
                 with trio.move_on_after(_DRAIN_SECONDS):
                     await sent.wait()
                 nursery.cancel_scope.cancel()
@@ -113,13 +116,13 @@ async def _inward(line: TlsLine, ours: trio.socket.SocketType) -> None:
             while view:
                 view = view[await ours.send(view) :]
     except LineClosed:
-        # It will send no more (close_notify, or gone): what it is told may go on.
+        # The client sends no more (close_notify, or it is gone). The answer may go on.
         try:
             ours.shutdown(socket.SHUT_WR)
         except OSError:
             pass
     except OSError:
-        pass  # nobody serves it any more
+        pass  # the server has closed its socket
 
 
 async def _outward(line: TlsLine, ours: trio.socket.SocketType, sent: trio.Event) -> None:
@@ -129,7 +132,7 @@ async def _outward(line: TlsLine, ours: trio.socket.SocketType, sent: trio.Event
         line.say_end()
         await line.drain()
     except (LineClosed, OSError):
-        # The client is gone: whoever serves it is to know.
+        # The client is gone: the server has to notice.
         try:
             ours.shutdown(socket.SHUT_RDWR)
         except OSError:

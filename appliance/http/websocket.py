@@ -1,4 +1,4 @@
-"""A connection that speaks WebSocket (RFC 6455), as a stream of bytes: what is in its messages, whatever their boundaries."""
+"""A WebSocket connection (RFC 6455) as a stream of bytes: the content of its messages, without their boundaries."""
 
 import trio
 from wsproto.connection import Connection, ConnectionType
@@ -12,7 +12,7 @@ _RECEIVE = 64 << 10
 
 
 def accept_header(headers: dict[str, str]) -> bytes:
-    """The header lines that accept the client's handshake. InvalidParameter when it is none."""
+    """The header lines that accept the client's handshake. InvalidParameter when the request is not a handshake."""
     key = headers.get("sec-websocket-key", "")
     asked = "websocket" in headers.get("upgrade", "").lower() and "upgrade" in headers.get("connection", "").lower()
     if not asked or not key or headers.get("sec-websocket-version") != "13":
@@ -22,7 +22,7 @@ def accept_header(headers: dict[str, str]) -> bytes:
 
 
 class WebSocketStream:
-    """`binary`: messages are sent as bytes, else as text."""
+    """`binary`: send binary messages, else text messages."""
 
     def __init__(self, sock: trio.socket.SocketType, early: bytes, *, binary: bool) -> None:
         self._socket = sock
@@ -34,7 +34,7 @@ class WebSocketStream:
             self._connection.receive_data(early)
 
     async def receive(self) -> bytes:
-        """Return some bytes, b"" when the client has ended the conversation, is gone, or does not speak the protocol."""
+        """Some bytes, b"" when the client has closed the WebSocket, is gone, or breaks the protocol."""
         while not self._ended:
             try:
                 for event in self._connection.events():
@@ -61,9 +61,9 @@ class WebSocketStream:
         return b""
 
     async def send(self, data: bytes | memoryview) -> None:
-        """Send all of it as a message. BrokenPipeError or ConnectionResetError when the client is gone."""
+        """Send the data as one message. BrokenPipeError or ConnectionResetError when the client is gone."""
         if self._ended:
-            raise BrokenPipeError("the conversation has ended")
+            raise BrokenPipeError("the WebSocket is closed")
         message = BytesMessage(bytes(data)) if self._binary else TextMessage(bytes(data).decode("utf-8", "replace"))
         try:
             await self._send(self._connection.send(message))
@@ -71,7 +71,7 @@ class WebSocketStream:
             raise BrokenPipeError(str(error)) from error
 
     async def end(self) -> None:
-        """No more will be sent."""
+        """Close the WebSocket."""
         await self._close(1000)
 
     async def _close(self, code: int) -> None:
