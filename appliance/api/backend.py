@@ -15,12 +15,13 @@ from appliance.container.lifecycle import State
 from appliance.diag import Trace
 from appliance.guest import Change, Fanout, Metrics, PathStat, StdinPipe
 from appliance.hypervisor import Usage
+from appliance.image.manifest import Distribution
 from appliance.image.platform import Platform
-from appliance.image.pull import Report
+from appliance.image.progress import Report
 from appliance.image.reference import Reference
 from appliance.image.store import ImageRecord
 from appliance.network.network_record import Endpoint, NetworkRecord
-from appliance.registry import Credentials
+from appliance.registry import Credentials, SearchResult
 from appliance.streams.logfile import LogFile
 from appliance.volume.store import VolumeRecord
 
@@ -206,8 +207,8 @@ class TransferBackend(Protocol):
     async def push(self, reference: Reference, credentials: Credentials, report: Report) -> None: ...
     def fetch(self, url: str) -> AsyncGenerator[bytes, None]: ...
     async def log_in(self, host: str, credentials: Credentials) -> None: ...
-    async def search(self, term: str, credentials: Credentials, limit: int) -> list[dict[str, Any]]: ...
-    async def distribution(self, reference: Reference, credentials: Credentials) -> dict[str, Any]: ...
+    async def search(self, term: str, credentials: Credentials, limit: int) -> list[SearchResult]: ...
+    async def distribution(self, reference: Reference, credentials: Credentials) -> Distribution: ...
 
 
 class EventBackend(Protocol):

@@ -27,7 +27,7 @@ from appliance.image.imports import import_tar
 from appliance.image.layer import received
 from appliance.image.load import load
 from appliance.image.platform import Platform, parse_platform
-from appliance.image.pull import Report
+from appliance.image.progress import Progress, Report
 from appliance.image.reference import DOCKER_HUB, Reference, parse_reference
 from appliance.image.save import save
 from appliance.image.store import ImageRecord, ImageStore, familiar_names
@@ -134,16 +134,16 @@ class ImageRoutes:
         record = self._store.get(request.path["name"])
         sizes = list(record.sizes)
         rows = []
-        for entry in self._store.config(record.id).raw.get("history") or ():
-            size = 0 if entry.get("empty_layer") or not sizes else sizes.pop(0)
+        for entry in self._store.config(record.id).history or ():
+            size = 0 if entry.empty_layer or not sizes else sizes.pop(0)
             rows.append(
                 {
                     "Id": "<missing>",
-                    "Created": seconds_of(entry.get("created")),
-                    "CreatedBy": entry.get("created_by") or "",
+                    "Created": seconds_of(entry.created),
+                    "CreatedBy": entry.created_by or "",
                     "Tags": None,
                     "Size": size,
-                    "Comment": entry.get("comment") or "",
+                    "Comment": entry.comment or "",
                 }
             )
         rows.reverse()
@@ -170,11 +170,11 @@ class ImageRoutes:
         official = filters.get("is-official", ["true", "false"])
         automated = filters.get("is-automated", ["true", "false"])
         found = [
-            {key: row.get(key, empty) for key, empty in _RESULT.items()}
+            row
             for row in rows
-            if int(row.get("star_count") or 0) >= stars
-            and str(bool(row.get("is_official"))).lower() in official
-            and str(bool(row.get("is_automated"))).lower() in automated
+            if (row.star_count or 0) >= stars
+            and str(bool(row.is_official)).lower() in official
+            and str(bool(row.is_automated)).lower() in automated
         ]
         await reply.json(200, found)
 
@@ -269,7 +269,7 @@ class ImageRoutes:
     async def _transfer(request: Request, reply: Reply, work: Callable[[Report], Awaitable[None]]) -> None:
         """Send progress as it comes, while the client is there. An error before the first line is a status, later ones are a line."""
 
-        async def report(line: dict[str, Any]) -> None:
+        async def report(line: Progress | dict[str, Any]) -> None:
             if not reply.started:
                 await reply.start("application/json")
             await reply.write(_line(line))
@@ -374,15 +374,6 @@ class ImageRoutes:
         await reply.json(200, {"Status": "Login Succeeded", "IdentityToken": ""})
 
 
-_RESULT: dict[str, Any] = {
-    "description": "",
-    "is_official": False,
-    "is_automated": False,
-    "name": "",
-    "star_count": 0,
-}
-
-
 def _matches(name: str, patterns: list[str]) -> bool:
     """Whether a familiar name, with its tag or digest or without, is like one of the patterns (moby: path.Match)."""
     plain = name.partition("@")[0] if "@" in name else name.rpartition(":")[0]
@@ -409,7 +400,7 @@ def _credentials(header: str) -> Credentials:
         return Credentials()
 
 
-def _line(value: dict[str, Any]) -> bytes:
+def _line(value: Progress | dict[str, Any]) -> bytes:
     return msgspec.json.encode(value) + b"\r\n"
 
 

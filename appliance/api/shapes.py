@@ -4,6 +4,8 @@ import calendar
 import time
 from typing import Any
 
+import msgspec
+
 from appliance.api.backend import Container, NetworkBackend
 from appliance.api.router import Version
 from appliance.api.times import ago
@@ -319,7 +321,7 @@ def list_image(
 
 def created_of(config: ImageConfig) -> int:
     """Unix seconds."""
-    return seconds_of(config.raw.get("created"))
+    return seconds_of(config.created)
 
 
 def seconds_of(when: Any) -> int:
@@ -339,23 +341,23 @@ def inspect_image(record: ImageRecord, config: ImageConfig, size: int, version: 
         "RepoTags": familiar_names(record.references),
         "RepoDigests": familiar_names(record.digests),
         "Parent": record.parent,
-        "Comment": config.raw.get("comment") or "",
-        "Created": config.raw.get("created") or ZERO,
-        "DockerVersion": config.raw.get("docker_version") or "",
-        "Author": config.raw.get("author") or "",
+        "Comment": config.comment or "",
+        "Created": config.created or ZERO,
+        "DockerVersion": config.docker_version or "",
+        "Author": config.author or "",
         "Config": inner,
-        "Architecture": config.raw.get("architecture") or "amd64",
-        "Os": config.raw.get("os") or "linux",
+        "Architecture": config.platform.architecture,
+        "Os": config.platform.system,
         "Size": size,
         "GraphDriver": {"Name": "erofs", "Data": None},
         "RootFS": {"Type": "layers", "Layers": config.diff_ids},
         "Metadata": {"LastTagTime": rfc3339(int(record.tagged * 1e9))},
     }
     if version < (1, 45):
-        shape["Container"] = config.raw.get("container") or ""
-        shape["ContainerConfig"] = _config(config.raw.get("container_config") or {"Labels": None})
-    if config.raw.get("variant"):
-        shape["Variant"] = config.raw["variant"]
+        shape["Container"] = msgspec.json.decode(config.container) or ""
+        shape["ContainerConfig"] = _config(msgspec.json.decode(config.container_config) or {"Labels": None})
+    if config.variant:
+        shape["Variant"] = config.variant
     if version < (1, 44):
         shape["VirtualSize"] = size
     return shape

@@ -1,27 +1,31 @@
-"""Images to and from registries. Clients that pull the same at the same time share one download, which ends when the last has left."""
+"""Images to and from registries.
 
-import json
+Clients that pull the same image at the same time share one download. It ends when the last of them has left.
+"""
+
 import logging
 import math
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx
+import msgspec
 import trio
 
 from appliance.container.event import Event
 from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.model.events import EventBus
 from appliance.errors import Forbidden, InvalidParameter, NotFound, ProtocolError, Unavailable, VchError, unforeseen
+from appliance.image.manifest import DescribedPlatform, Descriptor, Distribution, ImageIndex, parse_manifest_untrusted
 from appliance.image.platform import Platform
-from appliance.image.pull import Report, digest_of, find_manifest, pull
+from appliance.image.progress import Progress, Report
+from appliance.image.pull import digest_of, find_manifest, pull
 from appliance.image.push import push
 from appliance.image.reference import DOCKER_HUB, Reference
 from appliance.image.store import ImageRecord, ImageStore
-from appliance.registry import Credentials, Proxies, Registry, Ways, read_at_most, words_of
+from appliance.registry import Credentials, Proxies, Registry, SearchResult, Ways, read_at_most, words_of
 
 log = logging.getLogger(__name__)
 
@@ -33,17 +37,17 @@ _MAX_CONFIG = 8 << 20
 
 @dataclass(slots=True)
 class _Flight:
-    """A pull under way. `said` is all but the progress, for those who come later."""
+    """A pull under way. `lines` are all lines but counts of bytes: a client that joins later gets them first."""
 
     scope: trio.CancelScope
-    said: list[dict[str, Any]] = field(default_factory=list)
-    listeners: list[trio.MemorySendChannel[dict[str, Any]]] = field(default_factory=list)
+    lines: list[Progress] = field(default_factory=list)
+    listeners: list[trio.MemorySendChannel[Progress]] = field(default_factory=list)
     over: bool = False
     error: VchError | None = None
 
-    async def report(self, line: dict[str, Any]) -> None:
-        if not line.get("progressDetail"):
-            self.said.append(line)
+    async def report(self, line: Progress) -> None:
+        if not line.is_transient:
+            self.lines.append(line)
         for listener in self.listeners:
             listener.send_nowait(line)
 
@@ -54,7 +58,7 @@ class _Flight:
 
 
 class Transfers:
-    """`allowed` are the registries that may be used, all when it is empty. `nursery` owns the pulls."""
+    """`allowed`: the registries that clients may use; empty: all registries. `nursery` owns the pulls."""
 
     def __init__(
         self,
@@ -86,7 +90,7 @@ class Transfers:
     # -- pull -----------------------------------------------------------------------------------------------------
 
     async def pull(self, reference: Reference, credentials: Credentials, platform: Platform, report: Report) -> None:
-        """Pull one image, or all tags of a name without one; errors before the first report are raised plain."""
+        """Pull one image, or all tags of a repository if the reference has no tag."""
         if reference.tag or reference.digest:
             await self._join(reference, credentials, platform, report)
             return
@@ -104,15 +108,15 @@ class Transfers:
         if flight is None:
             flight = self._flights[key] = _Flight(trio.CancelScope())
             self._tasks.start_soon(self._fly, key, flight)
-        sender, receiver = trio.open_memory_channel[dict[str, Any]](math.inf)
-        for line in flight.said:
+        sender, receiver = trio.open_memory_channel[Progress](math.inf)
+        for line in flight.lines:
             sender.send_nowait(line)
         flight.listeners.append(sender)
         try:
             async with receiver:
                 async for line in receiver:
-                    # Who reads slowly gets less of the progress.
-                    if not line.get("progressDetail") or receiver.statistics().current_buffer_used < 100:
+                    # A client that reads slowly gets fewer counts of bytes.
+                    if not line.is_transient or receiver.statistics().current_buffer_used < 100:
                         await report(line)
         finally:
             flight.listeners.remove(sender)
@@ -135,7 +139,7 @@ class Transfers:
         except VchError as caught:
             error = caught
         except Exception as caught:
-            # Those who wait are told that it is over, and not that it went well.
+            # The clients must see an error, not the end of a pull that succeeded.
             log.exception("the pull of %s failed", reference)
             error = unforeseen(caught)
         finally:
@@ -146,10 +150,10 @@ class Transfers:
     # -- push and the rest ----------------------------------------------------------------------------------------
 
     async def push(self, reference: Reference, credentials: Credentials, report: Report) -> None:
-        """Push a tag, or all that are here of a name without one."""
+        """Push one tag, or all local tags of a repository if the reference has no tag."""
         async with self._open(reference.domain, credentials) as registry:
-            # Said first: what is wrong after it is told in the stream, as clients know it.
-            await report({"status": f"The push refers to repository [{reference.name}]"})
+            # First line: later errors then come in the stream, as clients expect.
+            await report(Progress(status=f"The push refers to repository [{reference.name}]"))
             for name, record in self._to_push(reference):
                 one = Reference(reference.domain, reference.path, name.rpartition(":")[2])
                 await push(self._store, registry, record, one, self._scratch, report)
@@ -167,49 +171,44 @@ class Transfers:
         return found
 
     async def log_in(self, host: str, credentials: Credentials) -> None:
-        """Unauthorized when the registry does not take them."""
+        """Check credentials. Unauthorized when the registry rejects them."""
         async with self._open(host or DOCKER_HUB, credentials) as registry:
             await registry.ping()
 
-    async def search(self, term: str, credentials: Credentials, limit: int) -> list[dict[str, Any]]:
-        """What an index knows. A term may begin with the index's host."""
+    async def search(self, term: str, credentials: Credentials, limit: int) -> list[SearchResult]:
+        """Search an index of images. The term may begin with the index's host."""
         host, slash, rest = term.partition("/")
         if not slash or (not any(mark in host for mark in ".:") and host != "localhost"):
             host, rest = DOCKER_HUB, term
         async with self._open(host, credentials) as registry:
             return await registry.search(rest, limit)
 
-    async def distribution(self, reference: Reference, credentials: Credentials) -> dict[str, Any]:
-        """What a registry has under a name: its descriptor, and the platforms (API: DistributionInspect)."""
+    async def distribution(self, reference: Reference, credentials: Credentials) -> Distribution:
+        """The descriptor of what a registry has under a name, and its platforms."""
+        complaint = f"malformed manifest of {reference}"
         async with self._open(reference.domain, credentials) as registry:
             found = await find_manifest(registry, reference, reference.digest or reference.tag)
-            try:
-                manifest = json.loads(found.content)
-                if "manifests" in manifest:
-                    platforms = [dict(entry["platform"]) for entry in manifest["manifests"] if entry.get("platform")]
-                else:
-                    async with registry.blob(reference.path, str(manifest["config"]["digest"])) as pieces:
-                        content = await read_at_most(pieces, _MAX_CONFIG)
-                    if content is None:
-                        raise ProtocolError(f"the config of {reference} is too large")
-                    config = json.loads(content)
-                    platforms = [{"architecture": config.get("architecture"), "os": config.get("os")}]
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ProtocolError(f"malformed manifest of {reference}: {error!r}") from error
-        return {
-            "Descriptor": {
-                "mediaType": found.media_type,
-                "digest": digest_of(found.content),
-                "size": len(found.content),
-            },
-            "Platforms": platforms,
-        }
+            manifest = parse_manifest_untrusted(found.content, complaint)
+            if isinstance(manifest, ImageIndex):
+                platforms = [entry.platform for entry in manifest.manifests if entry.platform]
+            else:
+                async with registry.blob(reference.path, manifest.config.digest) as pieces:
+                    content = await read_at_most(pieces, _MAX_CONFIG)
+                if content is None:
+                    raise ProtocolError(f"the config of {reference} is too large")
+                try:
+                    described = msgspec.json.decode(content, type=DescribedPlatform)
+                except (msgspec.MsgspecError, RecursionError) as error:
+                    raise ProtocolError(f"{complaint}: {error}") from error
+                platforms = [DescribedPlatform(described.architecture, described.os)]
+        digest, size = digest_of(found.content), len(found.content)
+        return Distribution(Descriptor(media_type=found.media_type, digest=digest, size=size), platforms)
 
     async def fetch(self, url: str) -> AsyncGenerator[bytes, None]:
-        """What is at an address, for `docker import URL`."""
+        """Download a tar for `docker import URL`."""
         address = url if "://" in url else f"http://{url}"
         if not address.startswith(("http://", "https://")):
-            raise InvalidParameter(f"{url} is neither - nor an address of http")
+            raise InvalidParameter(f"{url} is neither - nor an http address")
         try:
             async with (
                 httpx.AsyncClient(

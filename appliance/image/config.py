@@ -1,19 +1,18 @@
-"""An image's config (OCI image-spec config.md, with Docker's additions), and what it has to be like. It comes from anybody."""
+"""An image's config (OCI image-spec config.md, with Docker's additions). Strangers write it, so all that is used of it is checked."""
 
-import json
 import re
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
 
 from appliance.errors import ProtocolError
+from appliance.image.platform import Platform, platform_of
 
 _MAX_LAYERS = 250
 
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Words = list[str] | str | None
-"""Docker takes a text for a list of one (moby's strslice)."""
+"""Docker reads a string as a list of one (moby's strslice)."""
 _WORDS = ("Cmd", "Entrypoint", "Shell")
 
 
@@ -44,7 +43,9 @@ class _Config(msgspec.Struct, rename="pascal"):
     healthcheck: _Health | None = None
 
 
-class _History(msgspec.Struct):
+class History(msgspec.Struct, omit_defaults=True):
+    """How a layer was made; `empty_layer`: the step changed no file and has no layer."""
+
     created: str | None = None
     created_by: str | None = None
     author: str | None = None
@@ -52,12 +53,22 @@ class _History(msgspec.Struct):
     empty_layer: bool | None = None
 
 
-class _RootFs(msgspec.Struct):
+class RootFs(msgspec.Struct):
+    """The digests of the layers' tars, lowest layer first."""
+
     type: str | None = None
     diff_ids: list[str] | None = None
 
 
-class _Image(msgspec.Struct):
+class _Checked(msgspec.Struct):
+    """The part of the config that is kept as a dictionary."""
+
+    config: _Config | None = None
+
+
+class ImageConfig(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """An image's config. Fields that vch does not use are ignored; the bytes that came are kept beside it (ImageRecord.config)."""
+
     architecture: str | None = None
     os: str | None = None
     created: str | None = None
@@ -66,31 +77,31 @@ class _Image(msgspec.Struct):
     comment: str | None = None
     docker_version: str | None = None
     os_version: str | None = msgspec.field(default=None, name="os.version")
-    config: _Config | None = None
-    rootfs: _RootFs | None = None
-    history: list[_History] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ImageConfig:
-    """As far as it is used here. `raw` is of the shape above, and may have more."""
-
-    raw: dict[str, Any]
+    # Docker's record of the container that an image was committed from; API 1.44 and older show it.
+    container: msgspec.Raw = msgspec.Raw(b"null")
+    container_config: msgspec.Raw = msgspec.Raw(b"null")
+    container_defaults: dict[str, Any] | None = msgspec.field(default=None, name="config")
+    history: list[History] | None = None
+    rootfs: RootFs | None = None
 
     @property
     def diff_ids(self) -> list[str]:
-        ids: list[str] = (self.raw.get("rootfs") or {}).get("diff_ids") or []
-        return ids
+        """The digests of the layers' tars, lowest layer first."""
+        return (self.rootfs.diff_ids if self.rootfs is not None else None) or []
 
     @property
     def config(self) -> dict[str, Any]:
-        inner: dict[str, Any] = self.raw.get("config") or {}
-        return inner
+        """The defaults that a container of this image gets."""
+        return self.container_defaults or {}
+
+    @property
+    def platform(self) -> Platform:
+        return platform_of(self.os, self.architecture)
 
 
 def parse_config(data: bytes) -> ImageConfig:
-    """One that was taken in before."""
-    config = ImageConfig(json.loads(data))
+    """Decode a config that was checked when the image came."""
+    config = msgspec.json.decode(data, type=ImageConfig)
     for name in _WORDS:
         if isinstance(text := config.config.get(name), str):
             config.config[name] = [text]
@@ -98,15 +109,15 @@ def parse_config(data: bytes) -> ImageConfig:
 
 
 def parse_config_untrusted(data: bytes) -> ImageConfig:
-    """ProtocolError for what is no image config."""
+    """Decode and check a config that a registry, an archive or a client sent. ProtocolError if it is not valid."""
     try:
-        msgspec.json.decode(data, type=_Image)
+        msgspec.json.decode(data, type=_Checked)
         config = parse_config(data)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ProtocolError(f"invalid image config: {error}") from error
     ids = config.diff_ids
     if not all(re.fullmatch(r"sha256:[a-f0-9]{64}", item) for item in ids):
-        raise ProtocolError("invalid image config: diff_ids are no digests")
+        raise ProtocolError("invalid image config: diff_ids are not digests")
     if len(ids) > _MAX_LAYERS:
         raise ProtocolError(f"max depth exceeded: {len(ids)} layers")
     return config

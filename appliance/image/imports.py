@@ -1,9 +1,11 @@
-"""`docker import`: an image of one layer, whose tar anybody made."""
+"""`docker import`: makes an image of one layer from a tar."""
 
-import json
 import time
 
+import msgspec
+
 from appliance.container.times import rfc3339
+from appliance.image.config import History, ImageConfig, RootFs
 from appliance.image.instructions import apply_instructions
 from appliance.image.layer import Source
 from appliance.image.platform import Platform
@@ -14,21 +16,21 @@ from appliance.image.store import ImageRecord, ImageStore
 async def import_tar(
     store: ImageStore, source: Source, reference: Reference | None, message: str, changes: list[str], platform: Platform
 ) -> ImageRecord:
-    """Make the image of a tar, compressed or not, and tag it if it is to have a name. ProtocolError for what is no tar."""
+    """Make an image of a tar, compressed or not, and tag it if `reference` is given. ProtocolError if the source is not a tar."""
     config = apply_instructions({}, changes)
     layer = await store.add_new_layer(source)
     async with store.pinned([layer.diff_id]):
         created = rfc3339(time.time_ns())
-        raw = {
-            "architecture": platform.architecture,
-            "os": platform.system,
-            "created": created,
-            "config": config,
-            "comment": message,
-            "history": [{"created": created, "comment": message}],
-            "rootfs": {"type": "layers", "diff_ids": [layer.diff_id]},
-        }
-        record = await store.add_image(json.dumps(raw).encode())
+        image = ImageConfig(
+            architecture=platform.architecture,
+            os=platform.system,
+            created=created,
+            container_defaults=config,
+            comment=message,
+            history=[History(created=created, comment=message)],
+            rootfs=RootFs("layers", [layer.diff_id]),
+        )
+        record = await store.add_image(msgspec.json.encode(image))
     if reference is not None:
         await store.tag(record, reference, time.time())
     return record

@@ -1,7 +1,6 @@
-"""What an image is made for: an operating system and an architecture (containerd's platforms)."""
+"""The platform that an image is made for: an operating system and an architecture (containerd's platforms)."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from appliance.errors import InvalidParameter
 
@@ -26,7 +25,7 @@ _OTHER_NAMES = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "i386"
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """What an image is made for; `given` says that somebody asked for it."""
+    """An operating system and an architecture, in Go's names. `given`: the client asked for this platform."""
 
     system: str = "linux"
     architecture: str = "amd64"
@@ -35,14 +34,14 @@ class Platform:
     def __str__(self) -> str:
         return f"{self.system}/{self.architecture}"
 
-    def fits(self, described: dict[str, Any]) -> bool:
-        """Whether what an image's config says is this."""
-        return platform_of(described) == Platform(self.system, self.architecture)
+    def fits(self, other: "Platform") -> bool:
+        """Whether both name the same system and architecture."""
+        return (self.system, self.architecture) == (other.system, other.architecture)
 
 
-def platform_of(described: dict[str, Any]) -> Platform:
-    """Of an image's config (image-spec config.md), or a descriptor's; what is not said is ours."""
-    return Platform(described.get("os") or OURS.system, described.get("architecture") or OURS.architecture)
+def platform_of(system: str | None, architecture: str | None) -> Platform:
+    """The platform that a config or a descriptor names. A part that it leaves out is ours."""
+    return Platform(system or OURS.system, architecture or OURS.architecture)
 
 
 OURS = Platform()

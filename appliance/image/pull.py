@@ -1,17 +1,17 @@
 """`docker pull`: manifest, config, layers in parallel, every byte against its digest while it streams."""
 
 import hashlib
-import json
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import trio
 
 from appliance.errors import NotFound, ProtocolError, one_by_itself
 from appliance.image.config import parse_config_untrusted
 from appliance.image.layer import received
+from appliance.image.manifest import Descriptor, ImageIndex, ImageManifest, parse_manifest_untrusted
 from appliance.image.platform import OURS, Platform, platform_of
+from appliance.image.progress import Progress, Report, layer_progress
 from appliance.image.reference import Reference
 from appliance.image.retry import Attempts
 from appliance.image.store import Blob, ImageStore
@@ -38,58 +38,48 @@ _LAYERS = frozenset(
         ),
     )
 )
-Report = Callable[[dict[str, Any]], Awaitable[None]]
-"""Takes one line of progress, as the API sends it."""
 
 
 async def pull(
     store: ImageStore, registry: Registry, reference: Reference, report: Report, platform: Platform = OURS
 ) -> str:
-    """Pull one image; return its id. `report` is called from the first manifest on, errors before it are raised plain."""
+    """Pull one image; return its id. The first report follows the manifest: an error before it comes without a report."""
     wanted = reference.digest or reference.tag
     manifest, digest = await _manifest(registry, reference, wanted, platform)
-    await report({"status": f"Pulling from {reference.path}", "id": wanted})
-    try:
-        config_blob, layers = manifest["config"], list(manifest["layers"])
-        config_digest = str(config_blob["digest"])
-        _check_kind(str(config_blob.get("mediaType") or ""), _CONFIGS)
-        for layer in layers:
-            _check_kind(str(layer.get("mediaType") or ""), _LAYERS)
-        blobs = [
-            Blob(str(layer["digest"]), int(layer.get("size", 0)), str(layer.get("mediaType") or ""), reference.name)
-            for layer in layers
-        ]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ProtocolError(f"malformed manifest of {reference}: {error!r}") from error
-    config = await _config(registry, reference, config_digest)
+    await report(Progress(status=f"Pulling from {reference.path}", id=wanted))
+    _check_kind(manifest.config, _CONFIGS)
+    for layer in manifest.layers:
+        _check_kind(layer, _LAYERS)
+    blobs = [Blob(layer.digest, layer.size, layer.media_type or "", reference.name) for layer in manifest.layers]
+    config = await _config(registry, reference, manifest.config.digest)
     parsed = parse_config_untrusted(config)
     if len(parsed.diff_ids) != len(blobs):
         raise ProtocolError(f"malformed image {reference}: {len(blobs)} layers, but {len(parsed.diff_ids)} diff ids")
-    if platform.given and not platform.fits(parsed.raw):
-        actual = platform_of(parsed.raw)
+    if platform.given and not platform.fits(parsed.platform):
         raise NotFound(
-            f"image with reference {reference} was found but does not match the specified platform: wanted {platform}, actual: {actual}"
+            f"image with reference {reference} was found but does not match the specified platform: wanted {platform}, "
+            f"actual: {parsed.platform}"
         )
     async with store.pinned(parsed.diff_ids):
         await _layers(store, registry, reference.path, list(zip(parsed.diff_ids, blobs, strict=True)), report)
         record = await store.add_image(config)
     changed = await store.tag(record, reference, time.time(), digest)
-    await report({"status": f"Digest: {digest}"})
+    await report(Progress(status=f"Digest: {digest}"))
     word = "Downloaded newer image for" if changed else "Image is up to date for"
-    await report({"status": f"Status: {word} {reference}"})
+    await report(Progress(status=f"Status: {word} {reference}"))
     return record.id
 
 
-def _check_kind(media_type: str, known: frozenset[str]) -> None:
-    """What is no image (a chart, a signature...) can be in a registry too."""
-    if media_type and media_type not in known:
-        raise ProtocolError(f"unsupported media type {media_type}")
+def _check_kind(descriptor: Descriptor, known: frozenset[str]) -> None:
+    """Registries hold other things than images, such as charts and signatures."""
+    if descriptor.media_type and descriptor.media_type not in known:
+        raise ProtocolError(f"unsupported media type {descriptor.media_type}")
 
 
 async def _layers(
     store: ImageStore, registry: Registry, repository: str, layers: list[tuple[str, Blob]], report: Report
 ) -> None:
-    """Have all of them here, several at a time."""
+    """Fetch the layers that the store does not have, several at a time."""
     limiter = trio.CapacityLimiter(_PARALLEL)
     with one_by_itself():
         async with trio.open_nursery() as nursery:
@@ -107,7 +97,7 @@ def digest_of(content: bytes) -> str:
 
 
 async def find_manifest(registry: Registry, reference: Reference, wanted: str) -> Manifest:
-    """A manifest or index by tag or digest; it is what it says when its digest was asked for."""
+    """Fetch a manifest or index by tag or digest, and verify the content when the caller gave a digest."""
     attempts = Attempts()
     while True:
         try:
@@ -122,26 +112,24 @@ async def find_manifest(registry: Registry, reference: Reference, wanted: str) -
 
 async def _manifest(
     registry: Registry, reference: Reference, wanted: str, platform: Platform
-) -> tuple[dict[str, Any], str]:
-    """The manifest for the platform and the digest by which the user knows the image (the index's, if there is one)."""
+) -> tuple[ImageManifest, str]:
+    """The manifest for the platform, and the digest that the user sees: that of the index, if the registry has one."""
+    complaint = f"malformed manifest of {reference}"
     found = await find_manifest(registry, reference, wanted)
-    try:
-        manifest = json.loads(found.content)
-        if "manifests" in manifest:
-            chosen = [entry for entry in manifest["manifests"] if platform.fits(entry.get("platform") or {})]
-            if not chosen:
-                raise NotFound(f"no matching manifest for {platform} in the manifest list entries for {reference}")
-            inner = await find_manifest(registry, reference, str(chosen[0]["digest"]))
-            manifest = json.loads(inner.content)
-        if not isinstance(manifest, dict):
-            raise TypeError("no object")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ProtocolError(f"malformed manifest of {reference}: {error!r}") from error
-    if manifest.get("schemaVersion") == 1:
-        raise ProtocolError(
-            f"{reference} has a manifest of schema 1, which is not supported: it was replaced by schema 2 in 2016"
-        )
+    manifest = parse_manifest_untrusted(found.content, complaint)
+    if isinstance(manifest, ImageIndex):
+        chosen = [entry for entry in manifest.manifests if platform.fits(_platform_in(entry))]
+        if not chosen:
+            raise NotFound(f"no matching manifest for {platform} in the manifest list entries for {reference}")
+        inner = await find_manifest(registry, reference, chosen[0].digest)
+        manifest = parse_manifest_untrusted(inner.content, complaint)
+        if isinstance(manifest, ImageIndex):
+            raise ProtocolError(f"{complaint}: an index inside of an index")
     return manifest, digest_of(found.content)
+
+
+def _platform_in(entry: Descriptor) -> Platform:
+    return platform_of(entry.platform.os, entry.platform.architecture) if entry.platform else OURS
 
 
 async def _config(registry: Registry, reference: Reference, digest: str) -> bytes:
@@ -168,31 +156,24 @@ async def _layer(
     limiter: trio.CapacityLimiter,
     report: Report,
 ) -> None:
-    short = blob.digest.removeprefix("sha256:")[:12]
     if store.has_layer(diff_id):
-        await report({"status": "Already exists", "progressDetail": {}, "id": short})
+        await report(layer_progress("Already exists", blob.digest))
         return
-    await report({"status": "Pulling fs layer", "progressDetail": {}, "id": short})
+    await report(layer_progress("Pulling fs layer", blob.digest))
     async with limiter:
         sender, receiver = trio.open_memory_channel[bytes](2)
 
         async def progress(got: int) -> None:
-            await report(
-                {
-                    "status": "Downloading",
-                    "progressDetail": {"current": got, "total": blob.size},
-                    "id": short,
-                }
-            )
+            await report(layer_progress("Downloading", blob.digest, got, blob.size))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_download, registry, repository, blob, sender, progress)
             layer = await store.add_layer(diff_id, received(receiver), blob)
             if layer is None:
-                # Another pull was quicker with the same layer.
+                # Another pull has stored the same layer meanwhile.
                 nursery.cancel_scope.cancel()
-    await report({"status": "Download complete", "progressDetail": {}, "id": short})
-    await report({"status": "Pull complete", "progressDetail": {}, "id": short})
+    await report(layer_progress("Download complete", blob.digest))
+    await report(layer_progress("Pull complete", blob.digest))
 
 
 async def _download(
@@ -202,7 +183,7 @@ async def _download(
     sender: trio.MemorySendChannel[bytes],
     progress: Callable[[int], Awaitable[None]],
 ) -> None:
-    """Send on all of a blob; where the registry breaks off, it goes on from there."""
+    """Send a blob's bytes to the converter. A download that breaks off resumes at the same byte."""
     got = 0
     next_report = 0.0
     attempts = Attempts()

@@ -1,8 +1,18 @@
-"""A client of OCI distribution registries (distribution-spec 1.1): authentication, manifests, blobs. Knows no image store."""
+"""A client of OCI distribution registries (distribution-spec 1.1): authentication, manifests, blobs. It does not know the image store."""
 
 from appliance.registry.auth import Credentials
-from appliance.registry.client import Manifest, Registry
+from appliance.registry.client import Manifest, Registry, SearchResult
 from appliance.registry.proxies import Proxies, Ways
 from appliance.registry.wire import ComeBackLater, read_at_most, words_of
 
-__all__ = ["ComeBackLater", "Credentials", "Manifest", "Proxies", "Registry", "Ways", "read_at_most", "words_of"]
+__all__ = [
+    "ComeBackLater",
+    "Credentials",
+    "Manifest",
+    "Proxies",
+    "Registry",
+    "SearchResult",
+    "Ways",
+    "read_at_most",
+    "words_of",
+]

@@ -1,11 +1,10 @@
 """Answers to a registry's challenge: RFC 9110, and Docker's token specification (distribution's docs/spec/auth)."""
 
-import json
 import re
 from dataclasses import dataclass
-from typing import Any
 
 import httpx
+import msgspec
 
 from appliance.errors import ProtocolError, Unauthorized, Unavailable
 from appliance.registry.wire import ComeBackLater, read_at_most, retry_after, words_of
@@ -15,28 +14,37 @@ _MAX_ANSWER = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
+    """What a client has for a registry: a name with a password, or an identity token of an earlier login."""
+
     username: str = ""
     password: str = ""
     identity_token: str = ""
 
 
+class _Answer(msgspec.Struct):
+    """A token, under Docker's name or that of OAuth 2."""
+
+    token: str | None = None
+    access_token: str | None = None
+
+
 async def authorization(
     client: httpx.AsyncClient, host: str, challenge: str, scopes: str, known: Credentials
 ) -> str | None:
-    """The Authorization header that answers a WWW-Authenticate of `host`; None when there is nothing to offer.
+    """The Authorization header that answers a WWW-Authenticate of `host`; None without suitable credentials.
 
-    `scopes` are words, to which those of the challenge are added. Unauthorized when the token service knows us not.
+    `scopes` are separated by spaces; the scopes of the challenge are added. Unauthorized when the token service rejects the credentials.
     """
     kind, _, rest = challenge.partition(" ")
     if kind.lower() == "basic":
-        # As httpx makes it, which has no other name for it.
+        # httpx has no public function that makes this header.
         return httpx.BasicAuth(known.username, known.password)._auth_header if known.username else None
     if kind.lower() != "bearer":
         return None
     fields = dict(re.findall(r'(\w+)="([^"]*)"', rest))
     realm = fields.get("realm", "")
     if not realm.startswith(("https://", "http://")):
-        raise ProtocolError(f"registry {host} sent an authentication realm that is no address")
+        raise ProtocolError(f"registry {host} sent an authentication realm that is not a URL")
     wanted = list(dict.fromkeys([*scopes.split(), *fields.get("scope", "").split()]))
     try:
         request = _request(client, realm, fields.get("service", ""), wanted, known)
@@ -72,20 +80,21 @@ def _request(
             "client_id": "vch",
         }
         return client.build_request("POST", realm, data=form)
-    parameters: list[tuple[str, Any]] = [("service", service)] if service else []
-    parameters += [("scope", one) for one in scopes]
+    parameters = httpx.QueryParams([("service", service)] if service else [])
+    for scope in scopes:
+        parameters = parameters.add("scope", scope)
     if known.username:
-        parameters.append(("account", known.username))
-    # What the realm asks for itself stays.
+        parameters = parameters.add("account", known.username)
+    # The realm may have a query of its own, which must stay.
     return client.build_request("GET", httpx.URL(realm).copy_merge_params(parameters))
 
 
 def _token(body: bytes, host: str) -> str:
     try:
-        answer = json.loads(body)
-        token = answer.get("token") or answer["access_token"]
-    except (ValueError, KeyError, AttributeError) as error:
+        answer = msgspec.json.decode(body, type=_Answer)
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise ProtocolError(f"the token service of {host} sent no token") from error
-    if not isinstance(token, str) or not re.fullmatch(r"[\x21-\x7e]+", token):
-        raise ProtocolError(f"the token service of {host} sent a token that is none")
+    token = answer.token or answer.access_token or ""
+    if not re.fullmatch(r"[\x21-\x7e]+", token):
+        raise ProtocolError(f"the token service of {host} sent an invalid token")
     return token

@@ -1,17 +1,18 @@
-"""A registry of images (OCI distribution-spec 1.1): manifests and blobs, to and fro.
+"""A registry of images (OCI distribution-spec 1.1): pull, push and search.
 
-Token or basic authentication, over HTTPS or, where allowed, HTTP.
+Token or basic authentication, over HTTPS, or over HTTP where the operator allows it.
 """
 
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 from urllib.parse import urljoin
 
 import httpx
+import msgspec
 import trio
 
 from appliance.errors import NotFound, ProtocolError, Unauthorized, Unavailable, VchError
@@ -36,7 +37,7 @@ MANIFEST_TYPES = (
     "application/vnd.docker.distribution.manifest.v2+json",
 )
 _MAX_MANIFEST = 4 << 20
-# A registry that says nothing for so long is given up.
+# A registry that sends nothing for so long has failed.
 STALL_SECONDS = 30.0
 _MAX_REDIRECTS = 10
 _MAX_TAGS = 100_000
@@ -53,8 +54,30 @@ class Manifest:
     digest: str
 
 
+class SearchResult(msgspec.Struct):
+    """An image that a search has found (API: ImageSearchResponseItem)."""
+
+    description: str | None = ""
+    is_official: bool | None = False
+    is_automated: bool | None = False
+    name: str | None = ""
+    star_count: int | None = 0
+
+
+class _SearchAnswer(msgspec.Struct):
+    results: list[SearchResult]
+
+
+class _TagsAnswer(msgspec.Struct):
+    tags: list[str] | None = None
+
+
+Content = bytes | Callable[[], Piece] | None
+"""The body of a request: bytes, or a function that makes a piece of an upload for each attempt."""
+
+
 class Registry:
-    """One registry host. `insecure`: plain HTTP, or HTTPS that need not prove itself. `certificates`: its folder of certs.d."""
+    """One registry host. `insecure`: plain HTTP, or HTTPS without a valid certificate. `certificates`: its folder in certs.d."""
 
     def __init__(
         self,
@@ -92,7 +115,7 @@ class Registry:
     # -- authentication -------------------------------------------------------------------------------------------
 
     async def ping(self) -> None:
-        """Find the registry's address and check the credentials: docker login."""
+        """Find the registry's address and check the credentials, for `docker login`."""
         response = await self._get("/v2/", "")
         if response.status_code == 401:
             raise Unauthorized(f"login attempt to {self._base}/v2/ failed with status: 401 Unauthorized")
@@ -111,9 +134,9 @@ class Registry:
 
     @asynccontextmanager
     async def _request(
-        self, method: str, path: str, scopes: str, headers: dict[str, str] | None = None, content: Any = None
+        self, method: str, path: str, scopes: str, headers: dict[str, str] | None = None, content: Content = None
     ) -> AsyncIterator[httpx.Response]:
-        """The answer, whose body is not read yet. `path` may be a whole address, as uploads have. `content`: bytes, or what makes them."""
+        """Send a request; the body of the answer is not read yet. `path` may be a whole URL: registries send those for uploads."""
         for attempt in range(2):
             given = dict(headers or {})
             if scopes in self._authorization:
@@ -131,11 +154,13 @@ class Registry:
             finally:
                 await response.aclose()
 
-    async def _send(self, method: str, path: str, headers: dict[str, str], content: Any) -> httpx.Response:
+    async def _send(
+        self, method: str, path: str, headers: dict[str, str], content: bytes | Piece | None
+    ) -> httpx.Response:
         if path.startswith(("http://", "https://")):
             bases = [""]
             if self._base is not None and not path.startswith(self._base + "/"):
-                # Whoever takes uploads elsewhere knows by the address who they are from.
+                # A signed URL on another host (object storage) needs no credentials, and must not see ours.
                 headers.pop("Authorization", None)
         else:
             bases = [self._base] if self._base is not None else [*self._mirrors, *self._bases]
@@ -155,7 +180,7 @@ class Registry:
                 problem = error
                 continue
             if base in self._mirrors and response.status_code >= 400 and response.status_code != 401:
-                # What a mirror does not have, the registry itself may.
+                # The registry itself may have what the mirror lacks.
                 await response.aclose()
                 problem = Unavailable(f"mirror {base}: {response.status_code}")
                 continue
@@ -164,7 +189,7 @@ class Registry:
             return response
         where = f"{bases[-1]}/v2/" if bases[-1] else path
         text = f'{method.capitalize()} "{where}": {words_of(problem)}'
-        # One that was never reached is not waited for.
+        # Retry only a registry that has answered before.
         raise (ComeBackLater(text) if self._base is not None else Unavailable(text)) from problem
 
     def _check(self, response: httpx.Response, what: str) -> None:
@@ -188,7 +213,7 @@ class Registry:
     # -- pull -----------------------------------------------------------------------------------------------------
 
     async def manifest(self, repository: str, reference: str, shown: str) -> Manifest:
-        """A manifest or index by tag or digest; `shown` names it in errors. The digest is the registry's claim."""
+        """Fetch a manifest or index by tag or digest, unverified: the digest is the registry's claim. `shown` names it in errors."""
         scope = f"repository:{repository}:pull"
         try:
             response = await self._get(f"/v2/{repository}/manifests/{reference}", scope, MANIFEST_TYPES)
@@ -207,21 +232,21 @@ class Registry:
             try:
                 response = await self._get(path, scope)
                 self._check(response, repository)
-                found += [str(tag) for tag in response.json().get("tags") or ()]
+                found += msgspec.json.decode(response.content, type=_TagsAnswer).tags or []
             except httpx.HTTPError as error:
                 raise ComeBackLater(f"cannot list the tags of {repository}: {error!r}") from error
-            except (ValueError, AttributeError) as error:
+            except (msgspec.MsgspecError, RecursionError) as error:
                 raise ProtocolError(f"registry {self.host} sent no list of tags") from error
             if len(found) > _MAX_TAGS:
                 raise ProtocolError(f"repository {repository} has more than {_MAX_TAGS} tags")
-            # RFC 8288, as the specification has it: <path>; rel="next"
+            # The next page (RFC 8288): <path>; rel="next"
             match = re.match(r'<([^>]+)>;\s*rel="?next"?', response.headers.get("link", ""))
             path = match[1] if match and match[1] != path else ""
         return found
 
     @asynccontextmanager
     async def blob(self, repository: str, digest: str, start: int = 0) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The bytes of a blob from `start` on as they come. ComeBackLater when the registry fails or stalls."""
+        """Stream the bytes of a blob from `start` on. ComeBackLater when the registry fails or stalls."""
         scope = f"repository:{repository}:pull"
         headers = {"Range": f"bytes={start}-"} if start else {}
         async with self._request("GET", f"/v2/{repository}/blobs/{digest}", scope, headers) as response:
@@ -276,7 +301,7 @@ class Registry:
             return True
 
     async def mount_blob(self, repository: str, digest: str, source: str) -> bool:
-        """Have a blob of another repository in this one too, without its bytes; False when the registry does not."""
+        """Link a blob of another repository into this one, without an upload. False when the registry does not do that."""
         path = f"/v2/{repository}/blobs/uploads/?mount={digest}&from={source}"
         async with self._guarded(
             "POST", path, self._push_scope(repository, source), {"Content-Length": "0"}
@@ -285,7 +310,7 @@ class Registry:
                 return True
             place = response.headers.get("location")
         if response.status_code == 202 and place:
-            # An upload was begun instead, which nobody wants.
+            # The registry has begun an upload instead: cancel it.
             try:
                 async with self._guarded("DELETE", self._absolute(place), self._push_scope(repository)):
                     pass
@@ -294,9 +319,9 @@ class Registry:
         return False
 
     async def upload(self, repository: str, file: IO[bytes], size: int, digest: str, sent: Sent) -> None:
-        """Upload a blob in pieces; where one breaks off, it goes on from where the registry has got to. `sent` is told how far it is.
+        """Upload a blob in pieces and call `sent` with the bytes sent so far. An upload that breaks off resumes where the registry is.
 
-        ComeBackLater when it does not get on.
+        ComeBackLater after several failures without progress.
         """
         scope = self._push_scope(repository)
         async with self._guarded("POST", f"/v2/{repository}/blobs/uploads/", scope, _EMPTY) as response:
@@ -318,7 +343,7 @@ class Registry:
             self._check_push(response, digest)
 
     async def _send_piece(self, place: str, scope: str, file: IO[bytes], position: int, length: int, sent: Sent) -> str:
-        """Send a piece of an upload; where the next one goes."""
+        """Send a piece of an upload; return the URL for the next piece."""
 
         headers = {
             "Content-Type": "application/octet-stream",
@@ -332,7 +357,7 @@ class Registry:
             return self._absolute(response.headers.get("location") or place)
 
     async def _resume(self, place: str, scope: str) -> tuple[str, int]:
-        """Where an upload goes on, and from which byte."""
+        """Return the URL where an upload continues, and the byte from which on."""
         async with self._guarded("GET", place, scope) as response:
             self._check_push(response, place)
             match = re.fullmatch(r"(?:bytes=)?0-([0-9]+)", response.headers.get("range", ""))
@@ -347,7 +372,7 @@ class Registry:
 
     @asynccontextmanager
     async def _guarded(
-        self, method: str, path: str, scopes: str, headers: dict[str, str] | None = None, content: Any = None
+        self, method: str, path: str, scopes: str, headers: dict[str, str] | None = None, content: Content = None
     ) -> AsyncIterator[httpx.Response]:
         try:
             async with self._request(method, path, scopes, headers, content) as response:
@@ -356,15 +381,15 @@ class Registry:
             raise ComeBackLater(f"{method} to {self.host}: {words_of(error)}") from error
 
     def _absolute(self, place: str) -> str:
-        """The address of an upload, which may be said in part."""
+        """The URL of an upload; the registry may send a relative one."""
         if not place:
-            raise ProtocolError(f"registry {self.host} does not say where to upload")
+            raise ProtocolError(f"registry {self.host} sent no Location for an upload")
         return urljoin(f"{self._base}/", place)
 
     # -- search ---------------------------------------------------------------------------------------------------
 
-    async def search(self, term: str, limit: int) -> list[dict[str, Any]]:
-        """What an index of images knows (Docker's v1 search)."""
+    async def search(self, term: str, limit: int) -> list[SearchResult]:
+        """Search an index of images (Docker's v1 search)."""
         base = "https://index.docker.io" if self.host == "docker.io" else ""
         query = httpx.QueryParams({"q": term, "n": str(limit)})
         try:
@@ -374,6 +399,6 @@ class Registry:
         if response.status_code >= 400:
             raise Unavailable(f"Unexpected status code {response.status_code} of the search at {self.host}")
         try:
-            return [dict(row) for row in response.json()["results"]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ProtocolError(f"{self.host} sent no results of a search") from error
+            return msgspec.json.decode(response.content, type=_SearchAnswer).results
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise ProtocolError(f"{self.host} sent a malformed answer to a search") from error

@@ -1,12 +1,12 @@
 """`docker commit`: an image of what a container has become."""
 
-import json
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import trio
 
 from appliance.container.commit import Commit
@@ -16,6 +16,7 @@ from appliance.engine.containers.archive import Files
 from appliance.engine.model.container import Container
 from appliance.engine.model.repository import ContainerRepository
 from appliance.errors import Conflict, InvalidParameter, VchError
+from appliance.image.config import History, ImageConfig, RootFs
 from appliance.image.instructions import apply_instructions
 from appliance.image.reference import parse_reference
 from appliance.image.store import ImageRecord, ImageStore
@@ -68,7 +69,7 @@ class Commits:
                 await self._spool_layer(container, file, pause=False)
             layer = await self._images.add_new_layer(lambda: file.read(_PIECE))
         config = self._image_config(container, wanted, merged, layer.diff_id)
-        record = await self._images.add_image(json.dumps(config).encode(), container.record.image_id)
+        record = await self._images.add_image(msgspec.json.encode(config), container.record.image_id)
         if reference is not None:
             await self._images.tag(record, reference, time.time())
         self._repository.emit(
@@ -101,30 +102,26 @@ class Commits:
                         pass  # it was ended or unpaused meanwhile
         file.seek(0)
 
-    def _image_config(
-        self, container: Container, wanted: Commit, config: dict[str, Any], diff_id: str
-    ) -> dict[str, Any]:
+    def _image_config(self, container: Container, wanted: Commit, config: dict[str, Any], diff_id: str) -> ImageConfig:
         parent = self._images.config(container.record.image_id)
         created = rfc3339(time.time_ns())
         empty = diff_id == _EMPTY
-        entry: dict[str, Any] = {
-            "created": created,
-            "created_by": " ".join(config.get("Cmd") or ()),
-            "comment": wanted.comment,
-        }
-        if wanted.author:
-            entry["author"] = wanted.author
-        if empty:
-            entry["empty_layer"] = True
-        return {
-            "architecture": parent.raw.get("architecture") or "amd64",
-            "os": parent.raw.get("os") or "linux",
-            "created": created,
-            "author": wanted.author,
-            "comment": wanted.comment,
-            "container": container.id,
-            "container_config": container.record.config,
-            "config": config,
-            "history": [*(parent.raw.get("history") or ()), entry],
-            "rootfs": {"type": "layers", "diff_ids": [*parent.diff_ids, *([] if empty else [diff_id])]},
-        }
+        entry = History(
+            created=created,
+            created_by=" ".join(config.get("Cmd") or ()),
+            comment=wanted.comment,
+            author=wanted.author or None,
+            empty_layer=True if empty else None,
+        )
+        return ImageConfig(
+            architecture=parent.platform.architecture,
+            os=parent.platform.system,
+            created=created,
+            author=wanted.author,
+            comment=wanted.comment,
+            container=msgspec.Raw(msgspec.json.encode(container.id)),
+            container_config=msgspec.Raw(msgspec.json.encode(container.record.config)),
+            container_defaults=config,
+            history=[*(parent.history or ()), entry],
+            rootfs=RootFs("layers", [*parent.diff_ids, *([] if empty else [diff_id])]),
+        )

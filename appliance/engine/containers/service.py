@@ -46,7 +46,7 @@ from appliance.engine.quota import Quota
 from appliance.engine.volumes import Volumes
 from appliance.errors import Conflict, InvalidParameter, NotFound, NotModified, VchError
 from appliance.hypervisor import SCRATCH, Disks, Driver, Power, Suspendable
-from appliance.image.platform import Platform, platform_of
+from appliance.image.platform import Platform
 from appliance.image.store import ImageStore
 from appliance.store import Database
 from tether.rpc.bridge import LoopThread
@@ -182,16 +182,16 @@ class Containers:
 
     def check_platform(self, image: str, platform: Platform) -> list[str]:
         """NotFound when the image is not for the platform that was asked for; a warning when it is for another one than ours."""
-        described = self._images.config(self._images.get(image).id).raw
-        if platform.fits(described):
+        actual = self._images.config(self._images.get(image).id).platform
+        if platform.fits(actual):
             return []
         if platform.given:
             raise NotFound(
-                f"image with reference {image} was found but its platform ({platform_of(described)}) "
+                f"image with reference {image} was found but its platform ({actual}) "
                 f"does not match the specified platform ({platform})"
             )
         return [
-            f"The requested image's platform ({platform_of(described)}) does not match the detected host platform ({platform}) "
+            f"The requested image's platform ({actual}) does not match the detected host platform ({platform}) "
             "and no specific platform was requested"
         ]
 

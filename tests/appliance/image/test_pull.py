@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 import zstandard
@@ -19,6 +20,7 @@ from appliance.engine.model.events import EventBus
 from appliance.engine.transfers import Transfers
 from appliance.errors import NotFound, ProtocolError, Unavailable, VchError
 from appliance.image.platform import Platform
+from appliance.image.progress import Progress
 from appliance.image.pull import pull
 from appliance.image.reference import parse_reference
 from appliance.image.store import ImageStore
@@ -48,8 +50,8 @@ async def opened_store(root: Path) -> AsyncIterator[ImageStore]:
 async def pulled(store: ImageStore, host: str, name: str, known: Credentials | None = None) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
 
-    async def report(line: dict[str, Any]) -> None:
-        lines.append(line)
+    async def report(line: Progress) -> None:
+        lines.append(msgspec.to_builtins(line))
 
     async with Registry(host, known or Credentials(), insecure=True, stall=1.0) as registry:
         await pull(store, registry, parse_reference(f"{host}/{name}").with_default_tag(), report)
@@ -340,7 +342,7 @@ async def test_a_manifest_of_schema_1(tmp_path: Path) -> None:
         old = json.dumps({"schemaVersion": 1, "name": "app", "fsLayers": []}).encode()
         kind = "application/vnd.docker.distribution.manifest.v1+prettyjws"
         registry.answers["/v2/app/manifests/latest"] = (200, {"Content-Type": kind}, old, 0.0)
-        await refused(tmp_path, lie, ProtocolError, "schema 1, which is not supported")
+        await refused(tmp_path, lie, ProtocolError, "manifests of schema 1 are not supported")
 
 
 async def until(test: Callable[[], bool]) -> None:
@@ -391,8 +393,8 @@ async def test_two_clients_share_one_download_and_the_last_one_ends_it(tmp_path:
             scopes = [trio.CancelScope(), trio.CancelScope()]
 
             async def client(number: int) -> None:
-                async def report(line: dict[str, Any]) -> None:
-                    heard[number].append(line["status"])
+                async def report(line: Progress) -> None:
+                    heard[number].append(str(line.status))
 
                 with scopes[number]:
                     await transfers.pull(reference, Credentials(), Platform(), report)

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from appliance.errors import Unauthorized, Unavailable
+from appliance.image.progress import Progress
 from appliance.image.push import push
 from appliance.image.reference import Reference
 from appliance.image.store import ImageStore
@@ -96,8 +98,8 @@ async def _pushed(store: ImageStore, host: str, tar: bytes, scratch: Path) -> li
     record = await store.add_image(config_of([tar]))
     lines: list[dict[str, Any]] = []
 
-    async def report(line: dict[str, Any]) -> None:
-        lines.append(line)
+    async def report(line: Progress) -> None:
+        lines.append(msgspec.to_builtins(line))
 
     async with Registry(host, Credentials(), insecure=True, stall=2.0) as registry:
         await push(store, registry, record, Reference(host, "app", "1"), scratch, report)
@@ -111,6 +113,10 @@ async def test_an_upload_that_breaks_off_goes_on_from_there(tmp_path: Path, brok
         async with opened_store(tmp_path) as store:
             lines = await _pushed(store, registry.host, tar, tmp_path)
         manifest = json.loads(registry.manifests["1"])
+        # moby's indentation and order: the manifest's digest is the same for everybody.
+        assert registry.manifests["1"] == json.dumps(manifest, indent=3).encode()
+        assert list(manifest) == ["schemaVersion", "mediaType", "config", "layers"]
+        assert list(manifest["config"]) == list(manifest["layers"][0]) == ["mediaType", "size", "digest"]
         layer = registry.blobs[manifest["layers"][0]["digest"]]
         assert gzip.decompress(layer) == tar
         assert registry.blobs[manifest["config"]["digest"]] == config_of([tar])
