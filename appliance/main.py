@@ -42,7 +42,8 @@ from appliance.engine.containers.service import Containers
 from appliance.engine.containers.supervisor import Defaults
 from appliance.engine.machines.admission import Admission
 from appliance.engine.model.events import EventBus
-from appliance.engine.networking.networks import Networks
+from appliance.engine.model.registry import ContainerRegistry
+from appliance.engine.networking.networks import Networks, NetworkSettings
 from appliance.engine.networking.swarm import Swarm
 from appliance.engine.quota import Quota
 from appliance.engine.transfers import Transfers
@@ -157,10 +158,10 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         trio.open_nursery() as nursery,
     ):
         events = EventBus()
-        external = [parse_container_network(text) for text in config.container_networks]
-        networks = Networks(
-            hosting.network_host(), database, events, nursery, config.bip, config.bridge, config.dns, external
-        )
+        registry = ContainerRegistry()
+        external = tuple(parse_container_network(text) for text in config.container_networks)
+        settings = NetworkSettings(config.bridge, config.bip, config.dns, external)
+        networks = Networks(hosting.network_host(), database, events, nursery, settings)
         await networks.open()
         machines = await hosting.machines(loop, networks, nursery)
         driver, disks = machines.driver, machines.disks
@@ -180,11 +181,13 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
             ),
             database,
             events,
+            registry,
             no_shares,
         )
         await volumes.open(tasks)
         await volumes.inherit(await disks.inherited())
         containers = Containers(
+            registry,
             config.data_root,
             database,
             driver,

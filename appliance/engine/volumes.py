@@ -5,7 +5,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.model.container import Container
 from appliance.engine.model.events import EventBus
 from appliance.engine.model.mount_plan import MountPlan, PlacedMount, ServedVolume
+from appliance.engine.model.registry import ContainerRegistry
 from appliance.errors import Conflict, InvalidParameter, NotFound, VchError
 from appliance.hypervisor import Disk, Share
 from appliance.store import Database
@@ -32,9 +33,17 @@ _ASK_AGAIN_SECONDS = 30.0
 
 
 class Volumes:
-    """`everyone` gives all containers. All methods raise errors of `errors.py` with Docker's texts."""
+    """All methods raise errors of `errors.py` with Docker's texts."""
 
-    def __init__(self, store: VolumeStore, database: Database, events: EventBus, why_no_shares: str) -> None:
+    def __init__(
+        self,
+        store: VolumeStore,
+        database: Database,
+        events: EventBus,
+        containers: ContainerRegistry,
+        why_no_shares: str,
+    ) -> None:
+        self._containers = containers
         self._store = store
         self._database = database
         self._events = events
@@ -43,7 +52,6 @@ class Volumes:
         # Which machine has a volume that is a disk.
         self._holders: dict[str, str] = {}
         self._locks: dict[str, trio.Lock] = {}
-        self.everyone: Callable[[], Iterable[Container]] = tuple
 
     async def open(self, tasks: IsolatedTasks) -> None:
         """Find the volumes of before. A server that does not answer soon is asked on in a task, and nobody waits for it."""
@@ -104,7 +112,7 @@ class Volumes:
         """The ids of the containers that have it, running or not."""
         return [
             container.id
-            for container in self.everyone()
+            for container in self._containers.all()
             if any(mount.type == "volume" and mount.name == name for mount in container.record.mounts)
         ]
 
@@ -156,15 +164,13 @@ class Volumes:
 
     # -- of containers --------------------------------------------------------------------------------------------
 
-    async def plan(
-        self, config: dict[str, Any], host: dict[str, Any], find: Callable[[str], Container]
-    ) -> list[MountRecord]:
+    async def plan(self, config: dict[str, Any], host: dict[str, Any]) -> list[MountRecord]:
         """The mounts of a container that is created; its volumes are made. InvalidParameter when a path is not there."""
         found: dict[str, MountRecord] = {}
         for text in host.get("VolumesFrom") or ():
             name, read_only = parse_volumes_from(text)
             try:
-                other = find(name)
+                other = self._containers.get(name)
             except NotFound as error:
                 # 400, as moby: the client would take 404 for an image that is missing.
                 raise InvalidParameter(str(error)) from error
@@ -282,7 +288,7 @@ class Volumes:
         """Who else has a disk that it wants."""
         names = {mount.name for mount in container.record.mounts if mount.type == "volume"}
         ids = {holder for name, holder in self._holders.items() if name in names and holder != container.id}
-        return [other for other in self.everyone() if other.id in ids]
+        return [other for other in self._containers.all() if other.id in ids]
 
     def _hold(self, record: VolumeRecord, container: Container) -> None:
         holder = self._holders.get(record.name)

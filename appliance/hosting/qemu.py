@@ -7,7 +7,7 @@ from dataclasses import replace
 import trio
 
 from appliance.config import Config
-from appliance.engine.machines.pool import Pool
+from appliance.engine.machines.pool import Pool, PoolPlan
 from appliance.engine.machines.rehearsal import LocalRehearsal
 from appliance.engine.networking.networks import Networks
 from appliance.errors import InvalidParameter
@@ -58,8 +58,8 @@ class QemuHosting(Hosting):
         if config.vm_template and size:
             sharing = replace(usual, shares=SOME_SHARES)
             pools = [
-                Pool(size, usual, driver, rehearsal, loop, nursery, has_room),
+                Pool(PoolPlan(size, usual), driver, rehearsal, loop, nursery, has_room),
                 # One machine with shares is enough: its memory is a full copy, so each further machine would be expensive.
-                Pool(1, sharing, driver, rehearsal, loop, nursery, has_room, lazy=True),
+                Pool(PoolPlan(1, sharing, lazy=True), driver, rehearsal, loop, nursery, has_room),
             ]
         return Machines(driver, disks, usual, pools)

@@ -20,7 +20,7 @@ from appliance.config import (
     parse_volume_store,
     required,
 )
-from appliance.engine.machines.pool import Pool
+from appliance.engine.machines.pool import Pool, PoolPlan
 from appliance.engine.machines.rehearsal import ContainerRehearsal
 from appliance.engine.networking.networks import Networks
 from appliance.errors import InvalidParameter, Unavailable
@@ -103,7 +103,7 @@ class VsphereHosting(Hosting):
         if config.vm_pool and config.vm_template:
             clones = InstantClones(driver, ContainerRehearsal(loop, config.data_root, blank))
             nursery.start_soon(clones.run)
-            pools = [Pool(config.vm_pool, usual, clones, None, loop, nursery, lambda: True)]
+            pools = [Pool(PoolPlan(config.vm_pool, usual), clones, None, loop, nursery, lambda: True)]
         fast_paths = FastPaths(config.bridge, config.vsphere.quick_port)
         await nursery.start(fast_paths.run)
         return Machines(driver, driver.disks, usual, pools, fast_paths)

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import logging
 import math
-import re
 import secrets
 import shutil
 import time
@@ -16,7 +15,7 @@ import trio
 
 from appliance.container import lifecycle
 from appliance.container.capabilities import capabilities
-from appliance.container.container_record import NAME, ContainerRecord, state_of
+from appliance.container.container_record import ContainerRecord, state_of
 from appliance.container.lifecycle import Created, GiveUp, Pause, Remove, Start, Unpause
 from appliance.container.links import parse_link
 from appliance.container.merge import merge_config
@@ -39,6 +38,7 @@ from appliance.engine.machines.provisioner import MachineProvisioner
 from appliance.engine.machines.suspend_watcher import SuspendWatcher, suspended_machine
 from appliance.engine.model.container import Container
 from appliance.engine.model.events import EventBus
+from appliance.engine.model.registry import ContainerRegistry
 from appliance.engine.model.repository import ContainerRepository
 from appliance.engine.networking.connections import Connections
 from appliance.engine.networking.networks import Networks
@@ -67,6 +67,7 @@ class Containers:
 
     def __init__(
         self,
+        registry: ContainerRegistry,
         root: Path,
         database: Database,
         driver: Driver,
@@ -91,7 +92,7 @@ class Containers:
         self._images = images
         self._networks = networks
         self._volumes = volumes
-        volumes.everyone = self.all
+        self._registry = registry
         self._disks = disks
         self._quota = quota
         quota.count(self._disks_used)
@@ -134,8 +135,6 @@ class Containers:
         self.commits = Commits(
             self.get, self.files, images, self._repository, root / "scratch", self.pause, self.unpause
         )
-        self._containers: dict[str, Container] = {}
-        self._names: dict[str, str] = {}
 
     async def facts(self) -> dict[str, str]:
         """For `docker info`."""
@@ -147,38 +146,17 @@ class Containers:
     # -- finding --------------------------------------------------------------------------------------------------
 
     def all(self) -> list[Container]:
-        return list(self._containers.values())
+        return self._registry.all()
 
     def get(self, ref: str) -> Container:
         """By full id, exact name, unique id prefix."""
-        found = self._containers.get(ref) or self._containers.get(self._names.get(ref.removeprefix("/"), ""))
-        if found is not None:
-            return found
-        if re.fullmatch(r"[a-f0-9]{1,64}", ref):
-            matches = [container for key, container in self._containers.items() if key.startswith(ref)]
-            if len(matches) > 1:
-                raise InvalidParameter(f"Multiple IDs found with provided prefix: {ref}")
-            if matches:
-                return matches[0]
-        raise NotFound(f"No such container: {ref}")
+        return self._registry.get(ref)
 
     def user_of_image(self, image_id: str) -> str | None:
         """The short id of a container of the image, if there is one."""
-        return next((c.id[:12] for c in self._containers.values() if c.record.image_id == image_id), None)
+        return self._registry.user_of_image(image_id)
 
     # -- create, rename, remove -----------------------------------------------------------------------------------
-
-    def _take_name(self, name: str, container_id: str) -> str:
-        name = name.removeprefix("/")
-        if not NAME.fullmatch(name):
-            raise InvalidParameter(f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
-        if name in self._names:
-            raise Conflict(
-                f'Conflict. The container name "/{name}" is already in use by container "{self._names[name]}". '
-                "You have to remove (or rename) that container to be able to reuse that name."
-            )
-        self._names[name] = container_id
-        return name
 
     def check_platform(self, image: str, platform: Platform) -> list[str]:
         """NotFound when the image is not for the platform that was asked for; a warning when it is for another one than ours."""
@@ -212,13 +190,13 @@ class Containers:
         await self._quota.admit()
         container_id = secrets.token_hex(32)
         if name:
-            name = self._take_name(name, container_id)
+            name = self._registry.take_name(name, container_id)
         else:
             for attempt in range(100):
                 name = random_name(attempt)
-                if name not in self._names:
+                if not self._registry.has_name(name):
                     break
-            self._names[name] = container_id
+            self._registry.take_name(name, container_id)
         if not merged.get("Hostname"):
             merged["Hostname"] = container_id[:12]
         folder = self._root / container_id
@@ -228,17 +206,17 @@ class Containers:
         )
         container = Container(record, folder, Created())
         try:
-            record.mounts = await self._volumes.plan(merged, host, self.get)
+            record.mounts = await self._volumes.plan(merged, host)
             folder.mkdir(mode=0o711)
             await self._disks.create(container.upper, SCRATCH)
             await self._repository.save(container)
         except BaseException:
-            self._names.pop(name, None)
+            self._registry.release_name(name)
             with trio.CancelScope(shield=True):
                 await self._discard(container)
                 await self._volumes.discard_anonymous(container)
             raise
-        self._containers[container_id] = container
+        self._registry.add(container)
         self._repository.emit(container, "create")
         return container
 
@@ -249,14 +227,14 @@ class Containers:
         if name.removeprefix("/") == container.record.name:
             raise InvalidParameter("Renaming a container with the same name as its current name")
         old = container.record.name
-        container.record.name = self._take_name(name, container.id)
+        container.record.name = self._registry.take_name(name, container.id)
         try:
             await self._repository.save(container)
         except BaseException:
-            del self._names[container.record.name]
+            self._registry.release_name(container.record.name)
             container.record.name = old
             raise
-        del self._names[old]
+        self._registry.release_name(old)
         self._repository.emit(container, "rename", oldName=f"/{old}")
 
     async def remove(self, ref: str, *, force: bool, volumes: bool = False) -> None:
@@ -265,7 +243,7 @@ class Containers:
         lifecycle.advance(container.state, Remove(force, container.id if container.paused else ref))
         if not await self._supervisor.cancel(container) and container.running:
             if container.run is not None and not container.record.mounts:
-                container.run.keep = False
+                container.run.skip_cleaning()
             await self.kill(ref, "KILL", for_removal=True)
         async with container.lock:
             if container.removed:
@@ -276,8 +254,7 @@ class Containers:
             container.move(Remove(True, ref))
             await self._repository.remove(container.id)
             container.removed = True
-            del self._containers[container.id]
-            del self._names[container.record.name]
+            self._registry.remove(container)
             if container.log is not None:
                 container.log.close()
             # What is not named any more need not be gone before the answer; after a kill the next appliance finds it.
@@ -320,7 +297,7 @@ class Containers:
 
     def disks(self) -> list[Path]:
         """Their own."""
-        return [container.upper for container in self._containers.values()]
+        return [container.upper for container in self.all()]
 
     async def disk_used(self, ref: str) -> int:
         """Bytes that a container's own disk takes."""
@@ -561,16 +538,16 @@ class Containers:
                 # Of an appliance that had one network only.
                 record.attachments = self._networks.allocator.plan(record.config, record.host, {})
             container = Container(record, folder, state_of(record))
-            self._containers[key] = container
-            self._names[record.name] = key
+            self._registry.add(container)
             self._checkpoints.tidy(container)
+        known = {container.id for container in self.all()}
         for folder in self._root.iterdir():
-            if folder.name not in self._containers:
+            if folder.name not in known:
                 shutil.rmtree(folder, ignore_errors=True)
         for machine_id, machine in machines.items():
-            if machine_id not in self._containers:
+            if machine_id not in known:
                 await machine.destroy()
-        for container in list(self._containers.values()):
+        for container in self.all():
             found = machines.get(container.id)
             if found is not None and await found.power() is Power.ON:
                 await self._supervisor.take_up(container, found)

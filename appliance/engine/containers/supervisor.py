@@ -42,7 +42,7 @@ from appliance.engine.machines.provisioner import MachineProvisioner
 from appliance.engine.machines.suspend_watcher import SuspendWatcher, suspended_machine
 from appliance.engine.model.container import Container
 from appliance.engine.model.repository import ContainerRepository
-from appliance.engine.model.run import Begun, Ended, Run
+from appliance.engine.model.run import Begun, Ended, Run, RunStreams
 from appliance.engine.networking.connections import Connections
 from appliance.engine.networking.dhcp_leases import DhcpLeases
 from appliance.engine.networking.host_ports import HostPorts
@@ -311,19 +311,21 @@ class Supervisor:
         attempt.answer()
 
     def _make_run(self, container: Container, machine: Machine, session: GuestSession) -> Run:
-        run = Run(
-            container.id,
-            machine,
-            session,
+        streams = RunStreams(
             container.fanout,
             container.stdin if container.record.config.get("OpenStdin") else None,
             container.open_log_if_kept(),
             container.notify_log,
         )
-        run.on_gone = lambda: self._volumes.let_go(container)
-        # What is in a volume outlives the container.
-        run.keep = bool(container.record.mounts) or not container.record.host.get("AutoRemove")
-        return run
+        return Run(
+            container.id,
+            machine,
+            session,
+            streams,
+            lambda: self._volumes.let_go(container),
+            # A volume outlives its container.
+            cleans_disks=bool(container.record.mounts) or not container.record.host.get("AutoRemove"),
+        )
 
     # -- end ------------------------------------------------------------------------------------------------------
 

@@ -40,27 +40,34 @@ class Waiting:
         await self.machine.destroy()
 
 
-class Pool:
-    """Keeps `size` machines of one kind ready; with `lazy`, from the first start on that wants one.
+@dataclass(frozen=True, slots=True)
+class PoolPlan:
+    """How many machines of which kind wait. `lazy`: only after the first start that wanted such a machine."""
 
-    Without a `rehearsal` they come rehearsed. `nursery` owns their sessions; `has_room` says whether the host can bear more.
+    size: int
+    kind: MachineSpec
+    lazy: bool = False
+
+
+class Pool:
+    """Keeps the machines of a plan ready.
+
+    `rehearsal` is None if the driver's machines have rehearsed already. `nursery` runs the sessions with the guests.
+    `has_room` reports whether the host has memory for more machines.
     """
 
     def __init__(
         self,
-        size: int,
-        kind: MachineSpec,
+        plan: PoolPlan,
         driver: Cloning,
         rehearsal: ContainerRehearsal | None,
         loop: LoopThread,
         nursery: trio.Nursery,
         has_room: Callable[[], bool],
-        *,
-        lazy: bool = False,
     ) -> None:
-        self._wanted = not lazy
-        self._size = size
-        self._kind = kind
+        self._wanted = not plan.lazy
+        self._size = plan.size
+        self._kind = plan.kind
         self._driver = driver
         self._rehearsal = rehearsal
         self._loop = loop

@@ -38,39 +38,53 @@ class Begun:
     output: AsyncGenerator[Output, None] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class RunStreams:
+    """Where a run's stdin comes from and its output goes: clients, and the log. `on_logged` is called after each log entry."""
+
+    fanout: Fanout
+    stdin: StdinPipe | None
+    log: LogFile | None
+    on_logged: Callable[[], None]
+
+
 class Run:
-    """Drives one machine to its end. The process id in the guest is `process_id`."""
+    """Drives one machine to its end. The process id in the guest is `process_id`.
+
+    `on_gone` is called when the machine is gone, before another machine can have its disks. With `cleans_disks` the guest
+    unmounts its disks at the end, which takes a moment; only disks that are used again need it.
+    """
 
     def __init__(
         self,
         process_id: str,
         machine: Machine,
         session: GuestSession,
-        fanout: Fanout,
-        stdin: StdinPipe | None,
-        log: LogFile | None,
-        on_output: Callable[[], None],
+        streams: RunStreams,
+        on_gone: Callable[[], None],
+        *,
+        cleans_disks: bool,
     ) -> None:
         self.machine = machine
         self.session = session
         self._id = process_id
-        self._fanout = fanout
-        self._stdin = stdin
-        self._log = log
-        self._on_output = on_output
+        self._streams = streams
+        self._log = streams.log
+        self._on_gone = on_gone
+        self._cleans_disks = cleans_disks
         self._offset = 0
         self._acknowledged = 0
         self._unsynced = trio.Event()
-        # Whether the disks are left clean at the end.
-        self.keep = True
-        # Called when the machine is gone, before anybody can have its disks again.
-        self.on_gone: Callable[[], None] = lambda: None
         self.gone = trio.Event()
 
     @property
     def offset(self) -> int:
         """The first byte of the guest's output that has not come yet."""
         return self._offset
+
+    def skip_cleaning(self) -> None:
+        """The disks will be removed, so the end of the run need not clean them."""
+        self._cleans_disks = False
 
     async def accompany(self, work: Callable[..., Awaitable[None]], *arguments: object) -> None:
         """Do something as long as the run lasts."""
@@ -95,11 +109,11 @@ class Run:
             await trio.lowlevel.checkpoint_if_cancelled()
             with trio.CancelScope(shield=True):
                 await self.machine.destroy()
-            self.on_gone()
+            self._on_gone()
             self.gone.set()
             raise
         await self.machine.destroy()
-        self.on_gone()
+        self._on_gone()
         self.gone.set()
 
     async def _until_end(self, begin: Begin, on_exit: Callable[[Ended], Awaitable[None]]) -> None:
@@ -123,15 +137,15 @@ class Run:
                 start = await begin(self, stack)
                 self._offset = self._acknowledged = start.offset
                 begun = True
-                if self._stdin is not None:
-                    nursery.start_soon(self._stdin.run, self.session, self._id)
+                if self._streams.stdin is not None:
+                    nursery.start_soon(self._streams.stdin.run, self.session, self._id)
                 nursery.start_soon(self._sync_loop)
                 status = await self._ingest(start.output)
                 ended = True
                 await on_exit(Ended(status))
                 if self._log is not None:
                     await trio.to_thread.run_sync(self._log.sync)
-                if self.keep and not died:
+                if self._cleans_disks and not died:
                     await self._shut_down()
             except VchError as error:
                 if self.session.closed and not ended:
@@ -184,9 +198,9 @@ class Run:
         self._offset = record.end
         if self._log is not None:
             self._log.append(record.stream, record.time_ns, self._offset, data)
-            self._on_output()
+            self._streams.on_logged()
         self._unsynced.set()
-        await self._fanout.publish(record.stream, data)
+        await self._streams.fanout.publish(record.stream, data)
 
     async def _sync_loop(self) -> None:
         while True:

@@ -4,7 +4,7 @@ import ipaddress
 import logging
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -63,6 +63,16 @@ class OverlayPools:
             yield from pool.subnets(new_prefix=self.bits)
 
 
+@dataclass(frozen=True, slots=True)
+class NetworkSettings:
+    """The daemon's settings for networks: the default bridge's name and address ("" for any), DNS servers, external networks."""
+
+    bridge: str
+    bip: str = ""
+    dns: tuple[str, ...] = ()
+    external: tuple[ContainerNetwork, ...] = ()
+
+
 class Networks:
     """`nursery` owns the name servers. All methods raise errors of `errors.py` with Docker's texts."""
 
@@ -72,24 +82,20 @@ class Networks:
         database: Database,
         events: EventBus,
         nursery: trio.Nursery,
-        bip: str,
-        bridge: str,
-        dns: tuple[str, ...],
-        external: Sequence[ContainerNetwork] = (),
+        settings: NetworkSettings,
     ) -> None:
         self._host = host
         self._database = database
         self._events = events
         self._tasks = IsolatedTasks(nursery)
-        self._bip = bip
-        self._bridge = bridge
-        self._external = tuple(external)
+        self._bip = settings.bip
+        self._bridge = settings.bridge
+        self._external = settings.external
         self.allocator = EndpointAllocator(host, nursery, self.get)
         self._records: dict[str, NetworkRecord] = {}
         self._servers: dict[str, trio.CancelScope] = {}
-        self._resolver = Resolver(self.allocator.taken, dns)
-        # Where the subnets of overlay networks are from, while this is a swarm's node.
-        self.overlays: OverlayPools | None = None
+        self._resolver = Resolver(self.allocator.taken, settings.dns)
+        self._overlay_pools: OverlayPools | None = None
         # One network is made or removed at a time: their subnets must not overlap.
         self._changing = trio.Lock()
 
@@ -97,6 +103,10 @@ class Networks:
     def bridged(self) -> bool:
         """Whether containers reach each other: not with user-mode networking."""
         return self._host.bridged
+
+    def set_overlay_pools(self, pools: OverlayPools | None) -> None:
+        """The address pools of overlay networks; None while this daemon is not in a swarm."""
+        self._overlay_pools = pools
 
     # -- begin and end --------------------------------------------------------------------------------------------
 
@@ -262,7 +272,7 @@ class Networks:
 
     def _check_driver(self, record: NetworkRecord) -> None:
         if record.driver == OVERLAY:
-            if self.overlays is None:
+            if self._overlay_pools is None:
                 raise NotInSwarm(NO_MANAGER)
             if record.scope != SWARM:
                 raise Forbidden("cannot downgrade network scope for overlay networks")
@@ -298,7 +308,11 @@ class Networks:
             pool.subnet = str(subnet)
         if not any(":" not in pool.subnet for pool in record.pools):
             taken: list[Network] = [*ours, *await trio.to_thread.run_sync(self._host.routes)]
-            pools = default_pools() if record.scope != SWARM or self.overlays is None else self.overlays.subnets()
+            pools = (
+                default_pools()
+                if record.scope != SWARM or self._overlay_pools is None
+                else self._overlay_pools.subnets()
+            )
             record.pools.insert(0, Pool(str(pick_subnet(pools, taken))))
         if record.ipv6 and not any(":" in pool.subnet for pool in record.pools):
             record.pools.append(Pool(str(pick_local_subnet6(record.id))))

@@ -42,10 +42,10 @@ class Swarm:
     def _tell(self) -> None:
         record = self.record
         if record is None:
-            self._networks.overlays = None
+            self._networks.set_overlay_pools(None)
         else:
             pools = tuple(ipaddress.IPv4Network(pool) for pool in record.pools)
-            self._networks.overlays = OverlayPools(pools, record.subnet_bits)
+            self._networks.set_overlay_pools(OverlayPools(pools, record.subnet_bits))
 
     def manager(self) -> SwarmRecord:
         """NotInSwarm when this is no swarm's."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from appliance.engine.model.run import Begun, Ended, Run
+from appliance.engine.model.run import Begun, Ended, Run, RunStreams
 from appliance.guest import Fanout, GuestSession, StdinPipe
 from appliance.hypervisor import Machine, MachineSpec
 from appliance.hypervisor.fake import FakeDriver, FakeHost
@@ -85,7 +85,8 @@ async def cat_run(folder: Path) -> AsyncIterator[tuple[Run, StdinPipe, Machine]]
         stdin = StdinPipe()
         log = LogFile(folder, framed=False)
         session = GuestSession(loop, await machine.dial_tether())
-        run = Run(PROCESS, machine, session, Fanout(), stdin, log, lambda: None)
+        streams = RunStreams(Fanout(), stdin, log, lambda: None)
+        run = Run(PROCESS, machine, session, streams, lambda: None, cleans_disks=True)
         yield run, stdin, machine
         log.close()
         nursery.cancel_scope.cancel()

@@ -1,0 +1,65 @@
+"""All containers in memory, by id and by name. The services of the engine and the routes share it."""
+
+import re
+
+from appliance.container.container_record import NAME
+from appliance.engine.model.container import Container
+from appliance.errors import Conflict, InvalidParameter, NotFound
+
+
+class ContainerRegistry:
+    """Names are unique; a name may be taken before its container is added. Errors carry Docker's texts."""
+
+    def __init__(self) -> None:
+        self._containers: dict[str, Container] = {}
+        # Name to container id.
+        self._names: dict[str, str] = {}
+
+    def all(self) -> list[Container]:
+        return list(self._containers.values())
+
+    def get(self, ref: str) -> Container:
+        """By full id, exact name, unique id prefix."""
+        found = self._containers.get(ref) or self._containers.get(self._names.get(ref.removeprefix("/"), ""))
+        if found is not None:
+            return found
+        if re.fullmatch(r"[a-f0-9]{1,64}", ref):
+            matches = [container for key, container in self._containers.items() if key.startswith(ref)]
+            if len(matches) > 1:
+                raise InvalidParameter(f"Multiple IDs found with provided prefix: {ref}")
+            if matches:
+                return matches[0]
+        raise NotFound(f"No such container: {ref}")
+
+    def user_of_image(self, image_id: str) -> str | None:
+        """The short id of a container of the image, if there is one."""
+        return next((c.id[:12] for c in self._containers.values() if c.record.image_id == image_id), None)
+
+    def add(self, container: Container) -> None:
+        """Add a container, under its name."""
+        self._containers[container.id] = container
+        self._names[container.record.name] = container.id
+
+    def remove(self, container: Container) -> None:
+        """Forget a container and its name."""
+        del self._containers[container.id]
+        del self._names[container.record.name]
+
+    def has_name(self, name: str) -> bool:
+        return name in self._names
+
+    def take_name(self, name: str, container_id: str) -> str:
+        """Reserve a name for a container; the name without a leading slash. Conflict when another container has it."""
+        name = name.removeprefix("/")
+        if not NAME.fullmatch(name):
+            raise InvalidParameter(f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
+        if name in self._names:
+            raise Conflict(
+                f'Conflict. The container name "/{name}" is already in use by container "{self._names[name]}". '
+                "You have to remove (or rename) that container to be able to reuse that name."
+            )
+        self._names[name] = container_id
+        return name
+
+    def release_name(self, name: str) -> None:
+        self._names.pop(name, None)
