@@ -8,14 +8,14 @@ import time
 
 import trio
 
-from protos.tether.v1 import events_pb2, filesystem_pb2, metrics_pb2, network_pb2, process_pb2, sandbox_pb2, stdio_pb2
+from protos.tether.v1 import filesystem_pb2, metrics_pb2, network_pb2, process_pb2, sandbox_pb2, stdio_pb2
 from tether.agent.dhcp import Leases
-from tether.agent.events import EventsService
 from tether.agent.fast_path import FastPathDialler
 from tether.agent.files import FilesystemService
 from tether.agent.machine import SandboxService
 from tether.agent.network import NetworkService
 from tether.agent.process import ProcessService
+from tether.agent.process_table import ProcessTable
 from tether.agent.reaper import Reaper
 from tether.agent.stats import MetricsService
 from tether.agent.stdio import StdioService
@@ -63,21 +63,19 @@ async def _serve(marks: list[tuple[str, int]]) -> None:
     async with trio.open_nursery() as nursery:
         reaper = Reaper()
         nursery.start_soon(reaper.run)
-        events = EventsService()
-        processes = ProcessService(nursery, reaper, events)
+        processes = ProcessTable(nursery, reaper)
         processes.prepare()
         stdio = StdioService(processes.stdio_of)
         marks.append(("ready", time.clock_gettime_ns(time.CLOCK_BOOTTIME)))
-        quick = FastPathDialler()
+        fast_path = FastPathDialler()
         leases = Leases(nursery, reaper)
         services = (
             (sandbox_pb2.DESCRIPTOR, "Sandbox", SandboxService(nursery, reaper, processes, stdio, leases, marks)),
-            (process_pb2.DESCRIPTOR, "Process", processes),
+            (process_pb2.DESCRIPTOR, "Process", ProcessService(processes, reaper)),
             (stdio_pb2.DESCRIPTOR, "Stdio", stdio),
             (stdio_pb2.DESCRIPTOR, "Log", stdio),
-            (events_pb2.DESCRIPTOR, "Events", events),
             (filesystem_pb2.DESCRIPTOR, "Filesystem", FilesystemService(reaper, processes.pid_of)),
-            (network_pb2.DESCRIPTOR, "Network", NetworkService(quick, leases)),
+            (network_pb2.DESCRIPTOR, "Network", NetworkService(fast_path, leases)),
             (metrics_pb2.DESCRIPTOR, "Metrics", MetricsService(processes.cgroup_of)),
         )
         methods: dict[bytes, Method] = {}
@@ -87,7 +85,7 @@ async def _serve(marks: list[tuple[str, int]]) -> None:
         gc.collect()
         gc.freeze()
         gc.set_threshold(10_000, 10, 50)
-        await serve_link(line, methods, random_id, on_linked=quick.use)
+        await serve_link(line, methods, random_id, on_linked=fast_path.use)
 
 
 def main() -> None:

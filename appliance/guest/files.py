@@ -54,14 +54,14 @@ class GuestFiles:
 
     def read(self, path: str = "") -> AsyncGenerator[bytes, None]:
         """A file or tree as tar; without a path all of the root. VchError before the first piece, or when it breaks off."""
-        return self._archive("ReadArchive", filesystem_pb2.ReadArchiveRequest(id=self._id, path=path))
+        return self._archive("Filesystem/ReadArchive", filesystem_pb2.ReadArchiveRequest(id=self._id, path=path))
 
     def read_layer(self) -> AsyncGenerator[bytes, None]:
         """What differs from the image, as a layer."""
-        return self._archive("ReadLayer", filesystem_pb2.ReadLayerRequest())
+        return self._archive("Filesystem/ReadLayer", filesystem_pb2.ReadLayerRequest())
 
     async def _archive(self, method: str, request: Message) -> AsyncGenerator[bytes, None]:
-        async with self._session.stream(f"Filesystem/{method}", request, filesystem_pb2.ArchiveChunk) as stream:
+        async with self._session.stream(method, request, filesystem_pb2.ArchiveChunk) as stream:
             while batch := await stream.receive():
                 for chunk in batch:
                     yield chunk.data

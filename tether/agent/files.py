@@ -251,34 +251,6 @@ class FilesystemService:
                 )
             await lister.finish()
 
-    # -- mounts ---------------------------------------------------------------------------------------------------
-
-    async def mount(self, request: filesystem_pb2.MountRequest) -> filesystem_pb2.MountResponse:
-        await make_mount(self._reaper, request.mount)
-        return filesystem_pb2.MountResponse()
-
-    def unmount(self, request: filesystem_pb2.UnmountRequest) -> filesystem_pb2.UnmountResponse:
-        try:
-            linux.umount(request.target, linux.MNT_DETACH if request.lazy else 0)
-        except OSError as error:
-            raise RpcError(Code.FAILED_PRECONDITION, f"unmount {request.target}: {error.strerror}") from error
-        return filesystem_pb2.UnmountResponse()
-
-    def freeze(self, request: filesystem_pb2.FreezeRequest) -> filesystem_pb2.FreezeResponse:
-        self._freeze(request.path, True)
-        return filesystem_pb2.FreezeResponse()
-
-    def thaw(self, request: filesystem_pb2.ThawRequest) -> filesystem_pb2.ThawResponse:
-        self._freeze(request.path, False)
-        return filesystem_pb2.ThawResponse()
-
-    @staticmethod
-    def _freeze(path: str, frozen: bool) -> None:
-        try:
-            linux.freeze_filesystem(path, frozen)
-        except OSError as error:
-            raise RpcError(Code.FAILED_PRECONDITION, f"{path}: {error.strerror}") from error
-
 
 def _stat(root: int, place: Place) -> filesystem_pb2.StatResponse:
     directory, base = posixpath.split(place.path)

@@ -15,7 +15,7 @@ from tether import __version__
 from tether.agent import modules, network, volumes
 from tether.agent.dhcp import Leases
 from tether.agent.files import make_mount
-from tether.agent.process import ProcessService
+from tether.agent.process_table import ProcessTable
 from tether.agent.reaper import Reaper
 from tether.agent.stdio import StdioService
 from tether.launch.prefetch import prefetch
@@ -36,7 +36,7 @@ class SandboxService:
         self,
         nursery: trio.Nursery,
         reaper: Reaper,
-        processes: ProcessService,
+        processes: ProcessTable,
         stdio: StdioService,
         leases: Leases,
         marks: list[tuple[str, int]],
@@ -78,10 +78,11 @@ class SandboxService:
             steps.append(sandbox_pb2.BootMark(name=name, boottime_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME)))
 
         mark("request read")
-        self._processes.create(request.process)
+        entry = self._processes.create(request.process)
         if request.HasField("configure"):
-            await self.configure(request.configure, mark, self._processes.spec_of(request.process.id))
-        started = await self._processes.start(process_pb2.StartRequest(id=request.process.id))
+            await self.configure(request.configure, mark, entry.spec)
+        await self._processes.start(entry.id)
+        started = process_pb2.StartResponse(pid=entry.pid, started_ns=entry.started_ns)
         mark("program runs")
         await call.send(sandbox_pb2.LaunchResponse(started=started, steps=steps))
         async for records in self._stdio.follow(request.process.id, 0):
@@ -154,7 +155,7 @@ class SandboxService:
                 os.close(fd)
 
     async def reset(self, request: sandbox_pb2.ResetRequest) -> sandbox_pb2.ResetResponse:
-        if not self._processes.empty:
+        if self._processes.entries():
             raise RpcError(Code.FAILED_PRECONDITION, "the machine has processes")
         async with self._configuring:
             if self._configured is not None:
@@ -183,14 +184,6 @@ class SandboxService:
             await network.apply(request.network, self._leases)
             self._configured.network.CopyFrom(request.network)
         return sandbox_pb2.AwakenResponse(closed=closed)
-
-    def set_clock(self, request: sandbox_pb2.SetClockRequest) -> sandbox_pb2.SetClockResponse:
-        time.clock_settime_ns(time.CLOCK_REALTIME, request.wall_clock_ns)
-        return sandbox_pb2.SetClockResponse()
-
-    def reseed_random(self, request: sandbox_pb2.ReseedRandomRequest) -> sandbox_pb2.ReseedRandomResponse:
-        linux.add_entropy(request.entropy[:512])
-        return sandbox_pb2.ReseedRandomResponse()
 
     async def shutdown(self, request: sandbox_pb2.ShutdownRequest) -> sandbox_pb2.ShutdownResponse:
         await self._processes.end_all(request.grace_ms / 1000)

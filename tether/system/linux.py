@@ -1,6 +1,5 @@
 """System calls that Python 3.11 does not offer, by ctypes. All raise OSError. Numbers are x86-64's."""
 
-import array
 import ctypes
 import fcntl
 import os
@@ -132,12 +131,3 @@ def power_off() -> None:
 def set_terminal_size(fd: int, rows: int, columns: int) -> None:
     """TIOCSWINSZ."""
     fcntl.ioctl(fd, 0x5414, struct.pack("4H", rows, columns, 0, 0))
-
-
-def freeze_filesystem(path: str, frozen: bool) -> None:
-    """FIFREEZE and FITHAW."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.ioctl(fd, 0xC0045877 if frozen else 0xC0045878, array.array("i", [0]))
-    finally:
-        os.close(fd)

@@ -27,16 +27,6 @@ class CreateRequest(_message.Message):
     columns: int
     def __init__(self, id: _Optional[str] = ..., spec: _Optional[bytes] = ..., join: _Optional[str] = ..., stdin: _Optional[bool] = ..., spool_bytes: _Optional[int] = ..., drop_oldest: _Optional[bool] = ..., rows: _Optional[int] = ..., columns: _Optional[int] = ...) -> None: ...
 
-class CreateResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
-
-class StartRequest(_message.Message):
-    __slots__ = ("id",)
-    ID_FIELD_NUMBER: _ClassVar[int]
-    id: str
-    def __init__(self, id: _Optional[str] = ...) -> None: ...
-
 class StartResponse(_message.Message):
     __slots__ = ("pid", "started_ns")
     PID_FIELD_NUMBER: _ClassVar[int]

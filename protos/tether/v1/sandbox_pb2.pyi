@@ -143,26 +143,6 @@ class AwakenResponse(_message.Message):
     closed: int
     def __init__(self, closed: _Optional[int] = ...) -> None: ...
 
-class SetClockRequest(_message.Message):
-    __slots__ = ("wall_clock_ns",)
-    WALL_CLOCK_NS_FIELD_NUMBER: _ClassVar[int]
-    wall_clock_ns: int
-    def __init__(self, wall_clock_ns: _Optional[int] = ...) -> None: ...
-
-class SetClockResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
-
-class ReseedRandomRequest(_message.Message):
-    __slots__ = ("entropy",)
-    ENTROPY_FIELD_NUMBER: _ClassVar[int]
-    entropy: bytes
-    def __init__(self, entropy: _Optional[bytes] = ...) -> None: ...
-
-class ReseedRandomResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
-
 class ShutdownRequest(_message.Message):
     __slots__ = ("grace_ms",)
     GRACE_MS_FIELD_NUMBER: _ClassVar[int]
