@@ -22,10 +22,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from iso import write_iso
-
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+if not __package__:
+    # Run as a script, where Python looks for modules in this folder only.
+    sys.path.insert(0, str(ROOT))
+
+from build.guest.iso import write_iso  # noqa: E402
+
 WHEELS = ("protobuf", "hpack", "trio", "outcome", "sniffio", "attrs", "sortedcontainers", "idna")
 PYTHON = "usr/lib/python3.11"
 

@@ -1,0 +1,1 @@
+"""The guest image: kernel, initrd and a boot CD."""
