@@ -1,4 +1,7 @@
-"""Looking at the running daemon: its tasks, the timeline of a start, its log, what failed by itself. All rooms call it, it knows none."""
+"""Looks into the running daemon: its tasks, the timeline of a start, its log, failed tasks.
+
+Every room may call this room; this room calls no other.
+"""
 
 from appliance.diag.dump import dump_tasks
 from appliance.diag.trace import Trace, mark

@@ -1,4 +1,4 @@
-"""Tasks whose failure is nobody else's: of one container, one pull, one network."""
+"""Tasks that fail alone: those of one container, one pull, one network."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -12,9 +12,9 @@ Arguments = TypeVarTuple("Arguments")
 
 
 class IsolatedTasks:
-    """Starts tasks in a nursery. One that fails in a way that nobody foresaw is logged with its trace, and the others go on.
+    """Starts tasks in a nursery. An unexpected exception of a task is logged with its traceback, and the other tasks go on.
 
-    In a nursery alone it would end them all, and the daemon with them, by what one client, guest or registry sends.
+    A bare nursery would cancel all tasks, and end the daemon, because of what one client, guest or registry sent.
     """
 
     def __init__(self, nursery: trio.Nursery) -> None:
@@ -25,7 +25,7 @@ class IsolatedTasks:
         self._nursery.start_soon(_isolated, work, arguments, name=work)
 
     async def start(self, work: Callable[..., Awaitable[object]], *arguments: Any) -> Any:
-        """See trio.Nursery: what is raised before `task_status.started` is the caller's."""
+        """See trio.Nursery: the caller gets an exception that is raised before `task_status.started`."""
         return await self._nursery.start(_isolated_once_started, work, arguments, name=work)
 
 

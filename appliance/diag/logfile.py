@@ -1,4 +1,4 @@
-"""vchd's own log as a file beside what it tells of: bounded, there after a crash, and what `vch logs` takes."""
+"""vchd's own log as a bounded file in the data root. It survives a crash, and `vch logs` reads it."""
 
 import logging
 import logging.handlers
@@ -11,13 +11,13 @@ FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def log_to(path: Path) -> None:
-    """Write all that is logged there, too."""
+    """Write everything that is logged to this file, too."""
     handler = logging.handlers.RotatingFileHandler(path, maxBytes=_BYTES, backupCount=_FILES - 1, encoding="utf-8")
     handler.setFormatter(logging.Formatter(FORMAT))
     logging.getLogger().addHandler(handler)
 
 
 def parts(path: Path) -> list[Path]:
-    """The files of a log that are there, the oldest first."""
+    """The existing files of a log, the oldest first."""
     older = [path.with_name(f"{path.name}.{number}") for number in range(_FILES - 1, 0, -1)]
     return [one for one in (*older, path) if one.exists()]

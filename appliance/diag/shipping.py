@@ -1,4 +1,4 @@
-"""What the daemon itself says, to a syslog server beside its own log."""
+"""Sends vchd's own log to a syslog server (`--syslog-address`)."""
 
 import contextlib
 import logging
@@ -20,7 +20,7 @@ from appliance.diag.syslog import (
     parse_facility,
 )
 
-# While the server is not there or slow; what is more is in the daemon's own log only.
+# Lines that wait for a server that is slow or does not answer. Further lines are only in vchd's own log.
 _MOST_WAITING = 10_000
 _SECONDS = 5.0
 _SEVERITIES = ((logging.ERROR, ERROR), (logging.WARNING, WARNING), (logging.INFO, INFORMATIONAL))
@@ -34,7 +34,7 @@ def parse_server(text: str) -> Address:
 
 @contextlib.contextmanager
 def shipped(text: str) -> Iterator[None]:
-    """In the block all that is logged goes to this server, too; "" is none. A server that is not there holds nobody up."""
+    """Within the block, send everything that is logged to this server, too ("": no server). A server that does not answer blocks nothing."""
     if not text:
         yield
         return
@@ -65,7 +65,7 @@ class _Waiting(logging.handlers.QueueHandler):
 
 
 def _lines(record: logging.LogRecord, formatter: Formatter) -> list[bytes]:
-    """A message a line: a traceback has many."""
+    """One message per line: a traceback has many lines."""
     severity = next((severity for level, severity in _SEVERITIES if record.levelno >= level), DEBUG)
     text = f"{record.levelname} {record.name}: {record.getMessage()}"
     now = int(record.created * 1e9)
@@ -73,7 +73,7 @@ def _lines(record: logging.LogRecord, formatter: Formatter) -> list[bytes]:
 
 
 class _Stream(logging.handlers.SocketHandler):
-    """By TCP, connected again when it breaks; one that is not reached is left alone for a time that grows."""
+    """Sends by TCP. After a failure it connects again; the pauses between attempts grow."""
 
     def __init__(self, address: Address, formatter: Formatter) -> None:
         super().__init__(address.host, address.port)
@@ -92,11 +92,11 @@ class _Stream(logging.handlers.SocketHandler):
             raise
 
     def makePickle(self, record: logging.LogRecord) -> bytes:
-        """See SocketHandler: what is sent of a record."""
+        """See SocketHandler: the bytes to send for a record."""
         return b"".join(_lines(record, self._formatter))
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """See Handler: it would be told of in a log that is sent there."""
+        """See Handler: logging the error would send another message to the same server."""
         self._give_up()
 
     def _give_up(self) -> None:
@@ -106,14 +106,14 @@ class _Stream(logging.handlers.SocketHandler):
 
 
 class _Datagrams(logging.handlers.DatagramHandler):
-    """By UDP, a datagram a line."""
+    """Sends by UDP, one datagram per line."""
 
     def __init__(self, address: Address, formatter: Formatter) -> None:
         super().__init__(address.host, address.port)
         self._formatter = formatter
 
     def makeSocket(self) -> socket.socket:  # type: ignore[override]
-        """See SocketHandler; connected, so that it is known which of its addresses is meant."""
+        """See SocketHandler. The socket is connected: the first address of the host name is used for all messages."""
         kind, _, _, _, where = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_DGRAM)[0]
         made = socket.socket(kind, socket.SOCK_DGRAM)
         made.connect(where)
@@ -124,7 +124,7 @@ class _Datagrams(logging.handlers.DatagramHandler):
         if self.sock is None:
             self.createSocket()
         for line in _lines(record, self._formatter):
-            # A server that is not there says so at most once in a while.
+            # A host without a server answers with an ICMP error, which a later send reports.
             with contextlib.suppress(OSError):
                 if self.sock is not None:
                     self.sock.send(line.rstrip(b"\n"))

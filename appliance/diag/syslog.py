@@ -1,4 +1,4 @@
-"""Lines of a log as syslog messages (RFC 3164, RFC 5424), in the formats of Docker's driver (moby daemon/logger/syslog)."""
+"""Formats lines of a log as syslog messages (RFC 3164, RFC 5424), as Docker's driver does (moby daemon/logger/syslog)."""
 
 import os
 import re
@@ -24,7 +24,7 @@ _FACILITIES = (
 )
 _LOCAL = {f"local{number}": 16 + number for number in range(8)}
 _FORMATS = ("", "rfc3164", "rfc5424", "rfc5424micro")
-# What a tag may name.
+# The fields that a tag may contain, as {{.Name}}.
 TAG_VALUES = ("ID", "FullID", "Name", "ImageName", "ImageID", "ImageFullID", "DaemonName")
 ERROR, WARNING, INFORMATIONAL, DEBUG = 3, 4, 6, 7
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -32,7 +32,7 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to: `kind` is udp, tcp, unix or unixgram; `path` is of a socket, else `host` and `port` count."""
+    """A syslog server. `kind`: udp, tcp, tcp+tls, unix or unixgram. `path` is a unix socket's; the others have `host` and `port`."""
 
     kind: str
     path: str = ""
@@ -41,7 +41,7 @@ class Address:
 
 
 def parse_address(text: str) -> Address:
-    """InvalidParameter in Docker's words. "" is the machine's own."""
+    """Parse proto://address; "" is the local syslog socket. InvalidParameter with Docker's text."""
     if not text:
         return Address("unixgram", "/dev/log")
     url = urllib.parse.urlsplit(text)
@@ -56,7 +56,7 @@ def parse_address(text: str) -> Address:
 
 
 def parse_facility(text: str) -> int:
-    """By name or number; daemon when it is not said."""
+    """A facility by name or number; "" is daemon. InvalidParameter with Docker's text."""
     name = text or "daemon"
     if name in _FACILITIES:
         return _FACILITIES.index(name)
@@ -68,13 +68,14 @@ def parse_facility(text: str) -> int:
 
 
 def parse_format(text: str) -> str:
+    """Check the name of a format. InvalidParameter with Docker's text."""
     if text not in _FORMATS:
         raise InvalidParameter("Invalid syslog format")
     return text
 
 
 def fill_tag(template: str, values: dict[str, str]) -> str:
-    """Docker's log tag, a template with {{.ID}}, {{.Name}}... InvalidParameter for one that is not known."""
+    """Fill Docker's log tag, a template with {{.ID}}, {{.Name}}... InvalidParameter for an unknown field."""
 
     def value(match: "re.Match[str]") -> str:
         if match[1] not in values:
@@ -86,7 +87,7 @@ def fill_tag(template: str, values: dict[str, str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Formatter:
-    """Makes messages of lines. `hostname` is the appliance's."""
+    """Formats lines as messages. `hostname` is that of the appliance."""
 
     facility: int
     format: str
@@ -94,6 +95,7 @@ class Formatter:
     hostname: str
 
     def message(self, severity: int, time_ns: int, line: bytes) -> bytes:
+        """One message, with a newline at its end. `time_ns`: unix time in ns."""
         priority = self.facility * 8 + severity
         seconds, nanos = divmod(time_ns, 10**9)
         when, pid = time.gmtime(seconds), os.getpid()

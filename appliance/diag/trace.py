@@ -1,4 +1,4 @@
-"""The timeline of one start. Whoever works for it marks what was just done; the context says for which start that was."""
+"""The timeline of one container start. Code marks the step that has just ended; a context variable holds the trace of the start."""
 
 import time
 from contextvars import ContextVar
@@ -8,23 +8,23 @@ _current: ContextVar["Trace | None"] = ContextVar("vch_trace", default=None)
 
 
 class Trace:
-    """Marks in the order in which they were made, seconds of the monotonic clock."""
+    """Marks in the order in which they were made, with seconds of the monotonic clock."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
         self._marks: list[tuple[str, float]] = []
 
     def mark(self, name: str, at: float | None = None) -> None:
-        """Say that a step has just ended, or did at that time."""
+        """Record that a step has ended, now or at the given time."""
         if len(self._marks) < _MOST:
             self._marks.append((name, time.monotonic() if at is None else at))
 
     def follow(self) -> None:
-        """From here on `mark` in this task, and in tasks that it starts, is for this trace."""
+        """From now on, `mark` in this task and in tasks that it starts records into this trace."""
         _current.set(self)
 
     def text(self) -> str:
-        """A line a step: ms since the beginning, ms of the step, its name."""
+        """One line per step: ms since the beginning, ms of the step, its name."""
         lines = []
         last = self._began
         for name, at in self._marks:
@@ -34,9 +34,9 @@ class Trace:
 
 
 def mark(name: str, at: float | None = None) -> None:
-    """A step of the start that this task works for has just ended, or did at that time of the monotonic clock.
+    """Record that a step of the current start has ended, now or at the given time of the monotonic clock.
 
-    Nothing happens when this task works for no start.
+    Does nothing in a task that does not belong to a start.
     """
     trace = _current.get()
     if trace is not None:

@@ -1,4 +1,4 @@
-"""Crash-safe persistence: named records, written through one group-committing SQLite writer; reads never touch the disk."""
+"""Crash-safe persistence: named records, written through one SQLite writer that groups commits. Reads come from memory."""
 
 from appliance.store.database import Change, Database
 

@@ -10,12 +10,14 @@ import trio
 
 from appliance.errors import Unavailable
 
+# SQLite's user_version. A vch that changes what the rows mean raises it, so that an older vch does not misread them.
+_VERSION = 0
 _SCHEMA = "CREATE TABLE IF NOT EXISTS record (kind TEXT, key TEXT, value BLOB, PRIMARY KEY (kind, key)) WITHOUT ROWID"
 
 
 @dataclass(slots=True)
 class Change:
-    """One on its way to the disk. `wait` returns when it is there."""
+    """A change on its way to the disk. `value` None removes the record."""
 
     kind: str
     key: str
@@ -24,7 +26,10 @@ class Change:
     error: Exception | None = None
 
     async def wait(self) -> None:
-        # Once queued it will be written: a caller that is cancelled must not leave memory and disk at odds.
+        """Return when the change is on disk. Unavailable when it could not be written.
+
+        A cancelled caller waits too. The writer does not take a change back, so memory and disk must agree afterwards.
+        """
         with trio.CancelScope(shield=True):
             await self.done.wait()
         if self.error is not None:
@@ -32,7 +37,7 @@ class Change:
 
 
 class Database:
-    """`put` and `remove` return when the change is on disk; those that wait together share a commit."""
+    """`put` and `remove` return when the change is on disk. Changes that wait at the same time share one commit."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -42,11 +47,9 @@ class Database:
     @classmethod
     @asynccontextmanager
     async def open(cls, path: Path) -> AsyncIterator["Database"]:
-        connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        """Open or create the file. Unavailable when it is damaged, or when a newer version of vch wrote it."""
+        connection = _connect(path)
         try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-            connection.execute(_SCHEMA)
             database = cls(connection)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(database._write_loop)
@@ -58,20 +61,22 @@ class Database:
             connection.close()
 
     def load(self, kind: str) -> dict[str, bytes]:
-        """All records of a kind; for start-up."""
+        """All records of a kind by their keys. Reads the disk, so only for start-up."""
         return dict(self._connection.execute("SELECT key, value FROM record WHERE kind = ?", (kind,)))
 
     def queue(self, kind: str, key: str, value: bytes | None) -> Change:
-        """Have a record written (None: removed) after all that was queued before."""
+        """Write a record (None: remove it), after all changes that were queued before. Does not wait."""
         change = Change(kind, key, value, trio.Event())
         self._waiting.append(change)
         self._news.set()
         return change
 
     async def put(self, kind: str, key: str, value: bytes) -> None:
+        """Write a record; return when it is on disk."""
         await self.queue(kind, key, value).wait()
 
     async def remove(self, kind: str, key: str) -> None:
+        """Remove a record; return when that is on disk."""
         await self.queue(kind, key, None).wait()
 
     async def _write_loop(self) -> None:
@@ -103,3 +108,27 @@ class Database:
         except sqlite3.Error:
             self._connection.execute("ROLLBACK")
             raise
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Open the file and check its format. Unavailable says what is wrong."""
+    try:
+        connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    except sqlite3.Error as error:
+        raise Unavailable(f"{path}: cannot open the database: {error}") from error
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        ((version,),) = connection.execute("PRAGMA user_version")
+        if version > _VERSION:
+            raise Unavailable(
+                f"{path}: a newer version of vch wrote this database (format {version}, known: {_VERSION})"
+            )
+        connection.execute(_SCHEMA)
+    except sqlite3.Error as error:
+        connection.close()
+        raise Unavailable(f"{path}: cannot open the database: {error}") from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection

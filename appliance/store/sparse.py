@@ -1,10 +1,10 @@
-"""Copies of files with holes."""
+"""Copies sparse files."""
 
 import os
 
 
 def copy_holes(source: int, target: int) -> None:
-    """Copy between descriptors of one file system, holes as holes. Blocking."""
+    """Copy a file between two descriptors on the same file system and keep its holes. Blocking. OSError."""
     size = os.fstat(source).st_size
     os.ftruncate(target, size)
     position = 0
@@ -12,7 +12,7 @@ def copy_holes(source: int, target: int) -> None:
         try:
             position = os.lseek(source, position, os.SEEK_DATA)
         except OSError:
-            break  # ENXIO: only a hole is left
+            break  # ENXIO: the rest is a hole
         end = os.lseek(source, position, os.SEEK_HOLE)
         while position < end:
             position += os.copy_file_range(source, target, end - position, position, position)

@@ -1,1 +1,1 @@
-"""Bytes of containers, without I/O: Docker's multiplexed frames, detach keys, log records. Knows no container."""
+"""Streams of bytes: Docker's multiplexed frames, detach keys, compression, and the log file. Nothing here knows containers."""

@@ -1,4 +1,4 @@
-"""Compressed streams by what they begin with (moby pkg/archive DetectCompression), decompressed as they come."""
+"""Detects the compression of a stream by its first bytes (moby pkg/archive DetectCompression) and decompresses it piece by piece."""
 
 import bz2
 import lzma
@@ -15,7 +15,7 @@ from appliance.errors import ProtocolError
 
 class Decoder(Protocol):
     def decompress(self, data: bytes) -> bytes:
-        """ProtocolError for what cannot be."""
+        """Decompress the next piece. ProtocolError for damaged data."""
 
 
 class _Inner(Protocol):
@@ -31,7 +31,7 @@ class _Plain:
 
 
 class _Members:
-    """Compressed members one after the other, as gzip(1) and its kin write them."""
+    """Decompresses a sequence of compressed members: gzip(1) and others concatenate them."""
 
     def __init__(self, make: Callable[[], _Inner]) -> None:
         self._make = make
@@ -67,7 +67,7 @@ _MAKERS: tuple[tuple[bytes, Callable[[], _Inner]], ...] = (
 
 
 def decoder_for(start: bytes) -> Decoder:
-    """For a stream that begins like this; what is not compressed stays as it is."""
+    """The decoder for a stream with this beginning. It passes a stream without compression through."""
     for magic, make in _MAKERS:
         if start.startswith(magic):
             return _Members(make)
@@ -75,7 +75,7 @@ def decoder_for(start: bytes) -> Decoder:
 
 
 async def decompressed(source: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """The stream, decompressed if it is compressed. ProtocolError for a damaged one. Closes the source."""
+    """Decompress a stream, or pass it through if it is not compressed. ProtocolError for damaged data. Closes the source."""
     decoder: Decoder | None = None
     start = b""
     async with aclosing(source):

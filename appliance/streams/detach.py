@@ -1,4 +1,4 @@
-"""Detach keys: a sequence typed into an attached terminal that ends the attach, not the container (moby pkg/term)."""
+"""Detach keys: a sequence of keys that detaches a client from a container without stopping the container (moby pkg/term)."""
 
 from appliance.errors import InvalidParameter
 
@@ -7,7 +7,7 @@ _CONTROL = {"@": 0, "[": 27, "\\": 28, "]": 29, "^": 30, "_": 31} | {chr(97 + n)
 
 
 def parse_keys(text: str) -> bytes:
-    """Return the bytes of "ctrl-p,ctrl-q", "a,b"... InvalidParameter in Docker's words."""
+    """The bytes of "ctrl-p,ctrl-q", "a,b"... InvalidParameter with Docker's text."""
     keys = bytearray()
     for part in (text or DEFAULT).split(","):
         if len(part) == 1 and ord(part) < 128:
@@ -20,7 +20,7 @@ def parse_keys(text: str) -> bytes:
 
 
 class DetachScanner:
-    """Finds the keys in a stream of input. What turns out not to be the keys is passed on, late but whole."""
+    """Finds the keys in a stream of input. A beginning of the keys is held back until it is clear that the rest does not follow."""
 
     def __init__(self, keys: bytes) -> None:
         self._keys = keys

@@ -1,11 +1,11 @@
-"""A container's log on disk: a data file already framed for the wire, and an index of fixed entries, one per line.
+"""A container's log on disk: `log.data`, already framed for the wire, and `log.index`, one entry of fixed size per line.
 
-An entry says when, which stream, where in the data file, and up to which byte of the guest's output it reaches; the last one
-tells where reading goes on after a crash. Data is written before its index entry, so whatever the index names is there;
-bytes behind the last entry are cut off when the log is opened.
+An entry holds the time, the stream, the position in the data file, and the offset in the guest's output that it reaches. After a crash,
+vchd continues to read the guest's output at the offset of the last entry. Data is written before its entry, so data exists for every
+entry; bytes after the last entry are cut off when the log is opened.
 
 Entry, little endian: time ns u64, position u64, guest offset after it u64, length u32 (frame header included), stream u8,
-flags u8 (1: the line goes on), 2 zero bytes.
+flags u8 (1: the line continues in the next entry of the stream), 2 zero bytes.
 """
 
 import ctypes
@@ -28,13 +28,15 @@ _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 
 
 def _punch(fd: int, end: int) -> None:
-    """Make all before `end` a hole, fallocate(2). A file system that has none keeps its bytes."""
+    """Make the bytes before `end` a hole with fallocate(2). A file system without holes keeps the bytes."""
     if end:
         _libc.fallocate(fd, _KEEP_SIZE | _PUNCH_HOLE, ctypes.c_long(0), ctypes.c_long(end))
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
+    """A line, or a part of one. `time_ns`: unix time. `length` includes the frame's header."""
+
     time_ns: int
     position: int
     guest_offset: int
@@ -44,10 +46,10 @@ class Entry:
 
 
 class LogFile:
-    """One container's log. `framed`: with stdcopy headers (no terminal), else raw.
+    """One container's log. `framed`: the data has stdcopy headers; False for a container with a terminal.
 
-    It is `pieces` pieces of `piece` bytes at most (0: as long as it gets): when another piece begins, the oldest becomes a hole
-    in both files. Numbers and positions go on counting.
+    The log has at most `pieces` pieces of `piece` bytes; `piece` 0 means no limit. When a new piece begins, the oldest becomes a hole in
+    both files. Entry numbers and positions are never reused.
     """
 
     def __init__(self, directory: Path, *, framed: bool, piece: int = 0, pieces: int = 1) -> None:
@@ -68,7 +70,7 @@ class LogFile:
                 self.guest_offset = last.guest_offset
                 self._size = last.position + last.length
                 break
-            # Power was lost between the two files: the guest still has what this entry named.
+            # Power was lost: the entry reached the disk, its data did not. The guest still has that output.
             self.entries -= 1
             os.ftruncate(self._index, self.entries * ENTRY_SIZE)
         os.ftruncate(self._data, self._size)
@@ -84,7 +86,7 @@ class LogFile:
         return self._size
 
     def append(self, stream: int, time_ns: int, guest_offset: int, data: bytes) -> None:
-        """Append output of one stream whose last byte is the guest's `guest_offset` - 1."""
+        """Append output of one stream. Its last byte is at `guest_offset` - 1 of the guest's output."""
         out: list[bytes] = []
         index: list[bytes] = []
         position = self._size
@@ -111,7 +113,7 @@ class LogFile:
             self._drop()
 
     def _find_first(self) -> int:
-        """The first entry that was not dropped: those before are zero."""
+        """The number of the first entry that was not dropped: dropped entries read as zeros."""
         low, high = 0, self.entries
         while low < high:
             middle = (low + high) // 2
@@ -122,7 +124,7 @@ class LogFile:
         return low
 
     def _drop(self) -> None:
-        """Let go of the oldest piece, and of more where that is not enough."""
+        """Drop the oldest piece, and more if that is not enough."""
         most = self._piece * (self._pieces - 1)
         low, high = self.first, self.entries - 1
         while low < high:
@@ -132,7 +134,7 @@ class LogFile:
             else:
                 low = middle + 1
         start = self.entry(low).position
-        # A hole reads as zeros, also where it cuts a block: that is what tells a dropped entry.
+        # A hole reads as zeros, even where it ends inside of a block: a zero length marks a dropped entry.
         _punch(self._index, low * ENTRY_SIZE)
         _punch(self._data, start)
         self.first, self._start = low, start
@@ -146,7 +148,7 @@ class LogFile:
             position += written
 
     def begin_run(self, offset: int = 0) -> None:
-        """A new run of the container counts its output from 0 again, one that goes on from a checkpoint from where it was."""
+        """A new run begins. Its output starts at offset 0, or at the checkpoint's offset when it starts from a checkpoint."""
         self.guest_offset = offset
 
     def sync(self) -> None:
@@ -163,7 +165,7 @@ class LogFile:
         return Entry(time_ns, position, guest_offset, length, stream, bool(flags & _PARTIAL))
 
     def iterate(self, first: int, last: int) -> Iterator[Entry]:
-        """Entries [first, last)."""
+        """The entries from number `first` to `last` - 1."""
         while first < last:
             count = min(_CHUNK, last - first)
             block = os.pread(self._index, count * ENTRY_SIZE, first * ENTRY_SIZE)
@@ -172,12 +174,12 @@ class LogFile:
             first += count
 
     def tail_start(self, lines: int, streams: frozenset[int], last: int) -> int:
-        """Number of the entry where the last `lines` lines of the streams begin, looking at entries before `last`."""
+        """The number of the entry where the last `lines` lines of the streams before entry `last` begin."""
         if lines <= 0:
             return last
         found = 0
         number = last
-        # An entry that ends a line is the last piece of it; the pieces before it are partial and of the same stream.
+        # The last entry of a line is not partial; the entries before it are partial and of the same stream.
         awaiting = True
         while number > self.first:
             low = max(self.first, number - _CHUNK)
@@ -194,7 +196,7 @@ class LogFile:
         return self.first
 
     def first_at(self, time_ns: int) -> int:
-        """Number of the first entry that is not older than the time (bisection)."""
+        """The number of the first entry that is not older than the time."""
         low, high = self.first, self.entries
         while low < high:
             middle = (low + high) // 2
