@@ -34,7 +34,7 @@ def parse_server(text: str) -> Address:
 
 @contextlib.contextmanager
 def shipped(text: str) -> Iterator[None]:
-    """Within the block, send everything that is logged to this server, too ("": no server). A server that does not answer blocks nothing."""
+    """Within the block, send everything that is logged to this server ("": no server). A server that does not answer blocks nothing."""
     if not text:
         yield
         return
