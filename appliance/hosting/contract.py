@@ -11,7 +11,7 @@ from appliance.config import Config
 from appliance.engine.machines.pool import Pool
 from appliance.engine.networking.networks import Networks
 from appliance.hypervisor import Cloning, Disks, Driver, MachineSpec
-from appliance.network.host import Host
+from appliance.network.host import HostNetwork
 from tether.rpc.bridge import LoopThread
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Hosting(ABC):
     def __init__(self, config: Config) -> None: ...
 
     @abstractmethod
-    def network_host(self) -> Host:
+    def network_host(self) -> HostNetwork:
         """This host's part of the networks. InvalidParameter when the host lacks the rights for it."""
 
     @abstractmethod

@@ -14,7 +14,7 @@ from appliance.errors import InvalidParameter
 from appliance.hosting.contract import Hosting, Machines, usual_machine
 from appliance.hypervisor import SOME_SHARES, LocalDisks
 from appliance.hypervisor.qemu import QemuDriver, default_pool, has_room
-from appliance.network.host import BridgeHost, Host, UserModeHost, may_make_bridges
+from appliance.network.host import BridgedHostNetwork, HostNetwork, UserModeHostNetwork, may_create_bridges
 from tether.rpc.bridge import LoopThread
 
 
@@ -26,12 +26,12 @@ class QemuHosting(Hosting):
     def __init__(self, config: Config) -> None:
         self._config = config
 
-    def network_host(self) -> Host:
+    def network_host(self) -> HostNetwork:
         """See Hosting."""
-        config, bridged = self._config, may_make_bridges()
+        config, bridged = self._config, may_create_bridges()
         if config.networking == "bridge" and not bridged:
             raise InvalidParameter("--networking bridge needs the rights of root (CAP_NET_ADMIN) and /dev/net/tun")
-        return BridgeHost(config.bridge) if bridged and config.networking != "user" else UserModeHost()
+        return BridgedHostNetwork(config.bridge) if bridged and config.networking != "user" else UserModeHostNetwork()
 
     @asynccontextmanager
     async def connected(self, owner: str) -> AsyncIterator[None]:

@@ -32,7 +32,7 @@ from appliance.hypervisor.vsphere.extension import Extension
 from appliance.hypervisor.vsphere.instantclones import InstantClones
 from appliance.hypervisor.vsphere.inventory import Names
 from appliance.hypervisor.vsphere.session import Server
-from appliance.network.host import BridgeHost, Host, may_make_bridges
+from appliance.network.host import BridgedHostNetwork, HostNetwork, may_create_bridges
 from appliance.network.network_record import Uplink
 from appliance.volume.nfs import is_nfs
 from tether.rpc.bridge import LoopThread
@@ -50,13 +50,13 @@ class VsphereHosting(Hosting):
         # Present while `connected` lasts.
         self._driver: VsphereDriver | None = None
 
-    def network_host(self) -> Host:
+    def network_host(self) -> HostNetwork:
         """See Hosting."""
         config = self._config
-        if not may_make_bridges() or config.networking == "user":
+        if not may_create_bridges() or config.networking == "user":
             raise InvalidParameter("--hypervisor vsphere needs bridges, and so the rights of root (CAP_NET_ADMIN)")
         interface = required(config.vsphere, "bridge_interface")
-        return BridgeHost(config.bridge, Uplink(config.bridge, interface, config.vsphere.quick_port))
+        return BridgedHostNetwork(config.bridge, Uplink(config.bridge, interface, config.vsphere.quick_port))
 
     @asynccontextmanager
     async def connected(self, owner: str) -> AsyncIterator[None]:

@@ -1,6 +1,6 @@
-"""NAT, published ports and isolation as nftables rules in a table of our own; nothing of anybody else's is touched.
+"""NAT, published ports and isolation as nftables rules. The rules are in two tables of this daemon; other tables stay as they are.
 
-libnftables (libnftables(3)) takes the text of a whole transaction: it is applied entirely or not at all.
+libnftables(3) takes the text of a whole transaction, and applies all of it or nothing.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ from appliance.network.network_record import OPTION_MASQUERADE, NetworkRecord, U
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """A port of the host that leads to a container's. An empty `host_ip` means all of the host's addresses."""
+    """A port of the host that leads to a port of a container. An empty `host_ip` means every address of the host."""
 
     protocol: str
     host_ip: str
@@ -23,7 +23,7 @@ class Publication:
 
 
 class Nft:
-    """One context of libnftables. Not for two threads at once."""
+    """One context of libnftables. Only one thread at a time may use it."""
 
     def __init__(self) -> None:
         try:
@@ -37,24 +37,24 @@ class Nft:
         self._library.nft_ctx_buffer_error(self._context)
 
     def run(self, text: str) -> None:
-        """Apply commands as one transaction. Unavailable with nft's words when they are refused."""
+        """Apply commands as one transaction. Unavailable with libnftables' message when it refuses them."""
         if self._library.nft_run_cmd_from_buffer(self._context, text.encode()):
-            said = self._library.nft_ctx_get_error_buffer(self._context) or b""
-            raise Unavailable(f"nftables: {said.decode('utf-8', 'replace').strip()}")
+            message = self._library.nft_ctx_get_error_buffer(self._context) or b""
+            raise Unavailable(f"nftables: {message.decode('utf-8', 'replace').strip()}")
 
     def close(self) -> None:
         self._library.nft_ctx_free(self._context)
 
 
 def removal(table: str) -> str:
-    """The commands that remove all that is ours; they do not fail when there is nothing."""
+    """The commands that remove our tables. They succeed when there are no tables."""
     return "".join(f"add table {family} {table}\ndelete table {family} {table}\n" for family in ("ip", "ip6"))
 
 
 def rules(
     table: str, networks: Iterable[NetworkRecord], publications: Iterable[Publication], uplink: Uplink | None = None
 ) -> str:
-    """The commands that make the tables anew, whole."""
+    """The commands that replace our tables as a whole."""
     bridges = [network for network in networks if network.is_bridge and network.bridge]
     published = list(publications)
     return removal(table) + "".join(_family(family, table, bridges, published, uplink) for family in ("ip", "ip6"))
@@ -66,14 +66,14 @@ def _elements(items: Iterable[str]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Apart:
-    """Rules for networks that share a bridge: within the chain forward, and within input."""
+class _SharedBridgeRules:
+    """Rules that separate networks on a shared bridge, for the chains forward and input."""
 
     forward: list[str]
     input: list[str]
 
 
-def _apart(family: str, bridges: list[NetworkRecord], uplink: Uplink) -> _Apart:
+def _shared_bridge_rules(family: str, bridges: list[NetworkRecord], uplink: Uplink) -> _SharedBridgeRules:
     forward, into, internal = [], [], []
     for network in bridges:
         for pool in network.used_pools if network.bridge == uplink.bridge else ():
@@ -81,7 +81,7 @@ def _apart(family: str, bridges: list[NetworkRecord], uplink: Uplink) -> _Apart:
                 continue
             source, target = f'iifname "{uplink.bridge}" {family} saddr', f'oifname "{uplink.bridge}" {family} daddr'
             forward.append(f"{source} {pool.subnet} {target} {pool.subnet} accept")
-            # Each network's names are its own.
+            # A container may ask only the name server of its own network.
             into.append(
                 f"{source} != {pool.subnet} {family} daddr {pool.gateway} meta l4proto {{ tcp, udp }} th dport 53 drop"
             )
@@ -93,7 +93,7 @@ def _apart(family: str, bridges: list[NetworkRecord], uplink: Uplink) -> _Apart:
                     f"{source} {pool.subnet} meta l4proto {{ icmp, ipv6-icmp }} accept",
                     f"{source} {pool.subnet} drop",
                 ]
-    return _Apart(forward + internal, into)
+    return _SharedBridgeRules(forward + internal, into)
 
 
 def _family(
@@ -104,10 +104,10 @@ def _family(
     own = [network for network in bridges if uplink is None or network.bridge != uplink.bridge]
     internal = [f'"{network.bridge}"' for network in own if network.internal]
     same = [f'"{network.bridge}" . "{network.bridge}"' for network in own]
-    apart = _apart(family, bridges, uplink) if uplink is not None else _Apart([], [])
-    ours = [one for one in publications if _is_of(one, family)]
-    everywhere = [f"{_port(one)} : {_target(one)}" for one in ours if not one.host_ip]
-    somewhere = [f"{one.host_ip} . {_port(one)} : {_target(one)}" for one in ours if one.host_ip]
+    shared = _shared_bridge_rules(family, bridges, uplink) if uplink is not None else _SharedBridgeRules([], [])
+    own_ports = [one for one in publications if _is_of(one, family)]
+    everywhere = [f"{_port(one)} : {_target(one)}" for one in own_ports if not one.host_ip]
+    somewhere = [f"{one.host_ip} . {_port(one)} : {_target(one)}" for one in own_ports if one.host_ip]
     nat = [
         f"fib daddr type local dnat {family} to {family} daddr . meta l4proto . th dport map @published_at",
         f"fib daddr type local dnat {family} to meta l4proto . th dport map @published",
@@ -118,13 +118,14 @@ def _family(
             if (":" in pool.subnet) == (family == "ip6"):
                 if not network.internal and network.on(OPTION_MASQUERADE):
                     out.append(f'{family} saddr {pool.subnet} oifname != "{network.bridge}" masquerade')
-                # A container that reaches itself or its neighbour through the host's address: the answer comes back this way.
+                # A container reaches itself, or another container of its network, by a published port. The answer has to come
+                # back through the host.
                 out.append(f"{family} saddr {pool.subnet} {family} daddr {pool.subnet} ct status dnat masquerade")
     loopback = "127.0.0.0/8" if family == "ip" else "::1/128"
     if family == "ip":
         out.append("ip saddr 127.0.0.0/8 oifname @bridges masquerade")
     chains = {
-        # With route_localnet the host's loopback could be reached from a bridge.
+        # With route_localnet a container could reach the loopback addresses of the host.
         "raw": ("type filter hook prerouting priority raw", [f"iifname @bridges {family} daddr {loopback} drop"]),
         "prerouting": ("type nat hook prerouting priority dstnat", nat),
         "output": ("type nat hook output priority -100", nat),
@@ -134,10 +135,10 @@ def _family(
             [
                 "ct state established,related accept",
                 "iifname . oifname @same accept",
-                *apart.forward,
+                *shared.forward,
                 "iifname @internal drop",
                 "oifname @internal drop",
-                # What is published may be reached from everywhere, the rest from its own network only.
+                # Published ports can be reached from everywhere, all other ports only from the same network.
                 "oifname @bridges ct status dnat accept",
                 "oifname @bridges drop",
             ],
@@ -146,7 +147,7 @@ def _family(
             "type filter hook input priority filter",
             [
                 "ct state established,related accept",
-                *apart.input,
+                *shared.input,
                 "iifname @internal meta l4proto { tcp, udp } th dport 53 accept",
                 "iifname @internal meta l4proto { icmp, ipv6-icmp } accept",
                 "iifname @internal drop",

@@ -1,22 +1,18 @@
-"""The host's side of networks: a bridge for each, its addresses, and the rules between them."""
+"""The host's side of networks: bridges, their addresses, and the firewall between them."""
 
 import contextlib
-import ipaddress
 import logging
 import os
-import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import trio
-from pyroute2 import IPRoute, NFCTSocket
-from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple
 
 from appliance.errors import Conflict, InvalidParameter, Unavailable
 from appliance.network.addresses import Network, parse_subnet
 from appliance.network.firewall import Nft, Publication, element, removal, rules
+from appliance.network.netlink import Link, Netlink, NetlinkError, forget_udp_flows
 from appliance.network.network_record import NetworkRecord, Uplink
 
 log = logging.getLogger(__name__)
@@ -24,39 +20,43 @@ log = logging.getLogger(__name__)
 _SYSCTL = Path("/proc/sys/net")
 
 
-class Host(Protocol):
-    """What networks need of the machine that they are on. Errors are Unavailable with the kernel's words."""
+class HostNetwork(Protocol):
+    """What Docker's networks need of the host. Errors are Unavailable, with the kernel's words."""
 
     bridged: bool
-    # The bridge that all networks share; "" where each has its own.
+    # The bridge that all networks share; "" where each network has its own.
     shared_bridge: str
 
     async def add(self, network: NetworkRecord, *, new: bool) -> None:
-        """Make its bridge, or find it; with `new` a device of that name is somebody else's, and a Conflict."""
+        """Create the network's bridge, or find it. Conflict when the network is `new` and a device has that name."""
 
     async def find(self, network: NetworkRecord) -> None:
-        """See that there is what an external network is to be on. InvalidParameter when there is not."""
+        """Check that the bridge of an external network exists. InvalidParameter when it does not."""
 
     async def remove(self, network: NetworkRecord) -> None:
-        """Remove its bridge, if it was made here."""
+        """Remove the network's bridge, if vchd has created it."""
 
     async def sweep(self, networks: Iterable[NetworkRecord]) -> None:
-        """Remove the bridges that were made here for none of these: somebody was killed on the way."""
+        """Remove bridges that vchd has created for other networks than these: leftovers of a killed vchd."""
 
     def set_rules(self, networks: Iterable[NetworkRecord], publications: Iterable[Publication]) -> None:
-        """Make the rules anew: NAT, isolation, these published ports."""
+        """Replace all rules: NAT, isolation, published ports."""
 
-    def publish(self, publications: Iterable[Publication]) -> None: ...
-    def withdraw(self, publications: Iterable[Publication]) -> None: ...
+    def publish(self, publications: Iterable[Publication]) -> None:
+        """Add published ports to the rules."""
+
+    def withdraw(self, publications: Iterable[Publication]) -> None:
+        """Remove published ports from the rules."""
+
     def routes(self) -> list[Network]:
-        """The subnets that this host reaches already, whoever set them up."""
+        """The subnets that this host has routes to, from whatever source."""
 
     async def clear(self, networks: Iterable[NetworkRecord]) -> None:
-        """Take away all of it."""
+        """Remove all rules and bridges."""
 
 
-class UserModeHost:
-    """Without the right to make bridges: each machine has NAT of its own, and nothing of the host is changed."""
+class UserModeHostNetwork:
+    """For a vchd without the right to create bridges: each VM has its own NAT, and the host is not changed."""
 
     bridged = False
     shared_bridge = ""
@@ -69,13 +69,18 @@ class UserModeHost:
     def publish(self, publications: Iterable[Publication]) -> None: ...
     def withdraw(self, publications: Iterable[Publication]) -> None: ...
     def routes(self) -> list[Network]:
+        """See HostNetwork."""
         return []
 
     async def clear(self, networks: Iterable[NetworkRecord]) -> None: ...
 
 
-class BridgeHost:
-    """`table` names the tables of nftables that are this daemon's."""
+class BridgedHostNetwork:
+    """A bridge per network, or one bridge for all of them where VMs are on other hosts (`uplink`).
+
+    `table` names this daemon's nftables tables. The alias of a bridge says that vchd has created it. Other bridges
+    (`--bridge`) are used, and never removed.
+    """
 
     bridged = True
 
@@ -83,19 +88,21 @@ class BridgeHost:
         self._table = table
         self._uplink = uplink
         self.shared_bridge = uplink.bridge if uplink is not None else ""
-        # What bridges that were made here are marked with: others, which `--bridge` may name, are used and left.
         self._alias = f"vch {table}"
         self._nft = Nft()
-        _write("ipv4/ip_forward", "1")
+        _write_sysctl("ipv4/ip_forward", "1")
 
     async def add(self, network: NetworkRecord, *, new: bool) -> None:
-        await trio.to_thread.run_sync(_make_bridge, network, new, self._alias, self._uplink)
+        """See HostNetwork."""
+        await trio.to_thread.run_sync(_add_bridge, network, new, self._alias, self._uplink)
 
     async def find(self, network: NetworkRecord) -> None:
+        """See HostNetwork."""
         if self._uplink is None:
             await trio.to_thread.run_sync(_find_bridge, network)
 
     async def remove(self, network: NetworkRecord) -> None:
+        """See HostNetwork."""
         if network.bridge == self.shared_bridge:
             gone = _addresses(network)
             await trio.to_thread.run_sync(_remove_addresses, network.bridge, gone.__contains__)
@@ -103,6 +110,7 @@ class BridgeHost:
             await trio.to_thread.run_sync(_remove_bridges, self._alias, network.bridge.__eq__)
 
     async def sweep(self, networks: Iterable[NetworkRecord]) -> None:
+        """See HostNetwork."""
         networks = list(networks)
         known = {network.bridge for network in networks}
         await trio.to_thread.run_sync(_remove_bridges, self._alias, lambda name: name not in known)
@@ -111,33 +119,32 @@ class BridgeHost:
             await trio.to_thread.run_sync(_remove_addresses, self.shared_bridge, lambda address: address not in kept)
 
     def set_rules(self, networks: Iterable[NetworkRecord], publications: Iterable[Publication]) -> None:
+        """See HostNetwork."""
         self._nft.run(rules(self._table, networks, publications, self._uplink))
 
     def publish(self, publications: Iterable[Publication]) -> None:
+        """See HostNetwork."""
         publications = list(publications)
-        self._run(publications, "add")
-        for one in publications:
-            if one.protocol == "udp":
-                _forget_flows(one)
+        self._run("add", publications)
+        for publication in publications:
+            if publication.protocol == "udp":
+                _redirect_flows(publication)
 
     def withdraw(self, publications: Iterable[Publication]) -> None:
-        self._run(publications, "delete")
+        """See HostNetwork."""
+        self._run("delete", publications)
 
-    def _run(self, publications: Iterable[Publication], verb: str) -> None:
-        if text := "".join(element(verb, self._table, one) for one in publications):
+    def _run(self, verb: str, publications: Iterable[Publication]) -> None:
+        if text := "".join(element(verb, self._table, publication) for publication in publications):
             self._nft.run(text)
 
     def routes(self) -> list[Network]:
-        with IPRoute() as netlink:
-            found = []
-            for family in (2, 10):
-                for route in netlink.get_routes(family=family, table=254):
-                    target = route.get_attr("RTA_DST")
-                    if target is not None and route["dst_len"]:
-                        found.append(ipaddress.ip_network(f"{target}/{route['dst_len']}", strict=False))
-            return found
+        """See HostNetwork."""
+        with Netlink.open() as netlink:
+            return netlink.routes()
 
     async def clear(self, networks: Iterable[NetworkRecord]) -> None:
+        """See HostNetwork."""
         with contextlib.suppress(Unavailable):
             self._nft.run(removal(self._table))
         for network in networks:
@@ -148,20 +155,15 @@ class BridgeHost:
                 await trio.to_thread.run_sync(_remove_bridges, self._alias, self.shared_bridge.__eq__)
 
 
-def _forget_flows(to: Publication) -> None:
-    """What flows to a UDP port finds its way anew: the kernel keeps to where it went before for as long as it flows."""
-    family = socket.AF_INET6 if ":" in to.address else socket.AF_INET
+def _redirect_flows(publication: Publication) -> None:
+    """Make running UDP flows take the new rule: conntrack sends a flow to its old target for as long as it lasts."""
     try:
-        with NFCTSocket(family) as conntrack:
-            flows = NFCTAttrTuple(family, proto=socket.IPPROTO_UDP, dport=to.host_port)
-            for entry in list(conntrack.dump(tuple_orig=flows)):
-                flow = NFCTAttrTuple.from_netlink(family, entry.get_attr("CTA_TUPLE_ORIG"))
-                conntrack.entry("del", tuple_orig=flow)
+        forget_udp_flows(publication.host_port, ipv6=":" in publication.address)
     except (OSError, NetlinkError) as error:
-        log.warning("flows to port %d/udp may go on to where they went: %s", to.host_port, error)
+        log.warning("flows to port %d/udp may still go to their old target: %s", publication.host_port, error)
 
 
-def _write(name: str, value: str) -> None:
+def _write_sysctl(name: str, value: str) -> None:
     try:
         (_SYSCTL / name).write_text(value)
     except OSError as error:
@@ -169,89 +171,89 @@ def _write(name: str, value: str) -> None:
 
 
 def _addresses(network: NetworkRecord) -> set[str]:
-    """What the bridge of a network has for it."""
+    """The addresses of the network's bridge, each as address/prefix length."""
     return {f"{pool.gateway}/{parse_subnet(pool.subnet).prefixlen}" for pool in network.used_pools}
 
 
-def _remove_addresses(bridge: str, remove: Callable[[str], bool]) -> None:
+@contextlib.contextmanager
+def _open_netlink(what: str) -> Iterator[Netlink]:
+    """A netlink socket whose errors are Unavailable, with what failed."""
     try:
-        with IPRoute() as netlink:
-            for index in netlink.link_lookup(ifname=bridge):
-                for one in netlink.get_addr(index=index):
-                    address, length = one.get_attr("IFA_ADDRESS"), one["prefixlen"]
-                    if not address.startswith("fe80:") and remove(f"{address}/{length}"):
-                        netlink.addr("del", index=index, address=address, prefixlen=length)
+        with Netlink.open() as netlink:
+            yield netlink
     except NetlinkError as error:
-        raise Unavailable(f"addresses of bridge {bridge}: {error}") from error
+        raise Unavailable(f"{what}: {error}") from error
+
+
+def _add_bridge(network: NetworkRecord, new: bool, alias: str, uplink: Uplink | None) -> None:
+    name = network.bridge
+    with _open_netlink(f"bridge {name} of network {network.name}") as netlink:
+        bridge = netlink.find_link(name)
+        if bridge is None:
+            # A bridge without a MAC address of its own changes it with its ports.
+            bridge = netlink.add_bridge(name, "02:42:" + os.urandom(4).hex(":"), alias)
+        elif new and uplink is None:
+            raise Conflict(f"bridge name {name} belongs to a network device of the host")
+        elif bridge.kind != "bridge":
+            raise Conflict(f"network device {name} is not a bridge")
+        _add_addresses(netlink, bridge, network)
+        if network.mtu:
+            netlink.set_mtu(bridge, network.mtu)
+        netlink.set_up(bridge)
+        if uplink is not None:
+            _add_uplink(netlink, bridge, uplink)
+    # A connection of the host to a published port on 127.0.0.1 goes out through the bridge.
+    _write_sysctl(f"ipv4/conf/{name}/route_localnet", "1")
+
+
+def _add_addresses(netlink: Netlink, bridge: Link, network: NetworkRecord) -> None:
+    present = netlink.addresses(bridge)
+    for pool in network.used_pools:
+        subnet = parse_subnet(pool.subnet)
+        if subnet.version == 6:
+            _write_sysctl(f"ipv6/conf/{bridge.name}/disable_ipv6", "0")
+            _write_sysctl(f"ipv6/conf/{bridge.name}/accept_dad", "0")
+            _write_sysctl("ipv6/conf/all/forwarding", "1")
+        address = f"{pool.gateway}/{subnet.prefixlen}"
+        if address not in present:
+            netlink.add_address(bridge, address)
+
+
+def _add_uplink(netlink: Netlink, bridge: Link, uplink: Uplink) -> None:
+    interface = netlink.find_link(uplink.interface)
+    if interface is None:
+        raise Unavailable(f"--bridge-interface {uplink.interface}: no such network device")
+    netlink.add_port(bridge, interface)
 
 
 def _find_bridge(network: NetworkRecord) -> None:
-    with IPRoute() as netlink:
-        found = netlink.link_lookup(ifname=network.bridge)
-        if not found or _kind_of(netlink, found[0]) != "bridge":
-            raise InvalidParameter(f"--container-network {network.name}: there is no bridge {network.bridge} here")
+    with Netlink.open() as netlink:
+        link = netlink.find_link(network.bridge)
+    if link is None or link.kind != "bridge":
+        raise InvalidParameter(f"--container-network {network.name}: this host has no bridge {network.bridge}")
 
 
-def _put_into(netlink: Any, uplink: Uplink, index: int) -> None:
-    found = netlink.link_lookup(ifname=uplink.interface)
-    if not found:
-        raise Unavailable(f"--bridge-interface {uplink.interface}: there is no such network device")
-    netlink.link("set", index=found[0], master=index, state="up")
-
-
-def _make_bridge(network: NetworkRecord, new: bool, alias: str, uplink: Uplink | None) -> None:
-    name = network.bridge
-    try:
-        with IPRoute() as netlink:
-            found = netlink.link_lookup(ifname=name)
-            if not found:
-                # A bridge without an address of its own takes its ports', one after the other.
-                netlink.link("add", ifname=name, kind="bridge", address="02:42:" + os.urandom(4).hex(":"))
-                found = netlink.link_lookup(ifname=name)
-                netlink.link("set", index=found[0], ifalias=alias)
-            elif new and uplink is None:
-                raise Conflict(f"bridge name {name} is that of a network device of the host")
-            elif _kind_of(netlink, found[0]) != "bridge":
-                raise Conflict(f"network device {name} is no bridge")
-            index = found[0]
-            have = {f"{one.get_attr('IFA_ADDRESS')}/{one['prefixlen']}" for one in netlink.get_addr(index=index)}
-            for pool in network.used_pools:
-                subnet = parse_subnet(pool.subnet)
-                if subnet.version == 6:
-                    _write(f"ipv6/conf/{name}/disable_ipv6", "0")
-                    _write(f"ipv6/conf/{name}/accept_dad", "0")
-                    _write("ipv6/conf/all/forwarding", "1")
-                if f"{pool.gateway}/{subnet.prefixlen}" not in have:
-                    netlink.addr("add", index=index, address=pool.gateway, prefixlen=subnet.prefixlen)
-            if network.mtu:
-                netlink.link("set", index=index, mtu=network.mtu)
-            netlink.link("set", index=index, state="up")
-            if uplink is not None:
-                _put_into(netlink, uplink, index)
-            _write(f"ipv4/conf/{name}/route_localnet", "1")
-    except NetlinkError as error:
-        raise Unavailable(f"bridge {name} of network {network.name}: {error}") from error
-
-
-def _kind_of(netlink: Any, index: int) -> str | None:
-    (link,) = netlink.get_links(index)
-    kind: str | None = link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND")
-    return kind
+def _remove_addresses(bridge: str, remove: Callable[[str], bool]) -> None:
+    """Remove those addresses of a bridge for which `remove` is true. Link-local addresses stay."""
+    with _open_netlink(f"addresses of bridge {bridge}") as netlink:
+        link = netlink.find_link(bridge)
+        if link is None:
+            return
+        for address in netlink.addresses(link):
+            if not address.startswith("fe80:") and remove(address):
+                netlink.remove_address(link, address)
 
 
 def _remove_bridges(alias: str, remove: Callable[[str], bool]) -> None:
-    """Those that were made here and whose name is one to be removed."""
-    try:
-        with IPRoute() as netlink:
-            for link in netlink.get_links():
-                if link.get_attr("IFLA_IFALIAS") == alias and remove(link.get_attr("IFLA_IFNAME")):
-                    netlink.link("del", index=link["index"])
-    except NetlinkError as error:
-        raise Unavailable(f"a bridge cannot be removed: {error}") from error
+    """Remove those bridges with this alias for whose names `remove` is true."""
+    with _open_netlink("a bridge cannot be removed") as netlink:
+        for link in netlink.links():
+            if link.alias == alias and remove(link.name):
+                netlink.remove_link(link)
 
 
-def may_make_bridges() -> bool:
-    """Whether this process has CAP_NET_ADMIN (capabilities(7)) and can make taps."""
+def may_create_bridges() -> bool:
+    """Whether this process has CAP_NET_ADMIN (capabilities(7)) and can open taps."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> 12 & 1) and os.access("/dev/net/tun", os.R_OK | os.W_OK)

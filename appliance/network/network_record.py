@@ -1,4 +1,4 @@
-"""What is kept of a network on disk, and a container's place on one while it runs."""
+"""Networks as the store keeps them, and the endpoints of containers on them."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,7 +7,7 @@ import msgspec
 
 from appliance.hypervisor import NO_BRIDGE, Nic
 
-# Options of the driver `bridge` that are honoured; Docker's names.
+# Docker's names of the options of the driver `bridge` that vchd honours.
 OPTION_BRIDGE = "com.docker.network.bridge.name"
 OPTION_MTU = "com.docker.network.driver.mtu"
 OPTION_MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
@@ -16,13 +16,13 @@ OPTION_HOST_IP = "com.docker.network.bridge.host_binding_ipv4"
 OPTION_DEFAULT = "com.docker.network.bridge.default_bridge"
 # The driver of a swarm's networks, and their scope.
 OVERLAY, SWARM = "overlay", "swarm"
-# The driver of networks that others are on, too.
+# The driver of external networks (`--container-network`): networks that other machines use too.
 EXTERNAL = "external"
 OPTIONS = frozenset((OPTION_BRIDGE, OPTION_MTU, OPTION_MASQUERADE, OPTION_ICC, OPTION_HOST_IP, OPTION_DEFAULT))
 
 
 class Pool(msgspec.Struct):
-    """One subnet, by CIDR; `ip_range` is the part of it that addresses are handed out from, `aux` what others have."""
+    """One subnet, by CIDR. Containers get addresses of `ip_range`, by default of the whole subnet, but none of `aux`."""
 
     subnet: str
     ip_range: str = ""
@@ -31,9 +31,10 @@ class Pool(msgspec.Struct):
 
 
 class NetworkRecord(msgspec.Struct):
-    """One network. `driver` is bridge, overlay, external, host or null; `created` unix ns; `own_subnet`: its user has chosen the subnet.
+    """One network. `driver` is bridge, overlay, external, host or null; `created` is in unix ns.
 
-    An external one has no pools where addresses are DHCP's; `bridge` is the portgroup then. `dns` and `firewall` are its alone.
+    `own_subnet`: the user has chosen the subnet. Only external networks have `dns` and `firewall`. An external network with
+    DHCP has no pools. On vSphere the `bridge` of an external network is a portgroup.
     """
 
     id: str
@@ -51,7 +52,7 @@ class NetworkRecord(msgspec.Struct):
     ipam_options: dict[str, str] | None = None
     bridge: str = ""
     scope: str = "local"
-    # A swarm's, for what its services publish: on paper only.
+    # The network on which a swarm publishes its services: a record without a bridge.
     ingress: bool = False
     dns: list[str] = []
     firewall: str = ""
@@ -62,12 +63,12 @@ class NetworkRecord(msgspec.Struct):
 
     @property
     def is_bridge(self) -> bool:
-        """Whether it is a bridge of this host: a swarm has no other node that an overlay would have to reach."""
+        """Whether the network is a bridge. An overlay network is one too: its swarm has only this node."""
         return self.driver in ("bridge", OVERLAY) and not self.ingress
 
     @property
     def is_external(self) -> bool:
-        """Whether it is there without us, and so are its gateway and its names."""
+        """Whether the network, its gateway and its name servers exist without vchd."""
         return self.driver == EXTERNAL
 
     @property
@@ -76,12 +77,12 @@ class NetworkRecord(msgspec.Struct):
 
     @property
     def used_pools(self) -> list[Pool]:
-        """Without IPv6, a subnet of it is on paper only."""
+        """The pools without those that have no effect: an IPv6 subnet while IPv6 is not enabled."""
         return [pool for pool in self.pools if self.ipv6 or ":" not in pool.subnet]
 
     @property
     def names_are_known(self) -> bool:
-        """Whether containers find each other by name: not on the default network, as ever."""
+        """Whether containers find each other by name. As in Docker they do not on the default network."""
         return self.is_bridge and not self.predefined
 
     @property
@@ -90,7 +91,7 @@ class NetworkRecord(msgspec.Struct):
         return int(text) if text.isdigit() else 0
 
     def on(self, option: str) -> bool:
-        """A switch that is on unless it was turned off."""
+        """The value of a boolean option whose default is true."""
         return self.options.get(option, "true").lower() not in ("false", "0")
 
 
@@ -112,9 +113,9 @@ class SwarmRecord(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Uplink:
-    """Where machines are on other hosts: the interface of this one that leads to them, and the bridge that it is put in.
+    """For VMs on other hosts: the interface of this host that leads to them, and the bridge that has it as a port.
 
-    All networks share that bridge; only their addresses tell them apart. `port` is one of ours that all of them may come to.
+    All networks share the bridge, so that only their addresses tell them apart. All VMs may reach TCP port `port` of this host.
     """
 
     bridge: str
@@ -124,7 +125,7 @@ class Uplink:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An address on a network, without and with its prefix's length, and the way out; IPv4 or IPv6."""
+    """An IPv4 or IPv6 address on a network, the length of its prefix, and its gateway."""
 
     address: str
     prefix: int
@@ -137,9 +138,10 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A container's place on a network: what its NIC, its tether and `inspect` need. `dns` is who answers its questions.
+    """A container's endpoint on a network, for its NIC, its tether and `inspect`. `dns` is the address of its name server.
 
-    On an external one there may be several such `servers`, `search` domains, and `ports` that are to be open: (protocol, number).
+    On an external network `servers` are the name servers, `search` the search domains, and `ports` the open ports, each as
+    (protocol, number).
     """
 
     network: NetworkRecord
@@ -161,12 +163,12 @@ class Endpoint:
 
     @property
     def gateway_rank(self) -> tuple[bool, int, str]:
-        """The endpoint with the least leads to the outside (moby's sandbox.go: not internal, priority, name)."""
+        """The endpoint with the lowest rank has the default route (moby's sandbox.go: not internal, priority, name)."""
         return self.network.internal, -int(self.wanted.get("GwPriority") or 0), self.network.name
 
 
 def gateway_endpoint(endpoints: list[Endpoint]) -> Endpoint | None:
-    """The one through which a container leaves for elsewhere; None when there is none."""
+    """The endpoint with the container's default route, None when no endpoint can have it."""
     outward = [
         endpoint
         for endpoint in endpoints
@@ -176,7 +178,7 @@ def gateway_endpoint(endpoints: list[Endpoint]) -> Endpoint | None:
 
 
 def ingress_endpoint(endpoints: list[Endpoint]) -> Endpoint | None:
-    """The one that this host's ports and its own name lead to and from; None when there is none."""
+    """The endpoint that published ports lead to, None when there is none. External networks have no published ports of the host."""
     return gateway_endpoint([endpoint for endpoint in endpoints if not endpoint.network.is_external])
 
 

@@ -1,4 +1,4 @@
-"""Published ports: which ports of the host are whose. Each is held by a socket, so that no other program takes it."""
+"""Published ports of the host. A socket holds each of them, so that no other program takes the port."""
 
 import contextlib
 import errno
@@ -16,7 +16,7 @@ from appliance.errors import InvalidParameter, VchError
 from appliance.http.listener import BACKLOG, accept_connections
 from appliance.hypervisor import Forward
 from appliance.network.firewall import Publication
-from appliance.network.host import Host
+from appliance.network.host import HostNetwork
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ _RANGE_FILE = "/proc/sys/net/ipv4/ip_local_port_range"
 
 @dataclass(frozen=True, slots=True)
 class PortRequest:
-    """A port of a container that is to be published on one of the host's ports `first` to `last` (0, 0: on any)."""
+    """Publish a container's port on one of the host's ports `first` to `last` (0, 0: any free port)."""
 
     protocol: str
     port: int
@@ -36,7 +36,7 @@ class PortRequest:
 
 
 def parse_port(text: str) -> tuple[int, str]:
-    """80/tcp. InvalidParameter in Docker's words."""
+    """Parse "80/tcp". InvalidParameter, with Docker's text, when it is malformed."""
     number, _, protocol = text.partition("/")
     protocol = protocol.lower() or "tcp"
     if not number.isdigit() or not 0 < int(number) < 65536 or protocol not in ("tcp", "udp", "sctp"):
@@ -45,7 +45,7 @@ def parse_port(text: str) -> tuple[int, str]:
 
 
 def each_port(exposed: Iterable[str]) -> Iterator[tuple[int, str]]:
-    """ExposedPorts one by one: 80/tcp, 8000-8010/udp."""
+    """The single ports of ExposedPorts, such as 80/tcp and 8000-8010/udp."""
     for text in exposed:
         numbers, slash, protocol = text.partition("/")
         first, _, last = numbers.partition("-")
@@ -85,22 +85,22 @@ def parse_bindings(bindings: dict[str, Any]) -> list[PortRequest]:
 
 
 class _Taken(Exception):
-    """Somebody has the port; the text says who."""
+    """The port is in use; the text is Docker's."""
 
 
 class Ports:
-    """All published ports of the host. `nursery` owns the proxies for IPv6."""
+    """All published ports of the host. `nursery` owns the relays from IPv6 to IPv4."""
 
-    def __init__(self, host: Host, nursery: trio.Nursery) -> None:
+    def __init__(self, host: HostNetwork, nursery: trio.Nursery) -> None:
         self._host = host
         self._tasks = IsolatedTasks(nursery)
         self._held: dict[str, list[_Held]] = {}
-        self._led: dict[str, list[Publication]] = {}
+        self._published: dict[str, list[Publication]] = {}
 
     def take(self, container: str, endpoint: str, wanted: Iterable[PortRequest], host_ip: str = "") -> list[Binding]:
-        """Hold ports for a container (or one of its ports): all, or none with Docker's text.
+        """Hold ports for a container: all of them, or none and an error with Docker's text.
 
-        `host_ip` is where those go that name no address.
+        `host_ip` is for requests without an address. `container` may also be a part of a container that is released alone.
         """
         held: list[_Held] = []
         bindings: list[Binding] = []
@@ -145,27 +145,27 @@ class Ports:
             raise _Taken(f"failed to bind host port {place}:{number}/{protocol}: {what}") from None
 
     def retake(self, container: str, bindings: Iterable[Binding]) -> None:
-        """Hold what a container has had before this daemon was started."""
+        """Hold the ports of a container that runs since before this daemon started."""
         for one in bindings:
             try:
                 self._held.setdefault(container, []).append(self._hold(one.protocol, one.host_ip, one.host_port))
             except _Taken as taken:
-                log.warning("a port of container %s is not held: %s", container[:12], taken)
+                log.warning("cannot hold a port of container %s again: %s", container[:12], taken)
 
     def forward(self, container: str, bindings: Iterable[Binding], address: str, address6: str) -> None:
-        """Let what comes in at the ports go to the container."""
+        """Forward the ports to the container."""
         bindings = list(bindings)
-        led = publications(bindings, address, address6)
-        self._host.publish(led)
-        self._led[container] = led
+        published = publications(bindings, address, address6)
+        self._host.publish(published)
+        self._published[container] = published
         for one in self._held.get(container, ()):
             target = _target_of(one, bindings)
             if target is not None and ":" in one.place and not address6 and one.protocol == "tcp":
-                # IPv6 to the host, IPv4 to the container: no rule does that.
+                # No rule of nftables translates IPv6 to IPv4.
                 self._relay(one, address, target)
 
     def hand_over(self, container: str) -> None:
-        """The hypervisor is to listen at the ports of this container; IPv6 is relayed to it."""
+        """Let the hypervisor listen at the IPv4 ports of this container. IPv6 is relayed to them."""
         for one in self._held.get(container, ()):
             if ":" not in one.place:
                 one.socket.close()
@@ -173,26 +173,26 @@ class Ports:
                 self._relay(one, "127.0.0.1", one.number)
 
     def _relay(self, held: "_Held", address: str, port: int) -> None:
-        # Opened here: when the task begins the port may have been given back.
+        # Duplicated here: when the task begins, the port may have been released already.
         listener = trio.socket.from_stdlib_socket(held.socket.dup())
         self._tasks.start_soon(_relay, listener, held, address, port)
 
     def release(self, container: str) -> None:
         """Undo `take` and `forward`."""
         try:
-            self._host.withdraw(self._led.pop(container, ()))
+            self._host.withdraw(self._published.pop(container, ()))
         except VchError as error:
-            log.warning("ports of container %s: %s", container[:12], error)
+            log.warning("cannot withdraw the ports of container %s: %s", container[:12], error)
         for one in self._held.pop(container, ()):
             one.close()
 
-    def led(self) -> list[Publication]:
-        """All that leads somewhere."""
-        return [one for publications in self._led.values() for one in publications]
+    def published(self) -> list[Publication]:
+        """All ports that lead to a container."""
+        return [publication for forwarded in self._published.values() for publication in forwarded]
 
 
 def publications(bindings: list[Binding], address: str, address6: str) -> list[Publication]:
-    """What the host's rules are told."""
+    """The bindings as publications for the host's firewall."""
     found = []
     for one in bindings:
         target = address6 if ":" in one.host_ip else address
@@ -203,7 +203,7 @@ def publications(bindings: list[Binding], address: str, address6: str) -> list[P
 
 
 def forwards(bindings: Iterable[Binding], address: str) -> tuple[Forward, ...]:
-    """What user-mode networking is told; IPv6 is relayed to it."""
+    """The bindings as forwards of user-mode networking, without those of IPv6, which are relayed."""
     return tuple(
         Forward(one.protocol, one.host_ip, one.host_port, address, one.port)
         for one in bindings
@@ -228,7 +228,7 @@ _next_port = 0
 
 
 def _every_ipv6() -> list[str]:
-    """`::` where the host has IPv6."""
+    """The address `::`, if the host has IPv6."""
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
             probe.bind(("::1", 0))
@@ -245,7 +245,7 @@ def _target_of(held: "_Held", bindings: list[Binding]) -> int | None:
 
 
 class _Held:
-    """A port of the host that is ours. What comes to it goes by the host's rules; the socket itself gets nothing of it."""
+    """A port of the host that a socket holds. The firewall forwards its packets, so the socket itself receives none."""
 
     def __init__(self, protocol: str, place: str, number: int) -> None:
         self.protocol, self.place, self.number = protocol, place, number
@@ -257,7 +257,7 @@ class _Held:
             if family == socket.AF_INET6:
                 self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             if protocol == "tcp":
-                # A connection that has ended may still be remembered; a listener is a conflict nonetheless.
+                # Old connections in TIME_WAIT must not block the port. A listener of another program still does.
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self.socket.bind((place, number))
             if protocol == "tcp":
@@ -278,7 +278,7 @@ class _Held:
 
 
 async def _relay(listener: trio.socket.SocketType, held: _Held, address: str, port: int) -> None:
-    """Carry connections over to an address of the other version."""
+    """Relay connections from IPv6 to an IPv4 address."""
 
     async def serve(client: trio.socket.SocketType) -> None:
         await _carry(client, address, port)

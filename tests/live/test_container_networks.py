@@ -230,7 +230,7 @@ def test_nobody_answers(daemon: Daemon, neighbour: Neighbour) -> None:
 def test_settings_that_cannot_be(tmp_path_factory: pytest.TempPathFactory) -> None:
     daemon = Daemon(tmp_path_factory.mktemp("wrong"))
     for setting, said in (
-        ("name=lan,bridge=nowhere", "there is no bridge nowhere here"),
+        ("name=lan,bridge=nowhere", "this host has no bridge nowhere"),
         ("name=bridge,bridge=lan", "there is another network of that name"),
         ("name=lan,bridge=lan,firewall=ajar", "firewall=ajar is not one of closed, outbound, peers, published, open"),
         ("name=lan,bridge=lan,firewall=peers", "firewall=peers needs subnet"),

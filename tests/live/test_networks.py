@@ -234,7 +234,7 @@ def test_network_remove_and_prune(daemon: Daemon) -> None:
         (("bridge",), "network with name bridge already exists"),
         pytest.param(
             ("-o", "com.docker.network.bridge.name=lo", "x1"),
-            "bridge name lo is that of a network device of the host",
+            "bridge name lo belongs to a network device of the host",
             marks=on_qemu,
         ),
         (("-o", "com.docker.network.bridge.nonsense=1", "x1"), "com.docker.network.bridge.nonsense is not supported"),

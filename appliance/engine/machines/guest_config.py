@@ -8,12 +8,12 @@ from appliance.config import ends_of
 from appliance.container.spec import tmpfs_mount
 from appliance.engine.model.mount_plan import MountPlan, PlacedMount
 from appliance.guest import GuestVolume, Interface, NetworkConfig, StateFile
-from appliance.network.names import host_resolver
+from appliance.network.dns_server import host_resolver
 from appliance.network.network_record import Endpoint, gateway_endpoint, ingress_endpoint
 from tether.launch import oci
 
 if TYPE_CHECKING:
-    from appliance.network.guestfilter import Gate
+    from appliance.network.guest_firewall import FilteredNic
 
 # Where the guest has what is the tether's.
 STATE = "/run/tether"
@@ -117,20 +117,20 @@ def network_config(endpoints: list[Endpoint], unmatched: int = 0, *, filtered: b
     rules = b""
     if filtered or any(endpoint.network.is_external for endpoint in endpoints):
         # Imported here: only external networks need this module.
-        from appliance.network.guestfilter import messages
+        from appliance.network.guest_firewall import messages
 
         rules = messages(_gate(endpoint) for endpoint in endpoints if endpoint.network.is_external)
     return NetworkConfig(interfaces, rules)
 
 
-def _gate(endpoint: Endpoint) -> "Gate":
-    from appliance.network.guestfilter import Gate
+def _gate(endpoint: Endpoint) -> "FilteredNic":
+    from appliance.network.guest_firewall import FilteredNic
 
     network = endpoint.network
     peers = ("", "")
     if network.pools:
         peers = ends_of(network.pools[0].ip_range or network.pools[0].subnet)
-    return Gate(endpoint.interface, network.firewall, endpoint.ports, peers)
+    return FilteredNic(endpoint.interface, network.firewall, endpoint.ports, peers)
 
 
 def _source(placed: PlacedMount) -> str:

@@ -15,7 +15,7 @@ from appliance.engine.model.container import Container
 from appliance.errors import Forbidden, InvalidParameter, NotFound, VchError
 from appliance.hypervisor import NO_BRIDGE, Nic
 from appliance.network.addresses import Subnet, mac_of, parse_subnet
-from appliance.network.host import Host
+from appliance.network.host import HostNetwork
 from appliance.network.network_record import (
     OPTION_HOST_IP,
     SWARM,
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 class EndpointAllocator:
     """`find` gives a network by its name or id. Errors carry Docker's texts."""
 
-    def __init__(self, host: Host, nursery: trio.Nursery, find: Callable[[str], NetworkRecord]) -> None:
+    def __init__(self, host: HostNetwork, nursery: trio.Nursery, find: Callable[[str], NetworkRecord]) -> None:
         self._host = host
         self._find = find
         self.ports = Ports(host, nursery)

@@ -19,8 +19,8 @@ from appliance.engine.networking.endpoints import EndpointAllocator
 from appliance.engine.networking.resolver import Resolver
 from appliance.errors import Conflict, Forbidden, InvalidParameter, NotFound, NotInSwarm, Unsupported
 from appliance.network.addresses import Network, Subnet, default_pools, parse_subnet, pick_local_subnet6, pick_subnet
-from appliance.network.host import Host
-from appliance.network.names import NameServer
+from appliance.network.dns_server import NameServer
+from appliance.network.host import HostNetwork
 from appliance.network.network_record import (
     EXTERNAL,
     OPTION_BRIDGE,
@@ -78,7 +78,7 @@ class Networks:
 
     def __init__(
         self,
-        host: Host,
+        host: HostNetwork,
         database: Database,
         events: EventBus,
         nursery: trio.Nursery,
@@ -198,7 +198,7 @@ class Networks:
 
     def settle(self) -> None:
         """Every container that runs is known: let the rules be true."""
-        self._host.set_rules(self._records.values(), self.allocator.ports.led())
+        self._host.set_rules(self._records.values(), self.allocator.ports.published())
 
     async def close(self) -> None:
         """Leave nothing on the host, unless somebody still needs it."""

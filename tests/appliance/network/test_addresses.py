@@ -35,7 +35,7 @@ def test_a_range_is_a_part() -> None:
     subnet = Subnet(Pool("10.0.0.0/24", "10.0.0.128/30", "10.0.0.254"), "net")
     assert [subnet.take().address for _ in range(4)] == [f"10.0.0.{number}" for number in range(128, 132)]
     assert subnet.gateway == "10.0.0.254"
-    with pytest.raises(InvalidParameter, match="no part of subnet"):
+    with pytest.raises(InvalidParameter, match="not part of subnet"):
         Subnet(Pool("10.0.0.0/24", "10.0.1.0/30"), "net")
 
 

@@ -9,12 +9,12 @@ import trio
 from appliance.container.container_record import Binding
 from appliance.errors import InvalidParameter, VchError
 from appliance.network.firewall import Publication, rules
-from appliance.network.host import UserModeHost
+from appliance.network.host import UserModeHostNetwork
 from appliance.network.network_record import NetworkRecord, Pool
 from appliance.network.ports import PortRequest, Ports, each_port, parse_bindings
 
 
-class _Host(UserModeHost):
+class _Host(UserModeHostNetwork):
     """Remembers what it is told."""
 
     def __init__(self) -> None:

@@ -5,7 +5,7 @@ import struct
 import dnslib
 import pytest
 
-from appliance.network.names import Answer, NameServer, _fitting
+from appliance.network.dns_server import Answer, NameServer, _fitting
 
 
 def _server(answer: Answer) -> NameServer:

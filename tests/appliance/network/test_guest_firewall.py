@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from appliance.network.guestfilter import Gate, messages
+from appliance.network.guest_firewall import FilteredNic, messages
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace needs the rights of root")
 
@@ -37,12 +37,12 @@ def _answers(nic: str) -> list[str]:
 
 def test_levels() -> None:
     come, go = 'iifname "eth0"', 'oifname "eth0"'
-    assert _ruleset(messages([Gate("eth0", "open")])) == []
-    assert _ruleset(messages([Gate("eth0", "closed")])) == [f"{come} drop", f"{go} drop"]
-    outbound = _ruleset(messages([Gate("eth0", "outbound", (("tcp", 80),))]))
+    assert _ruleset(messages([FilteredNic("eth0", "open")])) == []
+    assert _ruleset(messages([FilteredNic("eth0", "closed")])) == [f"{come} drop", f"{go} drop"]
+    outbound = _ruleset(messages([FilteredNic("eth0", "outbound", (("tcp", 80),))]))
     assert outbound == [*_answers(come), f"{come} drop", *_answers(go)]
     ports = (("tcp", 81), ("tcp", 80), ("udp", 53), ("tcp", 443))
-    assert _ruleset(messages([Gate("eth0", "published", ports)])) == [
+    assert _ruleset(messages([FilteredNic("eth0", "published", ports)])) == [
         *_answers(come),
         f"{come} tcp dport 80-81 accept",
         f"{come} tcp dport 443 accept",
@@ -50,7 +50,7 @@ def test_levels() -> None:
         f"{come} drop",
         *_answers(go),
     ]
-    assert _ruleset(messages([Gate("eth0", "peers", peers=("192.0.2.8", "192.0.2.15"))])) == [
+    assert _ruleset(messages([FilteredNic("eth0", "peers", peers=("192.0.2.8", "192.0.2.15"))])) == [
         *_answers(come),
         f"{come} ip saddr 192.0.2.8-192.0.2.15 accept",
         f"{come} drop",
@@ -61,13 +61,16 @@ def test_levels() -> None:
 
 
 def test_the_last_ones_are_those_that_hold() -> None:
-    first, second = messages([Gate("eth0", "closed")]), messages([Gate("eth1", "closed"), Gate("eth0", "open")])
+    first, second = (
+        messages([FilteredNic("eth0", "closed")]),
+        messages([FilteredNic("eth1", "closed"), FilteredNic("eth0", "open")]),
+    )
     assert _ruleset(first, second) == ['iifname "eth1" drop', 'oifname "eth1" drop']
     assert _ruleset(first, messages([])) == []
 
 
 def test_as_many_ports_as_there_are() -> None:
     ports = tuple((protocol, port) for protocol in ("tcp", "udp") for port in range(1, 65536))
-    rules = _ruleset(messages([Gate("eth0", "published", ports)]))
+    rules = _ruleset(messages([FilteredNic("eth0", "published", ports)]))
     assert 'iifname "eth0" tcp dport 1-65535 accept' in rules
     assert 'iifname "eth0" udp dport 1-65535 accept' in rules

@@ -1,14 +1,14 @@
-"""What may come and go by a guest's NIC on a network that others are on too: rules that the guest's own kernel keeps to.
+"""Firewall rules for a guest's NICs on external networks. The guest's own kernel applies them.
 
-A guest has no nft: it is sent the messages of nfnetlink (linux/netfilter/nf_tables.h) that make up the whole transaction, and passes
-them to its kernel. They replace what was there before.
+A guest has no nft. It receives a whole transaction as messages of nfnetlink (linux/netfilter/nf_tables.h), and passes the
+messages to its kernel. A transaction replaces all rules of the one before.
 """
 
 import ipaddress
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from pyroute2.netlink import NLM_F_REQUEST
 from pyroute2.netlink.nfnetlink import NFNL_SUBSYS_NFTABLES, nfgen_msg
@@ -33,16 +33,23 @@ _HOOKS = {"input": 1, "output": 3}
 _ESTABLISHED_RELATED = 1 << 1 | 1 << 2
 _PROTOCOLS = {"tcp": 6, "udp": 17}
 _ICMPV6, _IPV4 = 58, 2
-# From router solicitations to redirects (RFC 4861): without them IPv6 finds nobody.
+# From router solicitations to redirects (RFC 4861): IPv6 does not work without them.
 _NEIGHBOURS = (133, 137)
 _NETWORK, _TRANSPORT = 1, 2
 
-Expression = dict[str, Any]
+
+class Expression(TypedDict):
+    """An expression of a rule, as pyroute2 encodes it."""
+
+    attrs: list[tuple[str, object]]
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
-    """A NIC by its name in the guest. `level` is closed, outbound, peers, published or open; ports and peers count where it says so."""
+class FilteredNic:
+    """A NIC by its name in the guest. `level` is closed, outbound, peers, published or open.
+
+    `ports`, each as (protocol, number), are open with level published; `peers`, the first and the last address, with peers.
+    """
 
     interface: str
     level: str
@@ -50,13 +57,13 @@ class Gate:
     peers: tuple[str, str] = ("", "")
 
 
-def messages(gates: Iterable[Gate]) -> bytes:
-    """The transaction. Without gates it takes all rules away."""
+def messages(nics: Iterable[FilteredNic]) -> bytes:
+    """The transaction. Without NICs it removes all rules."""
     batch = _Batch()
     batch.add(nft_table_msg, NFT_MSG_NEWTABLE, _CREATE, NFTA_TABLE_NAME=TABLE)
     batch.add(nft_table_msg, NFT_MSG_DELTABLE, 0, NFTA_TABLE_NAME=TABLE)
-    shut = [gate for gate in gates if gate.level != "open"]
-    if shut:
+    filtered = [nic for nic in nics if nic.level != "open"]
+    if filtered:
         batch.add(nft_table_msg, NFT_MSG_NEWTABLE, _CREATE, NFTA_TABLE_NAME=TABLE)
         for name, number in _HOOKS.items():
             hook = {"attrs": [("NFTA_HOOK_HOOKNUM", number), ("NFTA_HOOK_PRIORITY", 0)]}
@@ -69,8 +76,8 @@ def messages(gates: Iterable[Gate]) -> bytes:
                 NFTA_CHAIN_HOOK=hook,
                 NFTA_CHAIN_TYPE="filter",
             )
-        for gate in shut:
-            for chain, expressions in _rules(gate):
+        for nic in filtered:
+            for chain, expressions in _rules(nic):
                 batch.add(
                     nft_rule_msg,
                     NFT_MSG_NEWRULE,
@@ -82,30 +89,33 @@ def messages(gates: Iterable[Gate]) -> bytes:
     return batch.close()
 
 
-def _rules(gate: Gate) -> Iterable[tuple[str, Sequence[Expression]]]:
-    """Each with its chain, in order."""
-    come, go = _interface("NFT_META_IIFNAME", gate.interface), _interface("NFT_META_OIFNAME", gate.interface)
+def _rules(nic: FilteredNic) -> Iterable[tuple[str, Sequence[Expression]]]:
+    """The rules of a NIC in order, each with its chain."""
+    inward, outward = _interface("NFT_META_IIFNAME", nic.interface), _interface("NFT_META_OIFNAME", nic.interface)
     accept, drop = verdict(1), verdict(0)
-    if gate.level != "closed":
-        for chain, nic in (("input", come), ("output", go)):
-            yield chain, [*nic, *_answers(), *accept]
-            yield chain, [*nic, *_protocol(_ICMPV6), *_between(_TRANSPORT, 0, _bytes_of(1, *_NEIGHBOURS)), *accept]
-    if gate.level == "published":
-        for protocol, first, last in _ranges(gate.ports):
+    if nic.level != "closed":
+        for chain, interface in (("input", inward), ("output", outward)):
+            yield chain, [*interface, *_answers(), *accept]
+            yield (
+                chain,
+                [*interface, *_protocol(_ICMPV6), *_between(_TRANSPORT, 0, _bytes_of(1, *_NEIGHBOURS)), *accept],
+            )
+    if nic.level == "published":
+        for protocol, first, last in _ranges(nic.ports):
             port = _between(_TRANSPORT, 2, _bytes_of(2, first, last))
-            yield "input", [*come, *_protocol(_PROTOCOLS[protocol]), *port, *accept]
-    if gate.level == "peers":
-        low, high = (ipaddress.IPv4Address(address).packed for address in gate.peers)
-        # Sources are at byte 12 of IPv4's header, destinations at 16.
-        for chain, nic, offset in (("input", come, 12), ("output", go, 16)):
-            yield chain, [*nic, *_family(_IPV4), *_between(_NETWORK, offset, (low, high)), *accept]
-    yield "input", [*come, *drop]
-    if gate.level in ("closed", "peers"):
-        yield "output", [*go, *drop]
+            yield "input", [*inward, *_protocol(_PROTOCOLS[protocol]), *port, *accept]
+    if nic.level == "peers":
+        low, high = (ipaddress.IPv4Address(address).packed for address in nic.peers)
+        # In an IPv4 header the source is at byte 12, the destination at byte 16.
+        for chain, interface, offset in (("input", inward, 12), ("output", outward, 16)):
+            yield chain, [*interface, *_family(_IPV4), *_between(_NETWORK, offset, (low, high)), *accept]
+    yield "input", [*inward, *drop]
+    if nic.level in ("closed", "peers"):
+        yield "output", [*outward, *drop]
 
 
 def _ranges(ports: Iterable[tuple[str, int]]) -> Iterable[tuple[str, int, int]]:
-    """(protocol, first, last): few of them where there are many in a row."""
+    """(protocol, first, last) for each run of successive ports."""
     found: list[tuple[str, int, int]] = []
     for protocol, port in sorted(set(ports)):
         if found and found[-1][0] == protocol and found[-1][2] == port - 1:
@@ -120,11 +130,11 @@ def _bytes_of(size: int, first: int, last: int) -> tuple[bytes, bytes]:
 
 
 def _value(data: bytes) -> Expression:
-    return {"attrs": [("NFTA_DATA_VALUE", data)]}
+    return Expression(attrs=[("NFTA_DATA_VALUE", data)])
 
 
-def _expression(name: str, **of: object) -> Expression:
-    made: Expression = genex(name, of)
+def _expression(name: str, **fields: object) -> Expression:
+    made: Expression = genex(name, fields)
     return made
 
 
@@ -150,16 +160,16 @@ def _family(number: int) -> list[Expression]:
 
 def _answers() -> list[Expression]:
     """ct state established,related."""
-    mask, nothing = struct.pack("=I", _ESTABLISHED_RELATED), bytes(4)
+    mask, zero = struct.pack("=I", _ESTABLISHED_RELATED), bytes(4)
     return [
         _expression("ct", key=0, dreg=1),
-        _expression("bitwise", sreg=1, dreg=1, len=4, mask=_value(mask), xor=_value(nothing)),
-        _expression("cmp", sreg=1, op=1, data=_value(nothing)),
+        _expression("bitwise", sreg=1, dreg=1, len=4, mask=_value(mask), xor=_value(zero)),
+        _expression("cmp", sreg=1, op=1, data=_value(zero)),
     ]
 
 
 def _between(base: int, offset: int, ends: tuple[bytes, bytes]) -> list[Expression]:
-    """Of a header's bytes."""
+    """The bytes of a header at `offset` lie between two values."""
     first, last = ends
     found = _expression("payload", dreg=1, base=base, offset=offset, len=len(first))
     if first == last:
@@ -168,7 +178,7 @@ def _between(base: int, offset: int, ends: tuple[bytes, bytes]) -> list[Expressi
 
 
 class _Batch:
-    """Messages of one transaction, numbered."""
+    """The messages of one transaction, with sequence numbers."""
 
     def __init__(self) -> None:
         self._data = b""

@@ -1,6 +1,6 @@
-"""Who answers to which name: a DNS server (RFC 1035) on the gateway address of each network.
+"""A DNS server (RFC 1035) on the gateway address of each network.
 
-Names of containers are answered here; all other questions go, byte for byte, to the servers that the host itself asks.
+It answers the names of containers. All other questions go, byte for byte, to the servers of the host's resolv.conf(5).
 """
 
 import contextlib
@@ -22,34 +22,34 @@ from appliance.http.listener import accept_connections, bind_to_device, open_tcp
 
 log = logging.getLogger(__name__)
 
-_TTL = 0  # a container's address is good for now only
+_TTL = 0  # a container may have another address after its next start
 _PORT = 53
-_MOST = 65535
+_LARGEST = 65535
 _DATAGRAM = 512
 _UPSTREAM_SECONDS = 5.0
 _CLIENT_SECONDS = 10.0
-# Questions of one network that may be with other servers at the same time, and connections.
+# Per network: questions that wait for other servers, and TCP connections.
 _PENDING = 256
 _RESOLV_CONF = Path("/etc/resolv.conf")
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Addresses that a name has, of both versions; none: the name is known, but means nothing. `servers`: ask these instead."""
+    """The IPv4 and IPv6 addresses of a name, none for a name without an address. `servers`: ask these servers instead."""
 
     addresses: tuple[str, ...] = ()
     servers: tuple[str, ...] | None = None
 
 
 Resolve = Callable[[str, str, str], Answer]
-"""From a network's id, the asker's address and a name in lower case to what it means."""
+"""From a network's id, the client's address and a name in lower case to the answer."""
 Reverse = Callable[[str, str], str | None]
-"""From the asker's address and an address to a name."""
+"""From the client's address and an address to the name of that address."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostResolver:
-    """What the host's resolv.conf(5) says."""
+    """The host's resolv.conf(5)."""
 
     servers: tuple[str, ...]
     search: tuple[str, ...]
@@ -57,7 +57,7 @@ class HostResolver:
 
 
 def host_resolver() -> HostResolver:
-    """Read each time: it changes when the host moves."""
+    """Read the host's resolv.conf(5) now: it changes when the host changes networks."""
     servers: list[str] = []
     search: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
@@ -76,7 +76,7 @@ def host_resolver() -> HostResolver:
 
 
 class NameServer:
-    """Answers one network's questions. `device` is the bridge: nobody else is answered."""
+    """Answers the questions of one network's containers."""
 
     def __init__(self, network_id: str, resolve: Resolve, reverse: Reverse) -> None:
         self._network = network_id
@@ -87,7 +87,7 @@ class NameServer:
 
     @asynccontextmanager
     async def listen(self, address: str, device: str) -> AsyncIterator[None]:
-        """Answer as long as the block lasts. OSError when the port is taken."""
+        """Answer while the block lasts. `device` is the bridge: only its packets are seen. OSError when the port is taken."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with (
             trio.socket.socket(family, socket.SOCK_DGRAM) as datagrams,
@@ -109,7 +109,7 @@ class NameServer:
     async def _serve_datagrams(self, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
         while True:
             try:
-                data, peer = await listener.recvfrom(_MOST)
+                data, peer = await listener.recvfrom(_LARGEST)
             except OSError as error:
                 log.warning("%s: %s", self._label, error)
                 await trio.sleep(0.1)
@@ -153,16 +153,16 @@ class NameServer:
         try:
             return self._answer(data, source)
         except Exception:
-            # One question is not to end all answers.
-            log.exception("a question of %s on network %s", source, self._network[:12])
+            # A question that fails must not stop the server.
+            log.exception("%s: a question of %s failed", self._label, source)
             return _failure(data)
 
     def _answer(self, data: bytes, source: str) -> bytes | tuple[str, ...]:
-        """The answer, or the servers that have it."""
+        """The answer, or the servers to ask."""
         try:
             query = dnslib.DNSRecord.parse(data)
             name = str(query.q.qname).rstrip(".").lower()
-        except Exception:  # dnslib raises what it likes
+        except Exception:  # dnslib raises many kinds of errors for malformed questions
             return _failure(data, dnslib.RCODE.FORMERR)
         kinds = dnslib.QTYPE
         reply = query.reply()
@@ -177,7 +177,7 @@ class NameServer:
         if answer.servers is not None:
             return answer.servers or _failure(data)
         addresses = list(answer.addresses)
-        random.shuffle(addresses)  # each has its turn
+        random.shuffle(addresses)  # clients use the first address: spread them
         for text in addresses:
             version = ipaddress.ip_address(text).version
             if query.q.qtype == kinds.A and version == 4:
@@ -188,7 +188,7 @@ class NameServer:
 
 
 def _fitting(reply: bytes, data: bytes) -> bytes:
-    """The answer, or that it is too long for a datagram of who asked (RFC 1035 4.2.1, RFC 6891): it comes by TCP then."""
+    """The answer if the client takes datagrams of its size (RFC 1035 4.2.1, RFC 6891), else "truncated": the client asks by TCP."""
     if len(reply) <= _DATAGRAM:
         return reply
     query = dnslib.DNSRecord.parse(data)
@@ -200,7 +200,7 @@ def _fitting(reply: bytes, data: bytes) -> bytes:
 
 
 def _failure(data: bytes, code: int = dnslib.RCODE.SERVFAIL) -> bytes:
-    """An answer that says no: the question's id, nothing else of it."""
+    """An error as the answer. It repeats the question if that can be parsed, else only its id."""
     header = dnslib.DNSHeader(id=int.from_bytes(data[:2].ljust(2, b"\0"), "big"), qr=1, ra=1, rcode=code)
     with contextlib.suppress(Exception):
         query = dnslib.DNSRecord.parse(data)
@@ -223,7 +223,7 @@ def _address_of(name: str) -> str | None:
 
 
 async def _ask(data: bytes, servers: tuple[str, ...], *, stream: bool) -> bytes | None:
-    """What the first server that answers says to this question; None when none does."""
+    """The answer of the first server that answers; None when no server does."""
     for server in servers:
         with trio.move_on_after(_UPSTREAM_SECONDS), contextlib.suppress(OSError, EOFError):
             family = socket.AF_INET6 if ":" in server else socket.AF_INET
@@ -235,7 +235,7 @@ async def _ask(data: bytes, servers: tuple[str, ...], *, stream: bool) -> bytes 
                     return await _receive_framed(upstream)
                 await upstream.send(data)
                 while True:
-                    reply = await upstream.recv(_MOST)
+                    reply = await upstream.recv(_LARGEST)
                     if reply[:2] == data[:2]:
                         return reply
     return None
