@@ -1,4 +1,4 @@
-"""`vch configure`: an appliance is told something else, and boots with it; if it does not come up it is told the old again."""
+"""`vch configure`: changes settings of an appliance and boots it. If the API does not come up, the old settings return."""
 
 import argparse
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import trio
 
 from appliance.cli.options import add_setting_arguments, handed_on
 from appliance.cli.plan import as_option
-from appliance.cli.reach import docker_host, known_address, told_address, wait_served
+from appliance.cli.reach import docker_host, known_address, reported_address, wait_served
 from appliance.cli.report import REFUSED, TOO_LATE, USAGE, Ended, Report
 from appliance.cli.target import opened, password_of
 from appliance.config.table import PROPERTIES, PROPERTY
@@ -24,37 +24,43 @@ GRACE_SECONDS = 60.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="of the appliance, or its id")
+    parser.add_argument("name", help="Name or id of the appliance")
     add_setting_arguments(parser)
-    flag = parser.add_argument_group("how").add_argument
+    flag = parser.add_argument_group("Procedure").add_argument
     flag(
         "--reset",
         action="append",
         default=[],
         metavar="PROPERTY",
-        help="back to what it is by itself; names are those of `vch inspect`",
+        help="Set a property back to its default; vch inspect shows the names",
     )
-    flag("--dry-run", action="store_true", help="say what would change, change nothing")
-    flag("--timeout", type=float, default=600, metavar="SECONDS", help="for the appliance to come up again (600)")
+    flag("--dry-run", action="store_true", help="Show what would change, change nothing")
+    flag(
+        "--timeout",
+        type=float,
+        default=600,
+        metavar="SECONDS",
+        help="How long to wait until the appliance serves its API (default: 600)",
+    )
 
 
 async def run(options: argparse.Namespace, report: Report) -> None:
-    """Containers go on meanwhile. Ended, with REFUSED and nothing done, when the new settings are of no use."""
+    """Containers keep running meanwhile. Ended with REFUSED, and no change made, when the new settings are malformed."""
     folder: Path = options.cert_path or Path(options.name)
     async with opened(options) as appliances:
         one = await appliances.named(options.name)
         changes = await _changes(options, one, appliances, folder)
         if not changes:
-            raise Ended(USAGE, "nothing is to be changed: say what, by an option")
+            raise Ended(USAGE, "no option changes a setting")
         for key in sorted(changes):
-            shown = "(secret)" if PROPERTY[key].secret else changes[key].partition("\n")[0] or "(by itself)"
+            shown = "(secret)" if PROPERTY[key].secret else changes[key].partition("\n")[0] or "(default)"
             report.step(f"  {key}: {shown}")
         if changes.get("tls-verify") == "false":
             report.finding(
                 "warnings",
                 "--no-tlsverify",
-                "WHOEVER REACHES THE API MAY DO ALL, on all containers and their data",
-                "leave it out",
+                "EVERY CLIENT THAT REACHES THE API HAS FULL ACCESS to all containers and their data",
+                "leave the option out",
             )
         _check(one, changes, report)
         if options.dry_run:
@@ -78,36 +84,36 @@ async def _changes(options: argparse.Namespace, one: Deployed, appliances: Appli
     wanted = handed_on(options)
     if options.no_tlsverify:
         wanted["tls-verify"] = "false"
-    # By what it is known now.
+    # The certificate of vSphere may have changed: keep the thumbprint that this command has just verified.
     if server.thumbprint:
         wanted["thumbprint"] = server.thumbprint
     if options.tls_cname:
         if options.tls_cert:
-            raise InvalidParameter("--tls-cname is for a certificate of our own CA: leave out --tls-server-cert")
+            raise InvalidParameter("--tls-cname is for a certificate of vch's own CA: leave out --tls-server-cert")
         authority = Authority(folder, one.name, must_be=True)
         names = [options.tls_cname, known_address({**one.values, **wanted})]
         wanted["tls-cert"], wanted["tls-key"] = authority.sign_server(list(dict.fromkeys(filter(None, names))))
     for key in options.reset:
         if key not in PROPERTY:
             raise InvalidParameter(
-                f"--reset {key}: there is no such property; there are {', '.join(each.key for each in PROPERTIES)}"
+                f"--reset {key}: no such property; the properties are {', '.join(each.key for each in PROPERTIES)}"
             )
         wanted[key] = PROPERTY[key].default or ""
     changes = {key: value for key, value in wanted.items() if value != one.values.get(key, PROPERTY[key].default or "")}
     if options.ops_user:
         password = password_of(options.ops_password_file, "VCH_OPS_PASSWORD", options.ops_user)
-        # Somebody who cannot log in would leave an appliance that cannot either.
+        # An account that cannot log in would leave the appliance without vSphere.
         async with Session.open(replace(server, user=options.ops_user, password=password)):
             changes |= {"vsphere-user": options.ops_user, "vsphere-password": password, "vsphere-login": "password"}
     elif options.ops_extension:
-        # The ticket for it is made when it is needed.
+        # `_boot_with` acquires the ticket just before the boot, since tickets expire soon.
         changes |= {"vsphere-login": "extension", "vsphere-ticket": ""}
     return changes
 
 
 def _check(one: Deployed, changes: Mapping[str, str], report: Report) -> None:
     values = {**one.values, **changes}
-    # Those that it has kept for itself are not there to be looked at.
+    # The appliance keeps its secrets, and the properties no longer hold them: leave them out of the check.
     values["vsphere-password"] = values.get("vsphere-password") or "-"
     if not values.get("tls-key"):
         values.pop("tls-cert", None)
@@ -117,13 +123,13 @@ def _check(one: Deployed, changes: Mapping[str, str], report: Report) -> None:
         for problem in error.problems:
             finding = as_option(problem)
             report.finding("problems", finding.setting, finding.text, finding.remedy)
-        raise Ended(REFUSED, f"{one.name} stays as it is: see above") from error
+        raise Ended(REFUSED, f"{one.name} is unchanged: see the problems above") from error
 
 
 async def _boot_with(
     appliances: Appliances, one: Deployed, changes: Mapping[str, str], folder: Path, seconds: float, report: Report
 ) -> None:
-    report.step(f"Shutting {one.name} down; its containers go on")
+    report.step(f"Shutting {one.name} down; its containers keep running")
     if one.power != "poweredOff":
         await appliances.power_off(one.reference, GRACE_SECONDS)
     if group := changes.get("vm-group"):
@@ -132,12 +138,12 @@ async def _boot_with(
         changes = {**changes, "vsphere-ticket": await appliances.ticket()}
     await appliances.set_values(one, changes)
     if not await boot(appliances, one, {**one.values, **changes}, folder, seconds, report):
-        report.step("It does not answer; it is told the old again")
+        report.step("The API does not answer; restoring the old settings")
         await appliances.power_off(one.reference, GRACE_SECONDS)
         changed = await appliances.named(one.reference._moId)
         await appliances.set_values(changed, {key: one.values.get(key, "") for key in changes})
         served = await boot(appliances, one, one.values, folder, seconds, report)
-        text = "the old settings are back" if served else "and with the old settings neither: its console says more"
+        text = "the old settings are back" if served else "nor with the old settings: see its console"
         raise Ended(TOO_LATE, f"{one.name} does not come up with these settings; {text}")
     secrets = [key for key in changes if PROPERTY[key].secret and changes[key]]
     if secrets:
@@ -147,11 +153,11 @@ async def _boot_with(
 async def boot(
     appliances: Appliances, one: Deployed, values: Mapping[str, str], folder: Path, seconds: float, report: Report
 ) -> bool:
-    """Power it on; whether it serves its API in so many seconds."""
+    """Power the appliance on. Whether it serves its API within `seconds`."""
     report.step("Powering it on")
     await appliances.power_on(one.reference)
     with trio.move_on_after(seconds):
-        address = known_address(values) or await told_address(appliances, one.reference)
+        address = known_address(values) or await reported_address(appliances, one.reference)
         report.step(f"Waiting for the API at {address}")
         await wait_served(address, values, folder)
         return True

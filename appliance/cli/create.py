@@ -23,7 +23,7 @@ from appliance.cli.plan import (
     values_of,
     volume_stores,
 )
-from appliance.cli.reach import told_address, wait_served
+from appliance.cli.reach import reported_address, wait_served
 from appliance.cli.report import REFUSED, TOO_LATE, Ended, Report
 from appliance.cli.target import opened, password_of
 from appliance.config import parse_container_network
@@ -45,7 +45,7 @@ _OVF_NETWORKS = {"public": "Public", "bridge": "Bridge"}
 
 @dataclass(slots=True)
 class _Identity:
-    """Who may use the API: the CA's folder, if it is ours, and what an operator has."""
+    """The folder of certificates, vch's own CA if there is one, and the client certificate of the operator, PEM."""
 
     folder: Path
     authority: Authority | None = None
@@ -54,11 +54,11 @@ class _Identity:
 
 
 async def run(options: argparse.Namespace, report: Report) -> None:
-    """Ended, with REFUSED, when anything is in the way; nothing has been made then."""
+    """Ended with REFUSED when there is a problem; nothing is deployed then."""
     options.tenant = options.tenant or options.name
     options.cert_path = options.cert_path or Path(options.name)
     async with opened(options) as appliances:
-        report.step(f"Looking at {appliances.session.describe()}")
+        report.step(f"Checking {appliances.session.describe()}")
         findings = check_options(options)
         package = package_of(options, findings)
         wanted = PreflightRequest(
@@ -77,16 +77,20 @@ async def run(options: argparse.Namespace, report: Report) -> None:
         await look.run()
         values = values_of(options, appliances.session.server, look.places)
         if options.ops_grant_perms:
-            # What is missing now is given then.
+            # `_make` gives the account the privileges that it lacks.
             look.problems = [one for one in look.problems if one.setting != "--ops-user"]
         findings += look.problems
         if options.ops_extension and not appliances.session.is_vcenter:
             findings.append(
-                Finding("--ops-extension", "a lone ESXi has no extensions", "name an account by --ops-user")
+                Finding(
+                    "--ops-extension",
+                    "an ESXi host without a vCenter has no extensions",
+                    "name an account by --ops-user",
+                )
             )
         ops_password = await _ops_password(options, appliances.session.server, findings)
         try:
-            # Passwords and certificates come later: here is what can be wrong without them.
+            # The password is checked by logging in, and the certificates are signed later.
             settings_of({**values, "vsphere-password": "-"})
         except Malformed as error:
             findings += [as_option(problem) for problem in error.problems]
@@ -96,20 +100,21 @@ async def run(options: argparse.Namespace, report: Report) -> None:
             report.finding(
                 "warnings",
                 "--no-tlsverify",
-                "WHOEVER REACHES THE API MAY DO ALL, on all containers and their data",
-                "leave it out",
+                "EVERY CLIENT THAT REACHES THE API HAS FULL ACCESS to all containers and their data",
+                "leave the option out",
             )
         for one in findings:
             report.finding("problems", one.setting, one.text, one.remedy)
         if findings:
             raise Ended(
                 REFUSED,
-                f"{options.name} is not made: {len(findings)} problem{'s' if len(findings) > 1 else ''}, see above",
+                f"{options.name} was not deployed: {len(findings)} problem{'s' if len(findings) > 1 else ''}, see above",
             )
         assert package is not None
         if options.dry_run:
             report.result(
-                {"name": options.name, "made": False}, [f"{options.name} could be made; nothing was (--dry-run)"]
+                {"name": options.name, "made": False},
+                [f"{options.name} can be deployed; nothing was changed (--dry-run)"],
             )
             return
         await _make(appliances, options, report, package, look.places, {**values, "vsphere-password": ops_password})
@@ -131,7 +136,7 @@ def _portgroups(options: argparse.Namespace) -> dict[str, str]:
 
 
 async def _ops_password(options: argparse.Namespace, server: Server, findings: list[Finding]) -> str:
-    """Of the account that the appliance is to have, which has to be able to log in."""
+    """The password of the appliance's account; "", and a finding more, when the account cannot log in."""
     if options.ops_extension:
         return ""
     if not options.ops_user:
@@ -141,12 +146,12 @@ async def _ops_password(options: argparse.Namespace, server: Server, findings: l
         async with Session.open(replace(server, user=options.ops_user, password=password)):
             return password
     except (InvalidParameter, HypervisorError) as error:
-        findings.append(Finding("--ops-user", str(error), "make the account first, and give its password"))
+        findings.append(Finding("--ops-user", str(error), "create the account, and give its password"))
         return ""
 
 
 def _identify(options: argparse.Namespace, report: Report, values: dict[str, str]) -> _Identity:
-    """Certificates, ours or theirs, into the values and the folder."""
+    """Sign the certificates that the options do not give, and put them into the values and the folder."""
     identity = _Identity(options.cert_path, authority_of(options, only_look=False))
     authority = identity.authority
     if authority is None:
@@ -175,11 +180,11 @@ async def _make(
 ) -> None:
     identity = _identify(options, report, values)
     async with _undone_on_failure(appliances, report) as made:
-        report.step(f"Making the resource pool {options.name}")
+        report.step(f"Creating the resource pool {options.name}")
         made.pool = await appliances.make_pool(places.pool, options.name, options.cpu, options.memory)
         made.folder = await tenant_folder(appliances.session, places.machines, Names(options.tenant))
         if options.ops_grant_perms:
-            report.step(f"Giving {options.ops_user} what it needs")
+            report.step(f"Giving {options.ops_user} the privileges that vchd needs")
             await appliances.grant(options.ops_user, places.datacenter, privileges_for(values, places))
         more = [places.backings[role] for role in ("client", "management") if role in places.backings]
         plan = Plan(
@@ -200,28 +205,28 @@ async def _make(
         if options.vm_group:
             await appliances.group(made.pool, options.vm_group).add(made.machine)
         if options.ops_extension:
-            # As late as can be: it is of no use soon.
+            # As late as possible, since the ticket expires soon.
             deployed = await appliances.look(made.machine)
             assert deployed is not None
             await appliances.set_values(deployed, {"vsphere-ticket": await appliances.ticket()})
-        report.step("Powering it on")
+        report.step("Powering on")
         await appliances.power_on(made.machine)
     deployed = await appliances.look(made.machine)
     assert deployed is not None
     address = ""
     with trio.move_on_after(options.timeout) as scope:
-        report.step("Waiting for its address")
-        address = client_address(options) or await told_address(appliances, made.machine)
+        report.step("Waiting for the address of the appliance")
+        address = client_address(options) or await reported_address(appliances, made.machine)
         report.step(f"Waiting for the API at {address}:{API_PORT}")
         await wait_served(address, values, options.cert_path)
     if scope.cancelled_caught:
         where = f" at {address}:{API_PORT}" if address else ""
         raise Ended(
             TOO_LATE,
-            f"{options.name} was made, but does not answer{where} after {options.timeout:.0f} s; its console says more; "
-            f"`vch delete {options.name}` removes it",
+            f"{options.name} was deployed, but its API does not answer{where} after {options.timeout:.0f} s: see its console; "
+            f"`vch delete {options.name}` removes the appliance",
         )
-    # They are kept on the appliance's own disk now, and are nobody's business in the inventory.
+    # The appliance has stored its secrets on its data disk: remove them from the inventory, where other accounts can read them.
     await appliances.set_values(deployed, dict.fromkeys(("vsphere-password", "vsphere-ticket", "tls-key"), ""))
     _tell(options, report, identity, address, deployed)
 
@@ -240,7 +245,7 @@ def _tell(options: argparse.Namespace, report: Report, identity: _Identity, addr
             "".join(f"{key}={value}\n" for key, value in environment.items()).encode(),
         )
     lines = [
-        f"{options.name} is there. Connect to it with:",
+        f"{options.name} is ready. Connect to it with:",
         "",
         line,
         f"docker {'--tls ' if options.no_tlsverify else ''}info",
@@ -266,12 +271,12 @@ class _Made:
 
 @asynccontextmanager
 async def _undone_on_failure(appliances: Appliances, report: Report) -> AsyncIterator[_Made]:
-    """What was made in the block is taken away again if it ends with an error."""
+    """Remove what the block has created, if the block ends with an error."""
     made = _Made()
     try:
         yield made
     except BaseException:
-        report.step("It failed; taking away what was made")
+        report.step("Deployment failed; removing what was created")
         with trio.CancelScope(shield=True):
             for reference, undo in (
                 (made.machine, appliances.end),
@@ -282,5 +287,5 @@ async def _undone_on_failure(appliances: Appliances, report: Report) -> AsyncIte
                     try:
                         await undo(reference)
                     except HypervisorError as error:
-                        report.finding("warnings", "left", str(error), "remove it in the vSphere client")
+                        report.finding("warnings", "left behind", str(error), "remove it in the vSphere client")
         raise

@@ -1,4 +1,4 @@
-"""`vch version`, `vch dump` and `vch trace`: what a daemon is asked."""
+"""`vch version`, `vch dump` and `vch trace`: questions to a running vchd, over its API."""
 
 import argparse
 import http.client
@@ -13,7 +13,7 @@ _DEFAULT = "unix:///var/run/docker.sock"
 
 
 def _get(host: str, path: str) -> bytes:
-    """GET from a daemon; OSError when it does not answer."""
+    """The body of a GET. OSError when the daemon does not answer, or not with status 200."""
     connection: http.client.HTTPConnection
     if host.startswith("unix://"):
         connection = http.client.HTTPConnection("vchd")
@@ -30,20 +30,25 @@ def _get(host: str, path: str) -> bytes:
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """What a daemon itself is asked, over its API."""
+    """Add the three commands."""
     for name, text in (
-        ("version", "versions of this program and of a daemon"),
-        ("dump", "every task of a daemon, and where it waits"),
-        ("trace", "the timeline of a container's last start, in ms"),
+        ("version", "show the versions of vch and of a daemon"),
+        ("dump", "show every task of a daemon, and where the task waits"),
+        ("trace", "show the timeline of a container's last start, in ms"),
     ):
         one = commands.add_parser(name, help=text, description=text)
-        one.add_argument("-H", "--host", default=_DEFAULT, help="the daemon: unix:///path or tcp://address:port")
+        one.add_argument(
+            "-H",
+            "--host",
+            default=_DEFAULT,
+            help=f"The daemon, unix:///path or tcp://address:port (default: {_DEFAULT})",
+        )
         if name == "trace":
-            one.add_argument("container")
+            one.add_argument("container", help="Name or id of the container")
 
 
 def run(options: argparse.Namespace) -> str | None:
-    """What is wrong, None when nothing is."""
+    """Run the command of the options. Returns an error text, or None."""
     try:
         if options.command == "version":
             print(f"vch {__version__}")

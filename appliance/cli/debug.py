@@ -1,4 +1,4 @@
-"""`vch debug`: SSH to an appliance, for a time."""
+"""`vch debug`: opens SSH to an appliance for a limited time."""
 
 import argparse
 import getpass
@@ -7,14 +7,13 @@ import secrets
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import paramiko
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from appliance.cli.reach import known_address, told_address
+from appliance.cli.reach import known_address, reported_address
 from appliance.cli.report import REFUSED, TOO_LATE, Ended, Report
 from appliance.cli.target import opened
 from appliance.errors import InvalidParameter, Unavailable
@@ -30,24 +29,41 @@ _PORT = 22
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag = parser.add_argument
-    flag("name", help="of the appliance, or its id")
-    flag("--for", dest="seconds", type=int, default=3600, metavar="SECONDS", help="how long (3600)")
+    flag("name", help="Name or id of the appliance")
+    flag(
+        "--for",
+        dest="seconds",
+        type=int,
+        default=3600,
+        metavar="SECONDS",
+        help="How long SSH stays open (default: 3600)",
+    )
     flag(
         "--authorized-key",
         type=Path,
-        help="a public key that may log in; else one is made for you, beside the certificates",
+        metavar="FILE",
+        help="Public key that may log in (default: vch makes a key pair in the folder of certificates)",
     )
-    flag("--rootpw", action="store_true", help="a password may log in, too: it is asked for, or $VCH_ROOT_PASSWORD")
-    flag("--close", action="store_true", help="end it now")
-    flag("--cert-path", type=Path, help="the folder of certificates, ./NAME")
-    flag("--timeout", type=float, default=60, metavar="SECONDS", help="for SSH to be there (60)")
-    flag("--run", dest="there", metavar="COMMAND", help="run this there, print what it says; its status is ours")
+    flag(
+        "--rootpw",
+        action="store_true",
+        help="Allow login by password, too: from $VCH_ROOT_PASSWORD, else vch asks for it",
+    )
+    flag("--close", action="store_true", help="Close SSH now")
+    flag("--cert-path", type=Path, metavar="FOLDER", help="Folder of certificates (default: ./NAME)")
+    flag("--timeout", type=float, default=60, metavar="SECONDS", help="How long to wait for SSH (default: 60)")
+    flag(
+        "--run",
+        dest="there",
+        metavar="COMMAND",
+        help="Run this command on the appliance, print its output, and exit with its status",
+    )
 
 
 async def run(options: argparse.Namespace, report: Report) -> None:
-    """Ended, with REFUSED, for an appliance that is off; with TOO_LATE when SSH does not come."""
+    """Ended with REFUSED when the appliance is powered off; with TOO_LATE when the appliance does not open SSH in time."""
     if not LEAST_SECONDS <= options.seconds <= MOST_SECONDS:
-        raise InvalidParameter(f"--for {options.seconds}: between {LEAST_SECONDS} and {MOST_SECONDS}")
+        raise InvalidParameter(f"--for {options.seconds}: not between {LEAST_SECONDS} and {MOST_SECONDS} seconds")
     folder: Path = options.cert_path or Path(options.name)
     async with opened(options) as appliances:
         one = await appliances.named(options.name)
@@ -55,7 +71,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
             raise Ended(REFUSED, f"{one.name} is {one.power}")
         if options.close:
             await appliances.set_extra(one.reference, {REQUEST: Access(secrets.token_hex(8), 0).encode()})
-            report.result({"name": one.name, "open": False}, [f"SSH to {one.name} ends"])
+            report.result({"name": one.name, "open": False}, [f"SSH to {one.name} is closed"])
             return
         key, own = _key(options.authorized_key, folder)
         hashed = _hash(_password()) if options.rootpw else ""
@@ -63,28 +79,28 @@ async def run(options: argparse.Namespace, report: Report) -> None:
         await appliances.set_extra(one.reference, {REQUEST: request, HOST_KEY: ""})
         found = ""
         with trio.move_on_after(options.timeout):
-            report.step("Waiting for the appliance to say by which key it is known")
+            report.step("Waiting for the SSH host key of the appliance")
             found = await _host_key(appliances, one.reference)
-            address = known_address(one.values) or await told_address(appliances, one.reference)
+            address = known_address(one.values) or await reported_address(appliances, one.reference)
         if not found:
-            raise Ended(TOO_LATE, f"{one.name} does not take it up; are VMware's tools running in it?")
+            raise Ended(TOO_LATE, f"{one.name} does not react; are its VMware Tools running?")
     line = f"ssh {f'-i {own} ' if own is not None else ''}root@{address}"
     if own is None:
         report.result(
-            {"name": one.name, "open": True, "ssh": line, "host_key": found}, [line, f"It is known by {found}"]
+            {"name": one.name, "open": True, "ssh": line, "host_key": found}, [line, f"Its host key is {found}"]
         )
         return
     status, said = await trio.to_thread.run_sync(
-        _converse, address, own, found, options.there or "true", options.timeout
+        _run_there, address, own, found, options.there or "true", options.timeout
     )
     if options.there:
         sys.stdout.write(said)
         raise SystemExit(status)
-    report.result({"name": one.name, "open": True, "ssh": line, "host_key": found}, [line, f"It is known by {found}"])
+    report.result({"name": one.name, "open": True, "ssh": line, "host_key": found}, [line, f"Its host key is {found}"])
 
 
 def _key(path: Path | None, folder: Path) -> tuple[str, Path | None]:
-    """The public key, and where the private one is if it is ours."""
+    """The public key, and the file of the private key if vch has made it."""
     if path is not None:
         try:
             text = path.read_text().strip()
@@ -108,20 +124,20 @@ def _password() -> str:
     if (found := os.environ.get("VCH_ROOT_PASSWORD")) is not None:
         return found
     if not sys.stdin.isatty():
-        raise InvalidParameter("--rootpw: there is nobody to be asked, and no $VCH_ROOT_PASSWORD")
-    return getpass.getpass("Password of root, for this time: ")
+        raise InvalidParameter("--rootpw: set $VCH_ROOT_PASSWORD, since there is no terminal to ask on")
+    return getpass.getpass("Password of root while SSH is open: ")
 
 
 def _hash(password: str) -> str:
-    """For shadow(5)."""
+    """The password as shadow(5) stores it."""
     try:
         return hash_of(password)
     except (OSError, subprocess.CalledProcessError) as error:
         raise Unavailable(f"openssl passwd: {error}") from error
 
 
-async def _host_key(appliances: Appliances, reference: Any) -> str:
-    """What the appliance tells through vSphere, so that nobody between us can say something else."""
+async def _host_key(appliances: Appliances, reference: object) -> str:
+    """The host key of the appliance, which it reports through vSphere: nobody on the network between can replace it."""
     while True:
         found = (await appliances.extra(reference)).get(HOST_KEY, "")
         if found:
@@ -129,14 +145,14 @@ async def _host_key(appliances: Appliances, reference: Any) -> str:
         await trio.sleep(_PAUSE)
 
 
-def _converse(address: str, own: Path, host_key: str, command: str, seconds: float) -> tuple[int, str]:
-    """Run a command there; its status and what it says. Unavailable when it cannot be."""
+def _run_there(address: str, own: Path, host_key: str, command: str, seconds: float) -> tuple[int, str]:
+    """Run a command on the appliance. Its exit status, and its output and errors. Unavailable when SSH fails."""
     kind, _, encoded = host_key.partition(" ")
     client = paramiko.SSHClient()
     try:
         entry = paramiko.hostkeys.HostKeyEntry.from_line(f"{address} {kind} {encoded}")
         if entry is None:
-            raise Unavailable(f"{address}: it says that it is known by {host_key!r}, which is no key")
+            raise Unavailable(f"{address}: invalid host key: {host_key!r}")
         client.get_host_keys().add(address, kind, entry.key)
         client.set_missing_host_key_policy(paramiko.RejectPolicy())
         client.connect(

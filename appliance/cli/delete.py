@@ -1,4 +1,4 @@
-"""`vch delete`: an appliance with its containers, images, pool and folder; volumes stay unless they are to go too."""
+"""`vch delete`: removes an appliance with its containers, images, resource pool and folder. Volumes stay, unless --volumes is given."""
 
 import argparse
 
@@ -12,15 +12,13 @@ _GRACE_SECONDS = 30.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag = parser.add_argument
-    flag("name", help="of the appliance, or its id")
-    flag(
-        "-f", "--force", action="store_true", help="with containers that are running: they are powered off as they are"
-    )
-    flag("--volumes", action="store_true", help="volumes, too: all that is in them is lost")
+    flag("name", help="Name or id of the appliance")
+    flag("-f", "--force", action="store_true", help="Delete running containers, too: their VMs are powered off hard")
+    flag("--volumes", action="store_true", help="Delete volumes, too: their data is lost")
 
 
 async def run(options: argparse.Namespace, report: Report) -> None:
-    """Ended, with REFUSED and nothing done, when containers are running and nobody said --force."""
+    """Ended with REFUSED, and no change made, when containers are running and --force was not given."""
     async with opened(options) as appliances:
         one = await appliances.named(options.name)
         machines = await appliances.containers(one)
@@ -28,9 +26,9 @@ async def run(options: argparse.Namespace, report: Report) -> None:
         if running and not options.force:
             raise Ended(
                 REFUSED,
-                f"{one.name} has containers that are running: {', '.join(sorted(running))}; stop them, or say --force",
+                f"{one.name} has containers that are running: {', '.join(sorted(running))}; stop them, or use --force",
             )
-        # First who would start machines anew.
+        # The appliance goes first, since vchd would restart containers.
         if one.power != "poweredOff":
             report.step(f"Shutting {one.name} down")
             await appliances.power_off(one.reference, _GRACE_SECONDS)
@@ -51,19 +49,19 @@ async def run(options: argparse.Namespace, report: Report) -> None:
             await appliances.remove_pool(one.pool)
         if one.folder is not None:
             await appliances.remove_folder(one.folder)
-        lines = [f"{one.name} is gone"]
-        # Where an operator is they can seldom be mounted.
+        lines = [f"{one.name} is deleted"]
+        # An operator's host can seldom mount these, so that their data stays.
         served = [place for place in _places(one) if is_nfs(place)]
         if served:
-            lines += ["What the tenant has on NFS servers stays there:", *(f"  {place}" for place in served)]
+            lines += ["The volumes of the tenant on NFS servers stay there:", *(f"  {place}" for place in served)]
         if kept:
             lines += [
-                f"Volumes that are still there, for a tenant {one.tenant} to come:",
+                f"These volumes stay, for the next appliance of the tenant {one.tenant}:",
                 *(f"  {path}" for path in kept),
             ]
         report.result({"name": one.name, "volumes_kept": kept, "servers_kept": served}, lines)
 
 
 def _places(one: Deployed) -> list[str]:
-    """Of its volume stores."""
+    """The datastores and URLs of the volume stores."""
     return [text.partition("=")[2] for text in one.values.get("volume-stores", "").split(",")]

@@ -1,4 +1,4 @@
-"""`vch update firewall`: whether hosts let machines' serial ports out to the appliance."""
+"""`vch update firewall`: opens or closes the ESXi hosts' firewalls for the serial ports of VMs."""
 
 import argparse
 
@@ -9,15 +9,15 @@ from appliance.hypervisor.vsphere.preflight import FIREWALL_RULES, Preflight, Pr
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag = parser.add_argument
-    flag("--datacenter", default="")
-    flag("-r", "--compute-resource", default="", help="the cluster or host")
+    flag("--datacenter", default="", help="Datacenter; required when there is more than one")
+    flag("-r", "--compute-resource", default="", help="Cluster or host; required when there is more than one")
     either = parser.add_mutually_exclusive_group(required=True)
-    either.add_argument("--allow", action="store_true", help=f"turn the rules {FIREWALL_RULES} on")
-    either.add_argument("--deny", action="store_true", help="turn them off")
+    either.add_argument("--allow", action="store_true", help=f"Enable the ruleset {FIREWALL_RULES}")
+    either.add_argument("--deny", action="store_true", help="Disable the ruleset")
 
 
 async def run(options: argparse.Namespace, report: Report) -> None:
-    """For each host of the cluster. Ended when there is none of that name."""
+    """Change each host of the cluster. Ended with REFUSED when there is no such cluster."""
     async with opened(options) as appliances:
         session = appliances.session
         look = Preflight(
@@ -37,5 +37,5 @@ async def run(options: argparse.Namespace, report: Report) -> None:
             changed.append({"host": name, "allowed": lets})
         report.result(
             {"hosts": changed},
-            [f"{one['host']}: serial ports are {'' if one['allowed'] else 'not '}let out" for one in changed],
+            [f"{one['host']}: serial ports are {'allowed' if one['allowed'] else 'blocked'}" for one in changed],
         )

@@ -1,12 +1,12 @@
-"""`vch logs`: all that tells what an appliance did, in one file, without secrets."""
+"""`vch logs`: logs, state and history of an appliance in one archive, without secrets."""
 
 import argparse
 import re
 import time
 from pathlib import Path
-from typing import Any
 
 import httpx
+import msgspec
 
 from appliance.cli.bundle import Bundle, text_of_frames, without_values
 from appliance.cli.reach import client_of, docker_host, known_address
@@ -18,16 +18,33 @@ from appliance.hypervisor.vsphere.appliances import Deployed
 from appliance.provision.certificates import write_private
 
 
+class _Listed(msgspec.Struct):
+    """An entry of GET /containers/json."""
+
+    id: str = msgspec.field(name="Id")
+    names: list[str] | None = msgspec.field(name="Names", default=None)
+
+
+class _Config(msgspec.Struct):
+    tty: bool = msgspec.field(name="Tty", default=False)
+
+
+class _Inspected(msgspec.Struct):
+    """What of GET /containers/ID/json decides the format of the log."""
+
+    config: _Config = msgspec.field(name="Config", default_factory=_Config)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag = parser.add_argument
-    flag("name", help="of the appliance, or its id")
-    flag("-o", "--out", type=Path, help="the file, NAME-logs-TIME.tar.gz")
-    flag("--tail", type=int, default=2000, metavar="LINES", help="of each container's log (2000)")
-    flag("--cert-path", type=Path, help="the folder of certificates, ./NAME")
+    flag("name", help="Name or id of the appliance")
+    flag("-o", "--out", type=Path, metavar="FILE", help="The archive to write (default: NAME-logs-TIME.tar.gz)")
+    flag("--tail", type=int, default=2000, metavar="LINES", help="Last lines of each container's log (default: 2000)")
+    flag("--cert-path", type=Path, metavar="FOLDER", help="Folder of certificates (default: ./NAME)")
 
 
 async def run(options: argparse.Namespace, report: Report) -> None:
-    """What cannot be had is said, and left out."""
+    """Write the archive. Parts that are not available are left out, with a warning each."""
     async with opened(options) as appliances:
         one = await appliances.named(options.name)
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
@@ -57,11 +74,13 @@ async def run(options: argparse.Namespace, report: Report) -> None:
 
 
 async def _ask(one: Deployed, bundle: Bundle, folder: Path, tail: int) -> list[str]:
-    """What the appliance itself tells; returns what could not be had."""
+    """Add what the API of the appliance answers. Returns what is missing, one text each."""
     missing: list[str] = []
     address = known_address(one.values) or one.address
     if one.power != "poweredOn" or not address:
-        return [f"the appliance is {one.power}, its address {address or 'not known'}: what it could tell is missing"]
+        return [
+            f"the appliance is {one.power}, its address is {address or 'unknown'}: logs of vchd and of containers are missing"
+        ]
     try:
         async with client_of(address, one.values, folder) as client:
             for path, name in (
@@ -72,10 +91,11 @@ async def _ask(one: Deployed, bundle: Bundle, folder: Path, tail: int) -> list[s
             ):
                 response = await _get(client, path)
                 bundle.add(name, response.text)
-            for container in (await _get(client, "/containers/json?all=1")).json():
+            listed = (await _get(client, "/containers/json?all=1")).content
+            for container in msgspec.json.decode(listed, type=list[_Listed]):
                 await _container(client, container, bundle, tail, missing)
-    except (Unavailable, httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-        missing.append(f"the appliance at {address} does not tell all: {str(error) or type(error).__name__}")
+    except (Unavailable, httpx.HTTPError, ValueError) as error:
+        missing.append(f"the API at {address} did not answer every request: {str(error) or type(error).__name__}")
     return missing
 
 
@@ -86,18 +106,18 @@ async def _get(client: httpx.AsyncClient, path: str) -> httpx.Response:
     return response
 
 
-async def _container(
-    client: httpx.AsyncClient, listed: dict[str, Any], bundle: Bundle, tail: int, missing: list[str]
-) -> None:
-    identity = str(listed["Id"])
-    name = re.sub(r"[^A-Za-z0-9_.-]", "_", str((listed.get("Names") or [identity])[0]).lstrip("/"))
+async def _container(client: httpx.AsyncClient, listed: _Listed, bundle: Bundle, tail: int, missing: list[str]) -> None:
+    """Add `inspect`, the trace of the last start, and the log of a container."""
+    identity = listed.id
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", (listed.names or [identity])[0].lstrip("/"))
     folder = f"containers/{name}-{identity[:12]}"
     try:
-        inspected = (await _get(client, f"/containers/{identity}/json")).json()
+        answer = (await _get(client, f"/containers/{identity}/json")).content
+        inspected = msgspec.json.decode(answer, type=dict[str, object])
         bundle.add(f"{folder}/inspect.json", without_values(inspected))
         bundle.add(f"{folder}/start.txt", (await _get(client, f"/vch/debug/trace/{identity}")).text)
         found = await _get(client, f"/containers/{identity}/logs?stdout=1&stderr=1&timestamps=1&tail={tail}")
-        tty = (inspected.get("Config") or {}).get("Tty")
-        bundle.add(f"{folder}/log.txt", found.text if tty else text_of_frames(found.content))
+        has_tty = msgspec.json.decode(answer, type=_Inspected).config.tty
+        bundle.add(f"{folder}/log.txt", found.text if has_tty else text_of_frames(found.content))
     except VchError as error:
         missing.append(f"container {name}: {error}")

@@ -1,4 +1,4 @@
-"""`vch`: the operator's commands, in the order of the documentation (README.md)."""
+"""The command line of `vch`, with the commands in the order of README.md."""
 
 import argparse
 import os
@@ -12,37 +12,41 @@ from appliance.cli import configure, create, daemon, debug, delete, firewall, lo
 from appliance.cli.report import FAILED, NOT_FOUND, USAGE, Ended, Report
 from appliance.errors import InvalidParameter, NotFound, VchError, leaves
 
-_STATUSES = """exit status: 0 done; 1 it failed; 2 the options are wrong; 3 it was refused, and nothing was changed; 4 there is no such
-appliance; 5 the appliance was made and does not answer"""
+_STATUSES = """exit status: 0 success; 1 failure; 2 wrong options; 3 refused, nothing was changed; 4 no such appliance; 5 the appliance does
+not answer in time"""
 Command = Callable[[argparse.Namespace, Report], Awaitable[None]]
 
 
 def parser() -> argparse.ArgumentParser:
-    """All commands."""
-    top = argparse.ArgumentParser(prog="vch", description="Operate virtual container hosts.", epilog=_STATUSES)
-    shtab.add_argument_to(top, ["--print-completion"], help="of bash, zsh or tcsh: eval it in your shell")
+    """The parser with all commands."""
+    top = argparse.ArgumentParser(
+        prog="vch", description="Deploy and manage virtual container hosts on vSphere.", epilog=_STATUSES
+    )
+    shtab.add_argument_to(
+        top, ["--print-completion"], help="Print shell completion for bash, zsh or tcsh; eval it in your shell"
+    )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, text: str, add: Callable[[argparse.ArgumentParser], None], run: Command) -> None:
         one = commands.add_parser(name, help=text, description=text, epilog=_STATUSES)
         _finish(one, add, run)
 
-    command("create", "make an appliance", create.add_arguments, create.run)
-    command("ls", "appliances that are there", show.add_list_arguments, show.run_list)
-    command("inspect", "what an appliance is and was told", show.add_inspect_arguments, show.run_inspect)
-    command("configure", "tell an appliance something else", configure.add_arguments, configure.run)
-    command("upgrade", "a newer version under an appliance, or back", upgrade.add_arguments, upgrade.run)
-    update = commands.add_parser("update", help="firewall: what hosts let through").add_subparsers(
+    command("create", "deploy an appliance", create.add_arguments, create.run)
+    command("ls", "list appliances", show.add_list_arguments, show.run_list)
+    command("inspect", "show an appliance and its settings", show.add_inspect_arguments, show.run_inspect)
+    command("configure", "change settings of an appliance", configure.add_arguments, configure.run)
+    command("upgrade", "upgrade an appliance, or roll back", upgrade.add_arguments, upgrade.run)
+    update = commands.add_parser("update", help="firewall: change the ESXi hosts' firewalls").add_subparsers(
         dest="what", required=True, metavar="WHAT"
     )
     _finish(
-        update.add_parser("firewall", help="let machines' serial ports out of hosts, or not"),
+        update.add_parser("firewall", help="allow or block the serial ports of VMs in the ESXi hosts' firewalls"),
         firewall.add_arguments,
         firewall.run,
     )
-    command("debug", "SSH to an appliance, for a time", debug.add_arguments, debug.run)
-    command("logs", "all that tells what an appliance did, in one file", logs.add_arguments, logs.run)
-    command("delete", "remove an appliance with its containers", delete.add_arguments, delete.run)
+    command("debug", "open SSH to an appliance for a limited time", debug.add_arguments, debug.run)
+    command("logs", "collect logs of an appliance in one archive", logs.add_arguments, logs.run)
+    command("delete", "delete an appliance and its containers", delete.add_arguments, delete.run)
     daemon.add_commands(commands)
     return top
 
@@ -50,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
 def _finish(one: argparse.ArgumentParser, add: Callable[[argparse.ArgumentParser], None], run: Command) -> None:
     add(one)
     target.add_arguments(one)
-    one.add_argument("--json", action="store_true", help="one JSON object on standard output, and nothing else")
+    one.add_argument("--json", action="store_true", help="Print one JSON object on standard output, and nothing else")
     one.set_defaults(run=run)
 
 
@@ -71,14 +75,14 @@ def run() -> None:
     if not hasattr(options, "run"):
         sys.exit(daemon.run(options))
     report = Report(as_json=options.json)
-    # Keys and certificates.
+    # Commands write private keys.
     os.umask(0o077)
     try:
         trio.run(options.run, options, report)
     except (VchError, OSError, KeyboardInterrupt, BaseExceptionGroup) as error:
         first = leaves(error)[0]
         if isinstance(first, KeyboardInterrupt):
-            report.failure("given up")
+            report.failure("interrupted")
             sys.exit(130)
         if not isinstance(first, VchError | OSError):
             raise

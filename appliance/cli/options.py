@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from appliance.config.rows import GROUPS, TLS, VSPHERE
+from appliance.config.rows import GROUPS, TLS, VSPHERE, with_default
 from appliance.config.table import OPTIONS, PropertyOption
 
 _BY_KEY = {found.property.key: found for found in OPTIONS}
@@ -57,7 +57,7 @@ def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _help(key: str) -> str:
-    return _BY_KEY[key].setting.help
+    return _BY_KEY[key].property.help
 
 
 def _add(parser: argparse.ArgumentParser, options: Iterable[PropertyOption]) -> None:
@@ -74,10 +74,9 @@ def _add(parser: argparse.ArgumentParser, options: Iterable[PropertyOption]) -> 
 def _add_option(section: "argparse._ArgumentGroup", found: PropertyOption) -> None:
     row = found.setting
     metavar = found.option.metavar or row.metavar
+    help = with_default(found.property.help, found.property.default or "").replace("%", "%%")
     if found.property.content in _FROM_FILES:
-        section.add_argument(
-            *found.option.names, dest=found.dest, type=Path, metavar="FILE", help=f"PEM: {row.help}".replace("%", "%%")
-        )
+        section.add_argument(*found.option.names, dest=found.dest, type=Path, metavar="FILE", help=f"{help} (PEM)")
         return
     is_list = row.kind == "list"
     section.add_argument(
@@ -86,7 +85,7 @@ def _add_option(section: "argparse._ArgumentGroup", found: PropertyOption) -> No
         action="append" if is_list else "store",
         default=[] if is_list else "",
         metavar=metavar or found.option.names[0].lstrip("-").upper().replace("-", "_"),
-        help=row.help_with_default().replace("%", "%%"),
+        help=help,
     )
 
 

@@ -1,4 +1,4 @@
-"""An OVA as a file: descriptor, digests, disks (DSP0243, 5.1)."""
+"""Reads an OVA file: its descriptor, manifest and disks (DSP0243, 5.1)."""
 
 import hashlib
 import re
@@ -18,13 +18,13 @@ _DIGEST_LINE = re.compile(r"(SHA1|SHA256|SHA512)\((.+)\)= ?([0-9a-fA-F]+)")
 
 
 class OvaFile:
-    """An OVA that is whole: every file in it has the digest that the manifest says."""
+    """A complete OVA: every file in it has the digest of the manifest."""
 
     def __init__(self, path: Path) -> None:
-        """Read all of it once. InvalidParameter says what is wrong with it."""
+        """Read the whole file once. InvalidParameter when the file is not a complete OVA."""
         self._path = path
         self.descriptor = ""
-        # Where a file begins, and how long it is.
+        # Offset and length of each file, in bytes.
         self._members: dict[str, tuple[int, int]] = {}
         try:
             with tarfile.open(path) as archive:
@@ -39,7 +39,7 @@ class OvaFile:
         def small(suffix: str) -> str:
             names = [name for name in self._members if name.endswith(suffix)]
             if len(names) != 1 or self._members[names[0]][1] > _MOST:
-                raise ValueError(f"there has to be one {suffix} in it, of {_MOST} bytes at most")
+                raise ValueError(f"expected one {suffix} file of at most {_MOST} bytes")
             place, length = self._members[names[0]]
             file.seek(place)
             return file.read(length).decode()
@@ -49,39 +49,39 @@ class OvaFile:
         for line in filter(None, small(".mf").splitlines()):
             found = _DIGEST_LINE.fullmatch(line.strip())
             if found is None:
-                raise ValueError(f"its manifest has a line {line!r}")
+                raise ValueError(f"malformed line in the manifest: {line!r}")
             expected[found[2]] = found[1], found[3].lower()
         for name, (place, length) in self._members.items():
             if name.endswith((".mf", ".cert")):
                 continue
             if name not in expected:
-                raise ValueError(f"its manifest has nothing about {name}")
+                raise ValueError(f"the manifest has no digest of {name}")
             kind, digest = expected[name]
             summed = hashlib.new(_DIGESTS[kind])
             file.seek(place)
             while length:
                 piece = file.read(min(length, _PIECE))
                 if not piece:
-                    raise ValueError(f"{name} ends early")
+                    raise ValueError(f"{name} is truncated")
                 summed.update(piece)
                 length -= len(piece)
             if summed.hexdigest() != digest:
-                raise ValueError(f"{name} is not what its manifest says")
+                raise ValueError(f"{name} does not have the digest of the manifest")
 
     def length(self, name: str) -> int:
-        """How many bytes a file has. InvalidParameter for one that is not there."""
+        """The length of a file in bytes. InvalidParameter when there is no such file."""
         if name not in self._members:
-            raise InvalidParameter(f"--ova {self._path}: {name} is not in it")
+            raise InvalidParameter(f"--ova {self._path}: no file {name}")
         return self._members[name][1]
 
     async def pieces(self, name: str, size: int) -> AsyncIterator[bytes]:
-        """A file's bytes."""
+        """The bytes of a file, in pieces of at most `size`."""
         place, length = self._members[name]
         with self._path.open("rb") as file:
             file.seek(place)
             while length:
                 piece = await trio.to_thread.run_sync(file.read, min(size, length))
                 if not piece:
-                    raise InvalidParameter(f"--ova {self._path}: {name} ends early")
+                    raise InvalidParameter(f"--ova {self._path}: {name} is truncated")
                 length -= len(piece)
                 yield piece

@@ -1,10 +1,9 @@
-"""An appliance's API, as an operator reaches it: by its address, with the certificates of a folder."""
+"""How `vch` reaches the API of an appliance: by the address, with the certificates of a folder."""
 
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import trio
@@ -23,37 +22,37 @@ _TIMEOUT = 10.0
 
 
 def known_address(values: Mapping[str, str]) -> str:
-    """Where clients find it, if its properties say so; else ""."""
+    """The address of the API, when the properties have it; "" when DHCP assigns the address."""
     role = "client" if "client" in values.get("interfaces", "").split(",") else "public"
     address = values.get(f"{role}-address", "dhcp").partition("/")[0]
     return "" if address == "dhcp" else address
 
 
-async def told_address(appliances: Appliances, machine: Any) -> str:
-    """Where clients find it, waited for: what its VMware tools tell."""
+async def reported_address(appliances: Appliances, machine: object) -> str:
+    """Wait until the appliance's VMware Tools report an address."""
     while True:
         found = await appliances.look(machine)
         if found is None:
-            raise HypervisorError("the appliance is gone")
+            raise HypervisorError("the appliance was deleted meanwhile")
         if found.address:
             return found.address
         await trio.sleep(_PAUSE)
 
 
 def docker_host(one: Deployed) -> str:
-    """tcp://address:port; "" as long as nobody knows the address."""
+    """tcp://address:port; "" while the address is unknown."""
     address = known_address(one.values) or one.address
     return f"tcp://{bracketed(address)}:{API_PORT}" if address else ""
 
 
 def _context(certificate: str, folder: Path) -> ssl.SSLContext:
-    """Known by the certificate that it was given, whoever signed that and whatever it is called here."""
+    """Trust exactly the certificate that the appliance got, whatever CA signed it and whatever name or address the API has here."""
     context: ssl.SSLContext
     if certificate:
         first = x509.load_pem_x509_certificates(pem(certificate).encode())[0]
         context = PinnedContext.of(first.fingerprint(hashes.SHA256()).hex())
     else:
-        # It has made one for itself, which its console shows.
+        # The appliance has signed a certificate itself, whose fingerprint only its console shows.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -68,7 +67,7 @@ def _has_identity(folder: Path) -> bool:
 
 @asynccontextmanager
 async def client_of(address: str, values: Mapping[str, str], folder: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of its API. Unavailable when the certificates cannot be used."""
+    """An HTTP client of the API. Unavailable when the certificates are not usable."""
     try:
         context = _context(values.get("tls-cert", ""), folder)
     except (OSError, ValueError) as error:
@@ -79,14 +78,14 @@ async def client_of(address: str, values: Mapping[str, str], folder: Path) -> As
 
 
 async def wait_served(address: str, values: Mapping[str, str], folder: Path) -> None:
-    """Until it answers; one whose clients' CA is not ours has done so when it asks who we are."""
+    """Wait until the API answers. Without a client certificate, a completed handshake is answer enough."""
     async with client_of(address, values, folder) as client:
         while True:
             try:
                 if (await client.get("/_ping")).is_success:
                     return
             except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
-                # It has proved who it is, and hung up on somebody who could not.
+                # The server has proved its identity, and closed the connection because the client has no certificate.
                 if not _has_identity(folder):
                     return
             except (httpx.HTTPError, OSError):

@@ -1,4 +1,4 @@
-"""What a command says: to people as it goes, or as one JSON object at its end; and its exit status."""
+"""The output of a command: lines for people as the command runs, or one JSON object at its end; and the exit status."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ _BAR = 30
 
 
 class Ended(VchError):
-    """A command that ends with a status of its own; the text is what is said."""
+    """Ends a command with this exit status and text."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -34,7 +34,7 @@ class Report:
             print(text, file=sys.stderr, flush=True)
 
     def progress(self, done: int, total: int) -> None:
-        """A bar, where there is a terminal."""
+        """Draw a progress bar, if standard error is a terminal."""
         filled = done * _BAR // max(1, total)
         if self._as_json or filled == self._bar or not sys.stderr.isatty():
             return
@@ -50,13 +50,13 @@ class Report:
             print(file=sys.stderr)
 
     def finding(self, kind: str, setting: str, text: str, remedy: str) -> None:
-        """One of the problems or warnings, with what to do about it."""
+        """Report a finding of the `kind` "problems" or "warnings", with its remedy."""
         self._findings.setdefault(kind, []).append({"setting": setting, "text": text, "remedy": remedy})
         mark = "WARNING " if kind == "warnings" else ""
         self.step(f"  {mark}{setting}: {text}" + (f"\n      {remedy}" if remedy else ""))
 
     def result(self, value: Mapping[str, object] | Sequence[object], lines: Sequence[str]) -> None:
-        """What came of it."""
+        """Print the result of the command: `lines` for people, or `value` as JSON."""
         if not self._as_json:
             self._end_bar()
             print("\n".join(lines))
@@ -74,7 +74,7 @@ class Report:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns, as docker's own lists have them."""
+    """Rows in columns, as the Docker CLI prints its lists."""
     widths = [max(len(row[index]) for row in (head, *rows)) for index in range(len(head))]
     wide = shutil.get_terminal_size((200, 24)).columns
     return [

@@ -13,11 +13,11 @@ from appliance.hypervisor.vsphere.appliances import Deployed
 
 
 def add_list_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-q", "--quiet", action="store_true", help="names only")
+    parser.add_argument("-q", "--quiet", action="store_true", help="Print names only")
 
 
 async def run_list(options: argparse.Namespace, report: Report) -> None:
-    """Every appliance that the account sees."""
+    """List every appliance that the account can see."""
     async with opened(options) as appliances:
         found = await appliances.all()
         rows, values = [], []
@@ -43,14 +43,14 @@ async def run_list(options: argparse.Namespace, report: Report) -> None:
 
 
 def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="of the appliance, or its id")
+    parser.add_argument("name", help="Name or id of the appliance")
     parser.add_argument(
-        "--conf", action="store_true", help="the options of `vch create` that would make the same again"
+        "--conf", action="store_true", help="Print the vch create command that would deploy the same appliance"
     )
 
 
 async def run_inspect(options: argparse.Namespace, report: Report) -> None:
-    """One appliance: where it is, how it is reached, what it was told. No secret is shown."""
+    """Show an appliance: its place, its API and its settings, without secrets."""
     async with opened(options) as appliances:
         one = await appliances.named(options.name)
         counted = _counted(await appliances.containers(one))
@@ -78,8 +78,8 @@ async def run_inspect(options: argparse.Namespace, report: Report) -> None:
             f"Tenant:       {one.tenant}",
             f"Version:      {one.version}",
             f"Power:        {one.power}",
-            f"DOCKER_HOST:  {docker_host(one) or 'not known: its address is not told yet'}",
-            f"Containers:   {counted['all']}, {counted['running']} on",
+            f"DOCKER_HOST:  {docker_host(one) or 'unknown: the appliance has not reported its address'}",
+            f"Containers:   {counted['all']}, {counted['running']} running",
             "Properties:",
             *(f"  {key}: {_one_line(value)}" for key, value in sorted(shown.items())),
         ]

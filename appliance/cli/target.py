@@ -1,4 +1,4 @@
-"""Which vCenter or ESXi a command is about, and who asks."""
+"""The options for the vCenter or ESXi host, and the login."""
 
 import argparse
 import getpass
@@ -22,21 +22,33 @@ _SECONDS = 15
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    flag = parser.add_argument_group("vSphere").add_argument
-    flag("-t", "--target", required=True, metavar="HOST[:PORT]", help="the vCenter, or the ESXi if there is none")
-    flag("-u", "--user", required=True, help="an account that may do it")
-    flag("--password-file", type=Path, help="a file with its password; else $VCH_PASSWORD, else it is asked for")
-    flag("--thumbprint", default="", help="of the server's certificate, SHA-1 or SHA-256")
+    flag = parser.add_argument_group("vSphere server and account of this command").add_argument
+    flag(
+        "-t",
+        "--target",
+        required=True,
+        metavar="HOST[:PORT]",
+        help="Address of the vCenter Server, or of the ESXi host when there is no vCenter",
+    )
+    flag("-u", "--user", required=True, help="vSphere account")
+    flag(
+        "--password-file",
+        type=Path,
+        metavar="FILE",
+        help="File with the password (default: $VCH_PASSWORD, else vch asks for it)",
+    )
+    flag("--thumbprint", default="", help="SHA-1 or SHA-256 thumbprint of the server's certificate")
     flag(
         "--target-ca",
         dest="vsphere_ca",
         type=Path,
-        help="PEM: the CAs of the server's certificate; else those of this system",
+        metavar="FILE",
+        help="PEM: CAs of the server's certificate (default: the CAs of the system)",
     )
 
 
 def password_of(path: Path | None, variable: str, whose: str) -> str:
-    """From a file, the environment, or whoever sits there. InvalidParameter when there is none."""
+    """The password from the file, else from the environment, else from the terminal. InvalidParameter when there is none."""
     if path is not None:
         try:
             return path.read_text().rstrip("\n")
@@ -45,12 +57,12 @@ def password_of(path: Path | None, variable: str, whose: str) -> str:
     if (found := os.environ.get(variable)) is not None:
         return found
     if not sys.stdin.isatty():
-        raise InvalidParameter(f"there is no password of {whose}: --password-file, or ${variable}")
-    return getpass.getpass(f"Password of {whose}: ")
+        raise InvalidParameter(f"no password for {whose}: use --password-file or ${variable}")
+    return getpass.getpass(f"Password for {whose}: ")
 
 
 def server_of(options: argparse.Namespace) -> Server:
-    """What the options say of it."""
+    """The server and account of the options."""
     host, port = host_and_port(options.target, _HTTPS)
     password = password_of(options.password_file, "VCH_PASSWORD", options.user)
     return Server(host, options.user, password, port, options.thumbprint, options.vsphere_ca)
@@ -58,7 +70,7 @@ def server_of(options: argparse.Namespace) -> Server:
 
 @asynccontextmanager
 async def opened(options: argparse.Namespace) -> AsyncIterator[Appliances]:
-    """Logged in. Ended says why not, and which certificate the server shows if it is not trusted."""
+    """A session with the server. Ended with REFUSED, and with the thumbprint to compare, when the server's certificate is not trusted."""
     server = server_of(options)
     server.context()
     async with AsyncExitStack() as stack:
@@ -69,7 +81,7 @@ async def opened(options: argparse.Namespace) -> AsyncIterator[Appliances]:
                 raise
             shown = _shown(server)
             remedy = (
-                f"\nIt shows a certificate with the thumbprint\n    {shown}\nIf that is the right one: --thumbprint {shown}"
+                f"\nThe certificate of the server has the thumbprint\n    {shown}\nIf this is the right server, use --thumbprint {shown}"
                 if shown
                 else ""
             )
@@ -79,7 +91,7 @@ async def opened(options: argparse.Namespace) -> AsyncIterator[Appliances]:
 
 
 def _shown(server: Server) -> str:
-    """The thumbprint of what answers there, which proves nothing: to be compared with what its operator knows."""
+    """The thumbprint of the certificate that the server shows, for the operator to compare; "" when there is no answer."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

@@ -1,4 +1,4 @@
-"""`vch upgrade`: a newer system disk under the same appliance, with a way back."""
+"""`vch upgrade`: replaces the system disk of an appliance. A snapshot allows the rollback."""
 
 import argparse
 import re
@@ -14,20 +14,26 @@ from appliance.hypervisor.vsphere.upgrades import Upgrades
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag = parser.add_argument
-    flag("name", help="of the appliance, or its id")
+    flag("name", help="Name or id of the appliance")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--ova", type=Path, help="what it is to become")
+    what.add_argument("--ova", type=Path, metavar="FILE", help="OVA file of the new version")
     what.add_argument(
-        "--rollback", action="store_true", help="go back to what it was before the last upgrade, data and all"
+        "--rollback", action="store_true", help="Go back to the state before the last upgrade, with its data"
     )
-    what.add_argument("--commit", action="store_true", help="give up the way back, and free its room")
-    flag("-f", "--force", action="store_true", help="to the version that it is already, too")
-    flag("--cert-path", type=Path, help="the folder of certificates, ./NAME")
-    flag("--timeout", type=float, default=600, metavar="SECONDS", help="for the appliance to come up again (600)")
+    what.add_argument("--commit", action="store_true", help="Remove the snapshot: there is no rollback after that")
+    flag("-f", "--force", action="store_true", help="Upgrade even to the same version")
+    flag("--cert-path", type=Path, metavar="FOLDER", help="Folder of certificates (default: ./NAME)")
+    flag(
+        "--timeout",
+        type=float,
+        default=600,
+        metavar="SECONDS",
+        help="How long to wait until the appliance serves its API (default: 600)",
+    )
 
 
 async def run(options: argparse.Namespace, report: Report) -> None:
-    """Containers go on meanwhile. If it does not come up, what was is put back, and Ended says so."""
+    """Containers keep running meanwhile. When the new version does not serve its API, the old one is restored: Ended with TOO_LATE."""
     folder: Path = options.cert_path or Path(options.name)
     package = OvaFile(options.ova) if options.ova is not None else None
     async with opened(options) as appliances:
@@ -35,27 +41,27 @@ async def run(options: argparse.Namespace, report: Report) -> None:
         upgrades = Upgrades(appliances, one)
         if options.commit:
             await upgrades.commit()
-            report.result({"name": one.name, "version": one.version}, [f"{one.name} stays at {one.version}"])
+            report.result({"name": one.name, "version": one.version}, [f"{one.name} keeps the version {one.version}"])
         elif package is None:
             if await upgrades.previous() is None:
-                raise Ended(REFUSED, f"{one.name} has nothing to go back to")
+                raise Ended(REFUSED, f"{one.name} has no snapshot to roll back to")
             await _off(appliances, one, report)
             version = (await upgrades.roll_back()).version
             await _back(appliances, one, folder, options.timeout, report)
-            report.result({"name": one.name, "version": version}, [f"{one.name} is {version} again"])
+            report.result({"name": one.name, "version": version}, [f"{one.name} has the version {version} again"])
         else:
             await _upgrade(appliances, one, upgrades, package, options, folder, report)
 
 
 async def _off(appliances: Appliances, one: Deployed, report: Report) -> None:
-    report.step(f"Shutting {one.name} down; its containers go on")
+    report.step(f"Shutting {one.name} down; its containers keep running")
     if one.power != "poweredOff":
         await appliances.power_off(one.reference, GRACE_SECONDS)
 
 
 async def _back(appliances: Appliances, one: Deployed, folder: Path, seconds: float, report: Report) -> None:
     if not await boot(appliances, one, one.values, folder, seconds, report):
-        raise Ended(TOO_LATE, f"{one.name} is what it was, but does not answer: its console says more")
+        raise Ended(TOO_LATE, f"{one.name} is restored, but its API does not answer: see its console")
 
 
 async def _upgrade(
@@ -69,36 +75,36 @@ async def _upgrade(
 ) -> None:
     version = version_of(package)
     if version == one.version and not options.force:
-        raise Ended(REFUSED, f"{one.name} is {version} already (--force)")
+        raise Ended(REFUSED, f"{one.name} already has the version {version}; use --force to upgrade anyway")
     await _off(appliances, one, report)
-    report.step("Making a snapshot")
+    report.step("Creating a snapshot")
     await upgrades.begin()
     try:
         report.step(f"Uploading {options.ova.name}")
         await upgrades.swap(package, version, report.progress)
     except Exception:
-        report.step("It failed; what was is put back")
+        report.step("The upgrade failed; restoring the old version")
         await upgrades.roll_back()
         await _back(appliances, one, folder, options.timeout, report)
         raise
     if not await boot(appliances, one, one.values, folder, options.timeout, report):
-        report.step("It does not answer; what was is put back")
+        report.step("The API does not answer; restoring the old version")
         await appliances.power_off(one.reference, GRACE_SECONDS)
         await upgrades.roll_back()
         await _back(appliances, one, folder, options.timeout, report)
-        raise Ended(TOO_LATE, f"{one.name} did not come up as {version}; it is {one.version} again")
+        raise Ended(TOO_LATE, f"{one.name} did not come up with {version}; it has the version {one.version} again")
     lines = [
-        f"{one.name} is {version}, and was {one.version}. When it does what it should:",
+        f"{one.name} now has the version {version} (before: {one.version}). To keep it:",
         f"    vch upgrade {one.name} --commit",
-        "When it does not:",
+        "To go back:",
         f"    vch upgrade {one.name} --rollback",
     ]
     report.result({"name": one.name, "version": version, "previous": one.version}, lines)
 
 
 def version_of(package: OvaFile) -> str:
-    """What its descriptor says."""
+    """The version in the descriptor. Ended with REFUSED when there is none."""
     found = re.search(r"<Version>([A-Za-z0-9.+~-]{1,40})</Version>", package.descriptor)
     if found is None:
-        raise Ended(REFUSED, "--ova: its descriptor tells no version")
+        raise Ended(REFUSED, "--ova: the descriptor has no version")
     return found[1]

@@ -96,7 +96,12 @@ class Config:
         "VMs that are ready for containers to come (default: 1 if the host has the memory, else 0; 0 on vSphere). On vSphere they are "
         "instant clones, which need vCenter 6.7 or later",
         metavar="COUNT",
-        property=Property(label="VM pool", default="0", check=check_pool),
+        property=Property(
+            label="VM pool",
+            help="VMs that are ready for containers to come: instant clones, which need vCenter 6.7 or later",
+            default="0",
+            check=check_pool,
+        ),
         option=Option(names=("--container-pool",)),
     )
     pause_by: str = setting(
@@ -136,8 +141,9 @@ class Config:
         check=parse_container_network,
         property=Property(
             label="Container networks",
-            description="Portgroups that containers may join: "
-            "name=NAME,portgroup=PORTGROUP,subnet=CIDR,gateway=IP,range=IP-IP,dns=IP,firewall=LEVEL",
+            help="Portgroups that containers may join by --network NAME: "
+            "name=NAME,portgroup=PORTGROUP,subnet=CIDR,gateway=IP,range=IP-IP,dns=IP,firewall=LEVEL. Addresses come from DHCP unless "
+            f"there is a subnet. Firewall levels: {', '.join(LEVELS)} (default: published)",
             separator=";",
         ),
         option=Option(names=("--container-network", "-cn")),
@@ -151,7 +157,7 @@ class Config:
         check=parse_volume_store,
         property=Property(
             label="Volume stores",
-            description="Further places for volumes: NAME=DATASTORE or NAME=nfs://SERVER/PATH?uid=UID&gid=GID",
+            help="Further places for volumes: NAME=DATASTORE or NAME=nfs://SERVER/PATH?uid=UID&gid=GID",
         ),
         option=Option(names=("--volume-store",)),
     )
@@ -198,7 +204,7 @@ class Config:
         rows.REGISTRIES,
         "Proxy for registries without TLS (default: $HTTP_PROXY)",
         section="proxies",
-        property=Property(label="HTTP proxy", description="Proxy for registries without TLS"),
+        property=Property(label="HTTP proxy", help="Proxy for registries without TLS"),
         option=Option(names=("--http-proxy",)),
     )
     https_proxy: str = setting(
@@ -206,7 +212,7 @@ class Config:
         rows.REGISTRIES,
         "Proxy for registries with TLS (default: $HTTPS_PROXY)",
         section="proxies",
-        property=Property(label="HTTPS proxy", description="Proxy for registries with TLS"),
+        property=Property(label="HTTPS proxy", help="Proxy for registries with TLS"),
         option=Option(names=("--https-proxy",)),
     )
     no_proxy: str = setting(
@@ -216,7 +222,7 @@ class Config:
         section="proxies",
         property=Property(
             label="No proxy for",
-            description="Hosts to reach without a proxy: names, addresses and subnets, separated by commas",
+            help="Hosts to reach without a proxy: names, addresses and subnets, separated by commas",
         ),
         option=Option(names=("--no-proxy",)),
     )
@@ -237,7 +243,7 @@ class Config:
         check=check_syslog_server,
         property=Property(
             label="Syslog server",
-            description="Syslog server to which vchd sends its own log, too: udp, tcp or tcp+tls://HOST[:PORT]",
+            help="Syslog server to which vchd sends its own log, too: udp, tcp or tcp+tls://HOST[:PORT]",
         ),
         option=Option(names=("--syslog-address",)),
     )
@@ -249,7 +255,7 @@ class Config:
         property=Property(
             label="Verify clients",
             key="tls-verify",
-            description="Require a client certificate. Without verification every client that reaches the API has full access",
+            help="Require a client certificate. Without verification every client that reaches the API has full access",
             default="true",
             type="boolean",
             translated=False,
@@ -263,7 +269,7 @@ class Config:
         property=Property(
             label="CA of clients",
             key="tls-ca",
-            description="CAs of clients. The API needs a CA, unless client verification is off",
+            help="CAs of clients. The API needs a CA, unless client verification is off",
             content="certificates",
             file="ca.pem",
         ),
@@ -277,7 +283,7 @@ class Config:
         property=Property(
             label="Certificate",
             key="tls-cert",
-            description="The API's certificate (default: the appliance signs a certificate itself)",
+            help="The API's certificate (default: the CA of vch create signs one, else the appliance itself)",
             content="certificates",
             file="cert.pem",
         ),
@@ -291,7 +297,7 @@ class Config:
         property=Property(
             label="Key",
             key="tls-key",
-            description="Key of the API's certificate",
+            help="Key of the API's certificate",
             content="private key",
             secret=True,
             file="key.pem",

@@ -35,16 +35,18 @@ PROPERTY_GROUPS = (APPLIANCE_NETWORK, VSPHERE, MACHINES, NETWORKS, STORAGE, REGI
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Property:
-    """The OVF property of a setting. What is left out comes from the setting.
+    """The OVF property of a setting. What a row leaves out comes from the setting.
 
-    `key`, `category`, `description`, `default` and `type` are those of the OVF descriptor (DSP0243, 9.5).
+    `key`, `category`, `label`, `description`, `default` and `type` are those of the OVF descriptor (DSP0243, 9.5). The description is made
+    of `help`, which `vch create --help` shows, too.
     """
 
     label: str
     key: str = ""
+    help: str = ""
+    default: str | None = None
     category: str = ""
     description: str = ""
-    default: str | None = None
     type: Literal["string", "boolean"] = "string"
     # What the text holds. PEM comes as PEM or as base64 of PEM.
     content: Literal["text", "certificates", "private key", "public key"] = "text"
@@ -103,9 +105,14 @@ class Setting:
         return self.parse(text)
 
     def help_with_default(self) -> str:
-        """The help text of a flag. Texts that explain their default themselves stay as they are."""
+        """The help text of the flag."""
         shown = str(self.default) if isinstance(self.default, Path) else shown_default(self.default)
-        return self.help if "(default: " in self.help or not shown else f"{self.help} (default: {shown})"
+        return with_default(self.help, shown)
+
+
+def with_default(help: str, default: str) -> str:
+    """The help text with its default, unless the text explains the default itself, or there is none."""
+    return help if not default or "(default: " in help else f"{help} (default: {default})"
 
 
 def shown_default(default: object) -> str:
@@ -184,14 +191,15 @@ def completed(row: Setting) -> Setting:
     # The rows of the appliance alone are named like their properties.
     key = found.key or row.key or row.name
     default = shown_default(row.default) if found.default is None else found.default
-    description = found.description or row.help
+    help = found.help or row.help
+    description = help
     if row.kind == "list":
         description += f". Separate the values by {'semicolons' if found.separator == ';' else 'commas'}"
     if found.content in ("certificates", "private key"):
         description += ": PEM, or base64 of PEM"
     return replace(
         row,
-        property=replace(found, key=key, category=row.group, description=f"{description}.", default=default),
+        property=replace(found, key=key, category=row.group, help=help, description=f"{description}.", default=default),
     )
 
 

@@ -34,7 +34,7 @@ class VsphereConfig:
         property=Property(
             label="Password",
             key="vsphere-password",
-            description="Password of the account",
+            help="Password of the account",
             secret=True,
             file="vsphere-password",
         ),
@@ -52,7 +52,7 @@ class VsphereConfig:
         property=Property(
             label="Login",
             key="vsphere-login",
-            description="password, or extension: the appliance registers itself as an extension of the vCenter, with a certificate of "
+            help="password, or extension: the appliance registers itself as an extension of the vCenter, with a certificate of "
             "its own, in the session of the ticket. An extension needs no user and no password",
             default="password",
             translated=False,
@@ -65,7 +65,7 @@ class VsphereConfig:
         property=Property(
             label="Ticket",
             key="vsphere-ticket",
-            description="Clone ticket of a session, which `vch create` provides; it expires soon",
+            help="Clone ticket of a session, which `vch create` provides; it expires soon",
             secret=True,
             once=True,
             file="vsphere-ticket",
@@ -92,7 +92,7 @@ class VsphereConfig:
         "File with the CAs of the server's certificate (default: the CAs of the system)",
         property=Property(
             label="CA",
-            description="CAs of the server's certificate",
+            help="CAs of the server's certificate",
             content="certificates",
             file="vsphere-ca.pem",
         ),
