@@ -61,4 +61,7 @@ class ShippingDriver(LogDriver, Protocol):
     """A log driver that also sends the log to a server. It reads the log file, so `limits` is never None."""
 
     async def ship(self, log: ContainerLog) -> None:
-        """Send the log until the run has ended and the log is sent. A server that does not answer must not hold the caller forever."""
+        """Send the log until the run has ended and all of the log is sent, or until the container is removed.
+
+        While the server does not answer, keep the rest and try again. A later run continues with what is left.
+        """

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import platform
 import ssl
-from collections.abc import Callable
 
 import trio
 
@@ -45,8 +44,6 @@ _OPTIONS = DELIVERY | {
 _CACHE = LogLimits(20 << 20, 5)
 _DEFAULT_TAG = "{{.ID}}"
 _RETRY_SECONDS = 1.0
-# After the run has ended: how long the shipper tries to send the rest.
-_LAST_SECONDS = 10.0
 _CLOSE_SECONDS = 2.0
 _BATCH_ENTRIES = 500
 _LONGEST_BYTES = 16 << 10
@@ -168,11 +165,9 @@ class _Shipper:
         self._warned = False
 
     async def run(self) -> None:
-        """Send the log until the run has ended. Then try for some seconds to send the rest."""
+        """Send entries until the run has ended and all are sent, or the container is removed."""
         try:
-            await self._send_while(lambda: self._log.running)
-            with trio.move_on_after(_LAST_SECONDS):
-                await self._send_while(lambda: False)
+            await self._send_all()
         finally:
             with trio.CancelScope(shield=True):
                 await self._close()
@@ -183,21 +178,20 @@ class _Shipper:
             with trio.move_on_after(_CLOSE_SECONDS), contextlib.suppress(OSError, trio.BrokenResourceError):
                 await stream.aclose()
 
-    async def _send_while(self, more_to_come: Callable[[], bool]) -> None:
-        """Send entries until all are sent and no more will come."""
+    async def _send_all(self) -> None:
         file = self._log.open_log()
         position = self._read_position(file)
         while not self._log.removed:
             # Taken before the checks below: news that arrives between a check and the wait is not missed.
             news = self._log.log_news
-            more = more_to_come()
+            running = self._log.running
             position = max(position, file.first)
             if position < file.entries:
                 sent = await self._send(file, position)
                 if sent == position:
                     await trio.sleep(_RETRY_SECONDS)
                 position = sent
-            elif not more:
+            elif not running:
                 return
             else:
                 await news.wait()

@@ -8,24 +8,25 @@ from appliance.logdrivers import ShippingDriver
 
 
 def start_shipping(container: Container, tasks: IsolatedTasks) -> None:
-    """A run has begun: start to send its log. `container.log_shipped` is set when nothing is left to send."""
-    container.log_shipped = trio.Event()
+    """Send the log of a run that has begun. `container.log_shipped` is not set while something is left to send."""
     driver = container.log_driver
-    if isinstance(driver, ShippingDriver):
+    # After a quick restart, the task of the run before may still be busy. It goes on with this run's output.
+    if isinstance(driver, ShippingDriver) and container.log_shipped.is_set():
+        container.log_shipped = trio.Event()
         tasks.start_soon(_ship, driver, container)
-    else:
-        container.log_shipped.set()
 
 
 async def _ship(driver: ShippingDriver, container: Container) -> None:
     try:
         await driver.ship(container)
+        while container.running:
+            # The container was started again while the driver was about to end.
+            await driver.ship(container)
     finally:
         container.log_shipped.set()
 
 
 async def wait_shipped(container: Container, seconds: float) -> None:
-    """Wait until the log of the container's last run has been sent, at most so long."""
-    if isinstance(container.log_driver, ShippingDriver) and container.exits:
-        with trio.move_on_after(seconds):
-            await container.log_shipped.wait()
+    """Wait until the log has been sent, at most so long."""
+    with trio.move_on_after(seconds):
+        await container.log_shipped.wait()

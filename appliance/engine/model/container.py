@@ -18,6 +18,12 @@ from appliance.network.network_record import Endpoint
 from appliance.streams.logfile import LogFile
 
 
+def _already_set() -> trio.Event:
+    event = trio.Event()
+    event.set()
+    return event
+
+
 @dataclass(slots=True)
 class Container:
     """One container. `changed` is replaced and set at every change of state.
@@ -39,7 +45,7 @@ class Container:
     expected_exit: bool = False
     health: Health | None = None
     # Set while no log driver sends the log to a server.
-    log_shipped: trio.Event = field(default_factory=trio.Event)
+    log_shipped: trio.Event = field(default_factory=_already_set)
     exits: int = 0
     # See container/restart.py.
     short_runs: int = 0

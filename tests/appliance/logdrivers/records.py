@@ -1,0 +1,15 @@
+"""Records of containers that have a log driver."""
+
+from appliance.container.container_record import ContainerRecord
+
+
+def record_with(driver: str, options: dict[str, str]) -> ContainerRecord:
+    return ContainerRecord(
+        "0123456789ab" * 5 + "cdef",
+        "name",
+        0,
+        "sha256:" + "f" * 64,
+        "busybox",
+        {},
+        {"LogConfig": {"Type": driver, "Config": options}},
+    )
