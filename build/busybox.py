@@ -1,4 +1,4 @@
-"""Write an image archive (docker save's format) of Debian's static busybox to standard output, for a first container."""
+"""Writes an image archive (docker load reads it) of Debian's static busybox to standard output, for the first container of `make run`."""
 
 import hashlib
 import io
@@ -11,7 +11,7 @@ _PROGRAM = "/bin/busybox"
 
 
 def layer(program: str = _PROGRAM) -> bytes:
-    """The layer's tar: busybox, a link for each applet, the few files that programs expect."""
+    """The tar of the layer: busybox, a link for each applet, and the few files that programs expect."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
 
@@ -47,7 +47,7 @@ def layer(program: str = _PROGRAM) -> bytes:
 
 
 def archive(layers: list[bytes], config: dict[str, object], name: str) -> bytes:
-    """An archive with one image of these layers."""
+    """An archive, in the format of docker save, of one image with these layers (uncompressed tars) and this configuration."""
     diff_ids = [f"sha256:{hashlib.sha256(item).hexdigest()}" for item in layers]
     image = {
         "architecture": "amd64",

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Install the Debian packages of packages.txt that are missing; as another user than root, say which they are.
+# Installs the missing Debian packages of packages.txt. A user other than root gets their list instead.
 set -euo pipefail
 cd "$(dirname "$0")"
 missing=()
@@ -7,7 +7,7 @@ while read -r package; do
     [[ -z $package || $package == \#* ]] && continue
     dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
 done < packages.txt
-# The guest is made of packages too: their lists have to be there.
+# The build of the guest downloads packages, too, and needs apt's package lists.
 apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1 || missing+=("")
 [ ${#missing[@]} -eq 0 ] && exit 0
 if [ "$(id -u)" -ne 0 ]; then
@@ -15,7 +15,7 @@ if [ "$(id -u)" -ne 0 ]; then
     exit 1
 fi
 export DEBIAN_FRONTEND=noninteractive
-# A policy for the time of the installation: docker.io and docker-registry are used by hand, not as services.
+# Do not start services during the installation: the tests start docker.io and docker-registry themselves.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e $policy ]; then
     printf '#!/bin/sh\nexit 101\n' > $policy

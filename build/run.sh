@@ -1,5 +1,5 @@
 #!/bin/bash
-# `make run`: start vchd on a socket of its own, run a first container through the docker CLI, say what to type next.
+# `make run`: starts vchd on its own socket, runs a first container through the Docker CLI, and prints what to type next.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 state=${VCH_STATE:-${XDG_CACHE_HOME:-$HOME/.cache}/vch/run}

@@ -1,4 +1,7 @@
-"""`vch-access`: SSH for a time, as an operator asks for it by `vch debug`, through what only who may change the machine can write."""
+"""`vch-access` opens SSH on the appliance for a limited time, at the request of `vch debug`.
+
+The request is a guestinfo value of the VM: only accounts that may reconfigure the VM can write it.
+"""
 
 import argparse
 import contextlib
@@ -14,7 +17,7 @@ from appliance.provision.pem import public_key
 from appliance.provision.properties import FOLDER
 from appliance.provision.shadow import set_root_password
 
-# Where the machine is asked, and where it says how it is known.
+# The guestinfo keys of the request, and of the SSH host key that the appliance reports.
 REQUEST, HOST_KEY = "guestinfo.vch.debug", "guestinfo.vch.hostkey"
 LEAST_SECONDS, MOST_SECONDS = 60, 24 * 3600
 _FOLDER = Path(FOLDER)
@@ -26,7 +29,7 @@ _TIMER = "vch-access-close"
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """For so many seconds, with a public key, a password (its SHA-512 crypt(5) hash), or both. 0 seconds end it."""
+    """A request to open SSH for `seconds`, with a public key, a password (its SHA-512 crypt(5) hash), or both. 0 seconds close SSH."""
 
     id: str
     seconds: int
@@ -34,13 +37,14 @@ class Access:
     password_hash: str = ""
 
     def encode(self) -> str:
+        """The request as `parse` reads it."""
         return json.dumps(
             {"id": self.id, "seconds": self.seconds, "key": self.key, "password_hash": self.password_hash}
         )
 
 
 def parse(text: str) -> Access:
-    """InvalidParameter for what is none."""
+    """A request from its JSON. InvalidParameter when it is malformed."""
     try:
         found = json.loads(text)
         access = Access(str(found["id"]), int(found["seconds"]), str(found["key"]), str(found["password_hash"]))
@@ -48,14 +52,16 @@ def parse(text: str) -> Access:
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidParameter(f"{REQUEST}: {error}") from error
     if access.seconds and not LEAST_SECONDS <= access.seconds <= MOST_SECONDS:
-        raise InvalidParameter(f"{REQUEST}: {access.seconds} s are not between {LEAST_SECONDS} and {MOST_SECONDS}")
+        raise InvalidParameter(
+            f"{REQUEST}: {access.seconds} seconds are not between {LEAST_SECONDS} and {MOST_SECONDS}"
+        )
     if access.password_hash and not _HASH.fullmatch(access.password_hash):
-        raise InvalidParameter(f"{REQUEST}: no hash of a password")
+        raise InvalidParameter(f"{REQUEST}: password_hash is not a SHA-512 crypt hash")
     return access
 
 
 def _run(*command: str, check: bool = True) -> None:
-    """Without `check` it may as well fail, and nobody wants to read of it."""
+    """Run a command. Without `check` a failure is expected and ignored."""
     subprocess.run(command, check=check, stderr=None if check else subprocess.DEVNULL)
 
 
@@ -65,7 +71,7 @@ def _write(path: Path, content: str) -> None:
 
 
 def _open(access: Access) -> None:
-    # Each is of one time: what was asked for before a reboot is not asked for again.
+    # A request replaces the one before, with its key and its password.
     _close()
     _write(_FOLDER / "debug_keys", f"{access.key}\n" if access.key else "")
     if access.password_hash:
@@ -86,7 +92,7 @@ def _open(access: Access) -> None:
 
 
 def _close() -> None:
-    """As the properties say; who is logged in is sent away."""
+    """Restore what the OVF properties say about SSH, and end open sessions."""
     _run("systemctl", "-q", "stop", f"{_TIMER}.timer", check=False)
     if not (_FOLDER / "debug_keys").exists():
         return
@@ -94,7 +100,7 @@ def _close() -> None:
         _run("umount", "/etc/shadow", check=False)
         (_FOLDER / "debug-shadow").unlink()
     (_FOLDER / "debug_keys").unlink()
-    # Who may log in for good may do so on.
+    # The property `ssh` keeps SSH open.
     if not (_FOLDER / "ssh-stays").exists():
         _run("nft", "flush", "chain", "inet", "vch_appliance", "ssh")
         (_FOLDER / "ssh").unlink(missing_ok=True)
@@ -103,9 +109,9 @@ def _close() -> None:
 
 
 def run() -> None:
-    """The console script `vch-access`: a request on standard input, or `--close`."""
+    """The console script `vch-access`: reads a request from standard input, or closes SSH with `--close`."""
     parser = argparse.ArgumentParser(prog="vch-access", description=__doc__)
-    parser.add_argument("--close", action="store_true", help="end it now")
+    parser.add_argument("--close", action="store_true", help="close SSH now")
     if parser.parse_args().close:
         _close()
         return

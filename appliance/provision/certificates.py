@@ -1,4 +1,4 @@
-"""Certificates of an appliance: a CA of one's own and what it signs, or one that signs itself. Elliptic curves (P-256), PEM."""
+"""Certificates of an appliance, PEM: vch's own CA and the certificates it signs. New keys are elliptic-curve keys (P-256)."""
 
 import datetime
 import ipaddress
@@ -16,15 +16,18 @@ from appliance.errors import InvalidParameter
 
 _Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 _CA_DAYS, _DAYS = 3650, 825
-# Clocks differ.
+# Certificates start to be valid before they are made, since clocks differ.
 _EARLIER = datetime.timedelta(hours=24)
 
 
 class Authority:
-    """A CA in a folder: ca.pem, ca-key.pem. What is there is used, so that certificates given out before stay good."""
+    """A CA in a folder (ca.pem, ca-key.pem). An existing CA is used again, so that the certificates it has signed stay valid."""
 
     def __init__(self, folder: Path, name: str, *, must_be: bool = False) -> None:
-        """InvalidParameter for files that are no CA, and for none with `must_be`."""
+        """Load the CA, or create one unless `must_be`. InvalidParameter when the files are not a CA, or missing with `must_be`.
+
+        `found` is True for a CA that existed before.
+        """
         self.folder = folder
         certificate, key = folder / "ca.pem", folder / "ca-key.pem"
         self.found = certificate.exists() and key.exists()
@@ -33,17 +36,17 @@ class Authority:
                 self._certificate = x509.load_pem_x509_certificates(certificate.read_bytes())[0]
                 found = load_pem_private_key(key.read_bytes(), None)
             except (OSError, ValueError, TypeError, IndexError) as error:
-                raise InvalidParameter(f"{folder}: no CA that can be used: {error}") from error
+                raise InvalidParameter(f"{folder}: no usable CA: {error}") from error
             if not isinstance(found, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
-                raise InvalidParameter(f"{folder}: ca-key.pem is neither RSA's nor of an elliptic curve")
+                raise InvalidParameter(f"{folder}: ca-key.pem is neither an RSA nor an elliptic-curve key")
             if found.public_key() != self._certificate.public_key():
                 raise InvalidParameter(f"{folder}: ca-key.pem is not the key of ca.pem")
             self._key: _Key = found
         elif must_be:
-            raise InvalidParameter(f"{folder}: there is no CA (ca.pem, ca-key.pem); name its folder by --cert-path")
+            raise InvalidParameter(f"{folder}: there is no CA (ca.pem, ca-key.pem); give its folder by --cert-path")
         elif certificate.exists():
             raise InvalidParameter(
-                f"{folder}: there is a ca.pem without its ca-key.pem; name another folder by --cert-path"
+                f"{folder}: there is a ca.pem without its ca-key.pem; give another folder by --cert-path"
             )
         else:
             self._key = ec.generate_private_key(ec.SECP256R1())
@@ -61,14 +64,15 @@ class Authority:
 
     @property
     def certificate(self) -> str:
+        """The CA's certificate, PEM."""
         return self._certificate.public_bytes(Encoding.PEM).decode()
 
     def sign_server(self, names: Sequence[str]) -> tuple[str, str]:
-        """A certificate of a server of these names and addresses, the first its common name; and its key."""
+        """A certificate for a server with these names and addresses, and its key. The first name is the common name."""
         return self._sign(names[0], names, ExtendedKeyUsageOID.SERVER_AUTH)
 
     def sign_client(self, name: str) -> tuple[str, str]:
-        """A client's certificate, and its key."""
+        """A certificate for a client, and its key."""
         return self._sign(name, (), ExtendedKeyUsageOID.CLIENT_AUTH)
 
     def _sign(self, name: str, names: Sequence[str], purpose: x509.ObjectIdentifier) -> tuple[str, str]:
@@ -90,13 +94,14 @@ class Authority:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """A file that is nobody else's at any moment."""
+    """Write a file that no other user can read, at no time."""
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(content)
 
 
 def write_public(path: Path, content: bytes) -> None:
+    """Write a file that every user can read."""
     path.write_bytes(content)
     path.chmod(0o644)
 
@@ -109,7 +114,7 @@ def _subject(name: str) -> x509.Name:
 
 
 def alternatives(names: Iterable[str]) -> x509.SubjectAlternativeName:
-    """Names and addresses that a certificate is for."""
+    """The subjectAltName extension for these names and addresses."""
     return x509.SubjectAlternativeName([_alternative(name) for name in names])
 
 
@@ -123,7 +128,7 @@ def _alternative(text: str) -> x509.GeneralName:
 def builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey, days: int
 ) -> x509.CertificateBuilder:
-    """Of a certificate that is good from yesterday on, for so many days."""
+    """The builder of a certificate that is valid from yesterday, until `days` from now."""
     now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
@@ -151,5 +156,5 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
 
 
 def pem_of(key: _Key) -> bytes:
-    """A private key."""
+    """A private key as PEM (PKCS #8)."""
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

@@ -1,4 +1,4 @@
-"""The OVF environment: what a hypervisor hands a machine that was made of an OVF (DSP0243, 9.4), and where it is found."""
+"""The OVF environment: the property values that a hypervisor gives to a VM (DSP0243, 9.4)."""
 
 import subprocess
 import tempfile
@@ -11,7 +11,7 @@ from appliance.errors import InvalidParameter
 
 _NAMESPACE = "http://schemas.dmtf.org/ovf/environment/1"
 _VMWARE = "http://www.vmware.com/schema/ovfenv"
-# More than this no hypervisor hands over.
+# Bytes of the largest environment that is accepted.
 _MOST = 1 << 20
 _FIRMWARE = Path("/sys/firmware/qemu_fw_cfg/by_name/opt/vch/ovf-env/raw")
 _CD = Path("/dev/sr0")
@@ -19,22 +19,22 @@ _CD = Path("/dev/sr0")
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Values by property, and the MAC addresses of the NICs in their order; of those vCenter alone tells."""
+    """Values by property key, and the MAC addresses of the NICs by unit number. Only vCenter lists NICs."""
 
     values: Mapping[str, str]
     nics: tuple[str, ...]
 
 
 def parse(text: bytes) -> Environment:
-    """InvalidParameter for what is no OVF environment."""
+    """The environment in an XML document. InvalidParameter when the document is not an OVF environment."""
     if len(text) > _MOST:
-        raise InvalidParameter(f"OVF environment: {len(text)} bytes are too many")
+        raise InvalidParameter(f"OVF environment: {len(text)} bytes are more than {_MOST}")
     try:
         root = ElementTree.fromstring(text)
     except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise InvalidParameter(f"OVF environment: {error}") from error
     if root.tag != f"{{{_NAMESPACE}}}Environment":
-        raise InvalidParameter(f"OVF environment: it begins with {root.tag}")
+        raise InvalidParameter(f"OVF environment: the root element is {root.tag}")
     values = {}
     for found in root.findall(f"{{{_NAMESPACE}}}PropertySection/{{{_NAMESPACE}}}Property"):
         key, value = found.get(f"{{{_NAMESPACE}}}key"), found.get(f"{{{_NAMESPACE}}}value")
@@ -50,7 +50,7 @@ def parse(text: bytes) -> Environment:
 
 
 def encode(values: Mapping[str, str]) -> bytes:
-    """An environment with these values: for a lone ESXi, which makes none of its own."""
+    """An XML document with these values, for ESXi hosts without a vCenter, which make no environment themselves."""
     ElementTree.register_namespace("oe", _NAMESPACE)
     root = ElementTree.Element(f"{{{_NAMESPACE}}}Environment", {f"{{{_NAMESPACE}}}id": "vch"})
     section = ElementTree.SubElement(root, f"{{{_NAMESPACE}}}PropertySection")
@@ -61,15 +61,15 @@ def encode(values: Mapping[str, str]) -> bytes:
 
 
 def found() -> Environment:
-    """This machine's: of VMware's tools, of QEMU's firmware configuration, or of a CD. InvalidParameter when there is none."""
+    """The environment of this VM: from VMware Tools, QEMU's firmware configuration, or a CD. InvalidParameter when there is none."""
     for text in _sources():
         if text.strip():
             return parse(text)
-    raise InvalidParameter("OVF environment: there is none; was this appliance deployed from its OVA?")
+    raise InvalidParameter("OVF environment: none found; was this appliance deployed from its OVA?")
 
 
 def _sources() -> Iterator[bytes]:
-    # Without a VMware host below it ends with an error.
+    # vmtoolsd fails when the hypervisor is not VMware's.
     command = ["vmtoolsd", "--cmd", "info-get guestinfo.ovfEnv"]
     try:
         yield subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False, timeout=30).stdout

@@ -1,11 +1,9 @@
-"""Build the guest: an ELF kernel that boots by PVH and an initrd with Python, the tether and what it needs.
+"""Builds the guest image: an ELF kernel that boots by PVH, and an initrd with Python, the tether and their dependencies.
 
     python build/guest/image.py [--cache DIR] [--link PATH]
 
-Prints the folder that holds `vmlinux`, `initrd`, `guest.iso` (both, as a CD that boots) and `manifest.json`. The folder's name
-is the digest of everything that goes in (package versions, wheels, our sources, this recipe), so a second run finds it there.
-Needs apt-get, dpkg-deb, lz4, zstd and GRUB's tools, not root. Packages come from whatever archive the machine's own apt is set
-up for.
+Prints the folder that holds `vmlinux`, `initrd`, `guest.iso` (both, as a boot CD) and `manifest.json`. README.md of build/ says what
+the build needs and what it caches.
 """
 
 import argparse
@@ -33,7 +31,7 @@ from build.guest.iso import write_iso  # noqa: E402
 WHEELS = ("protobuf", "hpack", "trio", "outcome", "sniffio", "attrs", "sortedcontainers", "idna")
 PYTHON = "usr/lib/python3.11"
 
-# Of the standard library: what no server in a guest imports. Keeps the initrd, and so the boot, small.
+# The parts of the standard library and of wheels that the tether never imports. A small initrd boots faster.
 _LEFT_OUT = re.compile(
     r"(^|/)(test|tests|_tests|testing|[^/]*\.dist-info|idlelib|tkinter|turtledemo|ensurepip|lib2to3|distutils|pydoc_data|unittest|sqlite3|curses|dbm|venv|xmlrpc|"
     r"wsgiref|config-3[^/]*|__pycache__|asyncio|multiprocessing|concurrent|xml|email|html|http|urllib/robotparser\.py|"
@@ -97,7 +95,7 @@ def wheel_versions() -> dict[str, str]:
 
 
 def fetch_wheels(versions: dict[str, str], downloads: Path) -> Path:
-    """Unpack wheels for the guest's Python, whatever Python builds; return the folder."""
+    """Download and unpack wheels for the guest's Python, which may differ from the Python that builds. Returns their folder."""
     key = "-".join(f"{name}{version}" for name, version in versions.items())
     target = downloads / f"wheels-{key}"
     if not target.exists():
@@ -143,15 +141,15 @@ def elf_kernel(image: bytes) -> bytes:
     setup_sectors = image[0x1F1]
     offset, length = struct.unpack_from("<II", image, 0x248)
     start = (setup_sectors + 1) * 512 + offset
-    # The payload ends with the unpacked size, which lz4 reports as trailing garbage: its exit status says nothing.
+    # The payload ends with the unpacked size, which lz4 reports as trailing garbage: ignore its exit status.
     kernel = subprocess.run(["lz4", "-dc"], input=image[start : start + length], capture_output=True).stdout
     if kernel[:4] != b"\x7fELF":
-        sys.exit("the kernel's payload is not lz4: cannot take the ELF image out")
+        sys.exit("the kernel's payload is not lz4: cannot extract the ELF image")
     return kernel
 
 
 def module_closures(tree: Path) -> dict[str, list[list[Path]]]:
-    """By when they are loaded: each module with those that it needs before it, in an order in which insmod can load them."""
+    """For each time of loading, the modules, each after the modules that it depends on: the order in which insmod can load them."""
     files = {path.name.removesuffix(".ko").replace("-", "_"): path for path in tree.rglob("*.ko")}
     builtin = "\n".join(path.read_text() for path in tree.rglob("modules.builtin"))
 
@@ -242,9 +240,9 @@ def build_initrd(tree: Path, wheels: Path, work: Path) -> bytes:
     initrd.add("usr/bin/tini-static", stat.S_IFREG | 0o755, (tree / "usr/bin/tini-static").read_bytes())
     # For `docker top`, with all of its options.
     initrd.add("bin/ps", stat.S_IFREG | 0o755, (tree / "bin/ps").read_bytes())
-    # For disks that the appliance cannot write to.
+    # The guest formats disks on datastores, which the appliance cannot write to.
     initrd.add("bin/mke2fs", stat.S_IFREG | 0o755, (tree / "sbin/mke2fs").read_bytes())
-    # The names of users that it shows are the guest's own.
+    # ps shows the names of users from the guest's own file.
     initrd.add("etc/passwd", stat.S_IFREG | 0o644, b"root:x:0:0:root:/:/bin/sh\n")
     initrd.add("lib64", stat.S_IFLNK | 0o777, b"lib/x86_64-linux-gnu")
     initrd.add("bin/dhcp-event", stat.S_IFREG | 0o755, (HERE / "dhcp-event").read_bytes())
@@ -265,7 +263,7 @@ def build_initrd(tree: Path, wheels: Path, work: Path) -> bytes:
                 if top == wheels or not _EXTENSIONS.search(inside):
                     initrd.add(inside, stat.S_IFREG | 0o755, path.read_bytes())
             elif top == tree and _LIBRARIES.search(inside):
-                # By the name that the loader asks for; the usrmerge link is not needed in a root this small.
+                # The name that the dynamic loader looks for: this root has no usrmerge links.
                 place = f"lib/x86_64-linux-gnu/{path.name}"
                 if path.is_symlink():
                     initrd.add(place, stat.S_IFLNK | 0o777, os.readlink(path).rpartition("/")[2].encode())
@@ -273,7 +271,7 @@ def build_initrd(tree: Path, wheels: Path, work: Path) -> bytes:
                     initrd.add(place, stat.S_IFREG | 0o755, path.read_bytes())
     add_python(initrd, python, work)
 
-    # Init loads one file a line, the tether what is on the line of the one that it wants.
+    # `init` loads one module per line; the tether loads all modules of the line of the module that it needs.
     for when, groups in module_closures(tree / "lib/modules").items():
         paths = dict.fromkeys(path for group in groups for path in group)
         for path in paths:
@@ -285,7 +283,7 @@ def build_initrd(tree: Path, wheels: Path, work: Path) -> bytes:
 
 
 def build(cache: Path) -> Path:
-    """Return the folder of the guest for the inputs of today, building it when it is not there yet."""
+    """The folder of the guest image for the current inputs, from the cache or newly built."""
     packages, wheels = resolve_packages(), wheel_versions()
     key = input_key(packages, wheels)
     target = cache / "guest" / key
@@ -314,7 +312,7 @@ def build(cache: Path) -> Path:
         try:
             out.rename(target)
         except OSError:
-            if not (target / "manifest.json").exists():  # else another build was quicker, with the same result
+            if not (target / "manifest.json").exists():  # else a concurrent build has made the same folder
                 raise
     for old in sorted(target.parent.iterdir(), key=lambda path: path.stat().st_mtime)[:-8]:
         shutil.rmtree(old, ignore_errors=True)
@@ -324,8 +322,8 @@ def build(cache: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Build the guest image of vch.")
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vch"
-    parser.add_argument("--cache", type=Path, default=default, help="where downloads and results are kept")
-    parser.add_argument("--link", type=Path, help="a symbolic link to set on the result")
+    parser.add_argument("--cache", type=Path, default=default, help="folder for downloads and results")
+    parser.add_argument("--link", type=Path, help="symbolic link to point at the result")
     options = parser.parse_args()
     target = build(options.cache)
     if options.link is not None:

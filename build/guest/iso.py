@@ -1,4 +1,4 @@
-"""The guest as a CD that a virtual machine boots from, by BIOS or UEFI: for hypervisors that load no kernel themselves."""
+"""The guest as a CD that boots by BIOS or UEFI, for hypervisors that cannot load a kernel directly (vSphere)."""
 
 import os
 import subprocess
@@ -9,14 +9,14 @@ linux /vmlinuz console=tty0 vch.line=ttyS0 reboot=t panic=-1 quiet rdinit=/init
 initrd /initrd
 boot
 """
-# Programs that write the time of writing see this, so that the same comes of the same each time.
+# The time that programs see which write timestamps, so that the same inputs give the same bytes.
 _TIME, _EPOCH = ("faketime", "-f", "2025-01-01 00:00:00"), 1735689600
-# What this needs, so that GRUB's other two hundred modules are not there.
+# The GRUB modules that this boot needs, out of two hundred.
 _MODULES = "linux normal configfile part_gpt part_msdos iso9660 fat test all_video"
 
 
 def write_iso(kernel: bytes, initrd: Path, work: Path, target: Path) -> None:
-    """Write the CD of a bzImage and an initrd, which is compressed for it. Needs zstd, grub-mkrescue, xorriso, mtools and faketime."""
+    """Write a boot CD with a bzImage and an initrd, which gets compressed. Needs zstd, grub-mkrescue, xorriso, mtools and faketime."""
     root = work / "cd"
     (root / "boot/grub").mkdir(parents=True)
     (root / "boot/grub/grub.cfg").write_text(_CONFIG)

@@ -1,1 +1,1 @@
-"""The appliance as an OVA: a root from Debian's packages, a disk that boots by BIOS and UEFI, a descriptor, one tar. `make ova`."""
+"""The appliance as an OVA (`make ova`): root file system, bootable disk, OVF descriptor, and the tar of all."""

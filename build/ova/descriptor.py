@@ -1,4 +1,4 @@
-"""The OVF descriptor (DSP0243 1.1.0; VMware's additions in vmw:)."""
+"""The OVF descriptor of the appliance (DSP0243 1.1.0, with VMware's extensions in the namespace vmw)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from appliance.config.table import PROPERTIES
 DATA_BYTES = 40 << 30
 _CPUS, _MEMORY = 2, 2048
 _FORMAT = "http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"
-# What the NICs are on, in the order of the property `interfaces`.
+# The networks of the NICs, in the order of the default of the property `interfaces`.
 NETWORKS = (
-    ("Public", "Published ports, the API, vSphere, and the way out."),
-    ("Bridge", "Containers: a portgroup of its own, of this appliance alone."),
+    ("Public", "Published ports, the API, vSphere, and the default route."),
+    ("Bridge", "Containers: a portgroup that only this appliance uses."),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """As it is in the OVA. Sizes in bytes."""
+    """A disk of the OVA. `size` is the length of its file, `populated` the data in it, `capacity` the disk's size; all in bytes."""
 
     id: str
     name: str
@@ -30,7 +30,7 @@ class Disk:
 
 
 def descriptor(name: str, disks: Sequence[Disk], version: str = __version__) -> bytes:
-    """The envelope of an appliance with a system's disk and one for data."""
+    """The OVF envelope of an appliance with these disks: "system" and "data"."""
     files = "\n".join(
         f'    <File ovf:id="{disk.id}-file" ovf:href={quoteattr(disk.name)} ovf:size="{disk.size}"/>' for disk in disks
     )
@@ -64,7 +64,7 @@ def descriptor(name: str, disks: Sequence[Disk], version: str = __version__) -> 
 {files}
   </References>
   <DiskSection>
-    <Info>The system, and what stays when it is replaced</Info>
+    <Info>The system disk, which upgrades replace, and the data disk</Info>
 {described}
   </DiskSection>
   <NetworkSection>
@@ -79,7 +79,7 @@ def descriptor(name: str, disks: Sequence[Disk], version: str = __version__) -> 
       <Description>Debian GNU/Linux 12 (64-bit)</Description>
     </OperatingSystemSection>
     <ProductSection>
-      <Info>vch: Docker's API, a virtual machine per container</Info>
+      <Info>vch: the Docker API, with one virtual machine per container</Info>
       <Product>vch</Product>
       <Version>{version}</Version>
 {properties}
@@ -112,7 +112,7 @@ def _property(one: Property) -> str:
 
 
 def _items() -> list[str]:
-    """Hardware: elements in the order of their names, as the schema wants them."""
+    """The virtual hardware. The schema requires the elements of an item in alphabetical order."""
     items = [
         _item(1, 3, ElementName="Processors", AllocationUnits="hertz * 10^6", VirtualQuantity=_CPUS),
         _item(2, 4, ElementName="Memory", AllocationUnits="byte * 2^20", VirtualQuantity=_MEMORY),

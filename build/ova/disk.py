@@ -1,6 +1,6 @@
-"""A disk that boots by BIOS and by UEFI, made of files: no loop devices, no mounts, no rights of root.
+"""Writes a disk image that boots by BIOS and by UEFI, without loop devices, mounts or the rights of root.
 
-GPT with three partitions: GRUB's core for BIOS, a FAT file system with GRUB for UEFI, the kernel and the initrd, and the root.
+The GPT has three partitions: GRUB's core image for BIOS; a FAT file system with GRUB for UEFI, the kernel and the initrd; the root.
 """
 
 import binascii
@@ -17,15 +17,15 @@ _MIB = 1 << 20
 _ENTRIES, _ENTRY = 128, 128
 _BIOS_BOOT = uuid.UUID("21686148-6449-6E6F-744E-656564454649")
 _ESP = uuid.UUID("C12A7328-F81F-11D2-BA4B-00A0C93EC93B")
-# The root of x86-64 (Discoverable Partitions Specification).
+# The type of an x86-64 root partition (Discoverable Partitions Specification).
 _ROOT = uuid.UUID("4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709")
-# Names for our own partitions: the same each time, as all of the disk is.
+# The namespace of the partitions' ids, which are the same in each build.
 _NAMES = uuid.UUID("6a0f6f5e-55a5-4f0e-9d0f-0f6d0c5b8a51")
 ROOT_PARTITION = uuid.uuid5(_NAMES, "root")
 _BIOS_MODULES = ("biosdisk", "part_gpt", "fat", "normal", "linux", "configfile", "all_video", "test")
 _EFI_MODULES = ("part_gpt", "fat", "normal", "linux", "configfile", "all_video", "test")
 _GRUB = "/usr/lib/grub"
-# 2025-01-01: FAT knows no time before 1980.
+# The time of all files, 2025-01-01. FAT cannot represent times before 1980.
 EPOCH, TIME = "1735689600", "2025-01-01 00:00:00"
 
 
@@ -46,7 +46,7 @@ class _Partition:
 
 
 def write(kernel: Path, initrd: Path, root: Path, options: str, work: Path, target: Path) -> None:
-    """Write the disk. `options` are the kernel's, beside which partition is the root. Needs GRUB's tools, mtools and faketime."""
+    """Write the disk image. `options` are further parameters of the kernel. Needs GRUB's tools, mtools and faketime."""
     config = work / "grub.cfg"
     config.write_text(f"set timeout=0\nlinux /vmlinuz root=PARTUUID={ROOT_PARTITION} {options}\ninitrd /initrd\nboot\n")
     core = _image("i386-pc", _BIOS_MODULES, work / "core.img")
@@ -72,19 +72,19 @@ def write(kernel: Path, initrd: Path, root: Path, options: str, work: Path, targ
 
 
 def _image(kind: str, modules: tuple[str, ...], target: Path) -> Path:
-    """GRUB's program for a kind of firmware; it has its settings from the FAT file system of the disk that it was started from."""
+    """GRUB for a kind of firmware. GRUB reads its configuration from the FAT file system of the disk it was started from."""
     prefix = "(,gpt2)/grub" if kind == "i386-pc" else "/grub"
     subprocess.run(["grub-mkimage", "-O", kind, "-o", str(target), "-p", prefix, *modules], check=True)
     return target
 
 
 def _write_fat(target: Path, files: dict[str, Path]) -> None:
-    """A FAT file system with these, and as much room again for what comes after."""
+    """A FAT file system with these files, and room for the larger ones of a later version."""
     size = -(-sum(file.stat().st_size for file in files.values()) * 5 // 4 // _MIB) + 36
     environment = {"PATH": "/usr/bin:/bin", "SOURCE_DATE_EPOCH": EPOCH, "MTOOLS_SKIP_CHECK": "1", "TZ": "UTC"}
 
     def mtools(*command: str) -> None:
-        # A folder is as old as it is.
+        # mtools takes the times of folders from the clock.
         subprocess.run(["faketime", "-f", TIME, *command], check=True, env=environment)
 
     target.write_bytes(b"")
@@ -103,7 +103,7 @@ def _write_fat(target: Path, files: dict[str, Path]) -> None:
 
 
 def _write_table(disk: int, size: int, partitions: list[_Partition]) -> None:
-    """A GUID partition table, twice (UEFI 2.10, chapter 5), and the MBR that protects it."""
+    """Write the GUID partition table and its backup (UEFI 2.10, chapter 5), and the protective MBR."""
     entries = b"".join(partition.entry() for partition in partitions).ljust(_ENTRIES * _ENTRY, b"\0")
     table_sectors = len(entries) // _SECTOR
     identity = uuid.uuid5(_NAMES, "disk")
@@ -135,16 +135,16 @@ def _write_table(disk: int, size: int, partitions: list[_Partition]) -> None:
 
 
 def _install_bios(disk: int, first: int, size: int) -> None:
-    """GRUB's first sector into the MBR, and into both where the core is, as grub-bios-setup writes it (grub/i386/pc/boot.h).
+    """Write GRUB's boot sector into the MBR, and the places of the core image into both, as grub-bios-setup does (grub/i386/pc/boot.h).
 
-    A BIOS reads the first sector; it reads the core's first, which reads the rest of it to memory.
+    The BIOS loads the boot sector, which loads the first sector of the core image, which loads the rest.
     """
     start = bytearray(Path(_GRUB, "i386-pc/boot.img").read_bytes())
     table = os.pread(disk, _SECTOR, 0)
     struct.pack_into("<Q", start, 0x5C, first)
-    # Do not believe a BIOS that says it started from a floppy.
+    # Overwrite the jump to the floppy code: some BIOSes report a wrong boot drive (grub-bios-setup does the same for hard disks).
     start[0x66:0x68] = b"\x90\x90"
     start[0x1B8:0x200] = table[0x1B8:0x200]
     os.pwrite(disk, start, 0)
-    # The last block list of the core's first sector: where its second begins, how many there are, and where they go.
+    # The block list at the end of the core's first sector: the second sector, the number of sectors, their segment in memory.
     os.pwrite(disk, struct.pack("<QHH", first + 1, -(-size // _SECTOR) - 1, 0x820), first * _SECTOR + 0x1F4)

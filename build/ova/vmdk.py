@@ -1,6 +1,6 @@
-"""A disk as a stream: the streamOptimized form of VMware's Virtual Disk Format 5.0, as ESXi takes it from an OVA.
+"""Writes the streamOptimized form of VMware's Virtual Disk Format 5.0, which ESXi expects in an OVA.
 
-qemu-img writes a file of that name without the footer and the end-of-stream marker, which ESXi refuses.
+qemu-img leaves out the footer and the end-of-stream marker, and ESXi refuses such a file.
 """
 
 import errno
@@ -17,7 +17,7 @@ _ENTRIES = 512  # of a grain table
 _OVERHEAD = 128  # sectors before the first grain
 _DESCRIPTOR, _DESCRIPTOR_SECTORS = 1, 20
 _AT_END = 0xFFFFFFFFFFFFFFFF
-# A newline test that is valid, compressed grains, markers.
+# Valid newline test, compressed grains, markers.
 _FLAGS = 1 | 1 << 16 | 1 << 17
 _DEFLATE = 1
 _GRAIN_TABLE, _GRAIN_DIRECTORY, _FOOTER = 1, 2, 3
@@ -25,13 +25,13 @@ _HEADS, _SECTORS = 255, 63
 
 
 def write(source: Path, target: BinaryIO, content: int) -> tuple[int, int]:
-    """Write the disk in `source` (raw); grains of zeros take no room. Returns the bytes written, and those of the grains that are there.
+    """Write the raw disk `source` without its grains of zeros. Returns the bytes written, and the bytes of the grains in the file.
 
-    `content` is a number that stands for the content (CID). ValueError for half a grain.
+    `content` is the content id (CID). ValueError when the size of the disk is not a multiple of the grain size.
     """
     size = source.stat().st_size
     if size % (_GRAIN * SECTOR):
-        raise ValueError(f"a disk of {size} bytes is no number of grains")
+        raise ValueError(f"a disk of {size} bytes is not a whole number of grains")
     capacity = size // SECTOR
     out = _Out(target)
     out.write(_header(capacity, _AT_END))
@@ -65,7 +65,7 @@ def write(source: Path, target: BinaryIO, content: int) -> tuple[int, int]:
 
 
 class _Out:
-    """A file that is written by whole sectors."""
+    """A file that is written in whole sectors."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -81,7 +81,7 @@ class _Out:
 
 
 def _tables(source: Path) -> Iterator[list[bytes]]:
-    """The grains, by table; empty bytes for one of zeros. What the file has no blocks for is not read."""
+    """The grains by grain table; empty bytes stand for a grain of zeros. Holes of a sparse file are not read."""
     zeros = bytes(_GRAIN * SECTOR)
     with source.open("rb") as file:
         size = os.fstat(file.fileno()).st_size

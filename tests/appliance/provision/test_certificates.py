@@ -93,7 +93,7 @@ def test_what_is_broken_is_said(tmp_path: Path) -> None:
     with pytest.raises(InvalidParameter, match=r"is not the key of ca\.pem"):
         Authority(tmp_path / "a", "a")
     (tmp_path / "a/ca-key.pem").write_text("nonsense")
-    with pytest.raises(InvalidParameter, match="no CA that can be used"):
+    with pytest.raises(InvalidParameter, match="no usable CA"):
         Authority(tmp_path / "a", "a")
     (tmp_path / "a/ca-key.pem").unlink()
     with pytest.raises(InvalidParameter, match="without its ca-key"):

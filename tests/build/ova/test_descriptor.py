@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from appliance.config.table import PROPERTIES
 from build.ova.descriptor import Disk, descriptor
-from build.ova.image import pack
+from build.ova.pack import pack
 from tests.build.ova.schema import faults
 from tests.live.certificates import self_signed
 

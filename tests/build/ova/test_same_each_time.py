@@ -7,7 +7,7 @@ import pytest
 
 from build.guest.iso import write_iso
 from build.ova import disk
-from build.ova.image import compile_python
+from build.ova.rootfs import compile_python
 
 _SOURCE = """
 NAMES = {"one", "two", "three", "four"}

@@ -72,5 +72,5 @@ def test_blank_disks_are_small_and_quick(tmp_path: Path) -> None:
 
 def test_half_a_grain_is_refused(tmp_path: Path) -> None:
     (tmp_path / "raw").write_bytes(bytes(1000))
-    with pytest.raises(ValueError, match="no number of grains"):
+    with pytest.raises(ValueError, match="not a whole number of grains"):
         vmdk.write(tmp_path / "raw", io.BytesIO(), 0)

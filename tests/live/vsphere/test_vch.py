@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from appliance import __version__
-from build.ova.image import NAME, pack
+from build.ova.image import NAME
+from build.ova.pack import pack
 from tests.live.certificates import Authority
 from tests.live.images import busybox_archive
 from tests.live.vsphere.appliancebody import BROKEN
