@@ -24,6 +24,7 @@ from appliance.api.archive import ArchiveRoutes
 from appliance.api.checkpoints import CheckpointRoutes
 from appliance.api.containers import ContainerRoutes
 from appliance.api.execs import ExecRoutes
+from appliance.api.image_transfers import ImageTransferRoutes
 from appliance.api.images import ImageRoutes
 from appliance.api.networks import NetworkRoutes
 from appliance.api.router import NEWEST, Router, dotted
@@ -233,7 +234,8 @@ async def appliance(config: Config) -> AsyncIterator[Router]:
         router.add_all(ArchiveRoutes(containers.files).routes())
         router.add_all(StatsRoutes(containers, containers.stats).routes())
         router.add_all(CheckpointRoutes(containers).routes())
-        router.add_all(ImageRoutes(images, containers, containers.commits, transfers, events, scratch).routes())
+        router.add_all(ImageRoutes(images, containers, containers.commits, events).routes())
+        router.add_all(ImageTransferRoutes(images, transfers, events, scratch).routes())
         router.add_all(NetworkRoutes(networks, containers.connections).routes())
         router.add_all(VolumeRoutes(volumes).routes())
         router.add_all(UnsupportedRoutes().routes())
