@@ -1,4 +1,4 @@
-"""What a client may do, by its certificate: anything, read, or nothing. Rules are "full:CN=name", "read:OU=unit"."""
+"""What a TLS client may do: everything, read, or nothing. Rules name subjects: "full:CN=name", "read:OU=unit"."""
 
 import re
 from collections.abc import Sequence
@@ -7,22 +7,22 @@ from appliance.config import Rule
 from appliance.http import Handler, Peer, Reply, Request
 
 _READS = ("GET", "HEAD")
-# GET, and yet more than reading: what is typed goes to a container.
-_MORE_THAN_READING = re.compile(r"(/v[0-9.]+)?/containers/[^/]+/attach/ws")
+# Not a read although its method is GET: the client's input goes to the container.
+_WRITES_BY_GET = re.compile(r"(/v[0-9.]+)?/containers/[^/]+/attach/ws")
 
 
 def handler_for(peer: Peer, rules: Sequence[Rule], handler: Handler) -> Handler:
-    """What serves a client; without rules every certificate is as good as any other. The most that a rule says counts."""
+    """The handler that serves this client. Without rules every client has full access, else the most generous rule counts."""
     allowed = [rule.full for rule in rules if rule.fits(peer.common_name, peer.units)]
     if not rules or any(allowed):
         return handler
-    who = f"client certificate CN={peer.common_name}"
+    client = f"client certificate CN={peer.common_name}"
 
     async def restricted(request: Request, reply: Reply) -> None:
         if not allowed:
-            await reply.json(403, {"message": f"authorization denied: {who} is none that may use this API"})
-        elif request.method not in _READS or _MORE_THAN_READING.fullmatch(request.raw_path):
-            await reply.json(403, {"message": f"authorization denied: {who} may only read"})
+            await reply.json(403, {"message": f"authorization denied: {client} is not authorised to use this API"})
+        elif request.method not in _READS or _WRITES_BY_GET.fullmatch(request.raw_path):
+            await reply.json(403, {"message": f"authorization denied: {client} may only read"})
         else:
             await handler(request, reply)
 

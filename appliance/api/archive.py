@@ -1,4 +1,4 @@
-"""Routes for the files of containers: archive, copy, changes, export."""
+"""Routes for the files of containers: `docker cp`, `diff` and `export`."""
 
 import base64
 import stat
@@ -15,7 +15,7 @@ from appliance.http import Reply, Request
 from appliance.streams.compression import decompressed
 
 _TAR = "application/x-tar"
-# Go's os.FileMode, whose bits the header has: (st_mode's, Go's).
+# The header has the bits of Go's os.FileMode: st_mode's type, Go's bits.
 _TYPES = {
     stat.S_IFDIR: 1 << 31, stat.S_IFLNK: 1 << 27, stat.S_IFBLK: 1 << 26, stat.S_IFIFO: 1 << 25, stat.S_IFSOCK: 1 << 24,
     stat.S_IFCHR: 1 << 26 | 1 << 21,
@@ -45,15 +45,18 @@ def _path(request: Request) -> str:
     if not path:
         raise InvalidParameter("bad parameter: path cannot be empty")
     if "\0" in path:
-        raise InvalidParameter("bad parameter: path has a NUL")
+        raise InvalidParameter("bad parameter: path contains NUL")
     return path
 
 
 class ArchiveRoutes:
+    """Files of running and stopped containers."""
+
     def __init__(self, backend: FileBackend) -> None:
         self._backend = backend
 
     def routes(self) -> dict[tuple[str, str], Route]:
+        """See Router.add_all."""
         name = "/containers/{name}"
         return {
             ("HEAD", f"{name}/archive"): self.stat,
@@ -65,14 +68,17 @@ class ArchiveRoutes:
         }
 
     async def stat(self, request: Request, reply: Reply) -> None:
+        """HEAD /containers/{name}/archive."""
         found = await self._backend.stat(request.path["name"], _path(request))
         await reply.empty(200, _stat_header(found))
 
     async def read(self, request: Request, reply: Reply) -> None:
+        """GET /containers/{name}/archive: a tar."""
         async with self._backend.read(request.path["name"], _path(request)) as (found, archive):
             await _send(reply, archive, _stat_header(found))
 
     async def write(self, request: Request, reply: Reply) -> None:
+        """PUT /containers/{name}/archive: unpack a tar."""
         await self._backend.write(
             request.path["name"],
             _path(request),
@@ -83,7 +89,7 @@ class ArchiveRoutes:
         await reply.empty(200)
 
     async def copy(self, request: Request, reply: Reply) -> None:
-        """What `docker cp` was before API 1.20; gone with 1.24."""
+        """POST /containers/{name}/copy: `docker cp` before API 1.20. Docker has removed it in 1.24."""
         if request.version >= (1, 24):
             raise NotFound("page not found")
         body = await request.json()
@@ -94,16 +100,18 @@ class ArchiveRoutes:
             await _send(reply, archive)
 
     async def changes(self, request: Request, reply: Reply) -> None:
+        """GET /containers/{name}/changes."""
         found = await self._backend.changes(request.path["name"])
         await reply.json(200, [{"Path": one.path, "Kind": one.kind} for one in found] or None)
 
     async def export(self, request: Request, reply: Reply) -> None:
+        """GET /containers/{name}/export: a tar of the whole root."""
         async with self._backend.export(request.path["name"]) as archive:
             await _send(reply, archive, kind="application/octet-stream")
 
 
 async def _send(reply: Reply, archive: AsyncGenerator[bytes, None], headers: bytes = b"", kind: str = _TAR) -> None:
-    """The head goes with the first piece: until then an error is a status."""
+    """Send the head with the first piece, so that an error before it becomes a status."""
     async for data in archive:
         if not reply.started:
             await reply.start(kind, headers=headers)

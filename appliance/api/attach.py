@@ -1,4 +1,4 @@
-"""Attach: a client's connection joined to a container's stdio."""
+"""Connects a hijacked connection with the stdio of a container or an exec."""
 
 import trio
 
@@ -8,7 +8,7 @@ from appliance.streams import stdcopy
 from appliance.streams.detach import DetachScanner
 
 RAW = "application/vnd.docker.raw-stream"
-_HEAD_SECONDS = 0.01
+_PAUSE_AFTER_HEAD = 0.01
 MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
 
 
@@ -23,10 +23,11 @@ async def pump(
     past: list[bytes],
     framed: bool,
 ) -> None:
-    """Move bytes until the run's output has ended, the client detached, or is gone.
+    """Copy bytes until the output of the process has ended, or the client detaches or disconnects.
 
-    `stdin` takes what the client sends, and its end too if it `closes_stdin`; `past` is sent first.
-    `framed`: output is sent with Docker's frames.
+    `attachment` is the live output, `past` the older output that goes first. The client's bytes go to `stdin`; with
+    `closes_stdin` the end of the client's bytes closes it. `tty`: look for the detach `keys`. `framed`: send output with
+    Docker's stdcopy headers.
     """
     async with trio.open_nursery() as nursery:
 
@@ -41,7 +42,7 @@ async def pump(
                         nursery.cancel_scope.cancel()
                         return
                 elif not await stdin.write(data):
-                    # The process reads no more: what the client still sends has nowhere to go.
+                    # The process has closed its stdin: drop what the client still sends.
                     while await stream.receive():
                         pass
                     return
@@ -51,7 +52,7 @@ async def pump(
                 nursery.cancel_scope.cancel()
 
         async def watch_input() -> None:
-            """Without stdin the client's bytes mean nothing; its half close neither."""
+            """Without stdin, drop the client's bytes and ignore the end of them."""
             while await stream.receive():
                 pass
 
@@ -61,8 +62,8 @@ async def pump(
             nursery.start_soon(watch_input)
         try:
             if past:
-                # docker-py loses what comes together with the head: it reads that through a buffer, the rest past it.
-                await trio.sleep(_HEAD_SECONDS)
+                # docker-py loses bytes that arrive together with the head: its buffer takes them, and it reads from the socket.
+                await trio.sleep(_PAUSE_AFTER_HEAD)
             for data in past:
                 await stream.send(data)
             if attachment is not None:

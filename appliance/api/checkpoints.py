@@ -1,4 +1,4 @@
-"""Routes under /containers/{name}/checkpoints, which the CLI offers when the daemon says that it is experimental."""
+"""Routes under /containers/{name}/checkpoints. The CLI has the commands only if the daemon reports that it is experimental."""
 
 from appliance.api.backend import ContainerBackend
 from appliance.api.router import Route
@@ -7,22 +7,27 @@ from appliance.http import Reply, Request
 
 
 class CheckpointRoutes:
+    """Saved states of running containers."""
+
     def __init__(self, backend: ContainerBackend) -> None:
         self._backend = backend
 
     def routes(self) -> dict[tuple[str, str], Route]:
-        place = "/containers/{name}/checkpoints"
+        """See Router.add_all."""
+        path = "/containers/{name}/checkpoints"
         return {
-            ("GET", place): self.list,
-            ("POST", place): self.create,
-            ("DELETE", f"{place}/{{checkpoint}}"): self.remove,
+            ("GET", path): self.list,
+            ("POST", path): self.create,
+            ("DELETE", f"{path}/{{checkpoint}}"): self.remove,
         }
 
     async def list(self, request: Request, reply: Reply) -> None:
+        """GET /containers/{name}/checkpoints."""
         names = self._backend.list_checkpoints(request.path["name"], request.text("dir"))
         await reply.json(200, [{"Name": name} for name in names])
 
     async def create(self, request: Request, reply: Reply) -> None:
+        """POST /containers/{name}/checkpoints."""
         body = await request.json()
         if not isinstance(body, dict):
             raise InvalidParameter("invalid JSON: a checkpoint is an object")
@@ -35,5 +40,6 @@ class CheckpointRoutes:
         await reply.empty(201)
 
     async def remove(self, request: Request, reply: Reply) -> None:
+        """DELETE /containers/{name}/checkpoints/{checkpoint}."""
         await self._backend.remove_checkpoint(request.path["name"], request.path["checkpoint"], request.text("dir"))
         await reply.empty(204)

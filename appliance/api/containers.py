@@ -12,7 +12,7 @@ import trio
 from appliance.api.attach import MULTIPLEXED, RAW, pump
 from appliance.api.backend import Container, ContainerBackend, NetworkBackend
 from appliance.api.fields import CONFIG, HOST, check_fields, fold_names
-from appliance.api.filters import any_of, labels_are_wanted, matches_pattern, parse_filters
+from appliance.api.filters import any_of, matches_label_filters, matches_pattern, parse_filters
 from appliance.api.hostconfig import check_config, check_endpoints, check_host_config
 from appliance.api.logs import LogQuery, render, send_logs
 from appliance.api.router import Route
@@ -133,7 +133,7 @@ class ContainerRoutes:
                     lambda code: isinstance(c.state, Exited) and c.state.exit_code == int(code),
                 )
                 and (not networks or any(names & allocator for names in networks))
-                and labels_are_wanted(filters, labels)
+                and matches_label_filters(filters, labels)
                 and (not filters.get("ancestor") or record.image_id in ancestors or record.image in filters["ancestor"])
                 and all(record.created < at for at in before)
                 and all(record.created > at for at in since)
@@ -280,7 +280,7 @@ class ContainerRoutes:
                 container.restarting
                 or not isinstance(container.state, Created | Exited)
                 or (until is not None and container.record.created >= until)
-                or not labels_are_wanted(filters, labels)
+                or not matches_label_filters(filters, labels)
             ):
                 continue
             try:

@@ -17,10 +17,13 @@ _LISTS = ("Cmd", "Env")
 
 
 class ExecRoutes:
+    """Further processes in running containers."""
+
     def __init__(self, backend: ExecBackend) -> None:
         self._backend = backend
 
     def routes(self) -> dict[tuple[str, str], Route]:
+        """See Router.add_all."""
         return {
             ("POST", "/containers/{name}/exec"): self.create,
             ("POST", "/exec/{id}/start"): self.start,
@@ -29,6 +32,7 @@ class ExecRoutes:
         }
 
     async def create(self, request: Request, reply: Reply) -> None:
+        """POST /containers/{name}/exec."""
         body = await request.json()
         if not isinstance(body, dict):
             raise InvalidParameter("invalid JSON: an exec is an object")
@@ -39,6 +43,7 @@ class ExecRoutes:
         await reply.json(201, {"Id": one.id})
 
     async def start(self, request: Request, reply: Reply) -> None:
+        """POST /exec/{id}/start: hijack the connection, unless the exec starts detached."""
         body = await request.json()
         if not isinstance(body, dict):
             raise InvalidParameter("invalid JSON: an exec's start is an object")
@@ -56,10 +61,10 @@ class ExecRoutes:
         if one.tty and streams:
             streams = frozenset({1})
         upgrade = "upgrade" in request.headers
-        # As moby: how output is sent is said here, not where the exec was made.
+        # As moby: the Tty of this request, not of the exec, decides whether output is framed.
         framed = not body.get("Tty")
         kind = MULTIPLEXED if upgrade and framed and request.version >= (1, 42) else RAW
-        # Before the start, so that nothing printed is missed.
+        # Attach before the start: no output may be lost.
         attachment = one.fanout.attach(streams)
         try:
             async with reply.hijack(kind, upgrade) as stream:
@@ -84,6 +89,7 @@ class ExecRoutes:
             attachment.close()
 
     async def resize(self, request: Request, reply: Reply) -> None:
+        """POST /exec/{id}/resize."""
         rows, columns = request.number("h"), request.number("w")
         if rows is None or columns is None or not (0 <= rows < 1 << 16 and 0 <= columns < 1 << 16):
             raise InvalidParameter("invalid size: h and w are 0 to 65535")
@@ -91,6 +97,7 @@ class ExecRoutes:
         await reply.empty(200)
 
     async def inspect(self, request: Request, reply: Reply) -> None:
+        """GET /exec/{id}/json."""
         one = self._backend.get_exec(request.path["id"])
         command, *arguments = one.command
         process: dict[str, Any] = {
@@ -120,7 +127,7 @@ class ExecRoutes:
 
 
 def _check(body: dict[str, Any]) -> None:
-    """InvalidParameter names the first field of a wrong type, or one that is not known."""
+    """InvalidParameter names the first field that is unknown or has the wrong type."""
     fold_names(body, (*_BOOLEANS, *_TEXTS, *_LISTS, "ConsoleSize", "Container"))
     for name, value in body.items():
         good = (
@@ -131,9 +138,9 @@ def _check(body: dict[str, Any]) -> None:
             or name in ("ConsoleSize", "Container")
         )
         if not good:
-            raise InvalidParameter(f"invalid JSON: {name} of an exec is not that")
+            raise InvalidParameter(f"invalid JSON: {name} of an exec is unknown or has the wrong type")
     if any("\0" in text for name in (*_LISTS, *_TEXTS) for text in (body.get(name) or ())):
-        raise InvalidParameter("invalid JSON: a NUL in a text")
+        raise InvalidParameter("invalid JSON: a string contains NUL")
 
 
 def _take_size(body: dict[str, Any], one: Exec) -> None:

@@ -11,7 +11,7 @@ Filters = dict[str, list[str]]
 
 
 def parse_filters(text: str, known: frozenset[str]) -> Filters:
-    """InvalidParameter for what is no filter, and for keys that this list does not know."""
+    """The values by key. InvalidParameter for malformed filters, and for keys that are not in `known`."""
     if not text:
         return {}
     try:
@@ -20,10 +20,10 @@ def parse_filters(text: str, known: frozenset[str]) -> Filters:
             key: [value for value in values if not isinstance(values, dict) or values[value]]
             for key, values in raw.items()
         }
-        sound = all(isinstance(value, str) for values in parsed.values() for value in values)
+        all_strings = all(isinstance(value, str) for values in parsed.values() for value in values)
     except (msgspec.DecodeError, AttributeError, TypeError) as error:
         raise InvalidParameter(f"invalid filters: {error}") from error
-    if not sound:
+    if not all_strings:
         raise InvalidParameter("invalid filters: values are strings")
     for key in parsed:
         if key not in known:
@@ -32,7 +32,7 @@ def parse_filters(text: str, known: frozenset[str]) -> Filters:
 
 
 def matches_labels(wanted: list[str], labels: Mapping[str, str]) -> bool:
-    """Every "key" or "key=value" is there."""
+    """Whether the labels have each wanted "key" or "key=value"."""
     for item in wanted:
         key, equals, value = item.partition("=")
         if key not in labels or (equals and labels[key] != value):
@@ -40,8 +40,8 @@ def matches_labels(wanted: list[str], labels: Mapping[str, str]) -> bool:
     return True
 
 
-def switch_of(filters: Filters, key: str) -> bool | None:
-    """A filter that is true or false; None when it is not given. InvalidParameter when it is neither."""
+def boolean_filter(filters: Filters, key: str) -> bool | None:
+    """The value of a boolean filter, None when it is absent. InvalidParameter when it is not a boolean."""
     values = filters.get(key)
     if not values:
         return None
@@ -50,14 +50,14 @@ def switch_of(filters: Filters, key: str) -> bool | None:
     return values[0] in ("true", "1")
 
 
-def labels_are_wanted(filters: Filters, labels: Mapping[str, str]) -> bool:
-    """By `label`, and not by `label!`."""
-    unwanted = filters.get("label!")
-    return matches_labels(filters.get("label", []), labels) and not (unwanted and matches_labels(unwanted, labels))
+def matches_label_filters(filters: Filters, labels: Mapping[str, str]) -> bool:
+    """Whether labels pass the filters `label` and `label!`."""
+    excluded = filters.get("label!")
+    return matches_labels(filters.get("label", []), labels) and not (excluded and matches_labels(excluded, labels))
 
 
 def matches_pattern(wanted: list[str], *names: str) -> bool:
-    """One of the regular expressions is found in one of the names. InvalidParameter for a bad one."""
+    """Whether a name contains a match of a pattern. InvalidParameter for a malformed regular expression."""
     try:
         return any(re.search(pattern, name) for pattern in wanted for name in names)
     except re.error as error:
@@ -65,4 +65,5 @@ def matches_pattern(wanted: list[str], *names: str) -> bool:
 
 
 def any_of(wanted: list[str], test: Callable[[str], bool]) -> bool:
+    """Whether a wanted value passes the test. Without wanted values everything passes."""
     return not wanted or any(test(value) for value in wanted)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from appliance.api.backend import CommitBackend, ContainerBackend, EventBackend
-from appliance.api.filters import Filters, labels_are_wanted, parse_filters, switch_of
+from appliance.api.filters import Filters, boolean_filter, matches_label_filters, parse_filters
 from appliance.api.hostconfig import check_config
 from appliance.api.router import Route
 from appliance.api.shapes import created_of, inspect_image, list_image, seconds_of
@@ -76,7 +76,7 @@ class ImageRoutes:
 
     def _filter(self, filters: Filters) -> Callable[[ImageRecord], bool]:
         """Whether an image passes the filters. InvalidParameter or NotFound for values that are wrong."""
-        dangling = switch_of(filters, "dangling")
+        dangling = boolean_filter(filters, "dangling")
         before = [created_of(self._store.config(self._store.get(ref).id)) for ref in filters.get("before", ())]
         since = [created_of(self._store.config(self._store.get(ref).id)) for ref in filters.get("since", ())]
         until = [parse_time(text, now=time.time_ns()) or 0 for text in filters.get("until", ())]
@@ -90,7 +90,7 @@ class ImageRoutes:
             names = familiar_names(record.references)
             return (
                 dangling in (None, not record.references)
-                and labels_are_wanted(filters, labels)
+                and matches_label_filters(filters, labels)
                 and all(created < at for at in before)
                 and all(created > at for at in since)
                 and all(created * 1_000_000_000 < at for at in until)

@@ -1,4 +1,4 @@
-"""`GET /containers/{name}/logs`: from the framed file, by sendfile where the bytes are right as they are."""
+"""GET /containers/{name}/logs. Log files hold Docker's stdcopy frames, so that sendfile(2) serves most requests."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _BATCH = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class LogQuery:
-    """`tail` None: all; times in unix ns."""
+    """The query parameters of the route. `streams`: 1 stdout, 2 stderr. `tail` None: all entries. Times are unix ns."""
 
     streams: frozenset[int]
     follow: bool = False
@@ -32,7 +32,7 @@ def _select(log: LogFile, query: LogQuery, last: int) -> int:
 
 
 def render(log: LogFile, query: LogQuery, first: int, last: int, *, framed: bool) -> Iterator[bytes]:
-    """Entries [first, last) as the client wants them, in batches."""
+    """The entries [first, last) in batches, filtered and decorated as the query says."""
     out: list[bytes] = []
     size = 0
     middle: set[int] = set()
@@ -62,14 +62,14 @@ def _piece(log: LogFile, query: LogQuery, entry: Entry, middle: set[int], framed
 
 
 async def send_logs(reply: Reply, container: Container, query: LogQuery) -> None:
-    """Send what is there, then, with follow, what comes until the run ends. The head has been sent."""
+    """Send the stored entries; with `follow`, also new entries until the container exits. The head is sent already."""
     log = container.open_log()
     plain = not query.timestamps and query.until is None and (query.streams == {1, 2} or not log.framed)
     position = _select(log, query, log.entries)
     while True:
         ended = not container.running
         last = log.entries
-        # What was dropped meanwhile is not there any more.
+        # Rotation may have dropped entries meanwhile.
         position = max(position, log.first)
         if last > position:
             if plain:

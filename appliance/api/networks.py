@@ -5,7 +5,7 @@ from typing import Any
 
 from appliance.api.backend import ConnectionBackend, NetworkBackend
 from appliance.api.fields import fold_names, read_object, text_map
-from appliance.api.filters import any_of, labels_are_wanted, matches_pattern, parse_filters, switch_of
+from appliance.api.filters import any_of, boolean_filter, matches_label_filters, matches_pattern, parse_filters
 from appliance.api.hostconfig import check_endpoint
 from appliance.api.router import Route
 from appliance.api.shapes import network_shape
@@ -23,11 +23,14 @@ _FIELDS = (
 
 
 class NetworkRoutes:
+    """Networks, and which containers are connected to them."""
+
     def __init__(self, networks: NetworkBackend, connections: ConnectionBackend) -> None:
         self._networks = networks
         self._connections = connections
 
     def routes(self) -> dict[tuple[str, str], Route]:
+        """See Router.add_all."""
         name = "/networks/{name}"
         return {
             ("GET", "/networks"): self.list_all,
@@ -41,11 +44,12 @@ class NetworkRoutes:
         }
 
     async def list_all(self, request: Request, reply: Reply) -> None:
+        """GET /networks."""
         filters = parse_filters(request.text("filters"), _FILTERS)
         for value in filters.get("type", ()):
             if value not in ("custom", "builtin"):
                 raise InvalidParameter(f"invalid filter: 'type'='{value}'")
-        dangling = switch_of(filters, "dangling")
+        dangling = boolean_filter(filters, "dangling")
 
         def keep(record: NetworkRecord) -> bool:
             unused = not record.predefined and not self._networks.members(record)
@@ -56,10 +60,10 @@ class NetworkRoutes:
                 and any_of(filters.get("scope", []), lambda scope: scope == record.scope)
                 and any_of(filters.get("type", []), lambda kind: (kind == "builtin") == record.predefined)
                 and dangling in (None, unused)
-                and labels_are_wanted(filters, record.labels)
+                and matches_label_filters(filters, record.labels)
             )
 
-        # Before 1.28 the list says who is on them.
+        # Before API 1.28 the list shows the containers of each network.
         members = request.version < (1, 28)
         found = [
             network_shape(record, self._networks, request.version, members=members)
@@ -69,18 +73,20 @@ class NetworkRoutes:
         await reply.json(200, found)
 
     async def inspect(self, request: Request, reply: Reply) -> None:
+        """GET /networks/{name}."""
         record = self._networks.get(request.path["name"])
         if request.text("scope") not in ("", record.scope):
             raise NotFound(f"network {request.path['name']} not found")
         await reply.json(200, network_shape(record, self._networks, request.version, members=True))
 
     async def create(self, request: Request, reply: Reply) -> None:
+        """POST /networks/create."""
         body = await request.json()
         if not isinstance(body, dict):
             raise InvalidParameter("invalid JSON: a network is an object")
         fold_names(body, _FIELDS)
-        record = _wanted(body)
-        # Names are not unique for clients of before 1.44 unless they say so.
+        record = _decode(body)
+        # Before API 1.44 names need not be unique, unless the client says CheckDuplicate.
         same = next((one for one in self._networks.all() if one.name == record.name), None)
         unique = request.version >= (1, 44) or bool(body.get("CheckDuplicate"))
         made = await self._networks.create(record, unique=unique)
@@ -91,10 +97,12 @@ class NetworkRoutes:
         await reply.json(201, {"Id": made.id, "Warning": warning})
 
     async def remove(self, request: Request, reply: Reply) -> None:
+        """DELETE /networks/{name}."""
         await self._networks.remove(request.path["name"])
         await reply.empty(204)
 
     async def prune(self, request: Request, reply: Reply) -> None:
+        """POST /networks/prune."""
         filters = parse_filters(request.text("filters"), frozenset(("label", "label!", "until")))
         until = parse_time(filters["until"][0], now=time.time_ns()) if filters.get("until") else None
         deleted = []
@@ -105,32 +113,34 @@ class NetworkRoutes:
                 or record.ingress
                 or self._networks.members(record)
                 or (until is not None and record.created >= until)
-                or not labels_are_wanted(filters, record.labels)
+                or not matches_label_filters(filters, record.labels)
             ):
                 continue
             try:
                 await self._networks.remove(record.id)
             except (Forbidden, NotFound):
-                continue  # somebody has come or gone meanwhile
+                continue  # a container has joined, or another client has removed it
             deleted.append(record.name)
         self._networks.pruned()
         await reply.json(200, {"NetworksDeleted": deleted or None})
 
     async def connect(self, request: Request, reply: Reply) -> None:
+        """POST /networks/{name}/connect."""
         body = await read_object(request, ("Container", "EndpointConfig"))
         settings = check_endpoint(body.get("EndpointConfig"))
         await self._connections.connect(request.path["name"], str(body.get("Container") or ""), settings)
         await reply.empty(200)
 
     async def disconnect(self, request: Request, reply: Reply) -> None:
+        """POST /networks/{name}/disconnect."""
         body = await read_object(request, ("Container", "Force"))
         force = bool(body.get("Force"))
         await self._connections.disconnect(request.path["name"], str(body.get("Container") or ""), force=force)
         await reply.empty(200)
 
 
-def _wanted(body: dict[str, Any]) -> NetworkRecord:
-    """NetworkCreateRequest. InvalidParameter names what is malformed or not supported."""
+def _decode(body: dict[str, Any]) -> NetworkRecord:
+    """A record from NetworkCreateRequest. InvalidParameter and Unsupported name the field."""
     name, driver = body.get("Name") or "", body.get("Driver") or "bridge"
     if not isinstance(name, str) or not isinstance(driver, str):
         raise InvalidParameter("invalid JSON: Name and Driver are strings")
@@ -140,7 +150,7 @@ def _wanted(body: dict[str, Any]) -> NetworkRecord:
         raise Unsupported("ConfigOnly networks are not supported")
     source = body.get("ConfigFrom") or {}
     if not isinstance(source, dict):
-        raise InvalidParameter("invalid JSON: ConfigFrom is no object")
+        raise InvalidParameter("invalid JSON: ConfigFrom is not an object")
     if source.get("Network"):
         raise Unsupported("ConfigFrom is not supported")
     scope = body.get("Scope") or (SWARM if driver == OVERLAY else "local")
@@ -150,7 +160,7 @@ def _wanted(body: dict[str, Any]) -> NetworkRecord:
         raise InvalidParameter("EnableIPv4=false is not supported: every network has IPv4")
     ipam = body.get("IPAM") or {}
     if not isinstance(ipam, dict):
-        raise InvalidParameter("invalid JSON: IPAM is no object")
+        raise InvalidParameter("invalid JSON: IPAM is not an object")
     if ipam.get("Driver") not in (None, "", "default"):
         raise NotFound(f"could not find plugin {ipam['Driver']} in v1 plugin registry: plugin not found")
     configs = ipam.get("Config") or []
@@ -186,7 +196,7 @@ def _pool(config: Any) -> Pool:
         raise InvalidParameter("invalid network config:\ninvalid subnet : invalid CIDR block notation")
     aux = config.get("AuxiliaryAddresses") or config.get("AuxAddress") or {}
     if not isinstance(aux, dict):
-        raise InvalidParameter("invalid JSON: AuxiliaryAddresses is no object")
+        raise InvalidParameter("invalid JSON: AuxiliaryAddresses is not an object")
     subnet, ip_range, gateway = texts
     if ip_range:
         parse_subnet(ip_range)

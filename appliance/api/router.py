@@ -1,4 +1,4 @@
-"""From a request to its route: version prefix, path, error map."""
+"""Finds the route of a request by its version prefix, method and path, and turns errors into statuses."""
 
 import logging
 import re
@@ -19,17 +19,19 @@ _PREFIX = re.compile(r"/v([0-9]{1,3})\.([0-9]{1,3})(/.*)")
 
 
 def dotted(version: Version) -> str:
+    """The version as text, such as "1.51"."""
     return f"{version[0]}.{version[1]}"
 
 
 class Router:
-    """Routes by method and path; `{name}` matches a segment, `{name:.*}` any number of them."""
+    """Routes by method and path. `{name}` matches one segment of a path, `{name:.*}` one or more."""
 
     def __init__(self) -> None:
         self._static: dict[tuple[str, str], Route] = {}
         self._patterns: dict[str, list[tuple[re.Pattern[str], Route]]] = {}
 
     def add(self, method: str, path: str, route: Route) -> None:
+        """Add one route. Patterns are tried in the order in which they were added."""
         if "{" not in path:
             self._static[(method, path)] = route
             return
@@ -38,19 +40,20 @@ class Router:
         self._patterns.setdefault(method, []).append((re.compile(pattern), route))
 
     def add_all(self, routes: dict[tuple[str, str], Route]) -> None:
+        """Add routes by (method, path)."""
         for (method, path), route in routes.items():
             self.add(method, path, route)
 
     async def __call__(self, request: Request, reply: Reply) -> None:
-        """Answer a request; errors become status codes, unless the answer has begun."""
+        """Answer a request. Errors become statuses, unless the answer has begun."""
         try:
             await self._dispatch(request, reply)
         except NotModified:
             await reply.empty(304)
         except VchError as error:
             if reply.started:
-                # The head has gone: the connection's end, without the last chunk, tells the client.
-                log.warning("an answer broke off: %s", error)
+                # The status is sent already. The client notices the error because the last chunk is missing.
+                log.warning("%s %s: the answer ends early: %s", request.method, request.raw_path, error)
                 raise Disconnected from error
             await reply.json(status_of(error), {"message": str(error)})
         except Disconnected:

@@ -1,4 +1,4 @@
-"""Routes for what a container's machine does: top, stats."""
+"""Routes for the processes and the resource usage of a container: top, stats."""
 
 import time
 from typing import Any
@@ -21,21 +21,26 @@ _NO_CPU: dict[str, Any] = {
 
 
 class StatsRoutes:
+    """Processes and resource usage."""
+
     def __init__(self, containers: ContainerBackend, stats: StatsBackend) -> None:
         self._containers = containers
-        self._figures = stats
+        self._stats = stats
 
     def routes(self) -> dict[tuple[str, str], Route]:
+        """See Router.add_all."""
         return {
             ("GET", "/containers/{name}/top"): self.top,
             ("GET", "/containers/{name}/stats"): self.stats,
         }
 
     async def top(self, request: Request, reply: Reply) -> None:
-        titles, rows = await self._figures.top(request.path["name"], request.text("ps_args"))
+        """GET /containers/{name}/top."""
+        titles, rows = await self._stats.top(request.path["name"], request.text("ps_args"))
         await reply.json(200, {"Titles": titles, "Processes": rows})
 
     async def stats(self, request: Request, reply: Reply) -> None:
+        """GET /containers/{name}/stats: one sample, or one each second."""
         container = self._containers.get(request.path["name"])
         stream = request.flag("stream", True)
         one_shot = request.flag("one-shot")
@@ -43,7 +48,7 @@ class StatsRoutes:
             if not stream:
                 before = None
                 if not one_shot and container.running:
-                    # Two, a second apart: from one nobody can tell how busy it is.
+                    # CPU usage needs two samples, one second apart.
                     before = await self._sample(container)
                     await trio.sleep(_INTERVAL)
                 shape = _shape(container, await self._sample(container), before)
@@ -59,19 +64,21 @@ class StatsRoutes:
                 next_at += _INTERVAL
                 await trio.sleep_until(next_at)
 
-    async def _sample(self, container: Container) -> "_Figures | None":
-        found = await self._figures.sample(container.id)
-        return None if found is None else _Figures(time.time_ns(), *found)
+    async def _sample(self, container: Container) -> "_Sample | None":
+        found = await self._stats.sample(container.id)
+        return None if found is None else _Sample(time.time_ns(), *found)
 
 
-class _Figures(msgspec.Struct):
+class _Sample(msgspec.Struct):
+    """`at` is in unix ns."""
+
     at: int
     guest: Metrics
     machine: Usage
 
 
-def _shape(container: Container, now: _Figures | None, before: _Figures | None) -> dict[str, Any]:
-    """moby's StatsJSON; `machine` is ours: what the whole virtual machine takes of its host."""
+def _shape(container: Container, now: _Sample | None, before: _Sample | None) -> dict[str, Any]:
+    """moby's StatsJSON. The member `machine` is ours: the resources of the host that the whole VM uses."""
     shape: dict[str, Any] = {
         "read": ZERO,
         "preread": ZERO,
@@ -135,7 +142,7 @@ def _cpu(guest: Metrics) -> dict[str, Any]:
 
 
 def _blkio(guest: Metrics | None) -> dict[str, Any]:
-    """What cgroup v2 knows; the lists of v1 are null, as with dockerd on v2."""
+    """The counters of cgroup v2. The lists that only cgroup v1 has are null, as in dockerd."""
 
     def listed(read: str, write: str) -> list[dict[str, Any]] | None:
         if guest is None or not guest.blocks:

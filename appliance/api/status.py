@@ -1,4 +1,4 @@
-"""The one map from errors to HTTP."""
+"""The map from errors to HTTP statuses. No route has another one."""
 
 from appliance import errors
 
@@ -17,5 +17,5 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
 
 
 def status_of(error: Exception) -> int:
-    """The status of an error; 500 for what is none of ours."""
+    """The status of an error; 500 for an error that is not a VchError."""
     return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)

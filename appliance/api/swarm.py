@@ -1,4 +1,4 @@
-"""Routes of swarms: one node, whose overlay networks are there; services are refused by name, since the cluster is the hypervisor's."""
+"""Routes of swarms. A swarm has one node, for overlay networks. Services return 501: the hypervisor is the cluster."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ from appliance.http import Reply, Request
 from appliance.network.network_record import SwarmRecord
 
 _NOUNS = ("services", "tasks", "secrets", "configs")
-_REFUSED = "are not supported: this swarm is there for its networks, the cluster is the hypervisor's"
+_REFUSED = "are not supported: a swarm has only networks here, the hypervisor is the cluster"
 _SPEC = {
     "Name": "default", "Labels": {}, "Orchestration": {"TaskHistoryRetentionLimit": 5},
     "Raft": {"SnapshotInterval": 10000, "KeepOldSnapshots": 0, "LogEntriesForSlowFollowers": 500, "ElectionTick": 10, "HeartbeatTick": 1},
@@ -50,10 +50,13 @@ class SwarmBackend(Protocol):
 
 
 class SwarmRoutes:
+    """The swarm, its only node, and the nouns that are always empty."""
+
     def __init__(self, swarm: SwarmBackend) -> None:
         self._swarm = swarm
 
     def routes(self) -> dict[tuple[str, str], Route]:
+        """See Router.add_all."""
         table: dict[tuple[str, str], Route] = {
             ("GET", "/swarm"): self.inspect,
             ("POST", "/swarm/init"): self.begin,
@@ -68,7 +71,7 @@ class SwarmRoutes:
             ("DELETE", "/nodes/{name}"): self.remove_node,
         }
         for noun in _NOUNS:
-            table[("GET", f"/{noun}")] = self.none
+            table[("GET", f"/{noun}")] = self.list_empty
             table[("GET", f"/{noun}/{{name}}")] = self.not_found
             table[("DELETE", f"/{noun}/{{name}}")] = self.not_found
             table[("POST", f"/{noun}/{{name}}/update")] = self.not_found
@@ -78,16 +81,18 @@ class SwarmRoutes:
     # -- the swarm ------------------------------------------------------------------------------------------------
 
     async def inspect(self, request: Request, reply: Reply) -> None:
-        # Who has no token cannot join, and nobody can.
+        """GET /swarm."""
+        # No token: no node can join.
         await reply.json(200, {**cluster_shape(self._swarm.manager()), "JoinTokens": {"Worker": "", "Manager": ""}})
 
     async def begin(self, request: Request, reply: Reply) -> None:
+        """POST /swarm/init."""
         body = await read_object(request, _INIT)
         for key in ("DataPathAddr", "AutoLockManagers"):
             if body.get(key):
-                raise Unsupported(f"{key} is not supported: there is one node, and nothing to lock")
+                raise Unsupported(f"{key} is not supported: the swarm has one node, and nothing to lock")
         if body.get("Availability") not in (None, "", "active"):
-            raise Unsupported(f"Availability {body['Availability']} is not supported: no services are run here")
+            raise Unsupported(f"Availability {body['Availability']} is not supported: services do not run here")
         pools, bits = body.get("DefaultAddrPool") or [], body.get("SubnetSize") or 0
         if not isinstance(pools, list) or not all(isinstance(one, str) for one in pools) or not isinstance(bits, int):
             raise InvalidParameter("invalid JSON: DefaultAddrPool is a list of strings, SubnetSize a number")
@@ -98,61 +103,71 @@ class SwarmRoutes:
         await reply.json(200, record.node_id)
 
     async def leave(self, request: Request, reply: Reply) -> None:
+        """POST /swarm/leave."""
         await self._swarm.leave(force=request.flag("force"))
         await reply.empty(200)
 
     async def join(self, request: Request, reply: Reply) -> None:
-        raise Unsupported("joining a swarm is not supported: the cluster is the hypervisor's")
+        """POST /swarm/join."""
+        raise Unsupported("joining a swarm is not supported: the hypervisor is the cluster")
 
     async def update(self, request: Request, reply: Reply) -> None:
+        """POST /swarm/update."""
         for key in ("rotateWorkerToken", "rotateManagerToken", "rotateManagerUnlockKey"):
             if request.flag(key):
-                raise Unsupported(f"{key} is not supported: nobody can join")
+                raise Unsupported(f"{key} is not supported: no node can join")
         self._swarm.manager()
         await self._swarm.update(_version(request), _spec(await request.json()))
         await reply.empty(200)
 
     async def unlock(self, request: Request, reply: Reply) -> None:
+        """POST /swarm/unlock."""
         self._swarm.manager()
         await reply.json(409, {"message": "swarm is not locked"})
 
     async def unlock_key(self, request: Request, reply: Reply) -> None:
+        """GET /swarm/unlockkey."""
         self._swarm.manager()
         await reply.json(200, {"UnlockKey": ""})
 
-    # -- its node -------------------------------------------------------------------------------------------------
+    # -- the node -------------------------------------------------------------------------------------------------
 
     async def list_nodes(self, request: Request, reply: Reply) -> None:
+        """GET /nodes."""
         await reply.json(200, [node_shape(self._swarm.manager())])
 
     async def inspect_node(self, request: Request, reply: Reply) -> None:
+        """GET /nodes/{name}."""
         await reply.json(200, node_shape(self._swarm.check_node(request.path["name"])))
 
     async def update_node(self, request: Request, reply: Reply) -> None:
+        """POST /nodes/{name}/update."""
         self._swarm.check_node(request.path["name"])
         body = await read_object(request, ("Name", "Labels", "Role", "Availability"))
         if body.get("Role") not in (None, "", "manager") or body.get("Availability") not in (None, "", "active"):
-            raise Unsupported(
-                "a node's role and availability cannot be changed: it is the only one, and runs no services"
-            )
+            raise Unsupported("the role and availability of the only node cannot be changed")
         await self._swarm.update_node(request.path["name"], _version(request), text_map(body, "Labels"))
         await reply.empty(200)
 
     async def remove_node(self, request: Request, reply: Reply) -> None:
+        """DELETE /nodes/{name}."""
         record = self._swarm.check_node(request.path["name"])
         raise InvalidParameter(f"node {record.node_id} is a cluster manager and is a member of the raft cluster")
 
-    # -- what there is nothing of ---------------------------------------------------------------------------------
+    # -- services, tasks, secrets, configs ---------------------------------------------------------------------------------
 
-    async def none(self, request: Request, reply: Reply) -> None:
+    async def list_empty(self, request: Request, reply: Reply) -> None:
+        """GET /services, /tasks, /secrets, /configs."""
         self._swarm.manager()
         await reply.json(200, [])
 
     async def not_found(self, request: Request, reply: Reply) -> None:
+        """Anything about one service, task, secret or config."""
         self._swarm.manager()
         raise NotFound(f"{_noun(request).removesuffix('s')} {request.path['name']} not found")
 
     async def refuse(self, request: Request, reply: Reply) -> None:
+        """POST /services/create and the like."""
         self._swarm.manager()
         raise Unsupported(f"{_noun(request)} {_REFUSED}")
 
@@ -169,21 +184,21 @@ def _version(request: Request) -> int:
 
 
 def _spec(given: Any) -> dict[str, Any]:
-    """A SwarmSpec, whole. InvalidParameter or Unsupported for what cannot be."""
+    """A complete SwarmSpec. InvalidParameter or Unsupported names the field."""
     if given is None:
         given = {}
     if not isinstance(given, dict):
-        raise InvalidParameter("invalid JSON: Spec is no object")
+        raise InvalidParameter("invalid JSON: Spec is not an object")
     if given.get("Name") not in (None, "", "default"):
         raise InvalidParameter(f'swarm spec must be named "default", not {given["Name"]!r}')
     if (given.get("EncryptionConfig") or {}).get("AutoLockManagers"):
-        raise Unsupported("AutoLockManagers is not supported: there is nothing to lock")
+        raise Unsupported("AutoLockManagers is not supported: the swarm has nothing to lock")
     spec = {key: _filled(given.get(key), default) for key, default in _SPEC.items()}
     return {**spec, "Name": "default", "Labels": text_map(given, "Labels")}
 
 
 def _filled(given: Any, default: Any) -> Any:
-    """What is given; the CLI sends 0 for what it leaves to us."""
+    """The given value, with defaults for what is absent. The CLI sends 0 for a default."""
     if isinstance(default, dict) and isinstance(given, dict):
         return {**default, **{key: value for key, value in given.items() if value}}
     return given or default
@@ -231,7 +246,7 @@ def node_shape(record: SwarmRecord) -> dict[str, Any]:
 
 
 def info_shape(record: SwarmRecord | None) -> dict[str, Any]:
-    """What `docker info` says of it."""
+    """The member `Swarm` of `docker info`."""
     if record is None:
         return {
             "NodeID": "",

@@ -1,4 +1,4 @@
-"""/_ping, /version, /info, /events, /system/df and the dump for `vch debug`."""
+"""Routes about the daemon: /_ping, /version, /info, /events, and /vch/debug for `vch debug`."""
 
 import os
 import platform
@@ -34,10 +34,10 @@ _FILTERS = frozenset((
 ))  # fmt: skip
 
 
-_USER_MODE = "WARNING: user-mode networking: containers do not reach each other, and there are no other networks"
+_USER_MODE = "WARNING: user-mode networking: containers cannot reach each other, and networks cannot be created"
 _PING = (
     b"Cache-Control: no-cache, no-store, must-revalidate\r\nPragma: no-cache\r\n"
-    # Without it the CLI hides its checkpoint commands.
+    # Without this header the CLI hides its checkpoint commands.
     b"Docker-Experimental: true\r\n"
 )
 
@@ -66,6 +66,7 @@ class SystemRoutes:
         self._id = host_id
 
     def routes(self) -> dict[tuple[str, str], Route]:
+        """See Router.add_all."""
         return {
             ("GET", "/_ping"): self.ping,
             ("HEAD", "/_ping"): self.ping,
@@ -78,9 +79,11 @@ class SystemRoutes:
         }
 
     async def ping(self, request: Request, reply: Reply) -> None:
+        """GET and HEAD /_ping."""
         await reply.raw(200, b"text/plain; charset=utf-8", b"OK", _PING)
 
     async def version(self, request: Request, reply: Reply) -> None:
+        """GET /version."""
         details = {
             "ApiVersion": dotted(NEWEST),
             "MinAPIVersion": dotted(OLDEST),
@@ -111,6 +114,7 @@ class SystemRoutes:
         )
 
     async def info(self, request: Request, reply: Reply) -> None:
+        """GET /info."""
         containers = self._containers.all()
         words = Counter(status_word(container.state) for container in containers)
         running, paused = words["running"], words["paused"]
@@ -188,30 +192,32 @@ class SystemRoutes:
         )
 
     async def events(self, request: Request, reply: Reply) -> None:
+        """GET /events: past events since `since`, then live events until `until`."""
         filters = parse_filters(request.text("filters"), _FILTERS)
         since, until = parse_time(request.text("since")), parse_time(request.text("until"))
         past, live = self._events.watch(since)
         async with request.while_connected():
             await reply.start("application/json")
             for event in past:
-                if (until is None or event.time_ns <= until) and _wanted(event, filters):
+                if (until is None or event.time_ns <= until) and _matches(event, filters):
                     await reply.write(_encode(event, request.version))
             left = float("inf") if until is None else (until - time.time_ns()) / 1e9
             with trio.move_on_after(max(0.0, left)):
                 async for event in live:
-                    if _wanted(event, filters):
+                    if _matches(event, filters):
                         await reply.write(_encode(event, request.version))
 
     async def trace(self, request: Request, reply: Reply) -> None:
-        """The timeline of a container's last start."""
+        """GET /vch/debug/trace/{name}: the timeline of a container's last start."""
         container = self._containers.get(request.path["name"])
         await reply.raw(200, b"text/plain; charset=utf-8", container.trace.text().encode())
 
     async def dump(self, request: Request, reply: Reply) -> None:
+        """GET /vch/debug/dump: all tasks, and where they wait."""
         await reply.raw(200, b"text/plain; charset=utf-8", dump_tasks().encode())
 
     async def log(self, request: Request, reply: Reply) -> None:
-        """vchd's own, as far as it is kept."""
+        """GET /vch/debug/log: vchd's own log, with its rotated parts."""
         await reply.start("text/plain; charset=utf-8")
         for part in parts(self._config.data_root / LOG_NAME):
             with part.open("rb") as file:
@@ -219,7 +225,7 @@ class SystemRoutes:
                     await reply.write(piece)
 
 
-def _wanted(event: Event, filters: dict[str, list[str]]) -> bool:
+def _matches(event: Event, filters: dict[str, list[str]]) -> bool:
     name = event.attributes.get("name", "")
     for key, values in filters.items():
         if not values:
@@ -228,7 +234,7 @@ def _wanted(event: Event, filters: dict[str, list[str]]) -> bool:
             case "type":
                 good = event.type in values
             case "event":
-                # exec_create: CMD and health_status: X match by their first word.
+                # "exec_create: COMMAND" and "health_status: STATUS" match by their first word.
                 good = any(event.action == value or event.action.startswith(f"{value}:") for value in values)
             case "container" | "network" | "volume" | "id":
                 good = (key in ("id", event.type)) and any(

@@ -1,4 +1,4 @@
-"""Times on Docker's wire."""
+"""Times in requests and answers."""
 
 import datetime
 import re
@@ -8,7 +8,10 @@ from appliance.errors import InvalidParameter
 
 
 def parse_time(text: str, now: int | None = None) -> int | None:
-    """Unix seconds with an optional fraction, or RFC 3339, as ns; None for "" and "0". With `now` also "1h30m" before that."""
+    """Unix ns from unix seconds with an optional fraction, or from RFC 3339; None for "" and "0".
+
+    With `now`, in unix ns, a duration such as "1h30m" means that long before. InvalidParameter for any other text.
+    """
     if not text or text == "0":
         return None
     if now is not None and (duration := parse_duration(text)) is not None:
@@ -23,7 +26,7 @@ def parse_time(text: str, now: int | None = None) -> int | None:
 
 
 def ago(time_ns: int, now_ns: int) -> str:
-    """docker/go-units HumanDuration."""
+    """The time since then in words (docker/go-units HumanDuration)."""
     seconds = max(0, now_ns - time_ns) // 1_000_000_000
     if seconds < 1:
         return "Less than a second"

@@ -1,4 +1,4 @@
-"""Builds and plug-ins, which are not offered: whoever asks what there is hears nothing, whoever wants one is refused by name."""
+"""Builds and plug-ins are not supported. Listings are empty; requests to create one return 501."""
 
 from appliance.api.router import Route
 from appliance.errors import NotFound, Unsupported
@@ -6,7 +6,10 @@ from appliance.http import Reply, Request
 
 
 class UnsupportedRoutes:
+    """See the module."""
+
     def routes(self) -> dict[tuple[str, str], Route]:
+        """See Router.add_all."""
         return {
             ("POST", "/build"): self.refuse_build,
             ("POST", "/session"): self.refuse_build,
@@ -23,17 +26,21 @@ class UnsupportedRoutes:
         }
 
     async def refuse_build(self, request: Request, reply: Reply) -> None:
+        """POST /build, /session and /grpc."""
         raise Unsupported("docker build is not supported: build elsewhere, and push or load the image")
 
     async def prune_builds(self, request: Request, reply: Reply) -> None:
-        # `docker system prune` asks for it, too.
+        """POST /build/prune. `docker system prune` calls it too."""
         await reply.json(200, {"CachesDeleted": None, "SpaceReclaimed": 0})
 
     async def list_plugins(self, request: Request, reply: Reply) -> None:
+        """GET /plugins."""
         await reply.json(200, [])
 
     async def refuse_plugin(self, request: Request, reply: Reply) -> None:
+        """POST /plugins/pull and the like."""
         raise Unsupported("plugins are not supported")
 
     async def find_no_plugin(self, request: Request, reply: Reply) -> None:
+        """Anything about one plug-in: there is none."""
         raise NotFound(f'plugin "{request.path["name"]}" not found')

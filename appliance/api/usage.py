@@ -1,4 +1,4 @@
-"""/system/df: what takes how much of the disk."""
+"""GET /system/df: disk usage."""
 
 import time
 from collections import Counter
@@ -16,6 +16,8 @@ _KINDS = ("container", "image", "volume", "build-cache")
 
 
 class UsageRoutes:
+    """The route for disk usage."""
+
     def __init__(
         self, containers: ContainerBackend, networks: NetworkBackend, images: ImageStore, volumes: VolumeBackend
     ) -> None:
@@ -25,9 +27,11 @@ class UsageRoutes:
         self._volumes = volumes
 
     def routes(self) -> dict[tuple[str, str], Route]:
+        """See Router.add_all."""
         return {("GET", "/system/df"): self.df}
 
     async def df(self, request: Request, reply: Reply) -> None:
+        """GET /system/df."""
         wanted = request.query.get("type") or list(_KINDS)
         for kind in wanted:
             if kind not in _KINDS:

@@ -4,7 +4,7 @@ from typing import Any
 
 from appliance.api.backend import VolumeBackend
 from appliance.api.fields import fold_names, text_map
-from appliance.api.filters import any_of, labels_are_wanted, matches_pattern, parse_filters, switch_of
+from appliance.api.filters import any_of, boolean_filter, matches_label_filters, matches_pattern, parse_filters
 from appliance.api.router import Route
 from appliance.container.times import rfc3339
 from appliance.errors import Conflict, InvalidParameter, NotFound
@@ -15,6 +15,7 @@ _FILTERS = frozenset(("dangling", "driver", "label", "label!", "name"))
 
 
 def volume_shape(record: VolumeRecord, mount_point: str) -> dict[str, Any]:
+    """Volume, as `docker volume inspect` shows it."""
     return {
         "CreatedAt": rfc3339(record.created)[:19] + "Z",
         "Driver": "local",
@@ -27,10 +28,13 @@ def volume_shape(record: VolumeRecord, mount_point: str) -> dict[str, Any]:
 
 
 class VolumeRoutes:
+    """Volumes of the driver `local`, the only driver."""
+
     def __init__(self, volumes: VolumeBackend) -> None:
         self._volumes = volumes
 
     def routes(self) -> dict[tuple[str, str], Route]:
+        """See Router.add_all."""
         return {
             ("GET", "/volumes"): self.list_all,
             ("POST", "/volumes/create"): self.create,
@@ -43,14 +47,15 @@ class VolumeRoutes:
         return volume_shape(record, self._volumes.mount_point(record))
 
     async def list_all(self, request: Request, reply: Reply) -> None:
+        """GET /volumes."""
         filters = parse_filters(request.text("filters"), _FILTERS)
-        dangling = switch_of(filters, "dangling")
+        dangling = boolean_filter(filters, "dangling")
 
         def keep(record: VolumeRecord) -> bool:
             return (
                 (not filters.get("name") or matches_pattern(filters["name"], record.name))
                 and any_of(filters.get("driver", []), lambda driver: driver == "local")
-                and labels_are_wanted(filters, record.labels)
+                and matches_label_filters(filters, record.labels)
                 and dangling in (None, not self._volumes.users(record.name))
             )
 
@@ -58,9 +63,11 @@ class VolumeRoutes:
         await reply.json(200, {"Volumes": [self._shape(record) for record in found], "Warnings": None})
 
     async def inspect(self, request: Request, reply: Reply) -> None:
+        """GET /volumes/{name}."""
         await reply.json(200, self._shape(self._volumes.get(request.path["name"])))
 
     async def create(self, request: Request, reply: Reply) -> None:
+        """POST /volumes/create."""
         body = await request.json()
         if body is None:
             body = {}
@@ -68,7 +75,7 @@ class VolumeRoutes:
             raise InvalidParameter("invalid JSON: a volume is an object")
         fold_names(body, ("Name", "Driver", "DriverOpts", "Labels", "ClusterVolumeSpec"))
         if body.get("ClusterVolumeSpec"):
-            raise InvalidParameter("ClusterVolumeSpec is for swarms")
+            raise InvalidParameter("ClusterVolumeSpec is not supported: it is for swarms")
         name, driver = body.get("Name") or "", body.get("Driver") or "local"
         if not isinstance(name, str) or not isinstance(driver, str):
             raise InvalidParameter("invalid JSON: Name and Driver are strings")
@@ -78,10 +85,12 @@ class VolumeRoutes:
         await reply.json(201, self._shape(record))
 
     async def remove(self, request: Request, reply: Reply) -> None:
+        """DELETE /volumes/{name}."""
         await self._volumes.remove(request.path["name"], force=request.flag("force"))
         await reply.empty(204)
 
     async def prune(self, request: Request, reply: Reply) -> None:
+        """POST /volumes/prune."""
         filters = parse_filters(request.text("filters"), frozenset(("label", "label!", "all")))
         everything = request.version < (1, 42) or (filters.get("all") or ["false"])[0] in ("1", "true", "True")
         deleted: list[str] = []
@@ -90,14 +99,14 @@ class VolumeRoutes:
             if (
                 (not everything and not record.anonymous)
                 or self._volumes.users(record.name)
-                or not labels_are_wanted(filters, record.labels)
+                or not matches_label_filters(filters, record.labels)
             ):
                 continue
             size = max(0, await self._volumes.used(record))
             try:
                 await self._volumes.remove(record.name)
             except (Conflict, NotFound):
-                continue  # somebody has it or has removed it meanwhile
+                continue  # a container uses it now, or another client has removed it
             deleted.append(record.name)
             space += size
         self._volumes.pruned(space)

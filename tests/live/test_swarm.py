@@ -93,7 +93,9 @@ def test_what_a_swarm_here_has_not_is_refused_by_name(swarm: Daemon) -> None:
     assert "services are not supported" in _fails(swarm, "service", "create", "busybox")
     assert "secrets are not supported" in _fails(swarm, "secret", "create", "name", "/etc/hostname")
     assert "joining a swarm is not supported" in _fails(swarm, "swarm", "join", "--token", "x", "192.0.2.1:2377")
-    assert "availability cannot be changed" in _fails(swarm, "node", "update", "--availability", "drain", "self")
+    assert "availability of the only node cannot be changed" in _fails(
+        swarm, "node", "update", "--availability", "drain", "self"
+    )
     assert "already part of a swarm" in _fails(swarm, "swarm", "init", "--advertise-addr", "127.0.0.1")
     assert "network option encrypted is not supported" in _fails(
         swarm, "network", "create", "-d", "overlay", "-o", "encrypted=true", "secret"

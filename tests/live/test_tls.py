@@ -143,7 +143,7 @@ def test_who_may_read_only_or_nothing(secured: Secured, operator: tuple[Path, Pa
         done = secured.docker(viewer, *arguments)
         assert b"authorization denied: client certificate CN=viewer may only read" in done.stderr, arguments
     assert b"received 403" in secured.docker(viewer, "attach", "seen").stderr
-    assert b"CN=bob is none that may use this API" in secured.docker(nobody, "ps").stderr
+    assert b"CN=bob is not authorised to use this API" in secured.docker(nobody, "ps").stderr
     assert secured.docker(operator, "rm", "-f", "seen").returncode == 0
 
 

@@ -48,7 +48,7 @@ def test_it_runs_containers_and_says_what_there_is_not(daemon: Daemon) -> None:
     assert daemon.shell("id -u; hostname -i").stdout.split() == ["0", "172.17.0.2"]
     info = json.loads(daemon.must("info", "--format", "{{json .}}"))
     assert info["Warnings"] == [
-        "WARNING: user-mode networking: containers do not reach each other, and there are no other networks"
+        "WARNING: user-mode networking: containers cannot reach each other, and networks cannot be created"
     ]
     refused = daemon.docker("network", "create", "other").stderr
     assert "networks need bridges, which need the rights of root" in refused
