@@ -1,4 +1,4 @@
-"""How much room images and containers may take together: vic-machine's storage quota."""
+"""The storage quota (that of vic-machine): how much room images and containers may take together."""
 
 from collections.abc import Awaitable, Callable
 
@@ -6,18 +6,18 @@ from appliance.errors import Unavailable
 
 
 class Quota:
-    """`limit` in bytes, 0 for none. What is there already stays, whatever it takes; nothing is added then."""
+    """`limit`: bytes, 0 for no quota. Existing data above the limit stays, but nothing is added."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._uses: list[Callable[[], Awaitable[int]]] = []
 
     def count(self, use: Callable[[], Awaitable[int]]) -> None:
-        """These bytes, too."""
+        """Count the bytes that `use` returns, too."""
         self._uses.append(use)
 
     async def admit(self, more: int = 0) -> None:
-        """Unavailable when there is no room for so many bytes more."""
+        """Check that `more` bytes fit into the quota. Unavailable if not."""
         if not self._limit:
             return
         used = await self._used()

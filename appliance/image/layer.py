@@ -1,4 +1,4 @@
-"""Layers: a compressed tar in, a read-only disk out, both digests taken on the way. Blocking; run in threads."""
+"""Converts a layer's blob (a compressed tar) into a read-only disk, and computes both digests on the way. Blocking; runs in threads."""
 
 import hashlib
 import os
@@ -13,11 +13,11 @@ from appliance.image.recipe import RecipeWriter
 from appliance.streams.compression import Decoder, decoder_for
 
 Source = Callable[[], bytes]
-"""Gives the next piece of the blob, b"" at its end."""
+"""Returns the next piece of the blob, b"" at its end."""
 
 
 def received(channel: "trio.MemoryReceiveChannel[bytes]") -> Source:
-    """What comes by a channel, for a thread of trio's."""
+    """A source that receives pieces from a channel. For use in a thread that trio has started."""
 
     def source() -> bytes:
         try:
@@ -29,7 +29,7 @@ def received(channel: "trio.MemoryReceiveChannel[bytes]") -> Source:
 
 
 class _Stream:
-    """read(n) over the decompressed blob, both digests on the side."""
+    """`read(n)` over the decompressed blob. Computes the digests of the blob and of the tar."""
 
     def __init__(self, source: Source, recipe: RecipeWriter) -> None:
         self._source = source
@@ -63,7 +63,7 @@ class _Stream:
         return data
 
     def drain(self) -> None:
-        """To the end of the blob: padding behind the archive counts for the digests."""
+        """Read to the end of the blob: padding after the archive is part of both digests."""
         more = True
         while more:
             self._recipe.read(self._buffer[self._position :])
@@ -73,7 +73,7 @@ class _Stream:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """`digest` of the blob as it came, `diff_id` of the tar, `size` as Docker counts it (content), `disk_size` on disk."""
+    """`digest`: of the blob. `diff_id`: digest of the tar. `size`: bytes of the files, as Docker counts. `disk_size`: bytes of the disk."""
 
     digest: str
     diff_id: str
@@ -82,9 +82,9 @@ class Layer:
 
 
 def convert_untrusted(source: Source, target: Path, recipe: Path) -> Layer:
-    """Write the blob's disk and how to make its tar again, and sync them.
+    """Write the disk of a blob, and the recipe that makes its tar again; sync both.
 
-    ProtocolError for a blob that is no (whole) tar; both files are then gone.
+    ProtocolError for a blob that is not a complete tar; both files are removed then.
     """
     try:
         with open(target, "wb", buffering=1 << 20) as out, open(recipe, "wb", buffering=1 << 16) as steps:

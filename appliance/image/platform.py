@@ -48,7 +48,7 @@ OURS = Platform()
 
 
 def parse_platform(text: str) -> Platform:
-    """linux/amd64[/variant]. InvalidParameter in containerd's words."""
+    """Parse linux/amd64[/variant]; "" is the platform of our machines. InvalidParameter with containerd's text."""
     if not text:
         return OURS
     system, _, rest = text.lower().partition("/")

@@ -1,4 +1,4 @@
-"""`docker pull`: manifest, config, layers in parallel, every byte against its digest while it streams."""
+"""`docker pull`: fetches manifest, config, and layers in parallel. Each layer is converted and verified while it streams."""
 
 import hashlib
 import time

@@ -1,4 +1,4 @@
-"""`docker push`: layers that the registry does not have, compressed anew, then config and manifest (image manifest v2, schema 2)."""
+"""`docker push`: uploads the layers that the registry lacks, then the config and the manifest (image manifest v2, schema 2)."""
 
 import tempfile
 from collections.abc import Awaitable, Callable

@@ -1,8 +1,8 @@
-"""How to make a layer's tar again, byte for byte, from its disk: what is no file's content, and where the contents are.
+"""A recipe makes the tar of a layer again, byte for byte, from the layer's disk.
 
-Image ids and digests of layers are those of the tar that was pulled; `docker save` and `docker push` have to give it out again.
-(moby keeps the same for its layers, by vbatts/tar-split.) A recipe is a zstandard stream of steps: `L`, a length and as many bytes; `C`, an
-offset in the disk and a length.
+The digests of layers are those of the tars that were pulled, and `docker save` and `docker push` must send the same bytes. (moby does the
+same with vbatts/tar-split.) A recipe is a zstandard stream of steps: `L`, a length, and as many bytes that are not on the disk; or `C`,
+an offset in the disk, and a length.
 """
 
 import os
@@ -21,21 +21,21 @@ _PIECE = 1 << 20
 
 
 class RecipeWriter:
-    """Takes the bytes of a tar in their order. Closing it finishes the file."""
+    """Writes a recipe while a tar is read in order. `close` finishes the file."""
 
     def __init__(self, out: BinaryIO) -> None:
         self._out = zstandard.ZstdCompressor(_LEVEL).stream_writer(out, closefd=False)
-        # What was read last: it is written down when it is known whether it is on the disk.
+        # The last read. The next call tells whether these bytes went to the disk.
         self._last = b""
         self._start = self._length = 0
 
     def read(self, data: bytes) -> None:
-        """Some bytes have been read."""
+        """Some bytes of the tar have been read."""
         self._settle()
         self._last = data
 
     def copied(self, offset: int) -> None:
-        """The bytes that were read last are on the disk, at this offset."""
+        """The bytes of the last read are on the disk, at this offset."""
         size, self._last = len(self._last), b""
         if self._length and offset == self._start + self._length:
             self._length += size
@@ -55,13 +55,14 @@ class RecipeWriter:
             self._length = 0
 
     def close(self) -> None:
+        """Write the last step. The underlying file stays open."""
         self._settle()
         self._flush_copy()
         self._out.close()  # type: ignore[no-untyped-call]
 
 
 def tar_of(recipe: Path, disk: Path) -> Iterator[bytes]:
-    """The tar of a layer, piece by piece. Blocking. ProtocolError or OSError when the recipe or the disk is damaged."""
+    """The tar of a layer, in pieces. Blocking. ProtocolError or OSError when the recipe or the disk is damaged."""
     with open(recipe, "rb") as file, open(disk, "rb", buffering=0) as data:
         steps = zstandard.ZstdDecompressor().stream_reader(file)
 

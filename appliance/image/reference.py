@@ -1,4 +1,4 @@
-"""Image names as Docker reads them (distribution/reference): familiar names, docker.io, tags and digests."""
+"""Image names in Docker's grammar (distribution/reference): familiar names, docker.io, tags and digests."""
 
 import re
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _DIGEST = re.compile(r"sha256:[a-f0-9]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """`tag` and `digest` are "" when absent."""
+    """A name of an image. `domain` is the registry's host; `tag` and `digest` are "" when absent."""
 
     domain: str
     path: str
@@ -25,24 +25,26 @@ class Reference:
 
     @property
     def familiar_name(self) -> str:
-        """As shown to users: without docker.io and library/."""
+        """The name that users see: without docker.io and library/."""
         if self.domain != DOCKER_HUB:
             return f"{self.domain}/{self.path}"
         return self.path.removeprefix("library/") if self.path.count("/") == 1 else self.path
 
     @property
     def name(self) -> str:
+        """The full name, without tag and digest."""
         return f"{self.domain}/{self.path}"
 
     def __str__(self) -> str:
         return self.familiar_name + (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")
 
     def with_default_tag(self) -> "Reference":
+        """The same reference, with the tag `latest` if it has neither tag nor digest."""
         return self if self.tag or self.digest else Reference(self.domain, self.path, "latest")
 
 
 def parse_reference(text: str) -> Reference:
-    """Parse a familiar or full name. InvalidParameter in Docker's words."""
+    """Parse a familiar or full name. InvalidParameter with Docker's text."""
     invalid = InvalidParameter("invalid reference format")
     rest, _, digest = text.partition("@")
     if digest and not _DIGEST.fullmatch(digest):

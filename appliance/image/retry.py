@@ -1,4 +1,4 @@
-"""Asking again what a registry could not answer for now."""
+"""Repeats requests that a registry could not answer for now."""
 
 import trio
 
@@ -9,17 +9,17 @@ _FIRST_SECONDS, _MOST_SECONDS = 0.5, 30.0
 
 
 class Attempts:
-    """Counts failures in a row."""
+    """Counts failures in a row, and waits longer after each one."""
 
     def __init__(self) -> None:
         self._failed = 0
 
     def succeeded(self) -> None:
-        """Something came: the next failure is the first again."""
+        """The registry has answered: start to count again."""
         self._failed = 0
 
     async def failed(self, error: ComeBackLater) -> None:
-        """Wait until it makes sense to ask again; raises the error when it does not any more."""
+        """Wait before the next attempt. Raises the error after too many failures, or if the registry asks for a long pause."""
         self._failed += 1
         if self._failed >= _ATTEMPTS:
             raise error

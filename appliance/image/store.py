@@ -1,4 +1,4 @@
-"""What images are here: configs by id, references, layers as disks. Reads are from memory, changes are durable when they return."""
+"""The image store: configs by id, references, and layers as disks. Reads come from memory; a change is on disk when its method returns."""
 
 import functools
 import hashlib
@@ -23,9 +23,10 @@ _MOST_BLOBS = 20
 
 
 class ImageRecord(msgspec.Struct):
-    """One image. `references` are full names with tag, `digests` full names with the manifest's digest.
+    """One image. `references` are full names with a tag, `digests` full names with a manifest's digest.
 
-    `parent` is the image that it was made of here.
+    `config` holds the bytes whose SHA-256 is the id. `sizes` are those of the layers, as Docker counts them. `tagged` is a unix time in
+    seconds. `parent` is the image from which `docker commit` made this image.
     """
 
     id: str
@@ -38,7 +39,7 @@ class ImageRecord(msgspec.Struct):
 
 
 class Blob(msgspec.Struct, frozen=True):
-    """A layer as a registry has it, compressed; `repository` is the full name of one that has it."""
+    """A compressed layer in a registry. `repository` is the full name of a repository that has it; `size` is in bytes."""
 
     digest: str
     size: int
@@ -47,9 +48,9 @@ class Blob(msgspec.Struct, frozen=True):
 
 
 class ImageStore:
-    """`root` holds layers/HEX.erofs; partial files there have other names and are swept at start.
+    """The images below `root`. `layers/HEX.erofs` is a layer's disk; partial files have other names, and the next start removes them.
 
-    `on_layer_gone` is told of each such disk that was removed; `admit` is asked whether there may be so many bytes more.
+    `on_layer_gone` gets the path of each disk that was removed. `admit` raises Unavailable when the quota has no room for so many bytes.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class ImageStore:
         return list(self._images.values())
 
     def get(self, text: str) -> ImageRecord:
-        """By id, id prefix, name[:tag] or name@digest. NotFound as Docker says it."""
+        """Find an image by id, id prefix, name[:tag] or name@digest. NotFound with Docker's text."""
         plain = text.removeprefix("sha256:")
         if re.fullmatch(r"[a-f0-9]{64}", plain):
             if f"sha256:{plain}" in self._images:
@@ -126,6 +127,7 @@ class ImageStore:
         return self._layers / f"{diff_id.removeprefix('sha256:')}.erofs"
 
     def size(self, record: ImageRecord) -> int:
+        """Bytes of an image's files, as Docker counts them."""
         return sum(record.sizes)
 
     # -- writing --------------------------------------------------------------------------------------------------
@@ -137,9 +139,9 @@ class ImageStore:
             yield
 
     async def add_layer(self, diff_id: str, source: Source, blob: Blob | None = None) -> Layer | None:
-        """Convert a blob into the layer's disk, unless it is here already (None then, the source untouched).
+        """Convert a blob into a layer's disk. Returns None, and does not read the source, if the store has the layer.
 
-        ProtocolError when it does not have the digest of `blob` or the `diff_id` (of the tar in it).
+        ProtocolError when the bytes do not have the digest of `blob`, or the tar in them does not have the digest `diff_id`.
         """
         async with self._layer_lock(diff_id):
             target = self.layer_path(diff_id)
@@ -159,7 +161,7 @@ class ImageStore:
             return layer
 
     async def add_new_layer(self, source: Source) -> Layer:
-        """Convert a tar into a layer's disk, whatever its digest comes out as. ProtocolError for what is no tar."""
+        """Convert a tar into a layer's disk; the digest is not known before. ProtocolError if the source is not a tar."""
         layer, partial = await self._convert(source)
         try:
             async with self._layer_lock(layer.diff_id):
@@ -170,7 +172,7 @@ class ImageStore:
         return layer
 
     async def _convert(self, source: Source) -> tuple[Layer, Path]:
-        """A disk and its recipe under names that are swept at start. Unavailable when there is no room for them."""
+        """Write a disk and its recipe under temporary names. Unavailable when the file system is full."""
         partial = self._layers / f"{os.urandom(8).hex()}.part"
         convert = functools.partial(convert_untrusted, source, partial, _recipe_of(partial))
         try:
@@ -185,36 +187,36 @@ class ImageStore:
                 await self._admit(layer.size)
             await self._database.put("layer", layer.diff_id, msgspec.json.encode(layer.size))
             self._layer_sizes[layer.diff_id] = layer.size
-        # The disk comes last: where it is, there is the rest.
+        # The disk gets its name last: a layer whose disk exists is complete.
         for source, kept in ((_recipe_of(partial), _recipe_of(target)), (partial, target)):
             os.chmod(source, 0o400)
             source.rename(kept)
 
     def tar_of(self, diff_id: str) -> Iterator[bytes]:
-        """A layer's tar, as it came, piece by piece. Blocking."""
+        """The original tar of a layer, byte for byte, in pieces. Blocking."""
         disk = self.layer_path(diff_id)
         return tar_of(_recipe_of(disk), disk)
 
     def blobs_of(self, diff_id: str) -> list[Blob]:
-        """Where registries have this layer, as far as it is known; the latest first."""
+        """The blobs that registries are known to have for this layer, the latest first."""
         return list(self._blobs.get(diff_id, ()))
 
     async def learn(self, diff_id: str, blob: Blob) -> None:
-        """A registry has a layer as this blob."""
+        """Remember that a registry has a layer as this blob."""
         known = [one for one in self._blobs.get(diff_id, ()) if one.repository != blob.repository]
         self._blobs[diff_id] = [blob, *known][:_MOST_BLOBS]
         await self._database.put("blob", diff_id, msgspec.json.encode(self._blobs[diff_id]))
 
     def layer_size(self, diff_id: str) -> int:
-        """Of its files, as Docker counts it."""
+        """Bytes of a layer's files, as Docker counts them; 0 for an unknown layer."""
         return self._layer_sizes.get(diff_id, 0)
 
     async def layers_used(self) -> int:
-        """Of all layers that are here, those of images that are not whole yet, too."""
+        """Bytes of all layers in the store, including those of images that are still being pulled."""
         return sum(self._layer_sizes.values())
 
     def shared_sizes(self) -> dict[str, int]:
-        """Of each image, the bytes in layers that another one has too."""
+        """For each image id, the bytes in layers that another image has, too."""
         owners = Counter(diff_id for config in self._configs.values() for diff_id in set(config.diff_ids))
         return {
             key: sum(self.layer_size(diff_id) for diff_id in set(config.diff_ids) if owners[diff_id] > 1)
@@ -225,7 +227,7 @@ class ImageStore:
         return self.layer_path(diff_id).exists()
 
     async def add_image(self, config: bytes, parent: str = "") -> ImageRecord:
-        """Record an image whose layers are all here; known ones stay as they are."""
+        """Record an image whose layers are all in the store. An image that is recorded already stays as it is."""
         image_id = f"sha256:{hashlib.sha256(config).hexdigest()}"
         if image_id not in self._images:
             parsed = parse_config_untrusted(config)
@@ -243,7 +245,7 @@ class ImageStore:
         await self._database.put("image", record.id, msgspec.json.encode(record))
 
     async def tag(self, record: ImageRecord, reference: Reference, now: float, digest: str = "") -> bool:
-        """Point name:tag (and name@digest) at the image, taking the tag from whoever had it. False if it was there already."""
+        """Point name:tag (and name@digest) at the image, and take the tag from another image. False if nothing changed."""
         changed = False
         if reference.tag:
             name = f"{reference.name}:{reference.tag}"
@@ -263,7 +265,10 @@ class ImageStore:
         return changed
 
     async def remove(self, text: str, in_use: Callable[[str], str | None], *, force: bool) -> list[dict[str, str]]:
-        """docker rmi: untag, and delete when nothing names it any more. Conflict in Docker's words."""
+        """`docker rmi`: untag an image, and delete it when no name is left. Conflict with Docker's text.
+
+        `in_use` returns the short id of a container that uses the image. Returns {"Untagged": name} and {"Deleted": id} in order.
+        """
         record = self.get(text)
         by_id = record.id.removeprefix("sha256:").startswith(text.removeprefix("sha256:"))
         user = in_use(record.id)
@@ -306,7 +311,7 @@ class ImageStore:
 
     @asynccontextmanager
     async def pinned(self, diff_ids: Iterable[str]) -> AsyncIterator[None]:
-        """Layers that somebody is about to make an image of are not removed meanwhile; afterwards those are that no image has."""
+        """Within the block, keep layers from which the caller makes an image. Afterwards, remove those that no image has."""
         held = list(diff_ids)
         self._pins.update(held)
         try:
@@ -317,7 +322,7 @@ class ImageStore:
                 await self._collect(held)
 
     async def _collect(self, diff_ids: Iterable[str]) -> list[str]:
-        """Remove those of the layers that nobody has or wants; which they were."""
+        """Remove those of the layers that no image has and no caller has pinned. Return the removed layers."""
         wanted = {diff_id for config in self._configs.values() for diff_id in config.diff_ids}
         gone = [
             diff_id
@@ -335,20 +340,20 @@ class ImageStore:
         return gone
 
     def stacks(self) -> list[list[Path]]:
-        """Each image's disks, lowest first."""
+        """The disks of each image, lowest layer first."""
         return [self.layer_paths(image_id) for image_id in self._configs]
 
     def layers(self) -> list[Path]:
-        """The disks that there are."""
+        """The disks of all layers."""
         return list(self._layers.glob("*.erofs"))
 
     async def sweep(self) -> None:
-        """Remove the layers that a pull has left which was killed."""
+        """Remove layers without an image: a pull that was killed has left them."""
         await self._collect(f"sha256:{path.stem}" for path in self.layers())
 
 
 def _recipe_of(disk: Path) -> Path:
-    """Where it is kept how to make a disk's tar again."""
+    """The file that says how to make the tar of a disk again."""
     return disk.with_name(f"{disk.name}.recipe")
 
 
@@ -362,5 +367,5 @@ def _familiar(name: str) -> str:
 
 
 def familiar_names(names: list[str]) -> list[str]:
-    """Full names as users see them."""
+    """Full names in the form that users see, without docker.io and library/."""
     return [_familiar(name) for name in names]

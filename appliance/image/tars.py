@@ -1,4 +1,4 @@
-"""Layers on their way out: as tars, plain or compressed, in threads."""
+"""Reads layers as tars, plain or compressed, in threads: for `docker save` and `docker push`."""
 
 import hashlib
 from collections.abc import AsyncIterator, Iterator
@@ -10,7 +10,7 @@ from isal import isal_zlib
 from appliance.image.store import ImageStore
 
 _PIECE = 256 << 10
-_GZIP = 31  # zlib's window bits for a gzip member, whose header has no time: the same bytes each time
+_GZIP = 31  # zlib's window bits for a gzip member. Its header has no time, so that the bytes are the same each time
 
 
 def batched(pieces: Iterator[bytes], size: int = _PIECE) -> Iterator[bytes]:
@@ -28,7 +28,7 @@ def batched(pieces: Iterator[bytes], size: int = _PIECE) -> Iterator[bytes]:
 
 
 async def in_thread(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """What a blocking iterator gives, without blocking."""
+    """Iterate over a blocking iterator in threads."""
     while True:
         piece = await trio.to_thread.run_sync(next, pieces, None)
         if piece is None:
@@ -37,12 +37,12 @@ async def in_thread(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
 
 
 def tar_size(store: ImageStore, diff_id: str) -> int:
-    """Of a layer's tar. Blocking."""
+    """Bytes of a layer's tar. Blocking."""
     return sum(map(len, store.tar_of(diff_id)))
 
 
 def compress(store: ImageStore, diff_id: str, out: IO[bytes]) -> tuple[str, int]:
-    """Write a layer's tar with gzip; the digest and the size of what was written. Blocking."""
+    """Write a layer's tar with gzip; return digest and size of the compressed bytes. Blocking."""
     compressor = isal_zlib.compressobj(level=2, wbits=_GZIP)
     digest = hashlib.sha256()
     size = 0

@@ -1,6 +1,6 @@
-"""A tar read as it streams (POSIX ustar and pax, GNU long names and sparse files), bounded, for hostile archives.
+"""Reads a tar as a stream (POSIX ustar and pax, GNU long names and sparse files), with bounds for hostile archives.
 
-Python's tarfile costs 50 µs an entry and seeks; a layer may have 100 000 entries and come off the network.
+Python's tarfile needs 50 µs per entry and seeks; a layer may have 100 000 entries and comes from the network.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +16,10 @@ _MAX_PATH = 4096
 
 @dataclass(slots=True)
 class Entry:
-    """One member. `holes`: for a sparse file the (offset, length) pieces whose bytes follow; None for all of it."""
+    """One member. `size`: bytes of the file; `stored`: bytes that follow in the stream.
+
+    `pieces`: for a sparse file, (offset, length) of each piece that follows; None for other files.
+    """
 
     name: bytes
     kind: bytes
@@ -90,7 +93,7 @@ def _pax(data: bytes) -> dict[bytes, bytes]:
 
 
 def entries(read: Read) -> Iterator[Entry]:
-    """Yield the members; after each its `stored` bytes must be taken with `read`, the padding is skipped here."""
+    """Yield the members. After each, the caller must `read` its `stored` bytes; the padding is skipped here. ProtocolError for bad tars."""
     try:
         yield from _entries(read)
     except (ValueError, IndexError, OverflowError) as error:
@@ -168,7 +171,7 @@ def _entries(read: Read) -> Iterator[Entry]:
 
 
 def _old_sparse(header: bytes, read: Read) -> tuple[list[tuple[int, int]], int]:
-    """GNU's old format: four pieces in the header, more in blocks behind it."""
+    """GNU's old format: four pieces in the header, more in the blocks that follow."""
     pieces = []
     block, start, count, more = header, 386, 4, header[482]
     while True:
@@ -184,7 +187,7 @@ def _old_sparse(header: bytes, read: Read) -> tuple[list[tuple[int, int]], int]:
 
 
 def _pax_sparse(entry: Entry, fields: dict[bytes, bytes], read: Read) -> int:
-    """GNU's pax formats 0.0, 0.1 and 1.0; returns how many stored bytes the map took (1.0)."""
+    """GNU's pax formats 0.0, 0.1 and 1.0. Returns how many stored bytes the map itself takes (1.0 only)."""
     entry.name = fields.get(b"GNU.sparse.name", entry.name)
     entry.size = int(fields.get(b"GNU.sparse.realsize") or fields[b"GNU.sparse.size"])
     used = 0

@@ -1,4 +1,4 @@
-"""Which requests go through a proxy, by the rules that dockerd's library has (golang.org/x/net/http/httpproxy)."""
+"""Decides which requests go through a proxy, by dockerd's rules (golang.org/x/net/http/httpproxy)."""
 
 import ipaddress
 import ssl
@@ -13,7 +13,7 @@ _PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class Proxies:
-    """Addresses of proxies by scheme, and the hosts that are reached without: names, .names, IPs, CIDRs, *, each with :port or not."""
+    """The proxies for each scheme. `no_proxy` lists hosts that need none: names, .names, IPs, CIDRs or *, each with or without :port."""
 
     http: str = ""
     https: str = ""
@@ -21,7 +21,7 @@ class Proxies:
 
     @classmethod
     def of(cls, environment: Mapping[str, str], http: str = "", https: str = "", no_proxy: str = "") -> "Proxies":
-        """Those given, else those of HTTP_PROXY, HTTPS_PROXY and NO_PROXY, in capitals or not."""
+        """The given values, or those of HTTP_PROXY, HTTPS_PROXY and NO_PROXY in upper or lower case."""
 
         def find(name: str) -> str:
             return environment.get(name) or environment.get(name.lower()) or ""
@@ -29,7 +29,7 @@ class Proxies:
         return cls(http or find("HTTP_PROXY"), https or find("HTTPS_PROXY"), no_proxy or find("NO_PROXY"))
 
     def way_to(self, scheme: str, host: str, port: int | None) -> str:
-        """The proxy for requests to a host, as an address with its scheme; "" for none."""
+        """The URL of the proxy for requests to a host; "" for a direct connection."""
         proxy = {"http": self.http, "https": self.https}.get(scheme, "")
         if not proxy or self._is_direct(host.strip("[]").rstrip(".").lower(), port or _PORTS.get(scheme, 0)):
             return ""
@@ -48,7 +48,7 @@ class Proxies:
 
     @staticmethod
     def shown(address: str) -> str:
-        """One of them without its secrets, as `docker info` has it."""
+        """The URL of a proxy without its secrets, for `docker info`."""
         parts = urlsplit(address)
         if "@" not in parts.netloc:
             return address
@@ -77,12 +77,12 @@ def _matches(entry: str, host: str, address: ipaddress.IPv4Address | ipaddress.I
         except ValueError:
             return False
     entry = entry.removeprefix("*")
-    # A name stands for itself and all below it, one with a dot before it only for those.
+    # A name matches itself and all its subdomains; a name with a leading dot matches only subdomains.
     return host.endswith(entry if entry.startswith(".") else f".{entry}") or host == entry
 
 
 class Ways(httpx.AsyncBaseTransport):
-    """Sends each request on its way: registries send their clients to other hosts. Owns its connections."""
+    """A transport that chooses the proxy for each request, because registries redirect to other hosts. Owns its connections."""
 
     def __init__(self, proxies: Proxies, verify: ssl.SSLContext | bool, limits: httpx.Limits) -> None:
         self._proxies = proxies
@@ -103,7 +103,7 @@ class Ways(httpx.AsyncBaseTransport):
         try:
             return await self._transports[proxy].handle_async_request(request)
         except UnicodeError as error:
-            # IDNA's, of what is no host's name.
+            # IDNA rejects the host name.
             raise httpx.ConnectError(f"{url.host}: no such host") from error
 
     async def aclose(self) -> None:

@@ -1,4 +1,4 @@
-"""What lies below a registry's client: bodies, certificates, what errors say. Knows httpx and no registry."""
+"""The lower half of a registry's client: request bodies, certificates, texts of errors. Knows httpx, but not the registry protocol."""
 
 import logging
 import os
@@ -17,11 +17,11 @@ log = logging.getLogger(__name__)
 
 PIECE = 256 << 10
 Sent = Callable[[int], Awaitable[None]]
-"""Is told how many bytes of an upload have been sent."""
+"""Gets the number of bytes of an upload that have been sent."""
 
 
 class ComeBackLater(Unavailable):
-    """The registry fails for now; `after` says in how many seconds it wants to be asked again, if it does."""
+    """The registry fails for now. `after`: the pause in seconds that the registry asks for, or None."""
 
     def __init__(self, text: str, after: float | None = None) -> None:
         super().__init__(text)
@@ -29,7 +29,7 @@ class ComeBackLater(Unavailable):
 
 
 class Piece(httpx.AsyncByteStream):
-    """A part of a file as a request's body. No generator: one that is left in the middle is garbage that is warned of."""
+    """A part of a file as the body of a request. It is not a generator: Python warns of a generator that is not read to its end."""
 
     def __init__(self, file: IO[bytes], position: int, length: int, sent: Sent) -> None:
         self._file = file
@@ -51,23 +51,23 @@ class Piece(httpx.AsyncByteStream):
 
 
 async def read_at_most(pieces: AsyncIterator[bytes], limit: int) -> bytes | None:
-    """All of it, None when it is more."""
+    """All bytes; None when there are more than `limit`."""
     found = bytearray()
     with trio.CancelScope() as scope:
         async for piece in pieces:
             found += piece
             if len(found) > limit:
-                # So that all generators under it, httpx's too, come to their end: left alone they are garbage that is warned of.
+                # Ends the generators below, httpx's too: Python warns of a generator that is not read to its end.
                 scope.cancel()
     return None if len(found) > limit else bytes(found)
 
 
 def verification(certificates: Path | None, insecure: bool) -> ssl.SSLContext | bool:
-    """What a registry has to prove: by the CAs of certs.d/HOST/*.crt beside the usual ones; *.cert and *.key are ours."""
+    """TLS settings for a registry: certs.d/HOST/*.crt are additional CAs, *.cert and *.key are our certificates."""
     try:
         found = sorted(certificates.iterdir()) if certificates is not None and certificates.is_dir() else []
     except OSError as error:
-        # Of a host whose name is too long for a folder's there is none.
+        # The host name may be too long for a file name: then it has no folder.
         log.debug("%s: %s", certificates, error)
         found = []
     if insecure and not found:
@@ -90,7 +90,7 @@ def verification(certificates: Path | None, insecure: bool) -> ssl.SSLContext | 
 
 
 def words_of(error: BaseException | None) -> str:
-    """What an error says, or the one that caused it: the system's own words where there are such, since httpx's often say nothing."""
+    """A text for an error: the system's text of the cause, if there is one, because httpx's own texts are often empty."""
     said = type(error).__name__
     seen = error if not isinstance(error, httpx.TimeoutException) else None
     while seen is not None:

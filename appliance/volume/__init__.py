@@ -1,1 +1,1 @@
-"""Volumes: directories of the host that machines share by virtiofs, or disks of their own for one machine at a time."""
+"""Volumes: directories of the host that machines share by virtiofs, disks for one machine at a time, or directories on NFS servers."""

@@ -1,6 +1,6 @@
-"""Volume stores that NFS servers have (RFC 7530): a directory for each volume, which machines mount themselves. By libnfs.
+"""Volume stores on NFS servers (RFC 7530), by libnfs: each volume is a directory, which machines mount themselves.
 
-Here they are made, listed and removed only. The server has to export the store's path to this host and to the machines.
+This module only makes, lists and removes the directories. The server must export the store's path to this host and to the machines.
 """
 
 import ctypes
@@ -22,17 +22,17 @@ log = logging.getLogger(__name__)
 _TIMEOUT_MS = 10_000
 _DIRECTORY = 2
 _MOST_DEPTH = 500
-# What is on its way out, so that nobody takes half of it for a volume.
+# A volume that is being removed has this prefix: half of its files must not look like a volume.
 _LEAVING = ".removed-"
 
 
 def is_nfs(place: str) -> bool:
-    """Whether a volume store of that place is a server's."""
+    """Whether the place of a volume store is on an NFS server."""
     return place.startswith("nfs:")
 
 
 class _Entry(ctypes.Structure):
-    """The beginning of libnfs's nfsdirent."""
+    """The first members of libnfs's struct nfsdirent."""
 
     _fields_ = [
         ("next", ctypes.c_void_p),
@@ -56,7 +56,7 @@ def _library() -> ctypes.CDLL:
 
 @dataclass(frozen=True, slots=True)
 class NfsStore:
-    """`path` on `server`, as the user `uid`:`gid`; ours in it is the folder of `tenant`."""
+    """A volume store at `path` on `server`, used as the user `uid`:`gid`. This appliance uses the folder `tenant` in it."""
 
     server: str
     path: str
@@ -66,7 +66,7 @@ class NfsStore:
 
     @classmethod
     def parse(cls, text: str, tenant: str) -> "NfsStore":
-        """nfs://SERVER/PATH?uid=0&gid=0. InvalidParameter for what is none."""
+        """nfs://SERVER/PATH?uid=0&gid=0. InvalidParameter for anything else."""
         url = urllib.parse.urlsplit(text)
         query = dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True))
         numbers = [query.pop(key, "0") for key in ("uid", "gid")]
@@ -78,19 +78,19 @@ class NfsStore:
         return cls(url.hostname, urllib.parse.unquote(url.path).rstrip("/"), uid, gid, tenant)
 
     def device(self, name: str) -> str:
-        """A volume of it, as machines mount it: SERVER:/PATH."""
+        """What machines mount for a volume: SERVER:/PATH."""
         return f"{self.server}:{self.path}/{self.tenant}/{name}"
 
     async def make(self, name: str) -> None:
-        """Have a directory for a volume; one that is there is its. Unavailable says why it cannot be."""
+        """Make a volume's directory, or keep an existing one. Unavailable says why it failed."""
         await trio.to_thread.run_sync(self._make, name)
 
     async def remove(self, name: str) -> None:
-        """Remove a volume's directory with all that is in it; one that is not there is no error."""
+        """Remove a volume's directory with its content. A missing directory is not an error. Unavailable says why it failed."""
         await trio.to_thread.run_sync(self._remove, name)
 
     async def tidy(self) -> list[str]:
-        """Remove what was left half removed; the names of the volumes that are there."""
+        """Finish removals that were interrupted; return the names of the volumes. Unavailable when the server does not answer."""
         return await trio.to_thread.run_sync(self._tidy, abandon_on_cancel=True)
 
     # -- in threads -----------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ class NfsStore:
 
 
 class _Mount:
-    """A server's export, mounted by libnfs, in this thread."""
+    """An export that libnfs has mounted in this thread."""
 
     def __init__(self, library: ctypes.CDLL, context: ctypes.c_void_p, where: str) -> None:
         self._library = library
@@ -140,7 +140,7 @@ class _Mount:
         self._where = where
 
     def call(self, path: str, act: "partial[int]", *fine: int) -> bool:
-        """Whether it was done: not, for an errno that is fine. Unavailable for others, with libnfs's words."""
+        """Call libnfs. False for an errno in `fine`; Unavailable, with libnfs's text, for another errno."""
         code = -act()
         if code > 0 and code not in fine:
             said = (self._library.nfs_get_error(self._context) or b"").decode("utf-8", "replace")
@@ -155,7 +155,7 @@ class _Mount:
         return self.call(path, act, errno.ENOENT)
 
     def entries(self, path: str) -> list[tuple[str, bool]]:
-        """Names, and whether each is a directory; none when it is not there."""
+        """The names in a directory, and whether each is a directory. Empty when the directory does not exist."""
         folder = ctypes.c_void_p()
         act = partial(self._library.nfs_opendir, self._context, os.fsencode(path), ctypes.byref(folder))
         if not self.call(path, act, errno.ENOENT):
@@ -164,7 +164,7 @@ class _Mount:
         try:
             while entry := self._library.nfs_readdir(self._context, folder):
                 name = os.fsdecode(entry.contents.name)
-                # A name is one: no server leads elsewhere by it.
+                # A hostile server must not lead us elsewhere by a name.
                 if name not in (".", "..") and "/" not in name:
                     found.append((name, entry.contents.type == _DIRECTORY))
         finally:
@@ -172,9 +172,9 @@ class _Mount:
         return found
 
     def remove(self, path: str, depth: int = 0) -> None:
-        """A directory, with all that is in it."""
+        """Remove a directory with its content."""
         if depth > _MOST_DEPTH:
-            raise Unavailable(f"NFS {self._where}{path}: it is too deep to be removed")
+            raise Unavailable(f"NFS {self._where}{path}: directories are nested too deeply to be removed")
         for name, is_directory in self.entries(path):
             below = f"{path}/{name}"
             if is_directory:

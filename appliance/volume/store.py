@@ -1,7 +1,7 @@
-"""The volumes of this host, on its disk: `NAME/_data`, a directory, or `NAME/disk.ext4`.
+"""Volumes on the disk of this host: `volumes/NAME/_data`, a directory, or `volumes/NAME/disk.ext4`, a disk.
 
-A directory is shared: any number of running containers see the same files, and so do the host's programs, as Docker's users are
-used to. It is served by virtiofs, which knows no quota; a volume with a size is a thin disk instead, of one machine at a time.
+Any number of running containers, and programs of the host, can use a directory at the same time, as with Docker. virtiofs serves it, and
+virtiofs has no quota. So a volume with a size is a thin disk instead, which one machine at a time can have.
 """
 
 import logging
@@ -24,15 +24,18 @@ log = logging.getLogger(__name__)
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 DIRECTORY, DISK, BIND, TMPFS, NFS = "directory", "disk", "bind", "tmpfs", "nfs"
-# A disk is this large where volumes cannot be directories and nobody says how large.
+# The size of a disk when volumes cannot be directories and the client gives no size.
 _DISK_BYTES = 10 << 30
 _LEAST_DISK = 8 << 20
-# The option that says where it is, where there are several places.
+# The option that names the volume store.
 _STORE = "VolumeStore"
 
 
 class VolumeRecord(msgspec.Struct):
-    """One volume. `created` unix ns; `kind` says what it is made of; `device` the path or options of a bind or tmpfs."""
+    """One volume. `created`: unix ns. `kind`: DIRECTORY, DISK, BIND, TMPFS or NFS. `size`: bytes of a disk.
+
+    `device`: path of a bind, SERVER:/PATH of an NFS volume. `flags`: options for mount(8).
+    """
 
     name: str
     created: int
@@ -46,7 +49,10 @@ class VolumeRecord(msgspec.Struct):
 
 
 class VolumeStore:
-    """`shared` says whether volumes can be directories that machines share; others are made in `disks`, or in what is `served`."""
+    """The volumes below `root`. `shared`: machines can share directories of the host; if not, volumes are `disks`.
+
+    `served`: NFS stores by name.
+    """
 
     def __init__(self, root: Path, disks: Disks, *, shared: bool, served: Mapping[str, NfsStore] | None = None) -> None:
         self._disks = disks
@@ -56,7 +62,7 @@ class VolumeStore:
         self.shared = shared
 
     def shape(self, record: VolumeRecord) -> None:
-        """Decide by its options what a volume is made of. InvalidParameter in Docker's words for options that cannot be."""
+        """Set `kind` and what belongs to it by the options of a volume. InvalidParameter with Docker's text for wrong options."""
         if not NAME.fullmatch(record.name) or len(record.name) > 255:
             raise InvalidParameter(
                 f'create {record.name}: "{record.name}" includes invalid characters for a local volume name, only '
@@ -69,12 +75,12 @@ class VolumeStore:
         store = options.get(_STORE, "")
         if store and store not in self._stores:
             raise InvalidParameter(
-                f'create {record.name}: no volume store named "{store}": there are {", ".join(self._stores)}'
+                f'create {record.name}: no volume store named "{store}"; choose one of {", ".join(self._stores)}'
             )
         if store in self._served:
             if others := sorted(set(options) - {_STORE}):
                 raise InvalidParameter(
-                    f"create {record.name}: volume store {store} is an NFS server's, which has no option {others[0]}"
+                    f"create {record.name}: volume store {store} is on an NFS server and does not take the option {others[0]}"
                 )
             self._shape_served(record, self._served[store])
             return
@@ -89,22 +95,22 @@ class VolumeStore:
             if not {"bind", "rbind"} & set(flags):
                 raise InvalidParameter(f"create {record.name}: a device needs o=bind, or type=tmpfs")
             if not options["device"].startswith("/"):
-                raise InvalidParameter(f"create {record.name}: device {options['device']} is no absolute path")
+                raise InvalidParameter(f"create {record.name}: device {options['device']} is not an absolute path")
             if not self.shared:
-                raise InvalidParameter(f"create {record.name}: a path of the host cannot be shared with machines here")
+                raise InvalidParameter(f"create {record.name}: machines cannot share paths of this host")
             record.kind, record.device, record.flags = BIND, options["device"], options.get("o", "")
         elif kind in ("nfs", "nfs4"):
             self._shape_nfs(record, flags)
         elif kind:
             raise InvalidParameter(
-                f"create {record.name}: type={kind} is not supported: nfs, tmpfs, or none with o=bind"
+                f"create {record.name}: type={kind} is not supported; choose nfs, tmpfs, or none with o=bind"
             )
         elif flags and not size:
             raise InvalidParameter(f"create {record.name}: missing device in volume options")
         elif size or not self.shared:
             record.kind, record.size = DISK, parse_size(size) if size else _DISK_BYTES
             if record.size < _LEAST_DISK:
-                raise InvalidParameter(f"create {record.name}: invalid size: '{size}': at least 8 MiB")
+                raise InvalidParameter(f"create {record.name}: invalid size: '{size}': the smallest is 8 MiB")
         else:
             record.kind = DIRECTORY
 
@@ -117,16 +123,16 @@ class VolumeStore:
         record.kind, record.device, record.flags = NFS, store.device(record.name), "vers=4.2"
 
     def _store_of(self, record: VolumeRecord) -> NfsStore | None:
-        """The server's, for a volume that is ours on one."""
+        """The NFS store that holds a volume, or None."""
         return self._served.get(record.options.get(_STORE, ""))
 
     @property
     def served(self) -> list[str]:
-        """The stores that servers have."""
+        """The names of the stores on NFS servers."""
         return list(self._served)
 
     async def found_on(self, store: str) -> list[tuple[str, str]]:
-        """The volumes that a server has, each with its store. Unavailable when it does not answer."""
+        """The volumes in a store on a server, each with the store. Unavailable when the server does not answer."""
         return [(name, store) for name in await self._served[store].tidy() if NAME.fullmatch(name)]
 
     @staticmethod
@@ -138,13 +144,13 @@ class VolumeStore:
             raise InvalidParameter(f"create {record.name}: an NFS volume needs device=:/path and o=addr=SERVER")
         versions = [flag.partition("=")[2] for flag in flags if flag.startswith(("nfsvers=", "vers="))]
         if any(not version.startswith("4") for version in versions):
-            raise InvalidParameter(f"create {record.name}: NFS version {versions[0]} is not supported: 4 and later")
+            raise InvalidParameter(f"create {record.name}: NFS version {versions[0]} is not supported; use 4 or later")
         rest = [flag for flag in flags if not flag.startswith(("addr=", "nfsvers=", "vers=", "clientaddr="))]
         record.kind, record.device = NFS, f"{server}:{path}"
         record.flags = ",".join([f"vers={versions[0] if versions else '4.2'}", *rest])
 
     def found(self, name: str, store: str, created: int) -> VolumeRecord:
-        """Of a disk that is there already: its own size is what it is."""
+        """The record of a volume whose disk or directory exists already. The disk has its own size."""
         record = VolumeRecord(name, created, DISK, options={_STORE: store} if store else {})
         if store in self._served:
             self._shape_served(record, self._served[store])
@@ -155,21 +161,22 @@ class VolumeStore:
         return self._root / record.name
 
     def data(self, record: VolumeRecord) -> Path:
-        """What Docker calls its mount point."""
+        """Docker's mount point of a volume."""
         return self.folder(record) / "_data"
 
     def disk(self, record: VolumeRecord) -> Path:
+        """The path by which `disks` knows the disk of a volume."""
         store = record.options.get(_STORE)
         return self.folder(record) / (f"disk@{store}.ext4" if store else "disk.ext4")
 
     async def make(self, record: VolumeRecord) -> None:
-        """Make what it is made of. Unavailable or HypervisorError when there is no room for it."""
+        """Make the directory or the disk of a volume. Unavailable or HypervisorError when there is no room."""
         folder = self.folder(record)
         try:
             folder.mkdir(exist_ok=True, mode=0o701)
             if record.kind == DIRECTORY:
                 self.data(record).mkdir(exist_ok=True)
-                # What a container finds there, whose processes need not be root's.
+                # A container's processes need not be root.
                 self.data(record).chmod(0o755)
             elif (served := self._store_of(record)) is not None:
                 await served.make(record.name)
@@ -181,27 +188,27 @@ class VolumeStore:
             raise kind(f"create {record.name}: {error}") from error
 
     async def remove_served(self, record: VolumeRecord) -> None:
-        """What a server has of it, if any. Unavailable when it does not answer: it is a volume still, then."""
+        """Remove the directory on an NFS server, if there is one. Unavailable when the server does not answer: the volume stays."""
         if (served := self._store_of(record)) is not None:
             await served.remove(record.name)
 
     async def remove(self, record: VolumeRecord) -> None:
-        """What cannot be removed now is found at the next start."""
+        """Remove the files of a volume. The next start removes what cannot be removed now."""
         if record.kind == DISK:
             try:
                 await self._disks.remove(self.disk(record))
             except VchError as error:
-                log.warning("the disk of volume %s stays until the next start: %s", record.name, error)
+                log.warning("cannot remove the disk of volume %s, the next start tries again: %s", record.name, error)
         await trio.to_thread.run_sync(partial(shutil.rmtree, self.folder(record), ignore_errors=True))
 
     def tidy(self, known: set[str]) -> None:
-        """Remove what belongs to no volume: half made, or half removed. Blocking."""
+        """Remove folders without a volume: a volume was half made or half removed. Blocking."""
         for folder in self._root.iterdir():
             if folder.name not in known:
                 shutil.rmtree(folder, ignore_errors=True)
 
     async def used(self, record: VolumeRecord) -> int:
-        """Bytes that it takes, -1 for what is not here."""
+        """Bytes that a volume takes; -1 if its files are not on this host."""
         if record.kind in (BIND, TMPFS, NFS):
             return -1
         if record.kind == DISK:
@@ -220,5 +227,5 @@ class VolumeStore:
 
 
 def _whole(size: int) -> int:
-    """Disks are whole MiB."""
+    """Round up to whole MiB: disks have no other sizes."""
     return -(-size >> 20) << 20

@@ -72,9 +72,9 @@ def test_a_life(daemon: Daemon, short_path: Path) -> None:
 
 def test_what_cannot_be(daemon: Daemon, short_path: Path) -> None:
     refused = daemon.docker("volume", "create", "-o", "VolumeStore=nowhere", "x1").stderr
-    assert 'no volume store named "nowhere": there are shared' in refused
+    assert 'no volume store named "nowhere"; choose one of shared' in refused
     refused = daemon.docker("volume", "create", *_STORE, "-o", "size=1g", "x1").stderr
-    assert "volume store shared is an NFS server's, which has no option size" in refused
+    assert "volume store shared is on an NFS server and does not take the option size" in refused
     other = Daemon(short_path)
     for wrong, said in (
         ("x=nfs://server", "is not nfs://SERVER/PATH"),

@@ -375,7 +375,7 @@ def test_volumes_and_files(vsphere: Vsphere, tmp_path: Path) -> None:
     daemon.must("run", "--rm", "-v", "data:/data", "busybox", "sh", "-c", "echo kept > /data/file")
     assert daemon.must("run", "--rm", "-v", "data:/data", "busybox", "cat", "/data/file") == "kept\n"
     refused = daemon.docker("volume", "create", "--opt", "VolumeStore=none", "far").stderr
-    assert 'create far: no volume store named "none": there are other' in refused
+    assert 'create far: no volume store named "none"; choose one of other' in refused
     daemon.must("volume", "create", "--opt", "VolumeStore=other", "--opt", "size=32m", "far")
     daemon.must("run", "--rm", "-v", "far:/far", "-v", "data:/data", "busybox", "cp", "/data/file", "/far/file")
     assert any("LocalDS_1" in path and "far.disk@other" in path for path in vsphere.files())
