@@ -1,4 +1,4 @@
-"""The guest's entry point: PID 1 of a container's machine."""
+"""The guest's entry point: PID 1 of a container's VM."""
 
 import gc
 import logging
@@ -23,14 +23,14 @@ from tether.rpc.listener import serve_link
 from tether.rpc.server import Method, methods_of
 from tether.system import linux
 from tether.system.cgroup import ROOT, enable_controllers
-from tether.system.netlink import loopback_up
+from tether.system.rtnetlink import loopback_up
 from tether.transport import Line, open_serial, open_virtio_port
 
 PORT = "tether"
 
 
 def _mount_kernel_filesystems() -> None:
-    """What init left: init mounts proc, sysfs and devtmpfs, so that modules can be loaded before Python runs."""
+    """Mount what init has not: init mounts proc, sysfs and devtmpfs, to load modules before Python runs."""
     private = linux.MS_NOSUID | linux.MS_NOEXEC | linux.MS_NODEV
     linux.mount("cgroup2", str(ROOT), "cgroup2", private, "nsdelegate,memory_recursiveprot")
     os.makedirs("/dev/pts", exist_ok=True)
@@ -38,7 +38,7 @@ def _mount_kernel_filesystems() -> None:
         "devpts", "/dev/pts", "devpts", linux.MS_NOSUID | linux.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5"
     )
     linux.mount("tmpfs", "/run", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=0755")
-    # A child that is forked ahead of its container sees what is mounted here afterwards.
+    # Shared, so that a child that was forked ahead of its container sees later mounts too.
     os.makedirs("/run/tether")
     linux.mount("/run/tether", "/run/tether", None, linux.MS_BIND)
     linux.mount(None, "/run/tether", None, linux.MS_SHARED)
@@ -81,7 +81,7 @@ async def _serve(marks: list[tuple[str, int]]) -> None:
         methods: dict[bytes, Method] = {}
         for file, name, implementation in services:
             methods |= methods_of(file.services_by_name[name], implementation)
-        # What is here now stays: the collector need not look at it again, nor touch it in a child's copy.
+        # All objects so far are permanent. The collector ignores them from now on, and touches no page of a child's copy.
         gc.collect()
         gc.freeze()
         gc.set_threshold(10_000, 10, 50)
@@ -89,7 +89,7 @@ async def _serve(marks: list[tuple[str, int]]) -> None:
 
 
 def main() -> None:
-    """Serve until power-off. PID 1 must not return: a failure ends the machine, which the appliance sees as an exit."""
+    """Serve until power-off. PID 1 must not return: a failure powers the VM off, which the appliance sees as an exit."""
     marks = [("init", int(float(os.environ.pop("VCH_INIT_UPTIME", "0")) * 1e9))]
     marks.append(("python", time.clock_gettime_ns(time.CLOCK_BOOTTIME)))
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="tether: %(message)s")

@@ -1,4 +1,5 @@
-"""What the tether does for the appliance: one file per noun, each a service of `protos/tether/v1`.
+"""What the tether does for the appliance: the services of `protos/tether/v1`, and what they need.
 
-`machine` owns the guest as a whole, `process` the table of processes, `stdio` their pipes and spools, `reaper` every wait.
+`machine` configures and ends the guest as a whole, `process_table` owns the processes, `stdio` their pipes and spools, `files`
+the container's files, `network` the NICs, `stats` the metrics. `reaper` alone waits for child processes.
 """

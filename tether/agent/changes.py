@@ -1,7 +1,7 @@
-"""What a container's own disk has that its image has not: `docker diff`, and the layer of `docker commit`.
+"""The differences between a container's disk and its image: `docker diff`, and the layer of `docker commit`.
 
-The upper directory of an overlay (Documentation/filesystems/overlayfs.rst) is compared with the layers below: what the kernel
-copied up but nobody changed is no change. Runs in a child whose root is the tether's state directory.
+The upper directory of an overlay (Documentation/filesystems/overlayfs.rst) is compared with the layers below. A file that the
+kernel copied up but that is otherwise equal is no difference. Runs in a child whose root is the tether's state directory.
 """
 
 import os
@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from protos.tether.v1.filesystem_pb2 import Change
-from tether.agent.archive import Packer
+from tether.agent.pack import Packer
 
 _UPPER = "/upper/upper"
 _LAYERS = "/layers"
 _OPAQUE = "trusted.overlay.opaque"
 _CAPABILITY = "security.capability"
-# Where every container has something mounted: the places are made, but not by the container.
-_OURS = frozenset(
+# Mount points that every container has: the tether makes them, not the container.
+_MOUNT_POINTS = frozenset(
     (
         "/dev",
         "/proc",
@@ -29,12 +29,12 @@ _OURS = frozenset(
         "/sbin/docker-init",
     )
 )
-_PARENTS_OF_OURS = frozenset(("/etc", "/sbin"))
+_PARENTS = frozenset(("/etc", "/sbin"))
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """`path` in the container; `found` is None for what was deleted."""
+    """`path` is a path of the container; `found` is None for a deleted file."""
 
     kind: "Change.Kind"
     path: str
@@ -42,15 +42,15 @@ class Difference:
 
 
 def differences() -> list[Difference]:
-    """Sorted by path."""
+    """Return the differences, sorted by path."""
     lower = [f"{_LAYERS}/{name}" for name in sorted(os.listdir(_LAYERS), key=int, reverse=True)]
     return sorted(_compare("", lower, covers=False), key=lambda one: one.path)
 
 
 def _compare(directory: str, lower: list[str], *, covers: bool) -> Iterator[Difference]:
-    """Differences below a directory of the upper one; `lower` are its namesakes in the image, highest first.
+    """Yield the differences below a directory of the upper disk; `lower` is that directory in each layer, highest first.
 
-    `covers`: nothing of them shows through.
+    `covers`: the upper directory hides the lower ones completely.
     """
     upper = f"{_UPPER}{directory}"
     covers = covers or _is_opaque(upper)
@@ -68,7 +68,7 @@ def _compare(directory: str, lower: list[str], *, covers: bool) -> Iterator[Diff
             continue
         below = list(_compare(path, inside, covers=covers)) if stat.S_ISDIR(found.st_mode) else []
         if before is None:
-            if below or path not in _PARENTS_OF_OURS:
+            if below or path not in _PARENTS:
                 yield from _visible(Difference(Change.ADDED, path, found))
         elif below or _differs(before, (found, f"{upper}/{name}")):
             yield from _visible(Difference(Change.MODIFIED, path, found))
@@ -76,12 +76,12 @@ def _compare(directory: str, lower: list[str], *, covers: bool) -> Iterator[Diff
 
 
 def _visible(one: Difference) -> Iterator[Difference]:
-    if one.path not in _OURS:
+    if one.path not in _MOUNT_POINTS:
         yield one
 
 
 def _look_up(lower: list[str], name: str) -> tuple[tuple[os.stat_result, str] | None, list[str]]:
-    """(what `name` is in the merged lower directories, and where; the directories that make it up when it is one)."""
+    """Return (stat and path of `name` in the merged lower directories; the directories that are merged when it is one)."""
     first: tuple[os.stat_result, str] | None = None
     inside: list[str] = []
     for directory in lower:
@@ -104,7 +104,7 @@ def _look_up(lower: list[str], name: str) -> tuple[tuple[os.stat_result, str] | 
 
 
 def _names(lower: list[str]) -> set[str]:
-    """What the merged lower directories show."""
+    """Return the names in the merged lower directories."""
     shown: set[str] = set()
     hidden: set[str] = set()
     for directory in lower:
@@ -131,19 +131,19 @@ def _xattr(path: str, name: str) -> bytes:
 
 
 def _differs(before: tuple[os.stat_result, str], now: tuple[os.stat_result, str]) -> bool:
-    """As moby's pkg/archive compares: times and sizes of directories tell nothing."""
+    """Compare as moby's pkg/archive does: times and sizes of directories do not count."""
     (old, old_path), (new, new_path) = before, now
     if (old.st_mode, old.st_uid, old.st_gid, old.st_rdev) != (new.st_mode, new.st_uid, new.st_gid, new.st_rdev):
         return True
     if not stat.S_ISDIR(old.st_mode) and (
-        old.st_size != new.st_size or _another_time(old.st_mtime_ns, new.st_mtime_ns)
+        old.st_size != new.st_size or _differs_in_time(old.st_mtime_ns, new.st_mtime_ns)
     ):
         return True
     return _xattr(old_path, _CAPABILITY) != _xattr(new_path, _CAPABILITY)
 
 
-def _another_time(one: int, other: int) -> bool:
-    """Archives keep whole seconds."""
+def _differs_in_time(one: int, other: int) -> bool:
+    """Whether two times differ. Archives store whole seconds, so a time without a fraction matches any fraction."""
     second = 1_000_000_000
     return one // second != other // second or (one != other and bool(one % second) and bool(other % second))
 

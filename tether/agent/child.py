@@ -1,6 +1,6 @@
-"""Work that a process of its own does for the tether: it sees files as a container does, or is long, and may end untimely.
+"""Work that a child process does for the tether: it takes long, or needs the container's view of files, or may be killed.
 
-The child is a fork: it has the tether's code and none of its descriptors, and must not touch trio.
+The child is a fork: it has the tether's code and none of its descriptors, and must not use trio.
 """
 
 import errno
@@ -18,7 +18,7 @@ from tether.rpc.status import Code, RpcError
 from tether.system import linux
 
 ROOTFS = "/run/tether/rootfs"
-# The same with the volumes in their places, where no process shows them.
+# The same with the volumes mounted in it: made when the VM has no process in whose view they are.
 VIEW = "/run/tether/view"
 PIECE = 256 << 10
 _PIPE = 1 << 20
@@ -26,7 +26,7 @@ _REPORT = 4096
 _CODES = {errno.ENOENT: Code.NOT_FOUND, errno.ENOTDIR: Code.NOT_FOUND, errno.ENOSPC: Code.RESOURCE_EXHAUSTED}
 
 Work = Callable[[int, int], None]
-"""What a child does: reads the first descriptor, writes the second. It fails with RpcError or OSError."""
+"""The function that a child runs: it reads the first descriptor and writes the second. It may raise RpcError or OSError."""
 
 
 class Pipe:
@@ -37,7 +37,7 @@ class Pipe:
         self._fd = fd
 
     async def read(self, size: int = PIECE) -> bytes:
-        """b"" at its end."""
+        """Return up to `size` bytes, b"" at the end."""
         while True:
             try:
                 return os.read(self._fd, size)
@@ -45,7 +45,7 @@ class Pipe:
                 await trio.lowlevel.wait_readable(self._fd)
 
     async def write(self, data: bytes) -> bool:
-        """False when nobody reads any more."""
+        """Return whether the other end still reads."""
         view = memoryview(data)
         while view:
             try:
@@ -64,7 +64,7 @@ class Pipe:
 
 
 class Child:
-    """`input` is what it reads, `output` what it writes."""
+    """The tether's view of a child: `input` is what the child reads, `output` what it writes."""
 
     def __init__(self, pid: int, ends: tuple[int, int, int]) -> None:
         self.pid = pid
@@ -73,23 +73,25 @@ class Child:
         self._status = 0
 
     async def finish(self) -> None:
-        """Return when its work is done. RpcError when it could not be."""
-        said = await self._report.read(_REPORT)
-        if said != b"done":
-            code, _, text = said.partition(b" ")
-            raise RpcError(Code(int(code or Code.ABORTED)), text.decode("utf-8", "replace") or "it ended untimely")
+        """Return when the work is done. RpcError when it has failed."""
+        report = await self._report.read(_REPORT)
+        if report != b"done":
+            code, _, text = report.partition(b" ")
+            raise RpcError(
+                Code(int(code or Code.ABORTED)), text.decode("utf-8", "replace") or "the child ended before it was done"
+            )
 
     def on_exit(self, status: int) -> None:
         self._status = os.waitstatus_to_exitcode(status)
         self._ended.set()
 
     async def wait(self) -> int:
-        """The exit status of one that became another program, negative for a signal."""
+        """Return the exit status of a child that executed another program; negative for a signal."""
         await self._ended.wait()
         return self._status
 
     async def end(self) -> None:
-        """Return when it is gone."""
+        """Kill the child, and return when it is gone."""
         if not self._ended.is_set():
             os.kill(self.pid, signal.SIGKILL)
             with trio.CancelScope(shield=True):
@@ -102,7 +104,7 @@ class Child:
 
 @asynccontextmanager
 async def child(reaper: Reaper, work: Work) -> AsyncIterator[Child]:
-    """A child that does `work`. Its output ends when it does; at the block's end it is ended."""
+    """Start a child that does `work`. Its output ends when it ends. Leaving the block kills the child."""
     ours: list[int] = []
     theirs: list[int] = []
     for writes in (False, True, True):
@@ -127,37 +129,37 @@ def _work(work: Work, given: list[int]) -> None:
     """Never returns."""
     report = 2
     try:
-        # Away from the low numbers first, where they are to go.
+        # Move the descriptors up first: their numbers may be among those that they move down to.
         high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 100) for fd in given]
         for number, fd in enumerate(high):
             os.dup2(fd, number)
-        # A pipe's end kept open here would be an input that never ends elsewhere.
+        # Close all else: an inherited end of another child's pipe would keep that pipe from ending.
         os.closerange(3, 1 << 20)
         work(0, 1)
-        said = b"done"
+        result = b"done"
     except RpcError as error:
-        said = f"{int(error.code)} {error.message}".encode("utf-8", "replace")
+        result = f"{int(error.code)} {error.message}".encode("utf-8", "replace")
     except OSError as error:
         code = _CODES.get(error.errno or 0, Code.INTERNAL)
         subject = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-        said = f"{int(code)} {subject}{(error.strerror or str(error)).lower()}".encode("utf-8", "replace")
+        result = f"{int(code)} {subject}{(error.strerror or str(error)).lower()}".encode("utf-8", "replace")
     except BaseException as error:
-        said = f"{int(Code.INTERNAL)} {type(error).__name__}: {error}".encode("utf-8", "replace")
+        result = f"{int(Code.INTERNAL)} {type(error).__name__}: {error}".encode("utf-8", "replace")
     try:
-        os.write(report, said[:_REPORT])
+        os.write(report, result[:_REPORT])
     finally:
-        os._exit(0 if said == b"done" else 1)
+        os._exit(0 if result == b"done" else 1)
 
 
 def root_of(pid: int) -> str:
-    """The root that a process has; with 0 the container's, with its volumes if they are shown."""
+    """Return the root of a process as a path of the guest; for 0 the container's root, with its volumes if they are mounted."""
     if pid:
         return f"/proc/{pid}/root"
     return VIEW if os.path.ismount(VIEW) else ROOTFS
 
 
 def enter(pid: int, root: str = "") -> None:
-    """In a child: make the root of a process this one's; with 0 `root`, by default that which the container's disks make up."""
+    """In a child: enter the root of a process. For `pid` 0 enter `root`, by default the root as the container's disks have it."""
     if pid:
         pidfd = os.pidfd_open(pid)
         linux.setns(pidfd, linux.CLONE_NEWNS)

@@ -1,4 +1,4 @@
-"""A quicker way to the appliance than a serial port: TCP and TLS, dialled from here."""
+"""The fast path to the appliance: TCP and TLS, beside a serial port. The guest dials."""
 
 import socket
 import ssl
@@ -15,26 +15,26 @@ _HANDSHAKE_SECONDS = 15.0
 
 
 class FastPathDialler:
-    """Has nobody to give a line to until `use`."""
+    """Dials the appliance, and gives the connection to the link that `use` has named."""
 
     def __init__(self) -> None:
         self._linked: LinkedLine | None = None
 
     def use(self, linked: LinkedLine) -> None:
-        """What runs the link."""
+        """Set what runs the link; before any `dial`."""
         self._linked = linked
 
     async def dial(self, request: network_pb2.OpenQuickLineRequest) -> None:
-        """RpcError when nobody answers, or somebody else."""
+        """RpcError when the appliance does not answer, or the other end is not the appliance."""
         try:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.minimum_version = ssl.TLSVersion.TLSv1_3
-            # Whose name it bears says nothing: the authority is the appliance's own, of this one life of it.
+            # The name in the certificate does not matter: the appliance makes the authority anew at each of its starts.
             context.check_hostname = False
             context.load_verify_locations(cadata=request.authority.decode("ascii"))
             load_identity(context, request.certificate, request.key)
         except (ValueError, ssl.SSLError) as error:
-            raise RpcError(Code.INVALID_ARGUMENT, f"quick line: {error}") from error
+            raise RpcError(Code.INVALID_ARGUMENT, f"fast path: {error}") from error
         family = socket.AF_INET6 if ":" in request.address else socket.AF_INET
         connection = trio.socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -43,12 +43,12 @@ class FastPathDialler:
             tune(connection)
         except (OSError, trio.TooSlowError) as error:
             connection.close()
-            raise RpcError(Code.UNAVAILABLE, f"quick line: {error or 'nobody answers'}") from error
+            raise RpcError(Code.UNAVAILABLE, f"fast path: {error or 'no answer'}") from error
         except BaseException:
             connection.close()
             raise
         line = TlsLine(connection.detach(), context, server=False)
         if not await in_time(line, _HANDSHAKE_SECONDS):
-            raise RpcError(Code.UNAVAILABLE, "quick line: the other end does not prove who it is")
+            raise RpcError(Code.UNAVAILABLE, "fast path: the TLS handshake failed")
         assert self._linked is not None
         self._linked.attach(line)

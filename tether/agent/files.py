@@ -1,4 +1,4 @@
-"""Mounts and files of the guest: Filesystem of protos/tether/v1/filesystem.proto."""
+"""The container's files: Filesystem of protos/tether/v1/filesystem.proto."""
 
 import functools
 import os
@@ -11,11 +11,13 @@ import trio
 
 from protos.tether.v1 import filesystem_pb2
 from protos.tether.v1.filesystem_pb2 import Mount
-from tether.agent.archive import Place, pack, pack_root, unpack
-from tether.agent.blanks import fill
 from tether.agent.changes import differences, pack_layer
 from tether.agent.child import Work, child, enter, root_of
+from tether.agent.container_path import ContainerPath
+from tether.agent.format_disk import format_if_blank
+from tether.agent.pack import pack, pack_root
 from tether.agent.reaper import Reaper
+from tether.agent.unpack import unpack
 from tether.launch.rootfs import parse_options
 from tether.rpc.server import Call
 from tether.rpc.status import Code, RpcError
@@ -98,7 +100,7 @@ async def make_mount(reaper: Reaper, mount: Mount) -> None:
         if mount.kind == Mount.DISK:
             source = await _wait_device(mount.disk)
             if mount.blank:
-                await fill(reaper, source, list(mount.blank))
+                await format_if_blank(reaper, source, list(mount.blank))
         elif mount.kind == Mount.OVERLAY:
             await _mount_overlay(mount, flags, data)
             return
@@ -144,7 +146,7 @@ async def _mount_overlay(mount: Mount, flags: int, data: str) -> None:
 
 
 class FilesystemService:
-    """`pid_of` gives a running process's pid."""
+    """`pid_of` returns the pid of a running process; RpcError when it does not run."""
 
     def __init__(self, reaper: Reaper, pid_of: Callable[[str], int]) -> None:
         self._reaper = reaper
@@ -160,7 +162,7 @@ class FilesystemService:
         try:
             root = os.open(root_of(pid), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                return _stat(root, Place.of(request.path))
+                return _stat(root, ContainerPath.of(request.path))
             finally:
                 os.close(root)
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -252,7 +254,7 @@ class FilesystemService:
             await lister.finish()
 
 
-def _stat(root: int, place: Place) -> filesystem_pb2.StatResponse:
+def _stat(root: int, place: ContainerPath) -> filesystem_pb2.StatResponse:
     directory, base = posixpath.split(place.path)
     if place.follows:
         fd = linux.open_in_root(root, place.path, os.O_PATH)
@@ -275,7 +277,7 @@ def _stat(root: int, place: Place) -> filesystem_pb2.StatResponse:
 
 
 def _end_of_links(root: int, path: str) -> str:
-    """Where a link leads in the end, also when nothing is there."""
+    """Return the path that a symbolic link leads to after all links; the path need not exist."""
     resolved = "/"
     waiting = path.split("/")[::-1]
     followed = 0

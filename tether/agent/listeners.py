@@ -1,4 +1,4 @@
-"""At which ports somebody in the guest listens; the kernel tells nobody when that changes, so it is looked at."""
+"""The ports at which processes of the guest listen. The kernel reports no changes, so this module polls."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,33 +10,33 @@ from tether.rpc.server import Call
 
 _NET = Path("/proc/net")
 _MOST = 1024
-# Right after a change the next is likely: looked at soon, then less and less often.
-_SOON, _LATE = 0.05, 0.5
+# Seconds between two polls. Another change is likely right after a change, so the pause starts short and grows.
+_SHORTEST, _LONGEST = 0.05, 0.5
 # States of include/net/tcp_states.h: a socket that listens, one of UDP that is not connected.
 _STATES = {"tcp": "0A", "tcp6": "0A", "udp": "07", "udp6": "07"}
-# ::1 and ::ffff:127.0.0.0/104, in words of 32 bits as the guest's byte order has them.
+# ::1 and ::ffff:127.0.0.0/104, as 32-bit words in the byte order of the guest.
 _LOOPBACK6 = ("00000000000000000000000001000000", "0000000000000000FFFF0000")
 
 
 async def watch(call: Call) -> None:
-    """Answer a call of Network.WatchListeners until its client goes."""
-    told: list[tuple[str, int]] | None = None
-    pause = _SOON
+    """Serve a call of Network.WatchListeners until its client cancels it."""
+    reported: list[tuple[str, int]] | None = None
+    pause = _SHORTEST
     while True:
         now = sorted(set(listening()))[:_MOST]
-        if now != told:
+        if now != reported:
             await call.send(
                 network_pb2.Listeners(
                     listeners=[network_pb2.Listener(protocol=protocol, port=port) for protocol, port in now]
                 )
             )
-            told, pause = now, _SOON
+            reported, pause = now, _SHORTEST
         await trio.sleep(pause)
-        pause = min(_LATE, pause * 1.5)
+        pause = min(_LONGEST, pause * 1.5)
 
 
 def listening() -> Iterator[tuple[str, int]]:
-    """(protocol, port) of all sockets that can be reached by others; proc(5), /proc/net/tcp."""
+    """Yield (protocol, port) of each socket that is reachable from outside the guest; proc(5), /proc/net/tcp."""
     first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
     for name, state in _STATES.items():
         try:

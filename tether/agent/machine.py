@@ -23,12 +23,12 @@ from tether.launch.spec import Spec
 from tether.rpc.server import Call
 from tether.rpc.status import Code, RpcError
 from tether.system import linux
-from tether.system.netlink import close_tcp
+from tether.system.sock_diag import close_tcp
 
 PROTOCOL = 1
 FILES = Path("/run/tether/files")
-# From the answer to a Shutdown to the power's end: an appliance that cuts it off itself is quicker.
-_PARTING = 0.2
+# Seconds from the answer to a Shutdown to power-off. The appliance usually powers the VM off before.
+_POWER_OFF_DELAY = 0.2
 
 
 class SandboxService:
@@ -96,11 +96,13 @@ class SandboxService:
     ) -> sandbox_pb2.ConfigureResponse:
         async with self._configuring:
             if self._configured is not None:
-                # Clock and entropy differ between two sendings of the same request.
+                # Only the id counts: clock and entropy differ when the appliance repeats a request.
                 if self._configured.machine_id != request.machine_id:
-                    raise RpcError(Code.FAILED_PRECONDITION, f"this machine is {self._configured.machine_id}")
+                    raise RpcError(
+                        Code.FAILED_PRECONDITION, f"this VM is already configured as {self._configured.machine_id}"
+                    )
                 return sandbox_pb2.ConfigureResponse()
-            # Not cancelled half way: a caller that goes away asks again and gets the result.
+            # Never cancelled half-way: a caller that was cut off repeats the request, and receives the result then.
             with trio.CancelScope(shield=True):
                 await self._configure(request, mark, program)
             self._configured = request
@@ -142,7 +144,7 @@ class SandboxService:
 
     @staticmethod
     def _write_files(files: Iterable[sandbox_pb2.StateFile]) -> None:
-        """In place, since containers have them bound by their inodes."""
+        """Overwrite in place: containers have these files bind-mounted, by inode."""
         os.makedirs(FILES, exist_ok=True)
         for file in files:
             if "/" in file.name or file.name in ("", ".", ".."):
@@ -156,7 +158,7 @@ class SandboxService:
 
     async def reset(self, request: sandbox_pb2.ResetRequest) -> sandbox_pb2.ResetResponse:
         if self._processes.entries():
-            raise RpcError(Code.FAILED_PRECONDITION, "the machine has processes")
+            raise RpcError(Code.FAILED_PRECONDITION, "the VM has processes")
         async with self._configuring:
             if self._configured is not None:
                 network.remove(self._configured.network, self._leases)
@@ -174,7 +176,7 @@ class SandboxService:
             self._set_clock_and_entropy(request)
             self._write_files(request.files)
             if request.close_connections:
-                # Before the addresses change: what ends says so to its peer.
+                # Before the addresses change, so that the kernel can still send a reset to each peer.
                 modules.load("tcp_diag")
                 closed = close_tcp()
         except OSError as error:
@@ -187,7 +189,7 @@ class SandboxService:
 
     async def shutdown(self, request: sandbox_pb2.ShutdownRequest) -> sandbox_pb2.ShutdownResponse:
         await self._processes.end_all(request.grace_ms / 1000)
-        # The file system of the upper disk is made clean: the container may be started again.
+        # Unmount the container's disk cleanly: the container may be started again.
         for target in reversed(_our_mounts()):
             try:
                 linux.umount(target)
@@ -197,11 +199,11 @@ class SandboxService:
         return sandbox_pb2.ShutdownResponse()
 
     async def _power_off(self) -> None:
-        await trio.sleep(_PARTING)
+        await trio.sleep(_POWER_OFF_DELAY)
         linux.power_off()
 
 
 def _our_mounts() -> list[str]:
-    """Where something is mounted for the container, in the order in which it was."""
+    """Return the mount points below /run/tether, in mount order."""
     lines = Path("/proc/self/mounts").read_text().splitlines()
     return [line.split()[1].replace("\\040", " ") for line in lines if "/run/tether/" in line]

@@ -1,4 +1,4 @@
-"""Kernel modules that are loaded when somebody wants them."""
+"""Kernel modules that are loaded on demand."""
 
 import os
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 from tether.rpc.status import Code, RpcError
 from tether.system import linux
 
-# A line for each: the files of what it needs, in the order in which they can be loaded, and its own.
+# One line for each module: the files of its dependencies in loading order, then its own file.
 _LIST = Path("/lib/modules/later.list")
 
 
 def load(name: str) -> None:
-    """Load a module and what it needs. NOT_FOUND, or OSError as the kernel says it."""
+    """Load a module and its dependencies. RpcError NOT_FOUND when the guest does not have it, OSError of the kernel."""
     if os.path.exists(f"/sys/module/{name.replace('-', '_')}"):
         return
     for line in _LIST.read_text().splitlines():

@@ -1,4 +1,4 @@
-"""The one place that waits for children. The tether is PID 1: whatever loses its parent ends here as well."""
+"""The only place that waits for child processes. The tether is PID 1, so orphans of the guest end here as well."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ import trio
 
 
 class Reaper:
-    """Collects every child; those that somebody watches are reported with their wait status."""
+    """Collects every child process, and reports the wait status of those that are watched."""
 
     def __init__(self) -> None:
         self._watched: dict[int, Callable[[int], None]] = {}
@@ -40,11 +40,7 @@ class Reaper:
             if on_exit is not None:
                 on_exit(status)
             else:
-                # A process that ended before its start had been answered. Orphans come here too: keep few.
+                # The process ended before `watch` was called for it, or it is an orphan: remember the last ones only.
                 self._early[pid] = status
                 while len(self._early) > 256:
                     del self._early[next(iter(self._early))]
-
-    def forget(self, pid: int) -> None:
-        """A pid that will not be watched: a failed launch."""
-        self._early.pop(pid, None)

@@ -1,4 +1,4 @@
-"""Figures: Metrics of protos/tether/v1/metrics.proto."""
+"""Metrics of a container and its guest: Metrics of protos/tether/v1/metrics.proto."""
 
 import os
 import time

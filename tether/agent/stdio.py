@@ -1,4 +1,4 @@
-"""What a process writes is kept here until the appliance has it safe; what it reads comes from the appliance."""
+"""Output of processes, spooled until the appliance has stored it, and their stdin, which the appliance feeds."""
 
 import errno
 import os
@@ -15,12 +15,12 @@ from tether.rpc.status import Code, RpcError
 
 _READ = 256 << 10
 _BATCH = 512 << 10
-# A terminal's output that may be the beginning of a line.
+# A shorter read from a terminal may be the beginning of a line: wait this long for the rest, at most this often.
 _LINE, _LINE_SECONDS, _LINE_TRIES = 1024, 0.001, 3
-# What a record costs beside its bytes: a program that writes single bytes must not fill the guest's memory.
+# Memory of a record beside its bytes: counted, so that a program that writes single bytes cannot fill the guest's memory.
 _OVERHEAD = 128
-# How often the feeder of stdin is told how far its bytes came.
-_SAY = 1 << 20
+# Report the progress of stdin to its feeder after this many bytes.
+_REPORT_EVERY = 1 << 20
 STDOUT, STDERR = stdio_pb2.STDOUT, stdio_pb2.STDERR
 
 
@@ -46,7 +46,7 @@ class Spool:
     async def wait_room(self) -> None:
         """Return when a record may be put: the writer in the guest blocks until then."""
         while self._size >= self._limit and not self._drop_oldest:
-            # Both streams may wait: they share one event, or the one that waited first would never be woken.
+            # stdout and stderr may both wait: they share one event, so that both are woken.
             if self._room.is_set():
                 self._room = trio.Event()
             await self._room.wait()
@@ -63,7 +63,7 @@ class Spool:
         self._wake()
 
     def close(self, exit: process_pb2.ExitStatus | None = None) -> None:
-        """No more will be put: the process has ended with `exit`, or was never started."""
+        """The output is complete: the process has ended with `exit`, or its start has failed."""
         self.closed = True
         self.exit = exit
         self._wake()
@@ -100,7 +100,7 @@ class Spool:
 
 
 async def _finish_line(fd: int, data: bytes) -> bytes:
-    """The kernel hands a terminal's line over before its end: give its writer the time to finish it."""
+    """A read from a terminal may return a line before it is complete: wait a little for its end."""
     for _ in range(_LINE_TRIES):
         if len(data) >= _LINE or data.endswith(b"\n"):
             break
@@ -108,7 +108,7 @@ async def _finish_line(fd: int, data: bytes) -> bytes:
         try:
             data += os.read(fd, _READ)
         except OSError:
-            pass  # nothing more yet, or the end, which the next read finds again
+            pass  # no more data yet, or the end, which the next read reports again
     return data
 
 
@@ -123,7 +123,7 @@ async def pump_out(fd: int, stream: "stdio_pb2.Stream", spool: Spool, *, termina
                 await trio.lowlevel.wait_readable(fd)
                 continue
             except OSError as error:
-                if error.errno != errno.EIO:  # what a terminal's master gives after its last slave
+                if error.errno != errno.EIO:  # a terminal's master returns EIO after its last slave has closed
                     raise
                 return
             if not data:
@@ -147,7 +147,7 @@ class Stdin:
         self.fed = False
 
     async def write(self, data: bytes) -> bool:
-        """Return once the process's pipe has taken it all; False when nobody reads any more."""
+        """Return True once the pipe has taken all data, False when the process no longer reads."""
         view = memoryview(data)
         while view:
             if self._fd < 0:
@@ -170,13 +170,13 @@ class Stdin:
 
 
 class Finder(Protocol):
-    """How a process's stdio is found. RpcError NOT_FOUND when there is no such process."""
+    """Returns the stdin (None without one) and the spool of a process. RpcError NOT_FOUND when there is no such process."""
 
     def __call__(self, process_id: str) -> tuple[Stdin | None, Spool]: ...
 
 
 class StdioService:
-    """Stdio and Log of protos/tether/v1/stdio.proto. `find` gives a process's (stdin or None, spool)."""
+    """Stdio and Log of protos/tether/v1/stdio.proto."""
 
     def __init__(self, find: Finder) -> None:
         self._find = find
@@ -197,17 +197,17 @@ class StdioService:
             stdin.fed = False
 
     async def _feed(self, call: Call, stdin: Stdin, first: stdio_pb2.AttachRequest) -> None:
-        said = stdin.written
-        await call.send(stdio_pb2.AttachResponse(written=said))
+        reported = stdin.written
+        await call.send(stdio_pb2.AttachResponse(written=reported))
         request: stdio_pb2.AttachRequest | None = first
         while request is not None:
             if request.data:
                 if not await stdin.write(request.data):
                     await call.send(stdio_pb2.AttachResponse(written=stdin.written, broken=True))
                     return
-                if stdin.written - said >= _SAY:
-                    said = stdin.written
-                    await call.send(stdio_pb2.AttachResponse(written=said))
+                if stdin.written - reported >= _REPORT_EVERY:
+                    reported = stdin.written
+                    await call.send(stdio_pb2.AttachResponse(written=reported))
             if request.close:
                 stdin.close()
                 return
@@ -218,10 +218,10 @@ class StdioService:
             await call.send(records)
 
     async def follow(self, process_id: str, offset: int, *, follow: bool = True) -> AsyncIterator[stdio_pb2.Records]:
-        """A process's output from `offset` on, and with `follow` how it ended."""
+        """Yield the output of a process from `offset` on; with `follow` until it ends, and its exit status last."""
         _, spool = self._find(process_id)
         if offset < spool.acknowledged:
-            raise RpcError(Code.OUT_OF_RANGE, f"offset {offset} is below {spool.acknowledged}, which is gone")
+            raise RpcError(Code.OUT_OF_RANGE, f"offset {offset} is below {spool.acknowledged}, the first that is kept")
         while True:
             batch = spool.read(offset)
             if batch:

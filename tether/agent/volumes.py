@@ -1,4 +1,4 @@
-"""Volumes of a container: filling an empty one with what the image has in its place, showing all of them to who has no process."""
+"""Volumes of a container: mount them, fill empty ones from the image, show them in the container's root without a process."""
 
 import os
 import shutil
@@ -16,14 +16,14 @@ from tether.rpc.status import Code, RpcError
 from tether.system import linux
 
 _SERVER_SECONDS = 30.0
-# What a file system has in its root for itself.
+# Entries that a new file system has in its root.
 _OWN = frozenset(("lost+found",))
 
 
 async def prepare(volumes: Iterable[filesystem_pb2.Volume], reaper: Reaper, *, show: bool) -> None:
-    """Make volumes ready. With `show`, the container's files are also to be seen with the volumes in their places, at VIEW.
+    """Make volumes ready. With `show`, also mount the container's root with the volumes in it at VIEW.
 
-    RpcError when the kernel or a server of files refuses.
+    RpcError when the kernel or a file server refuses.
     """
     wanted = list(volumes)
     for volume in wanted:
@@ -42,7 +42,7 @@ async def prepare(volumes: Iterable[filesystem_pb2.Volume], reaper: Reaper, *, s
 
 
 async def _mount(volume: filesystem_pb2.Volume, reaper: Reaper) -> None:
-    """In a child, which can be ended: a server that does not answer keeps whoever waits for it."""
+    """Mount in a child, which can be killed: mount(2) blocks while a file server does not answer."""
     flags, _, data = parse_options(list(volume.options))
 
     def work(_: int, __: int) -> None:
@@ -74,7 +74,7 @@ def _entries(path: str) -> list[str]:
 def _show(volumes: list[filesystem_pb2.Volume]) -> None:
     os.makedirs(VIEW, exist_ok=True)
     linux.mount(ROOTFS, VIEW, None, linux.MS_BIND)
-    # Of what is mounted there, the root itself is to know nothing.
+    # Private: mounts in the view must not appear in the root itself.
     linux.mount(None, VIEW, None, linux.MS_PRIVATE)
     root = os.open(VIEW, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -86,7 +86,7 @@ def _show(volumes: list[filesystem_pb2.Volume]) -> None:
 
 
 def copy_up(destination: str, target: str) -> None:
-    """Copy what the container's disks have at `destination` into the empty directory `target`; nothing when there is nothing."""
+    """Copy the directory `destination` of the container's disks, if there is one, into the empty directory `target`."""
     root = os.open(ROOTFS, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         source = linux.open_in_root(root, destination.lstrip("/") or ".", os.O_RDONLY | os.O_DIRECTORY)
@@ -97,7 +97,7 @@ def copy_up(destination: str, target: str) -> None:
 
 
 class _Copier:
-    """Keeps hard links within what it copies."""
+    """Copies trees; files that are hard links of each other stay so."""
 
     def __init__(self) -> None:
         self._copied: dict[tuple[int, int], str] = {}
@@ -125,7 +125,7 @@ class _Copier:
         elif stat.S_ISFIFO(found.st_mode) or stat.S_ISSOCK(found.st_mode):
             os.mknod(target, found.st_mode)
         else:
-            return  # a device node has no place in a volume that others share
+            return  # Device nodes are not copied into a volume, which other containers may share.
         if found.st_nlink > 1:
             self._copied[identity] = target
         _copy_attributes(source, target, found)

@@ -31,7 +31,7 @@ def _mask(names: tuple[str, ...]) -> int:
 
 
 def _entries(path: str, fields: int) -> Iterator[list[str]]:
-    """Lines of /etc/passwd or /etc/group; malformed ones are passed over, as libc does."""
+    """Yield the entries of /etc/passwd or /etc/group; malformed lines are skipped, as libc does."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             for line in file:
@@ -102,7 +102,7 @@ def drop_to(process: Process, uid: int, gid: int, groups: list[int]) -> None:
     """Become the user with the spec's capabilities, as runc does: keep across setuid, then set all five sets."""
     sets = {name: _mask(names or ()) for name, names in process.capabilities._asdict().items()}
     with step("set capabilities"):
-        # A container without /proc has no way to ask.
+        # Without /proc the child cannot ask for the last capability of this kernel.
         known = Path("/proc/sys/kernel/cap_last_cap")
         last = int(known.read_text()) if known.exists() else len(CAPABILITIES) - 1
         for number in range(last + 1):

@@ -20,7 +20,7 @@ class Kind(enum.IntEnum):
 
 
 class LaunchFailure(Exception):
-    """`step` is what was being done ("exec", "mount /proc"), `subject` what it was done to."""
+    """`step` is what the launcher did ("exec", "mount /proc"), `subject` the object of it."""
 
     def __init__(self, kind: Kind, step: str, subject: str, errno: int = 0, searched_path: bool = False) -> None:
         reason = os.strerror(errno).lower() if errno else kind.name.lower()
@@ -42,7 +42,7 @@ class LaunchFailure(Exception):
 
 @contextmanager
 def step(name: str, subject: str = "", kind: Kind = Kind.SETUP) -> Iterator[None]:
-    """Name what an OSError inside was about."""
+    """Turn an OSError of the block into a LaunchFailure that names the step."""
     try:
         yield
     except OSError as error:

@@ -29,7 +29,7 @@ _NAMESPACES = {
     "ipc": linux.CLONE_NEWIPC,
     "network": linux.CLONE_NEWNET,
 }
-# A child that is prepared has these.
+# The namespaces of a child that was forked ahead.
 _FLAGS_AHEAD = linux.CLONE_NEWPID | linux.CLONE_NEWUTS | linux.CLONE_NEWIPC | linux.CLONE_NEWNS
 _ORDER = struct.Struct("HH")
 _MOST_AHEAD = 64 << 10
@@ -38,7 +38,7 @@ _JOINED = linux.CLONE_NEWPID | linux.CLONE_NEWNS | linux.CLONE_NEWUTS | linux.CL
 
 @dataclass(frozen=True, slots=True)
 class Stdio:
-    """The child's ends; with a terminal none is used."""
+    """The child's ends of its stdio; unused when the process has a terminal."""
 
     stdin: int = -1
     stdout: int = -1
@@ -54,21 +54,21 @@ class Launched:
 
 
 class Prepared:
-    """A child forked ahead of time, in namespaces of its own and in the cgroup of its future; `launch` tells it what it becomes.
+    """A child that was forked ahead of its container, in its own namespaces and cgroup. `launch` sends it the spec.
 
-    A fork copies the tether's page tables and, page by page, what the child then touches: without KVM a container waits
-    15 to 40 ms for that.
+    A fork copies the tether's page tables, and each page that the child then touches. That takes 15 to 40 ms without KVM, and
+    a container that finds a prepared child does not wait for it.
     """
 
     def __init__(self, cgroup: int) -> None:
-        """Fork it, as `fork` does."""
+        """Fork the child. `cgroup` is a descriptor, as in `fork`."""
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         with theirs:
             self.pid = fork(_FLAGS_AHEAD, cgroup, lambda: _wait_for_order(theirs))
 
     @staticmethod
     def suits(spec: Spec) -> bool:
-        # One that was forked before the library for filters was loaded does not have it.
+        # The child was forked before libseccomp was loaded, so a spec with a filter needs a new fork.
         return _flags(spec) == _FLAGS_AHEAD and len(spec.raw) <= _MOST_AHEAD and not spec.linux.seccomp
 
 
@@ -123,16 +123,16 @@ async def launch(
 
 
 def fork(flags: int, cgroup: int, child: Callable[[], None]) -> int:
-    """Fork a child with clone3's flags in a cgroup (-1: the caller's) that does what `child` does, which never returns; its pid.
+    """Fork with the flags of clone3(2) into a cgroup (-1: the caller's) and run `child`, which never returns. Return the pid.
 
-    Only a process without threads may do this.
+    Only a process without threads may fork like this.
     """
     # The child must not run Python's or trio's signal handlers, nor inherit a mask.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         pid = linux.fork_with(flags, cgroup)
         if not pid:
-            # A collection would touch, and so copy, all that the tether has.
+            # A garbage collection would touch, and so copy, every page of the tether.
             gc.disable()
             _reset_signals()
             child()
@@ -149,9 +149,9 @@ def _flags(spec: Spec) -> int:
 
 
 def _wait_for_order(report: socket.socket) -> None:
-    """Never returns: what a prepared child does. It is told once, by its size of terminal, its spec, its stdio."""
+    """The prepared child: receive one message with terminal size, spec and stdio, and become that process. Never returns."""
     try:
-        # What the tether mounts for the container later is seen here too (it shares that part), but not the other way.
+        # Slave: later mounts of the tether below /run/tether appear here too, but no mount of this child appears there.
         linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
         data, descriptors, _, _ = socket.recv_fds(report, _ORDER.size + _MOST_AHEAD, 3)
         if data:
@@ -163,7 +163,7 @@ def _wait_for_order(report: socket.socket) -> None:
 
 
 def _child(spec: Spec, stdio: Stdio, report: socket.socket, join: int, size: tuple[int, ...]) -> None:
-    """Never returns: exec, or a report and the end."""
+    """Become the process of the spec, or report why not and exit. Never returns."""
     try:
         if join:
             _join(join, report)
@@ -240,11 +240,11 @@ def _become(spec: Spec, stdio: Stdio, report: socket.socket, joined: bool, size:
         try:
             os.chdir(spec.process.cwd)
         except PermissionError:
-            os.chdir("/")  # tried again as the user below
+            os.chdir("/")  # tried again below, as the user
     if spec.process.no_new_privileges:
         linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
     elif spec.linux.seccomp:
-        # Needs CAP_SYS_ADMIN without no_new_privs, so it comes before that is given up.
+        # Without no_new_privs a filter needs CAP_SYS_ADMIN, so install it before capabilities are dropped.
         install_filter(spec.linux.seccomp)
     drop_to(spec.process, uid, gid, groups)
     if spec.process.no_new_privileges and spec.linux.seccomp:
@@ -279,7 +279,7 @@ def _open_terminal(report: socket.socket, *, bind_console: bool, size: tuple[int
 
 def _exec(spec: Spec, environment: dict[str, str]) -> None:
     program = spec.process.args[0]
-    # dup2'ed 0-2 stay; everything else the tether has open is close-on-exec, as Python opens files.
+    # Descriptors 0 to 2 stay open. All others of the tether are close-on-exec, as Python opens them.
     if "/" in program:
         try:
             os.execve(program, spec.process.args, environment)

@@ -1,4 +1,4 @@
-"""Have the disk's first pages of a program read while the rest of its container is made."""
+"""Read the program of a container into the page cache while the rest of the container is prepared."""
 
 import os
 import stat
@@ -6,14 +6,14 @@ import stat
 from tether.launch.spec import Spec
 from tether.system import linux
 
-# Larger programs do not touch all of themselves.
+# A larger program does not touch all of its pages at start.
 _MOST = 4 << 20
-# The kernel reads no more than so much ahead a call.
+# The kernel reads no more than this ahead in one call.
 _PIECE = 512 << 10
 
 
 def prefetch(spec: Spec) -> None:
-    """Begin to read the program of a spec, whose root is mounted. What cannot be found or read is the start's to complain of."""
+    """Start reading the program of a spec whose root is mounted. Failures are ignored: the start will report them."""
     try:
         root = os.open(spec.root.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
@@ -33,7 +33,7 @@ def prefetch(spec: Spec) -> None:
 
 def _read(root: int, path: str) -> bool:
     try:
-        # Opened for reading only once it is known to be a file: a pipe or a device would wait, or worse.
+        # Check that it is a regular file before opening it for reading: opening a pipe or a device may block or do harm.
         place = linux.open_in_root(root, path.lstrip("/"), os.O_PATH)
         try:
             found = os.fstat(place)

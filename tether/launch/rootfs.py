@@ -124,7 +124,7 @@ def mount_point(root: int, mount: Mount) -> None:
 
 
 def _remount(root: int, mount: Mount, flags: int) -> None:
-    """A bind takes its flags from a second call; those that its source has stay."""
+    """mount(2) ignores the flags of a bind mount: set them by a second call, and keep the flags of the source."""
     if not flags:
         return
     target = linux.open_in_root(root, mount.destination.lstrip("/"), os.O_PATH)

@@ -1,4 +1,4 @@
-"""One asyncio loop in one thread of its own, and the way into it from trio."""
+"""One asyncio loop in its own thread, and calls into it from trio."""
 
 import asyncio
 import threading
@@ -16,7 +16,7 @@ class CallAbandoned(Exception):
 
 
 class LoopThread:
-    """grpc.aio's home: every channel of the process lives on this loop, none has a thread of its own."""
+    """The loop of grpc.aio: all channels of the process live on it, so that none needs its own thread."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()

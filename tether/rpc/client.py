@@ -43,7 +43,7 @@ _OPTIONS = [
 ]
 
 
-# What grpcio says of a write that its core refused since the transport went under it; no server can mean this.
+# grpcio's text for a write that failed because the transport broke. No server sends this text.
 _WRITE_FAILED = "Internal error from Core"
 
 
@@ -229,7 +229,7 @@ class Channel:
                     await self._loop.run(lambda: channel.close())
 
     def attach(self, line: Line) -> FastPath | None:
-        """Go on over a quicker line, as long as it lasts. None, and it is closed, when the channel is not running."""
+        """Continue over a faster line while it lasts. When the channel is not running, close the line and return None."""
         if self._wire is None or self.closed:
             line.close()
             return None
@@ -295,7 +295,7 @@ class _Wire:
             while self._session is None:
                 await self._change.wait()
             if used == self._session:
-                # grpcio gave its connection up: the guest's half of it has to go as well.
+                # grpcio has closed its connection: end the session, so that the guest closes its half too.
                 self.reset()
                 continue
             session = self._session
@@ -328,7 +328,7 @@ class _Wire:
                     self._arrived = trio.Event()
                     await self._arrived.wait()
                 if self._session != session:
-                    # What is here belongs to the next session, and to whoever carries that.
+                    # The data belongs to the next session, which another task carries.
                     await trio.sleep_forever()
                 number, data = self._incoming.popleft()
                 if number != session:

@@ -17,15 +17,15 @@ async def serve_link(
     on_session: Callable[[], None] = lambda: None,
     on_linked: Callable[[LinkedLine], None] = lambda _: None,
 ) -> None:
-    """Serve gRPC to whoever is at the other end of the line, session after session, until the line is closed.
+    """Serve gRPC to the client at the other end of the line, session after session, until the line is closed.
 
-    `on_linked` is told what runs the link: it can be given a quicker line.
+    `on_linked` receives the LinkedLine that runs the link, to attach a fast path to it.
     """
     async with trio.open_nursery() as nursery:
         session: Session | None = None
 
         def pump() -> None:
-            # The link takes only what its window allows; the rest waits in the HTTP/2 connection, under its own windows.
+            # The link accepts only what its window allows; the rest waits in the HTTP/2 connection, within its own windows.
             while session is not None and (room := linked.connection.send_room()):
                 data = pending[0] or session.data_to_send(min(room, 256 << 10))
                 if not data:

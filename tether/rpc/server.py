@@ -139,10 +139,10 @@ class Call:
             )
 
     def feed_untrusted(self, data: bytes, size: int, ended: bool) -> None:
-        """Take request bytes. RpcError when they are no messages."""
+        """Take request bytes. RpcError when they are not gRPC messages."""
         self._buffer += data
         self._ended = self._ended or ended
-        # What is not (yet) part of a whole message may be followed by more; what is, waits for the handler.
+        # The window of an incomplete message opens at once. A complete message opens it when the handler takes the message.
         self._unread += size
         while len(self._buffer) >= 5:
             compressed, length = _PREFIX.unpack_from(self._buffer)
@@ -276,7 +276,7 @@ class Session:
                     self.close()
 
     def close(self) -> None:
-        """The session is over: cancel all that runs for it."""
+        """The session is over: cancel its calls."""
         for call in self._calls.values():
             call.cancel()
         self._calls.clear()
@@ -347,7 +347,7 @@ class Session:
         self.flush()
 
     def flush(self) -> None:
-        # While bytes of the client are being worked through, the answers wait and go out together at the end.
+        # While received bytes are processed, answers wait, and leave together at the end.
         if not self._receiving:
             self._write()
 

@@ -20,16 +20,16 @@ class Line:
 
     @property
     def behind(self) -> bool:
-        """Whether something that was taken has not gone yet: `push` it when the line is writable."""
+        """Whether bytes that `try_write` accepted are still queued: `push` them when the line is writable."""
         return False
 
     def push(self) -> None:
-        """Write what was taken before. LineClosed when nobody listens any more."""
+        """Write queued bytes. LineClosed when the other end has closed."""
 
     def try_write(self, data: bytes | memoryview) -> int:
-        """Write what fits now, 0 when nothing does. LineClosed when nobody listens any more."""
+        """Write what fits now; return the number of bytes, possibly 0. LineClosed when the other end has closed."""
         view = memoryview(data)
-        # Some lines take a piece at a time (virtio-serial: 32 KiB), so a short write does not mean that the line is full.
+        # A short write does not mean that the line is full: virtio-serial accepts 32 KiB in one call.
         try:
             while view:
                 view = view[os.write(self.fd, view) :]

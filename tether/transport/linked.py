@@ -1,4 +1,4 @@
-"""The link, run over a line by trio: both ends use it."""
+"""Runs the link over a line, by trio. Both ends use it."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from tether.transport.line import Line, LineClosed
 
 
 class FastPath:
-    """A second line, which is quicker than the first. `over` is set when it is of no use any more."""
+    """A second, faster line. `over` is set when the link has left it."""
 
     def __init__(self, line: Line) -> None:
         self.line = line
@@ -18,7 +18,7 @@ class FastPath:
 
 
 class LinkedLine:
-    """Runs one `Connection` over one `Line`, and over a quicker one beside it as long as there is one.
+    """Runs one `Connection` over one `Line`, and over a fast path beside that line while there is one.
 
     `on_event` is called, in the reader, for every event; it may call `send`, `acknowledge` and `flush` right there, so that a
     request can be read, answered and written without a task switch.
@@ -28,14 +28,14 @@ class LinkedLine:
         self, line: Line, make_id: Callable[[], int], on_event: Callable[[Event], None], *, window: int = 1 << 20
     ):
         self.line = line
-        # Where what goes out is written.
+        # The line that is written to; both lines are read.
         self._out = line
-        self._quick: FastPath | None = None
+        self._fast_path: FastPath | None = None
         self._nursery: trio.Nursery | None = None
         self.connection = Connection(make_id, trio.current_time(), window=window)
         self._on_event = on_event
         self._unwritten = memoryview(b"")
-        # While the writer waits for a line that is full: another one need not be.
+        # Cancelled when the line changes while the writer waits for room on the old one.
         self._waiting = trio.CancelScope()
         self._kick = trio.Event()
         self._armed = math.inf
@@ -55,65 +55,65 @@ class LinkedLine:
                     self.flush()
         finally:
             self._nursery = None
-            self._give_up_quick()
+            self._drop_fast_path()
 
-    # -- the quicker line -----------------------------------------------------------------------------------------
+    # -- the fast path --------------------------------------------------------------------------------------------
 
     def attach(self, line: Line) -> FastPath:
-        """Write to this line from now on, until it breaks: then to the first one again. Nothing is lost either way.
+        """Write to this line until it breaks, and to the first line again after that. No data is lost either way.
 
-        The line is owned. An earlier one is given up.
+        This object owns the line. It closes an earlier fast path.
         """
-        self._give_up_quick()
-        quick = FastPath(line)
+        self._drop_fast_path()
+        fast_path = FastPath(line)
         if self._nursery is None:
             line.close()
-            quick.over.set()
-            return quick
-        self._quick = quick
+            fast_path.over.set()
+            return fast_path
+        self._fast_path = fast_path
         self._write_to(line)
-        self._nursery.start_soon(self._read_quick, quick)
-        return quick
+        self._nursery.start_soon(self._read_fast_path, fast_path)
+        return fast_path
 
-    async def _read_quick(self, quick: FastPath) -> None:
+    async def _read_fast_path(self, fast_path: FastPath) -> None:
         reader = FrameReader()
         try:
-            while not quick.over.is_set():
-                data = await quick.line.read()
+            while not fast_path.over.is_set():
+                data = await fast_path.line.read()
                 now = trio.current_time()
                 self.connection.receive_frames(reader.receive_untrusted(data, now), now)
                 self.deliver()
                 self.flush()
         except (LineClosed, trio.ClosedResourceError):
-            self._break(quick)
+            self._break(fast_path)
 
-    def _break(self, quick: FastPath) -> None:
-        if self._quick is quick:
-            self._give_up_quick()
+    def _break(self, fast_path: FastPath) -> None:
+        if self._fast_path is fast_path:
+            self._drop_fast_path()
             self._write_to(self.line)
 
-    def _give_up_quick(self) -> None:
-        quick, self._quick = self._quick, None
-        if quick is not None:
-            quick.line.close()
-            quick.over.set()
+    def _drop_fast_path(self) -> None:
+        fast_path, self._fast_path = self._fast_path, None
+        if fast_path is not None:
+            fast_path.line.close()
+            fast_path.over.set()
 
     def _write_to(self, line: Line) -> None:
         self._out = line
         self._waiting.cancel()
-        # The rest of a frame is of no use elsewhere: what the other end has not heard is said again.
+        # Drop the rest of a frame that the old line has begun: the link retransmits what the other end has not acknowledged.
         self._unwritten = memoryview(b"")
         self.connection.line_reconnected(trio.current_time())
         self.flush()
 
     def _try_write(self, data: bytes | memoryview) -> int:
-        """Line.try_write, on whichever line; what a line that breaks has taken is said again on the other."""
+        """Line.try_write on the current line. When a fast path breaks, the link retransmits its data on the first line."""
         try:
             return self._out.try_write(data)
         except LineClosed:
-            if self._quick is None:
+            if self._fast_path is None:
                 raise
-            self._break(self._quick)
+            self._break(self._fast_path)
             return len(data)
 
     # -- out ------------------------------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ class LinkedLine:
             written = self._try_write(data)
             if written < len(data):
                 self._unwritten = memoryview(data)[written:]
-        # The writer task is woken only for what it has to do: each wake costs a guest without KVM a tenth of a millisecond.
+        # Wake the writer task only when it has work: a wake costs 0.1 ms in a guest without KVM.
         deadline = self.connection.next_deadline()
         if self._unwritten or self._out.behind or (deadline is not None and deadline < self._armed):
             self._kick.set()
@@ -165,11 +165,11 @@ class LinkedLine:
         except (LineClosed, trio.ClosedResourceError):
             if out is self.line:
                 raise
-            if self._quick is not None and self._quick.line is out:
-                self._break(self._quick)
+            if self._fast_path is not None and self._fast_path.line is out:
+                self._break(self._fast_path)
             return
         if out is self._out and self._unwritten:
-            # Looked at after the write: a line that broke has thrown it away.
+            # `_try_write` may have replaced the unwritten bytes, when the line broke.
             rest = self._unwritten
             written = self._try_write(rest)
             if self._unwritten is rest:

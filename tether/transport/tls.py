@@ -9,12 +9,12 @@ import trio
 from tether.transport.line import READ_SIZE, Line, LineClosed
 
 _MOST = 256 << 10
-# Longer than a machine stands still on its way to another host.
+# Longer than a VM is stunned by a migration to another host.
 _BROKEN_MS = 8000
 
 
 class TlsLine(Line):
-    """Owns the socket. `handshake` comes first."""
+    """TLS over a socket, which this object owns. Call `handshake` first."""
 
     def __init__(self, fd: int, context: ssl.SSLContext, *, server: bool) -> None:
         super().__init__(fd)
@@ -23,7 +23,7 @@ class TlsLine(Line):
         self._unsent = memoryview(b"")
 
     async def handshake(self) -> None:
-        """Return when both ends have proved who they are. LineClosed when the other one has not."""
+        """Return when both ends have authenticated. LineClosed when the peer has not."""
         while True:
             try:
                 self.tls.do_handshake()
@@ -31,7 +31,7 @@ class TlsLine(Line):
                 await self.drain()
                 self._incoming.write(await super().read())
             except ssl.SSLError as error:
-                # The other end is to learn why, if there is a way to say it.
+                # Send the TLS alert, so that the peer learns the reason.
                 self._send_some()
                 raise LineClosed(str(error)) from error
             else:
@@ -39,12 +39,12 @@ class TlsLine(Line):
                 return
 
     async def drain(self) -> None:
-        """Return when all that was taken has gone. LineClosed when nobody listens any more."""
+        """Return when all queued bytes are written. LineClosed when the peer has closed."""
         while not self._send_some():
             await super().wait_writable()
 
     def _send_some(self) -> bool:
-        """Write what TLS has for the other end; whether all of it went."""
+        """Write the TLS records that wait; return whether all are written."""
         while True:
             if not self._unsent:
                 self._unsent = memoryview(self._outgoing.read())
@@ -64,7 +64,7 @@ class TlsLine(Line):
         self._send_some()
 
     def try_write(self, data: bytes | memoryview) -> int:
-        """See Line. What was taken may still be here: `behind`."""
+        """See Line. Accepted bytes may still be queued: `behind`."""
         if not self._send_some():
             return 0
         view = memoryview(data)[:_MOST]
@@ -76,22 +76,22 @@ class TlsLine(Line):
         return len(view)
 
     def say_end(self) -> None:
-        """Tell the other end that nothing more comes (close_notify); what it says may still be read. `push` it."""
+        """Queue a close_notify, for `push`: this end sends no more, but still reads."""
         try:
             self.tls.unwrap()
         except (ssl.SSLError, ValueError):
-            pass  # it has not said so itself yet, which is not waited for
+            pass  # The peer has not sent its own close_notify; this end does not wait for it.
 
     async def read(self) -> bytes:
         """See Line."""
         while True:
             parts, size, end = [], 0, ""
             try:
-                # A record at a time is what TLS gives: the link is run once for all that are here.
+                # TLS returns one record at a time: collect all that are here, so that the link runs once for them.
                 while size < READ_SIZE:
                     data = self.tls.read(READ_SIZE - size)
                     if not data:
-                        end = "the other end has said that nothing more comes"
+                        end = "the peer has sent close_notify"
                         break
                     parts.append(data)
                     size += len(data)
@@ -100,7 +100,7 @@ class TlsLine(Line):
             except ssl.SSLError as error:
                 end = str(error)
             if parts:
-                # What came before the end comes first; the end is there at the next read too.
+                # Return the data first; the next read reports the end again.
                 return b"".join(parts)
             if end:
                 raise LineClosed(end)
@@ -109,7 +109,7 @@ class TlsLine(Line):
 
 
 def load_identity(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
-    """Give a context a certificate and key in PEM that no file has: OpenSSL's own interface wants names."""
+    """Load a certificate and key in PEM from memory. OpenSSL's interface wants file names, so they pass through memfds."""
     fds = []
     try:
         for data in (certificate, key):
@@ -123,7 +123,7 @@ def load_identity(context: ssl.SSLContext, certificate: bytes, key: bytes) -> No
 
 
 def tune(connection: trio.socket.SocketType) -> None:
-    """A connection over which nothing comes through is to break soon: there is another line."""
+    """Make a dead connection break soon, since there is another line to fall back to."""
     options = (
         (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
         (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _BROKEN_MS),
@@ -137,7 +137,7 @@ def tune(connection: trio.socket.SocketType) -> None:
 
 
 async def in_time(line: TlsLine, seconds: float) -> bool:
-    """The handshake, if it is done before so many seconds are over; else the line is closed."""
+    """Do the handshake; return whether it succeeded within `seconds`. Otherwise close the line."""
     try:
         with trio.fail_after(seconds):
             await line.handshake()

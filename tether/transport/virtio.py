@@ -1,7 +1,7 @@
 """The guest's end of a virtio-serial port (VIRTIO 1.1, 5.3; Linux drivers/char/virtio_console.c).
 
-While nobody has the host's end open, poll says IN|HUP at once, a read gives b"" and a write EAGAIN: none of them is an end,
-and none can be waited for, so this end looks again after a while.
+While the host's end is closed, poll(2) returns IN|HUP at once, a read returns b"" and a write fails with EAGAIN. None of them is
+the end of the line, and poll cannot wait for a change, so this end tries again after a pause.
 """
 
 import os
@@ -12,11 +12,11 @@ import trio
 from tether.transport.line import READ_SIZE, Line, LineClosed
 
 _PAGE = 4096
-_LOOK_AGAIN = (0.005, 0.02, 0.05, 0.1, 0.25)
+_PAUSES = (0.005, 0.02, 0.05, 0.1, 0.25)
 
 
 def open_virtio_port(name: str, root: Path = Path("/sys/class/virtio-ports")) -> "VirtioPort":
-    """Open the port that the hypervisor named so. FileNotFoundError when there is none."""
+    """Open the port that has this name in the VM's configuration. FileNotFoundError when there is none."""
     for port in sorted(root.iterdir()):
         if (port / "name").read_text().strip() == name:
             return VirtioPort(os.open(f"/dev/{port.name}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
@@ -24,7 +24,7 @@ def open_virtio_port(name: str, root: Path = Path("/sys/class/virtio-ports")) ->
 
 
 class VirtioPort(Line):
-    """A line that is never closed by the other side."""
+    """A line that the other side never closes."""
 
     _tries = 0
 
@@ -40,11 +40,11 @@ class VirtioPort(Line):
                 raise LineClosed(str(error)) from error
             if data:
                 return data if len(data) < _PAGE else self._read_more(data)
-            await trio.sleep(_LOOK_AGAIN[min(empty, len(_LOOK_AGAIN) - 1)])
+            await trio.sleep(_PAUSES[min(empty, len(_PAUSES) - 1)])
             empty += 1
 
     def _read_more(self, first: bytes) -> bytes:
-        """The driver gives a page a call: take what else is there, so that the link is run once and not once a page."""
+        """The driver returns at most a page for each read: collect what else is there, so that the link runs once for all."""
         parts = [first]
         size = len(first)
         while size < READ_SIZE:
@@ -64,5 +64,5 @@ class VirtioPort(Line):
         return written
 
     async def wait_writable(self) -> None:
-        # The driver has no callback on its output queue: nothing wakes a poll when the host has made room.
+        # The driver has no callback on its output queue: poll does not wake when the host has made room.
         await trio.sleep(min(0.001 * 2**self._tries, 0.25))

@@ -7,13 +7,14 @@ import struct
 
 from appliance.errors import HypervisorError
 from appliance.hypervisor.driver import NO_BRIDGE
+from tether.system.netlink import NetlinkSocket, attribute
 
 _TUNSETIFF = 0x400454CA
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x2, 0x1000, 0x4000
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCBRADDIF = 0x8913, 0x8914, 0x89A2
 _IFF_UP = 1
 # rtnetlink(7), linux/if_link.h
-_RTM_SETLINK, _NLM_F_REQUEST, _NLM_F_ACK = 19, 1, 4
+_NETLINK_ROUTE, _RTM_SETLINK = 0, 19
 _IFLA_PROTINFO, _NLA_F_NESTED, _IFLA_BRPORT_MODE, _IFLA_BRPORT_ISOLATED = 12, 1 << 15, 4, 33
 
 
@@ -58,14 +59,8 @@ def _set_port(index: int, isolated: bool) -> None:
     Where bridges pass through netfilter (bridge-nf-call-iptables), a machine that reaches itself by a published port is sent its
     own frame back: a bridge does that in hairpin mode only.
     """
-    attributes = b"".join(
-        struct.pack("HHB3x", 5, kind, value)
-        for kind, value in ((_IFLA_BRPORT_MODE, 1), (_IFLA_BRPORT_ISOLATED, isolated))
-    )
+    attributes = attribute(_IFLA_BRPORT_MODE, b"\1") + attribute(_IFLA_BRPORT_ISOLATED, bytes([isolated]))
     body = struct.pack("BxHiII", socket.AF_BRIDGE, 0, index, 0, 0)
-    body += struct.pack("HH", 4 + len(attributes), _IFLA_PROTINFO | _NLA_F_NESTED) + attributes
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as netlink:
-        netlink.send(struct.pack("IHHII", 16 + len(body), _RTM_SETLINK, _NLM_F_REQUEST | _NLM_F_ACK, 1, 0) + body)
-        code = -struct.unpack_from("i", netlink.recv(4096), 16)[0]
-    if code:
-        raise OSError(code, os.strerror(code))
+    body += attribute(_IFLA_PROTINFO | _NLA_F_NESTED, attributes)
+    with NetlinkSocket(_NETLINK_ROUTE) as netlink:
+        netlink.request(_RTM_SETLINK, body)

@@ -327,7 +327,7 @@ class TestCards:
                 with pytest.raises(HypervisorError, match="has no NIC"):
                     await machine.unplug_nic("02:42:00:00:00:99")
                 await machine.unplug_nic("02:42:00:00:00:03")
-                with pytest.raises(RpcError, match="no network NIC"):
+                with pytest.raises(RpcError, match="no NIC with the MAC address"):
                     await has_card("02:42:00:00:00:03")
                 with pytest.raises(HypervisorError):
                     await machine.plug_nic(Nic("nonsense", *_NETWORK))
@@ -366,7 +366,7 @@ class TestCards:
                 for number in (1, 3):
                     await has_card(f"02:42:00:00:00:{number:02x}")
                 await found.unplug_nic("02:42:00:00:00:03")
-                with pytest.raises(RpcError, match="no network NIC"):
+                with pytest.raises(RpcError, match="no NIC with the MAC address"):
                     await has_card("02:42:00:00:00:03")
             await found.destroy()
 
