@@ -1,0 +1,81 @@
+"""The values of the configuration file and of flags: types, choices, the words of --help."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from appliance.config import parse_arguments
+from appliance.config.rows import GROUPS
+from appliance.config.table import DAEMON_SETTINGS
+from appliance.errors import InvalidParameter
+
+
+def _parse_file(folder: Path, content: object) -> object:
+    path = folder / "daemon.json"
+    path.write_text(json.dumps(content))
+    return parse_arguments(["--config-file", str(path)])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("vm-memory", True, "vm-memory: expected a number, got true"),
+        ("vm-memory", "much", "vm-memory: 'much' is not a number"),
+        ("labels", "a=b", 'labels: expected a list of texts, got "a=b"'),
+        ("labels", [1], r"labels: expected a list of texts, got \[1\]"),
+        ("tlsverify", "yes", 'tlsverify: expected true or false, got "yes"'),
+        ("vm-template", "maybe", "vm-template: 'maybe' is not on or off"),
+        ("log-level", "loud", "log-level: 'loud' is not one of debug, info, warn, error, fatal"),
+        ("storage-quota", "much", "storage-quota: invalid size: 'much'"),
+        ("container-networks", ["name=x"], "container-networks: name=x: name=NAME and portgroup=PORTGROUP"),
+        ("tls-allow", ["all"], "tls-allow: invalid access rule 'all'"),
+        ("pidfile", None, "pidfile: expected a text, got null"),
+    ],
+)
+def test_wrong_values_of_the_file(tmp_path: Path, key: str, value: object, problem: str) -> None:
+    with pytest.raises(InvalidParameter, match=f"unable to configure the daemon with file .*: {problem}"):
+        _parse_file(tmp_path, {key: value})
+
+
+def test_all_forms_of_a_value(tmp_path: Path) -> None:
+    for quota in (1 << 30, "1g"):
+        assert _parse_file(tmp_path, {"storage-quota": quota}) == parse_arguments(["--storage-quota", "1g"])
+    for template in (False, "off"):
+        assert _parse_file(tmp_path, {"vm-template": template}) == parse_arguments(["--vm-template", "off"])
+    assert _parse_file(tmp_path, {"http-proxy": "x"}) == _parse_file(tmp_path, {"proxies": {"http-proxy": "x"}})
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (["--storage-quota", "much"], "--storage-quota: invalid size: 'much'"),
+        (["--vm-memory", "x"], "--vm-memory: 'x' is not a number"),
+        (["--volume-store", "x"], "--volume-store: invalid volume store 'x'"),
+        (["--syslog-address", "host"], "--syslog-address: invalid syslog-address 'host'"),
+        (["--tls-allow", "full:CN=x"], "--tls-allow needs --tlsverify"),
+        (["--pause-by", "suspend"], "--pause-by suspend needs --hypervisor vsphere"),
+    ],
+)
+def test_wrong_flags(flags: list[str], problem: str) -> None:
+    with pytest.raises(InvalidParameter, match=problem):
+        parse_arguments(flags)
+
+
+def test_argparse_refuses_other_choices(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments(["--log-level", "loud"])
+    assert "argument -l/--log-level: invalid choice: 'loud'" in capsys.readouterr().err
+
+
+def test_help_has_every_setting_in_its_group(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+    text = capsys.readouterr().out
+    places = [text.index(f"\n{group}:\n") for group in GROUPS if any(row.group == group for row in DAEMON_SETTINGS)]
+    assert places == sorted(places)
+    for row in DAEMON_SETTINGS:
+        assert row.help in text, row.name
