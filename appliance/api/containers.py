@@ -1,6 +1,5 @@
 """Routes under /containers."""
 
-import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -11,16 +10,20 @@ import trio
 
 from appliance.api.attach import MULTIPLEXED, RAW, pump
 from appliance.api.backend import Container, ContainerBackend, NetworkBackend
-from appliance.api.fields import CONFIG, HOST, check_fields, fold_names
-from appliance.api.filters import any_of, matches_label_filters, matches_pattern, parse_filters
-from appliance.api.hostconfig import check_config, check_endpoints, check_host_config
+from appliance.api.container_filters import container_filter, parse_container_filters
+from appliance.api.containerconfig import decode_config
+from appliance.api.endpoints import decode_endpoints
+from appliance.api.fields import CONFIG, HOST, decode, fold_names
+from appliance.api.filters import matches_label_filters, parse_filters
+from appliance.api.hostconfig import check_host_config, decode_host_config
 from appliance.api.logs import LogQuery, render, send_logs
 from appliance.api.router import Route
 from appliance.api.shapes import inspect_container, list_container
 from appliance.api.times import parse_time
-from appliance.container.container_record import ContainerRecord
-from appliance.container.lifecycle import Created, Exited, status_word
-from appliance.container.spec import LIMITS
+from appliance.container.fields import Update
+from appliance.container.go_json import fold
+from appliance.container.host_config import HostConfig
+from appliance.container.lifecycle import Created, Exited
 from appliance.errors import Conflict, InvalidParameter, NotFound, Unsupported
 from appliance.http import HijackedStream, Reply, Request, WebSocketStream
 from appliance.image.platform import parse_platform
@@ -28,13 +31,7 @@ from appliance.image.store import ImageStore
 from appliance.logdrivers import driver_named
 from appliance.streams.detach import parse_keys
 
-_FILTERS = frozenset((
-    "ancestor", "before", "expose", "exited", "health", "id", "is-task", "label", "label!", "name", "network", "publish",
-    "since", "status", "volume",
-))  # fmt: skip
-_UPDATABLE = LIMITS | {"RestartPolicy"}
-_HEALTH = ("none", "starting", "healthy", "unhealthy")
-_STATUSES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
+_UPDATABLE = frozenset(field.name for field in HOST.values() if field.update is not Update.NO)
 
 
 class ContainerRoutes:
@@ -70,19 +67,12 @@ class ContainerRoutes:
     # -- reading --------------------------------------------------------------------------------------------------
 
     async def list_all(self, request: Request, reply: Reply) -> None:
-        filters = parse_filters(request.text("filters"), _FILTERS)
+        filters = parse_container_filters(request)
         limit = request.number("limit") or 0
-        if "before" in request.query:
-            filters.setdefault("before", []).append(request.text("before"))
-        if "since" in request.query:
-            filters.setdefault("since", []).append(request.text("since"))
-        for status in filters.get("status", ()):
-            if status not in _STATUSES:
-                raise InvalidParameter(f"invalid filter 'status={status}'")
         everything = request.flag("all") or limit > 0 or "status" in filters
         found = [c for c in self._backend.all() if (everything or c.running or c.restarting) and not c.removed]
         if filters:
-            keep = self._tests(filters)
+            keep = container_filter(filters, self._backend, self._networks, self._images)
             found = [container for container in found if keep(container)]
         found.sort(key=lambda container: container.record.created, reverse=True)
         if limit > 0:
@@ -98,71 +88,6 @@ class ContainerRoutes:
             for one in found
         ]
         await reply.raw(200, b"application/json", b"[" + b",".join(shapes) + b"]\n")
-
-    def _tests(self, filters: dict[str, list[str]]) -> Any:
-        before = [self._backend.get(ref).record.created for ref in filters.get("before", ())]
-        since = [self._backend.get(ref).record.created for ref in filters.get("since", ())]
-        ancestors = {self._images.get(ref).id for ref in filters.get("ancestor", ()) if self._is_image(ref)}
-        for value in filters.get("health", ()):
-            if value not in _HEALTH:
-                raise InvalidParameter(f"Unrecognised filter value for health: {value}")
-        tasks = filters.get("is-task", [])
-        if tasks and (len(tasks) > 1 or tasks[0] not in ("true", "false", "1", "0")):
-            raise InvalidParameter(f"Invalid filter 'is-task={tasks}'")
-        for key in ("publish", "expose"):
-            for value in filters.get(key, ()):
-                if not re.fullmatch(r"[0-9]{1,5}(-[0-9]{1,5})?(/(tcp|udp|sctp))?", value):
-                    raise InvalidParameter(f"error while looking up for {key} {value}: invalid syntax")
-        exposed = _each_port(filters.get("expose", []))
-        published = _each_port(filters.get("publish", []))
-        networks = [self._network_names(ref) for ref in filters.get("network", ())]
-        for code in filters.get("exited", ()):
-            if not code.lstrip("-").isdigit():
-                raise InvalidParameter(f"invalid filter 'exited={code}'")
-
-        def keep(c: Container) -> bool:
-            record = c.record
-            labels = record.config.get("Labels") or {}
-            allocator = {name for one in record.attachments for name in (one.network, one.network_id)}
-            return (
-                (not filters.get("name") or matches_pattern(filters["name"], record.name, f"/{record.name}"))
-                and any_of(filters.get("id", []), record.id.startswith)
-                and any_of(filters.get("status", []), lambda status: status == status_word(c.state))
-                and any_of(
-                    filters.get("exited", []),
-                    lambda code: isinstance(c.state, Exited) and c.state.exit_code == int(code),
-                )
-                and (not networks or any(names & allocator for names in networks))
-                and matches_label_filters(filters, labels)
-                and (not filters.get("ancestor") or record.image_id in ancestors or record.image in filters["ancestor"])
-                and all(record.created < at for at in before)
-                and all(record.created > at for at in since)
-                and any_of(filters.get("health", []), lambda word: word == (c.health.status if c.health else "none"))
-                and any_of(exposed, lambda port: port in _ports_of(record.config))
-                and any_of(published, lambda port: port in _published_ports(record))
-                and any_of(
-                    filters.get("volume", []),
-                    lambda wanted: any(wanted in (one.name, one.source, one.destination) for one in record.mounts),
-                )
-                # None is a task.
-                and not (tasks and tasks[0] in ("true", "1"))
-            )
-
-        return keep
-
-    def _network_names(self, ref: str) -> set[str]:
-        """What attachments may call a network: its name, or the id of the one that is meant."""
-        try:
-            return {self._networks.get(ref).id, ref}
-        except (NotFound, InvalidParameter):
-            return {ref}
-
-    def _is_image(self, ref: str) -> bool:
-        try:
-            self._images.get(ref)
-        except Exception:
-            return False
-        return True
 
     async def inspect(self, request: Request, reply: Reply) -> None:
         container = self._backend.get(request.path["name"])
@@ -193,13 +118,17 @@ class ContainerRoutes:
         networking = body.pop("NetworkingConfig", None) or {}
         if not isinstance(host, dict) or not isinstance(networking, dict):
             raise InvalidParameter("invalid JSON: HostConfig is not an object")
-        networks = networking.get("EndpointsConfig") or {}
-        unheeded = check_endpoints(networks)
-        if len(networks) > 1 and request.version < (1, 44):
-            raise InvalidParameter(f"Container cannot be connected to network endpoints: {', '.join(sorted(networks))}")
-        warnings = check_config(body) + check_host_config(host) + unheeded
-        warnings += self._backend.check_platform(body["Image"], parse_platform(request.text("platform")))
-        container = await self._backend.create(request.text("name"), body, host, networks)
+        fold_names(networking, ("EndpointsConfig",))
+        endpoints, endpoint_warnings = decode_endpoints(networking.get("EndpointsConfig") or {})
+        if len(endpoints) > 1 and request.version < (1, 44):
+            raise InvalidParameter(
+                f"Container cannot be connected to network endpoints: {', '.join(sorted(endpoints))}"
+            )
+        config, config_warnings = decode_config(body)
+        host_config, host_warnings = decode_host_config(host)
+        warnings = config_warnings + host_warnings + endpoint_warnings
+        warnings += self._backend.check_platform(config.image, parse_platform(request.text("platform")))
+        container = await self._backend.create(request.text("name"), config, host_config, endpoints)
         await reply.json(201, {"Id": container.id, "Warnings": warnings})
 
     async def start(self, request: Request, reply: Reply) -> None:
@@ -259,12 +188,12 @@ class ContainerRoutes:
         body = await request.json()
         if not isinstance(body, dict):
             raise InvalidParameter("invalid JSON: an update is an object")
-        fold_names(body, HOST)
-        unknown = {key for key, value in body.items() if value} - _UPDATABLE
+        fold(body, HostConfig)
+        unknown = {name for name, value in body.items() if value} - _UPDATABLE
         if unknown:
             raise InvalidParameter(f"{', '.join(sorted(unknown))} cannot be updated")
-        warnings = check_fields(body, HOST)
-        await self._backend.update(request.path["name"], body, check_host_config)
+        wanted, warnings = decode(body, HostConfig)
+        await self._backend.update(request.path["name"], wanted, check_host_config)
         await reply.json(200, {"Warnings": warnings or None})
 
     async def prune(self, request: Request, reply: Reply) -> None:
@@ -275,7 +204,7 @@ class ContainerRoutes:
         deleted: list[str] = []
         space = 0
         for container in self._backend.all():
-            labels = container.record.config.get("Labels") or {}
+            labels = container.record.config.labels or {}
             if (
                 container.restarting
                 or not isinstance(container.state, Created | Exited)
@@ -344,7 +273,7 @@ class ContainerRoutes:
         container = self._backend.get(request.path["name"])
         keys = parse_keys(request.text("detachKeys"))
         streams = self._streams(request, container.tty)
-        stdin = request.flag("stdin") and bool(container.record.config.get("OpenStdin"))
+        stdin = request.flag("stdin") and container.record.config.open_stdin
         past: list[bytes] = []
         if request.flag("logs") and streams:
             log = container.open_log()
@@ -358,7 +287,7 @@ class ContainerRoutes:
                     attachment,
                     tty=container.tty,
                     stdin=container.stdin if stdin and request.flag("stream") else None,
-                    closes_stdin=bool(container.record.config.get("StdinOnce")) and not container.tty,
+                    closes_stdin=container.record.config.stdin_once and not container.tty,
                     keys=keys,
                     past=past,
                     framed=framed,
@@ -390,27 +319,6 @@ class ContainerRoutes:
         async with request.while_connected():
             with trio.move_on_after(_seconds_until(query.until)):
                 await send_logs(reply, container, query)
-
-
-def _ports_of(config: dict[str, Any]) -> set[str]:
-    """Exposed ports, as 80/tcp and as 80."""
-    ports = config.get("ExposedPorts") or {}
-    return {*ports, *(port.partition("/")[0] for port in ports)}
-
-
-def _published_ports(record: ContainerRecord) -> set[str]:
-    """Host's ports, as 80/tcp and as 80."""
-    return {text for one in record.bindings for text in (str(one.host_port), f"{one.host_port}/{one.protocol}")}
-
-
-def _each_port(wanted: list[str]) -> list[str]:
-    """A range of ports in a filter stands for each of them."""
-    ports = []
-    for text in wanted:
-        first, _, last = text.partition("/")[0].partition("-")
-        protocol = text.partition("/")[2] or "tcp"
-        ports += [f"{number}/{protocol}" for number in range(int(first), min(int(last or first), 65535) + 1)]
-    return ports
 
 
 def _seconds_until(time_ns: int | None) -> float:

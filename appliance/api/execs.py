@@ -6,14 +6,14 @@ from appliance.api.attach import MULTIPLEXED, RAW, pump
 from appliance.api.backend import Exec, ExecBackend
 from appliance.api.fields import fold_names
 from appliance.api.router import Route
+from appliance.container.exec_config import ExecConfig
+from appliance.container.go_json import convert, fold
 from appliance.errors import InvalidParameter, VchError
 from appliance.http import Reply, Request
 from appliance.streams import stdcopy
 from appliance.streams.detach import parse_keys
 
-_BOOLEANS = ("AttachStdin", "AttachStdout", "AttachStderr", "Tty", "Privileged", "Detach")
-_TEXTS = ("User", "WorkingDir", "DetachKeys")
-_LISTS = ("Cmd", "Env")
+_NAMES = frozenset(ExecConfig.__struct_encode_fields__)
 
 
 class ExecRoutes:
@@ -36,10 +36,10 @@ class ExecRoutes:
         body = await request.json()
         if not isinstance(body, dict):
             raise InvalidParameter("invalid JSON: an exec is an object")
-        _check(body)
-        if body.get("DetachKeys"):
-            parse_keys(body["DetachKeys"])
-        one = self._backend.create_exec(request.path["name"], body)
+        config = _decode(body)
+        if config.detach_keys:
+            parse_keys(config.detach_keys)
+        one = self._backend.create_exec(request.path["name"], config)
         await reply.json(201, {"Id": one.id})
 
     async def start(self, request: Request, reply: Reply) -> None:
@@ -54,9 +54,9 @@ class ExecRoutes:
             await self._backend.start_exec(one.id)
             await reply.empty(200)
             return
-        keys = parse_keys(one.config.get("DetachKeys") or "")
+        keys = parse_keys(one.config.detach_keys)
         streams = frozenset(
-            number for number, name in ((1, "AttachStdout"), (2, "AttachStderr")) if one.config.get(name)
+            number for number, wanted in ((1, one.config.attach_stdout), (2, one.config.attach_stderr)) if wanted
         )
         if one.tty and streams:
             streams = frozenset({1})
@@ -79,7 +79,7 @@ class ExecRoutes:
                     stream,
                     attachment,
                     tty=one.tty,
-                    stdin=one.stdin if one.config.get("AttachStdin") else None,
+                    stdin=one.stdin if one.config.attach_stdin else None,
                     closes_stdin=not one.tty,
                     keys=keys,
                     past=[],
@@ -104,10 +104,10 @@ class ExecRoutes:
             "tty": one.tty,
             "entrypoint": command,
             "arguments": arguments,
-            "privileged": bool(one.config.get("Privileged")),
+            "privileged": one.config.privileged,
         }
-        if one.config.get("User"):
-            process["user"] = one.config["User"]
+        if one.config.user:
+            process["user"] = one.config.user
         await reply.json(
             200,
             {
@@ -115,37 +115,32 @@ class ExecRoutes:
                 "Running": one.running,
                 "ExitCode": one.exit_code,
                 "ProcessConfig": process,
-                "OpenStdin": bool(one.config.get("AttachStdin")),
-                "OpenStderr": bool(one.config.get("AttachStderr")),
-                "OpenStdout": bool(one.config.get("AttachStdout")),
+                "OpenStdin": one.config.attach_stdin,
+                "OpenStderr": one.config.attach_stderr,
+                "OpenStdout": one.config.attach_stdout,
                 "CanRemove": False,
                 "ContainerID": one.container.id,
-                "DetachKeys": one.config.get("DetachKeys") or "",
+                "DetachKeys": one.config.detach_keys,
                 "Pid": one.pid,
             },
         )
 
 
-def _check(body: dict[str, Any]) -> None:
+def _decode(body: dict[str, Any]) -> ExecConfig:
     """InvalidParameter names the first field that is unknown or has the wrong type."""
-    fold_names(body, (*_BOOLEANS, *_TEXTS, *_LISTS, "ConsoleSize", "Container"))
+    fold(body, ExecConfig)
     for name, value in body.items():
-        good = (
-            value is None
-            or (name in _BOOLEANS and isinstance(value, bool))
-            or (name in _TEXTS and isinstance(value, str))
-            or (name in _LISTS and isinstance(value, list) and all(isinstance(item, str) for item in value))
-            or name in ("ConsoleSize", "Container")
-        )
-        if not good:
-            raise InvalidParameter(f"invalid JSON: {name} of an exec is unknown or has the wrong type")
-    if any("\0" in text for name in (*_LISTS, *_TEXTS) for text in (body.get(name) or ())):
+        if value is not None and name not in _NAMES:
+            raise InvalidParameter(f"invalid JSON: {name} is not a field of an exec")
+    config = convert(body, ExecConfig)
+    if any("\0" in text for text in (*(config.cmd or ()), *(config.env or ()), config.user, config.working_dir)):
         raise InvalidParameter("invalid JSON: a string contains NUL")
+    return config
 
 
 def _take_size(body: dict[str, Any], one: Exec) -> None:
     """ConsoleSize is [height, width]."""
-    size = body.get("ConsoleSize") or one.config.get("ConsoleSize")
+    size = body.get("ConsoleSize") or one.config.console_size
     if size is None:
         return
     if not (isinstance(size, list) and len(size) == 2 and all(isinstance(n, int) and 0 <= n < 1 << 16 for n in size)):

@@ -1,10 +1,13 @@
 """The fields of a create request as the API checks them. Their types and decisions are those of the Structs in `container`."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from appliance.container.config import ContainerConfig
-from appliance.container.fields import Decision, Field, Kind, fields_of
+from appliance.container.fields import Decision, Kind, fields_of
+from appliance.container.go_json import convert, fold
 from appliance.container.host_config import HostConfig
 from appliance.errors import InvalidParameter
 from appliance.http import Request
@@ -18,6 +21,9 @@ causes a warning. `document` in `fields.py` writes this file from `container/con
 | field | decision | how, or why not |
 |---|---|---|"""
 
+S = TypeVar("S", bound=msgspec.Struct)
+_TEXT_KINDS = frozenset((Kind.TEXT, Kind.TEXTS, Kind.COMMAND, Kind.TEXT_MAP))
+
 CONFIG = fields_of(ContainerConfig)
 HOST = fields_of(HostConfig)
 
@@ -30,26 +36,6 @@ def document() -> str:
         for field in table.values()
     ]
     return "\n".join([_INTRODUCTION, *rows, ""])
-
-
-def _fits(kind: Kind, value: Any) -> bool:
-    match kind:
-        case Kind.TEXT:
-            return isinstance(value, str) and "\0" not in value
-        case Kind.FLAG:
-            return isinstance(value, bool)
-        case Kind.NUMBER:
-            return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
-        case Kind.TEXTS:
-            return isinstance(value, list) and all(_fits(Kind.TEXT, item) for item in value)
-        case Kind.COMMAND:
-            return _fits(Kind.TEXT, value) or _fits(Kind.TEXTS, value)
-        case Kind.TEXT_MAP:
-            return isinstance(value, dict) and all(_fits(Kind.TEXT, item) for item in value.values())
-        case Kind.MAP:
-            return isinstance(value, dict)
-        case Kind.LIST:
-            return isinstance(value, list)
 
 
 def fold_names(given: dict[str, Any], known: Iterable[str]) -> None:
@@ -72,30 +58,52 @@ async def read_object(request: Request, names: Iterable[str]) -> dict[str, Any]:
 
 
 def text_map(body: dict[str, Any], key: str) -> dict[str, str]:
-    """A member that maps texts to texts, {} when it is not there. InvalidParameter when it is something else."""
+    """A member that maps strings to strings, {} when it is absent. InvalidParameter when it is something else."""
     value = body.get(key) or {}
-    if not _fits(Kind.TEXT_MAP, value):
+    if not isinstance(value, dict) or not all(_is_text(text) for text in value.values()):
         raise InvalidParameter(f"invalid JSON: {key} is not {Kind.TEXT_MAP.value}")
-    found: dict[str, str] = value
-    return found
+    return value
 
 
-def check_fields(given: dict[str, Any], table: dict[str, Field]) -> list[str]:
-    """Hold a request against a table; the warnings. InvalidParameter names the field that is malformed or refused."""
-    fold_names(given, table)
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and "\0" not in value
+
+
+def decode(given: dict[str, Any], struct: type[S]) -> tuple[S, list[str]]:
+    """The Struct of an object that a client sent, and warnings. InvalidParameter names the field that is malformed or refused.
+
+    `given` is folded in place (see `go_json.fold`).
+    """
+    fold(given, struct)
+    table = fields_of(struct)
+    for name, field in table.items():
+        if field.kind in _TEXT_KINDS and _has_nul(given.get(name)):
+            raise InvalidParameter(f"invalid JSON: {name} is not {field.kind.value}")
+    decoded = convert(given, struct)
     warnings = []
     for name, value in given.items():
-        field = table.get(name)
-        if field is None:
-            if value:
-                warnings.append(f"{name} is not known here and was ignored")
+        found = table.get(name)
+        if not value:
             continue
-        if value is not None and not _fits(field.kind, value):
-            raise InvalidParameter(f"invalid JSON: {name} is not {field.kind.value}")
-        if not value or value in field.harmless:
+        if found is None:
+            warnings.append(f"{name} is not known here and was ignored")
+        elif value in found.harmless:
             continue
-        if field.decision is Decision.REFUSED:
-            raise InvalidParameter(f"{name} is not supported: {field.note}")
-        if field.decision is Decision.WARNED:
-            warnings.append(f"{name} was discarded: {field.note}")
-    return warnings
+        elif found.decision is Decision.REFUSED:
+            raise InvalidParameter(f"{name} is not supported: {found.note}")
+        elif found.decision is Decision.WARNED:
+            warnings.append(f"{name} was discarded: {found.note}")
+    return decoded, warnings
+
+
+def _has_nul(value: Any) -> bool:
+    """Whether a text, or a text of a list or map, contains a NUL: no program of the guest can receive it."""
+    match value:
+        case str():
+            return "\0" in value
+        case list():
+            return any(isinstance(item, str) and "\0" in item for item in value)
+        case dict():
+            return any(isinstance(item, str) and "\0" in item for item in value.values())
+        case _:
+            return False

@@ -1,16 +1,17 @@
-"""What a create request says, held against what there is. Texts are Docker's where it refuses the same."""
+"""The HostConfig of a create request, decoded and checked. Texts are Docker's where dockerd refuses the same."""
 
-import ipaddress
-import json
 import os
 import re
 from typing import Any
 
-from appliance.api.fields import CONFIG, HOST, check_fields, fold_names
+import msgspec
+from msgspec import UNSET
+
+from appliance.api.fields import decode
+from appliance.container.host_config import HostConfig
 from appliance.container.links import parse_link
 from appliance.container.mounts import check_mounts
 from appliance.container.seccomp import parse_profile
-from appliance.container.signals import parse_signal
 from appliance.errors import InvalidParameter
 from appliance.logdrivers import driver_named
 from appliance.network.ports import parse_bindings
@@ -24,169 +25,54 @@ _SECURITY_OFF = (
 )
 _RUNTIMES = ("runc", "io.containerd.runc.v2", "vch")
 _MIN_MEMORY = 6 << 20
-_MILLISECOND = 1_000_000
 
 
-def check_config(config: dict[str, Any]) -> list[str]:
-    """Normalise Config in place; return warnings. InvalidParameter names the field that cannot be."""
-    warnings = check_fields(config, CONFIG)
-    for key in ("Cmd", "Entrypoint"):
-        if isinstance(config.get(key), str):
-            config[key] = [config[key]]
-    for entry in config.get("Env") or ():
-        if not entry.partition("=")[0]:
-            raise InvalidParameter(f"invalid environment variable: {entry}")
-    if len(config.get("Hostname") or "") > 63:
-        raise InvalidParameter("invalid hostname: longer than 63 characters")
-    working = config.get("WorkingDir")
-    if working and not working.startswith("/"):
-        raise InvalidParameter(f"the working directory '{working}' is invalid, it needs to be an absolute path")
-    if config.get("StopSignal"):
-        parse_signal(config["StopSignal"])
-    for port in config.get("ExposedPorts") or ():
-        if not re.fullmatch(r"[0-9]+(-[0-9]+)?(/(tcp|udp|sctp))?", port, re.IGNORECASE):
-            raise InvalidParameter(f"invalid port specification: {port!r}")
-    check_mac(config.get("MacAddress") or "")
-    _check_health(config.get("Healthcheck") or {})
-    return warnings
+def decode_host_config(given: dict[str, Any]) -> tuple[HostConfig, list[str]]:
+    """The HostConfig that a client sent, and warnings. InvalidParameter names the field that is malformed, refused or invalid."""
+    host_config, warnings = decode(given, HostConfig)
+    return host_config, warnings + check_host_config(host_config)
 
 
-def _check_health(health: dict[str, Any]) -> None:
-    """As moby's validateHealthCheck."""
-    test = health.get("Test") or []
-    if not isinstance(test, list) or not all(isinstance(word, str) for word in test):
-        raise InvalidParameter("invalid JSON: Test in Healthcheck is not a list of strings")
-    for key in ("Interval", "Timeout", "StartPeriod", "StartInterval"):
-        value = health.get(key) or 0
-        if not isinstance(value, int):
-            raise InvalidParameter(f"invalid JSON: {key} in Healthcheck is not a number")
-        if value and value < _MILLISECOND:
-            raise InvalidParameter(f"{key} in Healthcheck cannot be less than 1ms")
-    retries = health.get("Retries") or 0
-    if not isinstance(retries, int) or retries < 0:
-        raise InvalidParameter("Retries in Healthcheck cannot be negative")
-
-
-_ENDPOINT: dict[str, type] = {
-    "IPAMConfig": dict,
-    "Links": list,
-    "Aliases": list,
-    "MacAddress": str,
-    "DriverOpts": dict,
-    "GwPriority": int,
-}
-# What a client shows again that it was shown; it says nothing here.
-_ENDPOINT_STATE = frozenset(
-    (
-        "NetworkID",
-        "EndpointID",
-        "Gateway",
-        "IPAddress",
-        "IPPrefixLen",
-        "IPv6Gateway",
-        "GlobalIPv6Address",
-        "GlobalIPv6PrefixLen",
-        "DNSNames",
-    )
-)
-
-
-def check_endpoint(settings: Any) -> dict[str, Any]:
-    """EndpointSettings as given, without what is no wish. InvalidParameter names what is wrong."""
-    if settings is None:
-        return {}
-    if not isinstance(settings, dict):
-        raise InvalidParameter("invalid JSON: EndpointSettings is no object")
-    fold_names(settings, (*_ENDPOINT, *_ENDPOINT_STATE))
-    for key, value in settings.items():
-        if value is not None and key in _ENDPOINT and not isinstance(value, _ENDPOINT[key]):
-            raise InvalidParameter(f"invalid JSON: {key} in EndpointSettings")
-        if value and key not in _ENDPOINT and key not in _ENDPOINT_STATE:
-            raise InvalidParameter(f"{key} in EndpointSettings is not supported")
-    for key in ("Links", "Aliases"):
-        if not all(isinstance(item, str) for item in settings.get(key) or ()):
-            raise InvalidParameter(f"invalid JSON: {key} in EndpointSettings")
-    for address in (settings.get("IPAMConfig") or {}).get("LinkLocalIPs") or ():
-        try:
-            sound = ipaddress.ip_address(address).is_link_local
-        except ValueError:
-            sound = False
-        if not sound:
-            raise InvalidParameter(f"invalid link-local IP address: {address}")
-    check_mac(settings.get("MacAddress") or "")
-    return {key: value for key, value in settings.items() if key in _ENDPOINT and value}
-
-
-def check_mac(text: str) -> None:
-    if text and not re.fullmatch(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}", text):
-        raise InvalidParameter(f"invalid MAC address: {text}")
-
-
-def check_endpoints(networks: Any) -> list[str]:
-    """NetworkingConfig.EndpointsConfig, normalised in place; the warnings."""
-    if not isinstance(networks, dict):
-        raise InvalidParameter("invalid JSON: EndpointsConfig is no object")
-    for name in networks:
-        networks[name] = check_endpoint(networks[name])
-    return [
-        f"endpoint option {option} of network {name} has no effect"
-        for name, settings in networks.items()
-        for option in settings.get("DriverOpts") or ()
-    ]
-
-
-def check_host_config(host: dict[str, Any]) -> list[str]:
-    """The same for HostConfig."""
-    warnings = check_fields(host, HOST)
-    _check_network(host, warnings)
-    warnings += check_mounts(host)
-    _check_memory(host)
-    _check_cpu(host)
-    _check_namespaces(host)
-    _check_security(host)
-    _check_lists(host)
-    _check_restart(host)
-    warnings += _check_logging(host.get("LogConfig") or {})
-    if (host.get("Runtime") or "vch") not in _RUNTIMES:
-        raise InvalidParameter(f"Unknown runtime specified {host['Runtime']}")
-    if not -1000 <= (host.get("OomScoreAdj") or 0) <= 1000:
-        raise InvalidParameter(f"Invalid value {host['OomScoreAdj']}, range for oom score adj is [-1000, 1000]")
-    if (host.get("ShmSize") or 0) < 0:
+def check_host_config(host_config: HostConfig) -> list[str]:
+    """Warnings about fields that have less effect than their client expects. InvalidParameter names the field that is invalid."""
+    warnings = _check_network(host_config)
+    warnings += check_mounts(host_config)
+    _check_memory(host_config)
+    _check_cpu(host_config)
+    _check_namespaces(host_config)
+    _check_security(host_config)
+    _check_lists(host_config)
+    _check_restart(host_config)
+    warnings += driver_named(host_config.log_config.type).check(host_config.log_config.config)
+    if (host_config.runtime or "vch") not in _RUNTIMES:
+        raise InvalidParameter(f"Unknown runtime specified {host_config.runtime}")
+    if not -1000 <= host_config.oom_score_adj <= 1000:
+        raise InvalidParameter(f"Invalid value {host_config.oom_score_adj}, range for oom score adj is [-1000, 1000]")
+    if host_config.shm_size < 0:
         raise InvalidParameter("SHM size can not be less than 0")
     return warnings
 
 
-def _check_logging(config: dict[str, Any]) -> list[str]:
-    name, options = config.get("Type") or "", config.get("Config") or {}
-    driver = driver_named(name)
-    if not isinstance(options, dict) or not all(isinstance(value, str) for value in options.values()):
-        raise InvalidParameter("invalid JSON: LogConfig.Config is not a map of strings")
-    return driver.check(options)
-
-
-def _check_network(host: dict[str, Any], warnings: list[str]) -> None:
-    mode = host.get("NetworkMode") or "default"
-    bindings = host.get("PortBindings") or {}
-    parse_bindings(bindings)
-    for allocator in bindings.values():
-        for place in allocator or ():
-            place.setdefault("HostIp", "")
-            place.setdefault("HostPort", "")
-    for link in host.get("Links") or ():
+def _check_network(host_config: HostConfig) -> list[str]:
+    mode = host_config.network_mode or "default"
+    parse_bindings(host_config.port_bindings or {})
+    for link in host_config.links or ():
         parse_link(link)
+    warnings = []
     if mode == "host":
-        if host.get("Links"):
+        if host_config.links:
             raise InvalidParameter("conflicting options: host type networking can't be used with links")
         warnings.append(
             "NetworkMode host: the container has a machine of its own on the network bridge; "
             "each port that it listens at, but for loopback addresses, is published on the same port of the host"
         )
-    if mode in ("host", "none") and (host.get("PortBindings") or host.get("PublishAllPorts")):
+    if mode in ("host", "none") and (host_config.port_bindings or host_config.publish_all_ports):
         warnings.append(f"Published ports are discarded when using {mode} network mode")
+    return warnings
 
 
-def _check_memory(host: dict[str, Any]) -> None:
-    memory, swap, reserved = (host.get(key) or 0 for key in ("Memory", "MemorySwap", "MemoryReservation"))
+def _check_memory(host_config: HostConfig) -> None:
+    memory, swap, reserved = host_config.memory, host_config.memory_swap, host_config.memory_reservation
     if memory and memory < _MIN_MEMORY:
         raise InvalidParameter("Minimum memory limit allowed is 6MB")
     if memory > 1 << 42:
@@ -199,12 +85,14 @@ def _check_memory(host: dict[str, Any]) -> None:
         raise InvalidParameter("Minimum memory reservation allowed is 6MB")
     if 0 < memory < reserved:
         raise InvalidParameter("Minimum memory limit can not be less than memory reservation limit, see usage")
-    if not -1 <= (host.get("MemorySwappiness") or 0) <= 100:
-        raise InvalidParameter(f"Invalid value: {host['MemorySwappiness']}, valid memory swappiness range is 0-100")
+    if not -1 <= (host_config.memory_swappiness or 0) <= 100:
+        raise InvalidParameter(
+            f"Invalid value: {host_config.memory_swappiness}, valid memory swappiness range is 0-100"
+        )
 
 
-def _check_cpu(host: dict[str, Any]) -> None:
-    nano, quota, period = (host.get(key) or 0 for key in ("NanoCpus", "CpuQuota", "CpuPeriod"))
+def _check_cpu(host_config: HostConfig) -> None:
+    nano, quota, period = host_config.nano_cpus, host_config.cpu_quota, host_config.cpu_period
     cpus = os.cpu_count() or 1
     if nano and period:
         raise InvalidParameter("Conflicting options: Nano CPUs and CPU Period cannot both be set")
@@ -216,34 +104,34 @@ def _check_cpu(host: dict[str, Any]) -> None:
         raise InvalidParameter("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
     if 0 < quota < 1000:
         raise InvalidParameter("CPU cfs quota can not be less than 1ms (i.e. 1000)")
-    for key, name in (("CpusetCpus", "cpuset cpus"), ("CpusetMems", "cpuset mems")):
-        text = host.get(key) or ""
-        if text and not re.fullmatch(r"[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*", text):
-            raise InvalidParameter(f"Invalid value {text} for {name}: invalid format: {text}")
-        highest = max((int(number) for number in re.findall(r"[0-9]+", text)), default=0)
-        if highest >= (cpus if key == "CpusetCpus" else 1):
-            what, last = ("CPUs", cpus - 1) if key == "CpusetCpus" else ("memory nodes", 0)
-            raise InvalidParameter(f"Requested {what} are not available - requested {text}, available: 0-{last}")
+    _check_cpuset(host_config.cpuset_cpus, "cpuset cpus", "CPUs", cpus)
+    _check_cpuset(host_config.cpuset_mems, "cpuset mems", "memory nodes", 1)
 
 
-def _check_namespaces(host: dict[str, Any]) -> None:
-    allowed = {
-        "IpcMode": ("", "private", "shareable", "none", "host"),
-        "PidMode": ("", "host"),
-        "UTSMode": ("", "host"),
-        "UsernsMode": ("", "host"),
-        "CgroupnsMode": ("", "private", "host"),
-    }
-    for key, modes in allowed.items():
-        mode = host.get(key) or ""
+def _check_cpuset(text: str, name: str, unit: str, available: int) -> None:
+    """`text` is a list of numbers and ranges below `available`: "0-2,4"."""
+    if text and not re.fullmatch(r"[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*", text):
+        raise InvalidParameter(f"Invalid value {text} for {name}: invalid format: {text}")
+    if max((int(number) for number in re.findall(r"[0-9]+", text)), default=0) >= available:
+        raise InvalidParameter(f"Requested {unit} are not available - requested {text}, available: 0-{available - 1}")
+
+
+def _check_namespaces(host_config: HostConfig) -> None:
+    for name, mode, allowed in (
+        ("IpcMode", host_config.ipc_mode, ("", "private", "shareable", "none", "host")),
+        ("PidMode", host_config.pid_mode, ("", "host")),
+        ("UTSMode", host_config.uts_mode, ("", "host")),
+        ("UsernsMode", host_config.userns_mode, ("", "host")),
+        ("CgroupnsMode", host_config.cgroupns_mode, ("", "private", "host")),
+    ):
         if mode.startswith("container:"):
-            raise InvalidParameter(f"{key} {mode} is not supported: another container is another machine")
-        if mode not in modes:
-            raise InvalidParameter(f"invalid {key}: {mode}")
+            raise InvalidParameter(f"{name} {mode} is not supported: another container is another machine")
+        if mode not in allowed:
+            raise InvalidParameter(f"invalid {name}: {mode}")
 
 
-def _check_security(host: dict[str, Any]) -> None:
-    for option in host.get("SecurityOpt") or ():
+def _check_security(host_config: HostConfig) -> None:
+    for option in host_config.security_opt or ():
         match = re.match(r"([a-z-]+)(?:[=:](.*))?$", option, re.DOTALL)
         name, value = (match[1], match[2]) if match else (option, None)
         if name == "no-new-privileges":
@@ -251,49 +139,45 @@ def _check_security(host: dict[str, Any]) -> None:
         elif name == "seccomp" and value is not None:
             good = True
             if value not in ("unconfined", "builtin"):
-                parse_profile(value, host)
+                parse_profile(value, host_config)
         else:
             good = option in _SECURITY_OFF
         if not good:
             raise InvalidParameter(f'invalid --security-opt: "{option}" is not supported')
 
 
-def _check_lists(host: dict[str, Any]) -> None:
-    for entry in host.get("ExtraHosts") or ():
+def _check_lists(host_config: HostConfig) -> None:
+    for entry in host_config.extra_hosts or ():
         name, _, address = entry.partition(":")
         if not name or not address:
             raise InvalidParameter(f'bad format for add-host: "{entry}"')
-    for limit in host.get("Ulimits") or ():
-        if (
-            not isinstance(limit, dict)
-            or not isinstance(limit.get("Name"), str)
-            or not all(isinstance(limit.get(key) or 0, int) for key in ("Soft", "Hard"))
-        ):
+    for limit in host_config.ulimits or ():
+        soft, hard = limit.soft or 0, limit.hard or 0
+        if limit.name is UNSET:
             raise InvalidParameter("invalid JSON: malformed Ulimits")
-        if limit.get("Hard", 0) != -1 and limit.get("Soft", 0) > limit.get("Hard", 0):
-            raise InvalidParameter(
-                f"ulimit soft limit must be less than or equal to hard limit: {limit.get('Soft')} > {limit.get('Hard')}"
-            )
-    for device in host.get("Devices") or ():
-        path = device.get("PathOnHost") if isinstance(device, dict) else None
-        if not isinstance(path, str) or not path.startswith("/dev/") or ".." in path:
-            raise InvalidParameter(f"invalid device: {json.dumps(device)} names no device of the guest")
-    size = host.get("ConsoleSize") or [0, 0]
-    if len(size) != 2 or not all(isinstance(n, int) and 0 <= n < 1 << 16 for n in size):
+        if hard != -1 and soft > hard:
+            raise InvalidParameter(f"ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}")
+    for device in host_config.devices or ():
+        path = device.path_on_host or ""
+        if not path.startswith("/dev/") or ".." in path:
+            given = msgspec.json.encode(device).decode()
+            raise InvalidParameter(f"invalid device: {given} names no device of the guest")
+    size = host_config.console_size or [0, 0]
+    if len(size) != 2 or not all(0 <= number < 1 << 16 for number in size):
         raise InvalidParameter("invalid ConsoleSize: [height, width]")
 
 
-def _check_restart(host: dict[str, Any]) -> None:
-    policy = host.get("RestartPolicy") or {}
-    name, count = policy.get("Name") or "no", policy.get("MaximumRetryCount") or 0
+def _check_restart(host_config: HostConfig) -> None:
+    policy = host_config.restart_policy
+    name, count = policy.name or "no", policy.maximum_retry_count or 0
     if name not in ("no", "always", "unless-stopped", "on-failure"):
         raise InvalidParameter(
             f"invalid restart policy: unknown policy '{name}'; use one of 'no', 'always', 'on-failure', "
             "or 'unless-stopped'"
         )
-    if not isinstance(count, int) or count < 0:
+    if count < 0:
         raise InvalidParameter("invalid restart policy: maximum retry count cannot be negative")
     if count and name != "on-failure":
         raise InvalidParameter("invalid restart policy: maximum retry count can only be used with 'on-failure'")
-    if host.get("AutoRemove") and name != "no":
+    if host_config.auto_remove and name != "no":
         raise InvalidParameter("can't create 'AutoRemove' container with restart policy")

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Callable
 
 from appliance.api.backend import CommitBackend, ContainerBackend, EventBackend
+from appliance.api.containerconfig import decode_config
 from appliance.api.filters import Filters, boolean_filter, matches_label_filters, parse_filters
-from appliance.api.hostconfig import check_config
+from appliance.api.image_shapes import created_of, inspect_image, list_image, seconds_of
 from appliance.api.router import Route
-from appliance.api.shapes import created_of, inspect_image, list_image, seconds_of
 from appliance.api.times import parse_time
 from appliance.container.commit import Commit
 from appliance.container.event import Event
@@ -85,7 +85,7 @@ class ImageRoutes:
 
         def keep(record: ImageRecord) -> bool:
             config = self._store.config(record.id)
-            labels = config.config.get("Labels") or {}
+            labels = config.config.labels or {}
             created = created_of(config)
             names = familiar_names(record.references)
             return (
@@ -179,12 +179,12 @@ class ImageRoutes:
         body = await request.json() or {}
         if not isinstance(body, dict):
             raise InvalidParameter("invalid JSON: a configuration is an object")
-        check_config(body)
+        config, _ = decode_config(body)
         repository, tag = request.text("repo"), request.text("tag")
         name = f"{repository}:{tag}" if repository and tag else repository
         pause = request.flag("pause", request.version >= (1, 13))
         wanted = Commit(
-            name, request.text("comment"), request.text("author"), pause, request.query.get("changes", []), body
+            name, request.text("comment"), request.text("author"), pause, request.query.get("changes", []), config
         )
         record = await self._commits.commit(request.text("container"), wanted)
         if name:

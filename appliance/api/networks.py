@@ -4,11 +4,11 @@ import time
 from typing import Any
 
 from appliance.api.backend import ConnectionBackend, NetworkBackend
+from appliance.api.endpoints import decode_endpoint
 from appliance.api.fields import fold_names, read_object, text_map
 from appliance.api.filters import any_of, boolean_filter, matches_label_filters, matches_pattern, parse_filters
-from appliance.api.hostconfig import check_endpoint
+from appliance.api.network_shapes import network_shape
 from appliance.api.router import Route
-from appliance.api.shapes import network_shape
 from appliance.api.times import parse_time
 from appliance.errors import Forbidden, InvalidParameter, NotFound, Unsupported
 from appliance.http import Reply, Request
@@ -127,7 +127,7 @@ class NetworkRoutes:
     async def connect(self, request: Request, reply: Reply) -> None:
         """POST /networks/{name}/connect."""
         body = await read_object(request, ("Container", "EndpointConfig"))
-        settings = check_endpoint(body.get("EndpointConfig"))
+        settings = decode_endpoint(body.get("EndpointConfig"))
         await self._connections.connect(request.path["name"], str(body.get("Container") or ""), settings)
         await reply.empty(200)
 

@@ -1,73 +1,67 @@
-"""Containers and images as Docker's JSON, by API version."""
+"""Containers as Docker's JSON, by API version."""
 
-import calendar
-import time
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from appliance.api.backend import Container, NetworkBackend
 from appliance.api.router import Version
 from appliance.api.times import ago
+from appliance.container.config import ContainerConfig
 from appliance.container.container_record import Attachment
+from appliance.container.fields import fields_of
 from appliance.container.health import check_of
+from appliance.container.host_config import HostConfig
 from appliance.container.lifecycle import Created, Exited, Removing, Running, status_word
 from appliance.container.mounts import MountRecord
 from appliance.container.spec import arguments, masked_paths, readonly_paths
-from appliance.container.times import ZERO, rfc3339
+from appliance.container.times import rfc3339
 from appliance.errors import InvalidParameter, NotFound
-from appliance.image.config import ImageConfig
-from appliance.image.store import ImageRecord, familiar_names
 from appliance.logdrivers import driver_named
-from appliance.network.network_record import NetworkRecord
-
-_CONFIG_DEFAULTS: dict[str, Any] = {
-    "Hostname": "", "Domainname": "", "User": "", "AttachStdin": False, "AttachStdout": False, "AttachStderr": False,
-    "Tty": False, "OpenStdin": False, "StdinOnce": False, "Env": None, "Cmd": None, "Image": "", "Volumes": None,
-    "WorkingDir": "", "Entrypoint": None, "OnBuild": None, "Labels": {},
-}  # fmt: skip
-_HOST_DEFAULTS: dict[str, Any] = {
-    "Binds": None, "ContainerIDFile": "", "NetworkMode": "bridge", "PortBindings": None, "AutoRemove": False, "VolumeDriver": "",
-    "VolumesFrom": None, "CapAdd": None, "CapDrop": None, "CgroupnsMode": "private", "Dns": None, "DnsOptions": None,
-    "DnsSearch": None, "ExtraHosts": None, "GroupAdd": None, "IpcMode": "private", "Cgroup": "", "Links": None, "OomScoreAdj": 0,
-    "PidMode": "", "Privileged": False, "PublishAllPorts": False, "ReadonlyRootfs": False, "SecurityOpt": None, "UTSMode": "",
-    "UsernsMode": "", "ShmSize": 64 << 20, "Runtime": "vch", "ConsoleSize": [0, 0], "Isolation": "", "CpuShares": 0,
-    "Memory": 0, "NanoCpus": 0, "CgroupParent": "", "BlkioWeight": 0, "BlkioWeightDevice": None, "BlkioDeviceReadBps": None,
-    "BlkioDeviceWriteBps": None, "BlkioDeviceReadIOps": None, "BlkioDeviceWriteIOps": None, "CpuPeriod": 0, "CpuQuota": 0,
-    "CpuRealtimePeriod": 0, "CpuRealtimeRuntime": 0, "CpusetCpus": "", "CpusetMems": "", "Devices": None,
-    "DeviceCgroupRules": None, "DeviceRequests": None, "MemoryReservation": 0, "MemorySwap": 0, "MemorySwappiness": None,
-    "OomKillDisable": False, "PidsLimit": None, "Ulimits": None, "CpuCount": 0, "CpuPercent": 0, "IOMaximumIOps": 0,
-    "IOMaximumBandwidth": 0,
-}  # fmt: skip
 
 
-def _host_config(host: dict[str, Any], version: Version) -> dict[str, Any]:
-    shown = {**_HOST_DEFAULTS, **host}
-    config = host.get("LogConfig") or {}
-    shown["LogConfig"] = {"Type": config.get("Type") or "json-file", "Config": config.get("Config") or {}}
-    shown["RestartPolicy"] = host.get("RestartPolicy") or {"Name": "no", "MaximumRetryCount": 0}
+def _shown_defaults(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    """What inspect shows of a Struct in which nothing is given: each field but the optional ones, by its JSON name."""
+    shown = {}
+    for field, member in zip(fields_of(struct).values(), msgspec.structs.fields(struct), strict=True):
+        if field.shown is not None or member.default is not UNSET:
+            shown[field.name] = member.default if field.shown is None else field.shown
+    return shown
+
+
+_CONFIG_DEFAULTS = _shown_defaults(ContainerConfig)
+_HOST_DEFAULTS = _shown_defaults(HostConfig)
+
+
+def _host_config(host_config: HostConfig, version: Version) -> dict[str, Any]:
+    given: dict[str, Any] = msgspec.to_builtins(host_config)
+    shown = _HOST_DEFAULTS | given
+    log_config = host_config.log_config
+    shown["LogConfig"] = {"Type": log_config.type or "json-file", "Config": log_config.config}
+    shown["RestartPolicy"] = given.get("RestartPolicy") or {"Name": "no", "MaximumRetryCount": 0}
     if shown["NetworkMode"] in ("", "default"):
         shown["NetworkMode"] = "bridge" if version >= (1, 44) else "default"
-    shown["MaskedPaths"] = masked_paths(host) or None
-    shown["ReadonlyPaths"] = readonly_paths(host) or None
-    # What means "as it is" is shown as not given.
+    shown["MaskedPaths"] = masked_paths(host_config) or None
+    shown["ReadonlyPaths"] = readonly_paths(host_config) or None
+    # Values that change nothing are shown as null.
     if shown["MemorySwappiness"] == -1:
         shown["MemorySwappiness"] = None
     if shown["PidsLimit"] == 0:
         shown["PidsLimit"] = None
-    for key in ("IpcMode", "CgroupnsMode", "Runtime", "ShmSize"):
-        shown[key] = shown[key] or _HOST_DEFAULTS[key]
     if version < (1, 42):
         shown = {"KernelMemory": 0, "KernelMemoryTCP": 0, **shown}
     return shown
 
 
-def _config(config: dict[str, Any]) -> dict[str, Any]:
-    shown = {key: value for key, value in config.items() if key not in ("HostConfig", "NetworkingConfig")}
-    for key in ("ExposedPorts", "Healthcheck"):
-        if not shown.get(key):
-            shown.pop(key, None)
-    return {**_CONFIG_DEFAULTS, **shown}
+def config_shape(config: ContainerConfig) -> dict[str, Any]:
+    """Config as inspect shows it."""
+    given: dict[str, Any] = msgspec.to_builtins(config)
+    shown = _CONFIG_DEFAULTS | given
+    for name in ("ExposedPorts", "Healthcheck"):
+        if not shown.get(name):
+            shown.pop(name, None)
+    return shown
 
 
 def container_state(container: Container) -> dict[str, Any]:
@@ -118,16 +112,16 @@ def endpoint_shape(
     except (NotFound, InvalidParameter):
         record = None
     ipv4, ipv6 = (endpoint.ipv4, endpoint.ipv6) if endpoint is not None else (None, None)
-    aliases = list(wanted.get("Aliases") or ())
+    aliases = list(wanted.aliases or ())
     known = record is not None and record.names_are_known
     if version < (1, 45) and known and endpoint is not None:
         aliases.append(container.id[:12])
     shown: dict[str, Any] = {
-        "IPAMConfig": wanted.get("IPAMConfig"),
-        "Links": wanted.get("Links"),
+        "IPAMConfig": wanted.ipam_config,
+        "Links": wanted.links,
         "Aliases": aliases or None,
-        "DriverOpts": wanted.get("DriverOpts"),
-        "MacAddress": endpoint.mac if endpoint is not None else wanted.get("MacAddress") or "",
+        "DriverOpts": wanted.driver_opts,
+        "MacAddress": endpoint.mac if endpoint is not None else wanted.mac_address,
         "NetworkID": record.id if record is not None and (endpoint is not None or container.record.started) else "",
         "EndpointID": endpoint.id if endpoint is not None else "",
         "Gateway": ipv4.gateway if ipv4 is not None else "",
@@ -138,10 +132,10 @@ def endpoint_shape(
         "GlobalIPv6PrefixLen": ipv6.prefix if ipv6 is not None else 0,
     }
     if version >= (1, 44):
-        names = [container.record.name, *(wanted.get("Aliases") or ()), container.id[:12]]
+        names = [container.record.name, *(wanted.aliases or ()), container.id[:12]]
         shown["DNSNames"] = list(dict.fromkeys(names)) if known else None
     if version >= (1, 48):
-        shown["GwPriority"] = int(wanted.get("GwPriority") or 0)
+        shown["GwPriority"] = wanted.gw_priority
     return shown
 
 
@@ -150,7 +144,7 @@ def _ports(container: Container) -> dict[str, Any]:
     if not container.endpoints:
         return {}
     ports: dict[str, Any] = {
-        text if "/" in text else f"{text}/tcp": None for text in container.record.config.get("ExposedPorts") or ()
+        text if "/" in text else f"{text}/tcp": None for text in container.record.config.exposed_ports or ()
     }
     for one in container.record.bindings:
         allocator = ports.get(one.exposed) or []
@@ -245,10 +239,10 @@ def inspect_container(container: Container, networks: NetworkBackend, version: V
         "ProcessLabel": "",
         "AppArmorProfile": "",
         "ExecIDs": None,
-        "HostConfig": _host_config(record.host, version),
+        "HostConfig": _host_config(record.host_config, version),
         "GraphDriver": {"Name": "erofs", "Data": None},
         "Mounts": [mount_shape(mount) for mount in record.mounts],
-        "Config": _config(record.config),
+        "Config": config_shape(record.config),
         "NetworkSettings": _network_settings(container, networks, version),
     }
 
@@ -277,7 +271,7 @@ def status_text(container: Container, now_ns: int) -> str:
 def list_container(container: Container, networks: NetworkBackend, version: Version, now_ns: int) -> dict[str, Any]:
     record = container.record
     command = arguments(record.config)
-    name = record.host.get("NetworkMode") or "default"
+    network_mode = record.host_config.network_mode or "default"
     return {
         "Id": record.id,
         "Names": [f"/{record.name}"],
@@ -286,142 +280,12 @@ def list_container(container: Container, networks: NetworkBackend, version: Vers
         "Command": " ".join([command.path, *command.args]),
         "Created": record.created // 1_000_000_000,
         "Ports": _list_ports(container),
-        "Labels": record.config.get("Labels") or {},
+        "Labels": record.config.labels or {},
         "State": status_word(container.state),
         "Status": status_text(container, now_ns),
-        "HostConfig": {"NetworkMode": "bridge" if name == "default" and version >= (1, 44) else name},
+        "HostConfig": {"NetworkMode": "bridge" if network_mode == "default" and version >= (1, 44) else network_mode},
         "NetworkSettings": {
             "Networks": {one.network: endpoint_shape(container, one, networks, version) for one in record.attachments}
         },
         "Mounts": [mount_shape(mount) for mount in record.mounts],
     }
-
-
-def list_image(
-    record: ImageRecord, config: ImageConfig, size: int, containers: int, version: Version
-) -> dict[str, Any]:
-    tags, digests = familiar_names(record.references), familiar_names(record.digests)
-    if version < (1, 43) and not tags:
-        tags = ["<none>:<none>"]
-    shape = {
-        "Id": record.id,
-        "ParentId": record.parent,
-        "RepoTags": tags,
-        "RepoDigests": digests,
-        "Created": created_of(config),
-        "Size": size,
-        "SharedSize": -1,
-        "Labels": config.config.get("Labels"),
-        "Containers": containers,
-    }
-    if version < (1, 44):
-        shape["VirtualSize"] = size
-    return shape
-
-
-def created_of(config: ImageConfig) -> int:
-    """Unix seconds."""
-    return seconds_of(config.created)
-
-
-def seconds_of(when: Any) -> int:
-    """Unix seconds of a time in an image's config; 0 for none."""
-    text = str(when or ZERO)[:19]
-    try:
-        return max(0, calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))) if not text.startswith("0001") else 0
-    except ValueError:
-        return 0
-
-
-def inspect_image(record: ImageRecord, config: ImageConfig, size: int, version: Version) -> dict[str, Any]:
-    inner = _config(config.config)
-    inner["Labels"] = config.config.get("Labels")
-    shape: dict[str, Any] = {
-        "Id": record.id,
-        "RepoTags": familiar_names(record.references),
-        "RepoDigests": familiar_names(record.digests),
-        "Parent": record.parent,
-        "Comment": config.comment or "",
-        "Created": config.created or ZERO,
-        "DockerVersion": config.docker_version or "",
-        "Author": config.author or "",
-        "Config": inner,
-        "Architecture": config.platform.architecture,
-        "Os": config.platform.system,
-        "Size": size,
-        "GraphDriver": {"Name": "erofs", "Data": None},
-        "RootFS": {"Type": "layers", "Layers": config.diff_ids},
-        "Metadata": {"LastTagTime": rfc3339(int(record.tagged * 1e9))},
-    }
-    if version < (1, 45):
-        shape["Container"] = msgspec.json.decode(config.container) or ""
-        shape["ContainerConfig"] = _config(msgspec.json.decode(config.container_config) or {"Labels": None})
-    if config.variant:
-        shape["Variant"] = config.variant
-    if version < (1, 44):
-        shape["VirtualSize"] = size
-    return shape
-
-
-def network_shape(
-    record: NetworkRecord, networks: NetworkBackend, version: Version, *, members: bool
-) -> dict[str, Any]:
-    """A network, with those who are on it or without."""
-    configs = []
-    for pool in record.pools:
-        config: dict[str, Any] = {"Subnet": pool.subnet}
-        if pool.ip_range:
-            config["IPRange"] = pool.ip_range
-        if pool.gateway or not record.is_external:
-            config["Gateway"] = pool.gateway
-        if pool.aux:
-            config["AuxiliaryAddresses"] = pool.aux
-        configs.append(config)
-    options = dict(record.options)
-    if record.name == "bridge":
-        options = {
-            "com.docker.network.bridge.default_bridge": "true",
-            "com.docker.network.bridge.enable_icc": "true",
-            "com.docker.network.bridge.enable_ip_masquerade": "true",
-            "com.docker.network.bridge.host_binding_ipv4": "0.0.0.0",
-            "com.docker.network.bridge.name": record.bridge,
-            "com.docker.network.driver.mtu": "1500",
-            **options,
-        }
-    if record.is_external:
-        options = {"vch.network": record.bridge, "vch.firewall": record.firewall, "vch.dns": ",".join(record.dns)}
-    shape: dict[str, Any] = {
-        "Name": record.name,
-        "Id": record.id,
-        "Created": rfc3339(record.created),
-        "Scope": record.scope,
-        "Driver": record.driver,
-        "EnableIPv6": record.ipv6,
-        "IPAM": {
-            "Driver": "dhcp" if record.dhcp else "default",
-            "Options": record.ipam_options,
-            "Config": configs if record.driver not in ("host", "null") else None if version >= (1, 48) else [],
-        },
-        "Internal": record.internal,
-        "Attachable": record.attachable,
-        "Ingress": record.ingress,
-        "ConfigFrom": {"Network": ""},
-        "ConfigOnly": False,
-        "Containers": {},
-        "Options": options,
-        "Labels": record.labels,
-    }
-    if version >= (1, 48):
-        shape["EnableIPv4"] = record.ipv4
-    if members:
-        shape["Containers"] = {
-            container.id: {
-                "Name": container.record.name,
-                "EndpointID": endpoint.id,
-                "MacAddress": endpoint.mac,
-                "IPv4Address": endpoint.ipv4.cidr if endpoint.ipv4 is not None else "",
-                "IPv6Address": endpoint.ipv6.cidr if endpoint.ipv6 is not None else "",
-            }
-            for container, endpoint in networks.members(record)
-        }
-    return shape

@@ -5,8 +5,9 @@ from collections import Counter
 from typing import Any
 
 from appliance.api.backend import ContainerBackend, NetworkBackend, VolumeBackend
+from appliance.api.image_shapes import list_image
 from appliance.api.router import Route
-from appliance.api.shapes import list_container, list_image
+from appliance.api.shapes import list_container
 from appliance.api.volumes import volume_shape
 from appliance.errors import InvalidParameter
 from appliance.http import Reply, Request

@@ -1,7 +1,6 @@
 """Which capabilities a container has. Pure."""
 
-from typing import Any
-
+from appliance.container.host_config import HostConfig
 from appliance.errors import InvalidParameter
 
 # moby oci/caps: what a container may by default.
@@ -17,7 +16,7 @@ _ALL_CAPABILITIES = (
 )  # fmt: skip
 
 
-def capabilities(host: dict[str, Any]) -> list[str]:
+def capabilities(host_config: HostConfig) -> list[str]:
     """The capability names of CapAdd, CapDrop, Privileged, as moby's oci/caps counts them."""
 
     def clean(names: list[str] | None) -> list[str]:
@@ -27,12 +26,12 @@ def capabilities(host: dict[str, Any]) -> list[str]:
                 raise InvalidParameter(f'invalid capability: "CAP_{name}"')
         return cleaned
 
-    add, drop = clean(host.get("CapAdd")), clean(host.get("CapDrop"))
-    if host.get("Privileged") or ("ALL" in add and "ALL" not in drop) or "ALL" in add:
+    add, drop = clean(host_config.cap_add), clean(host_config.cap_drop)
+    if host_config.privileged or ("ALL" in add and "ALL" not in drop) or "ALL" in add:
         base = [*_ALL_CAPABILITIES]
     elif "ALL" in drop:
         base = [name for name in add if name != "ALL"]
         drop = []
     else:
         base = [*_DEFAULT_CAPABILITIES, *(name for name in add if name not in _DEFAULT_CAPABILITIES)]
-    return [f"CAP_{name}" for name in base if host.get("Privileged") or name not in drop]
+    return [f"CAP_{name}" for name in base if host_config.privileged or name not in drop]

@@ -1,7 +1,8 @@
-"""What a client wants of `docker commit`."""
+"""What a client asks of `docker commit`."""
 
 from dataclasses import dataclass
-from typing import Any
+
+from appliance.container.config import ContainerConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,4 +14,4 @@ class Commit:
     author: str
     pause: bool
     changes: list[str]
-    config: dict[str, Any]
+    config: ContainerConfig

@@ -1,10 +1,12 @@
 """What is kept of a container on disk."""
 
 import re
-from typing import Any
 
 import msgspec
 
+from appliance.container.config import ContainerConfig
+from appliance.container.endpoint_settings import EndpointSettings
+from appliance.container.host_config import HostConfig
 from appliance.container.lifecycle import Created, Exited, Running, State
 from appliance.container.mounts import MountRecord
 
@@ -25,13 +27,13 @@ class Binding(msgspec.Struct, frozen=True):
 
 
 class Attachment(msgspec.Struct):
-    """A container's place on the network of this name: what is `wanted` (Docker's EndpointSettings), and what a run has of it.
+    """A container on the network of this name: the settings that its client `wanted`, and the endpoint of the present run.
 
-    `network_id` tells networks of one name apart; it is empty while none of that name was there yet.
+    `network_id` tells networks of the same name apart. It is empty until a network of that name exists.
     """
 
     network: str
-    wanted: dict[str, Any] = {}
+    wanted: EndpointSettings = msgspec.field(default_factory=EndpointSettings)
     network_id: str = ""
     endpoint: str = ""
     interface: str = ""
@@ -55,8 +57,8 @@ class ContainerRecord(msgspec.Struct):
     created: int
     image_id: str
     image: str
-    config: dict[str, Any]
-    host: dict[str, Any]
+    config: ContainerConfig
+    host_config: HostConfig = msgspec.field(name="host")
     state: str = "created"
     started: int = 0
     finished: int = 0
@@ -73,12 +75,11 @@ class ContainerRecord(msgspec.Struct):
 
     @property
     def log_driver(self) -> str:
-        return (self.host.get("LogConfig") or {}).get("Type") or "json-file"
+        return self.host_config.log_config.type or "json-file"
 
     @property
     def log_options(self) -> dict[str, str]:
-        options: dict[str, str] = (self.host.get("LogConfig") or {}).get("Config") or {}
-        return options
+        return self.host_config.log_config.config
 
 
 def state_of(record: ContainerRecord) -> State:

@@ -72,18 +72,18 @@ def _fold_value(value: Any, expected: inspect.Type) -> None:
                 _fold_value(item, plain(inner)[0])
 
 
-def convert(given: dict[str, Any], struct: type[S]) -> S:
-    """The Struct of a folded object. InvalidParameter names the member that has another type."""
+def convert(given: dict[str, Any], struct: type[S], owner: str = "") -> S:
+    """The Struct of a folded object. InvalidParameter names the member that has another type, and `owner` if it has one."""
     try:
         return msgspec.convert(given, struct)
     except msgspec.ValidationError as error:
-        raise InvalidParameter(f"invalid JSON: {_explain(str(error), struct)}") from error
+        raise InvalidParameter(f"invalid JSON: {_explain(str(error), struct, owner)}") from error
 
 
-def _explain(text: str, struct: type[msgspec.Struct]) -> str:
+def _explain(text: str, struct: type[msgspec.Struct], owner: str) -> str:
     """msgspec's error text with its path ("... - at `$.Mounts[0].Type`") in the words of the API."""
     expected: inspect.Type = inspect.type_info(struct)
-    owner, named, subject = "", expected, ""
+    named, subject = expected, owner
     for step in _STEP.finditer(text.rpartition(" - at `$")[2]):
         if step["name"]:
             assert isinstance(expected, inspect.StructType)
@@ -100,12 +100,14 @@ def _explain(text: str, struct: type[msgspec.Struct]) -> str:
     return f"an item of {where} is not {kind_of(expected).value}"
 
 
-def decode_stored(data: bytes, struct: type[S]) -> S:
+def decode_stored(data: bytes | msgspec.Raw, struct: type[S]) -> S:
     """A stored row, of this version or an earlier one. Whatever does not fit the Struct is left out: a row always loads."""
     try:
         return msgspec.json.decode(data, type=struct)
     except msgspec.ValidationError:
         given = msgspec.json.decode(data)
+    if not isinstance(given, dict):
+        given = {}
     fold(given, struct)
     while True:
         try:

@@ -1,7 +1,8 @@
 """Health checks: what is to be asked, and what the answers come to (moby daemon/health.go). Pure."""
 
 from dataclasses import dataclass, field
-from typing import Any
+
+from appliance.container.config import ContainerConfig, HealthConfig
 
 _SECOND = 1_000_000_000
 _KEPT = 5
@@ -20,23 +21,23 @@ class HealthCheck:
     retries: int
 
 
-def check_of(config: dict[str, Any]) -> HealthCheck | None:
+def check_of(config: ContainerConfig) -> HealthCheck | None:
     """The check of a container's configuration, None when it has none."""
-    health = config.get("Healthcheck") or {}
-    match health.get("Test") or []:
+    health = config.healthcheck or HealthConfig()
+    match health.test or []:
         case ["CMD", *words] if words:
             command = words
         case ["CMD-SHELL", *words] if words:
-            command = [*(config.get("Shell") or ("/bin/sh", "-c")), " ".join(words)]
+            command = [*(config.shell or ("/bin/sh", "-c")), " ".join(words)]
         case _:
             return None
     return HealthCheck(
         command,
-        health.get("Interval") or 30 * _SECOND,
-        health.get("Timeout") or 30 * _SECOND,
-        health.get("StartPeriod") or 0,
-        health.get("StartInterval") or 5 * _SECOND,
-        health.get("Retries") or 3,
+        health.interval or 30 * _SECOND,
+        health.timeout or 30 * _SECOND,
+        health.start_period or 0,
+        health.start_interval or 5 * _SECOND,
+        health.retries or 3,
     )
 
 

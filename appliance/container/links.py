@@ -1,7 +1,6 @@
 """Docker's legacy links: what a container on the default network learns of another one, by its environment. Pure."""
 
-from typing import Any
-
+from appliance.container.config import ContainerConfig
 from appliance.errors import InvalidParameter
 
 
@@ -15,13 +14,11 @@ def parse_link(text: str) -> tuple[str, str]:
     return name, alias
 
 
-def link_environment(parent: str, alias: str, address: str, child: dict[str, Any]) -> list[str]:
+def link_environment(parent: str, alias: str, address: str, child: ContainerConfig) -> list[str]:
     """The variables for a link to a container of configuration `child` (moby daemon/links)."""
     prefix = alias.replace("-", "_").upper()
     env = [f"{prefix}_NAME=/{parent}/{alias}"]
-    ports = sorted(
-        child.get("ExposedPorts") or (), key=lambda text: (text.partition("/")[2], int(text.partition("/")[0]))
-    )
+    ports = sorted(child.exposed_ports or (), key=lambda text: (text.partition("/")[2], int(text.partition("/")[0])))
     for index, exposed in enumerate(ports):
         port, _, protocol = exposed.partition("/")
         protocol = protocol or "tcp"
@@ -30,7 +27,7 @@ def link_environment(parent: str, alias: str, address: str, child: dict[str, Any
             env.append(f"{prefix}_PORT={url}")
         base = f"{prefix}_PORT_{port}_{protocol.upper()}"
         env += [f"{base}={url}", f"{base}_ADDR={address}", f"{base}_PORT={port}", f"{base}_PROTO={protocol}"]
-    for entry in child.get("Env") or ():
+    for entry in child.env or ():
         name, equals, value = entry.partition("=")
         # Only what was set for the container itself tells something; HOME and PATH do not.
         if equals and name not in ("HOME", "PATH"):

@@ -5,10 +5,18 @@ Texts are those of moby's volume/mounts.
 
 import os.path
 import re
-from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
+from appliance.container.host_config import (
+    BindOptions,
+    HostConfig,
+    Mount,
+    TmpfsOptions,
+    VolumeDriverConfig,
+    VolumeOptions,
+)
 from appliance.errors import InvalidParameter
 
 _PROPAGATIONS = frozenset(("private", "rprivate", "slave", "rslave", "shared", "rshared"))
@@ -80,72 +88,73 @@ def _check_destination(destination: str, before: str) -> None:
         raise InvalidParameter(f"{before}invalid specification: destination can't be '/'")
 
 
-def parse_mount(given: dict[str, Any]) -> MountRecord:
+def parse_mount(given: Mount) -> MountRecord:
     """An element of Mounts. InvalidParameter in moby's words."""
-    kind = given.get("Type") or ""
-    if not isinstance(kind, str) or kind not in ("bind", "volume", "tmpfs"):
+    kind, target, source = given.type or "", given.target or "", given.source or ""
+    if kind not in ("bind", "volume", "tmpfs"):
         raise InvalidParameter(f'invalid mount config for type "{kind}": mount type unknown: "{kind}"')
     before = f'invalid mount config for type "{kind}": '
-    target, source = given.get("Target") or "", given.get("Source") or ""
-    if not isinstance(target, str) or not isinstance(source, str):
-        raise InvalidParameter(f"{before}Source and Target are strings")
     if not target:
         raise InvalidParameter(f"{before}field Target must not be empty")
     if not target.startswith("/"):
         raise InvalidParameter(f"{before}invalid mount target: {target}: mount path must be absolute")
-    record = MountRecord(kind, clean(target), read_only=bool(given.get("ReadOnly")))
+    record = MountRecord(kind, clean(target), read_only=bool(given.read_only))
     _check_destination(record.destination, before)
-    for other in ("bind", "volume", "tmpfs"):
-        if other != kind and given.get(f"{other.capitalize()}Options"):
-            raise InvalidParameter(f"{before}field {other.capitalize()}Options must not be specified")
-    options = given.get(f"{kind.capitalize()}Options") or {}
-    if not isinstance(options, dict):
-        raise InvalidParameter(f"{before}options are no object")
+    bind, volume, tmpfs = given.bind_options, given.volume_options, given.tmpfs_options
+    for other, name, options, empty in (
+        ("bind", "BindOptions", bind, BindOptions()),
+        ("volume", "VolumeOptions", volume, VolumeOptions()),
+        ("tmpfs", "TmpfsOptions", tmpfs, TmpfsOptions()),
+    ):
+        if other != kind and options and options != empty:
+            raise InvalidParameter(f"{before}field {name} must not be specified")
     if kind == "bind":
-        _take_bind(record, source, options, before)
+        _take_bind(record, source, bind or BindOptions(), before)
     elif kind == "volume":
-        _take_volume(record, source, options, before)
+        _take_volume(record, source, volume or VolumeOptions(), before)
     else:
-        if source:
-            raise InvalidParameter(f"{before}field Source must not be specified")
-        size, mode = options.get("SizeBytes") or 0, options.get("Mode") or 0o1777
-        if not isinstance(size, int) or not isinstance(mode, int) or size < 0:
-            raise InvalidParameter(f"{before}SizeBytes and Mode are numbers")
-        record.options = {"mode": f"{mode:o}", **({"size": str(size)} if size else {})}
-        for option in options.get("Options") or ():
-            record.options[str(option[0])] = str(option[1]) if len(option) > 1 else ""
+        _take_tmpfs(record, source, tmpfs or TmpfsOptions(), before)
     return record
 
 
-def _take_bind(record: MountRecord, source: str, options: dict[str, Any], before: str) -> None:
+def _take_bind(record: MountRecord, source: str, options: BindOptions, before: str) -> None:
     if not source:
         raise InvalidParameter(f"{before}field Source must not be empty")
     if not source.startswith("/"):
         raise InvalidParameter(f"{before}invalid mount path: '{source}' mount path must be absolute")
     record.source = clean(source)
-    record.propagation = str(options.get("Propagation") or "rprivate")
+    record.propagation = options.propagation or "rprivate"
     if record.propagation not in _PROPAGATIONS:
         raise InvalidParameter(f"{before}invalid propagation mode: {record.propagation}")
-    record.create = bool(options.get("CreateMountpoint"))
+    record.create = bool(options.create_mountpoint)
 
 
-def _take_volume(record: MountRecord, source: str, options: dict[str, Any], before: str) -> None:
+def _take_volume(record: MountRecord, source: str, options: VolumeOptions, before: str) -> None:
     record.name, record.anonymous = source, not source
-    record.no_copy = bool(options.get("NoCopy"))
-    record.subpath = str(options.get("Subpath") or "")
+    record.no_copy = bool(options.no_copy)
+    record.subpath = options.subpath or ""
     if record.subpath.startswith("/") or ".." in record.subpath.split("/"):
         raise InvalidParameter(f"{before}subpath must be a relative path within the volume")
     if record.subpath and not source:
         raise InvalidParameter(f"{before}must not set Subpath when using anonymous volumes")
-    driver = options.get("DriverConfig") or {}
-    if driver.get("Name") not in (None, "", "local"):
+    driver = options.driver_config or VolumeDriverConfig()
+    if driver.name not in (UNSET, "", "local"):
         raise InvalidParameter(
-            f'{before}error looking up volume plugin {driver["Name"]}: plugin "{driver["Name"]}" not found'
+            f'{before}error looking up volume plugin {driver.name}: plugin "{driver.name}" not found'
         )
-    for key, given in (("labels", options.get("Labels")), ("options", driver.get("Options"))):
-        if given and not (isinstance(given, dict) and all(isinstance(value, str) for value in given.values())):
-            raise InvalidParameter(f"{before}{key} are a map of strings")
-        setattr(record, key, dict(given or {}))
+    record.labels = dict(options.labels or {})
+    record.options = dict(driver.options or {})
+
+
+def _take_tmpfs(record: MountRecord, source: str, options: TmpfsOptions, before: str) -> None:
+    if source:
+        raise InvalidParameter(f"{before}field Source must not be specified")
+    size = options.size_bytes or 0
+    if size < 0:
+        raise InvalidParameter(f"{before}SizeBytes must not be negative")
+    record.options = {"mode": f"{options.mode or 0o1777:o}", **({"size": str(size)} if size else {})}
+    for option in filter(None, options.options or ()):
+        record.options[option[0]] = option[1] if len(option) > 1 else ""
 
 
 def parse_volumes_from(text: str) -> tuple[str, bool | None]:
@@ -158,21 +167,18 @@ def parse_volumes_from(text: str) -> tuple[str, bool | None]:
     return name, {"ro": True, "rw": False}.get(mode)
 
 
-def check_mounts(host: dict[str, Any]) -> list[str]:
-    """Hold a HostConfig's mounts against each other; the warnings. InvalidParameter in moby's words."""
-    records = [parse_bind(text) for text in host.get("Binds") or ()]
-    for given in host.get("Mounts") or ():
-        if not isinstance(given, dict):
-            raise InvalidParameter("invalid JSON: Mounts is a list of objects")
-        records.append(parse_mount(given))
-    for text in host.get("VolumesFrom") or ():
+def check_mounts(host_config: HostConfig) -> list[str]:
+    """Check that a HostConfig's mounts do not contradict each other; return warnings. InvalidParameter in moby's words."""
+    records = [parse_bind(text) for text in host_config.binds or ()]
+    records += [parse_mount(given) for given in host_config.mounts or ()]
+    for text in host_config.volumes_from or ():
         parse_volumes_from(text)
     seen: set[str] = set()
-    for destination in (*(record.destination for record in records), *map(clean, host.get("Tmpfs") or ())):
+    for destination in (*(record.destination for record in records), *map(clean, host_config.tmpfs or ())):
         if destination in seen:
             raise InvalidParameter(f"Duplicate mount point: {destination}")
         seen.add(destination)
-    for target in host.get("Tmpfs") or ():
+    for target in host_config.tmpfs or ():
         _check_destination(clean(target), f"invalid tmpfs mount '{target}': ")
     return [
         f"propagation {record.propagation} of {record.destination} was discarded: what the host mounts later is not seen in a machine"

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from appliance.container.capabilities import capabilities
+from appliance.container.host_config import HostConfig
 from appliance.errors import InvalidParameter
 from tether.launch.oci import Seccomp, SyscallArgument, SyscallRule
 
@@ -39,14 +40,14 @@ def _argument(raw: dict[str, Any]) -> SyscallArgument:
     return SyscallArgument(raw.get("index", 0), raw.get("value", 0), raw.get("valueTwo"), raw.get("op", ""))
 
 
-def parse_profile(text: str, host: dict[str, Any]) -> Seccomp:
-    """Return the profile without the rules that do not apply; `host` decides which capabilities the container has.
+def parse_profile(text: str, host_config: HostConfig) -> Seccomp:
+    """Return the profile without the rules that do not apply; `host_config` decides which capabilities the container has.
 
     InvalidParameter when the text is not a profile.
     """
     try:
         raw = json.loads(text)
-        granted = set(capabilities(host))
+        granted = set(capabilities(host_config))
         rules = []
         for rule in raw.get("syscalls") or ():
             if not _applies(rule.get("includes") or {}, granted, every=True):

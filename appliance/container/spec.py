@@ -2,9 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+import msgspec
 
 from appliance.container.capabilities import capabilities
+from appliance.container.config import ContainerConfig
+from appliance.container.exec_config import ExecConfig
+from appliance.container.host_config import HostConfig
 from appliance.container.mounts import clean
 from appliance.container.seccomp import parse_profile
 from appliance.errors import InvalidParameter
@@ -38,19 +42,19 @@ class ProcessArguments:
     args: tuple[str, ...]
 
 
-def arguments(config: dict[str, Any]) -> ProcessArguments:
+def arguments(config: ContainerConfig) -> ProcessArguments:
     """InvalidParameter when there is nothing to run."""
-    joined = [*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ())]
+    joined = [*(config.entrypoint or ()), *(config.cmd or ())]
     if not joined or (len(joined) == 1 and not joined[0]):
         raise InvalidParameter("no command specified")
     return ProcessArguments(joined[0], tuple(joined[1:]))
 
 
-def _mounts(host: dict[str, Any], own: Sequence[oci.Mount]) -> tuple[oci.Mount, ...]:
+def _mounts(host_config: HostConfig, own: Sequence[oci.Mount]) -> tuple[oci.Mount, ...]:
     """The mounts that every container has, except those that `own` replaces, and `own`. A mount follows those that contain it."""
-    access = () if host.get("Privileged") else ("ro",)
+    access = () if host_config.privileged else ("ro",)
     secure = ("nosuid", "noexec", "nodev")
-    shm = int(host.get("ShmSize") or 64 << 20)
+    shm = host_config.shm_size or 64 << 20
     mounts = [
         oci.Mount("/proc", "proc", "proc", secure),
         oci.Mount("/dev", "tmpfs", "tmpfs", ("nosuid", "strictatime", "mode=755", "size=65536k")),
@@ -64,18 +68,18 @@ def _mounts(host: dict[str, Any], own: Sequence[oci.Mount]) -> tuple[oci.Mount, 
         oci.Mount("/sys/fs/cgroup", "cgroup", "cgroup", (*secure, *access)),
         oci.Mount("/dev/mqueue", "mqueue", "mqueue", secure),
     ]
-    if host.get("IpcMode") != "none":
+    if host_config.ipc_mode != "none":
         mounts.append(oci.Mount("/dev/shm", "tmpfs", "shm", (*secure, "mode=1777", f"size={shm}")))
     for name in ("resolv.conf", "hostname", "hosts"):
         mounts.append(oci.Mount(f"/etc/{name}", "bind", f"{FILES}/{name}", ("rbind", "rprivate")))
     own = list(own)
-    for target, options in (host.get("Tmpfs") or {}).items():
+    for target, options in (host_config.tmpfs or {}).items():
         own.append(tmpfs_mount(target, [option for option in options.split(",") if option]))
-    for device in host.get("Devices") or ():
+    for device in host_config.devices or ():
         # A device node of the guest, bound as it is there.
-        node = device["PathOnHost"]
-        mounts.append(oci.Mount(device.get("PathInContainer") or node, "bind", node, ("bind",)))
-    if host.get("Init"):
+        node = device.path_on_host or ""
+        mounts.append(oci.Mount(device.path_in_container or node, "bind", node, ("bind",)))
+    if host_config.init:
         mounts.append(oci.Mount("/sbin/docker-init", "bind", "/usr/bin/tini-static", ("bind", "ro")))
     taken = {clean(mount.destination) for mount in own}
     mounts = [mount for mount in mounts if mount.destination not in taken]
@@ -87,152 +91,136 @@ def tmpfs_mount(target: str, options: Iterable[str]) -> oci.Mount:
     return oci.Mount(target, "tmpfs", "tmpfs", ("nosuid", "noexec", "nodev", *options))
 
 
-def _namespaces(host: dict[str, Any]) -> list[str]:
+def _namespaces(host_config: HostConfig) -> list[str]:
     """Those of its own; what is the host's elsewhere is the guest's here."""
-    modes = {"pid": "PidMode", "uts": "UTSMode", "ipc": "IpcMode", "cgroup": "CgroupnsMode"}
-    return ["mount", *(name for name, key in modes.items() if host.get(key) != "host")]
+    modes = {
+        "pid": host_config.pid_mode,
+        "uts": host_config.uts_mode,
+        "ipc": host_config.ipc_mode,
+        "cgroup": host_config.cgroupns_mode,
+    }
+    return ["mount", *(name for name, mode in modes.items() if mode != "host")]
 
 
-def _paths(host: dict[str, Any], key: str, default: tuple[str, ...]) -> list[str]:
-    if host.get("Privileged") or "systempaths=unconfined" in (host.get("SecurityOpt") or ()):
+def _paths(host_config: HostConfig, given: list[str] | None, default: tuple[str, ...]) -> list[str]:
+    if host_config.privileged or "systempaths=unconfined" in (host_config.security_opt or ()):
         return []
-    return list(default) if host.get(key) is None else list(host[key])
+    return list(default if given is None else given)
 
 
-def masked_paths(host: dict[str, Any]) -> list[str]:
-    """What of the kernel a container does not see."""
-    return _paths(host, "MaskedPaths", _MASKED)
+def masked_paths(host_config: HostConfig) -> list[str]:
+    """The paths of the kernel's file systems that the container does not see."""
+    return _paths(host_config, host_config.masked_paths, _MASKED)
 
 
-def readonly_paths(host: dict[str, Any]) -> list[str]:
-    return _paths(host, "ReadonlyPaths", _READ_ONLY)
+def readonly_paths(host_config: HostConfig) -> list[str]:
+    return _paths(host_config, host_config.readonly_paths, _READ_ONLY)
 
 
-# What of HostConfig becomes a limit, and can be changed while the container runs.
-LIMITS = frozenset(
-    (
-        "Memory",
-        "MemorySwap",
-        "MemoryReservation",
-        "CpuShares",
-        "NanoCpus",
-        "CpuQuota",
-        "CpuPeriod",
-        "CpusetCpus",
-        "CpusetMems",
-        "PidsLimit",
-    )
-)
-
-
-def resources_of(host: dict[str, Any]) -> oci.Resources:
+def resources_of(host_config: HostConfig) -> oci.Resources:
     """The member `linux.resources` of a spec."""
-    quota, period = host.get("CpuQuota") or None, host.get("CpuPeriod") or None
-    if host.get("NanoCpus"):
-        quota, period = quota or host["NanoCpus"] // 10_000, period or 100_000
+    quota, period = host_config.cpu_quota or None, host_config.cpu_period or None
+    if host_config.nano_cpus:
+        quota, period = quota or host_config.nano_cpus // 10_000, period or 100_000
     return oci.Resources(
         oci.Memory(
-            limit=host.get("Memory") or None,
-            swap=host.get("MemorySwap") or None,
-            reservation=host.get("MemoryReservation") or None,
+            limit=host_config.memory or None,
+            swap=host_config.memory_swap or None,
+            reservation=host_config.memory_reservation or None,
         ),
         oci.Cpu(
-            shares=host.get("CpuShares") or None,
+            shares=host_config.cpu_shares or None,
             quota=quota,
             period=period,
-            cpus=host.get("CpusetCpus") or None,
-            mems=host.get("CpusetMems") or None,
+            cpus=host_config.cpuset_cpus or None,
+            mems=host_config.cpuset_mems or None,
         ),
-        oci.Pids(host["PidsLimit"]) if host.get("PidsLimit") else None,
+        oci.Pids(host_config.pids_limit) if host_config.pids_limit else None,
     )
 
 
 def _process(
-    config: dict[str, Any], host: dict[str, Any], args: list[str], env: list[str], hostname: str
+    config: ContainerConfig, host_config: HostConfig, args: list[str], env: list[str], hostname: str
 ) -> oci.Process:
     """The member `process` of a spec. `config` decides User, WorkingDir and Tty."""
     if not any(entry.startswith("PATH=") for entry in env):
         env.insert(0, DEFAULT_PATH)
     if not any(entry.startswith("HOSTNAME=") for entry in env):
         env.insert(1, f"HOSTNAME={hostname}")
-    if config.get("Tty") and not any(entry.startswith("TERM=") for entry in env):
+    if config.tty and not any(entry.startswith("TERM=") for entry in env):
         env.append("TERM=xterm")
-    granted = tuple(capabilities(host))
-    groups = host.get("GroupAdd") or ()
-    security = [option for option in host.get("SecurityOpt") or () if option.startswith("no-new-privileges")]
+    granted = tuple(capabilities(host_config))
+    groups = host_config.group_add or ()
+    security = [option for option in host_config.security_opt or () if option.startswith("no-new-privileges")]
     return oci.Process(
-        terminal=bool(config.get("Tty")),
+        terminal=config.tty,
         user=oci.User(
-            username=config.get("User") or "",
+            username=config.user,
             additional_gids=tuple(int(group) for group in groups if group.isdigit()),
             additional_groups=tuple(group for group in groups if not group.isdigit()),
         ),
         args=tuple(args),
         env=tuple(env),
-        cwd=config.get("WorkingDir") or "/",
+        cwd=config.working_dir or "/",
         capabilities=oci.Capabilities(bounding=granted, effective=granted, permitted=granted),
         rlimits=tuple(
-            oci.Rlimit(f"RLIMIT_{limit['Name'].upper()}", limit["Soft"], limit["Hard"])
-            for limit in host.get("Ulimits") or ()
+            oci.Rlimit(f"RLIMIT_{(limit.name or '').upper()}", limit.soft or 0, limit.hard or 0)
+            for limit in host_config.ulimits or ()
         ),
         no_new_privileges=any(not option.endswith(("=false", ":false")) for option in security),
-        oom_score_adj=host.get("OomScoreAdj") or 0,
+        oom_score_adj=host_config.oom_score_adj,
     )
 
 
-def _seccomp(host: dict[str, Any]) -> oci.Seccomp | None:
+def _seccomp(host_config: HostConfig) -> oci.Seccomp | None:
     """The profile that SecurityOpt has; none by default, since the VM is the boundary."""
-    for option in host.get("SecurityOpt") or ():
+    for option in host_config.security_opt or ():
         name, value = option[:7], option[8:]
-        if name == "seccomp" and value not in ("unconfined", "builtin") and not host.get("Privileged"):
-            return parse_profile(value, host)
+        if name == "seccomp" and value not in ("unconfined", "builtin") and not host_config.privileged:
+            return parse_profile(value, host_config)
     return None
 
 
-def build_exec_spec(config: dict[str, Any], host: dict[str, Any], wanted: dict[str, Any]) -> bytes:
-    """config.json of an exec: the container's process with what `wanted` (ExecConfig of the API) says instead."""
-    names = {entry.partition("=")[0] for entry in wanted.get("Env") or ()}
-    env = [entry for entry in config.get("Env") or () if entry.partition("=")[0] not in names]
-    env += [entry for entry in wanted.get("Env") or () if "=" in entry]
-    merged = {
-        "Tty": bool(wanted.get("Tty")),
-        "User": wanted.get("User") or config.get("User"),
-        "WorkingDir": wanted.get("WorkingDir") or config.get("WorkingDir"),
-    }
-    if not str(merged["WorkingDir"] or "/").startswith("/"):
-        raise InvalidParameter(
-            f"the working directory '{merged['WorkingDir']}' is invalid, it needs to be an absolute path"
-        )
-    granted = {**host, "Privileged": True} if wanted.get("Privileged") else host
-    process = _process(merged, granted, list(wanted["Cmd"]), env, config.get("Hostname") or "")
+def build_exec_spec(config: ContainerConfig, host_config: HostConfig, wanted: ExecConfig) -> bytes:
+    """config.json of an exec: the container's process with the settings that `wanted` replaces."""
+    given = wanted.env or ()
+    names = {entry.partition("=")[0] for entry in given}
+    env = [entry for entry in config.env or () if entry.partition("=")[0] not in names]
+    env += [entry for entry in given if "=" in entry]
+    working_dir = wanted.working_dir or config.working_dir
+    if not (working_dir or "/").startswith("/"):
+        raise InvalidParameter(f"the working directory '{working_dir}' is invalid, it needs to be an absolute path")
+    merged = ContainerConfig(tty=wanted.tty, user=wanted.user or config.user, working_dir=working_dir)
+    granted = msgspec.structs.replace(host_config, privileged=True) if wanted.privileged else host_config
+    process = _process(merged, granted, list(wanted.cmd or ()), env, config.hostname)
     return oci.encode(oci.Spec(oci.VERSION, process))
 
 
-def build_spec(config: dict[str, Any], host: dict[str, Any], hostname: str, own: Sequence[oci.Mount]) -> bytes:
+def build_spec(config: ContainerConfig, host_config: HostConfig, hostname: str, own: Sequence[oci.Mount]) -> bytes:
     """Return config.json. `own` are the container's mounts beside those that every container has.
 
     InvalidParameter when there is nothing to run.
     """
     command = arguments(config)
     args = [command.path, *command.args]
-    if host.get("Init"):
+    if host_config.init:
         args = ["/sbin/docker-init", "--", *args]
     linux = oci.Linux(
-        namespaces=tuple(oci.Namespace(kind) for kind in _namespaces(host)),
-        masked_paths=tuple(masked_paths(host)),
-        readonly_paths=tuple(readonly_paths(host)),
-        sysctl=host.get("Sysctls") or {},
-        resources=resources_of(host),
-        seccomp=_seccomp(host),
+        namespaces=tuple(oci.Namespace(kind) for kind in _namespaces(host_config)),
+        masked_paths=tuple(masked_paths(host_config)),
+        readonly_paths=tuple(readonly_paths(host_config)),
+        sysctl=host_config.sysctls or {},
+        resources=resources_of(host_config),
+        seccomp=_seccomp(host_config),
     )
     return oci.encode(
         oci.Spec(
             oci.VERSION,
-            _process(config, host, args, list(config.get("Env") or ()), hostname),
-            oci.Root(ROOT, bool(host.get("ReadonlyRootfs"))),
+            _process(config, host_config, args, list(config.env or ()), hostname),
+            oci.Root(ROOT, host_config.readonly_rootfs),
             hostname,
-            config.get("Domainname") or "",
-            _mounts(host, own),
+            config.domainname,
+            _mounts(host_config, own),
             linux,
         )
     )

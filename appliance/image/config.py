@@ -1,46 +1,15 @@
 """An image's config (OCI image-spec config.md, with Docker's additions). Strangers write it, so all that is used of it is checked."""
 
 import re
-from typing import Annotated, Any
 
 import msgspec
 
+from appliance.container.config import ContainerConfig
+from appliance.container.go_json import decode_stored, fold
 from appliance.errors import ProtocolError
 from appliance.image.platform import Platform, platform_of
 
 _MAX_LAYERS = 250
-
-Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-Words = list[str] | str | None
-"""Docker reads a string as a list of one (moby's strslice)."""
-_WORDS = ("Cmd", "Entrypoint", "Shell")
-
-
-class _Health(msgspec.Struct, rename="pascal"):
-    test: list[str] | None = None
-    interval: Int64 | None = None
-    timeout: Int64 | None = None
-    start_period: Int64 | None = None
-    start_interval: Int64 | None = None
-    retries: Int64 | None = None
-
-
-class _Config(msgspec.Struct, rename="pascal"):
-    hostname: str | None = None
-    domainname: str | None = None
-    user: str | None = None
-    exposed_ports: dict[str, dict[str, Any] | None] | None = None
-    env: list[str] | None = None
-    entrypoint: Words = None
-    cmd: Words = None
-    shell: Words = None
-    on_build: list[str] | None = None
-    volumes: dict[str, dict[str, Any] | None] | None = None
-    working_dir: str | None = None
-    labels: dict[str, str] | None = None
-    stop_signal: str | None = None
-    stop_timeout: Int64 | None = None
-    healthcheck: _Health | None = None
 
 
 class History(msgspec.Struct, omit_defaults=True):
@@ -60,12 +29,6 @@ class RootFs(msgspec.Struct):
     diff_ids: list[str] | None = None
 
 
-class _Checked(msgspec.Struct):
-    """The part of the config that is kept as a dictionary."""
-
-    config: _Config | None = None
-
-
 class ImageConfig(msgspec.Struct, omit_defaults=True, kw_only=True):
     """An image's config. Fields that vch does not use are ignored; the bytes that came are kept beside it (ImageRecord.config)."""
 
@@ -77,10 +40,8 @@ class ImageConfig(msgspec.Struct, omit_defaults=True, kw_only=True):
     comment: str | None = None
     docker_version: str | None = None
     os_version: str | None = msgspec.field(default=None, name="os.version")
-    # Docker's record of the container that an image was committed from; API 1.44 and older show it.
-    container: msgspec.Raw = msgspec.Raw(b"null")
-    container_config: msgspec.Raw = msgspec.Raw(b"null")
-    container_defaults: dict[str, Any] | None = msgspec.field(default=None, name="config")
+    # The defaults of the containers that are made from the image.
+    config: ContainerConfig = msgspec.field(default_factory=ContainerConfig)
     history: list[History] | None = None
     rootfs: RootFs | None = None
 
@@ -90,29 +51,30 @@ class ImageConfig(msgspec.Struct, omit_defaults=True, kw_only=True):
         return (self.rootfs.diff_ids if self.rootfs is not None else None) or []
 
     @property
-    def config(self) -> dict[str, Any]:
-        """The defaults that a container of this image gets."""
-        return self.container_defaults or {}
-
-    @property
     def platform(self) -> Platform:
         return platform_of(self.os, self.architecture)
 
 
+class CommittedConfig(ImageConfig, omit_defaults=True, kw_only=True):
+    """The config of an image that `docker commit` makes: Docker also writes which container it was made from."""
+
+    container: str
+    container_config: ContainerConfig
+
+
 def parse_config(data: bytes) -> ImageConfig:
     """Decode a config that was checked when the image came."""
-    config = msgspec.json.decode(data, type=ImageConfig)
-    for name in _WORDS:
-        if isinstance(text := config.config.get(name), str):
-            config.config[name] = [text]
-    return config
+    return decode_stored(data, ImageConfig)
 
 
 def parse_config_untrusted(data: bytes) -> ImageConfig:
     """Decode and check a config that a registry, an archive or a client sent. ProtocolError if it is not valid."""
     try:
-        msgspec.json.decode(data, type=_Checked)
-        config = parse_config(data)
+        given = msgspec.json.decode(data)
+        if isinstance(given, dict):
+            # As encoding/json of Go: dockerd would run the image as well.
+            fold(given, ImageConfig)
+        config = msgspec.convert(given, ImageConfig)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ProtocolError(f"invalid image config: {error}") from error
     ids = config.diff_ids

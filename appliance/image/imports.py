@@ -4,6 +4,7 @@ import time
 
 import msgspec
 
+from appliance.container.config import ContainerConfig
 from appliance.container.times import rfc3339
 from appliance.image.config import History, ImageConfig, RootFs
 from appliance.image.instructions import apply_instructions
@@ -17,7 +18,7 @@ async def import_tar(
     store: ImageStore, source: Source, reference: Reference | None, message: str, changes: list[str], platform: Platform
 ) -> ImageRecord:
     """Make an image of a tar, compressed or not, and tag it if `reference` is given. ProtocolError if the source is not a tar."""
-    config = apply_instructions({}, changes)
+    config = apply_instructions(ContainerConfig(), changes)
     layer = await store.add_new_layer(source)
     async with store.pinned([layer.diff_id]):
         created = rfc3339(time.time_ns())
@@ -25,7 +26,7 @@ async def import_tar(
             architecture=platform.architecture,
             os=platform.system,
             created=created,
-            container_defaults=config,
+            config=config,
             comment=message,
             history=[History(created=created, comment=message)],
             rootfs=RootFs("layers", [layer.diff_id]),

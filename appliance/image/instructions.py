@@ -7,17 +7,17 @@ import json
 import re
 import shlex
 from collections.abc import Callable
-from typing import Any
 
+import msgspec
+
+from appliance.container.config import ContainerConfig, Empty, HealthConfig
 from appliance.container.times import parse_duration
 from appliance.errors import InvalidParameter
 
-Config = dict[str, Any]
 
-
-def apply_instructions(config: Config, lines: list[str]) -> Config:
+def apply_instructions(config: ContainerConfig, lines: list[str]) -> ContainerConfig:
     """The configuration after the instructions, one or more a line. InvalidParameter in Docker's words."""
-    result = dict(config)
+    result = msgspec.structs.replace(config)
     for text in lines:
         for line in text.replace("\\\n", " ").splitlines():
             line = line.strip()
@@ -66,26 +66,26 @@ def _pairs(name: str, text: str) -> dict[str, str]:
     return pairs
 
 
-def _cmd(config: Config, text: str) -> None:
-    config["Cmd"] = _command(text)
+def _cmd(config: ContainerConfig, text: str) -> None:
+    config.cmd = _command(text)
 
 
-def _entrypoint(config: Config, text: str) -> None:
-    config["Entrypoint"] = _command(text)
+def _entrypoint(config: ContainerConfig, text: str) -> None:
+    config.entrypoint = _command(text)
 
 
-def _env(config: Config, text: str) -> None:
+def _env(config: ContainerConfig, text: str) -> None:
     pairs = _pairs("ENV", text)
-    kept = [entry for entry in config.get("Env") or () if entry.partition("=")[0] not in pairs]
-    config["Env"] = kept + [f"{key}={value}" for key, value in pairs.items()]
+    kept = [entry for entry in config.env or () if entry.partition("=")[0] not in pairs]
+    config.env = kept + [f"{key}={value}" for key, value in pairs.items()]
 
 
-def _label(config: Config, text: str) -> None:
-    config["Labels"] = {**(config.get("Labels") or {}), **_pairs("LABEL", text)}
+def _label(config: ContainerConfig, text: str) -> None:
+    config.labels = (config.labels or {}) | _pairs("LABEL", text)
 
 
-def _expose(config: Config, text: str) -> None:
-    ports: dict[str, dict[str, str]] = {}
+def _expose(config: ContainerConfig, text: str) -> None:
+    ports = {}
     for word in _words("EXPOSE", text):
         number, _, protocol = word.partition("/")
         if not re.fullmatch(r"[0-9]+(-[0-9]+)?", number) or protocol.lower() not in ("", "tcp", "udp", "sctp"):
@@ -94,12 +94,12 @@ def _expose(config: Config, text: str) -> None:
         if not 0 < int(first) <= int(last or first) < 1 << 16:
             raise InvalidParameter(f"invalid containerPort: {word}")
         for port in range(int(first), int(last or first) + 1):
-            ports[f"{port}/{protocol.lower() or 'tcp'}"] = {}
-    config["ExposedPorts"] = {**(config.get("ExposedPorts") or {}), **ports}
+            ports[f"{port}/{protocol.lower() or 'tcp'}"] = Empty()
+    config.exposed_ports = (config.exposed_ports or {}) | ports
 
 
-def _user(config: Config, text: str) -> None:
-    (config["User"],) = _exactly_one("USER", text)
+def _user(config: ContainerConfig, text: str) -> None:
+    (config.user,) = _exactly_one("USER", text)
 
 
 def _exactly_one(name: str, text: str) -> list[str]:
@@ -109,24 +109,24 @@ def _exactly_one(name: str, text: str) -> list[str]:
     return words
 
 
-def _workdir(config: Config, text: str) -> None:
+def _workdir(config: ContainerConfig, text: str) -> None:
     (path,) = _exactly_one("WORKDIR", text)
-    config["WorkingDir"] = path if path.startswith("/") else f"{config.get('WorkingDir') or ''}/{path}"
+    config.working_dir = path if path.startswith("/") else f"{config.working_dir}/{path}"
 
 
-def _volume(config: Config, text: str) -> None:
+def _volume(config: ContainerConfig, text: str) -> None:
     words = _command(text) if text.startswith("[") else _words("VOLUME", text)
-    config["Volumes"] = {**(config.get("Volumes") or {}), **{word: {} for word in words}}
+    config.volumes = (config.volumes or {}) | {word: Empty() for word in words}
 
 
-def _stopsignal(config: Config, text: str) -> None:
-    (config["StopSignal"],) = _exactly_one("STOPSIGNAL", text)
+def _stopsignal(config: ContainerConfig, text: str) -> None:
+    (config.stop_signal,) = _exactly_one("STOPSIGNAL", text)
 
 
-def _onbuild(config: Config, text: str) -> None:
+def _onbuild(config: ContainerConfig, text: str) -> None:
     if not text or text.split()[0].upper() in ("ONBUILD", "FROM", "MAINTAINER"):
         raise InvalidParameter(f"{(text.split() or ['ONBUILD'])[0]} isn't allowed as an ONBUILD trigger")
-    config["OnBuild"] = [*(config.get("OnBuild") or ()), text]
+    config.on_build = [*(config.on_build or ()), text]
 
 
 def _duration_ns(text: str) -> int:
@@ -136,34 +136,36 @@ def _duration_ns(text: str) -> int:
     return duration
 
 
-def _healthcheck(config: Config, text: str) -> None:
-    health: Config = {}
-    keys = {
-        "interval": "Interval",
-        "timeout": "Timeout",
-        "start-period": "StartPeriod",
-        "start-interval": "StartInterval",
-    }
+def _healthcheck(config: ContainerConfig, text: str) -> None:
+    health = HealthConfig()
     while match := re.match(r"--([a-z-]+)=(\S+)\s*", text):
-        if match[1] == "retries" and match[2].isdigit():
-            health["Retries"] = int(match[2])
-        elif match[1] in keys:
-            health[keys[match[1]]] = _duration_ns(match[2])
-        else:
-            raise InvalidParameter(f"Unknown flag: {match[1]}")
+        match match[1]:
+            case "retries" if match[2].isdigit():
+                health.retries = int(match[2])
+            case "interval":
+                health.interval = _duration_ns(match[2])
+            case "timeout":
+                health.timeout = _duration_ns(match[2])
+            case "start-period":
+                health.start_period = _duration_ns(match[2])
+            case "start-interval":
+                health.start_interval = _duration_ns(match[2])
+            case flag:
+                raise InvalidParameter(f"Unknown flag: {flag}")
         text = text[match.end() :]
     kind, _, rest = text.partition(" ")
     if kind.upper() == "NONE" and not rest.strip():
-        config["Healthcheck"] = {"Test": ["NONE"]}
+        config.healthcheck = HealthConfig(test=["NONE"])
         return
     if kind.upper() != "CMD" or not rest.strip():
         raise InvalidParameter(f'Unknown type "{kind}" in HEALTHCHECK (try CMD)')
     words = _command(rest.strip())
     shell = words[:2] == ["/bin/sh", "-c"] and not rest.strip().startswith("[")
-    config["Healthcheck"] = {**health, "Test": ["CMD-SHELL", rest.strip()] if shell else ["CMD", *words]}
+    health.test = ["CMD-SHELL", rest.strip()] if shell else ["CMD", *words]
+    config.healthcheck = health
 
 
-_HANDLERS: dict[str, Callable[[Config, str], None]] = {
+_HANDLERS: dict[str, Callable[[ContainerConfig, str], None]] = {
     "CMD": _cmd,
     "ENTRYPOINT": _entrypoint,
     "ENV": _env,

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from appliance.container.endpoint_settings import EndpointSettings
 from appliance.hypervisor import NO_BRIDGE, Nic
 
 # Docker's names of the options of the driver `bridge` that vchd honours.
@@ -152,7 +153,7 @@ class Endpoint:
     dns: str
     nic: Nic
     interface: str
-    wanted: dict[str, Any] = field(default_factory=dict)
+    wanted: EndpointSettings = field(default_factory=EndpointSettings)
     servers: tuple[str, ...] = ()
     search: tuple[str, ...] = ()
     ports: tuple[tuple[str, int], ...] = ()
@@ -164,7 +165,7 @@ class Endpoint:
     @property
     def gateway_rank(self) -> tuple[bool, int, str]:
         """The endpoint with the lowest rank has the default route (moby's sandbox.go: not internal, priority, name)."""
-        return self.network.internal, -int(self.wanted.get("GwPriority") or 0), self.network.name
+        return self.network.internal, -self.wanted.gw_priority, self.network.name
 
 
 def gateway_endpoint(endpoints: list[Endpoint]) -> Endpoint | None:

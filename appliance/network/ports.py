@@ -6,11 +6,11 @@ import logging
 import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import trio
 
 from appliance.container.container_record import Binding
+from appliance.container.host_config import PortBinding, PortBindings
 from appliance.diag.isolated import IsolatedTasks
 from appliance.errors import InvalidParameter, VchError
 from appliance.http.listener import BACKLOG, accept_connections
@@ -55,26 +55,20 @@ def each_port(exposed: Iterable[str]) -> Iterator[tuple[int, str]]:
             yield number, protocol.lower() or "tcp"
 
 
-def parse_bindings(bindings: dict[str, Any]) -> list[PortRequest]:
+def parse_bindings(bindings: PortBindings) -> list[PortRequest]:
     """HostConfig.PortBindings: {"80/tcp": [{"HostIp": "", "HostPort": "8000-8010"}]}. InvalidParameter names what is wrong."""
     wanted = []
     for exposed, places in bindings.items():
         port, protocol = parse_port(exposed)
         if protocol == "sctp":
             raise InvalidParameter(f"invalid port specification: {exposed!r}: sctp ports cannot be published")
-        if places is not None and not isinstance(places, list):
-            raise InvalidParameter("invalid JSON: PortBindings is no map of lists")
-        # moby: no place at all is any place.
-        for place in places or [{}]:
-            if not isinstance(place, dict) or not all(
-                isinstance(value, str) for value in place.values() if value is not None
-            ):
-                raise InvalidParameter("invalid JSON: PortBindings is no map of lists")
-            first, _, last = str(place.get("HostPort") or "0").partition("-")
+        # moby: an empty list means any address and port.
+        for place in places or [PortBinding()]:
+            first, _, last = (place.host_port or "0").partition("-")
             last = last or first
             if not (first.isdigit() and last.isdigit()) or int(first) > int(last) or int(last) > 65535:
-                raise InvalidParameter(f"invalid port range: value: {place['HostPort']}")
-            host_ip = str(place.get("HostIp") or "")
+                raise InvalidParameter(f"invalid port range: value: {place.host_port}")
+            host_ip = place.host_ip
             if host_ip:
                 try:
                     socket.inet_pton(socket.AF_INET6 if ":" in host_ip else socket.AF_INET, host_ip)
