@@ -25,12 +25,12 @@ NameSet = dict[str, Empty | None]
 class HealthConfig(msgspec.Struct, rename="pascal", kw_only=True):
     """Times in ns. `test` is ["CMD", word...], ["CMD-SHELL", line], ["NONE"], or empty for the image's."""
 
-    test: list[str] | UnsetType = UNSET
-    interval: Int64 | UnsetType = UNSET
-    timeout: Int64 | UnsetType = UNSET
-    start_period: Int64 | UnsetType = UNSET
-    start_interval: Int64 | UnsetType = UNSET
-    retries: Int64 | UnsetType = UNSET
+    test: list[str] | UnsetType | None = UNSET
+    interval: Int64 | UnsetType | None = UNSET
+    timeout: Int64 | UnsetType | None = UNSET
+    start_period: Int64 | UnsetType | None = UNSET
+    start_interval: Int64 | UnsetType | None = UNSET
+    retries: Int64 | UnsetType | None = UNSET
 
 
 class ContainerConfig(

@@ -105,7 +105,7 @@ def fields_of(struct: type[msgspec.Struct]) -> dict[str, Field]:
             found[member.encode_name] = Field(
                 member.encode_name,
                 member.name,
-                Kind.COMMAND if extra.accepts_text else kind_of(member.type),
+                kind_of(member.type),
                 extra.decision,
                 extra.note,
                 extra.harmless,
@@ -142,6 +142,8 @@ def plain(kind: inspect.Type) -> tuple[inspect.Type, bool]:
 
 
 def kind_of(kind: inspect.Type) -> Kind:
+    if accepts_text(kind):
+        return Kind.COMMAND
     match plain(kind)[0]:
         case inspect.StrType():
             return Kind.TEXT

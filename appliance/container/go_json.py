@@ -85,17 +85,17 @@ def _explain(text: str, struct: type[msgspec.Struct], owner: str) -> str:
     expected: inspect.Type = inspect.type_info(struct)
     named, subject = expected, owner
     for step in _STEP.finditer(text.rpartition(" - at `$")[2]):
+        inner = plain(expected)[0]
         if step["name"]:
-            assert isinstance(expected, inspect.StructType)
-            owner = subject
-            subject = step["name"]
-            named = expected = plain(next(one.type for one in expected.fields if one.encode_name == subject))[0]
-        elif isinstance(expected, inspect.ListType):
-            expected = plain(expected.item_type)[0]
-        elif isinstance(expected, inspect.DictType):
-            expected = plain(expected.value_type)[0]
+            assert isinstance(inner, inspect.StructType)
+            owner, subject = subject, step["name"]
+            named = expected = next(one.type for one in inner.fields if one.encode_name == subject)
+        elif isinstance(inner, inspect.ListType):
+            expected = inner.item_type
+        elif isinstance(inner, inspect.DictType):
+            expected = inner.value_type
     where = f"{subject} in {owner}" if owner else subject
-    if expected is named or isinstance(expected, inspect.StrType):
+    if expected is named or isinstance(plain(expected)[0], inspect.StrType):
         return f"{where} is not {kind_of(named).value}"
     return f"an item of {where} is not {kind_of(expected).value}"
 

@@ -7,12 +7,13 @@ import stat
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import trio
 
+from appliance.container.config import ContainerConfig
 from appliance.container.event import Event
+from appliance.container.host_config import HostConfig
 from appliance.container.mounts import MountRecord, clean, parse_bind, parse_mount, parse_volumes_from
 from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.model.container import Container
@@ -164,10 +165,10 @@ class Volumes:
 
     # -- of containers --------------------------------------------------------------------------------------------
 
-    async def plan(self, config: dict[str, Any], host: dict[str, Any]) -> list[MountRecord]:
+    async def plan(self, config: ContainerConfig, host_config: HostConfig) -> list[MountRecord]:
         """The mounts of a container that is created; its volumes are made. InvalidParameter when a path is not there."""
         found: dict[str, MountRecord] = {}
-        for text in host.get("VolumesFrom") or ():
+        for text in host_config.volumes_from or ():
             name, read_only = parse_volumes_from(text)
             try:
                 other = self._containers.get(name)
@@ -180,19 +181,19 @@ class Volumes:
                     copy.read_only = copy.read_only or read_only
                 found[copy.destination] = copy
         for mount in [
-            *(parse_bind(text) for text in host.get("Binds") or ()),
-            *(parse_mount(one) for one in host.get("Mounts") or ()),
+            *(parse_bind(text) for text in host_config.binds or ()),
+            *(parse_mount(one) for one in host_config.mounts or ()),
         ]:
             found[mount.destination] = mount
-        tmpfs = {clean(target) for target in host.get("Tmpfs") or ()}
-        for target in config.get("Volumes") or ():
+        tmpfs = {clean(target) for target in host_config.tmpfs or ()}
+        for target in config.volumes or ():
             destination = clean(target)
             if not destination.startswith("/") or destination == "/":
                 raise InvalidParameter(f"invalid volume specification: '{target}'")
             if destination not in found and destination not in tmpfs:
                 found[destination] = MountRecord("volume", destination, anonymous=True)
         made: list[str] = []
-        driver = host.get("VolumeDriver") or "local"
+        driver = host_config.volume_driver or "local"
         try:
             for mount in found.values():
                 if mount.type == "volume" and driver != "local" and mount.name not in self._records:

@@ -95,7 +95,7 @@ def _expose(config: ContainerConfig, text: str) -> None:
             raise InvalidParameter(f"invalid containerPort: {word}")
         for port in range(int(first), int(last or first) + 1):
             ports[f"{port}/{protocol.lower() or 'tcp'}"] = Empty()
-    config.exposed_ports = (config.exposed_ports or {}) | ports
+    config.exposed_ports = {**(config.exposed_ports or {}), **ports}
 
 
 def _user(config: ContainerConfig, text: str) -> None:
@@ -116,7 +116,7 @@ def _workdir(config: ContainerConfig, text: str) -> None:
 
 def _volume(config: ContainerConfig, text: str) -> None:
     words = _command(text) if text.startswith("[") else _words("VOLUME", text)
-    config.volumes = (config.volumes or {}) | {word: Empty() for word in words}
+    config.volumes = {**(config.volumes or {}), **{word: Empty() for word in words}}
 
 
 def _stopsignal(config: ContainerConfig, text: str) -> None:

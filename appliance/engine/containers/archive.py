@@ -48,9 +48,9 @@ class Files:
     ) -> None:
         """Unpack a tar into the directory at the path; with `copy_owner` all of it becomes the container's user's."""
         container = self._find(ref)
-        if container.record.host.get("ReadonlyRootfs"):
+        if container.record.host_config.readonly_rootfs:
             raise Forbidden("container rootfs is marked read-only")
-        owner = (container.record.config.get("User") or "") if copy_owner else ""
+        owner = container.record.config.user if copy_owner else ""
         async with self._file_sessions.files(container) as files:
             with _named(path, ref):
                 try:

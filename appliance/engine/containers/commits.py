@@ -10,13 +10,14 @@ import msgspec
 import trio
 
 from appliance.container.commit import Commit
+from appliance.container.config import ContainerConfig
 from appliance.container.merge import merge_config
 from appliance.container.times import rfc3339
 from appliance.engine.containers.archive import Files
 from appliance.engine.model.container import Container
 from appliance.engine.model.repository import ContainerRepository
 from appliance.errors import Conflict, InvalidParameter, VchError
-from appliance.image.config import History, ImageConfig, RootFs
+from appliance.image.config import CommittedConfig, History, RootFs
 from appliance.image.instructions import apply_instructions
 from appliance.image.reference import parse_reference
 from appliance.image.store import ImageRecord, ImageStore
@@ -54,7 +55,7 @@ class Commits:
         reference = parse_reference(wanted.name).with_default_tag() if wanted.name else None
         if reference is not None and reference.digest:
             raise InvalidParameter("refusing to create a tag with a digest reference")
-        base = apply_instructions(dict(container.record.config), wanted.changes)
+        base = apply_instructions(container.record.config, wanted.changes)
         merged = merge_config(wanted.config, base)
         with tempfile.TemporaryFile(dir=self._scratch) as file:
             ran = container.running
@@ -102,26 +103,28 @@ class Commits:
                         pass  # it was ended or unpaused meanwhile
         file.seek(0)
 
-    def _image_config(self, container: Container, wanted: Commit, config: dict[str, Any], diff_id: str) -> ImageConfig:
+    def _image_config(
+        self, container: Container, wanted: Commit, config: ContainerConfig, diff_id: str
+    ) -> CommittedConfig:
         parent = self._images.config(container.record.image_id)
         created = rfc3339(time.time_ns())
         empty = diff_id == _EMPTY
         entry = History(
             created=created,
-            created_by=" ".join(config.get("Cmd") or ()),
+            created_by=" ".join(config.cmd or ()),
             comment=wanted.comment,
             author=wanted.author or None,
             empty_layer=True if empty else None,
         )
-        return ImageConfig(
+        return CommittedConfig(
             architecture=parent.platform.architecture,
             os=parent.platform.system,
             created=created,
             author=wanted.author,
             comment=wanted.comment,
-            container=msgspec.Raw(msgspec.json.encode(container.id)),
-            container_config=msgspec.Raw(msgspec.json.encode(container.record.config)),
-            container_defaults=config,
+            container=container.id,
+            container_config=container.record.config,
+            config=config,
             history=[*(parent.history or ()), entry],
             rootfs=RootFs("layers", [*parent.diff_ids, *([] if empty else [diff_id])]),
         )

@@ -5,10 +5,10 @@ import secrets
 import time
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
 
 import trio
 
+from appliance.container.exec_config import ExecConfig
 from appliance.container.spec import build_exec_spec
 from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.machines.boot import exec_error
@@ -33,7 +33,7 @@ class Exec:
 
     id: str
     container: Container
-    config: dict[str, Any]
+    config: ExecConfig
     fanout: Fanout = field(default_factory=Fanout)
     stdin: StdinPipe = field(default_factory=StdinPipe)
     began: bool = False
@@ -45,11 +45,11 @@ class Exec:
 
     @property
     def tty(self) -> bool:
-        return bool(self.config.get("Tty"))
+        return self.config.tty
 
     @property
     def command(self) -> list[str]:
-        return list(self.config.get("Cmd") or ())
+        return list(self.config.cmd or ())
 
 
 class Execs:
@@ -70,12 +70,12 @@ class Execs:
             raise NotFound(f"No such exec instance: {exec_id}")
         return found
 
-    def create(self, container: Container, ref: str, config: dict[str, Any]) -> Exec:
+    def create(self, container: Container, ref: str, config: ExecConfig) -> Exec:
         """Note what is to be run. The container has to run."""
         self._session(container, ref)
-        if not config.get("Cmd"):
+        if not config.cmd:
             raise InvalidParameter("No exec command specified")
-        build_exec_spec(container.record.config, container.record.host, config)
+        build_exec_spec(container.record.config, container.record.host_config, config)
         self._collect()
         if len(self.of(container)) >= _MOST:
             raise Conflict(f"container {container.id} has {_MOST} execs: wait until some have ended")
@@ -136,9 +136,9 @@ class Execs:
         container = one.container.record
         process = ProcessSetup(
             one.id,
-            build_exec_spec(container.config, container.host, one.config),
+            build_exec_spec(container.config, container.host_config, one.config),
             join=one.container.id,
-            stdin=bool(one.config.get("AttachStdin")),
+            stdin=one.config.attach_stdin,
             rows=one.size[0],
             columns=one.size[1],
         )
@@ -152,7 +152,7 @@ class Execs:
                     # Told while it was being started.
                     await session.resize(one.id, *one.size)
                 ready.set()
-                if one.config.get("AttachStdin"):
+                if one.config.attach_stdin:
                     nursery.start_soon(one.stdin.run, session, one.id)
                 offset = acknowledged = 0
                 async with aclosing(session.follow(one.id, 0, launched.output())) as output:

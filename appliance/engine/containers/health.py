@@ -7,6 +7,7 @@ from contextlib import aclosing
 
 import trio
 
+from appliance.container.exec_config import ExecConfig
 from appliance.container.health import MOST_OUTPUT, Health, HealthCheck, Probe, check_of
 from appliance.container.lifecycle import Running
 from appliance.container.spec import build_exec_spec
@@ -52,7 +53,7 @@ class HealthMonitor:
         """Run the check once. What it says is cut at 4 KiB."""
         record = container.record
         probe_id, shown = secrets.token_hex(32), " ".join(check.command)
-        spec = build_exec_spec(record.config, record.host, {"Cmd": check.command})
+        spec = build_exec_spec(record.config, record.host_config, ExecConfig(cmd=check.command))
         process = ProcessSetup(probe_id, spec, join=container.id)
         seconds = check.timeout / 1e9
         self._repository.emit(container, f"exec_create: {shown}", execID=probe_id)

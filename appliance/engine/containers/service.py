@@ -9,13 +9,17 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
 from appliance.container import lifecycle
 from appliance.container.capabilities import capabilities
+from appliance.container.config import ContainerConfig
 from appliance.container.container_record import ContainerRecord, state_of
+from appliance.container.endpoint_settings import EndpointSettings
+from appliance.container.exec_config import ExecConfig
+from appliance.container.host_config import HostConfig
 from appliance.container.lifecycle import Created, GiveUp, Pause, Remove, Start, Unpause
 from appliance.container.links import parse_link
 from appliance.container.merge import merge_config
@@ -174,18 +178,18 @@ class Containers:
         ]
 
     async def create(
-        self, name: str, config: dict[str, Any], host: dict[str, Any], networks: dict[str, Any]
+        self, name: str, config: ContainerConfig, host_config: HostConfig, networks: dict[str, EndpointSettings]
     ) -> Container:
-        """Make a container of a complete configuration; `config["Image"]` names an image that is here.
+        """Make a container of a complete configuration; `config.image` names an image that is here.
 
         `networks` are EndpointSettings by a network's name or id.
         """
-        image = self._images.get(config["Image"])
+        image = self._images.get(config.image)
         merged = merge_config(config, self._images.config(image.id).config)
         arguments(merged)
-        capabilities(host)
-        attachments = self._networks.allocator.plan(merged, host, networks)
-        for link in host.get("Links") or ():
+        capabilities(host_config)
+        attachments = self._networks.allocator.plan(merged, host_config, networks)
+        for link in host_config.links or ():
             self._check_link(parse_link(link)[0])
         await self._quota.admit()
         container_id = secrets.token_hex(32)
@@ -197,16 +201,16 @@ class Containers:
                 if not self._registry.has_name(name):
                     break
             self._registry.take_name(name, container_id)
-        if not merged.get("Hostname"):
-            merged["Hostname"] = container_id[:12]
+        if not merged.hostname:
+            merged.hostname = container_id[:12]
         folder = self._root / container_id
         now = time.time_ns()
         record = ContainerRecord(
-            container_id, name, now, image.id, config["Image"], merged, host, attachments=attachments
+            container_id, name, now, image.id, config.image, merged, host_config, attachments=attachments
         )
         container = Container(record, folder, Created())
         try:
-            record.mounts = await self._volumes.plan(merged, host)
+            record.mounts = await self._volumes.plan(merged, host_config)
             folder.mkdir(mode=0o711)
             await self._disks.create(container.upper, SCRATCH)
             await self._repository.save(container)
@@ -277,11 +281,11 @@ class Containers:
     async def unlink(self, ref: str, alias: str) -> None:
         """Forget a link of a container to another one."""
         container = self.get(ref)
-        links = container.record.host.get("Links") or []
+        links = container.record.host_config.links or []
         kept = [link for link in links if parse_link(link)[1] != alias]
         if len(kept) == len(links):
             raise NotFound(f"no link {alias} in container {ref}")
-        container.record.host["Links"] = kept
+        container.record.host_config.links = kept
         await self._repository.save(container)
 
     def pruned(self, space: int) -> None:
@@ -385,8 +389,8 @@ class Containers:
         if not container.running:
             raise NotModified("container is already stopped")
         if timeout is None:
-            configured = container.record.config.get("StopTimeout")
-            timeout = _STOP_SECONDS if configured is None else float(configured)
+            configured = container.record.config.stop_timeout
+            timeout = float(configured) if isinstance(configured, int) else _STOP_SECONDS
         container.record.stopped_by_user = True
         exits = container.exits
         number = parse_signal(signal) if signal else self._stop_signal(container)
@@ -420,7 +424,7 @@ class Containers:
 
     @staticmethod
     def _stop_signal(container: Container) -> int:
-        return parse_signal(container.record.config.get("StopSignal") or "TERM")
+        return parse_signal(container.record.config.stop_signal or "TERM")
 
     async def pause(self, ref: str) -> None:
         container = self.get(ref)
@@ -473,7 +477,7 @@ class Containers:
         await container.run.session.resize(container.id, rows, columns)
         self._repository.emit(container, "resize", height=str(rows), width=str(columns))
 
-    async def update(self, ref: str, wanted: dict[str, Any], check: Callable[[dict[str, Any]], object]) -> None:
+    async def update(self, ref: str, wanted: HostConfig, check: Callable[[HostConfig], object]) -> None:
         await self._updates.update(ref, wanted, check)
 
     def wait(self, ref: str, condition: str) -> tuple[Container, Callable[[], bool]]:
@@ -500,7 +504,7 @@ class Containers:
     def execs_of(self, container_id: str) -> list[str]:
         return self._execs.of(self.get(container_id))
 
-    def create_exec(self, ref: str, config: dict[str, Any]) -> Exec:
+    def create_exec(self, ref: str, config: ExecConfig) -> Exec:
         return self._execs.create(self.get(ref), ref, config)
 
     def get_exec(self, exec_id: str) -> Exec:
@@ -536,7 +540,7 @@ class Containers:
                 continue
             if not record.attachments:
                 # Of an appliance that had one network only.
-                record.attachments = self._networks.allocator.plan(record.config, record.host, {})
+                record.attachments = self._networks.allocator.plan(record.config, record.host_config, {})
             container = Container(record, folder, state_of(record))
             self._registry.add(container)
             self._checkpoints.tidy(container)

@@ -211,7 +211,7 @@ class Supervisor:
         await self._repository.save(container)
         attempt.answer(error)
         self._repository.emit(container, "die", exitCode=str(code))
-        if container.record.host.get("AutoRemove"):
+        if container.record.host_config.auto_remove:
             self._tasks.start_soon(self._on_auto_remove, container)
 
     async def _run(self, container: Container, attempt: _Attempt, made: list[Machine]) -> None:
@@ -243,7 +243,7 @@ class Supervisor:
             )
             machine, session = await self._provisioner.get(spec, made, kept.folder if kept is not None else None)
             mark("machine on")
-            shares_wanted = resource_shares(record.host)
+            shares_wanted = resource_shares(record.host_config)
             if isinstance(machine, SetShares) and shares_wanted != ResourceShares():
                 await machine.set_shares(shares_wanted)
             run = container.run = self._make_run(container, machine, session)
@@ -313,7 +313,7 @@ class Supervisor:
     def _make_run(self, container: Container, machine: Machine, session: GuestSession) -> Run:
         streams = RunStreams(
             container.fanout,
-            container.stdin if container.record.config.get("OpenStdin") else None,
+            container.stdin if container.record.config.open_stdin else None,
             container.open_log_if_kept(),
             container.notify_log,
         )
@@ -324,7 +324,7 @@ class Supervisor:
             streams,
             lambda: self._volumes.let_go(container),
             # A volume outlives its container.
-            cleans_disks=bool(container.record.mounts) or not container.record.host.get("AutoRemove"),
+            cleans_disks=bool(container.record.mounts) or not container.record.host_config.auto_remove,
         )
 
     # -- end ------------------------------------------------------------------------------------------------------
@@ -354,7 +354,7 @@ class Supervisor:
         for endpoint in left:
             self._networks.emit("disconnect", container, endpoint)
         self._volumes.emit("unmount", container)
-        removed = bool(record.host.get("AutoRemove"))
+        removed = record.host_config.auto_remove
         if not removed:
             await self._repository.save(container)
         self._on_end(container)
@@ -495,5 +495,5 @@ class Supervisor:
 
 
 def _policy_of(container: Container) -> Policy:
-    policy = container.record.host.get("RestartPolicy") or {}
-    return Policy(policy.get("Name") or "", policy.get("MaximumRetryCount") or 0)
+    policy = container.record.host_config.restart_policy
+    return Policy(policy.name or "", policy.maximum_retry_count or 0)

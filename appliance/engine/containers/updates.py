@@ -3,7 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-from appliance.container.spec import LIMITS, resources_of
+import msgspec
+
+from appliance.container.fields import Field, Update, fields_of
+from appliance.container.host_config import HostConfig
+from appliance.container.spec import resources_of
 from appliance.engine.machines.boot import fits, resource_shares
 from appliance.engine.model.container import Container
 from appliance.engine.model.repository import ContainerRepository
@@ -18,51 +22,60 @@ class Updates:
         self._find = find
         self._repository = repository
 
-    async def update(self, ref: str, wanted: dict[str, Any], check: Callable[[dict[str, Any]], object]) -> None:
-        """Change the fields of HostConfig in `wanted` that are not zero; `check` has to accept the outcome.
+    async def update(self, ref: str, wanted: HostConfig, check: Callable[[HostConfig], object]) -> None:
+        """Change the fields of HostConfig that `wanted` sets; `check` has to accept the result.
 
-        Conflict in Docker's words for what contradicts what is set, or does not fit the machine that runs.
+        Conflict in Docker's words when `wanted` contradicts the present settings, or does not fit the VM that runs.
         """
         container = self._find(ref)
-        changed = {key: value for key, value in wanted.items() if value}
-        policy = changed.get("RestartPolicy") or {}
-        if not policy.get("Name"):
-            changed.pop("RestartPolicy", None)
-        old = container.record.host
-        if old.get("AutoRemove") and policy.get("Name", "no") != "no":
+        changed = _changed_fields(wanted)
+        old = container.record.host_config
+        if old.auto_remove and (wanted.restart_policy.name or "no") != "no":
             raise Conflict("Restart policy cannot be updated because AutoRemove is enabled for the container")
         async with container.lock:
             before = f"Cannot update container {container.id}: "
-            self._check_conflicts(before, old, changed)
-            host = {**old, **changed}
+            self._check_conflicts(before, old, wanted)
+            new = msgspec.structs.replace(old, **{field.attribute: value for field, value in changed})
             try:
-                check(host)
+                check(new)
             except InvalidParameter as error:
                 raise InvalidParameter(f"{before}{error}") from error
             run = container.run
-            if changed.keys() & LIMITS and container.running and run is not None:
-                if problem := fits(run.machine.spec, host):
+            limited = any(field.update is Update.LIMIT for field, _ in changed)
+            if limited and container.running and run is not None:
+                if problem := fits(run.machine.spec, new):
                     raise Conflict(f"{before}{problem}")
-                await run.session.update(container.id, resources_of(host))
-                if isinstance(run.machine, SetShares) and resource_shares(host) != resource_shares(old):
-                    await run.machine.set_shares(resource_shares(host))
-            container.record.host = host
+                await run.session.update(container.id, resources_of(new))
+                if isinstance(run.machine, SetShares) and resource_shares(new) != resource_shares(old):
+                    await run.machine.set_shares(resource_shares(new))
+            container.record.host_config = new
             await self._repository.save(container)
         self._repository.emit(container, "update")
 
     @staticmethod
-    def _check_conflicts(before: str, old: dict[str, Any], new: dict[str, Any]) -> None:
+    def _check_conflicts(before: str, old: HostConfig, new: HostConfig) -> None:
         """As moby's container.UpdateContainer."""
-        if new.get("NanoCpus") and (old.get("CpuPeriod") or old.get("CpuQuota")):
-            field = "CPU Period" if old.get("CpuPeriod") else "CPU Quota"
+        if new.nano_cpus and (old.cpu_period or old.cpu_quota):
+            field = "CPU Period" if old.cpu_period else "CPU Quota"
             raise Conflict(f"{before}Conflicting options: Nano CPUs cannot be updated as {field} has already been set")
-        for key, name in (("CpuPeriod", "CPU Period"), ("CpuQuota", "CPU Quota")):
-            if new.get(key) and old.get("NanoCpus"):
+        for value, name in ((new.cpu_period, "CPU Period"), (new.cpu_quota, "CPU Quota")):
+            if value and old.nano_cpus:
                 raise Conflict(
                     f"{before}Conflicting options: {name} cannot be updated as NanoCPUs has already been set"
                 )
-        memory, swap = new.get("Memory") or 0, old.get("MemorySwap") or 0
-        if memory > swap > 0 and not new.get("MemorySwap"):
+        if new.memory > old.memory_swap > 0 and not new.memory_swap:
             raise Conflict(
                 f"{before}Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time"
             )
+
+
+def _changed_fields(wanted: HostConfig) -> list[tuple[Field, Any]]:
+    """The fields that `docker update` can change and that are not zero, with their new values."""
+    values = [(field, getattr(wanted, field.attribute)) for field in fields_of(HostConfig).values()]
+    return [
+        (field, value)
+        for field, value in values
+        if field.update is not Update.NO
+        and value
+        and (value is not wanted.restart_policy or wanted.restart_policy.name)
+    ]

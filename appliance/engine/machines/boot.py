@@ -6,8 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
+import msgspec
+
+from appliance.container.config import ContainerConfig
+from appliance.container.host_config import HostConfig
 from appliance.container.spec import ROOT, build_spec
 from appliance.diag import mark
 from appliance.engine.machines.guest_config import (
@@ -73,14 +76,14 @@ def machine_spec(
     limited: bool = True,
 ) -> MachineSpec:
     """The container's own disk first, then the layers, lowest first, then volumes; if it is `limited`, memory and CPUs for its limits."""
-    host = container.record.host if limited else {}
-    limit = int(host.get("Memory") or 0) >> 20
-    nano = int(host.get("NanoCpus") or 0)
+    host_config = container.record.host_config if limited else HostConfig()
+    limit = host_config.memory >> 20
+    nano = host_config.nano_cpus
     disks = [Disk(path, True) for path in layers]
     return MachineSpec(
         container.id,
         _memory_class(max(memory_mib, limit + _OVERHEAD_MIB if limit else 0), memory_mib),
-        max(cpus, -(-nano // 1_000_000_000), _highest_cpu(host) + 1),
+        max(cpus, -(-nano // 1_000_000_000), _highest_cpu(host_config) + 1),
         (Disk(container.upper, False), *disks, *mount_plan.disks),
         nics[0] if nics else None,
         tuple(nics[1:]),
@@ -89,28 +92,29 @@ def machine_spec(
     )
 
 
-def resource_shares(host: dict[str, Any]) -> ResourceShares:
+def resource_shares(host_config: HostConfig) -> ResourceShares:
     """What a container's machine gets of a host that has too little for all."""
-    return ResourceShares(int(host.get("CpuShares") or 0), int(host.get("MemoryReservation") or 0) >> 20)
+    return ResourceShares(host_config.cpu_shares, host_config.memory_reservation >> 20)
 
 
-def fits(machine: MachineSpec, host: dict[str, Any]) -> str:
+def fits(machine: MachineSpec, host_config: HostConfig) -> str:
     """Why limits need more than a machine has; "" when they do not."""
-    limit = int(host.get("Memory") or 0) >> 20
+    limit = host_config.memory >> 20
     if limit + _OVERHEAD_MIB > machine.memory_mib and limit:
         return f"its machine has {machine.memory_mib} MiB, too few for that limit: restart it to get another one"
-    wanted = -(-int(host.get("NanoCpus") or 0) // 1_000_000_000)
+    wanted = -(-host_config.nano_cpus // 1_000_000_000)
     if wanted > machine.cpus:
         return f"Range of CPUs is from 0.01 to {machine.cpus}.00, as there are only {machine.cpus} CPUs available: restart it to get more"
-    highest = _highest_cpu(host)
+    highest = _highest_cpu(host_config)
     if highest >= machine.cpus:
-        return f"Requested CPUs are not available - requested {host['CpusetCpus']}, available: 0-{machine.cpus - 1}: restart it to get more"
+        cpus = f"requested {host_config.cpuset_cpus}, available: 0-{machine.cpus - 1}"
+        return f"Requested CPUs are not available - {cpus}: restart it to get more"
     return ""
 
 
-def _highest_cpu(host: dict[str, Any]) -> int:
+def _highest_cpu(host_config: HostConfig) -> int:
     """The highest of CpusetCpus, 0 when it says nothing."""
-    return max((int(number) for number in re.findall("[0-9]+", host.get("CpusetCpus") or "")), default=0)
+    return max((int(number) for number in re.findall("[0-9]+", host_config.cpuset_cpus)), default=0)
 
 
 def _memory_class(wanted_mib: int, smallest_mib: int) -> int:
@@ -146,9 +150,9 @@ def _ext4(target: str, disk: GuestDisk, format_options: Sequence[str]) -> DiskMo
     return DiskMount(target, "ext4", disk, ("discard", "noinit_itable"), format_options)
 
 
-def _modules(host: dict[str, Any], mount_plan: MountPlan) -> list[str]:
+def _modules(host_config: HostConfig, mount_plan: MountPlan) -> list[str]:
     """Kernel modules behind what a container wants."""
-    wanted = {device["PathOnHost"] for device in host.get("Devices") or ()}
+    wanted = {device.path_on_host for device in host_config.devices or ()}
     modules = [module for path, module in (("/dev/net/tun", "tun"), ("/dev/fuse", "fuse")) if path in wanted]
     if mount_plan.shares:
         modules.append("virtiofs")
@@ -159,8 +163,8 @@ def _modules(host: dict[str, Any], mount_plan: MountPlan) -> list[str]:
 
 def launch_setup(
     machine_id: str,
-    config: dict[str, Any],
-    host: dict[str, Any],
+    config: ContainerConfig,
+    host_config: HostConfig,
     disks: list[GuestDisk],
     guest_config: GuestConfig,
     unmatched: int,
@@ -171,24 +175,24 @@ def launch_setup(
     """
     setup = GuestSetup(
         machine_id=machine_id,
-        hostname=config["Hostname"],
-        domainname=config.get("Domainname") or "",
+        hostname=config.hostname,
+        domainname=config.domainname,
         mounts=_mounts(disks, guest_config.mount_plan),
         volumes=volumes_of(guest_config.mount_plan, guest_config.endpoints),
         network=network_config(guest_config.endpoints, unmatched),
-        modules=_modules(host, guest_config.mount_plan),
-        files=state_files(config, host, guest_config),
+        modules=_modules(host_config, guest_config.mount_plan),
+        files=state_files(config, host_config, guest_config),
     )
     linked = [entry for link in guest_config.links for entry in link.env]
     if linked:
         # What the container's own configuration says goes before.
-        config = {**config, "Env": [*linked, *(config.get("Env") or ())]}
-    log_options = (host.get("LogConfig") or {}).get("Config") or {}
-    rows, columns = host.get("ConsoleSize") or (0, 0)
+        config = msgspec.structs.replace(config, env=[*linked, *(config.env or ())])
+    log_options = host_config.log_config.config
+    rows, columns = host_config.console_size or (0, 0)
     process = ProcessSetup(
         id=machine_id,
-        spec=build_spec(config, host, config["Hostname"], own_mounts(guest_config.mount_plan)),
-        stdin=bool(config.get("OpenStdin")),
+        spec=build_spec(config, host_config, config.hostname, own_mounts(guest_config.mount_plan)),
+        stdin=config.open_stdin,
         drop_oldest=drops_oldest(log_options),
         spool_bytes=min(buffer_bytes(log_options), 64 << 20),
         rows=rows,
@@ -203,7 +207,7 @@ def files_setup(container: Container, machine: Machine, mount_plan: MountPlan, e
         machine_id=container.id,
         mounts=_mounts(machine.guest_disks(), mount_plan),
         volumes=volumes_of(mount_plan),
-        modules=_modules({}, mount_plan),
+        modules=_modules(HostConfig(), mount_plan),
         network=network_config([endpoint], machine.unmatched_nics) if endpoint is not None else None,
     )
 
@@ -222,14 +226,14 @@ async def begin_fresh(
     """
     record = container.record
     setup, process = launch_setup(
-        container.id, record.config, record.host, machine.guest_disks(), guest_config, machine.unmatched_nics
+        container.id, record.config, record.host_config, machine.guest_disks(), guest_config, machine.unmatched_nics
     )
     mark("spec made")
     before: GuestSetup | None = setup
     if any(endpoint.network.dhcp for endpoint in container.endpoints):
         await session.configure(setup, _BOOT_SECONDS + _LEASE_SECONDS)
         take_leases(container, await session.leases())
-        await session.write_files(state_files(record.config, record.host, guest_config))
+        await session.write_files(state_files(record.config, record.host_config, guest_config))
         mark("addresses there")
         before = None
     launched = await stack.enter_async_context(session.launch(before, process, _BOOT_SECONDS))
@@ -249,7 +253,7 @@ async def begin_awakened(session: GuestSession, container: Container, guest_conf
     record = container.record
     resumption = Resumption(
         network=network_config(guest_config.endpoints, len(guest_config.endpoints)),
-        files=state_files(record.config, record.host, guest_config),
+        files=state_files(record.config, record.host_config, guest_config),
         close_connections=True,
     )
     closed = await session.awaken(_BOOT_SECONDS, resumption)

@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from appliance.config import ends_of
+from appliance.container.config import ContainerConfig
+from appliance.container.endpoint_settings import EndpointIPAMConfig
+from appliance.container.host_config import HostConfig
 from appliance.container.spec import tmpfs_mount
 from appliance.engine.model.mount_plan import MountPlan, PlacedMount
 from appliance.guest import GuestVolume, Interface, NetworkConfig, StateFile
@@ -38,10 +41,10 @@ class GuestConfig:
     mount_plan: MountPlan = field(default_factory=MountPlan)
 
 
-def state_files(config: dict[str, Any], host: dict[str, Any], guest_config: GuestConfig) -> list[StateFile]:
+def state_files(config: ContainerConfig, host_config: HostConfig, guest_config: GuestConfig) -> list[StateFile]:
     """hosts, resolv.conf and hostname of a container."""
-    hostname = config["Hostname"]
-    full = f"{hostname}.{config['Domainname']}" if config.get("Domainname") else hostname
+    hostname = config.hostname
+    full = f"{hostname}.{config.domainname}" if config.domainname else hostname
     names = hostname if full == hostname else f"{full} {hostname}"
     hosts = [
         "127.0.0.1\tlocalhost",
@@ -52,7 +55,7 @@ def state_files(config: dict[str, Any], host: dict[str, Any], guest_config: Gues
         "ff02::2\tip6-allrouters",
     ]
     out, home = gateway_endpoint(guest_config.endpoints), ingress_endpoint(guest_config.endpoints)
-    for entry in host.get("ExtraHosts") or ():
+    for entry in host_config.extra_hosts or ():
         name, _, address = entry.partition(":")
         if address == "host-gateway":
             address = home.ipv4.gateway if home is not None and home.ipv4 is not None else ""
@@ -61,23 +64,23 @@ def state_files(config: dict[str, Any], host: dict[str, Any], guest_config: Gues
     hosts += [f"{link.address}\t{link.names}" for link in guest_config.links]
     for endpoint in guest_config.endpoints:
         hosts += [f"{address.address}\t{names}" for address in endpoint.addresses]
-    contents = {"hosts": hosts, "resolv.conf": _resolv_conf(host, guest_config, out), "hostname": [hostname]}
+    contents = {"hosts": hosts, "resolv.conf": _resolv_conf(host_config, guest_config, out), "hostname": [hostname]}
     return [StateFile(name, ("\n".join(lines) + "\n").encode()) for name, lines in contents.items()]
 
 
-def _resolv_conf(host: dict[str, Any], guest_config: GuestConfig, out: Endpoint | None) -> list[str]:
+def _resolv_conf(host_config: HostConfig, guest_config: GuestConfig, out: Endpoint | None) -> list[str]:
     resolver = host_resolver()
     knows_names = [endpoint for endpoint in guest_config.endpoints if endpoint.network.names_are_known]
     asked = out or next(iter(guest_config.endpoints), None)
-    servers = list(host.get("Dns") or ())
+    servers = list(host_config.dns or ())
     if knows_names and asked is not None and asked.nic.bridge:
         # It asks others in the container's name.
         servers = [(asked if asked.dns else knows_names[0]).dns]
     elif not servers and asked is not None:
         servers = list(asked.servers or guest_config.dns or (asked.dns,))
     own_search = asked.search if asked is not None and asked.network.is_external else resolver.search
-    search = [domain for domain in host.get("DnsSearch") or own_search if domain != "."]
-    options = host.get("DnsOptions") or (["ndots:0"] if knows_names else [])
+    search = [domain for domain in host_config.dns_search or own_search if domain != "."]
+    options = host_config.dns_options or (["ndots:0"] if knows_names else [])
     lines = [f"nameserver {server}" for server in servers if server]
     if search:
         lines.append(f"search {' '.join(search)}")
@@ -88,7 +91,7 @@ def _resolv_conf(host: dict[str, Any], guest_config: GuestConfig, out: Endpoint 
 
 def _link_local(endpoint: Endpoint) -> list[str]:
     """Addresses of the link that were asked for (RFC 3927, RFC 4291)."""
-    wanted = (endpoint.wanted.get("IPAMConfig") or {}).get("LinkLocalIPs") or ()
+    wanted = (endpoint.wanted.ipam_config or EndpointIPAMConfig()).link_local_ips or ()
     return [f"{address}/{64 if ':' in address else 16}" for address in wanted]
 
 

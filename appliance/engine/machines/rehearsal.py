@@ -14,6 +14,8 @@ from pathlib import Path
 
 import trio
 
+from appliance.container.config import ContainerConfig
+from appliance.container.host_config import HostConfig
 from appliance.engine.machines.boot import launch_setup
 from appliance.engine.machines.guest_config import GuestConfig
 from appliance.errors import Conflict
@@ -127,8 +129,8 @@ class ContainerRehearsal:
             await self._once(session, [self._endpoint] if kind.nic is not None else [], disks)
 
     async def _once(self, session: GuestSession, endpoints: list[Endpoint], disks: list[GuestDisk]) -> None:
-        config = {"Cmd": ["ready"], "Hostname": _NAME}
-        setup, process = launch_setup(_NAME, config, {}, disks, GuestConfig(endpoints), len(endpoints))
+        config = ContainerConfig(cmd=["ready"], hostname=_NAME)
+        setup, process = launch_setup(_NAME, config, HostConfig(), disks, GuestConfig(endpoints), len(endpoints))
         # The module stays loaded: a container with volumes does not wait for it.
         setup = replace(setup, modules=[*setup.modules, "virtiofs"])
         said = b""

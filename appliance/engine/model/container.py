@@ -61,7 +61,7 @@ class Container:
 
     @property
     def tty(self) -> bool:
-        return bool(self.record.config.get("Tty"))
+        return self.record.config.tty
 
     @property
     def running(self) -> bool:
@@ -81,7 +81,7 @@ class Container:
 
     @property
     def on_host_network(self) -> bool:
-        return self.record.host.get("NetworkMode") == "host"
+        return self.record.host_config.network_mode == "host"
 
     @property
     def upper(self) -> Path:

@@ -4,6 +4,7 @@ import msgspec
 
 from appliance.container.container_record import ContainerRecord
 from appliance.container.event import Event
+from appliance.container.go_json import decode_stored
 from appliance.engine.model.container import Container
 from appliance.engine.model.events import EventBus
 from appliance.store import Change, Database
@@ -28,13 +29,13 @@ class ContainerRepository:
 
     def load(self) -> dict[str, ContainerRecord]:
         found = self._database.load(_KIND)
-        return {key: msgspec.json.decode(value, type=ContainerRecord) for key, value in found.items()}
+        return {key: decode_stored(value, ContainerRecord) for key, value in found.items()}
 
     def publish_prune(self, space: int) -> None:
         self._events.publish(Event("container", "prune", "", {"reclaimed": str(space)}))
 
     def emit(self, container: Container, action: str, **attributes: str) -> None:
         """Tell the world, with Docker's attributes of a container."""
-        labels = {key: str(value) for key, value in (container.record.config.get("Labels") or {}).items()}
+        labels = container.record.config.labels or {}
         shown = {**labels, "image": container.record.image, "name": container.record.name, **attributes}
         self._events.publish(Event("container", action, container.id, shown))

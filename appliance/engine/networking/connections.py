@@ -2,11 +2,11 @@
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import trio
 
 from appliance.container.container_record import Attachment
+from appliance.container.endpoint_settings import EndpointSettings
 from appliance.container.links import link_environment, parse_link
 from appliance.engine.machines.guest_config import GuestConfig, Link, network_config, state_files
 from appliance.engine.model.container import Container
@@ -49,7 +49,7 @@ class Connections:
         """A start wants all of them to run; later on those count that do."""
         if not any(endpoint.network.name == "bridge" for endpoint in container.endpoints):
             return
-        for text in container.record.host.get("Links") or ():
+        for text in container.record.host_config.links or ():
             name, alias = parse_link(text)
             try:
                 target = self._find(name)
@@ -74,14 +74,14 @@ class Connections:
             return
         record = container.record
         guest_config = GuestConfig(container.endpoints, self._dns, tuple(self._links(container, starting=False)))
-        await container.run.session.write_files(state_files(record.config, record.host, guest_config))
+        await container.run.session.write_files(state_files(record.config, record.host_config, guest_config))
 
     async def notify_linked(self, started: Container) -> None:
         """Those that are linked to a container which has started learn its address."""
         for container in list(self._everyone()):
             if not container.running or container is started:
                 continue
-            names = {parse_link(text)[0] for text in container.record.host.get("Links") or ()}
+            names = {parse_link(text)[0] for text in container.record.host_config.links or ()}
             if names & {started.record.name, started.id}:
                 try:
                     await self.refresh(container)
@@ -90,7 +90,7 @@ class Connections:
 
     # -- connect and disconnect -----------------------------------------------------------------------------------
 
-    async def connect(self, network: str, ref: str, settings: dict[str, Any]) -> None:
+    async def connect(self, network: str, ref: str, settings: EndpointSettings) -> None:
         """Put a container on a network, at once if it runs."""
         record, container = self._networks.get(network), self._find(ref)
         self._check_kinds(record, container)

@@ -5,12 +5,15 @@ import logging
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
-from typing import Any
 
 import trio
 
+from appliance.container.config import ContainerConfig
 from appliance.container.container_record import Attachment, Binding
+from appliance.container.endpoint_settings import EndpointIPAMConfig, EndpointSettings
+from appliance.container.host_config import HostConfig
 from appliance.engine.model.container import Container
 from appliance.errors import Forbidden, InvalidParameter, NotFound, VchError
 from appliance.hypervisor import NO_BRIDGE, Nic
@@ -88,13 +91,15 @@ class EndpointAllocator:
 
     # -- containers -----------------------------------------------------------------------------------------------
 
-    def plan(self, config: dict[str, Any], host: dict[str, Any], wanted: dict[str, Any]) -> list[Attachment]:
+    def plan(
+        self, config: ContainerConfig, host_config: HostConfig, wanted: dict[str, EndpointSettings]
+    ) -> list[Attachment]:
         """On which networks a container is to be; `wanted` are EndpointSettings by a network's name or id.
 
         A network that is not there is found out when the container starts, as in Docker.
         """
-        mode = host.get("NetworkMode") or "default"
-        if config.get("NetworkDisabled"):
+        mode = host_config.network_mode or "default"
+        if config.network_disabled:
             mode = "none"
         if mode.startswith("container:"):
             raise InvalidParameter(
@@ -102,22 +107,23 @@ class EndpointAllocator:
             )
         primary, primary_id = self._names_of(mode)
         ids = {primary: primary_id}
-        settings: dict[str, dict[str, Any]] = {}
+        settings: dict[str, EndpointSettings] = {}
         for ref, given in wanted.items():
             name, network_id = self._names_of(ref)
-            settings[name] = dict(given or {})
+            settings[name] = copy(given)
             if ids.setdefault(name, network_id) != network_id:
                 raise InvalidParameter(f"a container cannot be on two networks that are called {name}")
         if len(ids) > 1 and primary in ("none", "host"):
             raise InvalidParameter(
                 "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
             )
-        attachments = [Attachment(name, settings.get(name, {}), network_id) for name, network_id in ids.items()]
+        attachments = [
+            Attachment(name, settings.get(name) or EndpointSettings(), network_id) for name, network_id in ids.items()
+        ]
         first = attachments[0].wanted
-        if config.get("MacAddress"):
-            first.setdefault("MacAddress", config["MacAddress"])
-        if host.get("Links") and primary not in ("bridge", "none", "host"):
-            first["Links"] = [*(first.get("Links") or ()), *host["Links"]]
+        first.mac_address = first.mac_address or config.mac_address or ""
+        if host_config.links and primary not in ("bridge", "none", "host"):
+            first.links = [*(first.links or ()), *host_config.links]
         for attachment in attachments:
             self.check(attachment)
         return attachments
@@ -145,17 +151,16 @@ class EndpointAllocator:
             return
         wanted = attachment.wanted
         before = "invalid endpoint settings:\n"
-        if wanted.get("Aliases") and not record.names_are_known:
+        if wanted.aliases and not record.names_are_known:
             raise InvalidParameter(f"{before}network-scoped aliases are only supported for user-defined networks")
-        ipam = wanted.get("IPAMConfig") or {}
-        for key, version in (("IPv4Address", 4), ("IPv6Address", 6)):
-            text = ipam.get(key)
+        ipam = wanted.ipam_config or EndpointIPAMConfig()
+        for text, version in ((ipam.ipv4_address, 4), (ipam.ipv6_address, 6)):
             if not text:
                 continue
             try:
                 address = ipaddress.ip_address(text)
             except ValueError as error:
-                raise InvalidParameter(f"{before}invalid {key.removesuffix('Address')} address: {text}") from error
+                raise InvalidParameter(f"{before}invalid IPv{version} address: {text}") from error
             if not record.own_subnet:
                 raise InvalidParameter(
                     f"{before}user specified IP address is supported only when connecting to networks with user configured subnets"
@@ -190,20 +195,20 @@ class EndpointAllocator:
             )
         attachment.network_id = record.id
         wanted = attachment.wanted
-        ipam = wanted.get("IPAMConfig") or {}
+        ipam = wanted.ipam_config or EndpointIPAMConfig()
         # What is called the host's network is a place on the default one with the ports published.
         carrier = self._find("bridge") if record.driver == "host" else record
         found: list[Address | None] = [None, None]
         try:
-            for index, (version, key, have) in enumerate(
-                ((4, "IPv4Address", attachment.address), (6, "IPv6Address", attachment.address6))
+            for index, (version, fixed, have) in enumerate(
+                ((4, ipam.ipv4_address or "", attachment.address), (6, ipam.ipv6_address or "", attachment.address6))
             ):
-                subnet = self._subnet(carrier, version, have if again else ipam.get(key) or "")
+                subnet = self._subnet(carrier, version, have if again else fixed)
                 if subnet is None:
-                    if ipam.get(key) and (version == 4 or record.ipv6):
-                        raise InvalidParameter(f"no configured subnet contains IP address {ipam[key]}")
+                    if fixed and (version == 4 or record.ipv6):
+                        raise InvalidParameter(f"no configured subnet contains IP address {fixed}")
                 elif not again:
-                    found[index] = subnet.take(ipam.get(key) or "")
+                    found[index] = subnet.take(fixed)
                 elif have:
                     found[index] = subnet.retake(have)
         except BaseException:
@@ -212,7 +217,7 @@ class EndpointAllocator:
         ipv4, ipv6 = found
         if not again:
             attachment.endpoint = secrets.token_hex(32)
-            attachment.mac = str(wanted.get("MacAddress") or "").lower() or (
+            attachment.mac = wanted.mac_address.lower() or (
                 mac_of(ipv4.address) if ipv4 is not None else f"02:42:{secrets.token_bytes(4).hex(':')}"
             )
             attachment.address = ipv4.address if ipv4 is not None else ""
@@ -438,11 +443,11 @@ def _port_requests(container: Container) -> Iterator[PortRequest]:
     if container.on_host_network:
         # Those that are listened at, once they are.
         return
-    bindings = record.host.get("PortBindings") or {}
+    bindings = record.host_config.port_bindings or {}
     yield from parse_bindings(bindings)
-    if not record.host.get("PublishAllPorts"):
+    if not record.host_config.publish_all_ports:
         return
-    exposed = record.config.get("ExposedPorts") or {}
+    exposed = record.config.exposed_ports or {}
     for port, protocol in sorted(each_port(exposed), key=lambda one: (one[1], one[0])):
         if protocol != "sctp" and f"{port}/{protocol}" not in bindings:
             yield PortRequest(protocol, port, "", 0, 0)

@@ -37,7 +37,7 @@ class Resolver:
             return Answer(tuple(dict.fromkeys(addresses)))
         if gateway_endpoint(asker.endpoints) is None:
             return Answer(servers=())
-        return Answer(servers=tuple(asker.record.host.get("Dns") or self._dns or host_resolver().servers))
+        return Answer(servers=tuple(asker.record.host_config.dns or self._dns or host_resolver().servers))
 
     def _asker(self, network_id: str, source: str) -> tuple[Container, Endpoint] | None:
         for key, members in self._members.items():
@@ -50,7 +50,7 @@ class Resolver:
 
     def _on_network(self, own: Endpoint, name: str) -> Iterator[str]:
         wanted = {name}
-        for link in own.wanted.get("Links") or ():
+        for link in own.wanted.links or ():
             target, _, alias = link.partition(":")
             if name == (alias or target).lower():
                 wanted.add(target.removeprefix("/").lower())
@@ -71,6 +71,6 @@ class Resolver:
 
 def dns_names(container: Container, endpoint: Endpoint) -> list[str]:
     """By which names a container is known on a network, as inspect shows them."""
-    names = [container.record.name, *(endpoint.wanted.get("Aliases") or ()), container.id[:12]]
-    names.append(str(container.record.config.get("Hostname") or ""))
+    names = [container.record.name, *(endpoint.wanted.aliases or ()), container.id[:12]]
+    names.append(container.record.config.hostname)
     return [name for name in dict.fromkeys(names) if name]

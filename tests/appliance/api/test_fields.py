@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 import appliance.api
+from appliance.api.containerconfig import decode_config
 from appliance.api.fields import CONFIG, HOST, document
-from appliance.api.hostconfig import check_config, check_host_config
+from appliance.api.hostconfig import decode_host_config
 from appliance.container.fields import Decision, Field, Kind
 from appliance.errors import InvalidParameter
 
@@ -37,23 +38,23 @@ def test_the_document_shows_the_tables() -> None:
 def test_a_field_is_refused_or_warned_of_as_the_table_says(place: str, name: str, field: Field) -> None:
     if field.decision is Decision.HONOURED:
         return
-    check = check_config if place == "Config" else check_host_config
+    decode = decode_config if place == "Config" else decode_host_config
     given = {name: _SOMETHING[field.kind]}
     if field.decision is Decision.REFUSED:
         with pytest.raises(InvalidParameter, match=name):
-            check(given)
+            decode(given)
     else:
-        assert any(warning.startswith(f"{name} was discarded") for warning in check(given))
+        assert any(warning.startswith(f"{name} was discarded") for warning in decode(given)[1])
     for value in (None, *field.harmless):
-        assert check({name: value}) == []
+        assert decode({name: value})[1] == []
 
 
 @pytest.mark.parametrize(("place", "name", "field"), _BOTH)
 def test_a_field_of_another_type_is_refused(place: str, name: str, field: Field) -> None:
-    check = check_config if place == "Config" else check_host_config
+    decode = decode_config if place == "Config" else decode_host_config
     wrong = 7 if field.kind is not Kind.NUMBER else "seven"
     with pytest.raises(InvalidParameter, match=f"{name} is not {field.kind.value}"):
-        check({name: wrong})
+        decode({name: wrong})
 
 
 @pytest.mark.parametrize(
@@ -76,12 +77,12 @@ def test_a_field_of_another_type_is_refused(place: str, name: str, field: Field)
 )
 def test_what_cannot_be_is_refused_in_words(host: dict[str, Any], text: str) -> None:
     with pytest.raises(InvalidParameter, match=text):
-        check_host_config(host)
+        decode_host_config(host)
 
 
 def test_log_options_without_effect_are_named() -> None:
     config = {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "2", "compress": "true", "tag": "x"}}
-    assert check_host_config({"LogConfig": config}) == [
+    assert decode_host_config({"LogConfig": config})[1] == [
         "log option compress was discarded",
         "log option tag was discarded",
     ]

@@ -5,6 +5,8 @@ import json
 import pytest
 
 from appliance.container.capabilities import capabilities
+from appliance.container.config import ContainerConfig
+from appliance.container.host_config import HostConfig
 from appliance.container.lifecycle import (
     Created,
     Event,
@@ -72,21 +74,22 @@ def test_no_signals(text: str) -> None:
 
 
 def test_capabilities() -> None:
-    assert capabilities({"CapDrop": ["ALL"]}) == []
-    assert capabilities({"CapDrop": ["all"], "CapAdd": ["net_admin"]}) == ["CAP_NET_ADMIN"]
-    assert "CAP_SYS_ADMIN" in capabilities({"Privileged": True})
-    assert "CAP_CHOWN" not in capabilities({"CapDrop": ["CAP_CHOWN"]})
-    assert "CAP_CHOWN" not in capabilities({"CapAdd": ["ALL"], "CapDrop": ["CHOWN"]})
+    assert capabilities(HostConfig(cap_drop=["ALL"])) == []
+    assert capabilities(HostConfig(cap_drop=["all"], cap_add=["net_admin"])) == ["CAP_NET_ADMIN"]
+    assert "CAP_SYS_ADMIN" in capabilities(HostConfig(privileged=True))
+    assert "CAP_CHOWN" not in capabilities(HostConfig(cap_drop=["CAP_CHOWN"]))
+    assert "CAP_CHOWN" not in capabilities(HostConfig(cap_add=["ALL"], cap_drop=["CHOWN"]))
     with pytest.raises(InvalidParameter, match="CAP_FLY"):
-        capabilities({"CapAdd": ["FLY"]})
+        capabilities(HostConfig(cap_add=["FLY"]))
 
 
 def test_spec() -> None:
-    config = {"Entrypoint": ["/e"], "Cmd": ["a"], "Env": ["X=1"], "Tty": True, "User": "u:g"}
-    spec = json.loads(build_spec(config, {"Init": True, "Memory": 1 << 26, "MemorySwap": 1 << 27}, "box", []))
+    config = ContainerConfig(entrypoint=["/e"], cmd=["a"], env=["X=1"], tty=True, user="u:g")
+    host_config = HostConfig(init=True, memory=1 << 26, memory_swap=1 << 27)
+    spec = json.loads(build_spec(config, host_config, "box", []))
     assert spec["process"]["args"] == ["/sbin/docker-init", "--", "/e", "a"]
     assert {"HOSTNAME=box", "TERM=xterm", "X=1"} <= set(spec["process"]["env"])
     assert spec["process"]["user"]["username"] == "u:g"
     assert spec["linux"]["resources"]["memory"] == {"limit": 1 << 26, "swap": 1 << 27}
     with pytest.raises(InvalidParameter, match="no command specified"):
-        build_spec({}, {}, "box", [])
+        build_spec(ContainerConfig(), HostConfig(), "box", [])

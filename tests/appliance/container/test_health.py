@@ -1,5 +1,6 @@
 """What the answers of a health check come to."""
 
+from appliance.container.config import ContainerConfig, HealthConfig
 from appliance.container.health import Health, Probe, check_of
 
 _SECOND = 1_000_000_000
@@ -10,9 +11,11 @@ def _probe(code: int, at: int = 0) -> Probe:
 
 
 def test_the_check_of_a_configuration() -> None:
-    assert check_of({}) is None
-    assert check_of({"Healthcheck": {"Test": ["NONE"]}}) is None
-    check = check_of({"Healthcheck": {"Test": ["CMD-SHELL", "a && b"], "Retries": 2}, "Shell": ["bash", "-c"]})
+    assert check_of(ContainerConfig()) is None
+    assert check_of(ContainerConfig(healthcheck=HealthConfig(test=["NONE"]))) is None
+    check = check_of(
+        ContainerConfig(healthcheck=HealthConfig(test=["CMD-SHELL", "a && b"], retries=2), shell=["bash", "-c"])
+    )
     assert check is not None
     assert (check.command, check.interval, check.timeout, check.retries) == (
         ["bash", "-c", "a && b"],
@@ -23,7 +26,7 @@ def test_the_check_of_a_configuration() -> None:
 
 
 def test_failures_in_a_row_make_it_unhealthy_and_one_success_healthy() -> None:
-    check = check_of({"Healthcheck": {"Test": ["CMD", "x"], "Retries": 2}})
+    check = check_of(ContainerConfig(healthcheck=HealthConfig(test=["CMD", "x"], retries=2)))
     assert check is not None
     health = Health()
     assert [health.take(_probe(code), check, 0) for code in (1, 0, 1, 1, 1, 0)] == [
@@ -39,7 +42,9 @@ def test_failures_in_a_row_make_it_unhealthy_and_one_success_healthy() -> None:
 
 def test_in_the_start_period_only_success_counts() -> None:
     check = check_of(
-        {"Healthcheck": {"Test": ["CMD", "x"], "Retries": 1, "StartPeriod": 10 * _SECOND, "StartInterval": _SECOND}}
+        ContainerConfig(
+            healthcheck=HealthConfig(test=["CMD", "x"], retries=1, start_period=10 * _SECOND, start_interval=_SECOND)
+        )
     )
     assert check is not None
     health = Health()

@@ -2,8 +2,11 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
+from appliance.container.config import ContainerConfig, Empty
+from appliance.container.host_config import HostConfig, Mount
 from appliance.container.links import link_environment, parse_link
 from appliance.container.mounts import check_mounts, parse_bind, parse_mount, parse_volumes_from
 from appliance.container.spec import build_spec
@@ -61,7 +64,7 @@ def test_binds_that_cannot_be(text: str) -> None:
             'plugin "other" not found',
         ),
         ({"Type": "tmpfs", "Source": "x", "Target": "/b"}, "field Source must not be specified"),
-        ({"Type": "tmpfs", "Target": "/b", "TmpfsOptions": {"SizeBytes": "1"}}, "are numbers"),
+        ({"Type": "tmpfs", "Target": "/b", "TmpfsOptions": {"SizeBytes": -1}}, "SizeBytes must not be negative"),
         (
             {"Type": "bind", "Source": "/a", "Target": "/b", "BindOptions": {"Propagation": "x"}},
             "invalid propagation mode",
@@ -70,13 +73,13 @@ def test_binds_that_cannot_be(text: str) -> None:
 )
 def test_mounts_that_cannot_be(given: dict[str, Any], text: str) -> None:
     with pytest.raises(InvalidParameter, match=text):
-        parse_mount(given)
+        parse_mount(msgspec.convert(given, Mount))
 
 
 def test_mounts_are_held_against_each_other() -> None:
     with pytest.raises(InvalidParameter, match="Duplicate mount point: /b"):
-        check_mounts({"Binds": ["/a:/b"], "Tmpfs": {"/b/": ""}})
-    warnings = check_mounts({"Binds": ["/a:/b:rslave"]})
+        check_mounts(HostConfig(binds=["/a:/b"], tmpfs={"/b/": ""}))
+    warnings = check_mounts(HostConfig(binds=["/a:/b:rslave"]))
     assert len(warnings) == 1
     assert "rslave" in warnings[0]
     assert parse_volumes_from("box:ro") == ("box", True)
@@ -91,7 +94,7 @@ def test_own_mounts_replace_and_go_deeper() -> None:
         oci.Mount("/etc", "bind", "/v/0"),
         oci.Mount("/etc/hosts", "bind", "/v/1"),
     ]
-    spec = json.loads(build_spec({"Cmd": ["x"]}, {}, "box", own))
+    spec = json.loads(build_spec(ContainerConfig(cmd=["x"]), HostConfig(), "box", own))
     order = [mount["destination"] for mount in spec["mounts"]]
     assert order.index("/etc") < order.index("/etc/hosts")
     assert [mount["source"] for mount in spec["mounts"] if mount["destination"] == "/etc/hosts"] == ["/v/1"]
@@ -101,7 +104,10 @@ def test_links() -> None:
     assert parse_link("/db:/box/alias") == ("db", "alias")
     assert parse_link("db") == ("db", "db")
     env = link_environment(
-        "box", "the-db", "10.0.0.2", {"ExposedPorts": {"53/udp": {}, "80/tcp": {}}, "Env": ["A=b", "PATH=/x"]}
+        "box",
+        "the-db",
+        "10.0.0.2",
+        ContainerConfig(exposed_ports={"53/udp": Empty(), "80/tcp": Empty()}, env=["A=b", "PATH=/x"]),
     )
     assert env[0] == "THE_DB_NAME=/box/the-db"
     assert "THE_DB_PORT=tcp://10.0.0.2:80" in env

@@ -1,7 +1,9 @@
 """Dockerfile instructions of `docker commit --change`."""
 
+import msgspec
 import pytest
 
+from appliance.container.config import ContainerConfig
 from appliance.errors import InvalidParameter
 from appliance.image.instructions import apply_instructions
 
@@ -30,7 +32,9 @@ from appliance.image.instructions import apply_instructions
     ],
 )
 def test_what_they_change(line: str, key: str, value: object) -> None:
-    assert apply_instructions({"Env": ["OLD=x"], "WorkingDir": "/app"}, [line])[key] == value
+    before = ContainerConfig(env=["OLD=x"], working_dir="/app")
+    assert msgspec.to_builtins(apply_instructions(before, [line]))[key] == value
+    assert before == ContainerConfig(env=["OLD=x"], working_dir="/app")
 
 
 @pytest.mark.parametrize(
@@ -51,4 +55,4 @@ def test_what_they_change(line: str, key: str, value: object) -> None:
 )
 def test_what_is_refused(line: str) -> None:
     with pytest.raises(InvalidParameter):
-        apply_instructions({}, [line])
+        apply_instructions(ContainerConfig(), [line])

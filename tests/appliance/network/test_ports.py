@@ -7,6 +7,8 @@ import pytest
 import trio
 
 from appliance.container.container_record import Binding
+from appliance.container.go_json import convert, fold
+from appliance.container.host_config import HostConfig, PortBindings
 from appliance.errors import InvalidParameter, VchError
 from appliance.network.firewall import Publication, rules
 from appliance.network.host import UserModeHostNetwork
@@ -25,6 +27,12 @@ class _Host(UserModeHostNetwork):
 
     def withdraw(self, publications: Iterable[Publication]) -> None:
         self.now -= set(publications)
+
+
+def _decoded(bindings: dict[str, Any]) -> PortBindings:
+    given = {"PortBindings": bindings}
+    fold(given, HostConfig)
+    return convert(given, HostConfig).port_bindings or {}
 
 
 @pytest.fixture
@@ -89,7 +97,7 @@ async def test_all_or_none(host: _Host) -> None:
     ],
 )
 def test_what_is_wanted(bindings: dict[str, Any], wanted: list[PortRequest]) -> None:
-    assert parse_bindings(bindings) == wanted
+    assert parse_bindings(_decoded(bindings)) == wanted
 
 
 def test_exposed_ports_one_by_one() -> None:
@@ -114,7 +122,7 @@ def test_exposed_ports_one_by_one() -> None:
 )
 def test_what_cannot_be_wanted(bindings: dict[str, Any]) -> None:
     with pytest.raises(InvalidParameter):
-        parse_bindings(bindings)
+        parse_bindings(_decoded(bindings))
 
 
 def test_rules_name_only_what_is_ours() -> None:

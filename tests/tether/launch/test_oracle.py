@@ -11,8 +11,11 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from appliance.container.config import ContainerConfig
+from appliance.container.host_config import HostConfig
 from appliance.container.spec import build_spec
 from tests.live.images import busybox_layer
 from tether.launch.credentials import CAPABILITIES
@@ -45,7 +48,14 @@ def bundle(tmp_path: Path) -> Path:
 
 
 def spec_for(bundle: Path, config: dict[str, Any], host: dict[str, Any]) -> dict[str, Any]:
-    spec: dict[str, Any] = json.loads(build_spec({"Entrypoint": ["sh", "-c"], **config}, host, "box", []))
+    spec: dict[str, Any] = json.loads(
+        build_spec(
+            msgspec.convert({"Entrypoint": ["sh", "-c"], **config}, ContainerConfig),
+            msgspec.convert(host, HostConfig),
+            "box",
+            [],
+        )
+    )
     spec["root"]["path"] = str(bundle / "rootfs")
     # What only a guest has: its state files, and the name that crun cannot look up.
     spec["mounts"] = [mount for mount in spec["mounts"] if mount["type"] != "bind"]

@@ -9,6 +9,8 @@ import pytest
 import trio
 from pyVmomi import vim
 
+from appliance.container.config import ContainerConfig
+from appliance.container.host_config import HostConfig
 from appliance.engine.machines.boot import launch_setup
 from appliance.engine.machines.guest_config import GuestConfig
 from appliance.guest import GuestSession
@@ -119,7 +121,7 @@ async def test_a_container_runs(simulator: Simulator, short_path: Path) -> None:
     with open(layer, "w+b") as out:
         write_erofs(io.BytesIO(busybox_layer()).read, out)
     script = "cat /kept; echo more >> /kept; echo said"
-    config = {"Cmd": ["/bin/sh", "-c", script], "Hostname": "box", "Env": ["PATH=/bin"]}
+    config = ContainerConfig(cmd=["/bin/sh", "-c", script], hostname="box", env=["PATH=/bin"])
     said = []
     async with opened(server_of(simulator), short_path) as (driver, _, _), LoopThread.open() as loop:
         await driver.disks.create(upper, SCRATCH)
@@ -130,7 +132,7 @@ async def test_a_container_runs(simulator: Simulator, short_path: Path) -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(session.run)
                 await session.hello(60)
-                setup, process = launch_setup("c0ffee", config, {}, machine.guest_disks(), GuestConfig([]), 0)
+                setup, process = launch_setup("c0ffee", config, HostConfig(), machine.guest_disks(), GuestConfig([]), 0)
                 async with session.launch(setup, process, 60) as launched:
                     async for records in launched.output():
                         said += [record.data for record in records.records]
