@@ -1,6 +1,8 @@
 """Records of containers that have a log driver."""
 
+from appliance.container.config import ContainerConfig
 from appliance.container.container_record import ContainerRecord
+from appliance.container.host_config import HostConfig, LogConfig
 
 
 def record_with(driver: str, options: dict[str, str]) -> ContainerRecord:
@@ -10,6 +12,6 @@ def record_with(driver: str, options: dict[str, str]) -> ContainerRecord:
         0,
         "sha256:" + "f" * 64,
         "busybox",
-        {},
-        {"LogConfig": {"Type": driver, "Config": options}},
+        ContainerConfig(),
+        HostConfig(log_config=LogConfig(driver, options)),
     )
