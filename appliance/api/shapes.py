@@ -34,7 +34,8 @@ _CONFIG_DEFAULTS = _shown_defaults(ContainerConfig)
 _HOST_DEFAULTS = _shown_defaults(HostConfig)
 
 
-def _host_config(host_config: HostConfig, version: Version) -> dict[str, Any]:
+def host_config_shape(host_config: HostConfig, version: Version) -> dict[str, Any]:
+    """HostConfig as inspect shows it."""
     given: dict[str, Any] = msgspec.to_builtins(host_config)
     shown = _HOST_DEFAULTS | given
     log_config = host_config.log_config
@@ -239,7 +240,7 @@ def inspect_container(container: Container, networks: NetworkBackend, version: V
         "ProcessLabel": "",
         "AppArmorProfile": "",
         "ExecIDs": None,
-        "HostConfig": _host_config(record.host_config, version),
+        "HostConfig": host_config_shape(record.host_config, version),
         "GraphDriver": {"Name": "erofs", "Data": None},
         "Mounts": [mount_shape(mount) for mount in record.mounts],
         "Config": config_shape(record.config),
