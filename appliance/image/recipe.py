@@ -18,6 +18,8 @@ from appliance.errors import ProtocolError
 _LITERAL, _COPY = struct.Struct("<cI"), struct.Struct("<cQQ")
 _LEVEL = 3
 _PIECE = 1 << 20
+_READ = 64 << 10
+_DAMAGED = "a layer's recipe is damaged"
 
 
 class RecipeWriter:
@@ -61,28 +63,49 @@ class RecipeWriter:
         self._out.close()  # type: ignore[no-untyped-call]
 
 
+class _Steps:
+    """Reads the bytes of a recipe. ProtocolError when they are damaged or incomplete."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._decoder = zstandard.ZstdDecompressor().decompressobj()
+        self._buffer = b""
+        self._position = 0
+
+    def read(self, size: int) -> bytes:
+        """The next bytes; fewer only at the end of a complete recipe."""
+        while len(self._buffer) - self._position < size and not self._decoder.eof:
+            compressed = self._file.read(_READ)
+            if not compressed:
+                raise ProtocolError(_DAMAGED)
+            try:
+                more = self._decoder.decompress(compressed)
+            except zstandard.ZstdError as error:
+                raise ProtocolError(_DAMAGED) from error
+            self._buffer, self._position = self._buffer[self._position :] + more, 0
+        data = self._buffer[self._position : self._position + size]
+        self._position += len(data)
+        return data
+
+    def exactly(self, size: int) -> bytes:
+        data = self.read(size)
+        if len(data) < size:
+            raise ProtocolError(_DAMAGED)
+        return data
+
+
 def tar_of(recipe: Path, disk: Path) -> Iterator[bytes]:
     """The tar of a layer, in pieces. Blocking. ProtocolError or OSError when the recipe or the disk is damaged."""
     with open(recipe, "rb") as file, open(disk, "rb", buffering=0) as data:
-        steps = zstandard.ZstdDecompressor().stream_reader(file)
-
-        def exactly(size: int) -> bytes:
-            found = b""
-            while len(found) < size:
-                more = steps.read(size - len(found))
-                if not more:
-                    raise ProtocolError("a layer's recipe is damaged")
-                found += more
-            return found
-
+        steps = _Steps(file)
         while kind := steps.read(1):
             if kind == b"L":
-                (size,) = struct.unpack("<I", exactly(4))
-                yield exactly(size)
+                (size,) = struct.unpack("<I", steps.exactly(4))
+                yield steps.exactly(size)
                 continue
             if kind != b"C":
-                raise ProtocolError("a layer's recipe is damaged")
-            offset, left = struct.unpack("<QQ", exactly(16))
+                raise ProtocolError(_DAMAGED)
+            offset, left = struct.unpack("<QQ", steps.exactly(16))
             while left:
                 piece = os.pread(data.fileno(), min(_PIECE, left), offset)
                 if not piece:

@@ -1,0 +1,94 @@
+"""Manifests and indexes, which strangers write."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from appliance.errors import ProtocolError
+from appliance.image.manifest import (
+    ArchivedImage,
+    Descriptor,
+    ImageIndex,
+    ImageManifest,
+    parse_manifest_untrusted,
+)
+
+_DIGEST = "sha256:" + "a" * 64
+_MANIFEST: dict[str, Any] = {
+    "schemaVersion": 2,
+    "config": {"mediaType": "c", "size": 5, "digest": _DIGEST, "unknown": [1]},
+    "layers": [{"digest": _DIGEST}],
+}
+
+
+def _parse(document: object) -> ImageManifest | ImageIndex:
+    return parse_manifest_untrusted(json.dumps(document).encode(), "complaint")
+
+
+def test_a_manifest_and_an_index_are_told_apart() -> None:
+    manifest = _parse({**_MANIFEST, "annotations": {"a": "b"}, "subject": None})
+    assert isinstance(manifest, ImageManifest)
+    assert (manifest.config.size, manifest.config.digest) == (5, _DIGEST)
+    assert manifest.layers == [Descriptor(digest=_DIGEST)]
+    index = _parse({"manifests": [{"digest": _DIGEST, "platform": {"os": "linux", "architecture": "arm64"}}]})
+    assert isinstance(index, ImageIndex)
+    (entry,) = index.manifests
+    assert entry.platform
+    assert (entry.platform.os, entry.platform.architecture) == ("linux", "arm64")
+
+
+def test_null_is_a_value_that_is_not_there() -> None:
+    entry = {"digest": _DIGEST, "mediaType": None, "platform": None, "annotations": None}
+    index = _parse({"mediaType": None, "manifests": [entry]})
+    assert isinstance(index, ImageIndex)
+    assert not index.manifests[0].platform
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        [],
+        None,
+        5,
+        {},
+        {"config": 5, "layers": []},
+        {"config": _MANIFEST["config"]},
+        {"config": _MANIFEST["config"], "layers": None},
+        {"config": _MANIFEST["config"], "layers": [5]},
+        {"manifests": None},
+        {"manifests": {}},
+        {"manifests": [{}]},
+        {"manifests": [{"digest": 5}]},
+        {"manifests": [{"digest": _DIGEST, "platform": "linux"}]},
+        *({**_MANIFEST, "layers": [{"digest": _DIGEST, "size": size}]} for size in (-1, 1.5, "5", 2**63, None)),
+        {**_MANIFEST, "schemaVersion": "2"},
+    ],
+)
+def test_wrong_kinds(document: object) -> None:
+    with pytest.raises(ProtocolError, match=r"^complaint: "):
+        _parse(document)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b'{"config": "\xff"}', b'{"a":' * 100_000, b"[" * 100_000])
+def test_what_is_not_json(content: bytes) -> None:
+    with pytest.raises(ProtocolError, match=r"^complaint: "):
+        parse_manifest_untrusted(content, "complaint")
+
+
+def test_schema_1_is_named() -> None:
+    with pytest.raises(ProtocolError, match="manifests of schema 1 are not supported"):
+        _parse({"schemaVersion": 1, "fsLayers": []})
+
+
+def test_what_is_written_has_no_empty_members() -> None:
+    manifest = ImageManifest(config=Descriptor(digest=_DIGEST, size=1), layers=[])
+    assert json.loads(msgspec.json.encode(manifest)) == {
+        "schemaVersion": 2,
+        "mediaType": "",
+        "config": {"mediaType": "", "size": 1, "digest": _DIGEST},
+        "layers": [],
+    }
+    archived = ArchivedImage(config="c", layers=["l"])
+    assert json.loads(msgspec.json.encode(archived)) == {"Config": "c", "RepoTags": None, "Layers": ["l"]}

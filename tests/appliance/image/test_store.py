@@ -1,0 +1,211 @@
+"""The image store: names, removal, layers that images share, what survives a restart."""
+
+import io
+from pathlib import Path
+
+import pytest
+import trio
+
+from appliance.errors import Conflict, NotFound, ProtocolError, Unavailable
+from appliance.image.reference import parse_reference
+from appliance.image.store import Blob, ImageRecord, ImageStore
+from appliance.store import Database
+from tests.appliance.image.test_pull import config_of, opened_store
+from tests.archives import Tar
+
+
+def _tar(name: str) -> bytes:
+    return Tar().add(name, name.encode() * 1000).bytes()
+
+
+async def _image(store: ImageStore, tars: list[bytes], *names: str) -> ImageRecord:
+    for tar in tars:
+        await store.add_new_layer(io.BytesIO(tar).read)
+    record = await store.add_image(config_of(tars))
+    for name in names:
+        await store.tag(record, parse_reference(name).with_default_tag(), 1.0)
+    return record
+
+
+def _nobody(_: str) -> None:
+    return None
+
+
+async def test_an_image_is_found_by_all_its_names(tmp_path: Path) -> None:
+    async with opened_store(tmp_path) as store:
+        record = await _image(store, [_tar("a")], "app", "registry.example:5000/team/app:v2")
+        digest = "sha256:" + "d" * 64
+        await store.tag(record, parse_reference("app"), 2.0, digest)
+        short = record.id[7:19]
+        for text in ("app", "app:latest", "docker.io/library/app", "registry.example:5000/team/app:v2"):
+            assert store.get(text) is record
+        for text in (record.id, record.id[7:], short, f"sha256:{short}", f"app@{digest}"):
+            assert store.get(text) is record
+        for text, shown in (
+            ("none", "none:latest"),
+            ("app:v2", "app:v2"),
+            ("0" * 64, "0" * 64),
+            (f"sha256:{'0' * 64}", f"sha256:{'0' * 64}"),
+            (f"app@sha256:{'e' * 64}", f"app@sha256:{'e' * 64}"),
+        ):
+            with pytest.raises(NotFound) as caught:
+                store.get(text)
+            assert str(caught.value) == f"No such image: {shown}"
+
+
+async def test_all_of_it_survives_a_restart(tmp_path: Path) -> None:
+    async with opened_store(tmp_path) as store:
+        record = await _image(store, [_tar("a"), _tar("b")], "app")
+        blob = Blob("sha256:" + "b" * 64, 5, "kind", "docker.io/library/app")
+        diff_id = store.config(record.id).diff_ids[0]
+        await store.learn(diff_id, blob)
+    async with opened_store(tmp_path) as store:
+        assert store.all() == [record]
+        assert store.get("app").id == record.id
+        assert store.size(record) == 2000
+        assert store.blobs_of(diff_id) == [blob]
+        assert [path.exists() for path in store.layer_paths(record.id)] == [True, True]
+        assert await store.layers_used() == 2000
+
+
+async def test_a_tag_moves_from_one_image_to_the_next(tmp_path: Path) -> None:
+    async with opened_store(tmp_path) as store:
+        old = await _image(store, [_tar("a")], "app")
+        new = await _image(store, [_tar("b")], "app")
+        assert (old.references, new.references) == ([], ["docker.io/library/app:latest"])
+        assert not await store.tag(new, parse_reference("app:latest"), 9.0)
+        assert new.tagged == 1.0
+    async with opened_store(tmp_path) as store:
+        assert store.get(old.id).references == []
+
+
+async def test_layers_stay_as_long_as_an_image_has_them(tmp_path: Path) -> None:
+    gone: list[Path] = []
+    async with Database.open(tmp_path / "state.db") as database:
+        store = ImageStore(database, tmp_path, gone.append)
+        base, top = _tar("base"), _tar("top")
+        one, two = await _image(store, [base], "one"), await _image(store, [base, top], "two")
+        assert store.shared_sizes() == {one.id: 4000, two.id: 4000}
+        first, second = store.layer_paths(two.id)
+        assert await store.remove("two", _nobody, force=False) == [
+            {"Untagged": "two:latest"},
+            {"Deleted": two.id},
+            {"Deleted": store_id(second)},
+        ]
+        assert (first.exists(), second.exists(), gone) == (True, False, [second])
+        await store.remove("one", _nobody, force=False)
+        assert list((tmp_path / "layers").iterdir()) == []
+
+
+def store_id(path: Path) -> str:
+    return f"sha256:{path.stem}"
+
+
+async def test_rules_of_removal(tmp_path: Path) -> None:
+    def user(_: str) -> str:
+        return "0123456789ab"
+
+    async with opened_store(tmp_path) as store:
+        record = await _image(store, [_tar("a")], "one", "two")
+        short = record.id[7:19]
+        with pytest.raises(Conflict) as caught:
+            await store.remove(short, _nobody, force=False)
+        assert "(must be forced) - image is referenced in multiple repositories" in str(caught.value)
+        assert await store.remove("one", user, force=False) == [{"Untagged": "one:latest"}]
+        with pytest.raises(Conflict) as caught:
+            await store.remove("two", user, force=False)
+        assert str(caught.value) == (
+            'conflict: unable to remove repository reference "two" (must force) - container 0123456789ab is using its '
+            f"referenced image {short}"
+        )
+        with pytest.raises(Conflict, match="image is being used by stopped container 0123456789ab"):
+            await store.remove(short, user, force=False)
+        # By force the names go, and the image stays for its container.
+        assert await store.remove(short, user, force=True) == [{"Untagged": "two:latest"}]
+        assert store.get(record.id) is record
+        assert (await store.remove(record.id, _nobody, force=False))[0] == {"Deleted": record.id}
+        assert store.all() == []
+
+
+async def test_pinned_layers_wait_for_their_image(tmp_path: Path) -> None:
+    async with opened_store(tmp_path) as store:
+        layer = await store.add_new_layer(io.BytesIO(_tar("a")).read)
+        async with store.pinned([layer.diff_id]):
+            await store.sweep()
+            assert store.has_layer(layer.diff_id)
+        assert not store.has_layer(layer.diff_id)
+
+
+async def test_an_image_without_all_its_layers_is_refused(tmp_path: Path) -> None:
+    async with opened_store(tmp_path) as store:
+        with pytest.raises(ProtocolError, match=r"the image's layer sha256:.* is missing"):
+            await store.add_image(config_of([_tar("a")]))
+
+
+async def test_two_pulls_of_a_layer_convert_it_once(tmp_path: Path) -> None:
+    tar = _tar("a")
+    read: list[int] = []
+
+    async with opened_store(tmp_path) as store:
+        layer = await store.add_new_layer(io.BytesIO(tar).read)
+
+        def source() -> bytes:
+            read.append(1)
+            return b""
+
+        assert await store.add_layer(layer.diff_id, source) is None
+        assert read == []
+
+
+async def test_bytes_that_are_not_what_was_promised(tmp_path: Path) -> None:
+    async with opened_store(tmp_path) as store:
+        wrong = "sha256:" + "0" * 64
+        with pytest.raises(ProtocolError, match=f"its config says {wrong}"):
+            await store.add_layer(wrong, io.BytesIO(_tar("a")).read)
+        with pytest.raises(ProtocolError, match="filesystem layer verification failed for digest sha256:1"):
+            await store.add_layer(wrong, io.BytesIO(_tar("a")).read, Blob("sha256:1", 1, "", "x"))
+        assert list((tmp_path / "layers").iterdir()) == []
+
+
+async def test_a_quota_refuses_a_layer_and_leaves_nothing(tmp_path: Path) -> None:
+    async def admit(size: int) -> None:
+        raise Unavailable(f"no room for {size}")
+
+    async with Database.open(tmp_path / "state.db") as database:
+        store = ImageStore(database, tmp_path, admit=admit)
+        with pytest.raises(Unavailable, match="no room for 1000"):
+            await store.add_new_layer(io.BytesIO(_tar("a")).read)
+        assert list((tmp_path / "layers").iterdir()) == []
+        assert database.load("layer") == {}
+
+
+async def test_known_blobs_are_bounded_and_the_latest_is_first(tmp_path: Path) -> None:
+    async with opened_store(tmp_path) as store:
+        for number in range(30):
+            await store.learn("sha256:x", Blob(f"sha256:{number}", 1, "", f"repository{number}"))
+        await store.learn("sha256:x", Blob("sha256:new", 1, "", "repository20"))
+        known = store.blobs_of("sha256:x")
+        assert len(known) == 20
+        assert known[0].digest == "sha256:new"
+        assert [blob.repository for blob in known].count("repository20") == 1
+
+
+async def test_a_full_thread_pool_does_not_block_the_loop(tmp_path: Path) -> None:
+    """Conversions of many layers at once run beside the loop."""
+    async with opened_store(tmp_path) as store:
+        beats = 0
+
+        async def heart() -> None:
+            nonlocal beats
+            while True:
+                await trio.sleep(0.001)
+                beats += 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(heart)
+            async with trio.open_nursery() as inner:
+                for number in range(20):
+                    inner.start_soon(store.add_new_layer, io.BytesIO(_tar(f"file{number}") + bytes(1 << 20)).read)
+            nursery.cancel_scope.cancel()
+        assert beats > 5
+        assert len(store.layers()) == 20
