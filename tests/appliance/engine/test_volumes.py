@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
+from appliance.container.config import ContainerConfig, Empty
 from appliance.container.container_record import ContainerRecord
 from appliance.container.event import Event
+from appliance.container.host_config import HostConfig
 from appliance.container.lifecycle import Created
 from appliance.container.mounts import MountRecord
 from appliance.diag.isolated import IsolatedTasks
@@ -38,14 +41,16 @@ class _Room:
     nursery: trio.Nursery
 
     async def plan(self, host: dict[str, Any] | None = None, volumes: tuple[str, ...] = ()) -> list[MountRecord]:
-        return await self.volumes.plan({"Volumes": {path: {} for path in volumes}}, host or {})
+        config = ContainerConfig(volumes={path: Empty() for path in volumes})
+        return await self.volumes.plan(config, msgspec.convert(host or {}, HostConfig))
 
     async def container(
         self, name: str, host: dict[str, Any] | None = None, volumes: tuple[str, ...] = ()
     ) -> Container:
         """A container that was created with these mounts."""
         key = f"{len(self.containers.all()) + 1:x}" * 64
-        record = ContainerRecord(key, name, 0, "sha256:0", "busybox", {}, {}, mounts=await self.plan(host, volumes))
+        mounts = await self.plan(host, volumes)
+        record = ContainerRecord(key, name, 0, "sha256:0", "busybox", ContainerConfig(), HostConfig(), mounts=mounts)
         container = Container(record, self.root / key, Created())
         self.containers.add(container)
         return container
