@@ -43,6 +43,8 @@ class Daemon:
         self.log = root / "vchd.log"
         # Given at each start.
         self.flags: list[str] = []
+        # The tree whose vchd is started: another version's, or None for this one.
+        self.source: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
 
@@ -69,7 +71,9 @@ class Daemon:
         self.socket.unlink(missing_ok=True)
         with open(self.log, "ab") as log:
             env = os.environ | ({"HOME": str(self.root)} if self.uid else {})
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, cwd=self.source
+            )
         deadline = time.monotonic() + 60
         while not self.socket.exists():
             if self._process.poll() is not None or time.monotonic() > deadline:

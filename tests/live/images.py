@@ -20,13 +20,14 @@ def busybox_layer() -> bytes:
     return layer
 
 
-def layer_with(name: str, size: int = 0) -> bytes:
-    """One with a single file, whose name is its only line; of zeros, if it has a size."""
-    content = bytes(size) or f"{name}\n".encode()
+def layer_with(name: str, size: int = 0, *, content: bytes = b"", mode: int = 0o644) -> bytes:
+    """A layer with a single file: `content`, or `size` zeros, or else its own name as the only line."""
+    content = content or bytes(size) or f"{name}\n".encode()
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
         member = tarfile.TarInfo(name)
         member.size = len(content)
+        member.mode = mode
         archive.addfile(member, io.BytesIO(content))
     return out.getvalue()
 
