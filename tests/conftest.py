@@ -9,6 +9,17 @@ import pytest
 
 from tests.live.daemon import Daemon, running_daemon
 
+_LIVE = Path(__file__).with_name("live")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make check` leaves out: all of tests/live, and each test that uses the simulator's fixture."""
+    for item in items:
+        if _LIVE in item.path.parents:
+            item.add_marker(pytest.mark.live)
+        if "simulator" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.simulator)
+
 
 @pytest.fixture
 def short_path() -> Iterator[Path]:
@@ -21,7 +32,7 @@ def short_path() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def host_daemon() -> Iterator[Daemon]:
-    """The same on the host's loopback, for what tests serve there."""
+    """A vchd with user-mode networking, whose containers reach what a test serves on the host's loopback."""
     path = Path(tempfile.mkdtemp(prefix="vch-", dir="/tmp"))
     path.chmod(0o711)
     with running_daemon(path, on_host=True) as running:
@@ -31,7 +42,7 @@ def host_daemon() -> Iterator[Daemon]:
 
 @pytest.fixture(scope="session")
 def daemon() -> Iterator[Daemon]:
-    """A vchd with busybox loaded, shared by all tests that do not break it."""
+    """A vchd with busybox loaded, shared by all tests that do not break it. A test removes the containers that it made."""
     path = Path(tempfile.mkdtemp(prefix="vch-", dir="/tmp"))
     path.chmod(0o711)
     with running_daemon(path) as running:

@@ -1,48 +1,96 @@
 """All tests, in two lots beside each other, which take about as long.
 
-What counts the whole host's memory comes after them, alone. Prints each lot as it ends; the exit status is that of all.
+What counts the whole host's memory comes after them, alone. Prints each lot as it ends, and the ten slowest tests of all;
+the exit status is that of all. Beside the tests it builds the programs that some of them need.
 
-    python -m tests.gate [pytest's arguments]
+    python -m tests.gate [pytest's arguments]      all tests
+    python -m tests.gate --check [...]             those that need neither VMs nor VMware's simulator, and are not slow
 """
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
 from pathlib import Path
 
 _ALONE = "tests/live/test_leaks.py"
 _VSPHERE = "tests/live/vsphere"
+_ROOMS = ["tests/appliance", "tests/build", "tests/protos", "tests/tether"]
 _LOTS = {
     "live": ["tests/live", f"--ignore={_ALONE}", f"--ignore={_VSPHERE}"],
-    "rooms and vSphere": ["tests/appliance", "tests/build", "tests/protos", "tests/tether", _VSPHERE],
+    "rooms and vSphere": [*_ROOMS, _VSPHERE],
 }
+_CHECK = {
+    "appliance": ["tests/appliance", "-m", "not live and not simulator and not slow"],
+    "the others": [*_ROOMS[1:], "-m", "not live and not simulator and not slow"],
+}
+_SLOWEST = 10
 
 
-def _pytest(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "pytest", *arguments]
+def _pytest(report: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "pytest", f"--junit-xml={report}", *arguments]
+
+
+def _together(folder: Path, lots: dict[str, list[str]], more: list[str]) -> list[int]:
+    """Run the lots beside each other; their exit statuses."""
+    running = []
+    statuses = []
+    try:
+        for name, arguments in lots.items():
+            log = folder / f"{name}.log"
+            with log.open("wb") as out:
+                command = _pytest(folder / f"{name}.xml", *arguments, *more)
+                running.append((name, log, subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)))
+        for name, log, process in running:
+            statuses.append(process.wait())
+            print(f"== {name}\n{log.read_text(errors='replace')}", flush=True)
+    finally:
+        for _, _, process in running:
+            process.kill()
+            process.wait()
+    return statuses
+
+
+@contextlib.contextmanager
+def _building_tools() -> Iterator[None]:
+    """Build the programs that tests need while the tests run; a test that needs one waits for it."""
+    builder = subprocess.Popen(["nice", sys.executable, "-m", "tests.live.gotools"], start_new_session=True)
+    try:
+        yield
+    finally:
+        # With the compilers that it started.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(builder.pid, signal.SIGTERM)
+        builder.wait()
+
+
+def _print_slowest(reports: list[Path]) -> None:
+    cases = [case for report in reports if report.exists() for case in ElementTree.parse(report).iter("testcase")]
+    # With what its fixtures took before and after it.
+    times = sorted(((float(case.get("time", 0)), case) for case in cases), key=lambda item: item[0], reverse=True)
+    print(f"== slowest {_SLOWEST} of {len(cases)} tests")
+    for seconds, case in times[:_SLOWEST]:
+        print(f"{seconds:7.1f} s  {case.get('classname')}::{case.get('name')}")
 
 
 def main() -> int:
     more = sys.argv[1:]
     begun = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        lots = {}
-        for name, arguments in _LOTS.items():
-            log = Path(folder, name.split()[0])
-            with log.open("wb") as out:
-                lots[name] = log, subprocess.Popen(_pytest(*arguments, *more), stdout=out, stderr=subprocess.STDOUT)
-        try:
-            statuses = []
-            for name, (log, process) in lots.items():
-                statuses.append(process.wait())
-                print(f"== {name}\n{log.read_text(errors='replace')}", flush=True)
-        finally:
-            for _, process in lots.values():
-                process.kill()
-                process.wait()
-    print("== alone", flush=True)
-    statuses.append(subprocess.run(_pytest(_ALONE, *more), check=False).returncode)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if more[:1] == ["--check"]:
+            statuses = _together(folder, _CHECK, more[1:])
+        else:
+            with _building_tools():
+                statuses = _together(folder, _LOTS, more)
+            print("== alone", flush=True)
+            statuses.append(subprocess.run(_pytest(folder / "alone.xml", _ALONE, *more), check=False).returncode)
+        _print_slowest(sorted(folder.glob("*.xml")))
     print(f"== {time.monotonic() - begun:.0f} s", flush=True)
     return max(statuses)
 

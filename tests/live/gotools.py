@@ -1,5 +1,9 @@
-"""Programs for tests that Go's module proxy has, or whose parts it has, built once into the cache."""
+"""Programs for tests that Go's module proxy has, or whose parts it has, built once into the cache.
 
+python -m tests.live.gotools      build all that are missing, as the gate does beside its tests
+"""
+
+import fcntl
 import hashlib
 import json
 import os
@@ -9,11 +13,18 @@ import tempfile
 from pathlib import Path
 
 _GOVMOMI = "github.com/vmware/govmomi", "0.56.0"
+_COMPOSE = "github.com/docker/compose/v2", "2.40.3"
+_H2SPEC = "github.com/summerwind/h2spec", "2.2.1+incompatible"
 
 
-def built(module: str, version: str, package: str, name: str) -> Path | None:
-    """The program of a package of `module`; None without Go."""
-    return _build(f"{name}-{version}", name, module, version, package)
+def compose() -> Path | None:
+    """docker compose as a program of its own; None without Go."""
+    return _build("docker-compose", *_COMPOSE, f"{_COMPOSE[0]}/cmd")
+
+
+def h2spec() -> Path | None:
+    """The conformance suite for HTTP/2; None without Go."""
+    return _build("h2spec", *_H2SPEC, f"{_H2SPEC[0]}/cmd/h2spec")
 
 
 def vcsim() -> Path | None:
@@ -22,7 +33,7 @@ def vcsim() -> Path | None:
 
 
 def govc() -> Path | None:
-    """govmomi's client, as far as machines go; None without Go."""
+    """govmomi's client, as far as VMs go; None without Go."""
     return _of_govmomi("govc")
 
 
@@ -35,20 +46,24 @@ def govmomi() -> Path | None:
     done = subprocess.run(
         [go, "mod", "download", "-json", f"{module}@v{version}"], check=False, capture_output=True, text=True
     )
-    told = json.loads(done.stdout or "{}")
+    answer = json.loads(done.stdout or "{}")
     if done.returncode:
-        raise AssertionError(f"go mod download: {told.get('Error') or done.stderr}")
-    return Path(told["Dir"])
+        raise AssertionError(f"go mod download: {answer.get('Error') or done.stderr}")
+    return Path(answer["Dir"])
 
 
 def _of_govmomi(name: str) -> Path | None:
     source = Path(__file__).with_name("vsphere") / f"{name}.go"
     digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
-    return _build(f"{name}-{_GOVMOMI[1]}-{digest}", name, *_GOVMOMI, ".", source)
+    return _build(name, *_GOVMOMI, ".", source=source, suffix=f"-{digest}")
 
 
-def _build(key: str, name: str, module: str, version: str, package: str, source: Path | None = None) -> Path | None:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / f"vch/tools/{key}"
+def _build(
+    name: str, module: str, version: str, package: str, *, source: Path | None = None, suffix: str = ""
+) -> Path | None:
+    """The program `name`, of `package` in `module`, or of our own `source` with `module` as its library."""
+    tools = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vch/tools"
+    cache = tools / f"{name}-{version}{suffix}"
     program = cache / name
     if program.exists():
         return program
@@ -56,17 +71,36 @@ def _build(key: str, name: str, module: str, version: str, package: str, source:
     if go is None:
         return None
     cache.mkdir(parents=True, exist_ok=True)
+    # The gate builds beside the tests: a test that needs the program waits until that build is done.
+    with open(tools / f".{cache.name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not program.exists():
+            _compile(go, module, version, package, program, source)
+    return program
+
+
+def _compile(go: str, module: str, version: str, package: str, program: Path, source: Path | None) -> None:
+    unfinished = program.with_suffix(".part")
     with tempfile.TemporaryDirectory() as folder:
         if source is not None:
             shutil.copy(source, folder)
-        # A module of our own needs it: with `go install` its own exclusions would stand in the way.
+        # `go install` would refuse a module whose own go.mod excludes versions; a module of our own that needs it may be built.
         for command in (
             ["mod", "init", "tools"],
             ["get", f"{module}@v{version}"],
-            ["build", "-mod=mod", "-trimpath", "-ldflags", "-s -w", "-o", str(cache / f"{name}.part"), package],
+            ["build", "-mod=mod", "-trimpath", "-ldflags", "-s -w", "-o", str(unfinished), package],
         ):
             done = subprocess.run([go, *command], cwd=folder, check=False, capture_output=True, text=True)
             if done.returncode:
                 raise AssertionError(f"go {' '.join(command)}: {done.stderr}")
-    (cache / f"{name}.part").rename(program)
-    return program
+    unfinished.rename(program)
+
+
+def main() -> None:
+    # The first tests need the simulator; compose takes longest.
+    for tool in (vcsim, h2spec, govc, compose):
+        tool()
+
+
+if __name__ == "__main__":
+    main()

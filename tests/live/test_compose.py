@@ -11,8 +11,8 @@ import pytest
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
+from tests.live import gotools
 from tests.live.daemon import Daemon
-from tests.live.gotools import built
 
 _PROJECT = """
 name: shop
@@ -42,7 +42,7 @@ volumes: {data: {}}
 
 @pytest.fixture
 def compose(daemon: Daemon, tmp_path: Path) -> Callable[..., str]:
-    program = built("github.com/docker/compose/v2", "2.40.3", "github.com/docker/compose/v2/cmd", "docker-compose")
+    program = gotools.compose()
     if program is None:
         pytest.skip("there is no Go to build it with")
     (tmp_path / "compose.yaml").write_text(_PROJECT)
