@@ -190,7 +190,7 @@ class HostConfig(
     cpu_percent: Annotated[Int64, warned(_WINDOWS)] = 0
     io_maximum_iops: Annotated[Int64, warned(_WINDOWS)] = 0
     io_maximum_bandwidth: Annotated[Int64, warned(_WINDOWS)] = 0
-    log_config: Annotated[LogConfig, honoured("json-file, local, syslog, none; see README")] = LogConfig()
+    log_config: Annotated[LogConfig, honoured("the drivers of appliance/logdrivers/README.md")] = LogConfig()
     restart_policy: Annotated[RestartPolicy, honoured(update=Update.YES)] = RestartPolicy()
     annotations: Annotated[dict[str, str] | UnsetType | None, honoured("metadata")] = UNSET
     capabilities: Annotated[list[str] | UnsetType | None, refused("gone from Docker: CapAdd and CapDrop")] = UNSET

@@ -1,4 +1,4 @@
-"""The volumes: create, find, remove; and which of them, and which paths of the host, a container has where."""
+"""Volumes: create, find, remove. And mounts: which volumes and host paths a container has, and what its machine needs for them."""
 
 import logging
 import os
@@ -28,13 +28,16 @@ from appliance.volume.store import BIND, DIRECTORY, DISK, NFS, TMPFS, VolumeReco
 log = logging.getLogger(__name__)
 
 _KIND = "volume"
-# How long a start waits for servers of volume stores, and when one that did not answer is asked again.
+# How long the start of vchd waits for the servers of volume stores, and the pause before it asks a silent server again.
 _SERVED_SECONDS = 3.0
 _ASK_AGAIN_SECONDS = 30.0
 
 
 class Volumes:
-    """All methods raise errors of `errors.py` with Docker's texts."""
+    """All volumes, by name. Methods raise errors of `errors.py` with Docker's texts.
+
+    `why_no_shares`: why machines cannot share paths of this host; "" if they can.
+    """
 
     def __init__(
         self,
@@ -50,26 +53,26 @@ class Volumes:
         self._events = events
         self._why_no_shares = why_no_shares
         self._records: dict[str, VolumeRecord] = {}
-        # Which machine has a volume that is a disk.
+        # Name of a volume that is a disk, to the id of the container whose machine has it.
         self._holders: dict[str, str] = {}
         self._locks: dict[str, trio.Lock] = {}
 
     async def open(self, tasks: IsolatedTasks) -> None:
-        """Find the volumes of before. A server that does not answer soon is asked on in a task, and nobody waits for it."""
+        """Load the volumes. If a server of a volume store does not answer soon, a task asks again, and the start goes on."""
         for key, value in self._database.load(_KIND).items():
             self._records[key] = msgspec.json.decode(value, type=VolumeRecord)
         await trio.to_thread.run_sync(self._store.tidy, set(self._records))
         with trio.move_on_after(_SERVED_SECONDS):
-            for looked in [self._begin_to_ask(store, tasks) for store in self._store.served]:
-                await looked.wait()
+            for answered in [self._start_asking(store, tasks) for store in self._store.served]:
+                await answered.wait()
 
-    def _begin_to_ask(self, store: str, tasks: IsolatedTasks) -> trio.Event:
-        looked = trio.Event()
-        tasks.start_soon(self._ask, store, looked)
-        return looked
+    def _start_asking(self, store: str, tasks: IsolatedTasks) -> trio.Event:
+        answered = trio.Event()
+        tasks.start_soon(self._ask, store, answered)
+        return answered
 
-    async def _ask(self, store: str, looked: trio.Event) -> None:
-        """Of a server it is known by what is there."""
+    async def _ask(self, store: str, answered: trio.Event) -> None:
+        """Learn which volumes a server has. `answered` is set after the first answer or failure."""
         while True:
             try:
                 await self.inherit(await self._store.found_on(store))
@@ -77,11 +80,11 @@ class Volumes:
             except VchError as error:
                 log.warning("volume store %s: %s", store, error)
             finally:
-                looked.set()
+                answered.set()
             await trio.sleep(_ASK_AGAIN_SECONDS)
 
     async def inherit(self, found: Iterable[tuple[str, str]]) -> None:
-        """Know volumes, each of a name and a store, whose disks are there and whose records are gone."""
+        """Record volumes that exist without a record, each given by its name and its store."""
         for name, store in found:
             if name not in self._records:
                 record = self._store.found(name, store, time.time_ns())
@@ -89,7 +92,7 @@ class Volumes:
                 self._records[name] = record
 
     def disks(self) -> list[Path]:
-        """Those that volumes are."""
+        """The disks of all volumes that are disks."""
         return [self._store.disk(record) for record in self._records.values() if record.kind == DISK]
 
     # -- finding --------------------------------------------------------------------------------------------------
@@ -106,11 +109,11 @@ class Volumes:
         return str(self._store.data(record))
 
     async def used(self, record: VolumeRecord) -> int:
-        """Bytes that it takes, -1 for what is not here."""
+        """Bytes that a volume takes; -1 if its files are not on this host."""
         return await self._store.used(record)
 
     def users(self, name: str) -> list[str]:
-        """The ids of the containers that have it, running or not."""
+        """The ids of the containers that mount a volume, running or not."""
         return [
             container.id
             for container in self._containers.all()
@@ -122,7 +125,7 @@ class Volumes:
     async def create(
         self, name: str, labels: dict[str, str], options: dict[str, str], *, anonymous: bool = False
     ) -> VolumeRecord:
-        """Make a volume, or find the one of that name, as Docker does."""
+        """Make a volume, or return the existing volume of that name. Conflict if that has other options."""
         name = name or secrets.token_hex(32)
         async with self._locks.setdefault(name, trio.Lock()):
             if name in self._records:
@@ -149,7 +152,7 @@ class Volumes:
             if users:
                 raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
             await self._store.remove_served(record)
-            # The record goes first: what it leaves behind is found at the next start.
+            # The record goes first: the next start removes files without a record.
             await self._database.remove(_KIND, name)
             del self._records[name]
             await self._store.remove(record)
@@ -157,7 +160,7 @@ class Volumes:
         self._emit("destroy", name)
 
     def pruned(self, space: int) -> None:
-        """`docker volume prune` has freed so many bytes."""
+        """Publish the event of `docker volume prune`, which has freed `space` bytes."""
         self._events.publish(Event("volume", "prune", "", {"reclaimed": str(space)}))
 
     def _emit(self, action: str, name: str, **more: str) -> None:
@@ -166,14 +169,14 @@ class Volumes:
     # -- of containers --------------------------------------------------------------------------------------------
 
     async def plan(self, config: ContainerConfig, host_config: HostConfig) -> list[MountRecord]:
-        """The mounts of a container that is created; its volumes are made. InvalidParameter when a path is not there."""
+        """Decide the mounts of a new container, and make its volumes. InvalidParameter when a path of the host does not exist."""
         found: dict[str, MountRecord] = {}
         for text in host_config.volumes_from or ():
             name, read_only = parse_volumes_from(text)
             try:
                 other = self._containers.get(name)
             except NotFound as error:
-                # 400, as moby: the client would take 404 for an image that is missing.
+                # 400, as in moby: the client takes 404 for a missing image.
                 raise InvalidParameter(str(error)) from error
             for mount in other.record.mounts:
                 copy = msgspec.structs.replace(mount, anonymous=False, no_copy=True)
@@ -210,7 +213,7 @@ class Volumes:
         return list(found.values())
 
     async def _provide(self, mount: MountRecord, made: list[str]) -> None:
-        """Make the volume of a mount, unless it is there."""
+        """Make the volume of a mount, if it does not exist, and add it to `made`."""
         is_new = mount.name not in self._records
         record = await self.create(mount.name, mount.labels, mount.options, anonymous=mount.anonymous)
         mount.name = record.name
@@ -244,16 +247,16 @@ class Volumes:
             )
 
     async def discard_anonymous(self, container: Container) -> None:
-        """Remove the anonymous volumes of a container that is gone."""
+        """Remove the anonymous volumes of a removed container."""
         for mount in container.record.mounts:
             if mount.type == "volume" and mount.anonymous:
                 try:
                     await self.remove(mount.name, force=True)
                 except Conflict:
-                    continue  # another container has taken it over
+                    continue  # another container uses it (--volumes-from)
 
     async def mount_plan(self, container: Container) -> MountPlan:
-        """What the container's machine gets for its mounts. Errors are those of a start that cannot be."""
+        """Decide what the container's machine needs for its mounts, and reserve disks. Raises what a failed start reports."""
         placed: list[PlacedMount] = []
         shares: list[Share] = []
         disks: list[Disk] = []
@@ -286,7 +289,7 @@ class Volumes:
         return MountPlan(tuple(placed), tuple(shares), tuple(disks))
 
     def holders(self, container: Container) -> list[Container]:
-        """Who else has a disk that it wants."""
+        """The other containers whose machines have a disk that this container mounts."""
         names = {mount.name for mount in container.record.mounts if mount.type == "volume"}
         ids = {holder for name, holder in self._holders.items() if name in names and holder != container.id}
         return [other for other in self._containers.all() if other.id in ids]
@@ -295,25 +298,25 @@ class Volumes:
         holder = self._holders.get(record.name)
         if holder is not None and holder != container.id:
             raise Conflict(
-                f"volume {record.name} is a disk of its own, which one container at a time can have: {holder[:12]} has it"
+                f"volume {record.name} is a disk, and only one running container can have it: container {holder[:12]} has it"
             )
         self._holders[record.name] = container.id
 
-    def hold_again(self, container: Container) -> None:
-        """A container was found running: its disks are taken."""
+    def hold_disks(self, container: Container) -> None:
+        """A restarted vchd has found the container running: reserve its disks."""
         for mount in container.record.mounts:
             record = self._records.get(mount.name) if mount.type == "volume" else None
             if record is not None and record.kind == DISK:
                 self._holders[record.name] = container.id
 
-    def let_go(self, container: Container) -> None:
-        """Its machine is gone."""
+    def release_disks(self, container: Container) -> None:
+        """The container's machine is gone: release its disks."""
         for name, holder in list(self._holders.items()):
             if holder == container.id:
                 del self._holders[name]
 
     def emit(self, action: str, container: Container) -> None:
-        """Events: `mount` or `unmount` of each volume."""
+        """Publish the event `mount` or `unmount` for each volume of a container."""
         for mount in container.record.mounts:
             if mount.type != "volume":
                 continue
@@ -328,7 +331,7 @@ class Volumes:
 
 
 async def _served(number: int, record: VolumeRecord) -> ServedVolume:
-    """The server by its address: the guest's kernel knows no names. InvalidParameter when it has none."""
+    """An NFS volume with its server's IP address, because the guest's kernel resolves no names. InvalidParameter if the name has none."""
     server, _, path = record.device.rpartition(":")
     try:
         found = await trio.socket.getaddrinfo(server, 2049, type=trio.socket.SOCK_STREAM)

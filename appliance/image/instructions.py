@@ -1,6 +1,6 @@
-"""Dockerfile instructions that change an image's configuration: `docker commit --change`, `docker import --change`. Pure.
+"""Applies Dockerfile instructions to an image's configuration: `docker commit --change`, `docker import --change`. Pure.
 
-Dockerfile reference; moby builder/dockerfile. Those that run or copy something are refused, as Docker does.
+Sources: Dockerfile reference; moby builder/dockerfile. Instructions that run or copy something are refused, as by Docker.
 """
 
 import json
@@ -16,7 +16,7 @@ from appliance.errors import InvalidParameter
 
 
 def apply_instructions(config: ContainerConfig, lines: list[str]) -> ContainerConfig:
-    """The configuration after the instructions, one or more a line. InvalidParameter in Docker's words."""
+    """Return a changed copy of the configuration. Each text has one or more lines. InvalidParameter with Docker's text."""
     result = msgspec.structs.replace(config)
     for text in lines:
         for line in text.replace("\\\n", " ").splitlines():
@@ -32,7 +32,7 @@ def apply_instructions(config: ContainerConfig, lines: list[str]) -> ContainerCo
 
 
 def _command(text: str) -> list[str]:
-    """The exec form (a JSON list) or the shell form."""
+    """The words of a command in the exec form (a JSON list) or the shell form."""
     if text.startswith("["):
         try:
             words = json.loads(text)

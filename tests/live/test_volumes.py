@@ -244,7 +244,7 @@ def test_a_volume_with_a_size_is_a_disk(daemon: Daemon) -> None:
     daemon.must("run", "-d", "--name", "has", "-v", "small:/s", "busybox", "sleep", "1000")
     assert daemon.must("exec", "has", "ls", "/s").split() == ["big"]
     done = daemon.shell("-v", "small:/s", "true")
-    assert "which one container at a time can have" in done.stderr
+    assert "only one running container can have it" in done.stderr
     daemon.must("rm", "-f", "has")
     assert daemon.shell("-v", "small:/s:ro", "ls /s; touch /s/x").stdout.split() == ["big"]
 

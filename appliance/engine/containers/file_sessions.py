@@ -165,7 +165,7 @@ class FileSessions:
             with trio.CancelScope(shield=True):
                 for one in made:
                     await one.destroy()
-            self._volumes.let_go(container)
+            self._volumes.release_disks(container)
             if visited is not None:
                 del self._visited[container.id]
                 visited.gone.set()

@@ -198,7 +198,7 @@ class Supervisor:
             await self._ended(container, Ended(None, str(error)))
             return
         self._allocator.release_all(container)
-        self._volumes.let_go(container)
+        self._volumes.release_disks(container)
         code = 128
         if isinstance(error, StartRefused):
             text, code = start_error(error)
@@ -322,7 +322,7 @@ class Supervisor:
             machine,
             session,
             streams,
-            lambda: self._volumes.let_go(container),
+            lambda: self._volumes.release_disks(container),
             # A volume outlives its container.
             cleans_disks=bool(container.record.mounts) or not container.record.host_config.auto_remove,
         )
@@ -396,7 +396,7 @@ class Supervisor:
     async def take_up(self, container: Container, machine: Machine) -> None:
         """Go on with a machine that an earlier appliance left running."""
         self._allocator.reacquire_all(container)
-        self._volumes.hold_again(container)
+        self._volumes.hold_disks(container)
         if container.running:
             self._tasks.start_soon(self._resume_guarded, container, machine)
         else:
@@ -450,7 +450,7 @@ class Supervisor:
         if container.run is not None:
             container.run.gone.set()
         self._allocator.release_all(container)
-        self._volumes.let_go(container)
+        self._volumes.release_disks(container)
         container.move(NeverStarted(attempt.before))
         await self._repository.save(container)
 

@@ -326,7 +326,7 @@ async def test_a_disk_is_of_one_machine_at_a_time(tmp_path: Path) -> None:
             await room.volumes.mount_plan(two)
         # Its own container may ask again.
         await room.volumes.mount_plan(one)
-        room.volumes.let_go(one)
+        room.volumes.release_disks(one)
         await room.volumes.mount_plan(two)
         assert room.volumes.holders(one) == [two]
 
@@ -335,7 +335,7 @@ async def test_a_container_that_is_found_running_holds_its_disks(tmp_path: Path)
     async with _opened(tmp_path) as room:
         await room.volumes.create("disk", {}, {"size": "1g"})
         one, two = [await room.container(name, {"Binds": ["disk:/x", "directory:/y"]}) for name in ("one", "two")]
-        room.volumes.hold_again(one)
+        room.volumes.hold_disks(one)
         with pytest.raises(Conflict):
             await room.volumes.mount_plan(two)
 
