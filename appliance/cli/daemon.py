@@ -1,6 +1,7 @@
 """`vch version`, `vch dump` and `vch trace`: questions to a running vchd, over its API."""
 
 import argparse
+import contextlib
 import http.client
 import json
 import socket
@@ -14,19 +15,22 @@ _DEFAULT = "unix:///var/run/docker.sock"
 
 def _get(host: str, path: str) -> bytes:
     """The body of a GET. OSError when the daemon does not answer, or not with status 200."""
-    connection: http.client.HTTPConnection
-    if host.startswith("unix://"):
-        connection = http.client.HTTPConnection("vchd")
-        connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.connect(host.removeprefix("unix://"))
-    else:
-        connection = http.client.HTTPConnection(host.removeprefix("tcp://"), timeout=10)
-    connection.request("GET", path)
-    response = connection.getresponse()
-    body = response.read()
+    with contextlib.closing(_connection(host)) as connection:
+        if host.startswith("unix://"):
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.connect(host.removeprefix("unix://"))
+        connection.request("GET", path)
+        response = connection.getresponse()
+        body = response.read()
     if response.status != 200:
         raise OSError(f"{host} answered {response.status}: {body.decode('utf-8', 'replace').strip()}")
     return body
+
+
+def _connection(host: str) -> http.client.HTTPConnection:
+    if host.startswith("unix://"):
+        return http.client.HTTPConnection("vchd")
+    return http.client.HTTPConnection(host.removeprefix("tcp://"), timeout=10)
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
