@@ -19,7 +19,7 @@ def test_controllers_that_the_kernel_has_are_enabled(root: Path) -> None:
     written: list[str] = []
 
     class Recorder(type(root)):  # type: ignore[misc]
-        def write_text(self, text: str) -> int:  # type: ignore[override]
+        def write_text(self, text: str) -> int:
             written.append(text)
             return len(text)
 

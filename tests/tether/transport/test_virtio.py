@@ -9,7 +9,6 @@ import trio
 from trio.testing import MockClock
 
 from tether.transport import VirtioPort, open_virtio_port
-from tether.transport import virtio as virtio_module
 
 
 def _port() -> tuple[VirtioPort, socket.socket]:
@@ -34,7 +33,7 @@ async def test_pages_that_are_there_are_read_together() -> None:
 async def test_an_empty_read_is_no_end(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     port, host = _port()
     answers = [b"", b"", b"", b"here"]
-    monkeypatch.setattr(virtio_module.os, "read", lambda fd, size: answers.pop(0))
+    monkeypatch.setattr("tether.transport.virtio.os.read", lambda fd, size: answers.pop(0))
     start = trio.current_time()
     assert await port.read() == b"here"
     assert trio.current_time() - start == pytest.approx(0.005 + 0.02 + 0.05)
@@ -75,7 +74,7 @@ def test_a_port_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyP
         opened.append(path)
         return real("/dev/null", flags)
 
-    monkeypatch.setattr(virtio_module.os, "open", fake)
+    monkeypatch.setattr("tether.transport.virtio.os.open", fake)
     port = open_virtio_port("tether", tmp_path)
     monkeypatch.undo()
     assert opened == ["/dev/vport0p2"]
