@@ -1,6 +1,6 @@
 """Routes under /containers/{name}/checkpoints. The CLI has the commands only if the daemon reports that it is experimental."""
 
-from appliance.api.backend import ContainerBackend
+from appliance.api.backend import CheckpointBackend
 from appliance.api.router import Route
 from appliance.errors import InvalidParameter
 from appliance.http import Reply, Request
@@ -9,7 +9,7 @@ from appliance.http import Reply, Request
 class CheckpointRoutes:
     """Saved states of running containers."""
 
-    def __init__(self, backend: ContainerBackend) -> None:
+    def __init__(self, backend: CheckpointBackend) -> None:
         self._backend = backend
 
     def routes(self) -> dict[tuple[str, str], Route]:
@@ -23,7 +23,7 @@ class CheckpointRoutes:
 
     async def list(self, request: Request, reply: Reply) -> None:
         """GET /containers/{name}/checkpoints."""
-        names = self._backend.list_checkpoints(request.path["name"], request.text("dir"))
+        names = self._backend.list(request.path["name"], request.text("dir"))
         await reply.json(200, [{"Name": name} for name in names])
 
     async def create(self, request: Request, reply: Reply) -> None:
@@ -34,12 +34,10 @@ class CheckpointRoutes:
         checkpoint, directory = body.get("CheckpointID") or "", body.get("CheckpointDir") or ""
         if not isinstance(checkpoint, str) or not isinstance(directory, str):
             raise InvalidParameter("invalid JSON: CheckpointID and CheckpointDir are strings")
-        await self._backend.create_checkpoint(
-            request.path["name"], checkpoint, directory, leave_running=not body.get("Exit")
-        )
+        await self._backend.create(request.path["name"], checkpoint, directory, leave_running=not body.get("Exit"))
         await reply.empty(201)
 
     async def remove(self, request: Request, reply: Reply) -> None:
         """DELETE /containers/{name}/checkpoints/{checkpoint}."""
-        await self._backend.remove_checkpoint(request.path["name"], request.path["checkpoint"], request.text("dir"))
+        await self._backend.remove(request.path["name"], request.path["checkpoint"], request.text("dir"))
         await reply.empty(204)

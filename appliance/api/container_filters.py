@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 
-from appliance.api.backend import Container, ContainerBackend, NetworkBackend
+from appliance.api.backend import Container, ContainerRegistry, NetworkBackend
 from appliance.api.filters import any_of, matches_label_filters, matches_pattern, parse_filters
 from appliance.container.config import ContainerConfig
 from appliance.container.container_record import ContainerRecord
@@ -33,7 +33,7 @@ def parse_container_filters(request: Request) -> dict[str, list[str]]:
 
 
 def container_filter(
-    filters: dict[str, list[str]], backend: ContainerBackend, network_backend: NetworkBackend, images: ImageStore
+    filters: dict[str, list[str]], backend: ContainerRegistry, network_backend: NetworkBackend, images: ImageStore
 ) -> Callable[[Container], bool]:
     """The test that a container passes to be listed. InvalidParameter for a value that its filter does not have."""
     before = [backend.get(ref).record.created for ref in filters.get("before", ())]

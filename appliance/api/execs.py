@@ -39,7 +39,7 @@ class ExecRoutes:
         config = _decode(body)
         if config.detach_keys:
             parse_keys(config.detach_keys)
-        one = self._backend.create_exec(request.path["name"], config)
+        one = self._backend.create(request.path["name"], config)
         await reply.json(201, {"Id": one.id})
 
     async def start(self, request: Request, reply: Reply) -> None:
@@ -48,10 +48,10 @@ class ExecRoutes:
         if not isinstance(body, dict):
             raise InvalidParameter("invalid JSON: an exec's start is an object")
         fold_names(body, ("Detach", "Tty", "ConsoleSize"))
-        one = self._backend.get_exec(request.path["id"])
+        one = self._backend.get(request.path["id"])
         _take_size(body, one)
         if body.get("Detach"):
-            await self._backend.start_exec(one.id)
+            await self._backend.start(one.id)
             await reply.empty(200)
             return
         keys = parse_keys(one.config.detach_keys)
@@ -69,7 +69,7 @@ class ExecRoutes:
         try:
             async with reply.hijack(kind, upgrade) as stream:
                 try:
-                    await self._backend.start_exec(one.id)
+                    await self._backend.start(one.id)
                 except VchError as error:
                     text = f"{error}\r\n".encode()
                     await stream.send(text if not framed else stdcopy.header(1, len(text)) + text)
@@ -93,12 +93,12 @@ class ExecRoutes:
         rows, columns = request.number("h"), request.number("w")
         if rows is None or columns is None or not (0 <= rows < 1 << 16 and 0 <= columns < 1 << 16):
             raise InvalidParameter("invalid size: h and w are 0 to 65535")
-        await self._backend.resize_exec(request.path["id"], rows, columns)
+        await self._backend.resize(request.path["id"], rows, columns)
         await reply.empty(200)
 
     async def inspect(self, request: Request, reply: Reply) -> None:
         """GET /exec/{id}/json."""
-        one = self._backend.get_exec(request.path["id"])
+        one = self._backend.get(request.path["id"])
         command, *arguments = one.command
         process: dict[str, Any] = {
             "tty": one.tty,

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from appliance.api.backend import CommitBackend, ContainerBackend, EventBackend
+from appliance.api.backend import CommitBackend, ContainerRegistry, EventBackend
 from appliance.api.containerconfig import decode_config
 from appliance.api.filters import Filters, boolean_filter, matches_label_filters, parse_filters
 from appliance.api.image_shapes import created_of, inspect_image, list_image, seconds_of
@@ -25,7 +25,7 @@ class ImageRoutes:
     def __init__(
         self,
         store: ImageStore,
-        containers: ContainerBackend,
+        containers: ContainerRegistry,
         commits: CommitBackend,
         events: EventBackend,
     ) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import trio
 
-from appliance.api.backend import Container, ContainerBackend, StatsBackend
+from appliance.api.backend import Container, ContainerRegistry, StatsBackend
 from appliance.api.router import Route
 from appliance.container.times import ZERO, rfc3339
 from appliance.guest import Metrics
@@ -23,7 +23,7 @@ _NO_CPU: dict[str, Any] = {
 class StatsRoutes:
     """Processes and resource usage."""
 
-    def __init__(self, containers: ContainerBackend, stats: StatsBackend) -> None:
+    def __init__(self, containers: ContainerRegistry, stats: StatsBackend) -> None:
         self._containers = containers
         self._stats = stats
 

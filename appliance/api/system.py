@@ -1,38 +1,23 @@
-"""Routes about the daemon: /_ping, /version, /info, /events, and /vch/debug for `vch debug`."""
+"""/_ping, /version and /info."""
 
 import os
 import platform
 import time
 from collections import Counter
-from typing import Any
-
-import msgspec
-import trio
+from dataclasses import dataclass
 
 from appliance import __version__
-from appliance.api.backend import ContainerBackend, EventBackend, NetworkBackend
-from appliance.api.filters import matches_labels, parse_filters
-from appliance.api.router import NEWEST, OLDEST, Route, Version, dotted
+from appliance.api.backend import ContainerRegistry, DaemonBackend, NetworkBackend
+from appliance.api.router import NEWEST, OLDEST, Route, dotted
 from appliance.api.swarm import SwarmBackend, info_shape
-from appliance.api.times import parse_time
 from appliance.config import Config
-from appliance.container.event import Event
 from appliance.container.lifecycle import status_word
 from appliance.container.times import rfc3339
-from appliance.diag import dump_tasks
-from appliance.diag.logfile import LOG_NAME, parts
 from appliance.http import Reply, Request
-from appliance.hypervisor import Driver
 from appliance.image.store import ImageStore
 from appliance.logdrivers import DEFAULT as DEFAULT_LOG_DRIVER
 from appliance.logdrivers import driver_names
 from appliance.registry import Proxies
-
-_FILTERS = frozenset((
-    "container", "daemon", "event", "image", "label", "network", "plugin", "scope", "type", "volume", "id", "node", "service",
-    "secret", "config",
-))  # fmt: skip
-
 
 _USER_MODE = "WARNING: user-mode networking: containers cannot reach each other, and networks cannot be created"
 _PING = (
@@ -42,28 +27,31 @@ _PING = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class SystemSettings:
+    """What /info shows of the daemon's configuration. `host_id` identifies this daemon's data root."""
+
+    config: Config
+    host_id: str
+    proxies: Proxies
+
+
 class SystemRoutes:
     def __init__(
         self,
-        config: Config,
-        driver: Driver,
-        containers: ContainerBackend,
+        settings: SystemSettings,
+        daemon: DaemonBackend,
+        containers: ContainerRegistry,
         networks: NetworkBackend,
         images: ImageStore,
-        events: EventBackend,
-        proxies: Proxies,
-        host_id: str,
         swarm: SwarmBackend,
     ) -> None:
-        self._swarm = swarm
-        self._config = config
-        self._driver = driver
+        self._settings = settings
+        self._daemon = daemon
         self._containers = containers
         self._networks = networks
         self._images = images
-        self._events = events
-        self._proxies = proxies
-        self._id = host_id
+        self._swarm = swarm
 
     def routes(self) -> dict[tuple[str, str], Route]:
         """See Router.add_all."""
@@ -72,10 +60,6 @@ class SystemRoutes:
             ("HEAD", "/_ping"): self.ping,
             ("GET", "/version"): self.version,
             ("GET", "/info"): self.info,
-            ("GET", "/events"): self.events,
-            ("GET", "/vch/debug/dump"): self.dump,
-            ("GET", "/vch/debug/log"): self.log,
-            ("GET", "/vch/debug/trace/{name}"): self.trace,
         }
 
     async def ping(self, request: Request, reply: Reply) -> None:
@@ -94,7 +78,7 @@ class SystemRoutes:
             "GitCommit": "",
             "BuildTime": "",
         }
-        driver = self._driver.describe()
+        driver = self._daemon.hypervisor()
         await reply.json(
             200,
             {
@@ -118,13 +102,13 @@ class SystemRoutes:
         containers = self._containers.all()
         words = Counter(status_word(container.state) for container in containers)
         running, paused = words["running"], words["paused"]
-        facts = self._driver.describe() | await self._containers.facts()
-        proxies = self._proxies
+        facts = await self._daemon.status()
+        proxies = self._settings.proxies
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         await reply.json(
             200,
             {
-                "ID": self._id,
+                "ID": self._settings.host_id,
                 "Containers": len(containers),
                 "ContainersRunning": running,
                 "ContainersPaused": paused,
@@ -164,17 +148,17 @@ class SystemRoutes:
                 "RegistryConfig": {
                     "InsecureRegistryCIDRs": ["127.0.0.0/8"],
                     "IndexConfigs": {},
-                    "Mirrors": list(self._config.registry_mirrors),
+                    "Mirrors": list(self._settings.config.registry_mirrors),
                 },
                 "NCPU": os.cpu_count() or 1,
                 "MemTotal": memory,
                 "GenericResources": None,
-                "DockerRootDir": str(self._config.data_root),
+                "DockerRootDir": str(self._settings.config.data_root),
                 "HttpProxy": proxies.shown(proxies.http),
                 "HttpsProxy": proxies.shown(proxies.https),
                 "NoProxy": proxies.no_proxy,
                 "Name": platform.node(),
-                "Labels": list(self._config.labels),
+                "Labels": list(self._settings.config.labels),
                 "ExperimentalBuild": True,
                 "ServerVersion": __version__,
                 "Runtimes": {"vch": {"path": ""}},
@@ -190,81 +174,3 @@ class SystemRoutes:
                 "InitCommit": {"ID": "", "Expected": ""},
             },
         )
-
-    async def events(self, request: Request, reply: Reply) -> None:
-        """GET /events: past events since `since`, then live events until `until`."""
-        filters = parse_filters(request.text("filters"), _FILTERS)
-        since, until = parse_time(request.text("since")), parse_time(request.text("until"))
-        past, live = self._events.watch(since)
-        async with request.while_connected():
-            await reply.start("application/json")
-            for event in past:
-                if (until is None or event.time_ns <= until) and _matches(event, filters):
-                    await reply.write(_encode(event, request.version))
-            left = float("inf") if until is None else (until - time.time_ns()) / 1e9
-            with trio.move_on_after(max(0.0, left)):
-                async for event in live:
-                    if _matches(event, filters):
-                        await reply.write(_encode(event, request.version))
-
-    async def trace(self, request: Request, reply: Reply) -> None:
-        """GET /vch/debug/trace/{name}: the timeline of a container's last start."""
-        container = self._containers.get(request.path["name"])
-        await reply.raw(200, b"text/plain; charset=utf-8", container.trace.text().encode())
-
-    async def dump(self, request: Request, reply: Reply) -> None:
-        """GET /vch/debug/dump: all tasks, and where they wait."""
-        await reply.raw(200, b"text/plain; charset=utf-8", dump_tasks().encode())
-
-    async def log(self, request: Request, reply: Reply) -> None:
-        """GET /vch/debug/log: vchd's own log, with its rotated parts."""
-        await reply.start("text/plain; charset=utf-8")
-        for part in parts(self._config.data_root / LOG_NAME):
-            with part.open("rb") as file:
-                while piece := await trio.to_thread.run_sync(file.read, 1 << 18):
-                    await reply.write(piece)
-
-
-def _matches(event: Event, filters: dict[str, list[str]]) -> bool:
-    name = event.attributes.get("name", "")
-    for key, values in filters.items():
-        if not values:
-            continue
-        match key:
-            case "type":
-                good = event.type in values
-            case "event":
-                # "exec_create: COMMAND" and "health_status: STATUS" match by their first word.
-                good = any(event.action == value or event.action.startswith(f"{value}:") for value in values)
-            case "container" | "network" | "volume" | "id":
-                good = (key in ("id", event.type)) and any(
-                    event.id.startswith(v) or name == v.removeprefix("/") for v in values
-                )
-            case "image":
-                names = (event.attributes.get("image", ""), name, event.id)
-                good = any(value in names or f"{value}:latest" in names for value in values)
-            case "label":
-                good = matches_labels(values, event.attributes)
-            case "scope":
-                good = "local" in values
-            case _:
-                good = False
-        if not good:
-            return False
-    return True
-
-
-def _encode(event: Event, version: Version) -> bytes:
-    shape: dict[str, Any] = {
-        "Type": event.type,
-        "Action": event.action,
-        "Actor": {"ID": event.id, "Attributes": event.attributes},
-        "scope": "local",
-        "time": event.time_ns // 1_000_000_000,
-        "timeNano": event.time_ns,
-    }
-    if version < (1, 52) and event.type in ("container", "image"):
-        shape = {"status": event.action, "id": event.id, **shape}
-        if event.type == "container":
-            shape["from"] = event.attributes.get("image", "")
-    return msgspec.json.encode(shape) + b"\n"

@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from appliance.api.backend import ContainerBackend, NetworkBackend, VolumeBackend
+from appliance.api.backend import ContainerRegistry, NetworkBackend, StorageBackend, VolumeBackend
 from appliance.api.image_shapes import list_image
 from appliance.api.router import Route
 from appliance.api.shapes import list_container
@@ -20,8 +20,14 @@ class UsageRoutes:
     """The route for disk usage."""
 
     def __init__(
-        self, containers: ContainerBackend, networks: NetworkBackend, images: ImageStore, volumes: VolumeBackend
+        self,
+        containers: ContainerRegistry,
+        storage: StorageBackend,
+        networks: NetworkBackend,
+        images: ImageStore,
+        volumes: VolumeBackend,
     ) -> None:
+        self._storage = storage
         self._containers = containers
         self._networks = networks
         self._images = images
@@ -76,7 +82,7 @@ class UsageRoutes:
         now = time.time_ns()
         rows = []
         for container in self._containers.all():
-            used = await self._containers.disk_used(container.id)
+            used = await self._storage.used(container.id)
             root = used + self._images.size(self._images.get(container.record.image_id))
             row = list_container(container, self._networks, request.version, now)
             rows.append({**row, "SizeRw": used, "SizeRootFs": root})

@@ -1,27 +1,28 @@
 """The files of containers, running or not: what `docker cp`, `diff`, `export` and `commit` read and write."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 
 from appliance.engine.containers.file_sessions import FileSessions
 from appliance.engine.model.container import Container
+from appliance.engine.model.registry import ContainerRegistry
 from appliance.engine.model.repository import ContainerRepository
 from appliance.errors import Conflict, Forbidden, InvalidParameter, NotFound
 from appliance.guest import Change, PathStat
 
 
-class Files:
-    """`find` gives a container by its name or id. Errors carry Docker's texts."""
+class Archive:
+    """Errors carry Docker's texts."""
 
     def __init__(
-        self, find: Callable[[str], Container], file_sessions: FileSessions, repository: ContainerRepository
+        self, registry: ContainerRegistry, file_sessions: FileSessions, repository: ContainerRepository
     ) -> None:
-        self._find = find
+        self._registry = registry
         self._file_sessions = file_sessions
         self._repository = repository
 
     async def stat(self, ref: str, path: str) -> PathStat:
-        container = self._find(ref)
+        container = self._registry.get(ref)
         async with self._file_sessions.files(container) as files:
             with _named(path, ref):
                 return await files.stat(path)
@@ -29,7 +30,7 @@ class Files:
     @asynccontextmanager
     async def read(self, ref: str, path: str) -> AsyncIterator[tuple[PathStat, AsyncGenerator[bytes, None]]]:
         """What is at the path, and a tar of it."""
-        container = self._find(ref)
+        container = self._registry.get(ref)
         async with self._file_sessions.files(container) as files:
             with _named(path, ref):
                 found = await files.stat(path)
@@ -47,7 +48,7 @@ class Files:
         copy_owner: bool,
     ) -> None:
         """Unpack a tar into the directory at the path; with `copy_owner` all of it becomes the container's user's."""
-        container = self._find(ref)
+        container = self._registry.get(ref)
         if container.record.host_config.readonly_rootfs:
             raise Forbidden("container rootfs is marked read-only")
         owner = container.record.config.user if copy_owner else ""
@@ -60,13 +61,13 @@ class Files:
         self._repository.emit(container, "extract-to-dir")
 
     async def changes(self, ref: str) -> list[Change]:
-        async with self._file_sessions.files(self._find(ref)) as files:
+        async with self._file_sessions.files(self._registry.get(ref)) as files:
             return await files.changes()
 
     @asynccontextmanager
     async def export(self, ref: str) -> AsyncIterator[AsyncGenerator[bytes, None]]:
         """A tar of all that the container's disks make up."""
-        container = self._find(ref)
+        container = self._registry.get(ref)
         async with self._file_sessions.files(container) as files, aclosing(files.root.read()) as archive:
             yield archive
         self._repository.emit(container, "export")

@@ -7,6 +7,7 @@ A checkpoint is a folder named by its id, below the container's own or one that 
 import json
 import logging
 import shutil
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +15,8 @@ import trio
 
 from appliance.container.container_record import NAME
 from appliance.container.lifecycle import Running
-from appliance.engine.containers.supervisor import Kept
 from appliance.engine.model.container import Container
+from appliance.engine.model.registry import ContainerRegistry
 from appliance.engine.model.repository import ContainerRepository
 from appliance.engine.model.run import Run
 from appliance.errors import InvalidParameter, Unsupported, VchError
@@ -29,12 +30,24 @@ _LONGEST_NAME = 200
 _AWAKE_SECONDS = 30.0
 
 
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint to start from: the machine's state in `folder`; the log had the output up to `log_offset` at that moment."""
+
+    folder: Path
+    log_offset: int
+
+
 class Checkpoints:
-    def __init__(self, repository: ContainerRepository) -> None:
+    """Errors carry Docker's texts."""
+
+    def __init__(self, registry: ContainerRegistry, repository: ContainerRepository) -> None:
+        self._registry = registry
         self._repository = repository
 
-    def list(self, container: Container, ref: str, directory: str) -> list[str]:
-        """Names, sorted. VchError when the client's directory is not there."""
+    def list(self, ref: str, directory: str) -> list[str]:
+        """Names, sorted. VchError when the client's directory does not exist."""
+        container = self._registry.get(ref)
         root = self._root(container, directory)
         if not root.exists():
             if directory:
@@ -42,10 +55,9 @@ class Checkpoints:
             return []
         return sorted(path.name for path in root.iterdir() if NAME.fullmatch(path.name) and path.is_dir())
 
-    async def create(
-        self, container: Container, ref: str, checkpoint_id: str, directory: str, *, leave_running: bool
-    ) -> None:
-        """Keep a running container. On failure it runs on, and nothing is left of the attempt."""
+    async def create(self, ref: str, checkpoint_id: str, directory: str, *, leave_running: bool) -> None:
+        """Save a running container. After a failure the container runs on and no files remain."""
+        container = self._registry.get(ref)
         async with container.lock:
             if not isinstance(container.state, Running) or container.run is None:
                 raise VchError(f"Container {ref} not running")
@@ -67,7 +79,7 @@ class Checkpoints:
                 (half / "machine").mkdir(parents=True, mode=0o700)
                 # A second request for the same name, or the client's end, must not meet half of it.
                 with trio.CancelScope(shield=True):
-                    await self._keep(container, run, machine, half, go_on=leave_running)
+                    await self._save(container, run, machine, half, go_on=leave_running)
                     half.rename(target)
             except (VchError, OSError) as error:
                 container.expected_exit = False
@@ -82,7 +94,7 @@ class Checkpoints:
                     log.warning("container %s after its checkpoint: %s", container.id[:12], error)
 
     @staticmethod
-    async def _keep(container: Container, run: Run, machine: Checkpointable, folder: Path, *, go_on: bool) -> None:
+    async def _save(container: Container, run: Run, machine: Checkpointable, folder: Path, *, go_on: bool) -> None:
         container.expected_exit = not go_on
         offset = 0
 
@@ -99,8 +111,8 @@ class Checkpoints:
         text = json.dumps({"container": container.id, "log_offset": offset})
         await trio.to_thread.run_sync((folder / "container.json").write_text, text)
 
-    def find(self, container: Container, checkpoint_id: str, directory: str) -> Kept:
-        """A checkpoint to start from. VchError when there is none of that name, or it is another container's."""
+    def find(self, container: Container, checkpoint_id: str, directory: str) -> Checkpoint:
+        """A checkpoint to start from. VchError when no checkpoint has that name, or it belongs to another container."""
         folder = self._root(container, directory) / checkpoint_id
         if not NAME.fullmatch(checkpoint_id) or not folder.is_dir():
             raise VchError(f"checkpoint {checkpoint_id} does not exist for container /{container.record.name}")
@@ -111,20 +123,16 @@ class Checkpoints:
             raise VchError(f"checkpoint {checkpoint_id} is damaged: {error}") from error
         if owner != container.id:
             raise VchError(f"checkpoint {checkpoint_id} does not exist for container /{container.record.name}")
-        return Kept(folder / "machine", offset)
+        return Checkpoint(folder / "machine", offset)
 
-    async def remove(self, container: Container, ref: str, checkpoint_id: str, directory: str) -> None:
+    async def remove(self, ref: str, checkpoint_id: str, directory: str) -> None:
+        container = self._registry.get(ref)
         folder = self._root(container, directory) / checkpoint_id
         if not NAME.fullmatch(checkpoint_id) or not folder.is_dir() or folder.is_symlink():
             raise VchError(f"checkpoint {checkpoint_id} does not exist for container {ref}")
         if not (folder / "container.json").is_file():
             raise VchError(f"{folder} is no checkpoint")
         await _remove(folder)
-
-    def tidy(self, container: Container) -> None:
-        """Remove what a killed appliance has left half made."""
-        for half in (container.folder / _FOLDER).glob(".*.half"):
-            shutil.rmtree(half, ignore_errors=True)
 
     @staticmethod
     def _root(container: Container, directory: str) -> Path:
@@ -134,6 +142,12 @@ class Checkpoints:
         if not path.is_absolute() or ".." in path.parts or "\0" in directory:
             raise InvalidParameter(f"invalid checkpoint directory {directory}: an absolute path without ..")
         return path
+
+
+def remove_unfinished(container: Container) -> None:
+    """Remove checkpoints that a killed daemon did not complete."""
+    for half in (container.folder / _FOLDER).glob(".*.half"):
+        shutil.rmtree(half, ignore_errors=True)
 
 
 async def _remove(folder: Path) -> None:

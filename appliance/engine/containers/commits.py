@@ -2,7 +2,6 @@
 
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,10 @@ from appliance.container.commit import Commit
 from appliance.container.config import ContainerConfig
 from appliance.container.merge import merge_config
 from appliance.container.times import rfc3339
-from appliance.engine.containers.archive import Files
+from appliance.engine.containers.archive import Archive
+from appliance.engine.containers.signals import Signals
 from appliance.engine.model.container import Container
+from appliance.engine.model.registry import ContainerRegistry
 from appliance.engine.model.repository import ContainerRepository
 from appliance.errors import Conflict, InvalidParameter, VchError
 from appliance.image.config import CommittedConfig, History, RootFs
@@ -28,29 +29,27 @@ _PIECE = 1 << 20
 
 
 class Commits:
-    """`find` gives a container by its name or id; `pause` and `unpause` work on one."""
+    """`scratch` is a folder for layers under construction."""
 
     def __init__(
         self,
-        find: Callable[[str], Container],
-        files: Files,
-        images: ImageStore,
+        registry: ContainerRegistry,
         repository: ContainerRepository,
+        archive: Archive,
+        images: ImageStore,
+        signals: Signals,
         scratch: Path,
-        pause: Callable[[str], Any],
-        unpause: Callable[[str], Any],
     ) -> None:
-        self._find = find
-        self._files = files
+        self._registry = registry
+        self._archive = archive
         self._images = images
         self._repository = repository
         self._scratch = scratch
-        self._pause = pause
-        self._unpause = unpause
+        self._signals = signals
 
     async def commit(self, ref: str, wanted: Commit) -> ImageRecord:
         """Make the image, and tag it if it is to have a name. VchError leaves nothing behind."""
-        container = self._find(ref)
+        container = self._registry.get(ref)
         # What is wrong with the request is found before anything stands still.
         reference = parse_reference(wanted.name).with_default_tag() if wanted.name else None
         if reference is not None and reference.digest:
@@ -86,19 +85,19 @@ class Commits:
         paused = False
         if pause and container.running and not container.paused:
             try:
-                await self._pause(container.id)
+                await self._signals.pause(container.id)
                 paused = True
             except Conflict:
                 pass  # it has just ended, or somebody else paused it
         try:
-            async with self._files.layer(container) as archive:
+            async with self._archive.layer(container) as archive:
                 async for data in archive:
                     await trio.to_thread.run_sync(file.write, data)
         finally:
             if paused:
                 with trio.CancelScope(shield=True):
                     try:
-                        await self._unpause(container.id)
+                        await self._signals.unpause(container.id)
                     except VchError:
                         pass  # it was ended or unpaused meanwhile
         file.seek(0)

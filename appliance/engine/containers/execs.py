@@ -13,7 +13,9 @@ from appliance.container.spec import build_exec_spec
 from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.machines.boot import exec_error
 from appliance.engine.model.container import Container
+from appliance.engine.model.registry import ContainerRegistry
 from appliance.engine.model.repository import ContainerRepository
+from appliance.engine.model.run import Run
 from appliance.errors import Conflict, InvalidParameter, NotFound, VchError, leaves, unforeseen
 from appliance.guest import Fanout, GuestSession, ProcessSetup, StartRefused, StdinPipe, exit_code
 
@@ -55,13 +57,15 @@ class Exec:
 class Execs:
     """`nursery` owns the execs that run. Errors carry Docker's texts."""
 
-    def __init__(self, repository: ContainerRepository, nursery: trio.Nursery) -> None:
+    def __init__(self, registry: ContainerRegistry, repository: ContainerRepository, nursery: trio.Nursery) -> None:
+        self._registry = registry
         self._repository = repository
         self._tasks = IsolatedTasks(nursery)
         self._execs: dict[str, Exec] = {}
 
-    def of(self, container: Container) -> list[str]:
-        """Ids of a container's execs; what is left of an ended run is only for who has been told its id."""
+    def ids_of(self, ref: str) -> list[str]:
+        """Ids of a container's execs. Execs of an earlier run are found by their id only."""
+        container = self._registry.get(ref)
         return [one.id for one in self._execs.values() if one.container is container] if container.running else []
 
     def get(self, exec_id: str) -> Exec:
@@ -70,22 +74,24 @@ class Execs:
             raise NotFound(f"No such exec instance: {exec_id}")
         return found
 
-    def create(self, container: Container, ref: str, config: ExecConfig) -> Exec:
-        """Note what is to be run. The container has to run."""
+    def create(self, ref: str, config: ExecConfig) -> Exec:
+        """Register an exec. Conflict when the container does not run."""
+        container = self._registry.get(ref)
         self._session(container, ref)
         if not config.cmd:
             raise InvalidParameter("No exec command specified")
         build_exec_spec(container.record.config, container.record.host_config, config)
         self._collect()
-        if len(self.of(container)) >= _MOST:
+        if len(self.ids_of(container.id)) >= _MOST:
             raise Conflict(f"container {container.id} has {_MOST} execs: wait until some have ended")
         one = Exec(secrets.token_hex(32), container, config)
         self._execs[one.id] = one
         self._emit(one, f"exec_create: {' '.join(one.command)}")
         return one
 
-    async def start(self, one: Exec) -> None:
-        """Return once its process runs. Conflict when it ran before; InvalidParameter or VchError when it cannot be started."""
+    async def start(self, exec_id: str) -> None:
+        """Return once the process runs. Conflict when the exec ran before; InvalidParameter or VchError when it cannot start."""
+        one = self.get(exec_id)
         if one.exit_code is not None:
             raise Conflict(f"Error: Exec command {one.id} has already run")
         if one.began:
@@ -101,14 +107,16 @@ class Execs:
         if outcome:
             raise outcome[0]
 
-    async def resize(self, one: Exec, rows: int, columns: int) -> None:
+    async def resize(self, exec_id: str, rows: int, columns: int) -> None:
+        one = self.get(exec_id)
         one.size = (rows, columns)
         run = one.container.run
         if one.running and one.tty and one.pid and run is not None:
             await run.session.resize(one.id, rows, columns)
 
-    def forget(self, container: Container) -> None:
-        """A run is over, and its execs with it."""
+    async def watch(self, container: Container, run: Run) -> None:
+        """Forget the execs of a run when the run is over."""
+        await container.wait_end_of(run)
         for one in list(self._execs.values()):
             if one.container is container and not one.running:
                 del self._execs[one.id]

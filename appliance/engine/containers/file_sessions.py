@@ -6,13 +6,13 @@ be started or removed.
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import trio
 
 from appliance.diag.isolated import IsolatedTasks
-from appliance.engine.machines.boot import files_setup, machine_spec
+from appliance.engine.machines.boot import files_setup
 from appliance.engine.machines.provisioner import MachineProvisioner
 from appliance.engine.model.container import Container
 from appliance.engine.networking.endpoints import EndpointAllocator
@@ -20,7 +20,6 @@ from appliance.engine.volumes import Volumes
 from appliance.errors import Conflict, NotFound, leaves
 from appliance.guest import GuestFiles, GuestSession
 from appliance.hypervisor import Machine
-from appliance.image.store import ImageStore
 from appliance.network.network_record import Endpoint
 
 if TYPE_CHECKING:
@@ -59,25 +58,20 @@ class FileSession:
 
 
 class FileSessions:
-    """`nursery` owns the machines; they are of the usual size, with a NIC that is on no network unless it makes for a quicker line."""
+    """`nursery` owns the machines. A machine has a NIC that is on no network, unless `fast_paths` need one."""
 
     def __init__(
         self,
-        machines: MachineProvisioner,
-        images: ImageStore,
+        provisioner: MachineProvisioner,
         volumes: Volumes,
         allocator: EndpointAllocator,
-        memory_mib: int,
-        cpus: int,
         fast_paths: "FastPaths | None",
         nursery: trio.Nursery,
     ) -> None:
         self._allocator = allocator
         self._fast_paths = fast_paths
-        self._provisioner = machines
-        self._images = images
+        self._provisioner = provisioner
         self._volumes = volumes
-        self._size = (memory_mib, cpus)
         self._nic = allocator.blank.nic
         self._tasks = IsolatedTasks(nursery)
         self._visited: dict[str, FileSession] = {}
@@ -131,11 +125,8 @@ class FileSessions:
             async with trio.open_nursery() as nursery:
                 nic = endpoint.nic if endpoint is not None else self._nic
                 async with self._provisioner.turn():
-                    layers = self._images.layer_paths(container.record.image_id)
                     mount_plan = await self._volumes.mount_plan(container)
-                    spec = machine_spec(container, layers, [nic], mount_plan, *self._size, limited=False)
-                    # Not the container's own: one that is left by a kill is nobody's, and goes.
-                    spec = replace(spec, id=f"files{container.id}"[:64])
+                    spec = self._provisioner.files_spec(container, nic, mount_plan)
                     machine, session = await self._provisioner.get(spec, made)
                     if not session.began:
                         nursery.start_soon(session.run)

@@ -1,9 +1,7 @@
 """The processes and the resource usage of running containers: `docker top` and `docker stats`."""
 
-from collections.abc import Callable
-
 from appliance.container.top import parse_ps, ps_arguments
-from appliance.engine.model.container import Container
+from appliance.engine.model.registry import ContainerRegistry
 from appliance.engine.model.repository import ContainerRepository
 from appliance.errors import Conflict, InvalidParameter, NotFound
 from appliance.guest import Metrics
@@ -11,15 +9,13 @@ from appliance.hypervisor import Usage
 
 
 class Stats:
-    """`find` gives a container by its name or id."""
-
-    def __init__(self, find: Callable[[str], Container], repository: ContainerRepository) -> None:
-        self._find = find
+    def __init__(self, registry: ContainerRegistry, repository: ContainerRepository) -> None:
+        self._registry = registry
         self._repository = repository
 
     async def top(self, ref: str, arguments: str) -> tuple[list[str], list[list[str]]]:
         """(titles, rows) of ps for the container's processes."""
-        container = self._find(ref)
+        container = self._registry.get(ref)
         words = ps_arguments(arguments)
         if not container.running or container.run is None:
             raise Conflict(f"Container {container.id} is not running")
@@ -32,7 +28,7 @@ class Stats:
 
     async def sample(self, ref: str) -> tuple[Metrics, Usage] | None:
         """One sample of the guest's and one of the hypervisor's metrics; None while the container does not run."""
-        container = self._find(ref)
+        container = self._registry.get(ref)
         run = container.run
         if not container.running or run is None:
             return None

@@ -9,17 +9,15 @@ from appliance.container.fields import Field, Update, fields_of
 from appliance.container.host_config import HostConfig
 from appliance.container.spec import resources_of
 from appliance.engine.machines.boot import fits, resource_shares
-from appliance.engine.model.container import Container
+from appliance.engine.model.registry import ContainerRegistry
 from appliance.engine.model.repository import ContainerRepository
 from appliance.errors import Conflict, InvalidParameter
 from appliance.hypervisor import SetShares
 
 
 class Updates:
-    """`find` gives a container by its name or id."""
-
-    def __init__(self, find: Callable[[str], Container], repository: ContainerRepository) -> None:
-        self._find = find
+    def __init__(self, registry: ContainerRegistry, repository: ContainerRepository) -> None:
+        self._registry = registry
         self._repository = repository
 
     async def update(self, ref: str, wanted: HostConfig, check: Callable[[HostConfig], object]) -> None:
@@ -27,7 +25,7 @@ class Updates:
 
         Conflict in Docker's words when `wanted` contradicts the present settings, or does not fit the VM that runs.
         """
-        container = self._find(ref)
+        container = self._registry.get(ref)
         changed = _changed_fields(wanted)
         old = container.record.host_config
         if old.auto_remove and (wanted.restart_policy.name or "no") != "no":

@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -65,13 +66,20 @@ _BOOT_SECONDS = 120.0
 _FOUND_SECONDS = 15.0
 
 
+@dataclass(frozen=True, slots=True)
+class MachineSize:
+    """Memory and CPUs of a machine whose container sets no limits."""
+
+    memory_mib: int
+    cpus: int
+
+
 def machine_spec(
     container: Container,
     layers: list[Path],
     nics: Sequence[Nic],
     mount_plan: MountPlan,
-    memory_mib: int,
-    cpus: int,
+    size: MachineSize,
     *,
     limited: bool = True,
 ) -> MachineSpec:
@@ -82,8 +90,8 @@ def machine_spec(
     disks = [Disk(path, True) for path in layers]
     return MachineSpec(
         container.id,
-        _memory_class(max(memory_mib, limit + _OVERHEAD_MIB if limit else 0), memory_mib),
-        max(cpus, -(-nano // 1_000_000_000), _highest_cpu(host_config) + 1),
+        _memory_class(max(size.memory_mib, limit + _OVERHEAD_MIB if limit else 0), size.memory_mib),
+        max(size.cpus, -(-nano // 1_000_000_000), _highest_cpu(host_config) + 1),
         (Disk(container.upper, False), *disks, *mount_plan.disks),
         nics[0] if nics else None,
         tuple(nics[1:]),

@@ -1,28 +1,57 @@
-"""Where a container's machine comes from: the pool, a template, a boot, a kept state; in turn, as the host's cores bear."""
+"""Where a container's machine comes from: the pool, a template, a boot or a checkpoint. Starts queue for the host's cores."""
 
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import trio
 
 from appliance.engine.machines.admission import Admission
+from appliance.engine.machines.boot import MachineSize, machine_spec
 from appliance.engine.machines.pool import Pool
+from appliance.engine.model.container import Container
+from appliance.engine.model.mount_plan import MountPlan
 from appliance.errors import HypervisorError, Unsupported
 from appliance.guest import GuestSession
-from appliance.hypervisor import Checkpointable, Driver, Machine, MachineSpec
+from appliance.hypervisor import Checkpointable, Driver, Machine, MachineSpec, Nic
+from appliance.image.store import ImageStore
 from tether.rpc.bridge import LoopThread
 
 log = logging.getLogger(__name__)
 
 
 class MachineProvisioner:
-    def __init__(self, driver: Driver, pools: Sequence[Pool], admission: Admission, loop: LoopThread) -> None:
+    """`size` is that of a machine whose container sets no limits."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        pools: Sequence[Pool],
+        admission: Admission,
+        images: ImageStore,
+        size: MachineSize,
+        loop: LoopThread,
+    ) -> None:
         self._driver = driver
         self._pools = pools
         self._admission = admission
+        self._images = images
+        self._size = size
         self._loop = loop
+
+    def spec(self, container: Container, mount_plan: MountPlan) -> MachineSpec:
+        """The machine that a container needs: its limits, its layers, its volumes, a NIC for each of its endpoints."""
+        layers = self._images.layer_paths(container.record.image_id)
+        nics = [endpoint.nic for endpoint in container.endpoints if endpoint.interface]
+        return machine_spec(container, layers, nics, mount_plan, self._size)
+
+    def files_spec(self, container: Container, nic: Nic, mount_plan: MountPlan) -> MachineSpec:
+        """The machine that shows a container's files. Its id is not a container's, so a restarted daemon destroys it."""
+        layers = self._images.layer_paths(container.record.image_id)
+        spec = machine_spec(container, layers, [nic], mount_plan, self._size, limited=False)
+        return replace(spec, id=f"files{container.id}"[:64])
 
     def facts(self) -> dict[str, str]:
         """For `docker info`."""
@@ -41,17 +70,17 @@ class MachineProvisioner:
                 yield
 
     async def get(
-        self, spec: MachineSpec, made: list[Machine], kept: Path | None = None
+        self, spec: MachineSpec, created: list[Machine], checkpoint: Path | None = None
     ) -> tuple[Machine, GuestSession]:
-        """A machine that is on, from wherever it is quickest, or from the state kept in a folder; its session may run already.
+        """A machine that is on, from the pool, a template or a boot, or from a checkpoint's folder; its session may run already.
 
-        `made` gets those that are to be destroyed if what follows fails.
+        `created` receives the machines that the caller destroys on failure.
         """
         waiting = None
-        if kept is None:
+        if checkpoint is None:
             waiting = next((found for pool in self._pools if (found := pool.take(spec)) is not None), None)
         if waiting is not None:
-            made.append(waiting.machine)
+            created.append(waiting.machine)
             try:
                 await waiting.become(spec)
                 return waiting.machine, waiting.session
@@ -59,12 +88,12 @@ class MachineProvisioner:
                 log.warning("container %s cannot have a machine of the pool: %s", spec.id[:12], error)
                 await waiting.end()
         machine = await self._driver.create(spec)
-        made.append(machine)
+        created.append(machine)
         try:
-            if kept is None:
+            if checkpoint is None:
                 await machine.start()
             elif isinstance(machine, Checkpointable):
-                await machine.start_from(kept)
+                await machine.start_from(checkpoint)
             else:
                 raise Unsupported("this hypervisor keeps no checkpoints")
             return machine, await self.dial(machine)

@@ -1,7 +1,7 @@
 """Containers' ties to networks and, by legacy links, to each other: when they start, and while they run."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 
 import trio
 
@@ -10,10 +10,13 @@ from appliance.container.endpoint_settings import EndpointSettings
 from appliance.container.links import link_environment, parse_link
 from appliance.engine.machines.guest_config import GuestConfig, Link, network_config, state_files
 from appliance.engine.model.container import Container
+from appliance.engine.model.registry import ContainerRegistry
 from appliance.engine.model.repository import ContainerRepository
+from appliance.engine.model.run import Run
 from appliance.engine.networking.dhcp_leases import DhcpLeases
 from appliance.engine.networking.networks import Networks
 from appliance.errors import Forbidden, InvalidParameter, NotFound, Unsupported, VchError
+from appliance.guest import Lease
 from appliance.hypervisor import Pluggable
 from appliance.network.network_record import Endpoint, NetworkRecord, ingress_endpoint
 
@@ -21,23 +24,22 @@ log = logging.getLogger(__name__)
 
 
 class Connections:
-    """`find` gives a container by its name or id, `everyone` all of them; `dns` are the daemon's servers."""
+    """`dns` are the daemon's DNS servers. Errors carry Docker's texts."""
 
     def __init__(
         self,
-        find: Callable[[str], Container],
-        everyone: Callable[[], Iterable[Container]],
-        networks: Networks,
+        registry: ContainerRegistry,
         repository: ContainerRepository,
+        networks: Networks,
+        leases: DhcpLeases,
         dns: tuple[str, ...],
     ) -> None:
-        self._find = find
-        self._everyone = everyone
+        self._registry = registry
         self._networks = networks
         self._allocator = networks.allocator
         self._repository = repository
         self._dns = dns
-        self._leases = DhcpLeases(networks, repository)
+        self._leases = leases
 
     # -- what a container finds around it -------------------------------------------------------------------------
 
@@ -52,7 +54,7 @@ class Connections:
         for text in container.record.host_config.links or ():
             name, alias = parse_link(text)
             try:
-                target = self._find(name)
+                target = self._registry.get(name)
             except NotFound:
                 if starting:
                     raise
@@ -68,6 +70,14 @@ class Connections:
             names = dict.fromkeys((alias, target.id[:12], target.record.name))
             yield Link(" ".join(names), address, tuple(env))
 
+    def take_leases(self, container: Container, leases: Sequence[Lease]) -> bool:
+        """Record the addresses that DHCP servers gave the container's guest; True when any of them is new."""
+        return self._leases.take(container, leases)
+
+    async def watch(self, container: Container, run: Run) -> None:
+        """Keep the container's addresses and files up to date while DHCP servers change its leases."""
+        await self._leases.watch(container, run, self.refresh)
+
     async def refresh(self, container: Container) -> None:
         """Have a running container's hosts and resolv.conf say what is true now."""
         if container.run is None or not container.running:
@@ -78,7 +88,7 @@ class Connections:
 
     async def notify_linked(self, started: Container) -> None:
         """Those that are linked to a container which has started learn its address."""
-        for container in list(self._everyone()):
+        for container in self._registry.all():
             if not container.running or container is started:
                 continue
             names = {parse_link(text)[0] for text in container.record.host_config.links or ()}
@@ -92,7 +102,7 @@ class Connections:
 
     async def connect(self, network: str, ref: str, settings: EndpointSettings) -> None:
         """Put a container on a network, at once if it runs."""
-        record, container = self._networks.get(network), self._find(ref)
+        record, container = self._networks.get(network), self._registry.get(ref)
         self._check_kinds(record, container)
         attachment = Attachment(record.name, settings, record.id)
         self._allocator.check(attachment)
@@ -162,13 +172,13 @@ class Connections:
         """Ports that are published lead to where the container is reached: that may have changed."""
         after = ingress_endpoint(container.endpoints)
         if after is None or after is not before:
-            self._allocator.unpublish(container)
-            self._allocator.publish(container)
+            self._allocator.published.unpublish(container)
+            self._allocator.published.publish(container)
 
     async def disconnect(self, network: str, ref: str, *, force: bool) -> None:
         """Take a container off a network."""
         record = self._networks.get(network)
-        container = self._find(ref)
+        container = self._registry.get(ref)
         async with container.lock:
             attachment = next((one for one in container.record.attachments if self._is_on(one, record)), None)
             if attachment is None:

@@ -11,16 +11,16 @@ from dataclasses import replace
 import trio
 
 from appliance.container.config import ContainerConfig
-from appliance.container.container_record import Attachment, Binding
+from appliance.container.container_record import Attachment
 from appliance.container.endpoint_settings import EndpointIPAMConfig, EndpointSettings
 from appliance.container.host_config import HostConfig
 from appliance.engine.model.container import Container
+from appliance.engine.networking.published_ports import PublishedPorts, own_ports, port_requests
 from appliance.errors import Forbidden, InvalidParameter, NotFound, VchError
 from appliance.hypervisor import NO_BRIDGE, Nic
 from appliance.network.addresses import Subnet, mac_of, parse_subnet
 from appliance.network.host import HostNetwork
 from appliance.network.network_record import (
-    OPTION_HOST_IP,
     SWARM,
     Address,
     Endpoint,
@@ -29,7 +29,6 @@ from appliance.network.network_record import (
     bridge_nic,
     ingress_endpoint,
 )
-from appliance.network.ports import PortRequest, Ports, each_port, forwards, parse_bindings
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +39,10 @@ class EndpointAllocator:
     def __init__(self, host: HostNetwork, nursery: trio.Nursery, find: Callable[[str], NetworkRecord]) -> None:
         self._host = host
         self._find = find
-        self.ports = Ports(host, nursery)
         self._subnets: dict[str, list[Subnet]] = {}
         # Who is on which network now.
         self.taken: dict[str, dict[str, tuple[Container, Endpoint]]] = {}
+        self.published = PublishedPorts(host, nursery, self.taken)
 
     # -- networks -------------------------------------------------------------------------------------------------
 
@@ -180,7 +179,7 @@ class EndpointAllocator:
         try:
             for attachment in container.record.attachments:
                 self.acquire(container, attachment)
-            self.publish(container)
+            self.published.publish(container)
         except BaseException:
             self.release_all(container)
             raise
@@ -235,7 +234,7 @@ class EndpointAllocator:
             wanted,
         )
         if record.is_external:
-            ports = tuple((one.protocol, one.port) for one in _port_requests(container))
+            ports = tuple((one.protocol, one.port) for one in port_requests(container))
             endpoint = replace(endpoint, servers=tuple(record.dns), ports=ports)
         container.endpoints.append(endpoint)
         self.taken[record.id][container.id] = (container, endpoint)
@@ -288,7 +287,7 @@ class EndpointAllocator:
             if attachment.network_id == old.network.id:
                 attachment.address = address.address if address is not None else ""
         if ingress_endpoint(container.endpoints) is None:
-            container.record.bindings = _own_ports(endpoint, list(_port_requests(container)))
+            container.record.bindings = own_ports(endpoint, list(port_requests(container)))
         return True
 
     def release(self, container: Container, endpoint: Endpoint) -> None:
@@ -304,7 +303,7 @@ class EndpointAllocator:
 
     def release_all(self, container: Container) -> list[Endpoint]:
         """Give back all places and ports; those that there were."""
-        self.unpublish(container)
+        self.published.unpublish(container)
         left = list(container.endpoints)
         for endpoint in left:
             self.release(container, endpoint)
@@ -325,129 +324,9 @@ class EndpointAllocator:
             except VchError as error:
                 log.warning("container %s is not on network %s: %s", container.id[:12], attachment.network, error)
         if ingress_endpoint(container.endpoints) is not None:
-            for holder, bindings in _by_holder(container):
-                self.ports.retake(holder, bindings)
-            self._forward_ports(container)
-
-    # -- ports ----------------------------------------------------------------------------------------------------
-
-    def publish(self, container: Container) -> None:
-        """Take the host's ports that the container wants, and lead them to where it can be reached.
-
-        One that is on external networks only is reached there, at its own ports.
-        """
-        target = ingress_endpoint(container.endpoints)
-        wanted = list(_port_requests(container))
-        if target is None and wanted:
-            external = next((one for one in container.endpoints if one.network.is_external), None)
-            container.record.bindings = _own_ports(external, wanted) if external is not None else []
-        if target is None or not target.interface or not wanted:
-            return
-        container.record.bindings = self._take(container, target, container.id, wanted)
-        self._forward_ports(container)
-
-    def _take(self, container: Container, target: Endpoint, holder: str, wanted: list[PortRequest]) -> list[Binding]:
-        label = f"{container.record.name} ({target.id})"
-        return self.ports.take(holder, label, wanted, target.network.options.get(OPTION_HOST_IP, ""))
-
-    def _forward_ports(self, container: Container) -> None:
-        target = ingress_endpoint(container.endpoints)
-        if target is None or target.ipv4 is None or not container.record.bindings:
-            return
-        for holder, bindings in _by_holder(container):
-            self._forward_to(target, holder, bindings)
-        self._tell_card(container)
-
-    def _forward_to(self, target: Endpoint, holder: str, bindings: list[Binding]) -> None:
-        assert target.ipv4 is not None
-        if self._host.bridged:
-            self.ports.forward(holder, bindings, target.ipv4.address, target.ipv6.address if target.ipv6 else "")
-        else:
-            # The hypervisor listens itself.
-            self.ports.hand_over(holder)
-
-    def _tell_card(self, container: Container) -> None:
-        """Without bridges a NIC knows which ports lead to it."""
-        target = ingress_endpoint(container.endpoints)
-        if self._host.bridged or target is None or target.ipv4 is None:
-            return
-        nic = replace(target.nic, forwards=forwards(container.record.bindings, target.ipv4.address))
-        led = replace(target, nic=nic)
-        container.endpoints[container.endpoints.index(target)] = led
-        self.taken[target.network.id][container.id] = (container, led)
-
-    def unpublish(self, container: Container) -> None:
-        """Give the ports back, keep the places."""
-        for holder, _ in _by_holder(container):
-            self.ports.release(holder)
-        container.record.bindings = []
-
-    def publish_same(self, container: Container, protocol: str, port: int) -> None:
-        """Take the port of the host that has the same number as one of a container with the host's network.
-
-        VchError with Docker's text when somebody has it.
-        """
-        target = ingress_endpoint(container.endpoints)
-        if target is None or target.ipv4 is None:
-            return
-        holder = _holder(container, protocol, port)
-        bindings = self._take(container, target, holder, [PortRequest(protocol, port, "", port, port)])
-        try:
-            self._forward_to(target, holder, bindings)
-        except BaseException:
-            self.ports.release(holder)
-            raise
-        container.record.bindings += bindings
-        self._tell_card(container)
-
-    def unpublish_same(self, container: Container, protocol: str, port: int) -> None:
-        """Undo `publish_same`."""
-        self.ports.release(_holder(container, protocol, port))
-        container.record.bindings = [
-            one for one in container.record.bindings if (one.protocol, one.port) != (protocol, port)
-        ]
-        self._tell_card(container)
-
-
-def _own_ports(endpoint: Endpoint, wanted: list[PortRequest]) -> list[Binding]:
-    """Ports on a container's own address. InvalidParameter when it is wanted that they are others."""
-    host = endpoint.ipv4.address if endpoint.ipv4 is not None else "0.0.0.0"
-    for one in wanted:
-        if one.host_ip not in ("", "0.0.0.0", "::") or not (one.first == 0 or one.first <= one.port <= one.last):
-            raise InvalidParameter(
-                f"on network {endpoint.network.name} a container has its own address: port {one.port}/{one.protocol} is published as "
-                "it is there, on no other address and under no other number"
-            )
-    return [Binding(one.protocol, one.port, host, one.port) for one in wanted]
-
-
-def _holder(container: Container, protocol: str, port: int) -> str:
-    """In whose name a port is held: on the host's network they come and go one by one, else all at once."""
-    return f"{container.id}/{port}/{protocol}" if container.on_host_network else container.id
-
-
-def _by_holder(container: Container) -> list[tuple[str, list[Binding]]]:
-    held: dict[str, list[Binding]] = {}
-    for one in container.record.bindings:
-        held.setdefault(_holder(container, one.protocol, one.port), []).append(one)
-    return list(held.items())
+            self.published.retake(container)
 
 
 def _user_mode_dns(pool: Pool) -> str:
     """User-mode networking answers DNS on an address of its own: the last one."""
     return str(parse_subnet(pool.subnet)[-2])
-
-
-def _port_requests(container: Container) -> Iterator[PortRequest]:
-    record = container.record
-    if container.on_host_network:
-        # Those that are listened at, once they are.
-        return
-    bindings = record.host_config.port_bindings or {}
-    yield from parse_bindings(bindings)
-    if not record.host_config.publish_all_ports:
-        return
-    exposed = record.config.exposed_ports or {}
-    for port, protocol in sorted(each_port(exposed), key=lambda one: (one[1], one[0])):
-        if protocol != "sctp" and f"{port}/{protocol}" not in bindings:
-            yield PortRequest(protocol, port, "", 0, 0)

@@ -7,7 +7,7 @@ import trio
 from appliance.engine.model.container import Container
 from appliance.engine.model.repository import ContainerRepository
 from appliance.engine.model.run import Run
-from appliance.engine.networking.endpoints import EndpointAllocator
+from appliance.engine.networking.published_ports import PublishedPorts
 from appliance.errors import VchError
 from appliance.guest import Listener
 from appliance.hypervisor import Pluggable
@@ -27,15 +27,15 @@ _AGAIN_SECONDS = 2.0
 class HostPorts:
     """Publishes and withdraws ports while a container runs. A port that somebody has is left to them, and said in the log."""
 
-    def __init__(self, allocator: EndpointAllocator, repository: ContainerRepository) -> None:
-        self._allocator = allocator
+    def __init__(self, ports: PublishedPorts, repository: ContainerRepository) -> None:
+        self._ports = ports
         self._repository = repository
 
     async def watch(self, container: Container, run: Run) -> None:
         """Until this run of it is over."""
         if not container.on_host_network:
             return
-        follower = _Follower(container, run, self._allocator, self._repository)
+        follower = _Follower(container, run, self._ports, self._repository)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(follower.listen)
             nursery.start_soon(follower.publish)
@@ -44,12 +44,10 @@ class HostPorts:
 
 
 class _Follower:
-    def __init__(
-        self, container: Container, run: Run, allocator: EndpointAllocator, repository: ContainerRepository
-    ) -> None:
+    def __init__(self, container: Container, run: Run, ports: PublishedPorts, repository: ContainerRepository) -> None:
         self._container = container
         self._run = run
-        self._allocator = allocator
+        self._ports = ports
         self._repository = repository
         self._wanted: frozenset[Port] | None = None
         self._refused: set[Port] = set()
@@ -86,10 +84,10 @@ class _Follower:
         has = {(one.protocol, one.port) for one in container.record.bindings}
         self._refused &= wanted
         for port in has - wanted:
-            self._allocator.unpublish_same(container, *port)
+            self._ports.unpublish_port(container, *port)
         for port in sorted(wanted - has):
             try:
-                self._allocator.publish_same(container, *port)
+                self._ports.publish_port(container, *port)
                 self._refused.discard(port)
             except VchError as error:
                 self._refuse(port, str(error))

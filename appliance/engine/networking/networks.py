@@ -198,7 +198,7 @@ class Networks:
 
     def settle(self) -> None:
         """Every container that runs is known: let the rules be true."""
-        self._host.set_rules(self._records.values(), self.allocator.ports.published())
+        self._host.set_rules(self._records.values(), self.allocator.published.all())
 
     async def close(self) -> None:
         """Leave nothing on the host, unless somebody still needs it."""

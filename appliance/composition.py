@@ -1,0 +1,307 @@
+"""The composition root: builds every object of the daemon and connects them. No other module does."""
+
+import gc
+import logging
+import math
+import os
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from appliance.api.archive import ArchiveRoutes
+from appliance.api.checkpoints import CheckpointRoutes
+from appliance.api.containers import ContainerRoutes
+from appliance.api.debug import DebugRoutes
+from appliance.api.events import EventRoutes
+from appliance.api.execs import ExecRoutes
+from appliance.api.image_transfers import ImageTransferRoutes
+from appliance.api.images import ImageRoutes
+from appliance.api.lifecycle import LifecycleRoutes
+from appliance.api.networks import NetworkRoutes
+from appliance.api.router import Router
+from appliance.api.stats import StatsRoutes
+from appliance.api.streams import StreamRoutes
+from appliance.api.swarm import SwarmRoutes
+from appliance.api.system import SystemRoutes, SystemSettings
+from appliance.api.unsupported import UnsupportedRoutes
+from appliance.api.usage import UsageRoutes
+from appliance.api.volumes import VolumeRoutes
+from appliance.config import Config, parse_container_network
+from appliance.diag.isolated import IsolatedTasks
+from appliance.engine.containers.archive import Archive
+from appliance.engine.containers.checkpoints import Checkpoints
+from appliance.engine.containers.commits import Commits
+from appliance.engine.containers.creation import ContainerCreation
+from appliance.engine.containers.execs import Execs
+from appliance.engine.containers.file_sessions import FileSessions
+from appliance.engine.containers.health import HealthMonitor
+from appliance.engine.containers.recovery import Recovery
+from appliance.engine.containers.removal import ContainerRemoval
+from appliance.engine.containers.resumption import RunResumption
+from appliance.engine.containers.run_resources import RunResources
+from appliance.engine.containers.service import ContainerService
+from appliance.engine.containers.signals import Signals
+from appliance.engine.containers.stats import Stats
+from appliance.engine.containers.storage import ContainerStorage
+from appliance.engine.containers.supervisor import RunWatcher, Supervisor
+from appliance.engine.containers.updates import Updates
+from appliance.engine.daemon import DaemonStatus
+from appliance.engine.machines.admission import Admission
+from appliance.engine.machines.boot import MachineSize
+from appliance.engine.machines.provisioner import MachineProvisioner
+from appliance.engine.machines.suspend_watcher import SuspendWatcher
+from appliance.engine.model.container import Container
+from appliance.engine.model.events import EventBus
+from appliance.engine.model.registry import ContainerRegistry
+from appliance.engine.model.repository import ContainerRepository
+from appliance.engine.networking.connections import Connections
+from appliance.engine.networking.dhcp_leases import DhcpLeases
+from appliance.engine.networking.fast_lines import FastLines
+from appliance.engine.networking.host_ports import HostPorts
+from appliance.engine.networking.networks import Networks, NetworkSettings
+from appliance.engine.networking.swarm import Swarm
+from appliance.engine.quota import Quota
+from appliance.engine.transfers import Transfers
+from appliance.engine.volumes import Volumes
+from appliance.errors import VchError
+from appliance.hosting import Hosting, Machines, hosting_of, served_stores
+from appliance.hypervisor import Disks, why_no_shares
+from appliance.image.store import ImageStore
+from appliance.registry import Credentials, Proxies, Registry
+from appliance.registry.insecure import is_insecure
+from appliance.store import Database
+from appliance.volume.store import VolumeStore
+from tether.rpc.bridge import LoopThread
+
+log = logging.getLogger("vchd")
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What all parts of the daemon use. `nursery` runs their tasks, `scratch` is a folder for files under construction."""
+
+    config: Config
+    database: Database
+    loop: LoopThread
+    nursery: trio.Nursery
+    events: EventBus
+    registry: ContainerRegistry
+    scratch: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What containers are made of."""
+
+    networks: Networks
+    images: ImageStore
+    volumes: Volumes
+    disks: Disks
+    quota: Quota
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the routes call."""
+
+    containers: ContainerService
+    creation: ContainerCreation
+    removal: ContainerRemoval
+    signals: Signals
+    storage: ContainerStorage
+    execs: Execs
+    checkpoints: Checkpoints
+    updates: Updates
+    stats: Stats
+    archive: Archive
+    commits: Commits
+    connections: Connections
+    status: DaemonStatus
+
+
+@asynccontextmanager
+async def composed(config: Config) -> AsyncIterator[Router]:
+    """The whole daemon except its listeners, until the block ends."""
+    scratch, host_id = _prepare_folders(config)
+    hosting = hosting_of(config)
+    async with (
+        Database.open(config.data_root / "state.db") as database,
+        LoopThread.open() as loop,
+        # Outside of the nursery: its tasks need the connection until they end.
+        hosting.connected(host_id),
+        trio.open_nursery() as nursery,
+    ):
+        process = Process(config, database, loop, nursery, EventBus(), ContainerRegistry(), scratch)
+        networks = _networks(process, hosting)
+        await networks.open()
+        machines = await hosting.machines(loop, networks, nursery)
+        stores = await _stores(process, hosting, machines, networks)
+        services, recovery = _services(process, machines, stores)
+        await recovery.restore()
+        await stores.images.sweep()
+        disks = [*services.storage.disks(), *stores.volumes.disks()]
+        await stores.disks.sweep(disks, stores.images.layers(), stores.images.stacks())
+        networks.settle()
+        machines.begin(nursery)
+        # The objects so far stay until the end, so the garbage collector can skip them.
+        gc.freeze()
+        try:
+            yield _routes(process, stores, services, host_id)
+        finally:
+            with trio.CancelScope(shield=True):
+                await networks.close()
+            # Machines keep running; the next vchd finds them.
+            nursery.cancel_scope.cancel()
+
+
+def _prepare_folders(config: Config) -> tuple[Path, str]:
+    """The empty scratch folder, and the id of this data root, made at the first start."""
+    config.exec_root.mkdir(parents=True, exist_ok=True, mode=0o711)
+    scratch = config.data_root / "scratch"
+    scratch.mkdir(exist_ok=True, mode=0o700)
+    for leftover in scratch.iterdir():
+        leftover.unlink(missing_ok=True)
+    identity = config.data_root / "id"
+    if not identity.exists():
+        identity.write_text(secrets.token_hex(16))
+    return scratch, identity.read_text()
+
+
+def _networks(process: Process, hosting: Hosting) -> Networks:
+    config = process.config
+    external = tuple(parse_container_network(text) for text in config.container_networks)
+    settings = NetworkSettings(config.bridge, config.bip, config.dns, external)
+    return Networks(hosting.network_host(), process.database, process.events, process.nursery, settings)
+
+
+async def _stores(process: Process, hosting: Hosting, machines: Machines, networks: Networks) -> Stores:
+    config, disks = process.config, machines.disks
+    quota = Quota(config.storage_quota)
+    tasks = IsolatedTasks(process.nursery)
+    images = ImageStore(
+        process.database, config.data_root, lambda layer: tasks.start_soon(_forget, disks, layer), quota.admit
+    )
+    quota.count(images.layers_used)
+    no_shares = why_no_shares(machines.driver)
+    store = VolumeStore(
+        config.data_root,
+        disks,
+        shared=not no_shares,
+        served=served_stores(config, has_datastores=hosting.has_datastores),
+    )
+    volumes = Volumes(store, process.database, process.events, process.registry, no_shares)
+    await volumes.open(tasks)
+    await volumes.inherit(await disks.inherited())
+    return Stores(networks, images, volumes, disks, quota)
+
+
+async def _forget(disks: Disks, layer: Path) -> None:
+    try:
+        await disks.forget(layer)
+    except VchError as error:
+        log.warning("the disk of layer %s stays until the next start: %s", layer.stem[:12], error)
+
+
+def _services(process: Process, machines: Machines, stores: Stores) -> tuple[Services, Recovery]:
+    config, nursery, registry = process.config, process.nursery, process.registry
+    networks, volumes, images, allocator = stores.networks, stores.volumes, stores.images, stores.networks.allocator
+    repository = ContainerRepository(process.database, process.events)
+    storage = ContainerStorage(config.data_root / "containers", stores.disks, stores.quota, registry, nursery)
+    stores.quota.count(storage.total_used)
+    leases = DhcpLeases(networks, repository)
+    connections = Connections(registry, repository, networks, leases, config.dns)
+    provisioner = MachineProvisioner(
+        machines.driver,
+        machines.pools,
+        Admission(os.cpu_count() or 1),
+        images,
+        MachineSize(config.vm_memory, config.vm_cpus),
+        process.loop,
+    )
+    file_sessions = FileSessions(provisioner, volumes, allocator, machines.fast_paths, nursery)
+    suspend_watcher = SuspendWatcher(repository)
+    execs = Execs(registry, repository, nursery)
+    watchers: list[RunWatcher] = [
+        HealthMonitor(repository),
+        HostPorts(allocator.published, repository),
+        suspend_watcher,
+        connections,
+        execs,
+    ]
+    if machines.fast_paths is not None:
+        watchers.append(FastLines(machines.fast_paths))
+    resources = RunResources(networks, connections, volumes)
+    ended, to_remove = trio.open_memory_channel[Container](math.inf)
+    supervisor = Supervisor(provisioner, resources, file_sessions, repository, watchers, ended, nursery)
+    signals = Signals(registry, repository, supervisor, suspend_watcher, pause_by_suspend=config.pause_by == "suspend")
+    removal = ContainerRemoval(registry, repository, volumes, storage, supervisor, signals)
+    nursery.start_soon(removal.run_auto_removal, to_remove, nursery)
+    checkpoints = Checkpoints(registry, repository)
+    archive = Archive(registry, file_sessions, repository)
+    services = Services(
+        containers=ContainerService(registry, repository, supervisor, checkpoints, signals),
+        creation=ContainerCreation(registry, repository, images, allocator, volumes, storage),
+        removal=removal,
+        signals=signals,
+        storage=storage,
+        execs=execs,
+        checkpoints=checkpoints,
+        updates=Updates(registry, repository),
+        stats=Stats(registry, repository),
+        archive=archive,
+        commits=Commits(registry, repository, archive, images, signals, process.scratch),
+        connections=connections,
+        status=DaemonStatus(machines.driver, provisioner, stores.quota),
+    )
+    resumption = RunResumption(provisioner, supervisor, resources, repository, suspend_watcher, nursery)
+    recovery = Recovery(machines.driver, registry, repository, storage, allocator, supervisor, resumption)
+    return services, recovery
+
+
+def _routes(process: Process, stores: Stores, services: Services, host_id: str) -> Router:
+    config, registry, events = process.config, process.registry, process.events
+    networks, images, volumes = stores.networks, stores.images, stores.volumes
+    proxies = Proxies.of(os.environ, config.http_proxy, config.https_proxy, config.no_proxy)
+
+    def dial(host: str, credentials: Credentials) -> Registry:
+        mirrors = config.registry_mirrors if host == "docker.io" else ()
+        return Registry(
+            host,
+            credentials,
+            insecure=is_insecure(host, config.insecure_registries),
+            mirrors=mirrors,
+            certificates=config.certs_dir / host,
+            proxies=proxies,
+        )
+
+    transfers = Transfers(images, events, dial, config.allow_registries, process.scratch, process.nursery, proxies)
+    swarm = Swarm(process.database, networks, services.connections)
+    settings = SystemSettings(config, host_id, proxies)
+    router = Router()
+    for routes in (
+        ContainerRoutes(
+            registry, services.creation, services.removal, services.storage, services.execs, networks, images
+        ),
+        LifecycleRoutes(services.containers, services.signals, services.updates),
+        StreamRoutes(registry, services.containers),
+        ExecRoutes(services.execs),
+        ArchiveRoutes(services.archive),
+        StatsRoutes(registry, services.stats),
+        CheckpointRoutes(services.checkpoints),
+        ImageRoutes(images, registry, services.commits, events),
+        ImageTransferRoutes(images, transfers, events, process.scratch),
+        NetworkRoutes(networks, services.connections),
+        VolumeRoutes(volumes),
+        UnsupportedRoutes(),
+        UsageRoutes(registry, services.storage, networks, images, volumes),
+        SwarmRoutes(swarm),
+        SystemRoutes(settings, services.status, registry, networks, images, swarm),
+        EventRoutes(events),
+        DebugRoutes(registry, config.data_root),
+    ):
+        router.add_all(routes.routes())
+    return router

@@ -1,0 +1,112 @@
+"""`docker create`: from a complete configuration to a container that is stored and has its disk and volumes."""
+
+import secrets
+import time
+
+import trio
+
+from appliance.container.capabilities import capabilities
+from appliance.container.config import ContainerConfig
+from appliance.container.container_record import ContainerRecord
+from appliance.container.endpoint_settings import EndpointSettings
+from appliance.container.host_config import HostConfig
+from appliance.container.lifecycle import Created
+from appliance.container.links import parse_link
+from appliance.container.merge import merge_config
+from appliance.container.spec import arguments
+from appliance.engine.containers.random_names import random_name
+from appliance.engine.containers.storage import ContainerStorage
+from appliance.engine.model.container import Container
+from appliance.engine.model.registry import ContainerRegistry
+from appliance.engine.model.repository import ContainerRepository
+from appliance.engine.networking.endpoints import EndpointAllocator
+from appliance.engine.volumes import Volumes
+from appliance.errors import InvalidParameter, NotFound
+from appliance.image.platform import Platform
+from appliance.image.store import ImageStore
+
+_RANDOM_NAMES = 100
+
+
+class ContainerCreation:
+    """Errors carry Docker's texts."""
+
+    def __init__(
+        self,
+        registry: ContainerRegistry,
+        repository: ContainerRepository,
+        images: ImageStore,
+        allocator: EndpointAllocator,
+        volumes: Volumes,
+        storage: ContainerStorage,
+    ) -> None:
+        self._registry = registry
+        self._repository = repository
+        self._images = images
+        self._allocator = allocator
+        self._volumes = volumes
+        self._storage = storage
+
+    def check_platform(self, image: str, platform: Platform) -> list[str]:
+        """NotFound when the client asked for another platform than the image's; a warning when the image's is not the daemon's."""
+        actual = self._images.config(self._images.get(image).id).platform
+        if platform.fits(actual):
+            return []
+        if platform.given:
+            raise NotFound(
+                f"image with reference {image} was found but its platform ({actual}) "
+                f"does not match the specified platform ({platform})"
+            )
+        return [
+            f"The requested image's platform ({actual}) does not match the detected host platform ({platform}) "
+            "and no specific platform was requested"
+        ]
+
+    async def create(
+        self, name: str, config: ContainerConfig, host_config: HostConfig, networks: dict[str, EndpointSettings]
+    ) -> Container:
+        """Make a container of a complete configuration; `config.image` names an image in the store.
+
+        `networks` are EndpointSettings by a network's name or id.
+        """
+        image = self._images.get(config.image)
+        merged = merge_config(config, self._images.config(image.id).config)
+        arguments(merged)
+        capabilities(host_config)
+        attachments = self._allocator.plan(merged, host_config, networks)
+        for link in host_config.links or ():
+            self._check_link(parse_link(link)[0])
+        await self._storage.check_quota()
+        container_id = secrets.token_hex(32)
+        name = self._registry.take_name(name or self._free_name(), container_id)
+        if not merged.hostname:
+            merged.hostname = container_id[:12]
+        now = time.time_ns()
+        record = ContainerRecord(
+            container_id, name, now, image.id, config.image, merged, host_config, attachments=attachments
+        )
+        container = Container(record, self._storage.folder(container_id), Created())
+        try:
+            record.mounts = await self._volumes.plan(merged, host_config)
+            await self._storage.create(container)
+            await self._repository.save(container)
+        except BaseException:
+            self._registry.release_name(name)
+            with trio.CancelScope(shield=True):
+                await self._storage.discard(container)
+                await self._volumes.discard_anonymous(container)
+            raise
+        self._registry.add(container)
+        self._repository.emit(container, "create")
+        return container
+
+    def _free_name(self) -> str:
+        names = (random_name(attempt) for attempt in range(_RANDOM_NAMES))
+        return next((name for name in names if not self._registry.has_name(name)), random_name(_RANDOM_NAMES))
+
+    def _check_link(self, name: str) -> None:
+        try:
+            self._registry.get(name)
+        except NotFound as error:
+            # 400, as moby: the client would take 404 for an image that is missing.
+            raise InvalidParameter(f"could not get container for {name}: {error}") from error

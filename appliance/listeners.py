@@ -1,0 +1,108 @@
+"""The sockets at which the API listens, and what every connection passes: TLS, and the rules for clients."""
+
+import contextlib
+import grp
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import trio
+
+from appliance import __version__
+from appliance.api.access import handler_for
+from appliance.api.router import NEWEST, Router, dotted
+from appliance.config import Config, Rule, parse_rule
+from appliance.errors import InvalidParameter
+from appliance.http import Readiness, TlsFront, accept_connections, serve_connection
+from appliance.http.listener import BACKLOG
+
+log = logging.getLogger("vchd")
+# Header fields of every answer.
+_FIXED = f"Api-Version: {dotted(NEWEST)}\r\nOstype: linux\r\nServer: vch/{__version__} (linux)\r\n".encode()
+
+
+@contextlib.asynccontextmanager
+async def api_listens(config: Config, router: Router) -> AsyncIterator[None]:
+    """Accept API connections on all hosts of the configuration until the block ends. InvalidParameter or OSError says why not."""
+    async with trio.open_nursery() as nursery:
+        rules = [parse_rule(text) for text in config.tls_allow]
+        front = _tls_front(config)
+        listeners = [_listen(host) for host in config.hosts]
+        readiness = Readiness()
+        nursery.start_soon(readiness.run)
+        for listener in listeners:
+            secured = front if listener.family != socket.AF_UNIX else None
+            nursery.start_soon(_accept, listener, router, readiness, nursery, secured, rules)
+        if config.pidfile is not None:
+            config.pidfile.write_text(str(os.getpid()))
+        log.info("API listens on %s", ", ".join(config.hosts))
+        yield
+        nursery.cancel_scope.cancel()
+        for listener, host in zip(listeners, config.hosts, strict=True):
+            listener.close()
+            if host.startswith("unix://"):
+                Path(host.removeprefix("unix://")).unlink(missing_ok=True)
+        if config.pidfile is not None:
+            config.pidfile.unlink(missing_ok=True)
+
+
+def _listen(host: str) -> socket.socket:
+    """Bind unix:///path or tcp://address:port."""
+    kind, _, rest = host.partition("://")
+    if kind == "unix":
+        path = Path(rest)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX)
+        old = os.umask(0o117)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(old)
+        with contextlib.suppress(KeyError, PermissionError):
+            os.chown(path, -1, grp.getgrnam("docker").gr_gid)
+    elif kind == "tcp":
+        address, _, port = rest.rpartition(":")
+        if not port.isdigit():
+            raise InvalidParameter(f"invalid -H {host}: tcp://address:port")
+        listener = socket.create_server((address or "127.0.0.1", int(port)))
+    else:
+        raise InvalidParameter(f"invalid -H {host}: unix:///path or tcp://address:port")
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+def _tls_front(config: Config) -> TlsFront | None:
+    """TLS for TCP connections, None without TLS. InvalidParameter when a certificate or key is not usable."""
+    if not config.tls and not config.tlsverify:
+        for host in config.hosts:
+            if host.startswith("tcp://"):
+                log.warning(
+                    "API at %s without TLS: every client there has the rights of root on this host (see --tlsverify)",
+                    host,
+                )
+        return None
+    return TlsFront(config.tlscert, config.tlskey, config.tlscacert if config.tlsverify else None)
+
+
+async def _accept(
+    listener: socket.socket,
+    router: Router,
+    readiness: Readiness,
+    nursery: trio.Nursery,
+    front: TlsFront | None,
+    rules: Sequence[Rule],
+) -> None:
+    async def serve(connection: trio.socket.SocketType) -> None:
+        if front is None:
+            await serve_connection(connection, router, _FIXED, readiness)
+            return
+        async with front.opened(connection) as found:
+            if found is not None:
+                plain, peer = found
+                await serve_connection(plain, handler_for(peer, rules, router), _FIXED, readiness)
+
+    await accept_connections(trio.socket.from_stdlib_socket(listener), serve, nursery, name="API")
