@@ -4,6 +4,8 @@ import os
 import platform
 from typing import Any, Protocol
 
+import msgspec
+
 from appliance import __version__
 from appliance.api.fields import read_object, text_map
 from appliance.api.router import Route
@@ -42,10 +44,10 @@ class SwarmBackend(Protocol):
     def manager(self) -> SwarmRecord: ...
     def check_node(self, ref: str) -> SwarmRecord: ...
     async def begin(
-        self, advertise: str, listen: str, spec: dict[str, Any], pools: list[str], subnet_bits: int
+        self, advertise: str, listen: str, spec: msgspec.Raw, pools: list[str], subnet_bits: int
     ) -> SwarmRecord: ...
     async def leave(self, *, force: bool) -> None: ...
-    async def update(self, version: int, spec: dict[str, Any]) -> None: ...
+    async def update(self, version: int, spec: msgspec.Raw) -> None: ...
     async def update_node(self, ref: str, version: int, labels: dict[str, str]) -> None: ...
 
 
@@ -183,7 +185,7 @@ def _version(request: Request) -> int:
     return int(text)
 
 
-def _spec(given: Any) -> dict[str, Any]:
+def _spec(given: Any) -> msgspec.Raw:
     """A complete SwarmSpec. InvalidParameter or Unsupported names the field."""
     if given is None:
         given = {}
@@ -194,7 +196,7 @@ def _spec(given: Any) -> dict[str, Any]:
     if (given.get("EncryptionConfig") or {}).get("AutoLockManagers"):
         raise Unsupported("AutoLockManagers is not supported: the swarm has nothing to lock")
     spec = {key: _filled(given.get(key), default) for key, default in _SPEC.items()}
-    return {**spec, "Name": "default", "Labels": text_map(given, "Labels")}
+    return msgspec.Raw(msgspec.json.encode({**spec, "Name": "default", "Labels": text_map(given, "Labels")}))
 
 
 def _filled(given: Any, default: Any) -> Any:

@@ -36,7 +36,7 @@ def _members(struct: type) -> dict[str, _Member]:
     }
 
 
-def fold(given: dict[str, Any], struct: type[msgspec.Struct]) -> None:
+def fold(given: dict[str, object], struct: type[msgspec.Struct]) -> None:
     """Change an object in place to what `struct` expects. Members that the struct does not have stay as they are.
 
     Member names get the case of their known names. Null where the zero value is not null is removed. A string that stands
@@ -72,7 +72,7 @@ def _fold_value(value: Any, expected: inspect.Type) -> None:
                 _fold_value(item, plain(inner)[0])
 
 
-def convert(given: dict[str, Any], struct: type[S], owner: str = "") -> S:
+def convert(given: dict[str, object], struct: type[S], owner: str = "") -> S:
     """The Struct of a folded object. InvalidParameter names the member that has another type, and `owner` if it has one."""
     try:
         return msgspec.convert(given, struct)

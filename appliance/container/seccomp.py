@@ -1,43 +1,66 @@
 """A seccomp profile in Docker's JSON as OCI's linux.seccomp (moby profiles/seccomp). Pure."""
 
-import json
-from typing import Any
+import msgspec
 
 from appliance.container.capabilities import capabilities
 from appliance.container.host_config import HostConfig
 from appliance.errors import InvalidParameter
 from tether.launch.oci import Seccomp, SyscallArgument, SyscallRule
 
-# What the guest's kernel is at least, for rules that ask.
+# The guest's kernel is at least this version, for rules that name a minimum.
 _KERNEL = (6, 1)
 _ARCHITECTURES = ("SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32")
 
 
-def _applies(conditions: dict[str, Any], granted: set[str], *, every: bool) -> bool:
-    """Whether a rule's `includes` hold (all of them), or one of its `excludes` does."""
-    found = []
-    if conditions.get("arches"):
-        found.append("amd64" in conditions["arches"])
-    if conditions.get("caps"):
-        found += [cap in granted for cap in conditions["caps"]]
-    if conditions.get("minKernel"):
-        major, _, minor = str(conditions["minKernel"]).partition(".")
-        found.append((int(major), int(minor or 0)) <= _KERNEL)
-    return all(found) if every else any(found)
+class _Conditions(msgspec.Struct, rename="camel"):
+    """When a rule applies: on which architectures, with which capabilities, from which kernel on ("4.8")."""
+
+    arches: list[str] | None = None
+    caps: list[str] | None = None
+    min_kernel: str | None = None
+
+    def hold(self, granted: set[str]) -> list[bool]:
+        """Whether each condition that is given holds. ValueError when `min_kernel` is not a version."""
+        found = []
+        if self.arches:
+            found.append("amd64" in self.arches)
+        if self.caps:
+            found += [cap in granted for cap in self.caps]
+        if self.min_kernel:
+            major, _, minor = self.min_kernel.partition(".")
+            found.append((int(major), int(minor or 0)) <= _KERNEL)
+        return found
 
 
-def _rule(raw: dict[str, Any]) -> SyscallRule:
-    args = raw.get("args")
-    return SyscallRule(
-        action=raw.get("action") or "",
-        errno_ret=raw.get("errnoRet"),
-        args=None if args is None else tuple(_argument(argument) for argument in args),
-        names=tuple(raw.get("names") or [raw["name"]]),
-    )
+class _Argument(msgspec.Struct, rename="camel"):
+    index: int = 0
+    value: int = 0
+    value_two: int | None = None
+    op: str = ""
 
 
-def _argument(raw: dict[str, Any]) -> SyscallArgument:
-    return SyscallArgument(raw.get("index", 0), raw.get("value", 0), raw.get("valueTwo"), raw.get("op", ""))
+class _Rule(msgspec.Struct, rename="camel"):
+    """`name` stands for `names` in old profiles."""
+
+    names: list[str] | None = None
+    name: str | None = None
+    action: str | None = None
+    errno_ret: int | None = None
+    args: list[_Argument] | None = None
+    includes: _Conditions | None = None
+    excludes: _Conditions | None = None
+
+    def applies(self, granted: set[str]) -> bool:
+        """Whether all of `includes` hold, and none of `excludes`."""
+        includes, excludes = self.includes or _Conditions(), self.excludes or _Conditions()
+        return all(includes.hold(granted)) and not any(excludes.hold(granted))
+
+
+class _Profile(msgspec.Struct, rename="camel", kw_only=True):
+    default_action: str
+    default_errno_ret: int | None = None
+    architectures: list[str] | None = None
+    syscalls: list[_Rule] | None = None
 
 
 def parse_profile(text: str, host_config: HostConfig) -> Seccomp:
@@ -45,17 +68,27 @@ def parse_profile(text: str, host_config: HostConfig) -> Seccomp:
 
     InvalidParameter when the text is not a profile.
     """
+    granted = set(capabilities(host_config))
     try:
-        raw = json.loads(text)
-        granted = set(capabilities(host_config))
-        rules = []
-        for rule in raw.get("syscalls") or ():
-            if not _applies(rule.get("includes") or {}, granted, every=True):
-                continue
-            if _applies(rule.get("excludes") or {}, granted, every=False):
-                continue
-            rules.append(_rule(rule))
-        architectures = [name for name in raw.get("architectures") or _ARCHITECTURES if name in _ARCHITECTURES]
-        return Seccomp(raw["defaultAction"], tuple(architectures), tuple(rules), raw.get("defaultErrnoRet"))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        profile = msgspec.json.decode(text, type=_Profile)
+        rules = tuple(_rule(rule) for rule in profile.syscalls or () if rule.applies(granted))
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise InvalidParameter(f"Decoding seccomp profile failed: {error}") from error
+    architectures = tuple(name for name in profile.architectures or _ARCHITECTURES if name in _ARCHITECTURES)
+    return Seccomp(profile.default_action, architectures, rules, profile.default_errno_ret)
+
+
+def _rule(rule: _Rule) -> SyscallRule:
+    names = rule.names or ([rule.name] if rule.name else [])
+    if not names:
+        raise ValueError("a rule names no system call")
+    return SyscallRule(
+        action=rule.action or "",
+        errno_ret=rule.errno_ret,
+        args=None if rule.args is None else tuple(map(_argument, rule.args)),
+        names=tuple(names),
+    )
+
+
+def _argument(argument: _Argument) -> SyscallArgument:
+    return SyscallArgument(argument.index, argument.value, argument.value_two, argument.op)

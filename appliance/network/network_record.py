@@ -1,7 +1,6 @@
 """Networks as the store keeps them, and the endpoints of containers on them."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 
@@ -96,8 +95,16 @@ class NetworkRecord(msgspec.Struct):
         return self.options.get(option, "true").lower() not in ("false", "0")
 
 
+class NodeSpec(msgspec.Struct, rename="pascal"):
+    """The API's NodeSpec of the only node."""
+
+    labels: dict[str, str] = {}
+    role: str = "manager"
+    availability: str = "active"
+
+
 class SwarmRecord(msgspec.Struct):
-    """`created` and `updated` unix ns; `version` counts updates; `spec` is the API's SwarmSpec, `node` its NodeSpec."""
+    """`created` and `updated` are unix ns; `version` counts updates. `spec` is the API's SwarmSpec as JSON; only the API reads it."""
 
     id: str
     node_id: str
@@ -106,8 +113,8 @@ class SwarmRecord(msgspec.Struct):
     version: int
     address: str
     listen: str
-    spec: dict[str, Any]
-    node: dict[str, Any]
+    spec: msgspec.Raw
+    node: NodeSpec
     pools: list[str]
     subnet_bits: int
 

@@ -8,7 +8,6 @@ import string
 import struct
 import time
 from collections.abc import Iterable
-from typing import Any
 
 import msgspec
 import trio
@@ -17,7 +16,7 @@ from appliance.engine.networking.connections import Connections
 from appliance.engine.networking.networks import NO_MANAGER, Networks, OverlayPools
 from appliance.errors import InvalidParameter, NotFound, NotInSwarm
 from appliance.network.addresses import parse_subnet
-from appliance.network.network_record import OVERLAY, SWARM, NetworkRecord, SwarmRecord
+from appliance.network.network_record import OVERLAY, SWARM, NetworkRecord, NodeSpec, SwarmRecord
 from appliance.store import Database
 
 _KIND = "swarm"
@@ -54,7 +53,7 @@ class Swarm:
         return self.record
 
     async def begin(
-        self, advertise: str, listen: str, spec: dict[str, Any], pools: Iterable[str], subnet_bits: int
+        self, advertise: str, listen: str, spec: msgspec.Raw, pools: Iterable[str], subnet_bits: int
     ) -> SwarmRecord:
         """`docker swarm init`. Empty texts and 0 stand for what is not said."""
         async with self._changing:
@@ -75,7 +74,7 @@ class Swarm:
                 address,
                 f"{address}:{port}",
                 spec,
-                {"Labels": {}, "Role": "manager", "Availability": "active"},
+                NodeSpec(),
                 subnets,
                 bits,
             )
@@ -113,7 +112,7 @@ class Swarm:
             await self._connections.let_go(network)
             await self._networks.remove(network.id)
 
-    async def update(self, version: int, spec: dict[str, Any]) -> None:
+    async def update(self, version: int, spec: msgspec.Raw) -> None:
         """A new SwarmSpec, by who has seen the last one."""
         async with self._changing:
             record = self._current(version)
@@ -125,7 +124,7 @@ class Swarm:
         async with self._changing:
             self.check_node(ref)
             record = self._current(version)
-            record.node = {**record.node, "Labels": labels}
+            record.node = msgspec.structs.replace(record.node, labels=labels)
             await self._updated(record)
 
     def check_node(self, ref: str) -> SwarmRecord:

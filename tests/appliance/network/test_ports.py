@@ -30,7 +30,7 @@ class _Host(UserModeHostNetwork):
 
 
 def _decoded(bindings: dict[str, Any]) -> PortBindings:
-    given = {"PortBindings": bindings}
+    given: dict[str, object] = {"PortBindings": bindings}
     fold(given, HostConfig)
     return convert(given, HostConfig).port_bindings or {}
 
