@@ -32,7 +32,8 @@ from appliance.hypervisor.vsphere.appliances import Appliances, Deployed
 from appliance.hypervisor.vsphere.deployment import Plan
 from appliance.hypervisor.vsphere.inventory import Names, tenant_folder
 from appliance.hypervisor.vsphere.preflight import Finding, Places, Preflight, PreflightRequest, privileges_for
-from appliance.hypervisor.vsphere.session import Server, Session
+from appliance.hypervisor.vsphere.server import Server
+from appliance.hypervisor.vsphere.session import Session
 from appliance.provision.certificates import Authority, write_private, write_public
 from appliance.provision.files import API_PORT
 from appliance.provision.properties import settings_of

@@ -11,7 +11,7 @@ from appliance.cli.package import OvaFile
 from appliance.config import bracketed, parse_volume_store
 from appliance.errors import InvalidParameter
 from appliance.hypervisor.vsphere.preflight import Finding, Places
-from appliance.hypervisor.vsphere.session import Server
+from appliance.hypervisor.vsphere.server import Server
 from appliance.hypervisor.vsphere.spec import check_names
 from appliance.provision.certificates import Authority
 from appliance.volume.nfs import NfsStore, is_nfs

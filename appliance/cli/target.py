@@ -15,7 +15,7 @@ from appliance.cli.report import REFUSED, Ended
 from appliance.config import host_and_port
 from appliance.errors import HypervisorError, InvalidParameter
 from appliance.hypervisor.vsphere.appliances import Appliances
-from appliance.hypervisor.vsphere.session import Server
+from appliance.hypervisor.vsphere.server import Server
 
 _HTTPS = 443
 _SECONDS = 15

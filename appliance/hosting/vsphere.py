@@ -31,7 +31,7 @@ from appliance.hypervisor.vsphere.driver import GuestImage, VsphereDriver
 from appliance.hypervisor.vsphere.extension import Extension
 from appliance.hypervisor.vsphere.instantclones import InstantClones
 from appliance.hypervisor.vsphere.inventory import Names
-from appliance.hypervisor.vsphere.session import Server
+from appliance.hypervisor.vsphere.server import Server
 from appliance.network.host import BridgedHostNetwork, HostNetwork, may_create_bridges
 from appliance.network.network_record import Uplink
 from appliance.volume.nfs import is_nfs

@@ -18,9 +18,10 @@ from appliance.hypervisor.vsphere.disks import FOLDER, is_volume
 from appliance.hypervisor.vsphere.extension import extension_key
 from appliance.hypervisor.vsphere.faults import Gone, WrongState, words_of
 from appliance.hypervisor.vsphere.groups import MachineGroup
-from appliance.hypervisor.vsphere.inventory import Inventory, all_named, find_one
-from appliance.hypervisor.vsphere.session import Server, Session
-from appliance.hypervisor.vsphere.spec import MACHINE_KEY, TENANT_KEY, is_nobodys, without_disks
+from appliance.hypervisor.vsphere.inventory import DatastoreLocation, all_named, find_one
+from appliance.hypervisor.vsphere.server import Server
+from appliance.hypervisor.vsphere.session import Properties, Session
+from appliance.hypervisor.vsphere.spec import MACHINE_KEY, TENANT_KEY, is_unassigned, without_disks
 from appliance.provision.environment import encode, parse
 
 log = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ class Appliances:
             await self.session.part(view.DestroyView)
         # First which they are: of others nothing is asked.
         found = await self.session.properties("machines", references, ["config.extraConfig"])
-        ours = [one for one in references if KEY in extra_of(found.get(one._moId, {}))]
+        ours = [one for one in references if KEY in extra_of(found.get(one._moId, Properties()))]
         return sorted([one for reference in ours if (one := await self.look(reference))], key=lambda one: one.name)
 
     async def named(self, name: str) -> Deployed:
@@ -155,7 +156,7 @@ class Appliances:
             for machine in machines
             if (facts := found.get(machine._moId))
             and (extra := extra_of(facts)).get(TENANT_KEY) == appliance.tenant
-            and (waiting or not is_nobodys(extra.get(MACHINE_KEY, "")))
+            and (waiting or not is_unassigned(extra.get(MACHINE_KEY, "")))
         ]
 
     async def history(self, appliance: Deployed) -> dict[str, str]:
@@ -238,7 +239,9 @@ class Appliances:
 
     async def extra(self, reference: Any) -> dict[str, str]:
         """A machine's extraConfig, of which what begins with guestinfo is its guest's, too."""
-        return extra_of({"config.extraConfig": await self.session.look("settings", reference, "config.extraConfig")})
+        return extra_of(
+            Properties({"config.extraConfig": await self.session.look("settings", reference, "config.extraConfig")})
+        )
 
     async def set_extra(self, reference: Any, values: Mapping[str, str]) -> None:
         """Write to it; the guest is told of it at once."""
@@ -305,7 +308,7 @@ class Appliances:
         stores = [text.partition("=")[2] for text in appliance.values.get("volume-stores", "").split(",")]
         for store in dict.fromkeys([appliance.values.get("image-store", ""), *stores]):
             if store in there:
-                place = Inventory(datacenter, name, None, None, there[store], store, None, {}, {})
+                place = DatastoreLocation(datacenter, name, there[store], store)
                 async with Datastore.open(self.session, place, appliance.tenant, self.carry_out) as files:
                     yield files
 

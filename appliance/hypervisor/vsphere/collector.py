@@ -1,4 +1,4 @@
-"""What vSphere tells by itself: one PropertyCollector follows the states of all machines and of all tasks under way."""
+"""Changes that vSphere reports: one PropertyCollector follows the states of all machines and of all tasks in progress."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -11,7 +11,8 @@ from pyVmomi.VmomiSupport import ManagedObject
 
 from appliance.errors import HypervisorError
 from appliance.hypervisor.vsphere.faults import AnswerLost, translate
-from appliance.hypervisor.vsphere.session import LOST, Session, Stub
+from appliance.hypervisor.vsphere.session import Properties, Session
+from appliance.hypervisor.vsphere.stub import LOST, Stub
 
 log = logging.getLogger(__name__)
 
@@ -19,70 +20,98 @@ _Query = vmodl.query.PropertyCollector
 _TASK_PATHS = ["info.state", "info.error", "info.result"]
 _MACHINE_PATHS = ["runtime.powerState", "runtime.host", "name"]
 _WAIT_SECONDS = 60
-# The waiter's stub has to outwait the server.
+# The stub's timeout is longer than the server's answer may take.
 _STUB_SECONDS = _WAIT_SECONDS + 30.0
-# A task of which nothing is told for so long is looked at.
-_UNTOLD_SECONDS = 60.0
+# After so long without a report, a task's state is read.
+_SILENT_TASK_SECONDS = 60.0
 _PAUSE = (0.2, 1.0, 5.0)
 
 
 @dataclass(slots=True)
-class Seen:
-    """A machine as vSphere last told of it, by its leaf properties."""
+class MachineSnapshot:
+    """A VM as vSphere last reported it. A field that was not reported yet is empty. `host` is the id of its HostSystem."""
 
-    reference: Any
-    facts: dict[str, Any] = field(default_factory=dict)
+    reference: vim.VirtualMachine
+    power_state: str = ""
+    host: str = ""
+    name: str = ""
 
     @property
     def on(self) -> bool:
-        return self.facts.get("runtime.powerState") in ("poweredOn", "suspended")
+        return self.power_state in ("poweredOn", "suspended")
+
+    @property
+    def suspended(self) -> bool:
+        return self.power_state == "suspended"
+
+    def update(self, changed: Properties) -> None:
+        """Take over the properties that vSphere reports as changed."""
+        values = changed.values
+        if "runtime.powerState" in values:
+            self.power_state = str(values["runtime.powerState"] or "")
+        if "runtime.host" in values:
+            host = changed["runtime.host"]
+            self.host = host._moId if host is not None else ""
+        if "name" in values:
+            self.name = str(values["name"] or "")
 
 
 @dataclass(slots=True)
 class _Task:
-    """A task somebody waits for. Its end is kept: the server forgets it."""
+    """A task that somebody waits for. The entry keeps the task's end, which the server forgets."""
 
-    facts: dict[str, Any] = field(default_factory=dict)
+    state: str = ""
+    error: Any = None
+    result: Any = None
     over: trio.Event = field(default_factory=trio.Event)
 
     @property
     def ended(self) -> bool:
-        return self.facts.get("info.state") in ("success", "error")
+        return self.state in ("success", "error")
 
-    def take(self, facts: dict[str, Any]) -> None:
-        self.facts |= facts
+    def update(self, changed: Properties) -> None:
+        values = changed.values
+        self.state = str(values.get("info.state", self.state))
+        self.error = values.get("info.error", self.error)
+        self.result = values.get("info.result", self.result)
         if self.ended:
             self.over.set()
 
 
 class Collector:
-    """Follows the machines below `folder`; without one, tasks only.
+    """Follows the machines below `folder`; without a folder, only tasks.
 
-    `on_change` is told of each change: the id, and what is known now, None for one that is gone.
+    `on_change` gets the id and the snapshot of each machine that has changed; None for a machine that is gone.
     """
 
-    def __init__(self, session: Session, folder: Any, on_change: Callable[[str, Seen | None], None]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        folder: vim.Folder | None,
+        on_change: Callable[[str, MachineSnapshot | None], None],
+    ) -> None:
         self._session = session
         self._folder = folder
         self._on_change = on_change
-        self.machines: dict[str, Seen] = {}
+        self.machines: dict[str, MachineSnapshot] = {}
         self._tasks: dict[str, _Task] = {}
-        self._joining: list[Any] = []
-        self._leaving: list[Any] = []
+        self._joining: list[vim.Task] = []
+        self._leaving: list[vim.Task] = []
         self._view_changes = trio.Lock()
         self._stub = Stub(session.server, _STUB_SECONDS)
         self._list: Any = None
+        # Set while `machines` is complete.
         self.current = trio.Event()
 
     async def run(self) -> None:
-        """Follow for ever: through lost connections, and through sessions that end, after which all is asked anew."""
+        """Follow for ever. After a lost connection or an ended session, begin again with all states."""
         failed = 0
         while True:
             try:
                 await self._follow()
                 failed = 0
             except HypervisorError as error:
-                log.warning("vSphere tells nothing for now: %s", error)
+                log.warning("vSphere reports nothing for now: %s", error)
             self.current = trio.Event()
             await trio.sleep(_PAUSE[min(failed, len(_PAUSE) - 1)])
             failed += 1
@@ -103,7 +132,7 @@ class Collector:
                 views.append(view)
                 followed.append((view, vim.VirtualMachine, _MACHINE_PATHS))
             await session.change("filter", collector.CreateFilter, _filter(followed), False)
-            # From here on whoever waits for a task joins this list; who waited before joins it now.
+            # From here on `wait` adds tasks to this list. Tasks that were waited for before are added now.
             self._list, self._leaving = tasks, []
             self._joining = [vim.Task(key, session.stub) for key in self._tasks]
             await self._change_view()
@@ -111,12 +140,12 @@ class Collector:
         finally:
             self._list = None
             self._stub.close()
-            # The server does not notice that nobody waits any more.
+            # The server does not notice that the client has stopped waiting.
             await session.part(
                 collector.CancelWaitForUpdates, *(one.DestroyView for one in views), collector.DestroyPropertyCollector
             )
 
-    async def _wait_for_updates(self, collector: Any) -> None:
+    async def _wait_for_updates(self, collector: ManagedObject) -> None:
         waiter = _Query(collector._moId, self._stub)
         version = ""
         known: set[str] = set()
@@ -142,18 +171,18 @@ class Collector:
             for change in [change for one in updates.filterSet for change in one.objectSet]:
                 self._take(change, known)
             if not updates.truncated and not self.current.is_set():
-                # All has been told that there is: what was not is gone.
+                # The first complete report: a machine that it does not name is gone.
                 for key in set(self.machines) - known:
                     self._forget(key)
                 self.current.set()
 
     def _take(self, change: Any, known: set[str]) -> None:
         key = change.obj._moId
-        facts = {one.name: one.val for one in change.changeSet}
+        changed = Properties({one.name: one.val for one in change.changeSet})
         if isinstance(change.obj, vim.Task):
             task = self._tasks.get(key)
             if task is not None:
-                task.take(facts)
+                task.update(changed)
                 if change.kind == "leave":
                     task.over.set()
             return
@@ -162,11 +191,11 @@ class Collector:
             self._forget(key)
             return
         known.add(key)
-        seen = self.machines.get(key)
-        if seen is None:
-            seen = self.machines[key] = Seen(type(change.obj)(key, self._session.stub))
-        seen.facts |= facts
-        self._on_change(key, seen)
+        snapshot = self.machines.get(key)
+        if snapshot is None:
+            snapshot = self.machines[key] = MachineSnapshot(type(change.obj)(key, self._session.stub))
+        snapshot.update(changed)
+        self._on_change(key, snapshot)
 
     def _forget(self, key: str) -> None:
         if self.machines.pop(key, None) is not None:
@@ -174,47 +203,47 @@ class Collector:
 
     # -- tasks ----------------------------------------------------------------------------------------------------
 
-    async def wait(self, what: str, task: Any) -> Any:
-        """The result of a task. Our error for its fault; AnswerLost when its end was never heard of."""
+    async def wait(self, what: str, task: vim.Task) -> Any:
+        """Return the result of a task. Raises the HypervisorError for its fault; AnswerLost when the task's end is unknown."""
         entry = self._tasks[task._moId] = _Task()
         self._joining.append(task)
         try:
             while not entry.ended:
                 entry.over = trio.Event()
                 await self._change_view()
-                with trio.move_on_after(_UNTOLD_SECONDS):
+                with trio.move_on_after(_SILENT_TASK_SECONDS):
                     await entry.over.wait()
                 if not entry.ended:
-                    # It has left the list, which servers do at their leisure; or it takes long, or what was told was lost.
-                    entry.take(await self._look(what, task))
+                    # The task has left the list, which servers do at a time of their choice; or it takes long; or a report was lost.
+                    entry.update(await self._read_task(what, task))
                     if not entry.ended:
                         await trio.sleep(_PAUSE[0])
                         self._joining.append(task)
         finally:
             del self._tasks[task._moId]
             self._leaving.append(task)
-        if entry.facts["info.state"] == "success":
-            return self._ours(entry.facts.get("info.result"))
-        raise translate(entry.facts["info.error"], what)
+        if entry.state == "success":
+            return self._on_own_stub(entry.result)
+        raise translate(entry.error, what)
 
-    def _ours(self, result: Any) -> Any:
-        """What the waiter was told of would be called through the waiter's connection."""
+    def _on_own_stub(self, result: Any) -> Any:
+        """A managed object in a report belongs to the waiter's stub. Calls on it must use the session's stub."""
         if isinstance(result, ManagedObject):
             return type(result)(result._moId, self._session.stub)
         return result
 
-    async def _look(self, what: str, task: Any) -> dict[str, Any]:
+    async def _read_task(self, what: str, task: vim.Task) -> Properties:
         found = await self._session.properties(what, [task], _TASK_PATHS)
         if task._moId not in found:
-            raise AnswerLost(f"{what}: the task was forgotten before its end was known")
+            raise AnswerLost(f"{what}: the server forgot the task before its end was known")
         return found[task._moId]
 
     async def _change_view(self) -> None:
-        """Have the list of tasks be what it should: one call for all who wait for it meanwhile."""
+        """Bring the list of tasks up to date, with one call for all tasks that wait for it meanwhile."""
         async with self._view_changes:
             view = self._list
             if not self._joining or view is None:
-                # The next list has all who wait.
+                # `_follow` puts all tasks into the next list.
                 return
             joining, self._joining = self._joining, []
             leaving, self._leaving = self._leaving, []
@@ -224,23 +253,23 @@ class Collector:
             except HypervisorError as error:
                 log.debug("list of tasks: %s", error)
                 if self._list is view:
-                    # Whoever follows begins again, and the list with it.
+                    # Let `run` begin again with a new list.
                     self._list = None
                     self._stub.hang_up()
                 return
         for task in unknown or ():
             entry = self._tasks.get(task._moId)
             if entry is not None:
-                # Nothing is told of it; it is looked at.
+                # The server does not report this task: `wait` reads its state.
                 entry.over.set()
 
     async def carry_out(self, what: str, method: Callable[..., Any], *arguments: Any) -> Any:
-        """A change that is a task: its result. Errors as those of Session.change, and of the task."""
+        """Make a change that is a task, and return its result. Raises the errors of Session.change and of `wait`."""
         return await self.wait(what, await self._session.change(what, method, *arguments))
 
 
-def _filter(followed: Sequence[tuple[Any, type, list[str]]]) -> Any:
-    """One filter for the members of all views: each is work for the server at every change of anything."""
+def _filter(followed: Sequence[tuple[ManagedObject, type, list[str]]]) -> Any:
+    """One filter for the members of all views: each filter costs the server work at every change of any object."""
     starts: list[Any] = []
     properties: list[Any] = []
     for view, kind, paths in followed:

@@ -16,7 +16,7 @@ from pyVmomi import vim
 from appliance.config import bracketed
 from appliance.errors import HypervisorError, InvalidParameter
 from appliance.hypervisor.vsphere.faults import AlreadyThere, AnswerLost, Busy, NoFile
-from appliance.hypervisor.vsphere.inventory import Inventory
+from appliance.hypervisor.vsphere.inventory import DatastoreLocation
 from appliance.hypervisor.vsphere.session import Session
 from appliance.hypervisor.vsphere.vmdk import descriptor, flat_name
 
@@ -57,11 +57,11 @@ class Datastore:
     """One tenant's files on a datastore, all below a folder of its own. Several transfers go on at once, a few at most."""
 
     def __init__(
-        self, session: Session, inventory: Inventory, tenant: str, client: httpx.AsyncClient, carry_out: CarryOut
+        self, session: Session, location: DatastoreLocation, tenant: str, client: httpx.AsyncClient, carry_out: CarryOut
     ) -> None:
         self._session = session
         self._carry_out = carry_out
-        self._inventory = inventory
+        self._location = location
         self._tenant = tenant
         self._root = f"vch-{tenant}"
         self._client = client
@@ -74,7 +74,7 @@ class Datastore:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, session: Session, inventory: Inventory, tenant: str, carry_out: CarryOut
+        cls, session: Session, location: DatastoreLocation, tenant: str, carry_out: CarryOut
     ) -> AsyncIterator["Datastore"]:
         """`carry_out` makes a change that is a task, as a Collector's does."""
         async with httpx.AsyncClient(
@@ -83,7 +83,7 @@ class Datastore:
             trust_env=False,
             limits=httpx.Limits(max_connections=_AT_ONCE),
         ) as client:
-            store = cls(session, inventory, tenant, client, carry_out)
+            store = cls(session, location, tenant, client, carry_out)
             await store._find_root()
             yield store
 
@@ -101,7 +101,7 @@ class Datastore:
         except AlreadyThere:
             # It ends in a slash.
             url = str(await self._session.look("datastore", self.reference, "summary.url"))
-            datacenter = self._inventory.datacenter
+            datacenter = self._location.datacenter
             convert = manager.ConvertNamespacePathToUuidPath
             self._object = str(await self._session.read(f"folder {name}", convert, datacenter, f"{url}{name}"))
         self._root = self._object.rstrip("/").rpartition("/")[2]
@@ -115,15 +115,15 @@ class Datastore:
     @property
     def reference(self) -> Any:
         """The datastore itself."""
-        return self._inventory.datastore
+        return self._location.datastore
 
     def path(self, name: str) -> str:
         """A file of ours as vSphere's calls take it: [datastore] folder/name."""
-        return f"[{self._inventory.datastore_name}] {self._root}/{name}"
+        return f"[{self._location.name}] {self._root}/{name}"
 
     def _url(self, name: str) -> str:
-        server, inventory = self._session.server, self._inventory
-        query = f"dcPath={quote(inventory.datacenter_name)}&dsName={quote(inventory.datastore_name)}"
+        server, location = self._session.server, self._location
+        query = f"dcPath={quote(location.datacenter_name)}&dsName={quote(location.name)}"
         return f"https://{bracketed(server.host)}:{server.port}/folder/{quote(f'{self._root}/{name}')}?{query}"
 
     async def _send(
@@ -157,7 +157,7 @@ class Datastore:
             problem = f"{response.status_code} {response.reason_phrase}"
             if response.status_code in (401, 403):
                 # The cookie may be one of a session that has ended: a call finds that out.
-                await self._session.look("datastore", self._inventory.datastore, "name")
+                await self._session.look("datastore", self._location.datastore, "name")
         raise HypervisorError(f"cannot {'read' if body is None else 'write'} {self.path(name)}: {problem}")
 
     async def size(self, name: str) -> int | None:
@@ -256,7 +256,7 @@ class Datastore:
         try:
             await self._repeat(
                 lambda: self._session.change(
-                    f"folder {folder}", make, self.path(folder), self._inventory.datacenter, True
+                    f"folder {folder}", make, self.path(folder), self._location.datacenter, True
                 )
             )
         except AlreadyThere:
@@ -289,7 +289,7 @@ class Datastore:
             await self._make_folder(folder)
             try:
                 await self._carry_out(
-                    f"disk {path}", manager.CreateVirtualDisk_Task, path, self._inventory.datacenter, spec
+                    f"disk {path}", manager.CreateVirtualDisk_Task, path, self._location.datacenter, spec
                 )
             except AlreadyThere:
                 if lost:
@@ -310,7 +310,7 @@ class Datastore:
         """Remove a virtual disk; one that is not there is no error."""
         delete = self._session.content.virtualDiskManager.DeleteVirtualDisk_Task
         try:
-            await self._repeat(lambda: self._carry_out(f"delete {path}", delete, path, self._inventory.datacenter))
+            await self._repeat(lambda: self._carry_out(f"delete {path}", delete, path, self._location.datacenter))
         except NoFile:
             pass
 
@@ -322,7 +322,7 @@ class Datastore:
         delete = self._session.content.fileManager.DeleteDatastoreFile_Task
         path = self.path(name).rstrip("/")
         try:
-            await self._repeat(lambda: self._carry_out(f"delete {path}", delete, path, self._inventory.datacenter))
+            await self._repeat(lambda: self._carry_out(f"delete {path}", delete, path, self._location.datacenter))
         except NoFile:
             pass
 
@@ -333,14 +333,14 @@ class Datastore:
         delete = self._session.content.datastoreNamespaceManager.DeleteDirectory
         try:
             await self._repeat(
-                lambda: self._session.change(f"delete {self._object}", delete, self._inventory.datacenter, self._object)
+                lambda: self._session.change(f"delete {self._object}", delete, self._location.datacenter, self._object)
             )
         except NoFile:
             pass
 
     async def list_files(self, folder: str, pattern: str = "*.vmdk") -> dict[str, int]:
         """The disks in a folder of ours, or files of another pattern, with the bytes that they take; none when it is not there."""
-        browser = await self._session.look("datastore", self._inventory.datastore, "browser")
+        browser = await self._session.look("datastore", self._location.datastore, "browser")
         details = vim.host.DatastoreBrowser.FileInfo.Details(
             fileSize=True, fileType=False, modification=False, fileOwner=False
         )

@@ -14,7 +14,7 @@ from pyVmomi import vim
 from appliance.config import bracketed
 from appliance.errors import HypervisorError
 from appliance.hypervisor.vsphere.faults import words_of
-from appliance.hypervisor.vsphere.session import Session
+from appliance.hypervisor.vsphere.session import Properties, Session
 from appliance.hypervisor.vsphere.trust import PinnedContext
 from appliance.provision.environment import encode
 
@@ -130,7 +130,9 @@ class Deployment:
     async def _ready(self, what: str, lease: Any) -> Any:
         with trio.move_on_after(_LEASE_SECONDS):
             while True:
-                facts = (await self._session.properties(what, [lease], ["state", "error", "info"])).get(lease._moId, {})
+                facts = (await self._session.properties(what, [lease], ["state", "error", "info"])).get(
+                    lease._moId, Properties()
+                )
                 if facts.get("state") == "ready":
                     return facts["info"]
                 if facts.get("state") == "error":
@@ -149,7 +151,7 @@ class Deployment:
             machines = [one for one in children if isinstance(one, vim.VirtualMachine)]
             found = await self._session.properties("give up", machines, ["name", "config.extraConfig"])
             for machine in machines:
-                facts = found.get(machine._moId, {})
+                facts = found.get(machine._moId, Properties())
                 if facts.get("name") == plan.name and plan.key in extra_of(facts):
                     await self._carry_out(f"remove {plan.name}", machine.Destroy_Task)
         except HypervisorError as error:
@@ -207,8 +209,9 @@ class Deployment:
             )
 
 
-def extra_of(facts: Mapping[str, Any]) -> dict[str, str]:
-    return {one.key: str(one.value) for one in facts.get("config.extraConfig") or ()}
+def extra_of(properties: Properties) -> dict[str, str]:
+    """A VM's extraConfig, by key."""
+    return {one.key: str(one.value) for one in properties.get("config.extraConfig") or ()}
 
 
 def _nic(index: int, backing: Any) -> Any:

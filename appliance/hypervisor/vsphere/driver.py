@@ -1,102 +1,110 @@
-"""Machines of one tenant on a vCenter or ESXi. A change is made once, whatever becomes of its answer: it is looked at what came of it."""
+"""The driver of one tenant's VMs on a vCenter or ESXi. README.md in this folder says how its parts work together."""
 
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
 
 import trio
 from pyVmomi import vim
 
-from appliance.errors import HypervisorError, one_by_itself
-from appliance.hypervisor.driver import (
-    Disk,
-    Driver,
-    Machine,
-    MachineSpec,
-)
-from appliance.hypervisor.vsphere.collector import Collector, Seen
+from appliance.errors import HypervisorError
+from appliance.hypervisor.driver import Driver, Machine, MachineSpec
+from appliance.hypervisor.vsphere.changes import Changes
+from appliance.hypervisor.vsphere.collector import Collector, MachineSnapshot
 from appliance.hypervisor.vsphere.concentrator import Concentrator
 from appliance.hypervisor.vsphere.datastore import Datastore
 from appliance.hypervisor.vsphere.disks import DatastoreDisks
-from appliance.hypervisor.vsphere.faults import AlreadyThere, AnswerLost, Busy, WrongState
+from appliance.hypervisor.vsphere.faults import AlreadyThere
 from appliance.hypervisor.vsphere.groups import MachineGroup
 from appliance.hypervisor.vsphere.inventory import Inventory, Names, find
+from appliance.hypervisor.vsphere.lookup import FoundMachine, TenantMachines
 from appliance.hypervisor.vsphere.machine import VsphereMachine
-from appliance.hypervisor.vsphere.session import Server, Session
+from appliance.hypervisor.vsphere.server import Server
+from appliance.hypervisor.vsphere.session import Session
 from appliance.hypervisor.vsphere.spec import (
-    MACHINE_KEY,
-    SPEC_KEY,
-    TENANT_KEY,
     BootCd,
-    PlacedDisk,
-    address_of,
     becoming,
     check_names,
     cloning,
     config_of,
-    decode,
-    is_nobodys,
+    is_unassigned,
     name_of,
     uuid_of,
     without_disks,
 )
-from appliance.hypervisor.vsphere.stacks import size_of_stack, slots_of, uppermost
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-# How often a change is tried whose answer is lost or that others are in the way of, and how long it waits between.
-_TRIES = 8
-_PAUSE, _LONGEST_PAUSE = 0.1, 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Ours:
-    """A machine that is there: what it was made to, its port's URI, vCenter's UUID of it."""
-
-    reference: Any
-    spec: MachineSpec
-    serial: str
-    uuid: str
+# Attempts to create a VM while vSphere says that a VM of that name exists, and the VM is not found.
+_MOST_NAME_CONFLICTS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class GuestImage:
-    """The CD that machines boot from, by its digest, and the firmware that does it: bios or efi."""
+    """The CD image that machines boot from, its digest, and the firmware that boots it: bios or efi."""
 
     path: Path
     digest: str
     firmware: str
 
 
+@dataclass(slots=True)
+class KnownMachines:
+    """The machines that the driver created or adopted, by their id and by the id of their managed object."""
+
+    by_id: dict[str, VsphereMachine] = field(default_factory=dict)
+    by_reference: dict[str, VsphereMachine] = field(default_factory=dict)
+
+    def notify(self, key: str, snapshot: MachineSnapshot | None) -> None:
+        """Hand a state that vSphere reports to the machine."""
+        machine = self.by_reference.get(key)
+        if machine is not None:
+            machine.notify(snapshot)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What a driver works with. `concentrator_uri` is where ESXi hosts reach the concentrator: telnet://address:port."""
+
+    session: Session
+    inventory: Inventory
+    collector: Collector
+    changes: Changes
+    datastore: Datastore
+    disks: DatastoreDisks
+    concentrator: Concentrator
+    concentrator_uri: str
+
+
 class VsphereDriver(Driver):
-    """Machines of `names.tenant`. `concentrator_uri` is where hosts reach our serial port concentrator: telnet://address:port."""
+    """The driver of the VMs of `names.tenant`. `cd` is what VMs boot from; `group` is the DRS group that every VM joins."""
 
     def __init__(
-        self, session: Session, inventory: Inventory, names: Names, concentrator: Concentrator, concentrator_uri: str
+        self,
+        site: Site,
+        names: Names,
+        known: KnownMachines,
+        cd: BootCd | None = None,
+        group: MachineGroup | None = None,
     ) -> None:
-        self.session = session
-        # Set by `open`.
-        self.datastore: Datastore
-        self.disks: DatastoreDisks
-        self.cd: BootCd | None = None
-        self._group: MachineGroup | None = None
-        if names.group:
-            self._group = MachineGroup(session, self.change, inventory.pool, names.group)
-        self.concentrator = concentrator
-        self.inventory = inventory
+        self.session = site.session
+        self.inventory = site.inventory
+        self.collector = site.collector
+        self.changes = site.changes
+        self.datastore = site.datastore
+        self.disks = site.disks
+        self.concentrator = site.concentrator
+        self.cd = cd
+        self._concentrator_uri = site.concentrator_uri
         self._tenant = names.tenant
-        self._names = check_names(names.machines)
-        self._concentrator_uri = concentrator_uri
-        self._machines: dict[str, VsphereMachine] = {}
-        self._by_reference: dict[str, VsphereMachine] = {}
-        self.collector = Collector(session, inventory.folder, self._tell)
+        self._names = names.machines
+        self._known = known
+        self._group = group
+        self._lookup = TenantMachines(site.session, site.inventory, names.tenant)
 
     @classmethod
     @asynccontextmanager
@@ -109,34 +117,41 @@ class VsphereDriver(Driver):
         image: GuestImage | None = None,
         owner: str = "",
     ) -> AsyncIterator["VsphereDriver"]:
-        """Log in, find all that is named, follow what happens. HypervisorError or InvalidParameter says what is wrong.
+        """Log in, find every object that `names` names, follow changes. HypervisorError or InvalidParameter says what is wrong.
 
-        Without an image machines have nothing that they could boot from. `owner` is whose the tenant is from now on, and nobody
-        else's; InvalidParameter when it is somebody's.
+        Without an image, machines have nothing to boot from. The tenant belongs to `owner` from now on; InvalidParameter when the
+        tenant belongs to another owner.
         """
+        check_names(names.machines)
         async with Session.open(server) as session:
-            driver = cls(session, await find(session, names), names, concentrator, concentrator_uri)
-            inventory = driver.inventory
+            inventory = await find(session, names)
+            known = KnownMachines()
+            collector = Collector(session, inventory.folder, known.notify)
+            changes = Changes(collector)
             places = [(inventory.datastore, inventory.datastore_name), *inventory.volume_stores.values()]
             async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
                 stores = [
                     await stack.enter_async_context(
-                        Datastore.open(session, inventory.on(*place), names.tenant, driver.collector.carry_out)
+                        Datastore.open(session, inventory.location(*place), names.tenant, collector.carry_out)
                     )
                     for place in places
                 ]
-                # Of an owner before us there is nothing that we would know of.
+                # A newly claimed store has no recorded volumes.
                 new = [store for store in stores if owner and await store.claim(owner)]
-                driver.datastore = stores[0]
                 others = dict(zip(inventory.volume_stores, stores[1:], strict=True))
-                driver.disks = DatastoreDisks(stores[0], others, new)
+                disks = DatastoreDisks(stores[0], others, new)
+                cd: BootCd | None = None
                 if image is not None:
-                    path = await driver.datastore.file_of(image.path, f"guest/{image.digest[:32]}.iso")
-                    driver.cd = BootCd(path, driver.datastore.reference, image.firmware)
-                nursery.start_soon(driver.collector.run)
-                if driver._group is not None:
-                    await driver._group.make()
-                yield driver
+                    path = await stores[0].file_of(image.path, f"guest/{image.digest[:32]}.iso")
+                    cd = BootCd(path, stores[0].reference, image.firmware)
+                group: MachineGroup | None = None
+                if names.group:
+                    group = MachineGroup(session, changes.make, inventory.pool, names.group)
+                site = Site(session, inventory, collector, changes, stores[0], disks, concentrator, concentrator_uri)
+                nursery.start_soon(collector.run)
+                if group is not None:
+                    await group.make()
+                yield cls(site, names, known, cd, group)
                 nursery.cancel_scope.cancel()
 
     async def connect(self) -> None:
@@ -147,65 +162,16 @@ class VsphereDriver(Driver):
 
     @property
     def machines(self) -> list[VsphereMachine]:
-        """Those that are known, made or adopted."""
-        return list(self._machines.values())
+        """The machines that were created or adopted."""
+        return list(self._known.by_id.values())
 
-    # -- what vSphere tells ---------------------------------------------------------------------------------------
-
-    def seen(self, reference: Any) -> Seen | None:
-        """What it has told of a machine so far."""
-        return self.collector.machines.get(reference._moId)
-
-    def _tell(self, key: str, seen: Seen | None) -> None:
-        machine = self._by_reference.get(key)
-        if machine is not None:
-            machine.tell(seen)
-
-    # -- changes, made once ---------------------------------------------------------------------------------------
-
-    async def settle(
-        self,
-        act: Callable[[], Awaitable[T]],
-        look: Callable[[], Awaitable[T | None]],
-        refusal: type[HypervisorError],
-        most: int,
-    ) -> T:
-        """What `act` gives, or `look` finds where it is not told whether it was done. Other faults are the caller's.
-
-        `refusal` is what says that it may have been done already; it is believed when it is said `most` times.
-        """
-        pause = _PAUSE
-        for tried in range(1, _TRIES + 1):
-            try:
-                return await act()
-            except (AnswerLost, Busy, refusal) as error:
-                found = await look()
-                if found is not None:
-                    return found
-                if tried == _TRIES or (isinstance(error, refusal) and tried >= most):
-                    raise
-                log.info("%s; it is tried again", error)
-            await trio.sleep(pause)
-            pause = min(_LONGEST_PAUSE, pause * 2)
-        raise AssertionError("unreachable")
-
-    async def change(self, what: str, method: Callable[..., Any], done: Callable[[], Awaitable[bool]]) -> None:
-        """Carry out a change of a machine. WrongState when it is not in the state for it, Gone, and other faults."""
-
-        async def act() -> bool:
-            await self.collector.carry_out(what, method)
-            return True
-
-        async def look() -> bool | None:
-            return await done() or None
-
-        await self.settle(act, look, WrongState, 3)
+    # -- creation -------------------------------------------------------------------------------------------------
 
     async def create(self, spec: MachineSpec) -> Machine:
         return await self.make(spec)
 
     async def make(self, spec: MachineSpec, *, all_adapters: bool = False) -> VsphereMachine:
-        """See create; with `all_adapters` there is room for disks that come later."""
+        """See create. With `all_adapters` the VM has every SCSI adapter, for disks that are plugged in later."""
         serial = f"vch:{secrets.token_urlsafe(24)}"
         config = config_of(
             spec,
@@ -214,19 +180,43 @@ class VsphereDriver(Driver):
             self.inventory.datastore_name,
             (self._concentrator_uri, serial),
             self.inventory.backing_of,
-            await self._place(spec),
+            await self.disks.place_all(spec.disks),
             self.cd,
             all_adapters=all_adapters,
             own_folder=self.datastore.names_folders,
         )
         create = partial(self.inventory.folder.CreateVM_Task, config, self.inventory.pool)
         found = await self._made(
-            spec.id, create, lambda made: _Ours(made, spec, serial, uuid_of(self._tenant, spec.id))
+            spec.id, create, lambda made: FoundMachine(made, spec, serial, uuid_of(self._tenant, spec.id))
         )
-        return await self._grouped(self._enrol(found))
+        return await self._join_group(self._enrol(found))
 
-    async def _grouped(self, machine: VsphereMachine) -> VsphereMachine:
-        """Have it in our group before it is anywhere."""
+    async def _made(
+        self,
+        machine_id: str,
+        method: Callable[[], object],
+        result: Callable[[vim.VirtualMachine], FoundMachine],
+        *,
+        cloned: bool = False,
+    ) -> FoundMachine:
+        """The VM that this call made, or a call before whose answer was lost."""
+
+        async def act() -> FoundMachine:
+            return result(await self.collector.carry_out(f"create {machine_id[:12]}", method))
+
+        return await self.changes.once(
+            act, lambda: self._lookup.find(machine_id, cloned=cloned), AlreadyThere, _MOST_NAME_CONFLICTS
+        )
+
+    def _enrol(self, found: FoundMachine) -> VsphereMachine:
+        port = self.concentrator.expect(found.uuid, found.serial)
+        key = found.reference._moId
+        machine = VsphereMachine(self, found, port, self.collector.machines.get(key))
+        self._known.by_id[machine.id] = self._known.by_reference[key] = machine
+        return machine
+
+    async def _join_group(self, machine: VsphereMachine) -> VsphereMachine:
+        """Add a VM to the DRS group before the VM is powered on, so that the operator's rules choose its host."""
         if self._group is not None:
             try:
                 await self._group.add(machine.reference)
@@ -239,89 +229,45 @@ class VsphereDriver(Driver):
     def _name_of(self, spec: MachineSpec) -> str:
         return name_of(self._names, self._tenant, spec)
 
-    async def _place(self, spec: MachineSpec) -> list[PlacedDisk]:
-        """Have a machine's disks on the datastore."""
-        placed: dict[int, PlacedDisk] = {}
-        together = uppermost([disk.path for disk in spec.disks if disk.read_only])
+    # -- for machines ---------------------------------------------------------------------------------------------
 
-        async def place(number: int, disk: Disk, partition: int) -> None:
-            if partition:
-                placed[number] = PlacedDisk(await self.disks.stack(together), size_of_stack(together), True)
-            elif disk.read_only:
-                path = await self.disks.shared(disk.path)
-                placed[number] = PlacedDisk(path, disk.path.stat().st_size, True)
-            else:
-                placed[number] = PlacedDisk(self.disks.place(disk.path), 0, False)
-
-        with one_by_itself():
-            async with trio.open_nursery() as nursery:
-                for slot, disk in zip(slots_of(spec.disks), spec.disks, strict=True):
-                    address_of(slot.disk)
-                    if slot.partition <= 1:
-                        nursery.start_soon(place, slot.disk, disk, slot.partition)
-        return [placed[number] for number in range(len(placed))]
-
-    async def take_disks_from(self, reference: Any, *, own: bool = False) -> None:
-        """Take from a machine the disks that are not its own only; its own, too, with `own`."""
+    async def detach_kept_disks(self, reference: vim.VirtualMachine, *, destroy_own: bool = False) -> None:
+        """Detach from a VM the disks that outlive the VM. With `destroy_own`, also detach and delete the VM's own disks."""
         devices = await self.session.look("disks", reference, "config.hardware.device")
-        change = without_disks(devices or (), self.disks.folders(), own=own)
+        change = without_disks(devices or (), self.disks.folders(), own=destroy_own)
         if change is None:
             return
 
-        async def taken() -> bool:
+        async def done() -> bool:
             left = await self.session.look("disks", reference, "config.hardware.device")
-            return without_disks(left or (), self.disks.folders(), own=own) is None
+            return without_disks(left or (), self.disks.folders(), own=destroy_own) is None
 
-        await self.change("take the disks from", partial(reference.ReconfigVM_Task, change), taken)
+        await self.changes.make("detach the disks of", partial(reference.ReconfigVM_Task, change), done)
 
-    async def _made(
-        self, machine_id: str, method: Callable[[], Any], result: Callable[[Any], "_Ours"], *, cloned: bool = False
-    ) -> "_Ours":
-        """The machine that was made, by this call or by one whose answer was lost."""
+    async def turn_into(self, machine: VsphereMachine, spec: MachineSpec) -> None:
+        """Give an unassigned, running VM the name, disks and NICs of this spec."""
+        disks = await self.disks.place_all(spec.disks)
+        change = becoming(spec, self._name_of(spec), self._tenant, machine.serial, disks, self.inventory.backing_of)
 
-        async def act() -> _Ours:
-            return result(await self.collector.carry_out(f"create {machine_id[:12]}", method))
+        async def done() -> bool:
+            return any(one.spec.id == spec.id for one in await self._lookup.among([machine.reference]))
 
-        return await self.settle(act, lambda: self._find(machine_id, cloned=cloned), AlreadyThere, 4)
+        # Set before the VM has the disks: if the change fails, `destroy` must detach the disks first.
+        self._known.by_id.pop(machine.id, None)
+        machine.id, machine.spec = spec.id, spec
+        self._known.by_id[machine.id] = machine
+        await self.changes.make(f"become {spec.id[:12]}", partial(machine.reference.ReconfigVM_Task, change), done)
 
-    async def _find(self, machine_id: str, *, cloned: bool) -> "_Ours | None":
-        """A machine by the key that it was given, if it is there."""
-        search = self.session.content.searchIndex
-        uuid = uuid_of(self._tenant, machine_id)
-        found = await self.session.read(
-            "look for a machine", search.FindAllByUuid, self.inventory.datacenter, uuid, True, not cloned
-        )
-        return next((one for one in await self._ours(found or ()) if one.spec.id == machine_id), None)
+    def forget(self, machine: VsphereMachine) -> None:
+        """The VM is gone."""
+        self._known.by_id.pop(machine.id, None)
+        self._known.by_reference.pop(machine.reference._moId, None)
+        self.concentrator.forget(machine.port)
 
-    async def _ours(self, references: Sequence[Any]) -> list["_Ours"]:
-        """Those of this tenant; not those that somebody has made something else of."""
-        found = []
-        paths = ["config.extraConfig", "config.instanceUuid"]
-        by_id = await self.session.properties("look at machines", references, paths)
-        for reference in references:
-            facts = by_id.get(reference._moId, {})
-            values = {one.key: one.value for one in facts.get("config.extraConfig") or ()}
-            if values.get(TENANT_KEY) != self._tenant:
-                continue
-            try:
-                spec, serial = decode(values.get(SPEC_KEY, ""))
-            except ValueError as error:
-                log.warning("machine %s is of ours, but what it is cannot be read: %s", values.get(MACHINE_KEY), error)
-                continue
-            if spec.id == values.get(MACHINE_KEY):
-                found.append(_Ours(reference, spec, serial, str(facts.get("config.instanceUuid"))))
-        return found
-
-    def _enrol(self, found: "_Ours") -> VsphereMachine:
-        port = self.concentrator.expect(found.uuid, found.serial)
-        machine = VsphereMachine(self, found.spec, found.reference, port)
-        self._machines[machine.id] = self._by_reference[machine.reference._moId] = machine
-        return machine
-
-    # -- machines that were booted before -------------------------------------------------------------------------
+    # -- InstantClones --------------------------------------------------------------------------------------------
 
     async def clone(self, parent: VsphereMachine, spec: MachineSpec) -> VsphereMachine:
-        """An InstantClone of a machine that runs: it runs, too, and is nobody's yet."""
+        """Create an InstantClone of a running VM. The clone runs too, and is unassigned."""
         inventory = self.inventory
         what = cloning(
             spec,
@@ -335,65 +281,46 @@ class VsphereDriver(Driver):
         found = await self._made(
             spec.id,
             partial(parent.reference.InstantClone_Task, what),
-            lambda made: _Ours(made, spec, parent.serial, ""),
+            lambda made: FoundMachine(made, spec, parent.serial, ""),
             cloned=True,
         )
         try:
             if not found.uuid:
                 uuid = await self.session.look("uuid", found.reference, "config.instanceUuid")
                 found = replace(found, uuid=str(uuid))
-            machine = await self._grouped(self._enrol(found))
-            await machine.told_on()
+            machine = await self._join_group(self._enrol(found))
+            await machine.wait_powered_on()
         except BaseException:
-            # It runs already, and nobody would ever know it.
+            # The clone runs already, and no other code knows it.
             with trio.CancelScope(shield=True), suppress(HypervisorError):
                 await self.collector.carry_out("power off a clone", found.reference.PowerOff)
                 await self.collector.carry_out("remove a clone", found.reference.Destroy)
             raise
         return machine
 
-    async def turn_into(self, machine: VsphereMachine, spec: MachineSpec) -> None:
-        """Make a machine that is nobody's one of this spec: its name, its disks, its cards. It goes on running."""
-        change = becoming(
-            spec, self._name_of(spec), self._tenant, machine.serial, await self._place(spec), self.inventory.backing_of
-        )
-
-        async def done() -> bool:
-            return any(one.spec.id == spec.id for one in await self._ours([machine.reference]))
-
-        # Before it has them: whoever destroys it is not to destroy the disks.
-        self._machines.pop(machine.id, None)
-        machine.id, machine.spec = spec.id, spec
-        self._machines[machine.id] = machine
-        await self.change(f"become {spec.id[:12]}", partial(machine.reference.ReconfigVM_Task, change), done)
-
-    def forget(self, machine: VsphereMachine) -> None:
-        """It is gone."""
-        self._machines.pop(machine.id, None)
-        self._by_reference.pop(machine.reference._moId, None)
-        machine.forget_port()
+    # -- adoption -------------------------------------------------------------------------------------------------
 
     async def adopt(self) -> list[Machine]:
-        """Those of this tenant that are there; what others have in its folder is left alone."""
+        """The tenant's VMs. Other VMs in the tenant's folder are left alone."""
         await self.collector.current.wait()
-        known = [seen.reference for seen in self.collector.machines.values()]
-        new = [reference for reference in known if reference._moId not in self._by_reference]
+        references = [snapshot.reference for snapshot in self.collector.machines.values()]
+        new = [reference for reference in references if reference._moId not in self._known.by_reference]
         adopted: list[Machine] = []
-        for found in await self._ours(new):
+        for found in await self._lookup.among(new):
             machine = self._enrol(found)
-            if is_nobodys(machine.id):
-                # Nobody knows any more what its guest has been told.
+            if is_unassigned(machine.id):
+                # How far the daemon before had brought its guest is unknown.
                 await machine.destroy()
             else:
                 adopted.append(machine)
         try:
-            await self._tidy_guests(known)
+            await self._remove_old_cds(references)
         except HypervisorError as error:
-            log.warning("CDs of earlier guests stay where they are: %s", error)
+            log.warning("CDs of earlier guest images stay: %s", error)
         return adopted
 
-    async def _tidy_guests(self, machines: Sequence[Any]) -> None:
-        """Remove the CDs of earlier guests that no machine has any more."""
+    async def _remove_old_cds(self, references: Sequence[vim.VirtualMachine]) -> None:
+        """Remove the CD images of earlier guests that no VM has any more."""
         if self.cd is None:
             return
         paths = {
@@ -402,11 +329,11 @@ class VsphereDriver(Driver):
         paths.pop(self.cd.path, None)
         if not paths:
             return
-        found = await self.session.properties("CDs", machines, ["config.hardware.device"])
-        for facts in found.values():
-            for device in facts.get("config.hardware.device") or ():
+        found = await self.session.properties("CDs", references, ["config.hardware.device"])
+        for properties in found.values():
+            for device in properties.get("config.hardware.device") or ():
                 if isinstance(device, vim.vm.device.VirtualCdrom):
                     paths.pop(str(getattr(device.backing, "fileName", "")), None)
         for path, name in paths.items():
-            log.info("%s is no machine's any more, and is removed", path)
+            log.info("no VM uses %s any more: removed", path)
             await self.datastore.delete(f"guest/{name}")

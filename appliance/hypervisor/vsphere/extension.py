@@ -1,8 +1,8 @@
-"""Login as an extension of a vCenter's: by a certificate of one's own, so that there is no password that somebody has to keep.
+"""Login as a vCenter extension, with a certificate of the appliance, so that the appliance stores no password.
 
-A ticket that is good for one session, and soon for none, is all that it takes to begin with: in that session the extension is
-registered with a certificate whose key never leaves this host. vSphere Web Services API: CloneSession, ExtensionManager,
-LoginExtensionByCertificate. The last is taken at a virtual host, sdkTunnel:8089, to which port 80 of a vCenter leads (CONNECT).
+The appliance begins with a ticket, which opens one session and expires soon. In that session the appliance registers the extension
+with a certificate whose private key never leaves this host. vSphere Web Services API: CloneSession, ExtensionManager,
+LoginExtensionByCertificate. vCenter accepts the last call at a virtual host, sdkTunnel:8089, behind port 80 (HTTP CONNECT).
 """
 
 import datetime
@@ -26,15 +26,15 @@ _DAYS = 3650
 
 
 def extension_key(tenant: str) -> str:
-    """What the extension of a tenant's appliance is called."""
+    """The key of the extension of a tenant's appliance."""
     return f"vch.{tenant}"
 
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """`folder` has its certificate and key, and is nobody else's; `ticket_file` has the ticket where there is none yet.
+    """`folder` holds certificate and private key, and nothing else. `ticket_file` holds the ticket for the registration.
 
-    `tunnel_port` of the server leads to the virtual host; with 0 it is logged in where everything else is asked.
+    `tunnel_port` is the server's port that leads to the virtual host; 0 logs in on the main API port.
     """
 
     key: str
@@ -56,11 +56,11 @@ class Extension:
 
     @property
     def has_ticket(self) -> bool:
-        """Whether there is one, good or not."""
+        """Whether the ticket file holds a ticket, valid or not."""
         return self.ticket_file is not None and self.ticket_file.exists() and self.ticket_file.stat().st_size > 0
 
     def ticket(self) -> str:
-        """The ticket to begin with. InvalidParameter when there is none."""
+        """The ticket for the registration. InvalidParameter when there is no ticket."""
         text = ""
         if self.ticket_file is not None:
             try:
@@ -69,19 +69,19 @@ class Extension:
                 raise InvalidParameter(f"--vsphere-ticket-file {self.ticket_file}: {error}") from error
         if not text:
             raise InvalidParameter(
-                f"--vsphere-extension {self.key}: it is not registered yet, and there is no ticket to do so (--vsphere-ticket-file)"
+                f"--vsphere-extension {self.key}: not registered yet, and --vsphere-ticket-file holds no ticket for the registration"
             )
         return text
 
     def present(self, context: ssl.SSLContext) -> None:
-        """Have connections prove by its certificate who they are of. InvalidParameter when that cannot be read."""
+        """Add the client certificate to a TLS context. InvalidParameter when the certificate cannot be read."""
         try:
             context.load_cert_chain(self.certificate, self.private_key)
         except (OSError, ssl.SSLError) as error:
             raise InvalidParameter(f"{self.certificate}: {error}") from error
 
     def register(self, manager: Any, version: str) -> None:
-        """With vCenter's extension manager, in a session that may. Blocking; errors are pyVmomi's."""
+        """Register with vCenter's extension manager, in a session with that privilege. Blocks. Raises pyVmomi's errors."""
         made = self._make_certificate()
         description = vim.Description(label="vch", summary=f"Virtual container host of the tenant {self.key}")
         extension = vim.Extension(
@@ -99,7 +99,7 @@ class Extension:
         else:
             manager.UpdateExtension(extension)
         manager.SetExtensionCertificate(self.key, made.read_text())
-        # Only what is registered is a certificate of it.
+        # The file gets its name once vCenter knows the certificate: its existence means `is_registered`.
         made.rename(self.certificate)
 
     def _make_certificate(self) -> Path:

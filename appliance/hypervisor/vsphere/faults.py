@@ -1,6 +1,4 @@
-"""What vSphere's faults mean to us. Its own words stay in the text."""
-
-from typing import Any
+"""vSphere's faults as errors of this project, by meaning. vSphere's own text stays in the error text."""
 
 from pyVmomi import vim, vmodl
 
@@ -8,39 +6,39 @@ from appliance.errors import HypervisorError
 
 
 class AnswerLost(HypervisorError):
-    """A change was asked for and no answer came: whether it was made has to be looked at."""
+    """No answer came to a change. Whether the change was made is unknown, and the caller must look."""
 
 
 class Gone(HypervisorError):
-    """What it was about is not there any more (ManagedObjectNotFound)."""
+    """The object does not exist any more (ManagedObjectNotFound)."""
 
 
 class NoFile(HypervisorError):
-    """A file or folder of a datastore is not there."""
+    """A file or folder on a datastore does not exist."""
 
 
 class Busy(HypervisorError):
-    """Another operation is under way on the same object, or a host does not answer now: the same again may do."""
+    """Another operation is in progress on the object, or a host does not answer. A later attempt may succeed."""
 
 
 class WrongState(HypervisorError):
-    """The machine is not in the state that the change needs: perhaps somebody was quicker."""
+    """The VM is not in the state that the change needs. Perhaps the change was made already."""
 
 
 class AlreadyThere(HypervisorError):
-    """Something of that name is there."""
+    """An object of that name exists."""
 
 
 class StorageFull(HypervisorError):
-    """The datastore has no room."""
+    """The datastore is full."""
 
 
 class NotAllowed(HypervisorError):
-    """The account lacks a privilege; the text names it."""
+    """The account lacks a privilege, which the text names."""
 
 
 class LoginRefused(HypervisorError):
-    """Name, password or token are wrong."""
+    """User name, password or token is wrong."""
 
 
 _MEANINGS: tuple[tuple[tuple[type[Exception], ...], type[HypervisorError]], ...] = (
@@ -66,7 +64,7 @@ _MEANINGS: tuple[tuple[tuple[type[Exception], ...], type[HypervisorError]], ...]
 
 
 def translate(fault: Exception, what: str) -> HypervisorError:
-    """Our error for a fault of a call or a task; `what` says what was being done."""
+    """The HypervisorError for a fault of a call or a task. `what` says what the call was for."""
     text = f"{what}: {words_of(fault)}"
     for kinds, meaning in _MEANINGS:
         if isinstance(fault, kinds):
@@ -74,8 +72,8 @@ def translate(fault: Exception, what: str) -> HypervisorError:
     return HypervisorError(text)
 
 
-def words_of(fault: Any) -> str:
-    """vSphere's own text, else the name of the fault and what it holds."""
+def words_of(fault: Exception) -> str:
+    """vSphere's own text and the fault's name; the name alone when vSphere gives no text."""
     words = [str(getattr(fault, "msg", "") or "")]
     words += [message.message for message in getattr(fault, "faultMessage", None) or () if message.message]
     if isinstance(fault, vim.fault.NoPermission):

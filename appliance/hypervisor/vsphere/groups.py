@@ -1,6 +1,6 @@
-"""A DRS group of machines: an operator's rules say by its name on which hosts those that are in it may run.
+"""A DRS group of VMs. An operator's rules for the group say on which hosts its VMs may run.
 
-vSphere API: ComputeResource.ReconfigureComputeResource_Task with a ClusterGroupSpec. A machine that is removed leaves it by itself.
+vSphere API: ComputeResource.ReconfigureComputeResource_Task with a ClusterGroupSpec. vSphere takes a removed VM out of the group.
 """
 
 from collections.abc import Awaitable, Callable
@@ -13,48 +13,56 @@ from pyVmomi import vim
 from appliance.errors import InvalidParameter
 from appliance.hypervisor.vsphere.session import Session
 
-# Carries out a change: what it is, the call, whether it has been done already.
+# Makes a change once: a name for error texts, the call, and a check whether the change was made already. See Changes.make.
 Change = Callable[[str, Callable[..., Any], Callable[[], Awaitable[bool]]], Awaitable[None]]
 _Operation = vim.option.ArrayUpdateSpec.Operation
 
 
 class MachineGroup:
-    """The group of a name in the cluster that a pool is of."""
+    """The group of this name in the cluster that owns a resource pool."""
 
-    def __init__(self, session: Session, change: Change, pool: Any, name: str) -> None:
+    def __init__(self, session: Session, change: Change, pool: vim.ResourcePool, name: str) -> None:
         self.name = name
         self._session = session
         self._change = change
         self._pool = pool
-        self._cluster: Any = None
-        self._joining: dict[str, Any] = {}
+        self._cluster: vim.ClusterComputeResource | None = None
+        self._joining: dict[str, vim.VirtualMachine] = {}
         self._turn = trio.Lock()
 
     async def exists(self) -> bool:
-        """Whether there is one. InvalidParameter where there cannot be any."""
+        """Whether the group exists. InvalidParameter when the pool is not in a cluster, or a host group has this name."""
         return await self._members() is not None
 
-    async def _members(self) -> list[Any] | None:
+    async def _find_cluster(self) -> vim.ClusterComputeResource:
         if self._cluster is None:
             owner = await self._session.look("group", self._pool, "owner")
             if not isinstance(owner, vim.ClusterComputeResource):
-                raise InvalidParameter(f"--vm-group {self.name}: groups of machines are a cluster's, and this is none")
+                raise InvalidParameter(
+                    f"--vm-group {self.name}: groups need a cluster, and this compute resource is not a cluster"
+                )
             self._cluster = owner
-        groups = await self._session.look("group", self._cluster, "configurationEx.group") or ()
+        return self._cluster
+
+    async def _members(self) -> list[vim.VirtualMachine] | None:
+        cluster = await self._find_cluster()
+        groups = await self._session.look("group", cluster, "configurationEx.group") or ()
         for group in groups:
             if group.name == self.name:
                 if not isinstance(group, vim.cluster.VmGroup):
-                    raise InvalidParameter(f"--vm-group {self.name}: the cluster's group of that name is one of hosts")
+                    raise InvalidParameter(
+                        f"--vm-group {self.name}: the cluster's group of that name is a group of hosts"
+                    )
                 return list(group.vm or ())
         return None
 
     async def make(self) -> None:
-        """Unless it is there."""
+        """Create the group, unless it exists."""
         if not await self.exists():
-            await self._reconfigure("make", _Operation.add, [], self.exists)
+            await self._reconfigure("create", _Operation.add, [], self.exists)
 
     async def remove_unless_used(self) -> None:
-        """If it is there, and no machine in it."""
+        """Remove the group, unless it has members."""
         members = await self._members()
 
         async def gone() -> bool:
@@ -63,8 +71,8 @@ class MachineGroup:
         if members is not None and not await self._session.properties("group", members, ["name"]):
             await self._reconfigure("remove", _Operation.remove, [], gone)
 
-    async def add(self, machine: Any) -> None:
-        """Have a machine in it. Those that come together are added by one call: each writes the whole list."""
+    async def add(self, machine: vim.VirtualMachine) -> None:
+        """Add a VM. VMs that come at the same time are added by one call, because each call writes the whole list of members."""
         self._joining[machine._moId] = machine
         try:
             async with self._turn:
@@ -76,18 +84,18 @@ class MachineGroup:
         finally:
             self._joining.pop(machine._moId, None)
 
-    async def _join(self, joining: dict[str, Any]) -> None:
-        there = await self._members()
-        members = {one._moId: one for one in there or ()} | joining
+    async def _join(self, joining: dict[str, vim.VirtualMachine]) -> None:
+        before = await self._members()
+        members = {one._moId: one for one in before or ()} | joining
 
         async def joined() -> bool:
             return joining.keys() <= {one._moId for one in await self._members() or ()}
 
-        operation = _Operation.edit if there is not None else _Operation.add
+        operation = _Operation.edit if before is not None else _Operation.add
         await self._reconfigure("add to", operation, list(members.values()), joined)
 
     async def _reconfigure(
-        self, what: str, operation: str, members: list[Any], done: Callable[[], Awaitable[bool]]
+        self, what: str, operation: str, members: list[vim.VirtualMachine], done: Callable[[], Awaitable[bool]]
     ) -> None:
         group = vim.cluster.GroupSpec(operation=operation)
         if operation == _Operation.remove:
@@ -95,5 +103,5 @@ class MachineGroup:
         else:
             group.info = vim.cluster.VmGroup(name=self.name, vm=members)
         spec = vim.cluster.ConfigSpecEx(groupSpec=[group])
-        method = partial(self._cluster.ReconfigureComputeResource_Task, spec, True)
+        method = partial((await self._find_cluster()).ReconfigureComputeResource_Task, spec, True)
         await self._change(f"{what} group {self.name}", method, done)

@@ -1,7 +1,7 @@
-"""Machines that wait for containers: InstantClones of one that was booted, which share its memory until they write to it.
+"""Waiting machines as InstantClones: running copies of a parent VM, which share the parent's memory until they write to it.
 
-vSphere API: VirtualMachine.InstantClone_Task, of a vCenter from 6.7 on. A clone runs from the moment that its parent was in.
-It has no disks and no NICs: it gets its container's, plugged in, when it is somebody's.
+vSphere API: VirtualMachine.InstantClone_Task, of a vCenter from 6.7 on. A clone runs on from the parent's state at that moment.
+A clone has neither disks nor NICs: both are plugged in when the clone becomes a container's machine.
 """
 
 import logging
@@ -22,22 +22,22 @@ from appliance.hypervisor.vsphere.spec import BLANK, PARENT
 log = logging.getLogger(__name__)
 
 _MAKE_SECONDS = 300.0
-# After a failure nothing is tried for a while: machines boot meanwhile.
+# After a failure no parent is made for a while. Machines boot meanwhile.
 _PAUSE = 300.0
 
 
 def why_none(session: Session) -> str:
-    """Why a server has no InstantClones; "" when it has."""
+    """Why a server cannot make InstantClones; "" when it can."""
     if session.is_vcenter and session.api_version >= INSTANT_CLONES:
         return ""
-    return f"InstantClones are a vCenter's from 6.7 on, and this is {session.describe()}"
+    return f"InstantClones need a vCenter of version 6.7 or later; this server is {session.describe()}"
 
 
 class InstantClones:
-    """A Cloning. `run` has parents, as long as it runs; those of an earlier daemon are removed when machines are adopted."""
+    """The Cloning of this driver. `run` makes parents and keeps them. `adopt` removes the parents of an earlier daemon."""
 
     def __init__(self, driver: VsphereDriver, rehearsal: Rehearsal) -> None:
-        """InvalidParameter when the server has no such thing."""
+        """InvalidParameter when the server cannot make InstantClones."""
         if reason := why_none(driver.session):
             raise InvalidParameter(f"--vm-pool: {reason}")
         self._driver = driver
@@ -65,7 +65,7 @@ class InstantClones:
         try:
             return await self._driver.clone(parent, replace(kind, id=BLANK + secrets.token_hex(8)))
         except HypervisorError:
-            # Whatever it is, the next one may be had from a new parent.
+            # A new parent may mend what went wrong.
             self._give_up(kind)
             raise
 
@@ -74,33 +74,33 @@ class InstantClones:
             scope.cancel()
 
     async def run(self) -> None:
-        """Make what is wanted, and keep it, until cancelled."""
+        """Make a parent for each wanted kind, until cancelled."""
         async with trio.open_nursery() as nursery:
             while True:
                 self._news = trio.Event()
                 for kind in self._wanted:
                     scope = self._given_up[kind] = trio.CancelScope()
-                    nursery.start_soon(self._keep, kind, scope)
+                    nursery.start_soon(self._hold_parent, kind, scope)
                 self._wanted.clear()
                 await self._news.wait()
 
-    async def _keep(self, kind: MachineSpec, scope: trio.CancelScope) -> None:
+    async def _hold_parent(self, kind: MachineSpec, scope: trio.CancelScope) -> None:
         try:
             with scope:
-                await self._have_parent(kind)
+                await self._make_parent(kind)
         except Exception as error:
-            # Whatever it is, machines can boot instead.
+            # Without a parent, machines boot.
             reasons = "; ".join(str(leaf) or repr(leaf) for leaf in leaves(error))
-            log.warning("no machine of %d MiB to clone others from: %s", kind.memory_mib, reasons)
+            log.warning("no parent of %d MiB for InstantClones: %s", kind.memory_mib, reasons)
         finally:
             del self._given_up[kind]
             self._not_before[kind] = trio.current_time() + _PAUSE
 
-    async def _have_parent(self, kind: MachineSpec) -> None:
-        """Boot one, rehearse, take its disks from it, and have it as long as its guest answers."""
+    async def _make_parent(self, kind: MachineSpec) -> None:
+        """Boot a parent, rehearse, detach its disks, and keep it as long as its guest answers."""
         driver = self._driver
         parent_id = PARENT + secrets.token_hex(8)
-        # A path that names a disk on the datastore; there is no file.
+        # The path names a disk on the datastore. It is not a file of this host.
         upper = Path(parent_id, "upper")
         started = trio.current_time()
         await driver.disks.create(upper, SCRATCH)
@@ -111,15 +111,15 @@ class InstantClones:
             with trio.fail_after(_MAKE_SECONDS) as limit:
                 await machine.start()
                 line = await machine.dial_tether()
-                # With the line open: a guest that knows itself alone looks for company only now and then.
+                # The line stays open: a guest without a line looks for a new one only now and then.
                 async with self._rehearsal.perform(line, kind, machine.guest_disks()) as ended:
-                    await driver.take_disks_from(machine.reference, own=True)
+                    await driver.detach_kept_disks(machine.reference, destroy_own=True)
                     limit.deadline = float("inf")
-                    log.info("machine to clone others from made in %.1f s", trio.current_time() - started)
+                    log.info("parent for InstantClones made in %.1f s", trio.current_time() - started)
                     with driver.concentrator.expecting_clones(machine.serial):
                         self._parents[kind] = machine
                         await ended.wait()
-            raise HypervisorError("it has ended")
+            raise HypervisorError("the parent has ended")
         finally:
             self._parents.pop(kind, None)
             with trio.CancelScope(shield=True):
@@ -129,5 +129,5 @@ class InstantClones:
 
 
 def _plain(kind: MachineSpec) -> MachineSpec:
-    """What of a kind counts: NICs are plugged in later, as disks are."""
+    """The part of a kind that matters for a parent: disks and NICs are plugged in later."""
     return MachineSpec("", kind.memory_mib, kind.cpus)

@@ -1,20 +1,37 @@
-"""Where a tenant's machines are: datacenter, pool, folder, datastore and networks, by their names in the inventory."""
+"""The managed objects that a tenant's VMs use: datacenter, pool, folder, datastores, networks, found by their names."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 from pyVmomi import vim
+from pyVmomi.VmomiSupport import ManagedObject
 
 from appliance.errors import InvalidParameter
 from appliance.hypervisor.driver import Nic
 from appliance.hypervisor.vsphere.faults import AlreadyThere
 from appliance.hypervisor.vsphere.session import Session
+from appliance.hypervisor.vsphere.spec import NicBacking
+
+M = TypeVar("M", bound=ManagedObject)
+
+
+@dataclass(frozen=True, slots=True)
+class DatastoreLocation:
+    """A datastore with its datacenter, and the names of both, as paths of files need them."""
+
+    datacenter: vim.Datacenter
+    datacenter_name: str
+    datastore: vim.Datastore
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What an operator says. An empty one stands for the only one that there is; pool is a path below the hosts' folder."""
+    """The names that the operator configured. An empty name stands for the only object of its type.
+
+    `pool` is a path below the folder of hosts: COMPUTE/Resources/POOL.
+    """
 
     tenant: str
     datacenter: str = ""
@@ -22,43 +39,43 @@ class Names:
     folder: str = ""
     datastore: str = ""
     bridge: str = ""
-    # What machines are called: see spec.check_names.
+    # The template for VM names: see spec.check_names.
     machines: str = "{name}-{id}"
-    # Portgroups that containers may be on beside, by name.
+    # Further portgroups for containers, by name.
     portgroups: tuple[str, ...] = ()
-    # Names of volume stores and of the datastores that they are.
+    # Volume stores: the name of the store and the name of its datastore.
     volume_stores: tuple[tuple[str, str], ...] = ()
-    # Of the cluster's machines: see groups. "": none.
+    # The DRS group of the VMs: see groups. "" is no group.
     group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """The managed objects of those names. Machines are made in `folder`, which is the tenant's own where the server has folders."""
+    """The managed objects of those names. VMs are created in `folder`: the tenant's own folder on a vCenter, the only folder of an ESXi."""
 
-    datacenter: Any
+    datacenter: vim.Datacenter
     datacenter_name: str
-    pool: Any
-    folder: Any
-    datastore: Any
+    pool: vim.ResourcePool
+    folder: vim.Folder
+    datastore: vim.Datastore
     datastore_name: str
-    # What machines' NICs are backed by: a port of the bridge network, or of another portgroup by its name.
-    backing: Any
-    portgroups: dict[str, Any]
-    # By the volume store's name: a datastore, and its name.
-    volume_stores: dict[str, tuple[Any, str]]
+    # The backing of a NIC on the bridge network, and on each further portgroup by its name.
+    backing: NicBacking
+    portgroups: dict[str, NicBacking]
+    # By the volume store's name: the datastore and the datastore's name.
+    volume_stores: dict[str, tuple[vim.Datastore, str]]
 
-    def backing_of(self, nic: Nic) -> Any:
-        """A NIC's bridge is a portgroup's name, or one of ours: that is on the bridge network."""
+    def backing_of(self, nic: Nic) -> NicBacking:
+        """The backing of a NIC. A NIC's bridge is the name of a portgroup, or a bridge of the host, which is on the bridge network."""
         return self.portgroups.get(nic.bridge, self.backing)
 
-    def on(self, datastore: Any, name: str) -> "Inventory":
-        """The same with another datastore."""
-        return replace(self, datastore=datastore, datastore_name=name)
+    def location(self, datastore: vim.Datastore, name: str) -> DatastoreLocation:
+        """The location of one of the datastores."""
+        return DatastoreLocation(self.datacenter, self.datacenter_name, datastore, name)
 
 
 async def find(session: Session, names: Names) -> Inventory:
-    """Look all of it up. InvalidParameter says which setting names what is not there, and what there is."""
+    """Find every object. InvalidParameter names the setting whose object does not exist, and the objects that exist."""
     content = session.content
     datacenter_name, datacenter = await find_one(
         session, content.rootFolder, vim.Datacenter, names.datacenter, "--datacenter"
@@ -81,8 +98,8 @@ async def find(session: Session, names: Names) -> Inventory:
     return Inventory(datacenter, datacenter_name, pool, folder, datastore, datastore_name, backing, portgroups, stores)
 
 
-async def all_named(session: Session, root: Any, kind: type) -> dict[str, Any]:
-    """All objects of a kind below one, by name."""
+async def all_named(session: Session, root: ManagedObject, kind: type[M]) -> dict[str, M]:
+    """All objects of a type below `root`, by name."""
     content = session.content
     view = await session.change("inventory", content.viewManager.CreateContainerView, root, [kind], True)
     try:
@@ -91,9 +108,9 @@ async def all_named(session: Session, root: Any, kind: type) -> dict[str, Any]:
         await session.change("inventory", view.DestroyView)
 
 
-async def _by_name(session: Session, objects: Sequence[Any]) -> dict[str, Any]:
-    """Of one kind or of several."""
-    named: dict[str, Any] = {}
+async def _by_name(session: Session, objects: Sequence[M]) -> dict[str, M]:
+    """Objects of one or several types, by name."""
+    named: dict[str, M] = {}
     for kind in {type(one) for one in objects}:
         some = [one for one in objects if type(one) is kind]
         found = await session.properties("inventory", some, ["name"])
@@ -101,35 +118,35 @@ async def _by_name(session: Session, objects: Sequence[Any]) -> dict[str, Any]:
     return named
 
 
-async def find_one(session: Session, root: Any, kind: type, name: str, setting: str) -> tuple[str, Any]:
-    """The one of a name, or the only one, with its name."""
+async def find_one(session: Session, root: ManagedObject, kind: type[M], name: str, setting: str) -> tuple[str, M]:
+    """The object of this name, or the only object of its type, with its name. InvalidParameter when there is no such object."""
     found = await all_named(session, root, kind)
     if name:
         if name not in found:
-            raise InvalidParameter(f"{setting} {name}: there is none of that name, but {_list(found)}")
+            raise InvalidParameter(f"{setting} {name}: no such object; there are {_list(found)}")
         return name, found[name]
     if len(found) != 1:
-        raise InvalidParameter(f"{setting} has to be said: there are {_list(found)}")
+        raise InvalidParameter(f"{setting} is required; choose one of {_list(found)}")
     return next(iter(found.items()))
 
 
-async def find_pool(session: Session, hosts: Any, path: str) -> Any:
+async def find_pool(session: Session, hosts: vim.Folder, path: str) -> vim.ResourcePool:
     """A resource pool by its path: COMPUTE, COMPUTE/Resources, COMPUTE/Resources/POOL..."""
     name, _, rest = path.partition("/")
     _, compute = await find_one(session, hosts, vim.ComputeResource, name, "--compute-resource")
-    pool = await session.look("inventory", compute, "resourcePool")
+    pool: vim.ResourcePool = await session.look("inventory", compute, "resourcePool")
     for part in rest.split("/"):
         if part in ("", "Resources"):
             continue
         below = await _by_name(session, await session.look("inventory", pool, "resourcePool") or ())
         if part not in below:
-            raise InvalidParameter(f"--compute-resource {path}: there is no pool {part}, but {_list(below)}")
+            raise InvalidParameter(f"--compute-resource {path}: no resource pool {part}; there are {_list(below)}")
         pool = below[part]
     return pool
 
 
-async def backing_of(session: Session, name: str, network: Any) -> Any:
-    """What a NIC on a network is backed by."""
+async def backing_of(session: Session, name: str, network: vim.Network) -> NicBacking:
+    """The backing of a NIC on a network."""
     nic = vim.vm.device.VirtualEthernetCard
     if not isinstance(network, vim.dvs.DistributedVirtualPortgroup):
         return nic.NetworkBackingInfo(network=network, deviceName=name)
@@ -139,8 +156,8 @@ async def backing_of(session: Session, name: str, network: Any) -> Any:
     return nic.DistributedVirtualPortBackingInfo(port=vim.dvs.PortConnection(portgroupKey=key, switchUuid=uuid))
 
 
-async def tenant_folder(session: Session, root: Any, names: Names) -> Any:
-    """The tenant's folder; made when it is not there. An ESXi has but one."""
+async def tenant_folder(session: Session, root: vim.Folder, names: Names) -> vim.Folder:
+    """The tenant's folder, created when it does not exist. An ESXi has one folder only, and it is `root`."""
     if not session.is_vcenter:
         return root
     folder = root
@@ -149,7 +166,7 @@ async def tenant_folder(session: Session, root: Any, names: Names) -> Any:
     return folder
 
 
-async def _child(session: Session, parent: Any, name: str) -> Any:
+async def _child(session: Session, parent: vim.Folder, name: str) -> vim.Folder:
     for _ in range(2):
         children = await session.look("inventory", parent, "childEntity") or ()
         folders = await _by_name(session, [one for one in children if isinstance(one, vim.Folder)])
@@ -158,9 +175,9 @@ async def _child(session: Session, parent: Any, name: str) -> Any:
         try:
             return await session.change(f"folder {name}", parent.CreateFolder, name)
         except AlreadyThere:
-            continue  # somebody was quicker
-    raise InvalidParameter(f"folder {name}: there is something else of that name")
+            continue  # another client was faster
+    raise InvalidParameter(f"folder {name}: another object has that name")
 
 
-def _list(found: dict[str, Any]) -> str:
+def _list(found: Iterable[str]) -> str:
     return ", ".join(sorted(found)) or "none"

@@ -1,9 +1,9 @@
-"""A machine on vSphere: what is asked of it, and what vSphere tells of it."""
+"""A VM on vSphere: the calls that change it, and the state that vSphere reports."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import trio
 from pyVmomi import vim
@@ -20,61 +20,81 @@ from appliance.hypervisor.driver import (
     ResourceShares,
     Usage,
 )
-from appliance.hypervisor.vsphere.collector import Seen
-from appliance.hypervisor.vsphere.concentrator import Port
+from appliance.hypervisor.vsphere.changes import Changes
+from appliance.hypervisor.vsphere.collector import MachineSnapshot
 from appliance.hypervisor.vsphere.faults import Gone, WrongState
+from appliance.hypervisor.vsphere.inventory import Inventory
+from appliance.hypervisor.vsphere.lookup import FoundMachine
+from appliance.hypervisor.vsphere.serial_port import SerialPort
+from appliance.hypervisor.vsphere.session import Properties, Session
 from appliance.hypervisor.vsphere.spec import (
     address_of,
-    card_of,
+    nic_device,
     plugging,
+    share_change,
     unplugging,
-    weighing,
-    with_card,
-    without_card,
+    with_nic,
+    without_nic,
 )
 from appliance.hypervisor.vsphere.stacks import slots_of
 from tether.transport import Line
 
-if TYPE_CHECKING:
-    from appliance.hypervisor.vsphere.driver import VsphereDriver
+# vSphere does not report a state that was undone soon after. The state is read when no report comes for so long.
+_SILENT_SECONDS = 10.0
 
-_UNDONE_SECONDS = 10.0
-_SUSPENDED = "suspended"
+
+class Owner(Protocol):
+    """The driver, as far as its machines need it."""
+
+    session: Session
+    inventory: Inventory
+    changes: Changes
+
+    async def turn_into(self, machine: "VsphereMachine", spec: MachineSpec) -> None: ...
+    async def detach_kept_disks(self, reference: vim.VirtualMachine) -> None: ...
+    def forget(self, machine: "VsphereMachine") -> None: ...
 
 
 class VsphereMachine(Machine):
-    """A virtual machine. `seen` is what vSphere last told of it; None once it is gone."""
+    """A VM. `snapshot` is the state that vSphere last reported; None once the VM is gone."""
 
     unmatched_nics = 0
 
-    def __init__(self, driver: "VsphereDriver", spec: MachineSpec, reference: Any, port: Port) -> None:
-        self.id = spec.id
-        self.spec = spec
+    def __init__(self, driver: Owner, found: FoundMachine, port: SerialPort, snapshot: MachineSnapshot | None) -> None:
+        self.id = found.spec.id
+        self.spec = found.spec
+        self.reference = found.reference
+        self.port = port
+        self.snapshot = snapshot
         self._driver = driver
-        self.reference = reference
-        self._port = port
-        self.seen: Seen | None = driver.seen(reference)
         self._changed = trio.Event()
         self._gone = False
 
-    def tell(self, seen: Seen | None) -> None:
-        """vSphere has told something new."""
-        self.seen = seen
-        self._gone = seen is None
+    def notify(self, snapshot: MachineSnapshot | None) -> None:
+        """Take over a state that vSphere reports."""
+        self.snapshot = snapshot
+        self._gone = snapshot is None
         changed, self._changed = self._changed, trio.Event()
         changed.set()
 
     @property
+    def serial(self) -> str:
+        """The URI of the VM's serial port."""
+        return self.port.key.uri
+
+    # -- power ----------------------------------------------------------------------------------------------------
+
+    @property
     def _on(self) -> bool:
-        return self.seen is not None and self.seen.on
+        return self.snapshot is not None and self.snapshot.on
 
     async def _wait(self, *, on: bool) -> None:
         while self._on != on and not self._gone:
             await self._changed.wait()
 
-    async def _told(self, power: Power) -> None:
-        """Wait until vSphere has told of a change that was made, or that it is undone: what is soon undone is never told."""
-        patience = _UNDONE_SECONDS
+    async def _wait_reported(self, power: Power) -> None:
+        """Wait until vSphere reports a power state that was set, or until the VM is found in the other state."""
+        patience = _SILENT_SECONDS
         while self._on != (power is Power.ON) and not self._gone:
             with trio.move_on_after(patience):
                 await self._wait(on=power is Power.ON)
@@ -86,35 +106,23 @@ class VsphereMachine(Machine):
             except Gone:
                 return
 
-    @property
-    def serial(self) -> str:
-        """The URI of its serial port."""
-        return self._port.key.uri
-
-    async def told_on(self) -> None:
-        """Wait until vSphere has told that it is on."""
-        await self._told(Power.ON)
-
-    def in_background(self, background: bool) -> None:
-        """See Adaptable: until it is somebody's it does nothing, and its host shares by weight."""
-
-    async def become(self, spec: MachineSpec) -> None:
-        """See Adaptable."""
-        await self._driver.turn_into(self, spec)
+    async def wait_powered_on(self) -> None:
+        """Wait until vSphere reports that the VM is on."""
+        await self._wait_reported(Power.ON)
 
     async def start(self) -> None:
-        await self._driver.change(f"power on {self.id[:12]}", self.reference.PowerOn, lambda: self._is(Power.ON))
-        # What was told before is not to be taken for what comes after.
-        await self._told(Power.ON)
+        await self._change("power on", self.reference.PowerOn, lambda: self._is(Power.ON))
+        # A report of the state before must not be taken for the state after.
+        await self.wait_powered_on()
 
     async def kill(self) -> None:
         if not self._on:
             return
         try:
-            await self._driver.change(f"power off {self.id[:12]}", self.reference.PowerOff, lambda: self._is(Power.OFF))
+            await self._change("power off", self.reference.PowerOff, lambda: self._is(Power.OFF))
         except Gone:
             return
-        await self._told(Power.OFF)
+        await self._wait_reported(Power.OFF)
 
     async def wait_off(self) -> None:
         await self._wait(on=False)
@@ -124,21 +132,24 @@ class VsphereMachine(Machine):
             await self.kill()
             try:
                 if any(not disk.read_only for disk in self.spec.disks):
-                    # With a machine go the disks that it has, and these are to stay.
-                    await self._driver.take_disks_from(self.reference)
-                await self._driver.change(f"destroy {self.id[:12]}", self.reference.Destroy, self._is_gone)
+                    # vSphere destroys a VM's disks with the VM. Writable disks stay, so they are detached first.
+                    await self._driver.detach_kept_disks(self.reference)
+                await self._change("destroy", self.reference.Destroy, self._is_gone)
                 break
             except Gone:
                 break
             except WrongState:
-                continue  # somebody has powered it on
+                continue  # an operator has powered the VM on
         self._driver.forget(self)
 
     async def power(self) -> Power:
         return Power.ON if self._on else Power.OFF
 
+    async def _power_state(self) -> str:
+        """Read now, not the last report."""
+        return str(await self._driver.session.look("power", self.reference, "runtime.powerState"))
+
     async def _is(self, power: Power) -> bool:
-        """Asked, not remembered."""
         return (await self._power_state() != "poweredOff") == (power is Power.ON)
 
     async def _is_gone(self) -> bool:
@@ -148,10 +159,15 @@ class VsphereMachine(Machine):
             return True
         return False
 
+    async def _change(self, what: str, method: Callable[..., object], done: Callable[[], Awaitable[bool]]) -> None:
+        await self._driver.changes.make(f"{what} {self.id[:12]}", method, done)
+
+    # -- use ------------------------------------------------------------------------------------------------------
+
     async def dial_tether(self) -> Line:
         if not self._on:
             raise HypervisorError(f"machine {self.id[:12]} is off")
-        return self._port.dial()
+        return self.port.dial()
 
     def guest_disks(self) -> list[GuestDisk]:
         slots = slots_of(self.spec.disks)
@@ -164,17 +180,21 @@ class VsphereMachine(Machine):
         if not self._on:
             return Usage(0, 0)
         used = await self._driver.session.look("usage", self.reference, "summary.quickStats.hostMemoryUsage")
-        # MHz of now, not nanoseconds so far, is what vSphere counts: the guest's own figures are those that count.
+        # vSphere counts MHz at this moment, not nanoseconds since power-on. The guest's own statistics have the CPU time.
         return Usage(0, int(used or 0) << 20)
 
-    async def set_shares(self, weight: ResourceShares) -> None:
-        """See Weighable."""
-        change: Any = weighing(self.spec, weight)
+    def last_words(self) -> str:
+        return ""
+
+    async def set_shares(self, shares: ResourceShares) -> None:
+        """See SetShares."""
+        change: Any = share_change(self.spec, shares)
 
         async def done() -> bool:
             paths = ["config.cpuAllocation", "config.memoryAllocation"]
-            found = await self._driver.session.properties("weight", [self.reference], paths)
-            cpu, memory = (found.get(self.reference._moId, {}).get(path) for path in paths)
+            found = await self._driver.session.properties("shares", [self.reference], paths)
+            properties = found.get(self.reference._moId, Properties())
+            cpu, memory = (properties.get(path) for path in paths)
             if cpu is None or memory is None:
                 return False
             wanted = change.cpuAllocation.shares
@@ -183,20 +203,26 @@ class VsphereMachine(Machine):
             )
             return bool(level and memory.reservation == change.memoryAllocation.reservation)
 
-        await self._driver.change(f"weigh {self.id[:12]}", partial(self.reference.ReconfigVM_Task, change), done)
+        await self._change("set the shares of", partial(self.reference.ReconfigVM_Task, change), done)
 
-    # -- what others do -------------------------------------------------------------------------------------------
+    # -- a machine of the pool ------------------------------------------------------------------------------------
+
+    def in_background(self, background: bool) -> None:
+        """See Adaptable. A waiting VM is idle, and the host shares its CPUs by weight: there is nothing to set."""
+
+    async def become(self, spec: MachineSpec) -> None:
+        """See Adaptable."""
+        await self._driver.turn_into(self, spec)
+
+    # -- changes by operators -------------------------------------------------------------------------------------
 
     @property
     def placement(self) -> PlacementState:
         """See Suspendable."""
-        facts = self.seen.facts if self.seen is not None else {}
-        host = facts.get("runtime.host")
-        return PlacementState(
-            str(facts.get("name") or ""),
-            host._moId if host is not None else "",
-            facts.get("runtime.powerState") == _SUSPENDED,
-        )
+        snapshot = self.snapshot
+        if snapshot is None:
+            return PlacementState()
+        return PlacementState(snapshot.name, snapshot.host, snapshot.suspended)
 
     async def wait_changed(self, than: PlacementState) -> PlacementState:
         """See Suspendable."""
@@ -216,74 +242,64 @@ class VsphereMachine(Machine):
         """See Suspendable."""
 
         async def done() -> bool:
-            return await self._power_state() == _SUSPENDED
+            return await self._power_state() == "suspended"
 
-        await self._driver.change(f"suspend {self.id[:12]}", self.reference.Suspend, done)
-        await self._told_suspended(True)
+        await self._change("suspend", self.reference.Suspend, done)
+        await self._wait_suspended(True)
 
     async def resume(self) -> None:
         """See Suspendable."""
-        if await self._power_state() != _SUSPENDED:
+        if await self._power_state() != "suspended":
             return
 
         async def done() -> bool:
             return await self._power_state() == "poweredOn"
 
-        await self._driver.change(f"resume {self.id[:12]}", self.reference.PowerOn, done)
-        await self._told_suspended(False)
+        await self._change("resume", self.reference.PowerOn, done)
+        await self._wait_suspended(False)
 
-    async def _power_state(self) -> str:
-        """Asked, not remembered."""
-        return str(await self._driver.session.look("power", self.reference, "runtime.powerState"))
-
-    async def _told_suspended(self, suspended: bool) -> None:
-        # What is soon undone is never told.
-        with trio.move_on_after(_UNDONE_SECONDS):
+    async def _wait_suspended(self, suspended: bool) -> None:
+        # With a limit: vSphere does not report a state that was undone soon after.
+        with trio.move_on_after(_SILENT_SECONDS):
             while self.placement.suspended != suspended and not self._gone:
                 await self._changed.wait()
 
-    # -- NICs ----------------------------------------------------------------------------------------------------
+    # -- NICs -----------------------------------------------------------------------------------------------------
 
     async def plug_nic(self, nic: Nic) -> None:
         """See Pluggable."""
-        spec = with_card(self.spec, nic)
+        spec = with_nic(self.spec, nic)
         change = plugging(spec, self.serial, nic, self._driver.inventory.backing_of(nic))
 
         async def there() -> bool:
-            return card_of(await self._devices(), nic.mac) is not None
+            return nic_device(await self._devices(), nic.mac) is not None
 
         await self._reconfigure("plug a NIC into", change, there, spec)
 
     async def unplug_nic(self, mac: str) -> None:
         """See Pluggable."""
-        spec = without_card(self.spec, mac)
-        device = card_of(await self._devices(), mac)
+        spec = without_nic(self.spec, mac)
+        device = nic_device(await self._devices(), mac)
         if device is None:
-            # Somebody has taken it away.
+            # An operator has removed the NIC.
             self.spec = spec
             return
 
         async def gone() -> bool:
-            return card_of(await self._devices(), mac) is None
+            return nic_device(await self._devices(), mac) is None
 
         await self._reconfigure("take a NIC from", unplugging(spec, self.serial, device), gone, spec)
 
     async def set_forwards(self, mac: str, forwards: tuple[Forward, ...]) -> None:
         """See Pluggable."""
         if forwards:
-            raise HypervisorError("vSphere's hosts forward no ports")
+            raise HypervisorError("ESXi hosts forward no ports")
 
-    async def _devices(self) -> Sequence[Any]:
-        return await self._driver.session.look("cards", self.reference, "config.hardware.device") or ()
+    async def _devices(self) -> Sequence[vim.vm.device.VirtualDevice]:
+        return await self._driver.session.look("NICs", self.reference, "config.hardware.device") or ()
 
     async def _reconfigure(
-        self, what: str, change: Any, done: Callable[[], Awaitable[bool]], spec: MachineSpec
+        self, what: str, change: vim.vm.ConfigSpec, done: Callable[[], Awaitable[bool]], spec: MachineSpec
     ) -> None:
-        await self._driver.change(f"{what} {self.id[:12]}", partial(self.reference.ReconfigVM_Task, change), done)
+        await self._change(what, partial(self.reference.ReconfigVM_Task, change), done)
         self.spec = spec
-
-    def last_words(self) -> str:
-        return ""
-
-    def forget_port(self) -> None:
-        self._driver.concentrator.forget(self._port)

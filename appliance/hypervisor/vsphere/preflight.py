@@ -12,7 +12,7 @@ from appliance.hypervisor.vsphere.appliances import Appliances
 from appliance.hypervisor.vsphere.datastore import folders_are_objects
 from appliance.hypervisor.vsphere.instantclones import why_none
 from appliance.hypervisor.vsphere.inventory import backing_of, find_one, find_pool
-from appliance.hypervisor.vsphere.session import Session
+from appliance.hypervisor.vsphere.session import Properties, Session
 
 T = TypeVar("T")
 
@@ -200,7 +200,7 @@ class Preflight:
     async def _look_at_datastore(self, setting: str, name: str, datastore: Any) -> None:
         facts = (
             await self._session.properties("datastore", [datastore], ["summary.accessible", "summary.freeSpace"])
-        ).get(datastore._moId, {})
+        ).get(datastore._moId, Properties())
         if facts.get("summary.accessible") is False:
             self.problems.append(Finding(setting, f"{name} is not accessible", "choose another one, or mend it"))
         elif setting == "--image-store" and 0 <= facts.get("summary.freeSpace", -1) < 2 << 30:

@@ -1,11 +1,10 @@
-"""Specs as vSphere takes them: pure, no call is made here."""
+"""ConfigSpecs and device changes of VMs, as vSphere's calls take them. Pure: no function here makes a call."""
 
 import json
 import re
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pyVmomi import vim
 
@@ -13,26 +12,33 @@ from appliance.errors import HypervisorError, InvalidParameter
 from appliance.hypervisor.driver import NO_BRIDGE, MachineSpec, Nic, ResourceShares, ScsiAddress
 from appliance.hypervisor.facts import decode_spec, encode_spec
 
-# Of machines' UUIDs, so that each is the same whenever it is asked for.
+# Namespace of the VMs' UUIDs (uuid5): the same tenant and id always give the same UUID.
 _NAMESPACE = uuid.UUID("6f3b1f0a-5d0e-4c55-9d2c-3f6f5a1f7c11")
-# In a machine's extraConfig: whose it is, which it is, what it was made to. The guest does not see keys without guestinfo.
+# Keys in a VM's extraConfig: its tenant, its id, its spec. The guest reads only keys that begin with guestinfo.
 TENANT_KEY, MACHINE_KEY, SPEC_KEY = "vch.tenant", "vch.machine", "vch.spec"
-# What the ids of machines begin with that are no container's: those that others are cloned from, and their clones.
+# Prefixes of the ids of unassigned machines: parents of InstantClones, and clones that wait for a container.
 PARENT, BLANK = "parent", "blank"
 GUEST_ID = "other5xLinux64Guest"
-_ADAPTER_KEY, _DISK_KEY, _CD_KEY, _CARD_KEY, _SERIAL_KEY = 1000, 2000, 3000, 4000, 9000
-# The first IDE controller, which every machine has.
+_ADAPTER_KEY, _DISK_KEY, _CD_KEY, _NIC_KEY, _SERIAL_KEY = 1000, 2000, 3000, 4000, 9000
+# The first IDE controller, which every VM has.
 _IDE_KEY = 200
 _FROM_CD = vim.vm.BootOptions(bootOrder=[vim.vm.BootOptions.BootableCdromDevice()])
-# Of paravirtual SCSI: four adapters of sixteen units, of which one is the adapter's own.
+# Paravirtual SCSI: four adapters of sixteen units. Unit 7 is the adapter itself.
 _ADAPTERS, _UNITS, _ADAPTERS_OWN_UNIT = 4, 15, 7
-_MORE_CARDS = 8
+_MOST_MORE_NICS = 8
 _SHORT_ID, _LONGEST_NAME = 12, 80
+
+
+# The backing of a NIC: a network, or a port of a distributed portgroup.
+NicBacking = vim.vm.device.VirtualDevice.BackingInfo
 
 
 @dataclass(frozen=True, slots=True)
 class PlacedDisk:
-    """A disk on a datastore: "[datastore] folder/name.vmdk", its bytes (0: as it is). What is only read is shared between machines."""
+    """A disk on a datastore: "[datastore] folder/name.vmdk", its size in bytes (0: the size of the file).
+
+    A read-only disk is shared between VMs.
+    """
 
     path: str
     size: int
@@ -41,53 +47,53 @@ class PlacedDisk:
 
 @dataclass(frozen=True, slots=True)
 class BootCd:
-    """What a machine boots from: "[datastore] folder/name.iso", the datastore, and the firmware: bios or efi."""
+    """The CD that a VM boots from: "[datastore] folder/name.iso", the datastore, and the firmware: bios or efi."""
 
     path: str
-    datastore: Any
+    datastore: vim.Datastore
     firmware: str
 
 
 def address_of(index: int) -> ScsiAddress:
-    """Where the guest finds a machine's disk of this number. HypervisorError when there is no place for so many."""
+    """Where the guest finds the disk of this index. HypervisorError when a VM cannot have so many disks."""
     if index >= _ADAPTERS * _UNITS:
-        raise HypervisorError(f"a machine has room for {_ADAPTERS * _UNITS} disks")
+        raise HypervisorError(f"a machine has at most {_ADAPTERS * _UNITS} disks")
     adapter, unit = divmod(index, _UNITS)
     return ScsiAddress(adapter, unit + (unit >= _ADAPTERS_OWN_UNIT), 0)
 
 
-def is_nobodys(machine: str) -> bool:
-    """Whether an id is that of a machine for containers to come."""
+def is_unassigned(machine: str) -> bool:
+    """Whether an id is that of a machine that belongs to no container yet."""
     return machine.startswith((PARENT, BLANK))
 
 
 def uuid_of(tenant: str, machine: str) -> str:
-    """The instance UUID of a tenant's machine: by it a machine is found whose creation was not heard of."""
+    """The UUID of a tenant's machine. A VM is found by it when the answer to its creation was lost."""
     return str(uuid.uuid5(_NAMESPACE, f"{tenant}/{machine}"))
 
 
-def check_names(convention: str) -> str:
-    """A convention of machines' names, if it is one: text with {name}, {id} and {tenant} in it. InvalidParameter."""
-    left = re.sub(r"\{(name|id|tenant)\}", "", convention)
+def check_names(template: str) -> str:
+    """Return a template for VM names: text with {name} or {id}, and optionally {tenant}. InvalidParameter for anything else."""
+    left = re.sub(r"\{(name|id|tenant)\}", "", template)
     if (
-        left == convention
-        or not {"{name}", "{id}"} & set(re.findall(r"\{\w+\}", convention))
+        left == template
+        or not {"{name}", "{id}"} & set(re.findall(r"\{\w+\}", template))
         or re.search(r"[{}%/\\\[\]]", left)
     ):
         raise InvalidParameter(
-            f"{convention!r} is no convention of names: text with {{name}} or {{id}} in it, and {{tenant}}"
+            f"{template!r} is not a template for VM names: it is text with {{name}} or {{id}}, and optionally {{tenant}}"
         )
-    return convention
+    return template
 
 
-def name_of(convention: str, tenant: str, spec: MachineSpec) -> str:
-    """What the vSphere client calls it; vSphere allows 80 characters."""
+def name_of(template: str, tenant: str, spec: MachineSpec) -> str:
+    """The VM's name in the vSphere client, at most 80 characters, which is vSphere's limit."""
     short = spec.id[:_SHORT_ID]
-    around = len(convention.format(name="", id=short, tenant=tenant))
-    # Of those that are no container's there may be many.
-    unmatched = tenant if "{id}" in convention else f"{tenant}-{short}"
-    name = (spec.name or unmatched)[: max(1, _LONGEST_NAME - around)]
-    return convention.format(name=name, id=short, tenant=tenant)[:_LONGEST_NAME]
+    around = len(template.format(name="", id=short, tenant=tenant))
+    # An unassigned machine has no name of its own, and there may be many of them.
+    fallback = tenant if "{id}" in template else f"{tenant}-{short}"
+    name = (spec.name or fallback)[: max(1, _LONGEST_NAME - around)]
+    return template.format(name=name, id=short, tenant=tenant)[:_LONGEST_NAME]
 
 
 def config_of(
@@ -96,28 +102,29 @@ def config_of(
     tenant: str,
     datastore: str,
     serial: tuple[str, str],
-    backing_of: Callable[[Nic], Any],
+    backing_of: Callable[[Nic], NicBacking],
     disks: Sequence[PlacedDisk] = (),
     cd: BootCd | None = None,
     *,
     all_adapters: bool = False,
     own_folder: bool = True,
 ) -> vim.vm.ConfigSpec:
-    """A machine that is not there yet. `serial` are the concentrator's URI and the port's own, `backing_of` a NIC is what backs it.
+    """The ConfigSpec of a new VM. `serial` holds the concentrator's URI and the port's own; `backing_of` gives a NIC's backing.
 
-    `all_adapters`: it is to have disks later, of whatever number. `own_folder`: in one that is called after it.
+    With `all_adapters` the VM has all SCSI adapters, for disks that are plugged in later. With `own_folder` the VM's folder on the
+    datastore has a name that follows from its id; otherwise the datastore chooses the folder.
     """
     folder = f"{tenant}-{spec.id[:24]}"
     devices = [_serial_port(*serial)]
     adapters = {address_of(index).adapter for index in range(len(disks))} if not all_adapters else set(range(_ADAPTERS))
     devices += [_adapter(number) for number in sorted(adapters)]
     devices += [_disk(index, disk, _DISK_KEY + index) for index, disk in enumerate(disks)]
-    devices += [_nic(_CARD_KEY + index, nic, backing_of(nic)) for index, nic in enumerate(_nics(spec))]
+    devices += [_nic(_NIC_KEY + index, nic, backing_of(nic)) for index, nic in enumerate(_nics(spec))]
     if cd is not None:
         devices.append(_cd(cd))
     return vim.vm.ConfigSpec(
         name=name,
-        # A folder of its own, whatever it is called.
+        # The folder does not depend on the VM's name, which an operator may change.
         files=vim.vm.FileInfo(vmPathName=f"[{datastore}] {folder}/{folder}.vmx" if own_folder else f"[{datastore}]"),
         instanceUuid=uuid_of(tenant, spec.id),
         guestId=GUEST_ID,
@@ -139,11 +146,11 @@ def _facts(spec: MachineSpec, tenant: str, serial: str) -> list[vim.option.Optio
     return [vim.option.OptionValue(key=key, value=value) for key, value in extra.items()]
 
 
-def _added(device: Any) -> vim.vm.device.VirtualDeviceSpec:
+def _added(device: vim.vm.device.VirtualDevice) -> vim.vm.device.VirtualDeviceSpec:
     return vim.vm.device.VirtualDeviceSpec(operation=vim.vm.device.VirtualDeviceSpec.Operation.add, device=device)
 
 
-def _removed(device: Any) -> vim.vm.device.VirtualDeviceSpec:
+def _removed(device: vim.vm.device.VirtualDevice) -> vim.vm.device.VirtualDeviceSpec:
     return vim.vm.device.VirtualDeviceSpec(operation=vim.vm.device.VirtualDeviceSpec.Operation.remove, device=device)
 
 
@@ -164,7 +171,7 @@ def _adapter(number: int) -> vim.vm.device.VirtualDeviceSpec:
 
 
 def _disk(index: int, disk: PlacedDisk, key: int) -> vim.vm.device.VirtualDeviceSpec:
-    """One that is only read gets a child of its own, in the machine's folder, so that the machine can be moved and snapshot."""
+    """A read-only disk gets a child disk in the VM's folder, so that vSphere can move the VM and take snapshots of it."""
     address = address_of(index)
     backing = vim.vm.device.VirtualDisk.FlatVer2BackingInfo(diskMode="persistent", thinProvisioned=True)
     if disk.read_only:
@@ -187,35 +194,43 @@ def _disk(index: int, disk: PlacedDisk, key: int) -> vim.vm.device.VirtualDevice
     return spec
 
 
-def without_disks(devices: Sequence[Any], folders: tuple[str, ...], *, own: bool = False) -> vim.vm.ConfigSpec | None:
-    """A change that takes away, and leaves alone, the disks of a machine that are below one of the folders; None when there are none.
+def without_disks(
+    devices: Sequence[vim.vm.device.VirtualDevice], folders: tuple[str, ...], *, own: bool = False
+) -> vim.vm.ConfigSpec | None:
+    """A change that detaches, and keeps, a VM's disks whose files are below one of `folders`; None when there are no such disks.
 
-    With `own` those of its own go, too, and are removed.
+    With `own` the change also detaches and deletes all other disks.
     """
     gone = []
     for device in devices:
         if isinstance(device, vim.vm.device.VirtualDisk):
-            kept = str(getattr(device.backing, "fileName", "")).startswith(folders)
-            if kept or own:
+            keeps_file = str(getattr(device.backing, "fileName", "")).startswith(folders)
+            if keeps_file or own:
                 change = _removed(device)
-                if not kept:
+                if not keeps_file:
                     change.fileOperation = vim.vm.device.VirtualDeviceSpec.FileOperation.destroy
                 gone.append(change)
     return vim.vm.ConfigSpec(deviceChange=gone) if gone else None
 
 
-# -- clones of a running machine ------------------------------------------------------------------------------------------
+# -- InstantClones --------------------------------------------------------------------------------------------------------
 
 
 def cloning(
-    spec: MachineSpec, name: str, tenant: str, serial: str, folder: Any, pool: Any, datastore: Any
+    spec: MachineSpec,
+    name: str,
+    tenant: str,
+    serial: str,
+    folder: vim.Folder,
+    pool: vim.ResourcePool,
+    datastore: vim.Datastore,
 ) -> vim.vm.InstantCloneSpec:
-    """A running machine that is to be nobody's for now. Its port keeps its parent's URI: vSphere lets no clone have another."""
+    """The spec of an unassigned InstantClone. Its serial port keeps the parent's URI: vSphere allows a clone no other."""
     return vim.vm.InstantCloneSpec(
         name=name,
         location=vim.vm.RelocateSpec(folder=folder, pool=pool, datastore=datastore),
         config=_facts(spec, tenant, serial),
-        # By this it is found again: its instance's is vCenter's to choose.
+        # The clone is found by this UUID: vCenter chooses the instance UUID.
         biosUuid=uuid_of(tenant, spec.id),
     )
 
@@ -226,42 +241,42 @@ def becoming(
     tenant: str,
     serial: str,
     disks: Sequence[PlacedDisk],
-    backing_of: Callable[[Nic], Any],
+    backing_of: Callable[[Nic], NicBacking],
 ) -> vim.vm.ConfigSpec:
-    """A change that makes a machine of nobody's this one."""
-    # Below zero: the server chooses the keys.
+    """A change that gives an unassigned VM the name, disks and NICs of `spec`."""
+    # For keys below zero the server chooses the real keys.
     devices = [_disk(index, disk, -1 - index) for index, disk in enumerate(disks)]
     devices += [_nic(-1 - len(disks) - number, nic, backing_of(nic)) for number, nic in enumerate(_nics(spec))]
     return vim.vm.ConfigSpec(name=name, deviceChange=devices, extraConfig=_facts(spec, tenant, serial))
 
 
-def weighing(spec: MachineSpec, weight: ResourceShares) -> vim.vm.ConfigSpec:
-    """A change of what a machine gets. Docker's 1024 shares a CPU stand for vSphere's 1000."""
-    level = "custom" if weight.cpu_shares else "normal"
-    shares = vim.SharesInfo(level=level, shares=weight.cpu_shares * spec.cpus * 1000 // 1024)
+def share_change(spec: MachineSpec, shares: ResourceShares) -> vim.vm.ConfigSpec:
+    """A change of a VM's shares. 1024 shares, Docker's default for a container, become vSphere's normal 1000 shares per CPU."""
+    level = "custom" if shares.cpu_shares else "normal"
+    cpu = vim.SharesInfo(level=level, shares=shares.cpu_shares * spec.cpus * 1000 // 1024)
     return vim.vm.ConfigSpec(
-        cpuAllocation=vim.ResourceAllocationInfo(shares=shares),
-        memoryAllocation=vim.ResourceAllocationInfo(reservation=min(weight.memory_mib, spec.memory_mib)),
+        cpuAllocation=vim.ResourceAllocationInfo(shares=cpu),
+        memoryAllocation=vim.ResourceAllocationInfo(reservation=min(shares.memory_mib, spec.memory_mib)),
     )
 
 
-# -- NICs that come and go while it runs ------------------------------------------------------------------------------
+# -- NICs of a running VM -------------------------------------------------------------------------------------------------
 
 
-def with_card(spec: MachineSpec, nic: Nic) -> MachineSpec:
-    """The same with one NIC more. HypervisorError when there is no room."""
+def with_nic(spec: MachineSpec, nic: Nic) -> MachineSpec:
+    """The spec with one more NIC. HypervisorError when all slots are used."""
     nics = [*spec.more_nics]
     if None in nics:
         nics[nics.index(None)] = nic
-    elif len(nics) < _MORE_CARDS:
+    elif len(nics) < _MOST_MORE_NICS:
         nics.append(nic)
     else:
-        raise HypervisorError(f"a machine has room for {_MORE_CARDS + 1} network NICs")
+        raise HypervisorError(f"a machine has at most {_MOST_MORE_NICS + 1} NICs")
     return replace(spec, more_nics=tuple(nics))
 
 
-def without_card(spec: MachineSpec, mac: str) -> MachineSpec:
-    """The same without the NIC of this address. HypervisorError when it has none."""
+def without_nic(spec: MachineSpec, mac: str) -> MachineSpec:
+    """The spec without the NIC of this MAC address. HypervisorError when there is no such NIC."""
     if spec.nic is not None and spec.nic.mac == mac:
         return replace(spec, nic=None)
     if not any(nic is not None and nic.mac == mac for nic in spec.more_nics):
@@ -270,31 +285,31 @@ def without_card(spec: MachineSpec, mac: str) -> MachineSpec:
     return replace(spec, more_nics=tuple(nics))
 
 
-def card_of(devices: Sequence[Any], mac: str) -> Any:
-    """The device of a machine that is the NIC of this address; None when there is none."""
+def nic_device(devices: Sequence[vim.vm.device.VirtualDevice], mac: str) -> vim.vm.device.VirtualEthernetCard | None:
+    """The NIC with this MAC address among a VM's devices."""
     nics = (one for one in devices if isinstance(one, vim.vm.device.VirtualEthernetCard))
     return next((one for one in nics if str(one.macAddress).lower() == mac.lower()), None)
 
 
-def plugging(spec: MachineSpec, serial: str, nic: Nic, backing: Any) -> vim.vm.ConfigSpec:
-    """A change that adds a NIC; `spec` is what the machine is after it."""
-    # Below zero: the server chooses the key.
-    return _rewritten(spec, serial, _nic(-1, nic, backing))
+def plugging(spec: MachineSpec, serial: str, nic: Nic, backing: NicBacking) -> vim.vm.ConfigSpec:
+    """A change that adds a NIC. `spec` is the machine's spec after the change."""
+    # For a key below zero the server chooses the real key.
+    return _change_device(spec, serial, _nic(-1, nic, backing))
 
 
-def unplugging(spec: MachineSpec, serial: str, device: Any) -> vim.vm.ConfigSpec:
-    """A change that takes a NIC away."""
-    return _rewritten(spec, serial, _removed(device))
+def unplugging(spec: MachineSpec, serial: str, device: vim.vm.device.VirtualDevice) -> vim.vm.ConfigSpec:
+    """A change that removes a NIC. `spec` is the machine's spec after the change."""
+    return _change_device(spec, serial, _removed(device))
 
 
-def _rewritten(spec: MachineSpec, serial: str, change: vim.vm.device.VirtualDeviceSpec) -> vim.vm.ConfigSpec:
+def _change_device(spec: MachineSpec, serial: str, change: vim.vm.device.VirtualDeviceSpec) -> vim.vm.ConfigSpec:
     return vim.vm.ConfigSpec(
         deviceChange=[change], extraConfig=[vim.option.OptionValue(key=SPEC_KEY, value=encode(spec, serial))]
     )
 
 
 def _serial_port(concentrator: str, own: str) -> vim.vm.device.VirtualDeviceSpec:
-    # The machine connects, as a client; what its own URI is, the host tells the concentrator (DO-PROXY).
+    # The VM's host connects to the concentrator as a client, and sends the port's own URI (DO-PROXY).
     backing = vim.vm.device.VirtualSerialPort.URIBackingInfo(serviceURI=own, direction="client", proxyURI=concentrator)
     connectable = vim.vm.device.VirtualDevice.ConnectInfo(startConnected=True, allowGuestControl=False, connected=True)
     return _added(
@@ -302,11 +317,11 @@ def _serial_port(concentrator: str, own: str) -> vim.vm.device.VirtualDeviceSpec
     )
 
 
-def _nic(key: int, nic: Nic, backing: Any) -> vim.vm.device.VirtualDeviceSpec:
-    # One that is on no network is there all the same, with its cable out.
-    there = nic.bridge != NO_BRIDGE
+def _nic(key: int, nic: Nic, backing: NicBacking) -> vim.vm.device.VirtualDeviceSpec:
+    # A NIC without a network exists, but is disconnected.
+    connected = nic.bridge != NO_BRIDGE
     connectable = vim.vm.device.VirtualDevice.ConnectInfo(
-        startConnected=there, allowGuestControl=False, connected=there
+        startConnected=connected, allowGuestControl=False, connected=connected
     )
     return _added(
         vim.vm.device.VirtualVmxnet3(
@@ -315,17 +330,17 @@ def _nic(key: int, nic: Nic, backing: Any) -> vim.vm.device.VirtualDeviceSpec:
     )
 
 
-# -- what was asked for, kept with the machine ----------------------------------------------------------------------------
+# -- the spec in a VM's extraConfig ---------------------------------------------------------------------------------------
 
 
 def encode(spec: MachineSpec, serial: str) -> str:
-    """A machine's spec and the URI of its serial port, as its extraConfig keeps them."""
+    """A machine's spec and the URI of its serial port, as the VM's extraConfig stores them."""
     return json.dumps({"spec": encode_spec(spec), "serial": serial}, separators=(",", ":"))
 
 
 def decode(text: str) -> tuple[MachineSpec, str]:
-    """Undo `encode`. ValueError for what is none: whoever may configure machines may write there."""
-    kept = json.loads(text)
-    if not isinstance(kept, dict) or not isinstance(kept.get("serial"), str):
-        raise ValueError("it is no machine of ours")
-    return decode_spec(kept.get("spec")), kept["serial"]
+    """Undo `encode`. ValueError for any other text: everyone who may configure the VM may change it."""
+    stored = json.loads(text)
+    if not isinstance(stored, dict) or not isinstance(stored.get("serial"), str):
+        raise ValueError("not the spec of a machine of this driver")
+    return decode_spec(stored.get("spec")), stored["serial"]

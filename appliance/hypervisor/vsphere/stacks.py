@@ -1,4 +1,7 @@
-"""Images of more layers than a machine has places for disks: the uppermost share one, each a partition of it (GPT: UEFI 2.10, 5.3)."""
+"""Stacks: for an image with more layers than a VM can have disks, the uppermost layers share one disk, a partition for each layer.
+
+The partition table is GPT (UEFI 2.10, 5.3).
+"""
 
 import hashlib
 import shutil
@@ -15,32 +18,32 @@ from appliance.hypervisor.driver import Disk
 
 T = TypeVar("T")
 
-# Disks of layers that a machine has at most: of its sixty, the rest are for its own and its volumes.
+# A VM has at most sixty disks. So many of them may be layers; the others are for its writable disk and its volumes.
 MOST_LAYERS = 40
-_SECTOR, _ALIGNED = 512, 1 << 20
+_SECTOR, _ALIGNMENT = 512, 1 << 20
 _ENTRIES, _ENTRY, _HEADER = 128, 128, 92
 _TABLE_SECTORS = _ENTRIES * _ENTRY // _SECTOR
 # "Linux filesystem data".
 _KIND = uuid.UUID("0fc63daf-8483-4772-8e79-3d69d8477de4")
-# Of disks' and partitions' own identities, so that each is the same whenever it is written.
+# Namespace of the GUIDs of disks and partitions (uuid5): the same layers always give the same bytes.
 _NAMESPACE = uuid.UUID("6f0b7f2e-4f8e-4d55-9a77-0f2a9df2b1c4")
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Which of a machine's disks it is, from 0, and which partition of that, from 1; 0 is all of it."""
+    """The index of a VM's disk, from 0, and the partition of that disk, from 1; partition 0 is the whole disk."""
 
     disk: int
     partition: int = 0
 
 
 def slots_of(disks: Sequence[Disk]) -> list[Slot]:
-    """Where each disk of a spec is."""
-    together = set(uppermost([number for number, disk in enumerate(disks) if disk.read_only]))
+    """The slot of each disk of a spec."""
+    stacked = set(uppermost([number for number, disk in enumerate(disks) if disk.read_only]))
     slots: list[Slot] = []
     number, place, partitions = 0, -1, 0
     for index in range(len(disks)):
-        if index not in together:
+        if index not in stacked:
             slots.append(Slot(number))
             number += 1
             continue
@@ -53,47 +56,47 @@ def slots_of(disks: Sequence[Disk]) -> list[Slot]:
 
 
 def uppermost(layers: Sequence[T]) -> Sequence[T]:
-    """Those of an image's layers, lowest first, that share a disk; none where there are few."""
+    """The layers of an image, lowest first, that share a disk; none when the image has few layers."""
     return layers[MOST_LAYERS - 1 :] if len(layers) > MOST_LAYERS else []
 
 
 def name_of_stack(layers: Sequence[Path]) -> str:
-    """What the disk is called that these share: the same for the same ones."""
+    """The name of the disk that these layers share. The same layers always give the same name."""
     return "stack-" + hashlib.sha256("\n".join(path.stem for path in layers).encode()).hexdigest()[:40]
 
 
 def size_of_stack(layers: Sequence[Path]) -> int:
-    """Bytes of that disk. HypervisorError when there are too many."""
+    """The size of that disk in bytes. HypervisorError when there are too many layers."""
     if len(layers) > _ENTRIES:
         raise HypervisorError(f"an image has at most {MOST_LAYERS - 1 + _ENTRIES} layers")
-    return sum(_whole(path.stat().st_size) for path in layers) + 2 * _ALIGNED
+    return sum(_aligned(path.stat().st_size) for path in layers) + 2 * _ALIGNMENT
 
 
-def _whole(size: int) -> int:
-    return -(-size // _ALIGNED) * _ALIGNED
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
 def write_stack(layers: Sequence[Path], out: BinaryIO) -> None:
-    """Write the disk into a new file."""
+    """Write that disk into a new file."""
     total = size_of_stack(layers)
     name = name_of_stack(layers)
     entries = bytearray()
-    at = _ALIGNED
+    at = _ALIGNMENT
     for path in layers:
         size = path.stat().st_size
         out.seek(at)
         with open(path, "rb") as source:
             shutil.copyfileobj(source, out, 1 << 20)
         own = uuid.uuid5(_NAMESPACE, f"{name}/{path.stem}")
-        last = (at + _whole(size)) // _SECTOR - 1
+        last = (at + _aligned(size)) // _SECTOR - 1
         entries += struct.pack("<16s16sQQQ72s", _KIND.bytes_le, own.bytes_le, at // _SECTOR, last, 0, b"")
-        at += _whole(size)
+        at += _aligned(size)
     entries += bytes(_ENTRIES * _ENTRY - len(entries))
     last = total // _SECTOR - 1
     disk = uuid.uuid5(_NAMESPACE, name).bytes_le
     out.truncate(total)
     out.seek(0)
-    # What knows no GPT sees a disk that is full (5.2.3).
+    # The protective MBR: software without GPT support sees a full disk (5.2.3).
     out.write(
         bytes(446)
         + struct.pack("<B3sB3sII", 0, b"\0\2\0", 0xEE, b"\xff" * 3, 1, min(last, 0xFFFFFFFF))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 IAC, DONT, DO, WONT, WILL, SB, SE = 255, 254, 253, 252, 251, 250, 240
 BINARY, SUPPRESS_GO_AHEAD, VMWARE = 0, 3, 232
 _OFFERED = frozenset((BINARY, SUPPRESS_GO_AHEAD, VMWARE))
-# VMware's are some dozens of bytes; the longest has a URI.
+# VMware's messages have some dozens of bytes; the longest holds a URI.
 _MOST_SUBNEGOTIATION = 4096
 _ESCAPED = bytes((IAC, IAC))
 
@@ -17,21 +17,21 @@ class TelnetError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """What the serial port said."""
+    """Bytes of the serial port."""
 
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Subnegotiation:
-    """A message of an option; for VMware's the first byte says which."""
+    """A message of an option. The first byte of a VMware message is its code."""
 
     option: int
     body: bytes
 
 
 def escape(data: bytes) -> bytes:
-    """Data as it is sent in binary mode."""
+    """Data as binary mode sends it."""
     return data.replace(b"\xff", _ESCAPED)
 
 
@@ -40,18 +40,18 @@ def subnegotiation(option: int, body: bytes) -> bytes:
 
 
 class Telnet:
-    """One end of a connection. What `receive` finds that wants an answer is answered in `to_send`."""
+    """One end of a connection. Answers to the peer's commands collect in `to_send`."""
 
     def __init__(self) -> None:
         self._rest = b""
         self._body: bytearray | None = None
-        # What each end was told to do with an option: answers are given to changes only, so nobody is kept busy.
+        # The state of each option at each end. Only a change is answered, so that the ends do not answer each other for ever.
         self._ours: dict[int, bool] = {}
         self._theirs: dict[int, bool] = {}
         self.to_send = bytearray()
 
     def open(self) -> None:
-        """Ask for what a serial port needs."""
+        """Request the options that a serial port needs."""
         for option in sorted(_OFFERED):
             self._theirs[option] = True
             self.to_send += bytes((IAC, DO, option))
@@ -60,7 +60,7 @@ class Telnet:
             self.to_send += bytes((IAC, WILL, option))
 
     def receive(self, data: bytes) -> Iterator[Data | Subnegotiation]:
-        """What is in the bytes that came. TelnetError when a subnegotiation has no end."""
+        """Return data and messages in received bytes. TelnetError when a subnegotiation is too long."""
         data, self._rest = self._rest + data, b""
         at = 0
         plain = bytearray()
@@ -89,7 +89,7 @@ class Telnet:
             yield Data(bytes(plain))
 
     def _take(self, run: bytes, plain: bytearray) -> None:
-        """Bytes that are no command: a subnegotiation's while one is open."""
+        """Take bytes that are not a command. While a subnegotiation is open they belong to it."""
         if self._body is None:
             plain += run
             return
@@ -114,7 +114,7 @@ class Telnet:
             self._negotiate(self._theirs, command[2], code == WILL, DO, DONT)
         elif code in (DO, DONT):
             self._negotiate(self._ours, command[2], code == DO, WILL, WONT)
-        # All other commands (NOP, AYT, BRK...) mean nothing to a serial port.
+        # Other commands (NOP, AYT, BRK...) have no effect on a serial port.
         return None
 
     def _negotiate(self, known: dict[int, bool], option: int, wanted: bool, yes: int, no: int) -> None:

@@ -1,7 +1,7 @@
-"""A TLS context for one server that is known by its certificate's thumbprint, for whatever library makes the connections.
+"""A TLS context that accepts one server, by the thumbprint of the server's certificate. Any HTTP library can use it.
 
-pyVmomi's own check is made only where the usual one has failed, and turns verification off for all that come after; httpx has none.
-Here it is a part of the handshake: nothing is sent before it.
+pyVmomi checks a thumbprint only after the usual verification has failed, and then turns verification off for all later connections.
+httpx has no such check. Here the check is part of the handshake, so nothing is sent before it.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ class OtherCertificate(OSError):
 
 
 def plain_thumbprint(text: str) -> str:
-    """Hexadecimal digits without what people put between. ValueError when it is neither SHA-1's nor SHA-256's."""
+    """The hexadecimal digits of a thumbprint, without colons and spaces. ValueError when it is neither SHA-1 nor SHA-256."""
     digits = text.replace(":", "").replace(" ", "").lower()
     if len(digits) not in _HASHES or not set(digits) <= set("0123456789abcdef"):
         raise ValueError(f"{text!r} is neither a SHA-1 nor a SHA-256 thumbprint")
@@ -25,7 +25,7 @@ def plain_thumbprint(text: str) -> str:
 
 
 class PinnedContext(ssl.SSLContext):
-    """Believes whoever has the certificate of this thumbprint, and nobody else."""
+    """Accepts the server whose certificate has this thumbprint, and no other."""
 
     thumbprint: str
 
@@ -33,7 +33,7 @@ class PinnedContext(ssl.SSLContext):
     def of(cls, thumbprint: str) -> "PinnedContext":
         context = cls(ssl.PROTOCOL_TLS_CLIENT)
         context.thumbprint = plain_thumbprint(thumbprint)
-        # By what it is called, and by whom it is vouched for, is not asked.
+        # Neither the name in the certificate nor its issuer matters.
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         context.sslsocket_class = _PinnedSocket
@@ -41,11 +41,11 @@ class PinnedContext(ssl.SSLContext):
         return context
 
     def verify(self, certificate: bytes | None) -> None:
-        """OtherCertificate when it is not the one (DER)."""
+        """Check a certificate in DER form. OtherCertificate when its thumbprint differs."""
         found = _HASHES[len(self.thumbprint)](certificate or b"").hexdigest()
         if not hmac.compare_digest(found, self.thumbprint):
             raise OtherCertificate(
-                f"its certificate's thumbprint is {found}, and not {self.thumbprint} as --thumbprint says"
+                f"the thumbprint of its certificate is {found}, not {self.thumbprint} as --thumbprint says"
             )
 
 

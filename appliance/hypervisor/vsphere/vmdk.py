@@ -1,18 +1,21 @@
-"""Virtual disks as files: a descriptor, and the bytes as they are (Virtual Disk Format 5.0, VMware)."""
+"""Virtual disks as files: a descriptor file and a flat file with the bytes (Virtual Disk Format 5.0, VMware)."""
 
 _SECTOR = 512
 _HEADS, _SECTORS = 255, 63
 
 
 def flat_name(name: str) -> str:
-    """The file with the bytes of a disk NAME.vmdk."""
+    """The name of the flat file of a disk NAME.vmdk."""
     return f"{name.removesuffix('.vmdk')}-flat.vmdk"
 
 
 def descriptor(name: str, size: int, content: int) -> bytes:
-    """NAME.vmdk of a flat disk of `size` bytes. `content` is a number that changes with them. ValueError for half a sector."""
+    """The descriptor file NAME.vmdk of a flat disk of `size` bytes. `content` is a number that changes with the bytes.
+
+    ValueError when `size` is not a multiple of a sector.
+    """
     if size % _SECTOR:
-        raise ValueError(f"a disk of {size} bytes is no number of sectors")
+        raise ValueError(f"the size of a disk, {size} bytes, is not a whole number of sectors")
     sectors = size // _SECTOR
     lines = (
         "# Disk DescriptorFile",

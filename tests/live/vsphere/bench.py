@@ -100,7 +100,7 @@ async def _measure_adoption(simulator: Simulator, count: int) -> None:
                 "many",
                 inventory.datastore_name,
                 ("telnet://192.0.2.1:2377", f"vch:{number}"),
-                lambda _: None,
+                inventory.backing_of,
             )
             await session.change("create", inventory.folder.CreateVM_Task, config, inventory.pool)
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import pytest
 
-from appliance.hypervisor.vsphere.session import Server
+from appliance.hypervisor.vsphere.server import Server
 from tests.live.certificates import self_signed
 from tests.live.gotools import vcsim
 from tests.live.programs import running_program

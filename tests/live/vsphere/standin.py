@@ -36,9 +36,10 @@ from pyVmomi import vim
 from appliance.config import default_guest
 from appliance.errors import HypervisorError
 from appliance.hypervisor.qemu.monitor import Monitor
-from appliance.hypervisor.vsphere.collector import Collector, Seen
-from appliance.hypervisor.vsphere.session import Server, Session
-from appliance.hypervisor.vsphere.spec import MACHINE_KEY, is_nobodys
+from appliance.hypervisor.vsphere.collector import Collector, MachineSnapshot
+from appliance.hypervisor.vsphere.server import Server
+from appliance.hypervisor.vsphere.session import Session
+from appliance.hypervisor.vsphere.spec import MACHINE_KEY, is_unassigned
 from appliance.hypervisor.vsphere.vmdk import flat_name
 from tests.live.vsphere.appliancebody import is_appliance, run_appliance
 from tests.live.vsphere.serialport import ABORT, BEGIN, COMPLETE, GOAHEAD, PEER, PEER_OK, SerialPort, connected
@@ -67,14 +68,14 @@ class StandInHost:
         self._running: dict[str, trio.CancelScope] = {}
         self._bodies: dict[str, _Body] = {}
 
-    def _on_change(self, key: str, seen: Seen | None) -> None:
-        if seen is not None and seen.on and key not in self._running:
+    def _on_change(self, key: str, snapshot: MachineSnapshot | None) -> None:
+        if snapshot is not None and snapshot.on and key not in self._running:
             scope = self._running[key] = trio.CancelScope()
-            self._nursery.start_soon(self._run, key, seen.reference, scope)
-        elif (seen is None or not seen.on) and key in self._running:
+            self._nursery.start_soon(self._run, key, snapshot.reference, scope)
+        elif (snapshot is None or not snapshot.on) and key in self._running:
             self._running.pop(key).cancel()
-        if seen is not None and (body := self._bodies.get(key)) is not None:
-            body.sleep(seen.facts.get("runtime.powerState") == "suspended")
+        if snapshot is not None and (body := self._bodies.get(key)) is not None:
+            body.sleep(snapshot.suspended)
 
     async def _run(self, key: str, reference: Any, scope: trio.CancelScope) -> None:
         ended = False
@@ -126,8 +127,12 @@ class StandInHost:
         elif what == "migrate":
             await self.collector.carry_out("operator", reference.RelocateVM_Task, await self._elsewhere(reference))
         else:
-            act = {"suspend": reference.Suspend, "resume": reference.PowerOn, "rename": reference.Rename}[what]
-            await self.collector.carry_out("operator", act, *more)
+            acts: dict[str, Any] = {
+                "suspend": reference.Suspend,
+                "resume": reference.PowerOn,
+                "rename": reference.Rename,
+            }
+            await self.collector.carry_out("operator", acts[what], *more)
 
     async def _elsewhere(self, reference: Any) -> Any:
         """Another host of its cluster."""
@@ -402,7 +407,7 @@ class _Body:
         ]
         # QEMU's PVSCSI forgets over a migration how much it has told its guest of disks: those that are cloned have another.
         machine = next(one.value for one in self._config.extraConfig if one.key == MACHINE_KEY)
-        model = "virtio-scsi-pci" if is_nobodys(machine) else "pvscsi"
+        model = "virtio-scsi-pci" if is_unassigned(machine) else "pvscsi"
         return [part for one in found for part in ("-device", f"{model},id={_adapter(one.key)}")]
 
     def _disks(self, devices: list[Any]) -> dict[str, "_BodyDisk"]:

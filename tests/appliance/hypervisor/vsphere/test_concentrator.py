@@ -13,7 +13,8 @@ import trio
 from trio.testing import MockClock
 
 from appliance.errors import HypervisorError
-from appliance.hypervisor.vsphere.concentrator import Concentrator, Port
+from appliance.hypervisor.vsphere.concentrator import Concentrator
+from appliance.hypervisor.vsphere.serial_port import SerialPort as Port
 from appliance.hypervisor.vsphere.telnet import DO, IAC, SB, VMWARE, WILL
 from tests.live.certificates import self_signed
 from tests.live.vsphere.serialport import (

@@ -18,7 +18,8 @@ from appliance.hypervisor import SCRATCH, Disk, DiskKind, Driver, MachineSpec
 from appliance.hypervisor.vsphere.concentrator import Concentrator
 from appliance.hypervisor.vsphere.driver import VsphereDriver
 from appliance.hypervisor.vsphere.inventory import Names
-from appliance.hypervisor.vsphere.session import Server, Session
+from appliance.hypervisor.vsphere.server import Server
+from appliance.hypervisor.vsphere.session import Session
 from appliance.hypervisor.vsphere.spec import uuid_of
 from appliance.image.erofs import write_erofs
 from tests.appliance.hypervisor.contract import DriverContract

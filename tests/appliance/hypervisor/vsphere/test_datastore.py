@@ -30,7 +30,9 @@ async def _datastore(simulator: Simulator) -> AsyncIterator[tuple[Datastore, Pat
         inventory = await find(session, Names("tenant", bridge="VM Network"))
         collector = Collector(session, inventory.folder, lambda key, seen: None)
         nursery.start_soon(collector.run)
-        async with Datastore.open(session, inventory, "tenant", collector.carry_out) as datastore:
+        async with Datastore.open(
+            session, inventory.location(inventory.datastore, inventory.datastore_name), "tenant", collector.carry_out
+        ) as datastore:
             info = await session.look("datastore", inventory.datastore, "info")
             yield datastore, Path(info.url) / "vch-tenant"
         nursery.cancel_scope.cancel()
@@ -98,7 +100,7 @@ async def test_a_tenant_is_one_appliances(simulator: Simulator) -> None:
 
 
 def test_a_disk_is_whole_sectors() -> None:
-    with pytest.raises(ValueError, match="no number of sectors"):
+    with pytest.raises(ValueError, match="not a whole number of sectors"):
         descriptor("x.vmdk", 1000, 1)
 
 

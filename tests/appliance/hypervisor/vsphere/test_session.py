@@ -13,10 +13,11 @@ from pyVmomi import vim
 
 from appliance import __version__
 from appliance.errors import HypervisorError, InvalidParameter
-from appliance.hypervisor.vsphere.collector import Collector, Seen
+from appliance.hypervisor.vsphere.collector import Collector, MachineSnapshot
 from appliance.hypervisor.vsphere.extension import Extension
 from appliance.hypervisor.vsphere.faults import AlreadyThere, Gone, LoginRefused, WrongState
-from appliance.hypervisor.vsphere.session import Server, Session
+from appliance.hypervisor.vsphere.server import Server
+from appliance.hypervisor.vsphere.session import Session
 from tests.live.vsphere.simulator import PASSWORD, Simulator, server_of
 
 
@@ -38,8 +39,8 @@ class _World:
 
         self._news = trio.Event()
 
-        def on_change(key: str, seen: Seen | None) -> None:
-            told.append((key, "gone" if seen is None else str(seen.facts.get("runtime.powerState"))))
+        def on_change(key: str, snapshot: MachineSnapshot | None) -> None:
+            told.append((key, "gone" if snapshot is None else snapshot.power_state or "None"))
             self._news.set()
 
         self.collector = Collector(session, self.folder, on_change)
