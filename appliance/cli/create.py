@@ -202,9 +202,9 @@ async def _make(
             options.endpoint_memory,
         )
         report.step(f"Uploading {options.ova.name} to {places.datastore_name}")
-        made.machine = await appliances.deploy(plan, package, report.progress)
+        machine = made.machine = await appliances.deploy(plan, package, report.progress)
         if options.vm_group:
-            await appliances.group(made.pool, options.vm_group).add(made.machine)
+            await appliances.group(made.pool, options.vm_group).add(machine)
         if options.ops_extension:
             # As late as possible, since the ticket expires soon.
             deployed = await appliances.look(made.machine)
