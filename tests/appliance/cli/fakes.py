@@ -12,7 +12,7 @@ from appliance.cli.main import parser
 from appliance.cli.report import Report
 from appliance.errors import NotFound
 from appliance.hypervisor.vsphere.appliances import Deployed
-from appliance.hypervisor.vsphere.session import Server
+from appliance.hypervisor.vsphere.server import Server
 from tests.appliance.provision.values import LEAST
 
 SERVER = Server("vc.example", "admin", "s3cret", 443, "AB:CD")
