@@ -121,6 +121,7 @@ def test_sparse_and_big_files_stay_sparse(tmp_path: Path) -> None:
         assert image.stat().st_blocks * 512 < 1 << 20
 
 
+@pytest.mark.slow  # its size is the point
 def test_a_hundred_thousand_entries(tmp_path: Path) -> None:
     tar = Tar(tarfile.USTAR_FORMAT)
     for number in range(100_000):

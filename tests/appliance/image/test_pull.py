@@ -171,6 +171,7 @@ async def test_a_layer_larger_than_said(tmp_path: Path) -> None:
         await refused(tmp_path, lie, ProtocolError, "larger than its manifest says|verification failed")
 
 
+@pytest.mark.slow  # it waits for real timeouts
 async def test_a_stalling_registry(tmp_path: Path) -> None:
     with LyingRegistry() as registry:
         lie = Lie(registry)
@@ -316,6 +317,7 @@ async def test_a_manifest_too_large(tmp_path: Path) -> None:
         await refused(tmp_path, lie, ProtocolError, "sent more than")
 
 
+@pytest.mark.slow  # its size is the point
 async def test_a_bomb_in_a_layer(tmp_path: Path) -> None:
     """Zeros without end behind the archive: counted for the digest, kept nowhere."""
     with LyingRegistry() as registry:
