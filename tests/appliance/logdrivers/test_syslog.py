@@ -11,7 +11,8 @@ import trio
 import trio.testing
 
 from appliance.container.container_record import ContainerRecord
-from appliance.logdrivers import ShippingDriver, driver_named
+from appliance.errors import InvalidParameter
+from appliance.logdrivers import LogLimits, ShippingDriver, driver_named
 from appliance.streams.logfile import LogFile
 from tests.appliance.logdrivers.records import record_with
 
@@ -195,3 +196,25 @@ async def test_datagrams_on_a_unix_socket(tmp_path: Path) -> None:
     assert message.startswith(b"<134>1 ")
     # A long line is cut.
     assert message.count(b"x") == 16 << 10
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"max-size": "1m"}, "unknown log opt 'max-size' for syslog log driver"),
+        ({"syslog-address": "x"}, "syslog-address should be in form proto://address, got x"),
+        ({"syslog-facility": "x"}, "invalid syslog facility"),
+        ({"syslog-format": "x"}, "Invalid syslog format"),
+        ({"cache-max-file": "0"}, "max-file cannot be less than 1"),
+    ],
+)
+def test_wrong_options(options: dict[str, str], text: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        _driver().check(options)
+    assert str(caught.value) == text
+
+
+def test_the_limits_are_those_of_the_cache() -> None:
+    assert _driver().limits({}) == LogLimits(20 << 20, 5)
+    assert _driver().limits({"cache-max-size": "1m"}) == LogLimits(1 << 20, 5)
+    assert _driver().check({"tag": "{{.Name}}"}) == []

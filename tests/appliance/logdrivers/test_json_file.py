@@ -1,0 +1,35 @@
+"""json-file."""
+
+import pytest
+
+from appliance.errors import InvalidParameter
+from appliance.logdrivers.driver import LogLimits
+from appliance.logdrivers.json_file import JsonFileDriver
+
+
+def test_no_limit_by_default() -> None:
+    driver = JsonFileDriver()
+    assert driver.limits({}) == LogLimits(0, 1)
+    assert driver.limits({"max-size": "10m", "max-file": "3"}) == LogLimits(10 << 20, 3)
+    assert driver.limits({"max-size": "-1"}) == LogLimits(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"max-file": "0"}, "max-file cannot be less than 1"),
+        ({"max-file": "-2"}, "max-file cannot be less than 1"),
+        ({"max-file": "x"}, "invalid max-file: x"),
+    ],
+)
+def test_wrong_limits(options: dict[str, str], text: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        JsonFileDriver().check(options)
+    assert str(caught.value) == text
+
+
+def test_options_without_effect_are_named() -> None:
+    assert JsonFileDriver().check({"max-size": "1m", "tag": "x", "labels": "a"}) == [
+        "log option labels was discarded",
+        "log option tag was discarded",
+    ]

@@ -1,0 +1,12 @@
+"""local."""
+
+from appliance.logdrivers.driver import LogLimits
+from appliance.logdrivers.local import LocalDriver
+
+
+def test_100_mib_by_default() -> None:
+    driver = LocalDriver()
+    assert driver.limits({}) == LogLimits(20 << 20, 5)
+    assert driver.limits({"max-size": "-1"}) == LogLimits(0, 5)
+    assert driver.limits({"max-size": "1m"}) == LogLimits(1 << 20, 5)
+    assert driver.check({"compress": "false"}) == ["log option compress was discarded"]
