@@ -29,7 +29,7 @@ class Archive:
 
     @asynccontextmanager
     async def read(self, ref: str, path: str) -> AsyncIterator[tuple[PathStat, AsyncGenerator[bytes, None]]]:
-        """What is at the path, and a tar of it."""
+        """(Stat of the path, a tar of it)."""
         container = self._registry.get(ref)
         async with self._file_sessions.files(container) as files:
             with _named(path, ref):
@@ -47,7 +47,7 @@ class Archive:
         no_overwrite_dir_non_dir: bool,
         copy_owner: bool,
     ) -> None:
-        """Unpack a tar into the directory at the path; with `copy_owner` all of it becomes the container's user's."""
+        """Unpack a tar into a directory; with `copy_owner` the container's user owns the files."""
         container = self._registry.get(ref)
         if container.record.host_config.readonly_rootfs:
             raise Forbidden("container rootfs is marked read-only")
@@ -66,7 +66,7 @@ class Archive:
 
     @asynccontextmanager
     async def export(self, ref: str) -> AsyncIterator[AsyncGenerator[bytes, None]]:
-        """A tar of all that the container's disks make up."""
+        """A tar of the container's root file system, without its volumes."""
         container = self._registry.get(ref)
         async with self._file_sessions.files(container) as files, aclosing(files.root.read()) as archive:
             yield archive
@@ -74,14 +74,14 @@ class Archive:
 
     @asynccontextmanager
     async def layer(self, container: Container) -> AsyncIterator[AsyncGenerator[bytes, None]]:
-        """What differs from the image, as a layer's tar."""
+        """The changes of the container to its image, as a layer's tar."""
         async with self._file_sessions.files(container) as files, aclosing(files.read_layer()) as archive:
             yield archive
 
 
 @contextmanager
 def _named(path: str, ref: str) -> Iterator[None]:
-    """The guest knows no container: say whose file is missing."""
+    """Name the container in the error: the guest does not know its name."""
     try:
         yield
     except NotFound as error:

@@ -1,7 +1,7 @@
-"""Checkpoints: a running container's machine, kept whole, to be started again from that moment.
+"""Checkpoints: the saved state of a running container's machine, to start the container again from that moment.
 
-A checkpoint is a folder named by its id, below the container's own or one that the client names: `machine/` is the driver's,
-`container.json` ours. It is made under another name and renamed when complete.
+A checkpoint is a folder named by its id, in the container's folder or in one that the client names. The driver writes `machine/`,
+this module `container.json`. The folder has another name until it is complete.
 """
 
 import json
@@ -25,7 +25,7 @@ from appliance.hypervisor import Checkpointable
 log = logging.getLogger(__name__)
 
 _FOLDER = "checkpoints"
-# Of a folder, with what is put before and after it.
+# File names have 255 bytes; an unfinished checkpoint has a longer name.
 _LONGEST_NAME = 200
 _AWAKE_SECONDS = 30.0
 
@@ -65,7 +65,7 @@ class Checkpoints:
                 raise VchError(f"Invalid checkpoint ID ({checkpoint_id}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
             run, machine = container.run, container.run.machine
             if not isinstance(machine, Checkpointable):
-                raise Unsupported("this hypervisor keeps no checkpoints")
+                raise Unsupported("this hypervisor does not support checkpoints")
             root = self._root(container, directory)
             target, half = root / checkpoint_id, root / f".{checkpoint_id}.half"
             if target.exists():
@@ -77,7 +77,7 @@ class Checkpoints:
                 root.mkdir(parents=True, exist_ok=True, mode=0o700)
                 await _remove(half)
                 (half / "machine").mkdir(parents=True, mode=0o700)
-                # A second request for the same name, or the client's end, must not meet half of it.
+                # Once the machine is saved, a client that disconnects must not leave it unfinished.
                 with trio.CancelScope(shield=True):
                     await self._save(container, run, machine, half, go_on=leave_running)
                     half.rename(target)
@@ -87,7 +87,7 @@ class Checkpoints:
                 raise VchError(f"Cannot checkpoint container {ref}: {error}") from error
             self._repository.emit(container, "checkpoint")
             if leave_running:
-                # It stood still; its clock has to know.
+                # The machine stood still, so its clock is late.
                 try:
                     await run.session.awaken(_AWAKE_SECONDS)
                 except VchError as error:
@@ -105,7 +105,7 @@ class Checkpoints:
         await machine.save_to(folder / "machine", at_rest, go_on=go_on)
         if not go_on:
             container.record.stopped_by_user = True
-            # What was on its way when the machine stopped is in the log by now, or else in the checkpoint.
+            # Output that was under way when the machine stopped is in the log now, or else in the checkpoint.
             await run.gone.wait()
             offset = run.offset
         text = json.dumps({"container": container.id, "log_offset": offset})
@@ -131,7 +131,7 @@ class Checkpoints:
         if not NAME.fullmatch(checkpoint_id) or not folder.is_dir() or folder.is_symlink():
             raise VchError(f"checkpoint {checkpoint_id} does not exist for container {ref}")
         if not (folder / "container.json").is_file():
-            raise VchError(f"{folder} is no checkpoint")
+            raise VchError(f"{folder} is not a checkpoint")
         await _remove(folder)
 
     @staticmethod
@@ -140,7 +140,7 @@ class Checkpoints:
             return container.folder / _FOLDER
         path = Path(directory)
         if not path.is_absolute() or ".." in path.parts or "\0" in directory:
-            raise InvalidParameter(f"invalid checkpoint directory {directory}: an absolute path without ..")
+            raise InvalidParameter(f"invalid checkpoint directory {directory}: it must be an absolute path without ..")
         return path
 
 

@@ -1,4 +1,4 @@
-"""`docker commit`: an image of what a container has become."""
+"""`docker commit`: an image of a container's present files."""
 
 import tempfile
 import time
@@ -23,7 +23,7 @@ from appliance.image.instructions import apply_instructions
 from appliance.image.reference import parse_reference
 from appliance.image.store import ImageRecord, ImageStore
 
-# A tar of nothing: it makes no layer.
+# The digest of an empty tar, for which no layer is added.
 _EMPTY = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"
 _PIECE = 1 << 20
 
@@ -48,9 +48,9 @@ class Commits:
         self._signals = signals
 
     async def commit(self, ref: str, wanted: Commit) -> ImageRecord:
-        """Make the image, and tag it if it is to have a name. VchError leaves nothing behind."""
+        """Make the image, and tag it if `wanted` has a name. After a VchError nothing remains."""
         container = self._registry.get(ref)
-        # What is wrong with the request is found before anything stands still.
+        # Errors of the request are found before the container is paused.
         reference = parse_reference(wanted.name).with_default_tag() if wanted.name else None
         if reference is not None and reference.digest:
             raise InvalidParameter("refusing to create a tag with a digest reference")
@@ -63,7 +63,7 @@ class Commits:
             except VchError:
                 if not ran or container.running:
                     raise
-                # It has ended meanwhile, and its machine with it: now it stands still by itself.
+                # The container ended meanwhile, and its machine too. Its files do not change now, so no pause is needed.
                 file.seek(0)
                 file.truncate()
                 await self._spool_layer(container, file, pause=False)
@@ -88,7 +88,7 @@ class Commits:
                 await self._signals.pause(container.id)
                 paused = True
             except Conflict:
-                pass  # it has just ended, or somebody else paused it
+                pass  # it has just ended, or another client paused it
         try:
             async with self._archive.layer(container) as archive:
                 async for data in archive:

@@ -108,5 +108,5 @@ class ContainerCreation:
         try:
             self._registry.get(name)
         except NotFound as error:
-            # 400, as moby: the client would take 404 for an image that is missing.
+            # 400, as moby: for 404 the client would pull the image.
             raise InvalidParameter(f"could not get container for {name}: {error}") from error

@@ -1,4 +1,4 @@
-"""Execs: further processes in a running container. They live in memory: with this process the record of them is gone."""
+"""Execs: further processes in a running container. Only this process knows them: a restart of the daemon forgets them."""
 
 import logging
 import secrets
@@ -22,16 +22,16 @@ from appliance.guest import Fanout, GuestSession, ProcessSetup, StartRefused, St
 log = logging.getLogger(__name__)
 
 _START_SECONDS = 60.0
-# Ended ones are kept for whoever asks how they ended (moby: until a collection every five minutes).
+# Clients ask for the exit code after the end (moby forgets ended execs every five minutes).
 _KEPT_SECONDS = 300.0
-# Of one container, ended ones included; each costs the guest a process and both sides some memory.
+# For each container, ended execs included. An exec costs the guest a process, and both sides memory.
 _MOST = 1000
 _ACK_BYTES = 128 << 10
 
 
 @dataclass(slots=True)
 class Exec:
-    """One exec. `exit_code` is None until it has ended, `began` says that it was started once."""
+    """One exec. `exit_code` is None until it has ended; `began`: it was started."""
 
     id: str
     container: Container
@@ -150,14 +150,14 @@ class Execs:
             rows=one.size[0],
             columns=one.size[1],
         )
-        code = 137  # what becomes of it when its machine goes
+        code = 137  # the code if the machine ends before the process
         started = False
         try:
             async with trio.open_nursery() as nursery, session.launch(None, process, _START_SECONDS) as launched:
                 started = True
                 one.pid = launched.started.pid
                 if one.tty and one.size != (process.rows, process.columns):
-                    # Told while it was being started.
+                    # The client resized the terminal during the start.
                     await session.resize(one.id, *one.size)
                 ready.set()
                 if one.config.attach_stdin:
@@ -185,12 +185,12 @@ class Execs:
             elif one.container.running:
                 log.warning("exec %s of container %s: %s", one.id[:12], one.container.id[:12], leaves(group)[0])
         except* Exception as group:
-            # Who waits for its start, or its end, is not to wait for ever.
+            # Clients that wait for the start or the end must get an answer.
             log.exception("exec %s of container %s failed", one.id[:12], one.container.id[:12])
             if not started:
                 code = 126
                 outcome.append(unforeseen(leaves(group)[0]))
-        # Recorded before the streams end: clients ask for it as soon as they do.
+        # Recorded before the streams end: clients ask for the exit code right after that.
         one.running = False
         one.exit_code = code
         one.ended_at = time.monotonic()
@@ -208,7 +208,7 @@ class Execs:
 
 
 async def drain(session: GuestSession, process_id: str, offset: int) -> None:
-    """Let an exec of an earlier appliance go on, whose output from `offset` on nobody reads, and forget it when it ends."""
+    """Read the output of an earlier daemon's exec from `offset` on, so that it does not block, and forget the exec when it ends."""
     try:
         async with aclosing(session.follow(process_id, offset)) as output:
             async for batch in output:
@@ -216,4 +216,4 @@ async def drain(session: GuestSession, process_id: str, offset: int) -> None:
                     await session.acknowledge(process_id, batch.records[-1].end)
         await session.delete_process(process_id)
     except VchError as error:
-        log.info("exec %s of an earlier appliance: %s", process_id[:12], error)
+        log.info("exec %s of an earlier daemon: %s", process_id[:12], error)

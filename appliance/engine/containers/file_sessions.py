@@ -1,7 +1,7 @@
-"""Looking into a container's files, whether it runs or not: one that does not gets its machine, without its process, for a while.
+"""File sessions: access to a container's files, whether the container runs or not.
 
-All who look at the same time share that machine; it goes when nobody has looked for some seconds, or when the container is to
-be started or removed.
+A container that does not run gets a machine without its process for a while. All users at the same time share that machine. It
+ends some seconds after its last user, or when the container starts or is removed.
 """
 
 from collections.abc import AsyncIterator
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 _READY_SECONDS = 120.0
 _IDLE_SECONDS = 10.0
-# A start waits so long for those who are looking; then they are sent away.
+# A start waits so long for users of the files, then ends their session.
 _PATIENCE = 10.0
 
 
 @dataclass(slots=True)
 class FileSession:
-    """A machine that shows a container's files, to `users` at present. `changed` is replaced and set when that changes."""
+    """A machine that shows a container's files, with the number of its users. `changed` is replaced and set when that changes."""
 
     machine: Machine
     session: GuestSession
@@ -48,7 +48,7 @@ class FileSession:
         changed.set()
 
     async def wait_unused(self) -> None:
-        """Return when nobody has looked for a while, or nobody looks and it is to end."""
+        """Return when there are no users and there were none for a while, or the session is to end."""
         while self.users or not self.ending:
             changed = self.changed
             with trio.move_on_after(float("inf") if self.users else _IDLE_SECONDS):
@@ -74,68 +74,68 @@ class FileSessions:
         self._volumes = volumes
         self._nic = allocator.blank.nic
         self._tasks = IsolatedTasks(nursery)
-        self._visited: dict[str, FileSession] = {}
+        self._sessions: dict[str, FileSession] = {}
 
     @asynccontextmanager
     async def files(self, container: Container) -> AsyncIterator[GuestFiles]:
-        """The container's files, as long as the block lasts. VchError when they cannot be shown, or no longer."""
-        # The lock is held by a start too, so that there are never two machines.
+        """The container's files, until the block ends. VchError when the machine does not start, or ends early."""
+        # A start holds the lock, too, so that there are never two machines with one disk.
         async with container.lock:
-            visited = None if container.running else await self._enter(container)
-        if visited is None:
+            current = None if container.running else await self._open(container)
+        if current is None:
             if container.run is None:
                 raise Conflict(f"container {container.id} is not ready: try again")
             yield GuestFiles(container.run.session, container.id)
             return
         try:
-            yield GuestFiles(visited.session)
+            yield GuestFiles(current.session)
         finally:
-            visited.users -= 1
-            visited.notify()
+            current.users -= 1
+            current.notify()
 
-    async def _enter(self, container: Container) -> FileSession:
+    async def _open(self, container: Container) -> FileSession:
         if container.removed:
             raise NotFound(f"No such container: {container.id}")
-        visited = self._visited.get(container.id)
-        if visited is not None and (visited.ending or visited.session.closed):
-            await visited.gone.wait()
-            visited = None
-        if visited is None:
+        current = self._sessions.get(container.id)
+        if current is not None and (current.ending or current.session.closed):
+            await current.gone.wait()
+            current = None
+        if current is None:
             if container.run is not None:
                 await container.run.gone.wait()
             try:
-                visited = await self._tasks.start(self._keep, container)
+                current = await self._tasks.start(self._serve, container)
             except ExceptionGroup as group:
                 raise leaves(group)[0] from group
-        visited.users += 1
-        visited.notify()
-        return visited
+        current.users += 1
+        current.notify()
+        return current
 
-    async def _keep(self, container: Container, task_status: "trio.TaskStatus[FileSession]") -> None:
-        """Bring the machine up, hand it out, end it when it is not used any more."""
+    async def _serve(self, container: Container, task_status: "trio.TaskStatus[FileSession]") -> None:
+        """Start the machine, report it by `task_status`, and end it when it is not used any more."""
         with self._allocator.visitor() if self._fast_paths is not None else nullcontext() as endpoint:
-            await self._keep_at(endpoint, container, task_status)
+            await self._serve_at(endpoint, container, task_status)
 
-    async def _keep_at(
+    async def _serve_at(
         self, endpoint: Endpoint | None, container: Container, task_status: "trio.TaskStatus[FileSession]"
     ) -> None:
-        made: list[Machine] = []
-        visited: FileSession | None = None
+        created: list[Machine] = []
+        current: FileSession | None = None
         try:
             async with trio.open_nursery() as nursery:
                 nic = endpoint.nic if endpoint is not None else self._nic
                 async with self._provisioner.turn():
                     mount_plan = await self._volumes.mount_plan(container)
                     spec = self._provisioner.files_spec(container, nic, mount_plan)
-                    machine, session = await self._provisioner.get(spec, made)
+                    machine, session = await self._provisioner.get(spec, created)
                     if not session.began:
                         nursery.start_soon(session.run)
                     await session.configure(files_setup(container, machine, mount_plan, endpoint), _READY_SECONDS)
                 if self._fast_paths is not None and endpoint is not None and endpoint.ipv4 is not None:
                     gateway = endpoint.ipv4.gateway
                     nursery.start_soon(self._fast_paths.keep, session, lambda: gateway)
-                visited = self._visited[container.id] = FileSession(machine, session)
-                task_status.started(visited)
+                current = self._sessions[container.id] = FileSession(machine, session)
+                task_status.started(current)
                 async with trio.open_nursery() as watching:
 
                     async def watch() -> None:
@@ -143,33 +143,33 @@ class FileSessions:
                         watching.cancel_scope.cancel()
 
                     watching.start_soon(watch)
-                    await visited.wait_unused()
-                    visited.ending = True
+                    await current.wait_unused()
+                    current.ending = True
                     await session.shut_down()
                     watching.cancel_scope.cancel()
                 session.close()
                 nursery.cancel_scope.cancel()
         finally:
-            if visited is not None:
-                visited.ending = True
-                visited.session.close()
+            if current is not None:
+                current.ending = True
+                current.session.close()
             with trio.CancelScope(shield=True):
-                for one in made:
-                    await one.destroy()
+                for created_machine in created:
+                    await created_machine.destroy()
             self._volumes.release_disks(container)
-            if visited is not None:
-                del self._visited[container.id]
-                visited.gone.set()
+            if current is not None:
+                del self._sessions[container.id]
+                current.gone.set()
 
     async def end(self, container: Container) -> None:
-        """Return when no machine shows its files any more. The container's lock is held."""
-        visited = self._visited.get(container.id)
-        if visited is None:
+        """End the session of a container; return when its machine is gone. The caller holds the container's lock."""
+        current = self._sessions.get(container.id)
+        if current is None:
             return
-        visited.ending = True
-        visited.notify()
+        current.ending = True
+        current.notify()
         with trio.move_on_after(_PATIENCE):
-            await visited.gone.wait()
-        if not visited.gone.is_set():
-            await visited.machine.kill()
-            await visited.gone.wait()
+            await current.gone.wait()
+        if not current.gone.is_set():
+            await current.machine.kill()
+            await current.gone.wait()

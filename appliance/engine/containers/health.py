@@ -1,4 +1,4 @@
-"""Asks running containers how they are, by a process in each."""
+"""Health checks: runs the configured command in each running container at its interval."""
 
 import secrets
 import time
@@ -26,18 +26,18 @@ class HealthMonitor:
         self._repository = repository
 
     async def watch(self, container: Container, run: Run) -> None:
-        """Probe a container until this run of it is over. One without a check has no health."""
+        """Probe a container until the run is over. A container without a check has no health."""
         check = check_of(container.record.config)
         container.health = None
         if check is None:
             return
         health = container.health = Health()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._probe_for_ever, container, run.session, check, health)
+            nursery.start_soon(self._probe_repeatedly, container, run.session, check, health)
             await container.wait_end_of(run)
             nursery.cancel_scope.cancel()
 
-    async def _probe_for_ever(
+    async def _probe_repeatedly(
         self, container: Container, session: GuestSession, check: HealthCheck, health: Health
     ) -> None:
         started = container.state.started if isinstance(container.state, Running) else time.time_ns()
@@ -50,7 +50,7 @@ class HealthMonitor:
                 self._repository.emit(container, f"health_status: {health.status}")
 
     async def _probe(self, container: Container, session: GuestSession, check: HealthCheck) -> Probe:
-        """Run the check once. What it says is cut at 4 KiB."""
+        """Run the check once. Its output is cut at 4 KiB."""
         record = container.record
         probe_id, shown = secrets.token_hex(32), " ".join(check.command)
         spec = build_exec_spec(record.config, record.host_config, ExecConfig(cmd=check.command))
@@ -59,36 +59,36 @@ class HealthMonitor:
         self._repository.emit(container, f"exec_create: {shown}", execID=probe_id)
         self._repository.emit(container, f"exec_start: {shown}", execID=probe_id)
         begin = time.time_ns()
-        said = b""
+        output_text = b""
         code = -1
         try:
             with trio.move_on_after(seconds) as patience:
                 async with session.launch(None, process, seconds + _KILL_SECONDS) as launched:
-                    said, code = await _collect(session, probe_id, launched.output())
+                    output_text, code = await _collect(session, probe_id, launched.output())
             if patience.cancelled_caught:
-                said = f"Health check exceeded timeout ({seconds:g}s)".encode()
+                output_text = f"Health check exceeded timeout ({seconds:g}s)".encode()
                 await session.signal(probe_id, 9)
                 with trio.move_on_after(_KILL_SECONDS):
                     await session.wait_process(probe_id)
             await session.delete_process(probe_id)
         except StartRefused as error:
             text, code = exec_error(error)
-            said = str(text).encode()
+            output_text = str(text).encode()
         except VchError as error:
-            said = str(error).encode()
+            output_text = str(error).encode()
         self._repository.emit(container, "exec_die", execID=probe_id, exitCode=str(code))
-        return Probe(begin, time.time_ns(), code, said[:MOST_OUTPUT].decode("utf-8", "replace"))
+        return Probe(begin, time.time_ns(), code, output_text[:MOST_OUTPUT].decode("utf-8", "replace"))
 
 
 async def _collect(session: GuestSession, process_id: str, output: AsyncGenerator[Output, None]) -> tuple[bytes, int]:
-    """(the beginning of what it says, how it ends)."""
-    said = b""
+    """(The first MOST_OUTPUT bytes of the output, the exit code)."""
+    output_text = b""
     async with aclosing(session.follow(process_id, 0, output)) as stream:
         async for batch in stream:
             for record in batch.records:
-                said += record.data[: MOST_OUTPUT - len(said)]
+                output_text += record.data[: MOST_OUTPUT - len(output_text)]
             if batch.records:
                 await session.acknowledge(process_id, batch.records[-1].end)
             if batch.exit is not None:
-                return said, exit_code(batch.exit)
+                return output_text, exit_code(batch.exit)
     raise VchError("the output ended without an exit")

@@ -1,4 +1,4 @@
-"""Names for containers that were given none."""
+"""Names for containers that the client does not name."""
 
 import random
 
@@ -16,6 +16,6 @@ _RIGHT = (
 
 
 def random_name(attempt: int) -> str:
-    """adjective_surname, with a digit after a few that were taken."""
+    """adjective_surname; later attempts append a digit."""
     name = f"{random.choice(_LEFT)}_{random.choice(_RIGHT)}"
     return name if attempt < 5 else f"{name}{random.randrange(10 ** (attempt - 4))}"

@@ -98,7 +98,7 @@ class Supervisor:
 
         InvalidParameter with Docker's text when its program cannot be started, StartCancelled by `cancel`.
         """
-        # Checked first, so that a second start is answered at once.
+        # Before any wait, so that a second start fails at once.
         lifecycle.advance(container.state, Start())
         await self.wait_no_machine(container)
         attempt = StartAttempt(container.state, checkpoint)
@@ -241,7 +241,7 @@ class Supervisor:
         try:
             await self._repository.save(container)
         except VchError as error:
-            log.error("container %s runs, but: %s", container.id[:12], error)
+            log.error("container %s runs, but its record was not saved: %s", container.id[:12], error)
         mark("state saved again")
         attempt.answer()
 

@@ -1,4 +1,4 @@
-"""`docker update`: other limits for a container, at once if it runs."""
+"""`docker update`: new limits for a container, effective at once if it runs."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""How many machines may be on their way up at once. Each needs a core for itself: more of them make every one slower."""
+"""Limits how many machines start at the same time. Each start keeps one core busy: more starts would slow each other down."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,7 +9,7 @@ from appliance.diag import mark
 
 
 class Admission:
-    """First come, first served; whoever is cancelled leaves the queue."""
+    """Starts are admitted in the order of their requests. A cancelled start leaves the queue."""
 
     def __init__(self, most: int) -> None:
         self._turns = trio.CapacityLimiter(most)
@@ -20,7 +20,7 @@ class Admission:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Wait for one's turn, and have it for as long as the block lasts."""
+        """Wait until a start is admitted; it counts until the block ends."""
         holder = object()
         try:
             self._turns.acquire_on_behalf_of_nowait(holder)

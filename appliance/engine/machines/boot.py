@@ -1,4 +1,4 @@
-"""From a machine that answers to a process that runs: what the guest is told, and what its refusals mean to Docker's users."""
+"""From a guest that answers to a process that runs: the machine's spec, the guest's setup, and Docker's texts for failed starts."""
 
 import os
 import re
@@ -58,9 +58,9 @@ from appliance.hypervisor import (
 from appliance.logdrivers import buffer_bytes, drops_oldest
 from appliance.network.network_record import Endpoint
 
-# What the kernel and the tether take of a machine's memory, MiB, beside the container's limit.
+# Memory of the kernel and the tether, MiB, in addition to the container's limit.
 _OVERHEAD_MIB = 160
-# Until all DHCP servers have answered.
+# Time for all DHCP servers to answer.
 _LEASE_SECONDS = 60.0
 _BOOT_SECONDS = 120.0
 _FOUND_SECONDS = 15.0
@@ -83,7 +83,10 @@ def machine_spec(
     *,
     limited: bool = True,
 ) -> MachineSpec:
-    """The container's own disk first, then the layers, lowest first, then volumes; if it is `limited`, memory and CPUs for its limits."""
+    """The machine of a container. Disks: the container's own, its layers (lowest first), its volumes.
+
+    With `limited`, memory and CPUs fit the container's limits; else the machine has the usual size.
+    """
     host_config = container.record.host_config if limited else HostConfig()
     limit = host_config.memory >> 20
     nano = host_config.nano_cpus
@@ -101,12 +104,12 @@ def machine_spec(
 
 
 def resource_shares(host_config: HostConfig) -> ResourceShares:
-    """What a container's machine gets of a host that has too little for all."""
+    """The machine's share of a host that is short of CPU or memory."""
     return ResourceShares(host_config.cpu_shares, host_config.memory_reservation >> 20)
 
 
 def fits(machine: MachineSpec, host_config: HostConfig) -> str:
-    """Why limits need more than a machine has; "" when they do not."""
+    """Why a running machine is too small for new limits; "" when it is large enough."""
     limit = host_config.memory >> 20
     if limit + _OVERHEAD_MIB > machine.memory_mib and limit:
         return f"its machine has {machine.memory_mib} MiB, too few for that limit: restart it to get another one"
@@ -121,12 +124,12 @@ def fits(machine: MachineSpec, host_config: HostConfig) -> str:
 
 
 def _highest_cpu(host_config: HostConfig) -> int:
-    """The highest of CpusetCpus, 0 when it says nothing."""
+    """The highest CPU number in CpusetCpus, 0 when it is empty."""
     return max((int(number) for number in re.findall("[0-9]+", host_config.cpuset_cpus)), default=0)
 
 
 def _memory_class(wanted_mib: int, smallest_mib: int) -> int:
-    """The default's size, doubled until it is enough: few sizes, so that few templates serve. The cgroup holds the exact limit."""
+    """The smallest size, doubled until it is enough: with few sizes, few templates serve. The cgroup enforces the exact limit."""
     size = smallest_mib
     while size < wanted_mib:
         size *= 2
@@ -159,7 +162,7 @@ def _ext4(target: str, disk: GuestDisk, format_options: Sequence[str]) -> DiskMo
 
 
 def _modules(host_config: HostConfig, mount_plan: MountPlan) -> list[str]:
-    """Kernel modules behind what a container wants."""
+    """Kernel modules that the container's devices and mounts need."""
     wanted = {device.path_on_host for device in host_config.devices or ()}
     modules = [module for path, module in (("/dev/net/tun", "tun"), ("/dev/fuse", "fuse")) if path in wanted]
     if mount_plan.shares:
@@ -193,7 +196,7 @@ def launch_setup(
     )
     linked = [entry for link in guest_config.links for entry in link.env]
     if linked:
-        # What the container's own configuration says goes before.
+        # Later entries win: the container's own variables override those of its links.
         config = msgspec.structs.replace(config, env=[*linked, *(config.env or ())])
     log_options = host_config.log_config.config
     rows, columns = host_config.console_size or (0, 0)
@@ -250,14 +253,14 @@ async def begin_fresh(
 
 
 def _mark_steps(steps: Sequence[BootStep]) -> None:
-    """The guest's steps on our clock: its last one ended just now, as far as we can know."""
+    """Record the guest's steps in the trace, on our clock. The last step counts as ended now."""
     now = time.monotonic()
     for step in steps:
         mark(f"guest: {step.name[:64]}", now - (steps[-1].boottime_ns - step.boottime_ns) / 1e9)
 
 
 async def begin_awakened(session: GuestSession, container: Container, guest_config: GuestConfig) -> StartedProcess:
-    """Bring a guest that goes on from a checkpoint into the present. VchError when its process does not run."""
+    """Resume a guest that was restored from a checkpoint. VchError when its process does not run."""
     record = container.record
     resumption = Resumption(
         network=network_config(guest_config.endpoints, len(guest_config.endpoints)),
@@ -276,17 +279,17 @@ async def begin_awakened(session: GuestSession, container: Container, guest_conf
 
 
 async def begin_found(session: GuestSession, container: Container) -> ProcessState:
-    """A guest of an earlier appliance: its process, running or ended. VchError when it had not come so far."""
-    # One that was just booting has nothing worth a long wait.
+    """The process, running or ended, of a guest that an earlier daemon started. VchError when the process had not started."""
+    # A guest that was still booting has no process to save, so the wait is short.
     await session.hello(_BOOT_SECONDS if container.running else _FOUND_SECONDS)
     state = (await session.processes()).get(container.id)
     if state is None or state.phase is Phase.CREATED or (state.phase is Phase.EXITED and not state.pid):
-        raise VchError("the appliance was stopped while this container was starting")
+        raise VchError("the daemon was stopped while this container was starting")
     return state
 
 
 def exec_error(error: StartRefused) -> tuple[VchError, int]:
-    """(The error with Docker's text, the exit code) of an exec that could not be started."""
+    """(The error with Docker's text, the exit code) of an exec that did not start."""
     text, code = start_error(error)
     if text.startswith(_RUNC):
         return InvalidParameter(f"OCI runtime exec failed: exec failed: {text.removeprefix(_RUNC)}"), code
@@ -300,7 +303,7 @@ _UNABLE = "unable to start container process: "
 
 
 def start_error(error: StartRefused) -> tuple[str, int]:
-    """(Docker's text, the exit code that it records): clients derive 126 and 127 from these very words."""
+    """(Docker's text, the exit code). Clients parse the text: the CLI derives its exit codes 126 and 127 from it."""
     failure = error.failure
     kinds = FailureKind
     subject = failure.subject

@@ -1,4 +1,4 @@
-"""What a container has around it: networks, names, volumes; and how its guest is told."""
+"""The environment of a container: endpoints, names, links, mounts; and the files and settings of its guest that follow from it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -18,13 +18,13 @@ from tether.launch import oci
 if TYPE_CHECKING:
     from appliance.network.guest_firewall import FilteredNic
 
-# Where the guest has what is the tether's.
+# The tether's own directory in the guest.
 STATE = "/run/tether"
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A legacy link: names of another container, its address, what the environment tells of it."""
+    """A legacy link: names and address of another container, and the environment variables that describe it."""
 
     names: str
     address: str
@@ -33,7 +33,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class GuestConfig:
-    """What a container has around it: its places on networks, the daemon's DNS servers, legacy links."""
+    """A container's endpoints, the daemon's DNS servers, legacy links, and mounts."""
 
     endpoints: list[Endpoint]
     dns: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ class GuestConfig:
 
 
 def state_files(config: ContainerConfig, host_config: HostConfig, guest_config: GuestConfig) -> list[StateFile]:
-    """hosts, resolv.conf and hostname of a container."""
+    """The files hosts, resolv.conf and hostname of a container."""
     hostname = config.hostname
     full = f"{hostname}.{config.domainname}" if config.domainname else hostname
     names = hostname if full == hostname else f"{full} {hostname}"
@@ -74,7 +74,7 @@ def _resolv_conf(host_config: HostConfig, guest_config: GuestConfig, out: Endpoi
     asked = out or next(iter(guest_config.endpoints), None)
     servers = list(host_config.dns or ())
     if knows_names and asked is not None and asked.nic.bridge:
-        # It asks others in the container's name.
+        # The daemon's DNS server answers, and forwards other queries to the container's servers.
         servers = [(asked if asked.dns else knows_names[0]).dns]
     elif not servers and asked is not None:
         servers = list(asked.servers or guest_config.dns or (asked.dns,))
@@ -90,7 +90,7 @@ def _resolv_conf(host_config: HostConfig, guest_config: GuestConfig, out: Endpoi
 
 
 def _link_local(endpoint: Endpoint) -> list[str]:
-    """Addresses of the link that were asked for (RFC 3927, RFC 4291)."""
+    """The link-local addresses that the client asked for, as CIDRs (RFC 3927, RFC 4291)."""
     wanted = (endpoint.wanted.ipam_config or EndpointIPAMConfig()).link_local_ips or ()
     return [f"{address}/{64 if ':' in address else 16}" for address in wanted]
 
@@ -137,13 +137,13 @@ def _gate(endpoint: Endpoint) -> "FilteredNic":
 
 
 def _source(placed: PlacedMount) -> str:
-    """Where the guest has what goes into a mount's place."""
+    """The path in the guest that is bind-mounted at the mount's destination."""
     if placed.server is not None:
         part = f"/{placed.mount.subpath}" if placed.mount.subpath else ""
         return f"{STATE}/served/{placed.server.number}{part}"
     if placed.share >= 0:
         return f"{STATE}/shares/{placed.share}"
-    # The disk's own root has things of its file system.
+    # The root of the disk contains lost+found, so the data is in a directory.
     return f"{STATE}/disks/{placed.disk}/data{f'/{placed.mount.subpath}' if placed.mount.subpath else ''}"
 
 

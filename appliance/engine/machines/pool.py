@@ -1,4 +1,4 @@
-"""Machines that wait: restored or cloned, rehearsed, with their session, nobody's yet. A start takes one and has its disks put in."""
+"""Machines that wait for a container: restored or cloned, rehearsed, with a session. A start takes one and attaches its disks."""
 
 import logging
 from collections import deque
@@ -17,7 +17,7 @@ from tether.rpc.bridge import LoopThread
 
 log = logging.getLogger(__name__)
 
-# After a start others often follow: what they need of the cores comes first.
+# Starts often come in series. The pool waits for a pause, since its work would slow them down.
 _QUIET_SECONDS = 0.5
 _LOOK_AGAIN_SECONDS = 5.0
 _REHEARSAL_SECONDS = 60.0
@@ -25,13 +25,13 @@ _REHEARSAL_SECONDS = 60.0
 
 @dataclass(slots=True)
 class Waiting:
-    """A blank machine and the session with its guest, which runs."""
+    """A blank machine, and the running session with its guest."""
 
     machine: Machine
     session: GuestSession
 
     async def become(self, spec: MachineSpec) -> None:
-        """HypervisorError or OSError when it cannot; then it is of no use any more."""
+        """Turn the machine into one of this spec. After HypervisorError or OSError the machine is not usable."""
         assert isinstance(self.machine, Adaptable)
         await self.machine.become(spec)
 
@@ -84,7 +84,7 @@ class Pool:
 
     @contextmanager
     def starting(self) -> Iterator[None]:
-        """A machine is being started: nothing is made for the pool meanwhile."""
+        """The pool makes no machines while this block runs."""
         self._starting += 1
         try:
             yield
@@ -94,7 +94,7 @@ class Pool:
             self._wake.set()
 
     def take(self, spec: MachineSpec) -> Waiting | None:
-        """One that can become a machine of this spec, None when there is none."""
+        """A waiting machine that can become a machine of this spec, or None."""
         if _shape(spec) != _shape(self._kind):
             return None
         self._wanted = True
@@ -102,12 +102,12 @@ class Pool:
             waiting = self._ready.popleft()
             if not waiting.session.closed:
                 return waiting
-            # It died while it waited.
+            # The machine ended while it waited.
             self._tasks.start_soon(waiting.end)
         return None
 
     async def run(self) -> None:
-        """Fill the pool, until cancelled; then end what is in it."""
+        """Fill the pool, until cancelled; then destroy the waiting machines."""
         try:
             while True:
                 await self._step()
@@ -128,7 +128,9 @@ class Pool:
             try:
                 waiting = await self._make()
             except Exception as error:
-                log.warning("no machine for the pool: %s", "; ".join(str(one) or repr(one) for one in leaves(error)))
+                log.warning(
+                    "the pool could not make a machine: %s", "; ".join(str(one) or repr(one) for one in leaves(error))
+                )
                 waiting = None
             if waiting is not None:
                 self._ready.append(waiting)
@@ -163,6 +165,6 @@ class Pool:
 
 
 def _shape(spec: MachineSpec) -> MachineSpec:
-    """What machines that can become each other have in common."""
+    """The part of a spec that a waiting machine cannot change."""
     nic = spec.nic.kind if spec.nic is not None else None
     return replace(spec, id="", name="", disks=(), nic=nic, more_nics=(), shares=SOME_SHARES if spec.shares else ())

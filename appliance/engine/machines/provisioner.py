@@ -62,7 +62,7 @@ class MachineProvisioner:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Wait until one more machine may be on its way up; it is until the block ends."""
+        """Wait until another start is admitted; it counts until the block ends."""
         async with self._admission.turn():
             with ExitStack() as stack:
                 for pool in self._pools:
@@ -85,7 +85,7 @@ class MachineProvisioner:
                 await waiting.become(spec)
                 return waiting.machine, waiting.session
             except (HypervisorError, OSError) as error:
-                log.warning("container %s cannot have a machine of the pool: %s", spec.id[:12], error)
+                log.warning("container %s gets no machine from the pool: %s", spec.id[:12], error)
                 await waiting.end()
         machine = await self._driver.create(spec)
         created.append(machine)
@@ -95,7 +95,7 @@ class MachineProvisioner:
             elif isinstance(machine, Checkpointable):
                 await machine.start_from(checkpoint)
             else:
-                raise Unsupported("this hypervisor keeps no checkpoints")
+                raise Unsupported("this hypervisor does not support checkpoints")
             return machine, await self.dial(machine)
         except BaseException:
             with trio.CancelScope(shield=True):
@@ -103,5 +103,5 @@ class MachineProvisioner:
             raise
 
     async def dial(self, machine: Machine) -> GuestSession:
-        """A session, not running yet, with a machine that is on."""
+        """A session with a machine that is on. The caller runs the session."""
         return GuestSession(self._loop, await machine.dial_tether())

@@ -1,7 +1,7 @@
-"""What every guest does before it is a container: become one, run a first process, and be blank again.
+"""Rehearsal: a new guest becomes a container, runs a process, and is reset to blank, before any container needs it.
 
-The first mounts, the first process and the first look at a NIC cost a guest a second of importing, of page faults and,
-without KVM, of translation, that no container has to wait for then.
+The first mounts, the first process and the first NIC cost a guest a second: imports, page faults and, without KVM, translation
+of code. After a rehearsal no container waits for that.
 """
 
 import io
@@ -28,7 +28,7 @@ from tether.transport import Line
 
 _NAME = "rehearsal"
 _BOOT_SECONDS = 120.0
-# Without KVM the third is four times as fast as the first; later ones gain little.
+# Without KVM the third round is four times as fast as the first; further rounds gain little.
 _ROUNDS = 3
 _SAYS = b"ready\n"
 
@@ -71,7 +71,7 @@ def _program() -> bytes:
 
 
 def _layer() -> io.BytesIO:
-    """An image's only layer, as a tar: the program, and the directories that a container's mounts go on."""
+    """The only layer of the image, as a tar: the program, and the directories that a container's mounts need."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
         for name in ("bin", "dev", "etc", "proc", "sys"):
@@ -92,7 +92,7 @@ def _layer() -> io.BytesIO:
 
 
 class ContainerRehearsal:
-    """A Rehearsal by a container of the smallest image. `endpoint` is a place on the network that is nobody's."""
+    """A Rehearsal with a container of the smallest image. `endpoint` is an unassigned endpoint (see EndpointAllocator.blank)."""
 
     def __init__(self, loop: LoopThread, root: Path, endpoint: Endpoint) -> None:
         self._loop = loop
@@ -148,15 +148,15 @@ class ContainerRehearsal:
 
 
 class LocalRehearsal(ContainerRehearsal):
-    """One with disks that are files here."""
+    """A rehearsal whose disks are local files."""
 
     def __init__(self, loop: LoopThread, root: Path, upper: LocalDisks, endpoint: Endpoint) -> None:
         super().__init__(loop, root, endpoint)
         self._upper = upper
 
     def disks(self, folder: Path) -> tuple[Disk, ...]:
-        """What it has of its own, made in `folder`."""
+        """The rehearsal's disks, made in `folder`."""
         self._upper.copy_blank(folder / "rehearsal.ext4")
-        # Its own copy, since whoever puts other disks in removes it.
+        # A copy, since the machine deletes it when it gets the disks of a container.
         shutil.copyfile(self.layer, folder / "rehearsal.erofs")
         return (Disk(folder / "rehearsal.ext4", False), Disk(folder / "rehearsal.erofs", True))

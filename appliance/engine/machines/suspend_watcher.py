@@ -1,4 +1,4 @@
-"""What becomes of a container whose machine somebody suspends, renames or moves in the hypervisor's own client."""
+"""Keeps containers in step with machines that somebody suspends, renames or moves with the hypervisor's own client."""
 
 import logging
 
@@ -16,19 +16,19 @@ _AWAKE_SECONDS = 60.0
 
 
 def suspended_machine(container: Container) -> Suspendable | None:
-    """A container's machine, if it is suspended."""
+    """The container's machine if it is suspended, else None."""
     machine = container.run.machine if container.run is not None else None
     return machine if isinstance(machine, Suspendable) and machine.placement.suspended else None
 
 
 class SuspendWatcher:
-    """A suspended machine is a paused container. Its new name or host are an event each: `machine-rename`, `migrate`."""
+    """Pauses the container of a suspended machine. Publishes `machine-rename` and `migrate` when the machine's name or host changes."""
 
     def __init__(self, repository: ContainerRepository) -> None:
         self._repository = repository
 
     async def watch(self, container: Container, run: Run) -> None:
-        """Follow it as long as the run lasts."""
+        """Follow the machine's placement until the run is over."""
         if not isinstance(run.machine, Suspendable):
             return
         await run.accompany(self._follow, container, run, run.machine)
@@ -41,24 +41,24 @@ class SuspendWatcher:
                 self.pause(container)
             elif before.suspended and not await self._is_frozen(container, run):
                 self.unpause(container)
-            await self._tell(container, machine, before, now)
+            await self._publish_changes(container, machine, before, now)
             before = now
 
     def pause(self, container: Container) -> None:
-        """Its machine sleeps."""
+        """Mark the container as paused."""
         if container.running and not container.paused:
             container.move(Pause(container.id))
             self._repository.emit(container, "pause")
 
     def unpause(self, container: Container) -> None:
-        """It goes on."""
+        """Mark the container as running."""
         if container.paused:
             container.move(Unpause(container.id))
             self._repository.emit(container, "unpause")
 
     @staticmethod
     async def _is_frozen(container: Container, run: Run) -> bool:
-        """Whether it is paused within its machine, which is awake again; its clock has stood still, and is set."""
+        """Set the clock of a resumed machine; True when the container's processes are frozen in it."""
         try:
             await run.session.awaken(_AWAKE_SECONDS)
             state = (await run.session.processes()).get(container.id)
@@ -67,7 +67,7 @@ class SuspendWatcher:
             log.warning("container %s does not answer after its machine was resumed: %s", container.id[:12], error)
             return False
 
-    async def _tell(
+    async def _publish_changes(
         self, container: Container, machine: Suspendable, before: PlacementState, now: PlacementState
     ) -> None:
         if before.name and now.name and now.name != before.name:

@@ -1,4 +1,4 @@
-"""A container in memory: its record, its state, who is attached, its run."""
+"""A container in memory: its record, its state, its attached clients, its run."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,7 @@ def _already_set() -> trio.Event:
 class Container:
     """One container. `changed` is replaced and set at every change of state.
 
-    `abort` ends a start under way. `expected_exit`: its machine ends now, and that is what was asked for.
+    `abort` cancels a start under way. `expected_exit`: a checkpoint ends the machine, so that end is not a failure.
     """
 
     record: ContainerRecord
@@ -52,7 +52,7 @@ class Container:
     trace: Trace = field(default_factory=Trace)
     removed: bool = False
     size: tuple[int, int] = (0, 0)
-    # Its places on networks, while it has a machine.
+    # One for each network, while the container has a machine.
     endpoints: list[Endpoint] = field(default_factory=list)
 
     @property
@@ -104,7 +104,7 @@ class Container:
         return None if self.log_driver.limits(self.record.log_options) is None else self.open_log()
 
     def move(self, event: lifecycle.Event) -> None:
-        """Advance the state and tell all who wait."""
+        """Advance the state, update the record, and wake the tasks that wait for `changed`."""
         self.state = lifecycle.advance(self.state, event)
         match self.state:
             case Created(error, code):
@@ -124,7 +124,7 @@ class Container:
         changed.set()
 
     async def wait_end_of(self, run: Run) -> None:
-        """Return when this run of it is over."""
+        """Return when this run of the container is over."""
         while self.running and self.run is run:
             await self.changed.wait()
 

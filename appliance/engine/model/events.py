@@ -1,4 +1,4 @@
-"""What happened, for `docker events`: the last 256 are kept, watchers get them live."""
+"""Events for `docker events`: the last 256 are stored, watchers receive new events at once."""
 
 from collections import deque
 from collections.abc import AsyncIterator
@@ -22,12 +22,12 @@ class EventBus:
             try:
                 watcher.send_nowait(event)
             except trio.WouldBlock:
-                # A client that does not read loses its stream rather than our memory.
+                # The client does not read: its stream ends, so that the queue stays bounded.
                 self._watchers.remove(watcher)
                 watcher.close()
 
     def watch(self, since_ns: int | None) -> tuple[list[Event], AsyncIterator[Event]]:
-        """Past events from `since_ns` on, and the live ones from this call on."""
+        """(Stored events from `since_ns` on, unix ns; all events after this call)."""
         past = [event for event in self._past if since_ns is not None and event.time_ns >= since_ns]
         sender, receiver = trio.open_memory_channel[Event](_WAITING)
         self._watchers.append(sender)

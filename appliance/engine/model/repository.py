@@ -1,4 +1,4 @@
-"""Where what happens to containers is written down: the database and the events."""
+"""Stores the records of containers in the database, and publishes their events."""
 
 import msgspec
 
@@ -18,7 +18,7 @@ class ContainerRepository:
         self._events = events
 
     def queue(self, container: Container) -> Change:
-        """Have its record written; whoever may not go on before that waits for it."""
+        """Queue the record for the database; wait on the result until the record is on disk."""
         return self._database.queue(_KIND, container.id, msgspec.json.encode(container.record))
 
     async def save(self, container: Container) -> None:
@@ -35,7 +35,7 @@ class ContainerRepository:
         self._events.publish(Event("container", "prune", "", {"reclaimed": str(space)}))
 
     def emit(self, container: Container, action: str, **attributes: str) -> None:
-        """Tell the world, with Docker's attributes of a container."""
+        """Publish an event with Docker's attributes of a container."""
         labels = container.record.config.labels or {}
         shown = {**labels, "image": container.record.image, "name": container.record.name, **attributes}
         self._events.publish(Event("container", action, container.id, shown))

@@ -1,4 +1,4 @@
-"""One run of a container: its machine, its session, its output on the way to the log and to whoever is attached."""
+"""One run of a container: its machine, its session, and its output on the way to the log and the attached clients."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
@@ -12,7 +12,7 @@ from appliance.guest import ExitStatus, Fanout, GuestSession, Output, OutputReco
 from appliance.hypervisor import Machine
 from appliance.streams.logfile import LogFile
 
-# Output that may be unacknowledged before the log is synced without waiting for more.
+# With more unacknowledged output than this, the log is synced at once.
 _SYNC_BYTES = 256 << 10
 _SYNC_SECONDS = 0.05
 _OFF_SECONDS = 10.0
@@ -27,12 +27,12 @@ class Ended:
 
 
 Begin = Callable[["Run", AsyncExitStack], Awaitable["Begun"]]
-"""Brings the guest to a running process. What has to last as long as the run's session goes on the stack."""
+"""Brings the guest to a running process. Contexts that last as long as the run's session go on the stack."""
 
 
 @dataclass(slots=True)
 class Begun:
-    """A process that runs: the first output offset wanted, and the output from there on if somebody reads it already."""
+    """A process that runs: the output offset to read from, and the output stream if the launch has opened it already."""
 
     offset: int
     output: AsyncGenerator[Output, None] | None = None
@@ -87,7 +87,7 @@ class Run:
         self._cleans_disks = False
 
     async def accompany(self, work: Callable[..., Awaitable[None]], *arguments: object) -> None:
-        """Do something as long as the run lasts."""
+        """Run `work` until it returns or the run's machine is gone."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(work, *arguments)
             await self.gone.wait()
@@ -96,16 +96,15 @@ class Run:
     async def supervise(self, begin: Begin, on_exit: Callable[[Ended], Awaitable[None]]) -> None:
         """Carry the session from `begin` to the end.
 
-        `on_exit` is called once the process's last byte is in the log and given to the attached, before the machine goes.
-        What `begin` raises is the caller's. The machine is destroyed in any case, but not when this is cancelled: then the
-        appliance ends and the machine stays for the next one.
+        `on_exit` is called when the process's last byte is in the log and sent to the attached clients, before the machine is
+        destroyed. Errors of `begin` are raised. A cancellation means that the daemon ends: only then the machine stays.
         """
         try:
             await self._until_end(begin, on_exit)
         except trio.Cancelled:
             raise
         except BaseException:
-            # While the appliance ends, lines end in any order: what comes of that is none of the machine's doing.
+            # When the daemon ends, connections break in any order. Such an error says nothing about the machine.
             await trio.lowlevel.checkpoint_if_cancelled()
             with trio.CancelScope(shield=True):
                 await self.machine.destroy()
@@ -129,7 +128,7 @@ class Run:
                     nursery.cancel_scope.cancel()
 
             nursery.start_soon(watch)
-            # One of the pool has run for a while.
+            # The session of a machine from the pool runs already.
             stack.callback(self.session.close)
             if not self.session.began:
                 nursery.start_soon(self.session.run)
@@ -149,7 +148,7 @@ class Run:
                     await self._shut_down()
             except VchError as error:
                 if self.session.closed and not ended:
-                    # The line went because the machine did: its end tells more.
+                    # The connection broke because the machine ended: wait for its end, which tells the reason.
                     with trio.move_on_after(_OFF_SECONDS):
                         await trio.sleep_forever()
                 if not died:
@@ -165,7 +164,7 @@ class Run:
             await on_exit(Ended(None, reason))
 
     async def _shut_down(self) -> None:
-        """Have the disks made clean; a machine that ends meanwhile needs no answer."""
+        """Let the guest unmount its disks. Returns also when the machine ends before the answer."""
         async with trio.open_nursery() as nursery:
 
             async def watch() -> None:
@@ -177,7 +176,7 @@ class Run:
             nursery.cancel_scope.cancel()
 
     async def _ingest(self, output: AsyncGenerator[Output, None] | None) -> ExitStatus:
-        """Read output to its end; how the process ended."""
+        """Read the output to its end; the process's exit status."""
         async with aclosing(self.session.follow(self._id, self._offset, output)) as stream:
             async for batch in stream:
                 for record in batch.records:
@@ -211,7 +210,7 @@ class Run:
             await self._sync()
 
     async def _sync(self) -> None:
-        """Put the log on disk, then let the guest forget it."""
+        """Sync the log to disk, then acknowledge the output, which the guest may drop then."""
         offset = self._offset
         if offset == self._acknowledged:
             return
@@ -221,4 +220,4 @@ class Run:
             await self.session.acknowledge(self._id, offset)
             self._acknowledged = offset
         except VchError:
-            pass  # the link is being reset; said again with the next output
+            pass  # the link is being reset; the next output is acknowledged together with this
