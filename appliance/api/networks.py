@@ -10,7 +10,7 @@ from appliance.api.filters import any_of, boolean_filter, matches_label_filters,
 from appliance.api.network_shapes import network_shape
 from appliance.api.router import Route
 from appliance.api.times import parse_time
-from appliance.errors import Forbidden, InvalidParameter, NotFound, Unsupported
+from appliance.errors import InvalidParameter, NotFound, Unsupported
 from appliance.http import Reply, Request
 from appliance.network.addresses import parse_subnet
 from appliance.network.network_record import OVERLAY, SWARM, NetworkRecord, Pool
@@ -105,24 +105,12 @@ class NetworkRoutes:
         """POST /networks/prune."""
         filters = parse_filters(request.text("filters"), frozenset(("label", "label!", "until")))
         until = parse_time(filters["until"][0], now=time.time_ns()) if filters.get("until") else None
-        deleted = []
-        for record in self._networks.all():
-            if (
-                record.predefined
-                or record.is_external
-                or record.ingress
-                or self._networks.members(record)
-                or (until is not None and record.created >= until)
-                or not matches_label_filters(filters, record.labels)
-            ):
-                continue
-            try:
-                await self._networks.remove(record.id)
-            except (Forbidden, NotFound):
-                continue  # a container has joined, or another client has removed it
-            deleted.append(record.name)
-        self._networks.pruned()
-        await reply.json(200, {"NetworksDeleted": deleted or None})
+
+        def wanted(record: NetworkRecord) -> bool:
+            return (until is None or record.created < until) and matches_label_filters(filters, record.labels)
+
+        removed = await self._networks.prune(wanted)
+        await reply.json(200, {"NetworksDeleted": removed or None})
 
     async def connect(self, request: Request, reply: Reply) -> None:
         """POST /networks/{name}/connect."""

@@ -7,7 +7,7 @@ from appliance.api.fields import fold_names, text_map
 from appliance.api.filters import any_of, boolean_filter, matches_label_filters, matches_pattern, parse_filters
 from appliance.api.router import Route
 from appliance.container.times import rfc3339
-from appliance.errors import Conflict, InvalidParameter, NotFound
+from appliance.errors import InvalidParameter, NotFound
 from appliance.http import Reply, Request
 from appliance.volume.store import VolumeRecord
 
@@ -93,21 +93,9 @@ class VolumeRoutes:
         """POST /volumes/prune."""
         filters = parse_filters(request.text("filters"), frozenset(("label", "label!", "all")))
         everything = request.version < (1, 42) or (filters.get("all") or ["false"])[0] in ("1", "true", "True")
-        deleted: list[str] = []
-        space = 0
-        for record in self._volumes.all():
-            if (
-                (not everything and not record.anonymous)
-                or self._volumes.users(record.name)
-                or not matches_label_filters(filters, record.labels)
-            ):
-                continue
-            size = max(0, await self._volumes.used(record))
-            try:
-                await self._volumes.remove(record.name)
-            except (Conflict, NotFound):
-                continue  # a container uses it now, or another client has removed it
-            deleted.append(record.name)
-            space += size
-        self._volumes.pruned(space)
-        await reply.json(200, {"VolumesDeleted": deleted, "SpaceReclaimed": space})
+
+        def wanted(record: VolumeRecord) -> bool:
+            return (everything or record.anonymous) and matches_label_filters(filters, record.labels)
+
+        removed, space = await self._volumes.prune(wanted)
+        await reply.json(200, {"VolumesDeleted": removed, "SpaceReclaimed": space})

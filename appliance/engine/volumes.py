@@ -5,7 +5,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -159,9 +159,22 @@ class Volumes:
         self._locks.pop(name, None)
         self._emit("destroy", name)
 
-    def pruned(self, space: int) -> None:
-        """Publish the event of `docker volume prune`, which has freed `space` bytes."""
+    async def prune(self, wanted: Callable[[VolumeRecord], bool]) -> tuple[list[str], int]:
+        """Remove the unused volumes for which `wanted` is true. Returns their names, and how many bytes are free now."""
+        removed: list[str] = []
+        space = 0
+        for record in self.all():
+            if self.users(record.name) or not wanted(record):
+                continue
+            size = max(0, await self.used(record))
+            try:
+                await self.remove(record.name)
+            except (Conflict, NotFound):
+                continue  # a container uses it now, or another client has removed it
+            removed.append(record.name)
+            space += size
         self._events.publish(Event("volume", "prune", "", {"reclaimed": str(space)}))
+        return removed, space
 
     def _emit(self, action: str, name: str, **more: str) -> None:
         self._events.publish(Event("volume", action, name, {"driver": "local", **more}))

@@ -4,7 +4,7 @@ import ipaddress
 import logging
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -348,9 +348,19 @@ class Networks:
             self.settle()
             await self._host.remove(record)
 
-    def pruned(self) -> None:
-        """`docker network prune` is through."""
+    async def prune(self, wanted: Callable[[NetworkRecord], bool]) -> list[str]:
+        """Remove the unused networks for which `wanted` is true. Returns their names."""
+        removed = []
+        for record in self.all():
+            if record.predefined or record.is_external or record.ingress or self.members(record) or not wanted(record):
+                continue
+            try:
+                await self.remove(record.id)
+            except (Forbidden, NotFound):
+                continue  # a container has joined, or another client has removed it
+            removed.append(record.name)
         self._events.publish(Event("network", "prune", "", {"reclaimed": "0"}))
+        return removed
 
     def _emit(self, action: str, record: NetworkRecord, **more: str) -> None:
         self._events.publish(Event("network", action, record.id, {"name": record.name, "type": record.driver, **more}))
