@@ -1,5 +1,7 @@
 """Connects a hijacked connection with the stdio of a container or an exec."""
 
+from contextlib import aclosing
+
 import trio
 
 from appliance.guest import Attachment, StdinPipe
@@ -67,8 +69,9 @@ async def pump(
             for data in past:
                 await stream.send(data)
             if attachment is not None:
-                async for number, data in attachment.output():
-                    await stream.send(stdcopy.header(number, len(data)) + data if framed else data)
+                async with aclosing(attachment.output()) as output:
+                    async for number, data in output:
+                        await stream.send(stdcopy.header(number, len(data)) + data if framed else data)
                 await stream.end()
                 nursery.cancel_scope.cancel()
             elif stdin is None:

@@ -139,6 +139,7 @@ def _decode(body: dict[str, Any]) -> NetworkRecord:
     source = body.get("ConfigFrom") or {}
     if not isinstance(source, dict):
         raise InvalidParameter("invalid JSON: ConfigFrom is not an object")
+    fold_names(source, ("Network",))
     if source.get("Network"):
         raise Unsupported("ConfigFrom is not supported")
     scope = body.get("Scope") or (SWARM if driver == OVERLAY else "local")
@@ -149,6 +150,7 @@ def _decode(body: dict[str, Any]) -> NetworkRecord:
     ipam = body.get("IPAM") or {}
     if not isinstance(ipam, dict):
         raise InvalidParameter("invalid JSON: IPAM is not an object")
+    fold_names(ipam, ("Driver", "Config", "Options"))
     if ipam.get("Driver") not in (None, "", "default"):
         raise NotFound(f"could not find plugin {ipam['Driver']} in v1 plugin registry: plugin not found")
     configs = ipam.get("Config") or []

@@ -1,6 +1,6 @@
 """Output of a process, given to everyone who is attached."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import trio
 
@@ -15,7 +15,7 @@ class Attachment:
         self._fanout = fanout
         self.sender, self._receiver = trio.open_memory_channel[tuple[int, bytes]](_WAITING)
 
-    async def output(self) -> AsyncIterator[tuple[int, bytes]]:
+    async def output(self) -> AsyncGenerator[tuple[int, bytes], None]:
         async for item in self._receiver:
             yield item
 

@@ -1,0 +1,22 @@
+"""Asks routes as a client does: raw bytes to a router, the status and the decoded body back."""
+
+import json
+from typing import Any
+
+from appliance.api.router import Route, Router
+from tests.appliance.http.wire import served
+
+
+async def ask(routes: dict[tuple[str, str], Route], line: str, body: Any = None) -> tuple[int, Any]:
+    """The status and the body of `line`, such as "GET /volumes". The body is decoded if it is JSON, else bytes."""
+    router = Router()
+    router.add_all(routes)
+    sent = b"" if body is None else json.dumps(body).encode()
+    kind = "" if body is None else "Content-Type: application/json\r\n"
+    head = f"{line} HTTP/1.1\r\nConnection: close\r\n{kind}Content-Length: {len(sent)}\r\n\r\n"
+    async with served(router) as client:
+        await client.send(head.encode() + sent)
+        answer = await client.receive(1 << 24)
+    start, _, content = answer.partition(b"\r\n\r\n")
+    decoded = json.loads(content) if b"Content-Type: application/json" in start and content else content
+    return int(start.split()[1]), decoded

@@ -1,0 +1,23 @@
+"""Builds and plug-ins: empty listings, refusals by name."""
+
+import pytest
+
+from appliance.api.unsupported import UnsupportedRoutes
+from tests.appliance.api.asking import ask
+
+_ROUTES = UnsupportedRoutes().routes()
+
+
+@pytest.mark.parametrize("path", ["/build", "/session", "/grpc"])
+async def test_builds(path: str) -> None:
+    status, body = await ask(_ROUTES, f"POST {path}")
+    assert (status, body["message"].startswith("docker build is not supported")) == (501, True)
+    assert await ask(_ROUTES, "POST /build/prune") == (200, {"CachesDeleted": None, "SpaceReclaimed": 0})
+
+
+async def test_plugins() -> None:
+    assert await ask(_ROUTES, "GET /plugins") == (200, [])
+    for line in ("GET /plugins/privileges?remote=x", "POST /plugins/pull?remote=x", "POST /plugins/create"):
+        assert await ask(_ROUTES, line) == (501, {"message": "plugins are not supported"})
+    for line in ("GET /plugins/a/b:c/json", "POST /plugins/a/b:c/enable", "DELETE /plugins/a/b:c"):
+        assert await ask(_ROUTES, line) == (404, {"message": 'plugin "a/b:c" not found'})
