@@ -356,7 +356,7 @@ async def test_events_of_mounts(tmp_path: Path) -> None:
         container = await room.container("one", {"Binds": ["data:/x:ro", f"{tmp_path}:/y"]})
         room.volumes.emit("mount", container)
         room.volumes.emit("unmount", container)
-        room.volumes.pruned(4096)
+        assert await room.volumes.prune(lambda record: False) == ([], 0)
         past, _ = room.events.watch(0)
         shown: list[Event] = [event for event in past if event.action != "create"]
         assert [(event.action, event.id, event.attributes) for event in shown] == [
@@ -372,8 +372,22 @@ async def test_events_of_mounts(tmp_path: Path) -> None:
                 },
             ),
             ("unmount", "data", {"driver": "local", "container": container.id}),
-            ("prune", "", {"reclaimed": "4096"}),
+            ("prune", "", {"reclaimed": "0"}),
         ]
+
+
+async def test_prune_removes_wanted_volumes_without_a_container(tmp_path: Path) -> None:
+    async with _opened(tmp_path) as room:
+        for name in ("one", "two", "used"):
+            record = await room.volumes.create(name, {}, {})
+            (Path(room.volumes.mount_point(record)) / "file").write_bytes(bytes(8192))
+        await room.container("box", {"Binds": ["used:/x"]})
+        removed, space = await room.volumes.prune(lambda record: record.name != "two")
+        assert removed == ["one"]
+        assert space >= 8192
+        assert room.names() == {"two", "used"}
+        past, _ = room.events.watch(0)
+        assert [(event.action, event.attributes) for event in past][-1] == ("prune", {"reclaimed": str(space)})
 
 
 # -- stores on servers -----------------------------------------------------------------------------------------------------
