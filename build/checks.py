@@ -28,9 +28,7 @@ _REPORTED: frozenset[str] = frozenset({"file-length", "init-arguments", "untyped
 
 # Modules whose tests are elsewhere, by path or by folder (with a slash at its end), and why.
 _TESTED_ELSEWHERE = {
-    "build/guest/": "runs inside the recipe; every live test boots its result",
-    "build/ova/image.py": "needs root and minutes: `make test-ova`, tests/build/ova/test_same_each_time.py",
-    "build/busybox.py": "makes the image of every live test",
+    "build/guest/guest.py": "only starts the tether; every live test boots it",
 }
 
 

@@ -48,8 +48,8 @@ async def run(options: argparse.Namespace, report: Report) -> None:
     """Containers keep running meanwhile. Ended with REFUSED, and no change made, when the new settings are malformed."""
     folder: Path = options.cert_path or Path(options.name)
     async with opened(options) as appliances:
-        one = await appliances.named(options.name)
-        changes = await _changes(options, one, appliances, folder)
+        appliance = await appliances.named(options.name)
+        changes = await _changes(options, appliance, appliances, folder)
         if not changes:
             raise Ended(USAGE, "no option changes a setting")
         for key in sorted(changes):
@@ -62,24 +62,27 @@ async def run(options: argparse.Namespace, report: Report) -> None:
                 "EVERY CLIENT THAT REACHES THE API HAS FULL ACCESS to all containers and their data",
                 "leave the option out",
             )
-        _check(one, changes, report)
+        _check(appliance, changes, report)
         if options.dry_run:
             report.result(
-                {"name": one.name, "changed": False, "properties": sorted(changes)}, ["nothing was changed (--dry-run)"]
+                {"name": appliance.name, "changed": False, "properties": sorted(changes)},
+                ["nothing was changed (--dry-run)"],
             )
             return
         if "tls-key" in changes and not options.tls_key:
             write_public(folder / "server-cert.pem", changes["tls-cert"].encode())
             write_private(folder / "server-key.pem", changes["tls-key"].encode())
-        await _boot_with(appliances, one, changes, folder, options.timeout, report)
-        now = await appliances.named(one.reference._moId)
+        await _boot_with(appliances, appliance, changes, folder, options.timeout, report)
+        now = await appliances.named(appliance.reference._moId)
         report.result(
-            {"name": one.name, "changed": True, "properties": sorted(changes), "docker_host": docker_host(now)},
-            [f"{one.name} is configured: {docker_host(now)}"],
+            {"name": appliance.name, "changed": True, "properties": sorted(changes), "docker_host": docker_host(now)},
+            [f"{appliance.name} is configured: {docker_host(now)}"],
         )
 
 
-async def _changes(options: argparse.Namespace, one: Deployed, appliances: Appliances, folder: Path) -> dict[str, str]:
+async def _changes(
+    options: argparse.Namespace, appliance: Deployed, appliances: Appliances, folder: Path
+) -> dict[str, str]:
     server = appliances.session.server
     wanted = handed_on(options)
     if options.no_tlsverify:
@@ -90,8 +93,8 @@ async def _changes(options: argparse.Namespace, one: Deployed, appliances: Appli
     if options.tls_cname:
         if options.tls_cert:
             raise InvalidParameter("--tls-cname is for a certificate of vch's own CA: leave out --tls-server-cert")
-        authority = Authority(folder, one.name, must_be=True)
-        names = [options.tls_cname, known_address({**one.values, **wanted})]
+        authority = Authority(folder, appliance.name, must_be=True)
+        names = [options.tls_cname, known_address({**appliance.values, **wanted})]
         wanted["tls-cert"], wanted["tls-key"] = authority.sign_server(list(dict.fromkeys(filter(None, names))))
     for key in options.reset:
         if key not in PROPERTY:
@@ -99,7 +102,9 @@ async def _changes(options: argparse.Namespace, one: Deployed, appliances: Appli
                 f"--reset {key}: no such property; the properties are {', '.join(each.key for each in PROPERTIES)}"
             )
         wanted[key] = PROPERTY[key].default or ""
-    changes = {key: value for key, value in wanted.items() if value != one.values.get(key, PROPERTY[key].default or "")}
+    changes = {
+        key: value for key, value in wanted.items() if value != appliance.values.get(key, PROPERTY[key].default or "")
+    }
     if options.ops_user:
         password = password_of(options.ops_password_file, "VCH_OPS_PASSWORD", options.ops_user)
         # An account that cannot log in would leave the appliance without vSphere.
@@ -111,8 +116,8 @@ async def _changes(options: argparse.Namespace, one: Deployed, appliances: Appli
     return changes
 
 
-def _check(one: Deployed, changes: Mapping[str, str], report: Report) -> None:
-    values = {**one.values, **changes}
+def _check(appliance: Deployed, changes: Mapping[str, str], report: Report) -> None:
+    values = {**appliance.values, **changes}
     # The appliance keeps its secrets, and the properties no longer hold them: leave them out of the check.
     values["vsphere-password"] = values.get("vsphere-password") or "-"
     if not values.get("tls-key"):
@@ -123,41 +128,46 @@ def _check(one: Deployed, changes: Mapping[str, str], report: Report) -> None:
         for problem in error.problems:
             finding = as_option(problem)
             report.finding("problems", finding.setting, finding.text, finding.remedy)
-        raise Ended(REFUSED, f"{one.name} is unchanged: see the problems above") from error
+        raise Ended(REFUSED, f"{appliance.name} is unchanged: see the problems above") from error
 
 
 async def _boot_with(
-    appliances: Appliances, one: Deployed, changes: Mapping[str, str], folder: Path, seconds: float, report: Report
+    appliances: Appliances,
+    appliance: Deployed,
+    changes: Mapping[str, str],
+    folder: Path,
+    seconds: float,
+    report: Report,
 ) -> None:
-    report.step(f"Shutting {one.name} down; its containers keep running")
-    if one.power != "poweredOff":
-        await appliances.power_off(one.reference, GRACE_SECONDS)
+    report.step(f"Shutting {appliance.name} down; its containers keep running")
+    if appliance.power != "poweredOff":
+        await appliances.power_off(appliance.reference, GRACE_SECONDS)
     if group := changes.get("vm-group"):
-        await appliances.group(one.pool, group).add(one.reference)
+        await appliances.group(appliance.pool, group).add(appliance.reference)
     if changes.get("vsphere-login") == "extension":
         changes = {**changes, "vsphere-ticket": await appliances.ticket()}
-    await appliances.set_values(one, changes)
-    if not await boot(appliances, one, {**one.values, **changes}, folder, seconds, report):
+    await appliances.set_values(appliance, changes)
+    if not await boot(appliances, appliance, {**appliance.values, **changes}, folder, seconds, report):
         report.step("The API does not answer; restoring the old settings")
-        await appliances.power_off(one.reference, GRACE_SECONDS)
-        changed = await appliances.named(one.reference._moId)
-        await appliances.set_values(changed, {key: one.values.get(key, "") for key in changes})
-        served = await boot(appliances, one, one.values, folder, seconds, report)
+        await appliances.power_off(appliance.reference, GRACE_SECONDS)
+        changed = await appliances.named(appliance.reference._moId)
+        await appliances.set_values(changed, {key: appliance.values.get(key, "") for key in changes})
+        served = await boot(appliances, appliance, appliance.values, folder, seconds, report)
         text = "the old settings are back" if served else "nor with the old settings: see its console"
-        raise Ended(TOO_LATE, f"{one.name} does not come up with these settings; {text}")
+        raise Ended(TOO_LATE, f"{appliance.name} does not come up with these settings; {text}")
     secrets = [key for key in changes if PROPERTY[key].secret and changes[key]]
     if secrets:
-        await appliances.set_values(await appliances.named(one.reference._moId), dict.fromkeys(secrets, ""))
+        await appliances.set_values(await appliances.named(appliance.reference._moId), dict.fromkeys(secrets, ""))
 
 
 async def boot(
-    appliances: Appliances, one: Deployed, values: Mapping[str, str], folder: Path, seconds: float, report: Report
+    appliances: Appliances, appliance: Deployed, values: Mapping[str, str], folder: Path, seconds: float, report: Report
 ) -> bool:
     """Power the appliance on. Whether it serves its API within `seconds`."""
     report.step("Powering it on")
-    await appliances.power_on(one.reference)
+    await appliances.power_on(appliance.reference)
     with trio.move_on_after(seconds):
-        address = known_address(values) or await reported_address(appliances, one.reference)
+        address = known_address(values) or await reported_address(appliances, appliance.reference)
         report.step(f"Waiting for the API at {address}")
         await wait_served(address, values, folder)
         return True

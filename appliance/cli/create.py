@@ -79,7 +79,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
         values = values_of(options, appliances.session.server, look.places)
         if options.ops_grant_perms:
             # `_make` gives the account the privileges that it lacks.
-            look.problems = [one for one in look.problems if one.setting != "--ops-user"]
+            look.problems = [finding for finding in look.problems if finding.setting != "--ops-user"]
         findings += look.problems
         if options.ops_extension and not appliances.session.is_vcenter:
             findings.append(
@@ -95,8 +95,8 @@ async def run(options: argparse.Namespace, report: Report) -> None:
             settings_of({**values, "vsphere-password": "-"})
         except Malformed as error:
             findings += [as_option(problem) for problem in error.problems]
-        for one in look.warnings:
-            report.finding("warnings", one.setting, one.text, one.remedy)
+        for finding in look.warnings:
+            report.finding("warnings", finding.setting, finding.text, finding.remedy)
         if options.no_tlsverify:
             report.finding(
                 "warnings",
@@ -104,8 +104,8 @@ async def run(options: argparse.Namespace, report: Report) -> None:
                 "EVERY CLIENT THAT REACHES THE API HAS FULL ACCESS to all containers and their data",
                 "leave the option out",
             )
-        for one in findings:
-            report.finding("problems", one.setting, one.text, one.remedy)
+        for finding in findings:
+            report.finding("problems", finding.setting, finding.text, finding.remedy)
         if findings:
             raise Ended(
                 REFUSED,

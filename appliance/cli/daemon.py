@@ -40,15 +40,15 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         ("dump", "show every task of a daemon, and where the task waits"),
         ("trace", "show the timeline of a container's last start, in ms"),
     ):
-        one = commands.add_parser(name, help=text, description=text)
-        one.add_argument(
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument(
             "-H",
             "--host",
             default=_DEFAULT,
             help=f"The daemon, unix:///path or tcp://address:port (default: {_DEFAULT})",
         )
         if name == "trace":
-            one.add_argument("container", help="Name or id of the container")
+            command.add_argument("container", help="Name or id of the container")
 
 
 def run(options: argparse.Namespace) -> str | None:

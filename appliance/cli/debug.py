@@ -66,28 +66,28 @@ async def run(options: argparse.Namespace, report: Report) -> None:
         raise InvalidParameter(f"--for {options.seconds}: not between {LEAST_SECONDS} and {MOST_SECONDS} seconds")
     folder: Path = options.cert_path or Path(options.name)
     async with opened(options) as appliances:
-        one = await appliances.named(options.name)
-        if one.power != "poweredOn":
-            raise Ended(REFUSED, f"{one.name} is {one.power}")
+        appliance = await appliances.named(options.name)
+        if appliance.power != "poweredOn":
+            raise Ended(REFUSED, f"{appliance.name} is {appliance.power}")
         if options.close:
-            await appliances.set_extra(one.reference, {REQUEST: Access(secrets.token_hex(8), 0).encode()})
-            report.result({"name": one.name, "open": False}, [f"SSH to {one.name} is closed"])
+            await appliances.set_extra(appliance.reference, {REQUEST: Access(secrets.token_hex(8), 0).encode()})
+            report.result({"name": appliance.name, "open": False}, [f"SSH to {appliance.name} is closed"])
             return
         key, own = _key(options.authorized_key, folder)
         hashed = _hash(_password()) if options.rootpw else ""
         request = Access(secrets.token_hex(8), options.seconds, key, hashed).encode()
-        await appliances.set_extra(one.reference, {REQUEST: request, HOST_KEY: ""})
+        await appliances.set_extra(appliance.reference, {REQUEST: request, HOST_KEY: ""})
         found = ""
         with trio.move_on_after(options.timeout):
             report.step("Waiting for the SSH host key of the appliance")
-            found = await _host_key(appliances, one.reference)
-            address = known_address(one.values) or await reported_address(appliances, one.reference)
+            found = await _host_key(appliances, appliance.reference)
+            address = known_address(appliance.values) or await reported_address(appliances, appliance.reference)
         if not found:
-            raise Ended(TOO_LATE, f"{one.name} does not react; are its VMware Tools running?")
+            raise Ended(TOO_LATE, f"{appliance.name} does not react; are its VMware Tools running?")
     line = f"ssh {f'-i {own} ' if own is not None else ''}root@{address}"
     if own is None:
         report.result(
-            {"name": one.name, "open": True, "ssh": line, "host_key": found}, [line, f"Its host key is {found}"]
+            {"name": appliance.name, "open": True, "ssh": line, "host_key": found}, [line, f"Its host key is {found}"]
         )
         return
     status, said = await trio.to_thread.run_sync(
@@ -96,7 +96,9 @@ async def run(options: argparse.Namespace, report: Report) -> None:
     if options.there:
         sys.stdout.write(said)
         raise SystemExit(status)
-    report.result({"name": one.name, "open": True, "ssh": line, "host_key": found}, [line, f"Its host key is {found}"])
+    report.result(
+        {"name": appliance.name, "open": True, "ssh": line, "host_key": found}, [line, f"Its host key is {found}"]
+    )
 
 
 def _key(path: Path | None, folder: Path) -> tuple[str, Path | None]:

@@ -20,48 +20,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 async def run(options: argparse.Namespace, report: Report) -> None:
     """Ended with REFUSED, and no change made, when containers are running and --force was not given."""
     async with opened(options) as appliances:
-        one = await appliances.named(options.name)
-        machines = await appliances.containers(one)
+        appliance = await appliances.named(options.name)
+        machines = await appliances.containers(appliance)
         running = [name for _, name, on in machines if on]
         if running and not options.force:
             raise Ended(
                 REFUSED,
-                f"{one.name} has containers that are running: {', '.join(sorted(running))}; stop them, or use --force",
+                f"{appliance.name} has containers that are running: {', '.join(sorted(running))}; stop them, or use --force",
             )
         # The appliance goes first, since vchd would restart containers.
-        if one.power != "poweredOff":
-            report.step(f"Shutting {one.name} down")
-            await appliances.power_off(one.reference, _GRACE_SECONDS)
-        folders = await appliances.folders(one)
-        for reference, name, on in await appliances.containers(one, waiting=True):
+        if appliance.power != "poweredOff":
+            report.step(f"Shutting {appliance.name} down")
+            await appliances.power_off(appliance.reference, _GRACE_SECONDS)
+        folders = await appliances.folders(appliance)
+        for reference, name, on in await appliances.containers(appliance, waiting=True):
             report.step(f"Removing {name}")
             if on:
                 await appliances.power_off(reference)
             await appliances.keep_disks(reference, folders)
             await appliances.destroy(reference)
-        kept = await appliances.remove_files(one, volumes=options.volumes)
-        report.step(f"Removing {one.name}")
-        await appliances.destroy(one.reference)
-        await appliances.remove_extension(one.tenant)
-        if (group := one.values.get("vm-group")) and one.pool is not None:
-            await appliances.group(one.pool, group).remove_unless_used()
-        if one.pool is not None and await appliances.session.look("pool", one.pool, "name") == one.name:
-            await appliances.remove_pool(one.pool)
-        if one.folder is not None:
-            await appliances.remove_folder(one.folder)
-        lines = [f"{one.name} is deleted"]
+        kept = await appliances.remove_files(appliance, volumes=options.volumes)
+        report.step(f"Removing {appliance.name}")
+        await appliances.destroy(appliance.reference)
+        await appliances.remove_extension(appliance.tenant)
+        if (group := appliance.values.get("vm-group")) and appliance.pool is not None:
+            await appliances.group(appliance.pool, group).remove_unless_used()
+        if (
+            appliance.pool is not None
+            and await appliances.session.look("pool", appliance.pool, "name") == appliance.name
+        ):
+            await appliances.remove_pool(appliance.pool)
+        if appliance.folder is not None:
+            await appliances.remove_folder(appliance.folder)
+        lines = [f"{appliance.name} is deleted"]
         # An operator's host can seldom mount these, so that their data stays.
-        served = [place for place in _places(one) if is_nfs(place)]
+        served = [place for place in _places(appliance) if is_nfs(place)]
         if served:
             lines += ["The volumes of the tenant on NFS servers stay there:", *(f"  {place}" for place in served)]
         if kept:
             lines += [
-                f"These volumes stay, for the next appliance of the tenant {one.tenant}:",
+                f"These volumes stay, for the next appliance of the tenant {appliance.tenant}:",
                 *(f"  {path}" for path in kept),
             ]
-        report.result({"name": one.name, "volumes_kept": kept, "servers_kept": served}, lines)
+        report.result({"name": appliance.name, "volumes_kept": kept, "servers_kept": served}, lines)
 
 
-def _places(one: Deployed) -> list[str]:
+def _places(appliance: Deployed) -> list[str]:
     """The datastores and URLs of the volume stores."""
-    return [text.partition("=")[2] for text in one.values.get("volume-stores", "").split(",")]
+    return [text.partition("=")[2] for text in appliance.values.get("volume-stores", "").split(",")]

@@ -24,8 +24,8 @@ async def run(options: argparse.Namespace, report: Report) -> None:
             appliances, PreflightRequest("", "", options.datacenter, options.compute_resource, "", {}, {}, {}, "")
         )
         await look.find_compute()
-        for one in look.problems:
-            report.finding("problems", one.setting, one.text, one.remedy)
+        for finding in look.problems:
+            report.finding("problems", finding.setting, finding.text, finding.remedy)
         if look.problems:
             raise Ended(REFUSED, "nothing was changed")
         changed = []
@@ -37,5 +37,5 @@ async def run(options: argparse.Namespace, report: Report) -> None:
             changed.append({"host": name, "allowed": lets})
         report.result(
             {"hosts": changed},
-            [f"{one['host']}: serial ports are {'allowed' if one['allowed'] else 'blocked'}" for one in changed],
+            [f"{host['host']}: serial ports are {'allowed' if host['allowed'] else 'blocked'}" for host in changed],
         )

@@ -46,43 +46,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 async def run(options: argparse.Namespace, report: Report) -> None:
     """Write the archive. Parts that are not available are left out, with a warning each."""
     async with opened(options) as appliances:
-        one = await appliances.named(options.name)
+        appliance = await appliances.named(options.name)
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-        bundle = Bundle(f"{one.name}-logs-{stamp}")
-        shown = {key: value for key, value in one.values.items() if key in PROPERTY and not PROPERTY[key].secret}
+        bundle = Bundle(f"{appliance.name}-logs-{stamp}")
+        shown = {key: value for key, value in appliance.values.items() if key in PROPERTY and not PROPERTY[key].secret}
         bundle.add(
             "appliance.json",
             {
-                "name": one.name,
-                "tenant": one.tenant,
-                "version": one.version,
-                "power": one.power,
-                "docker_host": docker_host(one),
+                "name": appliance.name,
+                "tenant": appliance.tenant,
+                "version": appliance.version,
+                "power": appliance.power,
+                "docker_host": docker_host(appliance),
                 "properties": shown,
             },
         )
         report.step("Asking vSphere")
-        for what, text in (await appliances.history(one)).items():
+        for what, text in (await appliances.history(appliance)).items():
             bundle.add(f"vsphere/{what}.txt", text)
         report.step("Asking the appliance")
-        missing = await _ask(one, bundle, options.cert_path or Path(one.name), options.tail)
+        missing = await _ask(appliance, bundle, options.cert_path or Path(appliance.name), options.tail)
         for text in missing:
             report.finding("warnings", "logs", text, "")
-    target = options.out or Path(f"{one.name}-logs-{stamp}.tar.gz")
+    target = options.out or Path(f"{appliance.name}-logs-{stamp}.tar.gz")
     write_private(target, bundle.finish())
     report.result({"file": str(target), "holds": bundle.names}, [str(target)])
 
 
-async def _ask(one: Deployed, bundle: Bundle, folder: Path, tail: int) -> list[str]:
+async def _ask(appliance: Deployed, bundle: Bundle, folder: Path, tail: int) -> list[str]:
     """Add what the API of the appliance answers. Returns what is missing, one text each."""
     missing: list[str] = []
-    address = known_address(one.values) or one.address
-    if one.power != "poweredOn" or not address:
+    address = known_address(appliance.values) or appliance.address
+    if appliance.power != "poweredOn" or not address:
         return [
-            f"the appliance is {one.power}, its address is {address or 'unknown'}: logs of vchd and of containers are missing"
+            f"the appliance is {appliance.power}, its address is {address or 'unknown'}: logs of vchd and of containers are missing"
         ]
     try:
-        async with client_of(address, one.values, folder) as client:
+        async with client_of(address, appliance.values, folder) as client:
             for path, name in (
                 ("/version", "vchd/version.json"),
                 ("/info", "vchd/info.json"),

@@ -28,8 +28,8 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, text: str, add: Callable[[argparse.ArgumentParser], None], run: Command) -> None:
-        one = commands.add_parser(name, help=text, description=text, epilog=_STATUSES)
-        _finish(one, add, run)
+        added = commands.add_parser(name, help=text, description=text, epilog=_STATUSES)
+        _finish(added, add, run)
 
     command("create", "deploy an appliance", create.add_arguments, create.run)
     command("ls", "list appliances", show.add_list_arguments, show.run_list)
@@ -51,11 +51,13 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _finish(one: argparse.ArgumentParser, add: Callable[[argparse.ArgumentParser], None], run: Command) -> None:
-    add(one)
-    target.add_arguments(one)
-    one.add_argument("--json", action="store_true", help="Print one JSON object on standard output, and nothing else")
-    one.set_defaults(run=run)
+def _finish(command: argparse.ArgumentParser, add: Callable[[argparse.ArgumentParser], None], run: Command) -> None:
+    add(command)
+    target.add_arguments(command)
+    command.add_argument(
+        "--json", action="store_true", help="Print one JSON object on standard output, and nothing else"
+    )
+    command.set_defaults(run=run)
 
 
 def _status_of(error: BaseException) -> int:

@@ -39,9 +39,9 @@ async def reported_address(appliances: Appliances, machine: object) -> str:
         await trio.sleep(_PAUSE)
 
 
-def docker_host(one: Deployed) -> str:
+def docker_host(appliance: Deployed) -> str:
     """tcp://address:port; "" while the address is unknown."""
-    address = known_address(one.values) or one.address
+    address = known_address(appliance.values) or appliance.address
     return f"tcp://{bracketed(address)}:{API_PORT}" if address else ""
 
 

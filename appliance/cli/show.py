@@ -21,23 +21,23 @@ async def run_list(options: argparse.Namespace, report: Report) -> None:
     async with opened(options) as appliances:
         found = await appliances.all()
         rows, values = [], []
-        for one in found:
-            counted = _counted(await appliances.containers(one))
-            host = docker_host(one)
+        for appliance in found:
+            counted = _counted(await appliances.containers(appliance))
+            host = docker_host(appliance)
             rows.append(
                 (
-                    one.reference._moId,
-                    one.name,
-                    one.tenant,
-                    one.version,
-                    one.power,
+                    appliance.reference._moId,
+                    appliance.name,
+                    appliance.tenant,
+                    appliance.version,
+                    appliance.power,
                     host,
                     f"{counted['running']} of {counted['all']}",
                 )
             )
-            values.append({**_facts(one), "containers": counted})
+            values.append({**_facts(appliance), "containers": counted})
         if options.quiet:
-            report.result(values, [one.name for one in found])
+            report.result(values, [appliance.name for appliance in found])
         else:
             report.result(values, table(("ID", "NAME", "TENANT", "VERSION", "POWER", "DOCKER_HOST", "RUNNING"), rows))
 
@@ -52,13 +52,15 @@ def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
 async def run_inspect(options: argparse.Namespace, report: Report) -> None:
     """Show an appliance: its place, its API and its settings, without secrets."""
     async with opened(options) as appliances:
-        one = await appliances.named(options.name)
-        counted = _counted(await appliances.containers(one))
+        appliance = await appliances.named(options.name)
+        counted = _counted(await appliances.containers(appliance))
         shown = {
-            key: value for key, value in one.values.items() if value and key in PROPERTY and not PROPERTY[key].secret
+            key: value
+            for key, value in appliance.values.items()
+            if value and key in PROPERTY and not PROPERTY[key].secret
         }
         if options.conf:
-            words = ["vch", "create", "--target", options.target, "--user", options.user, "--name", one.name]
+            words = ["vch", "create", "--target", options.target, "--user", options.user, "--name", appliance.name]
             for key, value in shown.items():
                 if value != PROPERTY[key].default:
                     words += words_of(key, value)
@@ -67,18 +69,18 @@ async def run_inspect(options: argparse.Namespace, report: Report) -> None:
             report.result({"options": words[2:]}, [shlex.join(words)])
             return
         facts = {
-            **_facts(one),
+            **_facts(appliance),
             "properties": shown,
             "containers": counted,
         }
         lines = [
-            f"Name:         {one.name}",
-            f"ID:           {one.reference._moId}",
-            f"UUID:         {one.identity}",
-            f"Tenant:       {one.tenant}",
-            f"Version:      {one.version}",
-            f"Power:        {one.power}",
-            f"DOCKER_HOST:  {docker_host(one) or 'unknown: the appliance has not reported its address'}",
+            f"Name:         {appliance.name}",
+            f"ID:           {appliance.reference._moId}",
+            f"UUID:         {appliance.identity}",
+            f"Tenant:       {appliance.tenant}",
+            f"Version:      {appliance.version}",
+            f"Power:        {appliance.power}",
+            f"DOCKER_HOST:  {docker_host(appliance) or 'unknown: the appliance has not reported its address'}",
             f"Containers:   {counted['all']}, {counted['running']} running",
             "Properties:",
             *(f"  {key}: {_one_line(value)}" for key, value in sorted(shown.items())),
@@ -95,13 +97,13 @@ def _one_line(value: str) -> str:
     return f"{first} ..." if more else first
 
 
-def _facts(one: Deployed) -> dict[str, object]:
+def _facts(appliance: Deployed) -> dict[str, object]:
     return {
-        "id": one.reference._moId,
-        "name": one.name,
-        "uuid": one.identity,
-        "tenant": one.tenant,
-        "version": one.version,
-        "power": one.power,
-        "docker_host": docker_host(one),
+        "id": appliance.reference._moId,
+        "name": appliance.name,
+        "uuid": appliance.identity,
+        "tenant": appliance.tenant,
+        "version": appliance.version,
+        "power": appliance.power,
+        "docker_host": docker_host(appliance),
     }

@@ -37,36 +37,41 @@ async def run(options: argparse.Namespace, report: Report) -> None:
     folder: Path = options.cert_path or Path(options.name)
     package = OvaFile(options.ova) if options.ova is not None else None
     async with opened(options) as appliances:
-        one = await appliances.named(options.name)
-        upgrades = Upgrades(appliances, one)
+        appliance = await appliances.named(options.name)
+        upgrades = Upgrades(appliances, appliance)
         if options.commit:
             await upgrades.commit()
-            report.result({"name": one.name, "version": one.version}, [f"{one.name} keeps the version {one.version}"])
+            report.result(
+                {"name": appliance.name, "version": appliance.version},
+                [f"{appliance.name} keeps the version {appliance.version}"],
+            )
         elif package is None:
             if await upgrades.previous() is None:
-                raise Ended(REFUSED, f"{one.name} has no snapshot to roll back to")
-            await _off(appliances, one, report)
+                raise Ended(REFUSED, f"{appliance.name} has no snapshot to roll back to")
+            await _off(appliances, appliance, report)
             version = (await upgrades.roll_back()).version
-            await _back(appliances, one, folder, options.timeout, report)
-            report.result({"name": one.name, "version": version}, [f"{one.name} has the version {version} again"])
+            await _back(appliances, appliance, folder, options.timeout, report)
+            report.result(
+                {"name": appliance.name, "version": version}, [f"{appliance.name} has the version {version} again"]
+            )
         else:
-            await _upgrade(appliances, one, upgrades, package, options, folder, report)
+            await _upgrade(appliances, appliance, upgrades, package, options, folder, report)
 
 
-async def _off(appliances: Appliances, one: Deployed, report: Report) -> None:
-    report.step(f"Shutting {one.name} down; its containers keep running")
-    if one.power != "poweredOff":
-        await appliances.power_off(one.reference, GRACE_SECONDS)
+async def _off(appliances: Appliances, appliance: Deployed, report: Report) -> None:
+    report.step(f"Shutting {appliance.name} down; its containers keep running")
+    if appliance.power != "poweredOff":
+        await appliances.power_off(appliance.reference, GRACE_SECONDS)
 
 
-async def _back(appliances: Appliances, one: Deployed, folder: Path, seconds: float, report: Report) -> None:
-    if not await boot(appliances, one, one.values, folder, seconds, report):
-        raise Ended(TOO_LATE, f"{one.name} is restored, but its API does not answer: see its console")
+async def _back(appliances: Appliances, appliance: Deployed, folder: Path, seconds: float, report: Report) -> None:
+    if not await boot(appliances, appliance, appliance.values, folder, seconds, report):
+        raise Ended(TOO_LATE, f"{appliance.name} is restored, but its API does not answer: see its console")
 
 
 async def _upgrade(
     appliances: Appliances,
-    one: Deployed,
+    appliance: Deployed,
     upgrades: Upgrades,
     package: OvaFile,
     options: argparse.Namespace,
@@ -74,9 +79,9 @@ async def _upgrade(
     report: Report,
 ) -> None:
     version = version_of(package)
-    if version == one.version and not options.force:
-        raise Ended(REFUSED, f"{one.name} already has the version {version}; use --force to upgrade anyway")
-    await _off(appliances, one, report)
+    if version == appliance.version and not options.force:
+        raise Ended(REFUSED, f"{appliance.name} already has the version {version}; use --force to upgrade anyway")
+    await _off(appliances, appliance, report)
     report.step("Creating a snapshot")
     await upgrades.begin()
     try:
@@ -85,21 +90,23 @@ async def _upgrade(
     except Exception:
         report.step("The upgrade failed; restoring the old version")
         await upgrades.roll_back()
-        await _back(appliances, one, folder, options.timeout, report)
+        await _back(appliances, appliance, folder, options.timeout, report)
         raise
-    if not await boot(appliances, one, one.values, folder, options.timeout, report):
+    if not await boot(appliances, appliance, appliance.values, folder, options.timeout, report):
         report.step("The API does not answer; restoring the old version")
-        await appliances.power_off(one.reference, GRACE_SECONDS)
+        await appliances.power_off(appliance.reference, GRACE_SECONDS)
         await upgrades.roll_back()
-        await _back(appliances, one, folder, options.timeout, report)
-        raise Ended(TOO_LATE, f"{one.name} did not come up with {version}; it has the version {one.version} again")
+        await _back(appliances, appliance, folder, options.timeout, report)
+        raise Ended(
+            TOO_LATE, f"{appliance.name} did not come up with {version}; it has the version {appliance.version} again"
+        )
     lines = [
-        f"{one.name} now has the version {version} (before: {one.version}). To keep it:",
-        f"    vch upgrade {one.name} --commit",
+        f"{appliance.name} now has the version {version} (before: {appliance.version}). To keep it:",
+        f"    vch upgrade {appliance.name} --commit",
         "To go back:",
-        f"    vch upgrade {one.name} --rollback",
+        f"    vch upgrade {appliance.name} --rollback",
     ]
-    report.result({"name": one.name, "version": version, "previous": one.version}, lines)
+    report.result({"name": appliance.name, "version": version, "previous": appliance.version}, lines)
 
 
 def version_of(package: OvaFile) -> str:

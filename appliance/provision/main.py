@@ -71,7 +71,7 @@ def present_nics() -> list[Nic]:
 
 def own_certificate(settings: Settings, folder: Path) -> tuple[str, str]:
     """A self-signed certificate and its key, PEM. `folder` keeps both until the names or addresses of the appliance change."""
-    names = sorted({settings.hostname or "vch", *(str(one.address.ip) for one in settings.interfaces if one.address)})
+    names = sorted({settings.hostname or "vch", *(str(nic.address.ip) for nic in settings.interfaces if nic.address)})
     certificate, key = folder / "cert.pem", folder / "key.pem"
     if key.exists() and (folder / "names").exists() and (folder / "names").read_text().split() == names:
         return certificate.read_text(), key.read_text()

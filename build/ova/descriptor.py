@@ -43,12 +43,12 @@ def descriptor(name: str, disks: Sequence[Disk], version: str = __version__) -> 
         f"    <Network ovf:name={quoteattr(title)}><Description>{escape(text)}</Description></Network>"
         for title, text in NETWORKS
     )
-    categories = dict.fromkeys(one.category for one in PROPERTIES)
+    categories = dict.fromkeys(found.category for found in PROPERTIES)
     properties = "\n".join(
         "\n".join(
             [
                 f"        <Category>{escape(category)}</Category>",
-                *(_property(one) for one in PROPERTIES if one.category == category),
+                *(_property(found) for found in PROPERTIES if found.category == category),
             ]
         )
         for category in categories
@@ -103,12 +103,12 @@ def descriptor(name: str, disks: Sequence[Disk], version: str = __version__) -> 
 """.encode()
 
 
-def _property(one: Property) -> str:
-    secret = ' ovf:password="true"' if one.secret else ""
-    default = f" ovf:value={quoteattr(one.default)}" if one.default else ""
-    head = f'        <Property ovf:key={quoteattr(one.key)} ovf:type="{one.type}" ovf:userConfigurable="true"{secret}{default}>'
-    text = f"<Description>{escape(one.description)}</Description>" if one.description else ""
-    return f"{head}<Label>{escape(one.label)}</Label>{text}</Property>"
+def _property(found: Property) -> str:
+    secret = ' ovf:password="true"' if found.secret else ""
+    default = f" ovf:value={quoteattr(found.default)}" if found.default else ""
+    head = f'        <Property ovf:key={quoteattr(found.key)} ovf:type="{found.type}" ovf:userConfigurable="true"{secret}{default}>'
+    text = f"<Description>{escape(found.description)}</Description>" if found.description else ""
+    return f"{head}<Label>{escape(found.label)}</Label>{text}</Property>"
 
 
 def _items() -> list[str]:

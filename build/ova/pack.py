@@ -38,18 +38,18 @@ def pack(
     ]
     about = descriptor(name, packed, version)
     digests = f"SHA256({name}.ovf)= {hashlib.sha256(about).hexdigest()}\n"
-    for one in packed:
-        with (work / one.name).open("rb") as file:
-            digests += f"SHA256({one.name})= {hashlib.file_digest(file, 'sha256').hexdigest()}\n"
+    for entry in packed:
+        with (work / entry.name).open("rb") as file:
+            digests += f"SHA256({entry.name})= {hashlib.file_digest(file, 'sha256').hexdigest()}\n"
     small = [(f"{name}.ovf", about), (f"{name}.mf", digests.encode())]
     if signer is not None:
         small.append((f"{name}.cert", signature(f"{name}.mf", digests.encode(), *signer)))
     with tarfile.open(target, "w", format=tarfile.USTAR_FORMAT) as archive:
         for member, content in small:
             archive.addfile(_member(member, len(content)), io.BytesIO(content))
-        for one in packed:
-            with (work / one.name).open("rb") as file:
-                archive.addfile(_member(one.name, one.size), file)
+        for entry in packed:
+            with (work / entry.name).open("rb") as file:
+                archive.addfile(_member(entry.name, entry.size), file)
 
 
 def _packed(identity: str, raw: Path, target: Path) -> Disk:

@@ -132,7 +132,7 @@ def site_packages(work: Path) -> Path:
         "--implementation",
         "cp",
         "--only-binary=:all:",
-        *(word for one in _PLATFORMS for word in ("--platform", one)),
+        *(word for platform in _PLATFORMS for word in ("--platform", platform)),
         "-c",
         str(TOP / "constraints.txt"),
         *project["dependencies"],
