@@ -18,11 +18,14 @@ from appliance.streams.detach import parse_keys
 
 
 class StreamRoutes:
+    """Live output and input, and stored output."""
+
     def __init__(self, registry: ContainerRegistry, containers: ContainerBackend) -> None:
         self._registry = registry
         self._containers = containers
 
     def routes(self) -> dict[tuple[str, str], Route]:
+        """See Router.add_all."""
         name = "/containers/{name}"
         return {
             ("POST", f"{name}/attach"): self.attach,
@@ -33,17 +36,18 @@ class StreamRoutes:
     @staticmethod
     def _streams(request: Request, tty: bool) -> frozenset[int]:
         wanted = {number for number, name in ((1, "stdout"), (2, "stderr")) if request.flag(name)}
-        # A terminal has one stream, whichever was asked for.
+        # A terminal has only stdout, whichever stream the client wants.
         return frozenset({1} if tty and wanted else wanted)
 
     async def attach(self, request: Request, reply: Reply) -> None:
+        """POST /containers/{name}/attach: hijack the connection."""
         tty = self._registry.get(request.path["name"]).tty
         upgrade = "upgrade" in request.headers
         kind = MULTIPLEXED if upgrade and not tty and request.version >= (1, 42) else RAW
         await self._attach(request, lambda: reply.hijack(kind, upgrade), framed=not tty)
 
     async def attach_websocket(self, request: Request, reply: Reply) -> None:
-        """The same for who cannot hijack; output is not told apart there."""
+        """GET /containers/{name}/attach/ws: attach by WebSocket, with stdout and stderr mixed."""
         await self._attach(request, lambda: reply.websocket(request, binary=request.version >= (1, 28)), framed=False)
 
     async def _attach(
@@ -80,6 +84,7 @@ class StreamRoutes:
                 attachment.close()
 
     async def logs(self, request: Request, reply: Reply) -> None:
+        """GET /containers/{name}/logs."""
         container = self._registry.get(request.path["name"])
         if not (request.flag("stdout") or request.flag("stderr")):
             raise InvalidParameter("Bad parameters: you must choose at least one stream")
