@@ -19,8 +19,8 @@ from tether.agent.process_table import ProcessTable
 from tether.agent.reaper import Reaper
 from tether.agent.stats import MetricsService
 from tether.agent.stdio import StdioService
+from tether.rpc.call import Method, methods_of
 from tether.rpc.listener import serve_link
-from tether.rpc.server import Method, methods_of
 from tether.system import linux
 from tether.system.cgroup import ROOT, enable_controllers
 from tether.system.rtnetlink import loopback_up

@@ -21,7 +21,7 @@ from tether.agent.network import NetworkService
 from tether.agent.process import ProcessService
 from tether.agent.stats import MetricsService
 from tether.agent.stdio import StdioService
-from tether.rpc.server import methods_of
+from tether.rpc.call import methods_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FILES: tuple[FileDescriptor, ...] = (

@@ -9,7 +9,7 @@ import trio
 from protos.tether.v1 import network_pb2
 from tether.agent.child import Pipe
 from tether.agent.reaper import Reaper
-from tether.rpc.server import Call
+from tether.rpc.call import Call
 from tether.rpc.status import Code, RpcError
 from tether.system.rtnetlink import Rtnetlink, nics
 

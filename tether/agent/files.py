@@ -19,7 +19,7 @@ from tether.agent.pack import pack, pack_root
 from tether.agent.reaper import Reaper
 from tether.agent.unpack import unpack
 from tether.launch.rootfs import parse_options
-from tether.rpc.server import Call
+from tether.rpc.call import Call
 from tether.rpc.status import Code, RpcError
 from tether.system import linux
 

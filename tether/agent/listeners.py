@@ -6,7 +6,7 @@ from pathlib import Path
 import trio
 
 from protos.tether.v1 import network_pb2
-from tether.rpc.server import Call
+from tether.rpc.call import Call
 
 _NET = Path("/proc/net")
 _MOST = 1024

@@ -20,7 +20,7 @@ from tether.agent.reaper import Reaper
 from tether.agent.stdio import StdioService
 from tether.launch.prefetch import prefetch
 from tether.launch.spec import Spec
-from tether.rpc.server import Call
+from tether.rpc.call import Call
 from tether.rpc.status import Code, RpcError
 from tether.system import linux
 from tether.system.sock_diag import close_tcp

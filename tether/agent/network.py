@@ -8,7 +8,7 @@ from protos.tether.v1 import network_pb2
 from tether.agent import listeners, modules
 from tether.agent.dhcp import Leases
 from tether.agent.fast_path import FastPathDialler
-from tether.rpc.server import Call
+from tether.rpc.call import Call
 from tether.rpc.status import Code, RpcError
 from tether.system.netlink import NetlinkSocket
 from tether.system.rtnetlink import Rtnetlink, nics

@@ -8,7 +8,7 @@ from pathlib import Path
 import trio
 
 from protos.tether.v1 import metrics_pb2
-from tether.rpc.server import Call
+from tether.rpc.call import Call
 from tether.system.cgroup import Cgroup
 
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")

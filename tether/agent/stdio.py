@@ -10,7 +10,7 @@ from typing import Protocol
 import trio
 
 from protos.tether.v1 import process_pb2, stdio_pb2
-from tether.rpc.server import Call
+from tether.rpc.call import Call
 from tether.rpc.status import Code, RpcError
 
 _READ = 256 << 10

@@ -3,9 +3,8 @@
 import asyncio
 import os
 import socket
-import struct
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Generic, TypeVar
 
@@ -14,10 +13,10 @@ import grpc.aio
 import trio
 from google.protobuf.message import Message
 
-from tether.link import Data, Event, Opened, Reset
 from tether.rpc.bridge import CallAbandoned, LoopThread
+from tether.rpc.grpcio_socket import GrpcioSocket
 from tether.rpc.status import Code, RpcError
-from tether.transport import FastPath, Line, LineClosed, LinkedLine
+from tether.transport import FastPath, Line, LineClosed
 
 Out = TypeVar("Out", bound=Message)
 
@@ -140,7 +139,7 @@ class Channel:
         self._address = f"vch-{os.getpid()}-{os.urandom(12).hex()}"
         self._grpc: grpc.aio.Channel | None = None
         self._opened = trio.Event()
-        self._wire: _Wire | None = None
+        self._socket: GrpcioSocket | None = None
         self.sessions = 0
         self.closed = False
 
@@ -210,12 +209,12 @@ class Channel:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         listener.bind("\0" + self._address)
         listener.listen(4)
-        wire = self._wire = _Wire(self._line, self._window, self._on_opened)
+        joined = self._socket = GrpcioSocket(self._line, self._window, self._on_opened)
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(wire.accept_loop, trio.socket.from_stdlib_socket(listener))
+                nursery.start_soon(joined.accept_loop, trio.socket.from_stdlib_socket(listener))
                 try:
-                    await wire.linked.run()
+                    await joined.linked.run()
                 except* LineClosed:
                     nursery.cancel_scope.cancel()
         finally:
@@ -230,15 +229,15 @@ class Channel:
 
     def attach(self, line: Line) -> FastPath | None:
         """Continue over a faster line while it lasts. When the channel is not running, close the line and return None."""
-        if self._wire is None or self.closed:
+        if self._socket is None or self.closed:
             line.close()
             return None
-        return self._wire.linked.attach(line)
+        return self._socket.linked.attach(line)
 
     def reset_link(self) -> None:
         """End the link's session; calls under way fail with UNAVAILABLE, a new session opens by itself."""
-        if self._wire is not None:
-            self._wire.reset()
+        if self._socket is not None:
+            self._socket.reset()
 
     async def _on_opened(self) -> None:
         self.sessions += 1
@@ -251,122 +250,5 @@ class Channel:
             self._opened.set()
 
 
-class _Wire:
-    """Between grpcio's socket and the link: one connection of the socket is one session of the link."""
-
-    def __init__(self, line: Line, window: int, on_opened: Callable[[], Any]) -> None:
-        self.linked = LinkedLine(line, _random_id, self._on_event, window=window)
-        self.linked.on_room = self._wake_reader
-        self._on_opened = on_opened
-        self._session: int | None = None
-        self._change = trio.Event()
-        self._incoming: deque[tuple[int, bytes]] = deque()
-        self._arrived = trio.Event()
-        self._room = trio.Event()
-
-    def _on_event(self, event: Event) -> None:
-        match event:
-            case Opened(session):
-                self._session = session
-                self._changed()
-            case Reset():
-                self._session = None
-                self._incoming.clear()
-                self._changed()
-            case Data(session, data):
-                self._incoming.append((session, data))
-                self._arrived.set()
-
-    def reset(self) -> None:
-        self.linked.connection.reset(trio.current_time())
-        self.linked.deliver()
-        self.linked.flush()
-
-    def _changed(self) -> None:
-        change, self._change = self._change, trio.Event()
-        change.set()
-
-    def _wake_reader(self) -> None:
-        self._room.set()
-
-    async def accept_loop(self, listener: trio.socket.SocketType) -> None:
-        used: int | None = None
-        while True:
-            while self._session is None:
-                await self._change.wait()
-            if used == self._session:
-                # grpcio has closed its connection: end the session, so that the guest closes its half too.
-                self.reset()
-                continue
-            session = self._session
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._on_opened)
-                connection, _ = await listener.accept()
-            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-            if struct.unpack("3i", credentials)[0] != os.getpid():
-                connection.close()
-                continue
-            used = session
-            with connection:
-                async with trio.open_nursery() as nursery:
-
-                    async def watch(scope: trio.CancelScope = nursery.cancel_scope, session: int = session) -> None:
-                        while self._session == session:
-                            await self._change.wait()
-                        scope.cancel()
-
-                    nursery.start_soon(watch)
-                    nursery.start_soon(self._upward, connection, session, nursery.cancel_scope)
-                    await self._downward(connection, session)
-                    nursery.cancel_scope.cancel()
-
-    async def _upward(self, connection: trio.socket.SocketType, session: int, scope: trio.CancelScope) -> None:
-        """Link to grpcio."""
-        try:
-            while True:
-                while not self._incoming:
-                    self._arrived = trio.Event()
-                    await self._arrived.wait()
-                if self._session != session:
-                    # The data belongs to the next session, which another task carries.
-                    await trio.sleep_forever()
-                number, data = self._incoming.popleft()
-                if number != session:
-                    continue
-                view = memoryview(data)
-                while view:
-                    view = view[await connection.send(view) :]
-                self.linked.connection.acknowledge(session, len(data))
-                if self.linked.connection._ack_now:
-                    self.linked.flush()
-        except OSError:
-            scope.cancel()
-
-    async def _downward(self, connection: trio.socket.SocketType, session: int) -> None:
-        """grpcio to link."""
-        link = self.linked.connection
-        while True:
-            try:
-                data = await connection.recv(256 << 10)
-            except OSError:
-                return
-            if not data:
-                return
-            view = memoryview(data)
-            while view:
-                if self._session != session:
-                    return
-                taken = link.send(view)
-                view = view[taken:]
-                self._room = trio.Event()
-                self.linked.flush()
-                if view and not link.send_room():
-                    await self._room.wait()
-
-
 def _serialize(message: Message) -> bytes:
     return message.SerializeToString()
-
-
-def _random_id() -> int:
-    return int.from_bytes(os.urandom(8), "big") or 1

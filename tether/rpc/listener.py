@@ -5,7 +5,8 @@ from collections.abc import Callable
 import trio
 
 from tether.link import Data, Event, Opened, Reset
-from tether.rpc.server import Method, Session
+from tether.rpc.call import Method
+from tether.rpc.server import Session
 from tether.transport import Line, LinkedLine
 
 

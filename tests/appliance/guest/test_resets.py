@@ -19,8 +19,8 @@ from protos.tether.v1 import process_pb2, sandbox_pb2, stdio_pb2
 from tests.tether.rpc.echo import random_id
 from tether.agent.stdio import STDOUT, Spool, Stdin, StdioService, pump_out
 from tether.rpc.bridge import LoopThread
+from tether.rpc.call import Method
 from tether.rpc.listener import serve_link
-from tether.rpc.server import Method
 from tether.transport import Line, LineClosed
 
 PROCESS = "one"

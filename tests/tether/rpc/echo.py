@@ -10,9 +10,9 @@ import trio
 from protos.tether.v1 import stdio_pb2
 from protos.tether.v1.stdio_pb2 import AttachRequest, AttachResponse, Record
 from tether.rpc.bridge import LoopThread
+from tether.rpc.call import Call, Method
 from tether.rpc.client import Channel
 from tether.rpc.listener import serve_link
-from tether.rpc.server import Call, Method
 from tether.rpc.status import Code, RpcError
 from tether.transport import Line, LineClosed
 
