@@ -1,0 +1,141 @@
+"""NICs receive their configuration in order, with a fake rtnetlink."""
+
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from protos.tether.v1.network_pb2 import ApplyRequest, Interface, NetworkConfig, Route
+from tether.agent import network
+from tether.agent.network import NetworkService
+from tether.rpc.status import Code, RpcError
+
+
+class FakeKernel:
+    """NICs by (index, name, MAC), and what was done to them. Also stands in for Rtnetlink and NetlinkSocket."""
+
+    def __init__(self) -> None:
+        self.nics: list[tuple[int, str, str]] = []
+        self.done: list[tuple[Any, ...]] = []
+        self.error: OSError | None = None
+
+    def __call__(self, *_: object) -> "FakeKernel":
+        return self
+
+    def __enter__(self) -> "FakeKernel":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def set_link(self, index: int, **changes: Any) -> None:
+        self.done.append(("link", index, {key: value for key, value in changes.items() if value not in (None, 0)}))
+        if name := changes.get("name"):
+            self.nics = [(number, name if number == index else old, mac) for number, old, mac in self.nics]
+
+    def add_address(self, index: int, cidr: str) -> None:
+        if self.error is not None:
+            raise self.error
+        self.done.append(("address", index, cidr))
+
+    def add_route(self, index: int, destination: str, gateway: str) -> None:
+        self.done.append(("route", index, destination, gateway))
+
+    def remove_address(self, index: int, cidr: str) -> None:
+        self.done.append(("remove", index, cidr))
+
+    def send_batch(self, batch: bytes) -> None:
+        self.done.append(("filter", batch))
+
+
+class FakeLeases:
+    def __init__(self) -> None:
+        self.kept: list[dict[str, bool]] = []
+        self.dropped: list[str] = []
+
+    async def keep(self, wanted: dict[str, bool], hostname: str) -> None:
+        self.kept.append(wanted)
+
+    def drop(self, name: str) -> None:
+        self.dropped.append(name)
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> FakeKernel:
+    made = FakeKernel()
+    monkeypatch.setattr(network, "Rtnetlink", made)
+    monkeypatch.setattr(network, "NetlinkSocket", made)
+    monkeypatch.setattr(network, "nics", lambda: sorted(made.nics))
+    monkeypatch.setattr("tether.agent.network.modules.load", lambda name: made.done.append(("module", name)))
+    return made
+
+
+async def test_a_nic_is_found_by_its_mac_and_renamed(kernel: FakeKernel) -> None:
+    kernel.nics = [(2, "eth0", "02:00:00:00:00:01"), (3, "eth1", "02:00:00:00:00:02")]
+    leases = FakeLeases()
+    first = Interface(
+        name="eth0",
+        mac="02:00:00:00:00:02".upper(),
+        addresses=["10.0.0.2/24"],
+        routes=[Route(gateway="10.0.0.1")],
+        mtu=1400,
+    )
+    second = Interface(name="eth1", mac="02:00:00:00:00:01", dhcp=True, dhcp_route=True)
+    await network.apply(NetworkConfig(interfaces=[first, second]), leases)  # type: ignore[arg-type]
+    assert kernel.done == [
+        ("link", 2, {"name": "nic2"}),
+        ("link", 3, {"name": "eth0"}),
+        ("link", 3, {"mtu": 1400}),
+        ("address", 3, "10.0.0.2/24"),
+        ("route", 3, "", "10.0.0.1"),
+        ("link", 2, {"name": "eth1"}),
+        ("link", 2, {}),
+    ]
+    assert leases.kept == [{"eth1": True}]
+    kernel.done.clear()
+    network.remove(NetworkConfig(interfaces=[first, second]), leases)  # type: ignore[arg-type]
+    assert kernel.done == [("remove", 3, "10.0.0.2/24")]
+    assert leases.dropped == ["eth0", "eth1"]
+
+
+async def test_a_restored_nic_is_found_by_its_index(kernel: FakeKernel) -> None:
+    kernel.nics = [(2, "eth0", "02:00:00:00:00:99")]
+    wanted = Interface(name="eth0", mac="02:00:00:00:00:01", index=0, set_mac=True)
+    await network.apply(NetworkConfig(interfaces=[wanted]), FakeLeases())  # type: ignore[arg-type]
+    assert kernel.done == [("link", 2, {"mac": "02:00:00:00:00:01"})]
+
+
+async def test_the_filter_comes_before_the_addresses(kernel: FakeKernel) -> None:
+    kernel.nics = [(2, "eth0", "02:00:00:00:00:01")]
+    wanted = Interface(name="eth0", mac="02:00:00:00:00:01", addresses=["10.0.0.2/24"])
+    await network.apply(NetworkConfig(interfaces=[wanted], filter=b"rules"), FakeLeases())  # type: ignore[arg-type]
+    assert [entry[0] for entry in kernel.done] == ["module", "module", "module", "filter", "link", "address"]
+
+
+async def test_a_nic_may_appear_later(autojump_clock: MockClock, kernel: FakeKernel) -> None:
+    wanted = Interface(name="eth0", mac="02:00:00:00:00:01")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(network.apply, NetworkConfig(interfaces=[wanted]), FakeLeases())  # type: ignore[arg-type]
+        await trio.sleep(10)
+        assert kernel.done == []
+        kernel.nics = [(2, "eth0", "02:00:00:00:00:01")]
+    assert kernel.done == [("link", 2, {})]
+
+
+async def test_a_nic_that_never_appears(autojump_clock: MockClock, kernel: FakeKernel) -> None:
+    wanted = Interface(name="eth0", mac="02:00:00:00:00:01")
+    with pytest.raises(RpcError, match="no NIC with the MAC address 02:00:00:00:00:01") as caught:
+        await network.apply(NetworkConfig(interfaces=[wanted]), FakeLeases())  # type: ignore[arg-type]
+    assert caught.value.code is Code.NOT_FOUND
+    assert trio.current_time() == pytest.approx(15.0, abs=0.1)
+
+
+async def test_an_address_that_the_kernel_refuses(kernel: FakeKernel) -> None:
+    kernel.nics = [(2, "eth0", "02:00:00:00:00:01")]
+    kernel.error = OSError(22, "Invalid argument", "10.0.0.2/99")
+    wanted = Interface(name="eth0", mac="02:00:00:00:00:01", addresses=["10.0.0.2/99"])
+    service = NetworkService(None, FakeLeases())  # type: ignore[arg-type]
+    with pytest.raises(RpcError, match=r"network eth0: .*Invalid argument") as caught:
+        await service.apply(ApplyRequest(config=NetworkConfig(interfaces=[wanted])))
+    assert caught.value.code is Code.FAILED_PRECONDITION
