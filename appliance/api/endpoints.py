@@ -30,7 +30,7 @@ def decode_endpoint(given: Any) -> EndpointSettings:
     if given is None:
         return EndpointSettings()
     if not isinstance(given, dict):
-        raise InvalidParameter("invalid JSON: EndpointSettings is no object")
+        raise InvalidParameter("invalid JSON: EndpointSettings is not an object")
     fold(given, EndpointSettings)
     for name, value in given.items():
         if value and name not in _REQUESTED and name.lower() not in _STATE:
@@ -54,7 +54,7 @@ def decode_endpoint(given: Any) -> EndpointSettings:
 def decode_endpoints(given: Any) -> tuple[dict[str, EndpointSettings], list[str]]:
     """NetworkingConfig.EndpointsConfig, by a network's name or id, and warnings."""
     if not isinstance(given, dict):
-        raise InvalidParameter("invalid JSON: EndpointsConfig is no object")
+        raise InvalidParameter("invalid JSON: EndpointsConfig is not an object")
     endpoints = {name: decode_endpoint(settings) for name, settings in given.items()}
     return endpoints, [
         f"endpoint option {option} of network {name} has no effect"

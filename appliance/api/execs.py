@@ -2,11 +2,14 @@
 
 from typing import Any
 
+import msgspec
+
 from appliance.api.attach import MULTIPLEXED, RAW, pump
 from appliance.api.backend import Exec, ExecBackend
-from appliance.api.fields import fold_names
+from appliance.api.fields import read_struct
 from appliance.api.router import Route
 from appliance.container.exec_config import ExecConfig
+from appliance.container.fields import Int64
 from appliance.container.go_json import convert, fold
 from appliance.errors import InvalidParameter, VchError
 from appliance.http import Reply, Request
@@ -14,6 +17,14 @@ from appliance.streams import stdcopy
 from appliance.streams.detach import parse_keys
 
 _NAMES = frozenset(ExecConfig.__struct_encode_fields__)
+
+
+class ExecStartRequest(msgspec.Struct, kw_only=True, rename="pascal"):
+    """Docker's ExecStartConfig. `tty`: whether the client reads the output as it is, without frames."""
+
+    detach: bool = False
+    tty: bool = False
+    console_size: list[Int64] | None = None
 
 
 class ExecRoutes:
@@ -44,13 +55,10 @@ class ExecRoutes:
 
     async def start(self, request: Request, reply: Reply) -> None:
         """POST /exec/{id}/start: hijack the connection, unless the exec starts detached."""
-        body = await request.json()
-        if not isinstance(body, dict):
-            raise InvalidParameter("invalid JSON: an exec's start is an object")
-        fold_names(body, ("Detach", "Tty", "ConsoleSize"))
+        wanted = await read_struct(request, ExecStartRequest, "an exec's start is an object")
         one = self._backend.get(request.path["id"])
-        _take_size(body, one)
-        if body.get("Detach"):
+        _take_size(wanted.console_size, one)
+        if wanted.detach:
             await self._backend.start(one.id)
             await reply.empty(200)
             return
@@ -62,7 +70,7 @@ class ExecRoutes:
             streams = frozenset({1})
         upgrade = "upgrade" in request.headers
         # As moby: the Tty of this request, not of the exec, decides whether output is framed.
-        framed = not body.get("Tty")
+        framed = not wanted.tty
         kind = MULTIPLEXED if upgrade and framed and request.version >= (1, 42) else RAW
         # Attach before the start: no output may be lost.
         attachment = one.fanout.attach(streams)
@@ -138,11 +146,11 @@ def _decode(body: dict[str, Any]) -> ExecConfig:
     return config
 
 
-def _take_size(body: dict[str, Any], one: Exec) -> None:
+def _take_size(given: list[Int64] | None, one: Exec) -> None:
     """ConsoleSize is [height, width]."""
-    size = body.get("ConsoleSize") or one.config.console_size
+    size = given or one.config.console_size
     if size is None:
         return
-    if not (isinstance(size, list) and len(size) == 2 and all(isinstance(n, int) and 0 <= n < 1 << 16 for n in size)):
+    if len(size) != 2 or not all(0 <= number < 1 << 16 for number in size):
         raise InvalidParameter("invalid ConsoleSize: [height, width]")
     one.size = (size[0], size[1])

@@ -52,9 +52,28 @@ async def read_object(request: Request, names: Iterable[str]) -> dict[str, Any]:
     """A body that is an object, its fields in the case of these names. InvalidParameter when it is something else."""
     body = await request.json()
     if not isinstance(body, dict):
-        raise InvalidParameter("invalid JSON: no object")
+        raise InvalidParameter("invalid JSON: the body is not an object")
     fold_names(body, names)
     return body
+
+
+async def read_struct(
+    request: Request, struct: type[S], complaint: str = "the body is not an object", *, optional: bool = False
+) -> S:
+    """A body that is an object, as a Struct. InvalidParameter names a malformed member; `complaint` is the text for another body.
+
+    `optional`: a request without a body means an empty object.
+    """
+    body = await request.json()
+    if body is None and optional:
+        body = {}
+    if not isinstance(body, dict):
+        raise InvalidParameter(f"invalid JSON: {complaint}")
+    fold(body, struct)
+    for name, value in body.items():
+        if _has_nul(value):
+            raise InvalidParameter(f"invalid JSON: {name} contains NUL")
+    return convert(body, struct)
 
 
 def text_map(body: dict[str, Any], key: str) -> dict[str, str]:

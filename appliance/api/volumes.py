@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import msgspec
+
 from appliance.api.backend import VolumeBackend
-from appliance.api.fields import fold_names, text_map
+from appliance.api.fields import read_struct
 from appliance.api.filters import any_of, boolean_filter, matches_label_filters, matches_pattern, parse_filters
 from appliance.api.router import Route
 from appliance.container.times import rfc3339
@@ -25,6 +27,16 @@ def volume_shape(record: VolumeRecord, mount_point: str) -> dict[str, Any]:
         "Options": record.options or None,
         "Scope": "local",
     }
+
+
+class VolumeCreateRequest(msgspec.Struct, kw_only=True, rename="pascal"):
+    """`driver` empty means local. An empty `name` means an anonymous volume."""
+
+    name: str = ""
+    driver: str = ""
+    driver_opts: dict[str, str] | None = None
+    labels: dict[str, str] | None = None
+    cluster_volume_spec: Any = None
 
 
 class VolumeRoutes:
@@ -68,20 +80,13 @@ class VolumeRoutes:
 
     async def create(self, request: Request, reply: Reply) -> None:
         """POST /volumes/create."""
-        body = await request.json()
-        if body is None:
-            body = {}
-        if not isinstance(body, dict):
-            raise InvalidParameter("invalid JSON: a volume is an object")
-        fold_names(body, ("Name", "Driver", "DriverOpts", "Labels", "ClusterVolumeSpec"))
-        if body.get("ClusterVolumeSpec"):
+        wanted = await read_struct(request, VolumeCreateRequest, "a volume is an object", optional=True)
+        name, driver = wanted.name, wanted.driver or "local"
+        if wanted.cluster_volume_spec:
             raise InvalidParameter("ClusterVolumeSpec is not supported: it is for swarms")
-        name, driver = body.get("Name") or "", body.get("Driver") or "local"
-        if not isinstance(name, str) or not isinstance(driver, str):
-            raise InvalidParameter("invalid JSON: Name and Driver are strings")
         if driver != "local":
             raise NotFound(f'create {name}: error looking up volume plugin {driver}: plugin "{driver}" not found')
-        record = await self._volumes.create(name, text_map(body, "Labels"), text_map(body, "DriverOpts"))
+        record = await self._volumes.create(name, wanted.labels or {}, wanted.driver_opts or {})
         await reply.json(201, self._shape(record))
 
     async def remove(self, request: Request, reply: Reply) -> None:

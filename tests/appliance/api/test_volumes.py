@@ -104,7 +104,7 @@ async def test_create() -> None:
     ("body", "status", "message"),
     [
         ([], 400, "invalid JSON: a volume is an object"),
-        ({"Name": 5}, 400, "invalid JSON: Name and Driver are strings"),
+        ({"Name": 5}, 400, "invalid JSON: Name is not a string"),
         ({"Labels": {"a": 5}}, 400, "invalid JSON: Labels is not "),
         ({"ClusterVolumeSpec": {"Group": "g"}}, 400, "ClusterVolumeSpec is not supported"),
         (
