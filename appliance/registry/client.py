@@ -4,31 +4,21 @@ Token or basic authentication, over HTTPS, or over HTTP where the operator allow
 """
 
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
-from urllib.parse import urljoin
 
 import httpx
 import msgspec
 import trio
 
 from appliance.errors import NotFound, ProtocolError, Unauthorized, Unavailable, VchError
-from appliance.registry.auth import Credentials, authorization
-from appliance.registry.proxies import NO_PROXIES, Proxies, Ways
-from appliance.registry.wire import (
-    PIECE,
-    ComeBackLater,
-    Piece,
-    Sent,
-    read_at_most,
-    retry_after,
-    verification,
-    without_encoding,
-    words_of,
-)
+from appliance.registry.auth import Credentials
+from appliance.registry.proxies import NO_PROXIES, Proxies
+from appliance.registry.session import Session
+from appliance.registry.wire import PIECE, ComeBackLater, Piece, Sent, retry_after, words_of
 
 MANIFEST_TYPES = (
     "application/vnd.oci.image.index.v1+json",
@@ -36,10 +26,8 @@ MANIFEST_TYPES = (
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 )
-_MAX_MANIFEST = 4 << 20
 # A registry that sends nothing for so long has failed.
 STALL_SECONDS = 30.0
-_MAX_REDIRECTS = 10
 _MAX_TAGS = 100_000
 _CHUNK = 8 << 20
 _UPLOAD_FAILURES = 4
@@ -49,6 +37,8 @@ _EMPTY = {"Content-Length": "0"}
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
+    """A manifest or index. `digest` is what the registry claims, "" if it claims nothing."""
+
     content: bytes
     media_type: str
     digest: str
@@ -72,10 +62,6 @@ class _TagsAnswer(msgspec.Struct):
     tags: list[str] | None = None
 
 
-Content = bytes | Callable[[], Piece] | None
-"""The body of a request: bytes, or a function that makes a piece of an upload for each attempt."""
-
-
 class Registry:
     """One registry host. `insecure`: plain HTTP, or HTTPS without a valid certificate. `certificates`: its folder in certs.d."""
 
@@ -91,106 +77,29 @@ class Registry:
         proxies: Proxies = NO_PROXIES,
     ) -> None:
         self.host = host
-        self._credentials = credentials
-        address = "registry-1.docker.io" if host == "docker.io" else host
-        self._mirrors = [mirror.rstrip("/") for mirror in mirrors]
-        self._bases = [f"https://{address}"] + ([f"http://{address}"] if insecure else [])
-        self._client = httpx.AsyncClient(
-            timeout=httpx.Timeout(stall, connect=15),
-            follow_redirects=True,
-            max_redirects=_MAX_REDIRECTS,
-            headers={"User-Agent": "vch"},
-            trust_env=False,
-            transport=Ways(proxies, verification(certificates, insecure), httpx.Limits(max_connections=8)),
+        self._session = Session(
+            host,
+            credentials,
+            insecure=insecure,
+            stall=stall,
+            mirrors=mirrors,
+            certificates=certificates,
+            proxies=proxies,
         )
-        self._base: str | None = None
-        self._authorization: dict[str, str] = {}
 
     async def __aenter__(self) -> "Registry":
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._client.aclose()
-
-    # -- authentication -------------------------------------------------------------------------------------------
+        await self._session.close()
 
     async def ping(self) -> None:
         """Find the registry's address and check the credentials, for `docker login`."""
-        response = await self._get("/v2/", "")
+        response = await self._session.get("/v2/", "")
         if response.status_code == 401:
-            raise Unauthorized(f"login attempt to {self._base}/v2/ failed with status: 401 Unauthorized")
+            raise Unauthorized(f"login attempt to {self._session.base}/v2/ failed with status: 401 Unauthorized")
         if response.status_code >= 400:
-            raise Unavailable(f"login attempt to {self._base}/v2/ failed with status: {response.status_code}")
-
-    # -- requests -------------------------------------------------------------------------------------------------
-
-    async def _get(self, path: str, scopes: str, accept: tuple[str, ...] = ()) -> httpx.Response:
-        headers = {"Accept": ", ".join(accept)} if accept else {}
-        async with self._request("GET", path, scopes, headers) as response:
-            parts = await read_at_most(response.aiter_bytes(), _MAX_MANIFEST)
-            if parts is None:
-                raise ProtocolError(f"registry {self.host} sent more than {_MAX_MANIFEST} bytes for {path}")
-            return httpx.Response(response.status_code, headers=without_encoding(response.headers), content=parts)
-
-    @asynccontextmanager
-    async def _request(
-        self, method: str, path: str, scopes: str, headers: dict[str, str] | None = None, content: Content = None
-    ) -> AsyncIterator[httpx.Response]:
-        """Send a request; the body of the answer is not read yet. `path` may be a whole URL: registries send those for uploads."""
-        for attempt in range(2):
-            given = dict(headers or {})
-            if scopes in self._authorization:
-                given["Authorization"] = self._authorization[scopes]
-            response = await self._send(method, path, given, content() if callable(content) else content)
-            try:
-                challenge = response.headers.get("www-authenticate", "")
-                if response.status_code == 401 and not attempt:
-                    answer = await authorization(self._client, self.host, challenge, scopes, self._credentials)
-                    if answer is not None:
-                        self._authorization[scopes] = answer
-                        continue
-                yield response
-                return
-            finally:
-                await response.aclose()
-
-    async def _send(
-        self, method: str, path: str, headers: dict[str, str], content: bytes | Piece | None
-    ) -> httpx.Response:
-        if path.startswith(("http://", "https://")):
-            bases = [""]
-            if self._base is not None and not path.startswith(self._base + "/"):
-                # A signed URL on another host (object storage) needs no credentials, and must not see ours.
-                headers.pop("Authorization", None)
-        else:
-            bases = [self._base] if self._base is not None else [*self._mirrors, *self._bases]
-        problem: Exception | None = None
-        for base in bases:
-            try:
-                piece = content if isinstance(content, Piece) else None
-                request = self._client.build_request(
-                    method, f"{base}{path}", headers=headers, content=None if piece else content
-                )
-                if piece is not None:
-                    request.stream = piece
-                response = await self._client.send(request, stream=True)
-            except httpx.TooManyRedirects as error:
-                raise ProtocolError(f"registry {self.host} redirects without end") from error
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
-                problem = error
-                continue
-            if base in self._mirrors and response.status_code >= 400 and response.status_code != 401:
-                # The registry itself may have what the mirror lacks.
-                await response.aclose()
-                problem = Unavailable(f"mirror {base}: {response.status_code}")
-                continue
-            if base and base not in self._mirrors:
-                self._base = base
-            return response
-        where = f"{bases[-1]}/v2/" if bases[-1] else path
-        text = f'{method.capitalize()} "{where}": {words_of(problem)}'
-        # Retry only a registry that has answered before.
-        raise (ComeBackLater(text) if self._base is not None else Unavailable(text)) from problem
+            raise Unavailable(f"login attempt to {self._session.base}/v2/ failed with status: {response.status_code}")
 
     def _check(self, response: httpx.Response, what: str) -> None:
         status = response.status_code
@@ -216,7 +125,7 @@ class Registry:
         """Fetch a manifest or index by tag or digest, unverified: the digest is the registry's claim. `shown` names it in errors."""
         scope = f"repository:{repository}:pull"
         try:
-            response = await self._get(f"/v2/{repository}/manifests/{reference}", scope, MANIFEST_TYPES)
+            response = await self._session.get(f"/v2/{repository}/manifests/{reference}", scope, MANIFEST_TYPES)
         except httpx.HTTPError as error:
             raise ComeBackLater(f"cannot read the manifest of {shown}: {error!r}") from error
         self._check(response, shown)
@@ -230,7 +139,7 @@ class Registry:
         found: list[str] = []
         while path:
             try:
-                response = await self._get(path, scope)
+                response = await self._session.get(path, scope)
                 self._check(response, repository)
                 found += msgspec.json.decode(response.content, type=_TagsAnswer).tags or []
             except httpx.HTTPError as error:
@@ -249,7 +158,7 @@ class Registry:
         """Stream the bytes of a blob from `start` on. ComeBackLater when the registry fails or stalls."""
         scope = f"repository:{repository}:pull"
         headers = {"Range": f"bytes={start}-"} if start else {}
-        async with self._request("GET", f"/v2/{repository}/blobs/{digest}", scope, headers) as response:
+        async with self._session.request("GET", f"/v2/{repository}/blobs/{digest}", scope, headers) as response:
             self._check(response, f"{repository}@{digest}")
             skip = start if response.status_code != 206 else 0
 
@@ -294,7 +203,7 @@ class Registry:
 
     async def has_blob(self, repository: str, digest: str) -> bool:
         path = f"/v2/{repository}/blobs/{digest}"
-        async with self._guarded("HEAD", path, self._push_scope(repository)) as response:
+        async with self._session.guarded("HEAD", path, self._push_scope(repository)) as response:
             if response.status_code == 404:
                 return False
             self._check_push(response, digest)
@@ -303,7 +212,7 @@ class Registry:
     async def mount_blob(self, repository: str, digest: str, source: str) -> bool:
         """Link a blob of another repository into this one, without an upload. False when the registry does not do that."""
         path = f"/v2/{repository}/blobs/uploads/?mount={digest}&from={source}"
-        async with self._guarded(
+        async with self._session.guarded(
             "POST", path, self._push_scope(repository, source), {"Content-Length": "0"}
         ) as response:
             if response.status_code == 201:
@@ -312,7 +221,7 @@ class Registry:
         if response.status_code == 202 and place:
             # The registry has begun an upload instead: cancel it.
             try:
-                async with self._guarded("DELETE", self._absolute(place), self._push_scope(repository)):
+                async with self._session.guarded("DELETE", self._session.absolute(place), self._push_scope(repository)):
                     pass
             except VchError:
                 pass
@@ -324,9 +233,9 @@ class Registry:
         ComeBackLater after several failures without progress.
         """
         scope = self._push_scope(repository)
-        async with self._guarded("POST", f"/v2/{repository}/blobs/uploads/", scope, _EMPTY) as response:
+        async with self._session.guarded("POST", f"/v2/{repository}/blobs/uploads/", scope, _EMPTY) as response:
             self._check_push(response, digest)
-            place = self._absolute(response.headers.get("location", ""))
+            place = self._session.absolute(response.headers.get("location", ""))
         position = failed = 0
         while position < size:
             try:
@@ -339,7 +248,7 @@ class Registry:
                 await trio.sleep(_UPLOAD_PAUSE * 2**failed)
                 place, position = await self._resume(place, scope)
         mark = "&" if "?" in place else "?"
-        async with self._guarded("PUT", f"{place}{mark}digest={digest}", scope, _EMPTY) as response:
+        async with self._session.guarded("PUT", f"{place}{mark}digest={digest}", scope, _EMPTY) as response:
             self._check_push(response, digest)
 
     async def _send_piece(self, place: str, scope: str, file: IO[bytes], position: int, length: int, sent: Sent) -> str:
@@ -350,41 +259,25 @@ class Registry:
             "Content-Length": str(length),
             "Content-Range": f"{position}-{position + length - 1}",
         }
-        async with self._guarded(
+        async with self._session.guarded(
             "PATCH", place, scope, headers, lambda: Piece(file, position, length, sent)
         ) as response:
             self._check_push(response, place)
-            return self._absolute(response.headers.get("location") or place)
+            return self._session.absolute(response.headers.get("location") or place)
 
     async def _resume(self, place: str, scope: str) -> tuple[str, int]:
         """Return the URL where an upload continues, and the byte from which on."""
-        async with self._guarded("GET", place, scope) as response:
+        async with self._session.guarded("GET", place, scope) as response:
             self._check_push(response, place)
             match = re.fullmatch(r"(?:bytes=)?0-([0-9]+)", response.headers.get("range", ""))
             position = int(match[1]) + 1 if match and match[1] != "0" else 0
-            return self._absolute(response.headers.get("location") or place), position
+            return self._session.absolute(response.headers.get("location") or place), position
 
     async def put_manifest(self, repository: str, reference: str, content: bytes, media_type: str) -> None:
         path = f"/v2/{repository}/manifests/{reference}"
         scope = self._push_scope(repository)
-        async with self._guarded("PUT", path, scope, {"Content-Type": media_type}, content) as response:
+        async with self._session.guarded("PUT", path, scope, {"Content-Type": media_type}, content) as response:
             self._check_push(response, f"{repository}:{reference}")
-
-    @asynccontextmanager
-    async def _guarded(
-        self, method: str, path: str, scopes: str, headers: dict[str, str] | None = None, content: Content = None
-    ) -> AsyncIterator[httpx.Response]:
-        try:
-            async with self._request(method, path, scopes, headers, content) as response:
-                yield response
-        except httpx.HTTPError as error:
-            raise ComeBackLater(f"{method} to {self.host}: {words_of(error)}") from error
-
-    def _absolute(self, place: str) -> str:
-        """The URL of an upload; the registry may send a relative one."""
-        if not place:
-            raise ProtocolError(f"registry {self.host} sent no Location for an upload")
-        return urljoin(f"{self._base}/", place)
 
     # -- search ---------------------------------------------------------------------------------------------------
 
@@ -393,7 +286,7 @@ class Registry:
         base = "https://index.docker.io" if self.host == "docker.io" else ""
         query = httpx.QueryParams({"q": term, "n": str(limit)})
         try:
-            response = await self._get(f"{base}/v1/search?{query}", "")
+            response = await self._session.get(f"{base}/v1/search?{query}", "")
         except httpx.HTTPError as error:
             raise Unavailable(f"search at {self.host}: {error!r}") from error
         if response.status_code >= 400:
