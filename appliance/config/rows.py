@@ -84,7 +84,7 @@ class Setting:
     help: str
     kind: Kind = "text"
     default: object = ""
-    # Flags of vchd, and the key of its configuration file, below `section` if there is one. None for settings of the appliance alone.
+    # The flags of vchd, and the key in its configuration file, below `section` if there is one. Settings of the appliance have neither.
     flags: tuple[str, ...] = ()
     key: str = ""
     section: str = ""

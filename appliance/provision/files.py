@@ -55,7 +55,7 @@ def files_of(settings: Settings, nics: Sequence[Nic], certificate: str, key: str
 
 
 def serves(settings: Settings) -> bool:
-    """Whether the appliance serves the API on the network: only when it can verify clients, or must not."""
+    """Whether the appliance serves the API on the network: when it can verify clients, or verification is off."""
     return bool(settings.tls_ca) or not settings.verify
 
 

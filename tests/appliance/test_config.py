@@ -1,4 +1,4 @@
-"""Flags, and the file that may stand for them."""
+"""The settings of vchd, from flags and from the configuration file."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ def _file(folder: Path, content: object) -> str:
     return str(path)
 
 
-def test_flags_go_before_the_file(tmp_path: Path) -> None:
+def test_flags_win_over_the_file(tmp_path: Path) -> None:
     content = {
         "labels": ["a=b"],
         "log-level": "debug",
@@ -38,12 +38,12 @@ def test_flags_go_before_the_file(tmp_path: Path) -> None:
         ([], "it holds no settings"),
     ],
 )
-def test_files_that_are_none(tmp_path: Path, content: object, text: str) -> None:
+def test_unusable_files_are_refused(tmp_path: Path, content: object, text: str) -> None:
     with pytest.raises(InvalidParameter, match=text):
         parse_arguments(["--config-file", _file(tmp_path, content)])
 
 
-def test_where_vsphere_is(tmp_path: Path) -> None:
+def test_settings_of_vsphere(tmp_path: Path) -> None:
     file = tmp_path / "daemon.json"
     settings = {
         "hypervisor": "vsphere",

@@ -1,4 +1,4 @@
-"""What leaves in a bundle of logs, and what does not."""
+"""The archive of `vch logs`: secrets are removed, the rest is unchanged."""
 
 import io
 import tarfile
@@ -25,29 +25,29 @@ _KEY = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\n-----END EC PRIVATE KEY-----"
         (f"port vch://{'ab' * 16} is expected", "ab" * 16),
     ],
 )
-def test_secrets_stay(text: str, secret: str) -> None:
+def test_secrets_are_removed(text: str, secret: str) -> None:
     assert secret not in scrubbed(text)
     assert "(removed)" in scrubbed(text)
 
 
-def test_the_rest_is_as_it_was() -> None:
+def test_other_text_is_unchanged() -> None:
     text = "2026-11-26 started 4f2a in 131 ms: https://registry.example/v2/ answered 200, layer sha256:" + "ab" * 32
     assert scrubbed(text) == text
 
 
-def test_names_of_the_environment_are_left() -> None:
+def test_environment_variables_keep_their_names() -> None:
     found = without_values({"Id": "x", "Config": {"Env": ["TOKEN=abc", "EMPTY"], "Cmd": ["sh"]}})
     assert found == {"Id": "x", "Config": {"Env": ["TOKEN=(removed)", "EMPTY=(removed)"], "Cmd": ["sh"]}}
 
 
-def test_frames_become_lines() -> None:
+def test_frames_become_text() -> None:
     data = frame(1, b"out\n") + frame(2, b"err\n")
     assert text_of_frames(data) == "out\nerr\n"
     assert text_of_frames(data + b"\1\0\0") == "out\nerr\n"
     assert text_of_frames(b"") == ""
 
 
-def test_all_that_is_added_is_scrubbed() -> None:
+def test_every_file_is_scrubbed() -> None:
     bundle = Bundle("x")
     bundle.add("a.txt", "password=hunter2")
     bundle.add("b.json", {"token": "hunter2"})

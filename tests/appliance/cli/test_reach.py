@@ -1,4 +1,4 @@
-"""Whether an appliance serves its API: by its certificate, with ours, without one."""
+"""How `vch` finds out whether an appliance serves its API: with a client certificate, and without."""
 
 import ssl
 from pathlib import Path
@@ -51,7 +51,7 @@ def _context(folder: Path) -> ssl.SSLContext:
 
 
 @pytest.mark.parametrize("who", ["operator", "nobody"])
-async def test_it_is_served(folder: Path, tmp_path: Path, who: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_api_that_answers(folder: Path, tmp_path: Path, who: str, monkeypatch: pytest.MonkeyPatch) -> None:
     values = {"tls-cert": (folder / "server.pem").read_text()}
     async with trio.open_nursery() as nursery:
         port = await nursery.start(_serve, _context(folder))
@@ -61,9 +61,7 @@ async def test_it_is_served(folder: Path, tmp_path: Path, who: str, monkeypatch:
         nursery.cancel_scope.cancel()
 
 
-async def test_another_certificate_is_another_server(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_another_certificate_is_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = Authority(tmp_path / "other", "prod").sign_server(["docker.example"])[0]
     async with trio.open_nursery() as nursery:
         port = await nursery.start(_serve, _context(folder))
@@ -84,5 +82,5 @@ async def test_another_certificate_is_another_server(
         ({"client-address": "192.0.2.2/24", "interfaces": "client,public,bridge"}, "192.0.2.2"),
     ],
 )
-def test_where_clients_find_it(values: dict[str, str], address: str) -> None:
+def test_the_address_in_the_properties(values: dict[str, str], address: str) -> None:
     assert known_address(values) == address

@@ -1,4 +1,4 @@
-"""What an operator may ask for by `vch debug`, and what is no such request."""
+"""Requests of `vch debug`: well-formed ones are read, others are refused."""
 
 import json
 
@@ -11,7 +11,7 @@ _KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBoL vch"
 _HASH = "$6$salt$" + "a" * 86
 
 
-def test_a_request_is_what_it_was() -> None:
+def test_a_request_is_read_as_it_was_written() -> None:
     access = Access("1", 3600, _KEY, _HASH)
     assert parse(access.encode()) == access
     assert parse(Access("2", 0).encode()).seconds == 0
@@ -30,13 +30,13 @@ def test_a_request_is_what_it_was() -> None:
         {"password_hash": "$1$x$y"},
     ],
 )
-def test_what_is_none_is_refused(change: dict[str, object]) -> None:
+def test_malformed_values_are_refused(change: dict[str, object]) -> None:
     good = json.loads(Access("1", 3600, _KEY, _HASH).encode())
     with pytest.raises(InvalidParameter, match=r"guestinfo\.vch\.debug"):
         parse(json.dumps({**good, **change}))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{", '{"id": 1}'])
-def test_noise_is_refused(text: str) -> None:
+def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(InvalidParameter):
         parse(text)

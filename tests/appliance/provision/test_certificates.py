@@ -1,4 +1,4 @@
-"""The CA of `vch create`: what it signs is believed by TLS, what is there is used again, what is broken is said."""
+"""The CA of `vch create`: TLS accepts its certificates, an existing CA is used again, a broken CA is refused."""
 
 import ssl
 from pathlib import Path
@@ -12,7 +12,7 @@ from appliance.provision.certificates import Authority
 
 
 def _handshake(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> None:
-    """A whole handshake in memory. ssl.SSLError when one does not believe the other."""
+    """A complete handshake in memory. ssl.SSLError when an end refuses the other's certificate."""
     to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = [
         client.wrap_bio(to_client, to_server, server_hostname=name),
@@ -27,11 +27,11 @@ def _handshake(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> Non
             except ssl.SSLWantReadError:
                 pass
         if not left:
-            # What TLS 1.3 tells of the client's certificate comes after it.
+            # With TLS 1.3 the server's verdict on the client certificate comes after the handshake.
             with pytest.raises(ssl.SSLWantReadError):
                 ends[0].read(1)
             return
-    raise AssertionError("the handshake does not end")
+    raise AssertionError("the handshake does not finish")
 
 
 def _contexts(folder: Path, authority: Authority, names: list[str]) -> tuple[ssl.SSLContext, ssl.SSLContext]:
@@ -50,13 +50,13 @@ def _contexts(folder: Path, authority: Authority, names: list[str]) -> tuple[ssl
 
 
 @pytest.mark.parametrize("name", ["docker.example", "192.0.2.10", "a.wild.example"])
-def test_what_it_signs_is_believed(tmp_path: Path, name: str) -> None:
+def test_tls_accepts_its_certificates(tmp_path: Path, name: str) -> None:
     authority = Authority(tmp_path / "ca", "prod")
     server, client = _contexts(tmp_path, authority, ["docker.example", "192.0.2.10", "*.wild.example"])
     _handshake(server, client, name)
 
 
-def test_another_name_or_another_ca_is_not(tmp_path: Path) -> None:
+def test_another_name_or_another_ca_is_refused(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "ca", "prod")
     server, client = _contexts(tmp_path, authority, ["docker.example"])
     with pytest.raises(ssl.SSLCertVerificationError):
@@ -66,7 +66,7 @@ def test_another_name_or_another_ca_is_not(tmp_path: Path) -> None:
         _handshake(server, ssl.create_default_context(cafile=stranger.folder / "ca.pem"), "docker.example")
 
 
-def test_it_is_used_again(tmp_path: Path) -> None:
+def test_an_existing_ca_is_used_again(tmp_path: Path) -> None:
     first = Authority(tmp_path, "prod")
     assert not first.found
     assert (tmp_path / "ca-key.pem").stat().st_mode & 0o777 == 0o600
@@ -86,7 +86,7 @@ def test_each_certificate_is_for_one_purpose(tmp_path: Path) -> None:
         assert not found.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
 
 
-def test_what_is_broken_is_said(tmp_path: Path) -> None:
+def test_a_broken_ca_is_refused(tmp_path: Path) -> None:
     Authority(tmp_path / "a", "a")
     Authority(tmp_path / "b", "b")
     (tmp_path / "a/ca-key.pem").write_bytes((tmp_path / "b/ca-key.pem").read_bytes())

@@ -14,7 +14,7 @@ _OVF = "http://schemas.dmtf.org/ovf/envelope/1"
 _RASD = "http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData"
 _VSSD = "http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_VirtualSystemSettingData"
 _VMW = "http://www.vmware.com/schema/ovf"
-# The schema lets others' attributes pass, and with them misspelt ones.
+# The schema accepts attributes of other namespaces, and so misspelt ones.
 _ATTRIBUTES = {
     "File": {"id", "href", "size"},
     "Disk": {"diskId", "fileRef", "capacity", "populatedSize", "format"},
@@ -25,7 +25,7 @@ _ATTRIBUTES = {
     "VirtualHardwareSection": {"transport"},
     "Config": {"required", "key", "value"},
 }
-# The types of properties (DSP0243, table 6)
+# The types of properties (DSP0243, table 6).
 _TYPES = {"string", "boolean", "real32", "real64"} | {f"{sign}int{bits}" for sign in "us" for bits in (8, 16, 32, 64)}
 
 
@@ -40,16 +40,16 @@ def envelope(written: bytes) -> ElementTree.Element:
     return ElementTree.fromstring(written)
 
 
-def test_the_schema_takes_it(written: bytes) -> None:
+def test_it_is_valid(written: bytes) -> None:
     assert faults(written) == []
 
 
-@pytest.mark.skipif("VCH_OVF_SCHEMA" not in os.environ, reason="VCH_OVF_SCHEMA names no copy of DMTF's DSP8023")
-def test_the_schema_of_dmtf_takes_it(written: bytes) -> None:
+@pytest.mark.skipif("VCH_OVF_SCHEMA" not in os.environ, reason="VCH_OVF_SCHEMA does not name a copy of DMTF's DSP8023")
+def test_it_is_valid_by_the_schema_of_dmtf(written: bytes) -> None:
     assert faults(written, Path(os.environ["VCH_OVF_SCHEMA"])) == []
 
 
-def test_nothing_is_in_it_that_nobody_knows(envelope: ElementTree.Element) -> None:
+def test_elements_and_attributes_are_known(envelope: ElementTree.Element) -> None:
     for element in envelope.iter():
         space, _, name = element.tag[1:].partition("}")
         assert space in (_OVF, _RASD, _VSSD, _VMW)
@@ -57,7 +57,7 @@ def test_nothing_is_in_it_that_nobody_knows(envelope: ElementTree.Element) -> No
         assert all(key.startswith((f"{{{_OVF}}}", f"{{{_VMW}}}")) for key in element.attrib)
 
 
-def test_all_that_is_named_is_there(envelope: ElementTree.Element) -> None:
+def test_references_resolve(envelope: ElementTree.Element) -> None:
     def named(element: str, attribute: str) -> list[str]:
         return [one.get(f"{{{_OVF}}}{attribute}", "") for one in envelope.iter(f"{{{_OVF}}}{element}")]
 
@@ -69,7 +69,7 @@ def test_all_that_is_named_is_there(envelope: ElementTree.Element) -> None:
     instances = [one.findtext(f"{{{_RASD}}}InstanceID") for one in envelope.iter(f"{{{_OVF}}}Item")]
     assert len(set(instances)) == len(instances)
     assert {one.text for one in envelope.iter(f"{{{_RASD}}}Parent")} <= set(instances)
-    # A colon or a point parts the names of classes (9.5.1).
+    # Keys must not contain a colon or a period (9.5.1).
     assert named("Property", "key") == [one.key for one in PROPERTIES]
     assert not any(set(".:") & set(one.key) for one in PROPERTIES)
     passwords = [

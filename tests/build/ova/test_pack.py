@@ -25,7 +25,7 @@ def _members(ova: Path) -> dict[str, bytes]:
         return found
 
 
-def test_the_package_is_whole_and_the_same_each_time(tmp_path: Path) -> None:
+def test_an_ova_is_complete_and_the_same_each_time(tmp_path: Path) -> None:
     system = tmp_path / "system"
     system.write_bytes(b"system".ljust(1 << 20, b"\0"))
     pack("vch", system, tmp_path, tmp_path / "one.ova")
@@ -39,7 +39,7 @@ def test_the_package_is_whole_and_the_same_each_time(tmp_path: Path) -> None:
         assert f"SHA256({name})= {hashlib.sha256(members[name]).hexdigest()}" in lines
 
 
-def test_a_signature_is_of_the_manifest(tmp_path: Path) -> None:
+def test_the_signature_of_the_manifest(tmp_path: Path) -> None:
     system = tmp_path / "system"
     system.write_bytes(bytes(1 << 20))
     certificate, key = self_signed(tmp_path, "127.0.0.1")

@@ -1,4 +1,4 @@
-"""The schema that stands in for DMTF's takes what VMware ships, and refuses what VMware's own tests of OVF call wrong."""
+"""Our copy of the OVF schema accepts the descriptors that VMware ships, and refuses those that VMware's OVF tests call invalid."""
 
 from pathlib import Path
 
@@ -20,12 +20,12 @@ def fixtures() -> Path:
 
 
 def test_appliances_of_vmware_are_valid(fixtures: Path) -> None:
-    told = {file.name: faults(file.read_bytes()) for file in (fixtures / "vmware").glob("*.ovf")}
-    # A reference to no file at all: the attribute may be left out, not be empty.
-    (fault,) = told.pop("Vcf-License-Server-9.1.0.0.25262073.ovf")
+    found = {file.name: faults(file.read_bytes()) for file in (fixtures / "vmware").glob("*.ovf")}
+    # The schema allows a missing fileRef, but not an empty one.
+    (fault,) = found.pop("Vcf-License-Server-9.1.0.0.25262073.ovf")
     assert "key-sequence ['']" in fault
-    assert len(told) == 6
-    assert not any(told.values()), told
+    assert len(found) == 6
+    assert not any(found.values()), found
 
 
 @pytest.mark.parametrize(
@@ -47,9 +47,9 @@ def test_appliances_of_vmware_are_valid(fixtures: Path) -> None:
         ("Envelope_1_0/Neg/section_withnoinfo", "Missing child element(s). Expected is"),
     ],
 )
-def test_what_vmware_calls_wrong_is_refused(fixtures: Path, case: str, fault: str) -> None:
-    told = faults((fixtures / f"external/OVFToolTemplates/OVF/xmltestfiles/{case}.ovf").read_bytes())
-    assert any(fault in one for one in told), told
+def test_invalid_descriptors_of_vmware_are_refused(fixtures: Path, case: str, fault: str) -> None:
+    found = faults((fixtures / f"external/OVFToolTemplates/OVF/xmltestfiles/{case}.ovf").read_bytes())
+    assert any(fault in one for one in found), found
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_what_vmware_calls_wrong_is_refused(fixtures: Path, case: str, fault: st
         ),
     ],
 )
-def test_a_fault_is_seen(right: str, wrong: str, fault: str) -> None:
+def test_a_single_fault_is_found(right: str, wrong: str, fault: str) -> None:
     assert right.encode() in _OURS
-    told = faults(_OURS.replace(right.encode(), wrong.encode()))
-    assert any(fault in one for one in told), told
+    found = faults(_OURS.replace(right.encode(), wrong.encode()))
+    assert any(fault in one for one in found), found

@@ -14,8 +14,8 @@ def _read(schema: Path) -> etree.XMLSchema:
 
 
 def faults(descriptor: bytes, schema: Path = OURS) -> list[str]:
-    """Where a descriptor departs from a schema, in libxml2's words; nothing if it is valid."""
-    held = _read(schema)
-    if held.validate(etree.fromstring(descriptor, etree.XMLParser(resolve_entities=False, no_network=True))):
+    """The messages of libxml2's validator; none when the descriptor is valid."""
+    validator = _read(schema)
+    if validator.validate(etree.fromstring(descriptor, etree.XMLParser(resolve_entities=False, no_network=True))):
         return []
-    return [error.message for error in held.error_log]
+    return [error.message for error in validator.error_log]
