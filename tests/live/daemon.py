@@ -16,15 +16,15 @@ import pytest
 from tests.live.images import busybox_archive
 
 PATIENCE = 120
-# Flags for every vchd of a test run, e.g. VCH_TEST_FLAGS="--vm-template off"; and where its machines are: qemu or vsphere.
+# VCH_TEST_FLAGS: flags for every vchd of a test run, as in "--vm-template off". VCH_TEST_HYPERVISOR: qemu or vsphere.
 FLAGS = os.environ.get("VCH_TEST_FLAGS", "").split()
 HYPERVISOR = os.environ.get("VCH_TEST_HYPERVISOR", "qemu")
-# Of what only machines of this host have: their files, their taps, a bridge for each network.
-on_qemu = pytest.mark.skipif(HYPERVISOR != "qemu", reason="is about machines of this host")
+# For tests of what only VMs on this host have: files, taps, a bridge for each network.
+on_qemu = pytest.mark.skipif(HYPERVISOR != "qemu", reason="concerns VMs on this host")
 
 
 class Daemon:
-    """One vchd with folders of its own. `start` and `kill` may be repeated: machines outlive it.
+    """One vchd with folders of its own. `start` and `kill` may be repeated: VMs outlive vchd.
 
     It has bridges, in a network namespace of its own; with `on_host` (and without the rights of root) user-mode networking on the
     host's loopback, so that it reaches what the test serves there. With `uid` it is a user's who has no rights at all.
@@ -81,7 +81,7 @@ class Daemon:
             time.sleep(0.02)
 
     def refusal(self, *flags: str) -> str:
-        """What it says with settings that it does not start with; never a traceback."""
+        """The message with which vchd refuses these flags; never a traceback."""
         with pytest.raises(AssertionError, match="vchd did not start") as failed:
             self.start(*flags)
         self.log.unlink()
@@ -89,7 +89,7 @@ class Daemon:
         return str(failed.value)
 
     def inside(self) -> list[str]:
-        """What goes before a command that is to run where vchd does."""
+        """The prefix of a command that runs in the network namespace of vchd."""
         # Not by ip netns exec: that has a mount namespace of its own, which does not see what tests mount.
         return ["nsenter", f"--net=/run/netns/{self.namespace}", "--"] if self.namespace else []
 
@@ -130,7 +130,7 @@ class Daemon:
         self._process.wait(30)
 
     def close(self) -> None:
-        """End vchd and every machine it left. What failed inside it is a failure here: a task's own does not end it."""
+        """End vchd and every VM that it left. A traceback in its log fails the test: a failed task does not end vchd."""
         if self._process is not None and self._process.poll() is None:
             for container in self.docker("ps", "-aq").stdout.split():
                 self.docker("rm", "-f", container)
@@ -173,7 +173,7 @@ class Daemon:
         return result
 
     def _logs(self) -> str:
-        """The last that vchd, a stand-in host and the machines have said."""
+        """The last lines of vchd, of a stand-in host and of the VMs' consoles."""
         files = [*self.root.glob("*.log"), *self.root.glob("**/console*")]
         return "\n".join(f"{file}: {file.read_text(errors='replace')[-4000:]}" for file in files if file.is_file())
 
@@ -212,7 +212,7 @@ class Daemon:
         return int(code), found.get("message", text)
 
     def wait_pool(self, count: int = 1) -> None:
-        """Return when so many machines wait; at once where none ever will."""
+        """Return when `count` VMs wait in the pool; at once if the flags switch the pool off."""
         if "off" in FLAGS or "0" in FLAGS:
             return
         deadline = time.monotonic() + PATIENCE
@@ -230,7 +230,7 @@ class Daemon:
 
 @contextlib.contextmanager
 def running_daemon(root: Path, *flags: str, on_host: bool = False) -> Iterator[Daemon]:
-    """One that has been started, with busybox."""
+    """A started vchd with busybox loaded."""
     if HYPERVISOR == "vsphere":
         from tests.live.vsphere.daemon import running_vsphere
 

@@ -1,4 +1,4 @@
-"""A network that others are on, too: a bridge with a machine on it that gives out addresses, names and a page that says who asks."""
+"""A network with a neighbour: a bridge, and on it a host that serves DHCP, DNS and a page that names its client."""
 
 import contextlib
 import subprocess
@@ -16,7 +16,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_): pass
 http.server.HTTPServer((sys.argv[1], int(sys.argv[2])), Handler).serve_forever()
 """
-# Of one who waits for an answer, and of one who looks whether there is none.
+# Seconds to wait for an expected answer, and to see that no answer comes.
 _PATIENCE, _GLANCE = 10, 1.5
 _CLIENT = (
     "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=float(sys.argv[2])).read().decode())"
@@ -30,7 +30,7 @@ class Neighbour:
         self.namespace = namespace
 
     def fetch(self, address: str, port: int, *, served: bool = True) -> str:
-        """A page, from there; "" when none comes. `served` says what is expected, so that what does not come is not waited for long."""
+        """The page that the neighbour gets from this address; "" if none. `served`: whether to expect a page, and so wait longer."""
         seconds = _PATIENCE if served else _GLANCE
         return self.run("python3", "-c", _CLIENT, f"http://{address}:{port}/", str(seconds)).stdout.strip()
 

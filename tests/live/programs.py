@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def free_port() -> int:
-    """A port of loopback that nobody has at this moment."""
+    """A port of loopback that is free at this moment."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         number: int = probe.getsockname()[1]
         return number
@@ -18,7 +18,7 @@ def free_port() -> int:
 def running_program(
     command: Sequence[str], log: Path, seconds: float, env: Mapping[str, str] | None = None
 ) -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    """A program, and the line that it says when it is ready; it ends when its input does, and has so many seconds for it."""
+    """A program, and the line that it prints when it is ready. It ends when its stdin does, or is killed after `seconds`."""
     with open(log, "wb") as errors:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=env

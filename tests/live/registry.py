@@ -1,4 +1,4 @@
-"""Registries for tests: Debian's docker-registry, and a server that lies."""
+"""Registries for tests: Debian's docker-registry, and a server that misbehaves."""
 
 import base64
 import contextlib
@@ -100,7 +100,7 @@ class Pusher:
 
 
 def image_manifest(config: bytes, layers: list[bytes], put: Callable[[bytes], dict[str, object]]) -> dict[str, object]:
-    """A manifest whose blobs have been put."""
+    """A manifest whose blobs the registry has."""
     kinds = {b"\x1f\x8b": "+gzip", b"\x28\xb5": "+zstd"}
     return {
         "schemaVersion": 2,
@@ -117,7 +117,7 @@ Told = tuple[int, dict[str, str], bytes, float]
 
 
 class LyingRegistry:
-    """Serves what it is told, byte for byte: {path: (status, headers, body, seconds to wait in the middle)}.
+    """Serve the given answers, byte for byte: {path: (status, headers, body, seconds to wait in the middle)}.
 
     A list is of answers one after the other. Some headers are orders: `ranges` says that ranges are served, `cut` that the
     connection ends in the middle.

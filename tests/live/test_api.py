@@ -220,7 +220,7 @@ def test_image_ids_are_the_digest_of_the_config(daemon: Daemon) -> None:
 
 
 def test_a_second_request_waits_while_a_client_hangs(daemon: Daemon) -> None:
-    """A client that stops in the middle of everything holds nobody up."""
+    """A client that stops in the middle of a request does not delay others."""
     hanging = []
     for data in (
         b"GET /ev",

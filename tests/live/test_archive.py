@@ -33,7 +33,7 @@ def box(daemon: Daemon) -> Iterator[str]:
 
 @pytest.fixture
 def still(daemon: Daemon) -> Iterator[str]:
-    """One that was never started."""
+    """A container that was never started."""
     daemon.must("create", "--name", "cpstill", "busybox", "cat", "/in/file")
     yield "cpstill"
     daemon.must("rm", "-f", "cpstill")
@@ -80,7 +80,7 @@ def _member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", **fields: 
     return member
 
 
-def test_out_as_a_stream(daemon: Daemon, box: str) -> None:
+def test_cp_out_as_a_stream(daemon: Daemon, box: str) -> None:
     done = subprocess.run(daemon.command("cp", f"{box}:/d", "-"), capture_output=True, check=True)
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
         found = {one.name: (one.type, one.mode & 0o7777, one.linkname) for one in archive}
@@ -102,7 +102,7 @@ def test_links_are_copied_or_followed(daemon: Daemon, box: str, tmp_path: Path) 
     assert (tmp_path / "sub").is_dir()
 
 
-def test_in_through_a_link_that_stays_inside(daemon: Daemon, box: str, tmp_path: Path) -> None:
+def test_cp_in_through_a_link_that_stays_inside(daemon: Daemon, box: str, tmp_path: Path) -> None:
     """An absolute link is the container's, not the appliance's."""
     (tmp_path / "new").write_text("new")
     daemon.must("exec", box, "ln", "-s", "/d/sub", "/abs")
@@ -153,7 +153,7 @@ def test_the_files_of_the_kernel_are_not_walked(daemon: Daemon, box: str) -> Non
     assert daemon.must("cp", f"{box}:/proc/version", "-")
 
 
-def test_into_and_out_of_one_that_does_not_run(daemon: Daemon, still: str, tmp_path: Path) -> None:
+def test_cp_into_and_out_of_a_stopped_container(daemon: Daemon, still: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("before its start\n")
     assert _put(daemon, still, "/", _tar(_member("in", tarfile.DIRTYPE, mode=0o755))) == (200, "")
     daemon.must("cp", str(tmp_path / "file"), f"{still}:/in/file")
@@ -166,7 +166,7 @@ def test_into_and_out_of_one_that_does_not_run(daemon: Daemon, still: str, tmp_p
 
 
 @on_qemu
-def test_its_machine_is_shared_and_goes_when_idle(daemon: Daemon, still: str) -> None:
+def test_file_sessions_share_a_vm_that_ends_when_idle(daemon: Daemon, still: str) -> None:
     machine = _machine(daemon, still)
     with concurrent.futures.ThreadPoolExecutor(5) as pool:
         outputs = list(pool.map(lambda _: daemon.docker("cp", f"{still}:/etc/passwd", "-").stdout, range(5)))
@@ -179,7 +179,7 @@ def test_its_machine_is_shared_and_goes_when_idle(daemon: Daemon, still: str) ->
     assert daemon.must("ps", "-a", "--filter", f"name={still}", "--format", "{{.State}}") == "created\n"
 
 
-def test_removal_does_not_wait_for_it(daemon: Daemon) -> None:
+def test_removal_does_not_wait_for_a_file_session(daemon: Daemon) -> None:
     daemon.must("create", "--name", "cpgone", "busybox", "true")
     machine = _machine(daemon, "cpgone")
     daemon.must("cp", "cpgone:/etc/passwd", "-")
@@ -187,7 +187,7 @@ def test_removal_does_not_wait_for_it(daemon: Daemon) -> None:
     assert not machine.exists()
 
 
-def test_what_was_answered_outlives_a_kill(short_path: Path) -> None:
+def test_copied_files_outlive_a_kill_of_vchd(short_path: Path) -> None:
     with running_daemon(short_path) as daemon:
         daemon.must("create", "--name", "kept", "busybox", "cat", "/one")
         assert _put(daemon, "kept", "/", _tar(_member("one"), data=b"safe\n")) == (200, "")
@@ -197,7 +197,7 @@ def test_what_was_answered_outlives_a_kill(short_path: Path) -> None:
         daemon.must("rm", "kept")
 
 
-# -- what nobody should send ----------------------------------------------------------------------------------------------
+# -- hostile archives ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

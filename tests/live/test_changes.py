@@ -85,7 +85,7 @@ def test_commit_has_what_diff_says(daemon: Daemon, changed: str) -> None:
     image = daemon.must("commit", "-c", "LABEL a=b", "-c", 'CMD ["cat", "/t/gone"]', changed, "committed:1").strip()
     layers = json.loads(daemon.must("inspect", image, "--format", "{{json .RootFS.Layers}}"))
     assert len(layers) == 4
-    # A container of it has no changes and looks like the one that it was made of.
+    # A container of the image has no changes, and the same files as the container that was committed.
     daemon.must("run", "--name", "again", "committed:1")
     assert daemon.must("diff", "again") == ""
     assert daemon.must("logs", "again") == "n\n"
@@ -99,7 +99,7 @@ def test_commit_has_what_diff_says(daemon: Daemon, changed: str) -> None:
     daemon.must("rmi", "committed:1")
 
 
-def test_commit_of_nothing_adds_no_layer(daemon: Daemon) -> None:
+def test_a_commit_without_changes_adds_no_layer(daemon: Daemon) -> None:
     daemon.must("create", "--name", "plain", "busybox", "true")
     image = daemon.must("commit", "plain").strip()
     assert len(json.loads(daemon.must("inspect", image, "--format", "{{json .RootFS.Layers}}"))) == 1
@@ -132,5 +132,5 @@ def test_commit_pauses_what_runs(daemon: Daemon) -> None:
         ("HEALTHCHECK NONSENSE", "Unknown type"),
     ],
 )
-def test_what_cannot_be_changed(daemon: Daemon, changed: str, change: str, text: str) -> None:
+def test_invalid_changes_of_a_commit(daemon: Daemon, changed: str, change: str, text: str) -> None:
     assert text in daemon.docker("commit", "-c", change, changed).stderr

@@ -42,7 +42,7 @@ def counter(daemon: Daemon) -> Iterator[str]:
     daemon.must("rm", "-f", "counted")
 
 
-def test_a_counter_goes_on_where_it_was(daemon: Daemon, counter: str) -> None:
+def test_a_counter_goes_on_from_its_checkpoint(daemon: Daemon, counter: str) -> None:
     seen = _wait_for(daemon, counter, 20)
     attached = subprocess.Popen(
         daemon.command("attach", "--no-stdin", counter), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -79,7 +79,7 @@ def _seconds(text: str) -> float:
     return float(subprocess.run(["date", "-d", text, "+%s.%N"], capture_output=True, text=True, check=True).stdout)
 
 
-def test_it_can_run_on_and_be_started_from_it_after_a_restart_of_vchd(short_path: Path) -> None:
+def test_a_checkpoint_starts_after_a_restart_of_vchd(short_path: Path) -> None:
     with running_daemon(short_path) as daemon:
         daemon.must("run", "-d", "--name", "counted", "busybox", "sh", "-c", _COUNTER)
         _wait_for(daemon, "counted", 10)
@@ -119,7 +119,7 @@ def test_connections_to_the_outside_end(host_daemon: Daemon) -> None:
     host_daemon.must("rm", "-f", "talks")
 
 
-def test_what_dockerd_refuses_is_refused_in_its_words(daemon: Daemon, counter: str) -> None:
+def test_refusals_have_dockerds_texts(daemon: Daemon, counter: str) -> None:
     daemon.must("create", "--name", "still", "busybox", "true")
     create = {"CheckpointID": "one", "Exit": False}
     at, still = f"/v1.41/containers/{counter}/checkpoints", "/v1.41/containers/still/checkpoints"
@@ -145,7 +145,7 @@ def test_what_dockerd_refuses_is_refused_in_its_words(daemon: Daemon, counter: s
     )
     assert daemon.request("POST", "/v1.41/containers/still/start?checkpoint=../x")[0] == 500
     assert daemon.request("POST", f"/v1.41/containers/{counter}/start?checkpoint=one")[0] == 304
-    # Another container's checkpoint is none of this one's.
+    # A checkpoint belongs to one container.
     folder = daemon.root / "data/containers" / daemon.must("inspect", counter, "--format", "{{.Id}}").strip()
     code, text = daemon.request(
         "POST", f"/v1.41/containers/still/start?checkpoint=one&checkpoint-dir={folder}/checkpoints"
@@ -195,7 +195,7 @@ def test_a_damaged_checkpoint_is_an_error_and_the_container_as_before(
     daemon.must("checkpoint", "rm", name, folder.name)
 
 
-def test_a_sound_one_starts_after_all_that(daemon: Daemon, kept: tuple[str, Path]) -> None:
+def test_an_intact_checkpoint_starts_after_damaged_ones(daemon: Daemon, kept: tuple[str, Path]) -> None:
     name, _ = kept
     before = len(_numbers(daemon, name))
     daemon.must("start", "--checkpoint", "good", name)

@@ -73,12 +73,12 @@ def _address(daemon: Daemon, name: str, network: str) -> str:
 
 
 def _reaches(daemon: Daemon, name: str, address: str, port: int, *, expected: bool = True) -> bool:
-    """Whether a page comes; one that is not expected is not waited for long."""
+    """Whether a page comes. The wait is short if none is expected."""
     seconds = "10" if expected else "2"
     return daemon.docker("exec", name, "timeout", seconds, "wget", "-qO-", f"http://{address}:{port}/").returncode == 0
 
 
-def test_it_is_listed_and_belongs_to_the_settings(daemon: Daemon) -> None:
+def test_container_networks_are_listed_and_cannot_be_changed(daemon: Daemon) -> None:
     listed = daemon.must("network", "ls", "--filter", "driver=external", "--format", "{{.Name}}").split()
     assert sorted(listed) == ["closed", "dhcp", "open", "outbound", "peers", "published"]
     network = json.loads(daemon.must("network", "inspect", "published"))[0]
@@ -126,7 +126,7 @@ def test_a_container_is_a_neighbour_among_others(daemon: Daemon, neighbour: Neig
         ("closed", False, False, False),
     ],
 )
-def test_levels(
+def test_firewall_levels(
     daemon: Daemon, neighbour: Neighbour, level: str, published: bool, unpublished: bool, out: bool
 ) -> None:
     _server(daemon, "gate", "--network", level, "-p", "80")
@@ -183,7 +183,7 @@ def test_dhcp(daemon: Daemon, neighbour: Neighbour) -> None:
     ).startswith("198.51.100.1")
 
 
-def test_a_running_container_comes_and_goes(daemon: Daemon, neighbour: Neighbour) -> None:
+def test_connect_and_disconnect_a_running_container(daemon: Daemon, neighbour: Neighbour) -> None:
     _server(daemon, "guest", "-p", "80")
     published = daemon.must("port", "guest", "80").splitlines()
     for network in ("published", "dhcp"):
@@ -204,7 +204,7 @@ def test_a_running_container_comes_and_goes(daemon: Daemon, neighbour: Neighbour
     daemon.must("network", "rm", "mine")
 
 
-def test_names_of_ones_own_networks_beside(daemon: Daemon) -> None:
+def test_names_of_a_user_defined_network_beside_a_container_network(daemon: Daemon) -> None:
     daemon.must("network", "create", "app")
     _server(daemon, "db", "--network", "app")
     daemon.must("create", "--name", "web", "--network", "app", "busybox", "sleep", "1000")
@@ -216,7 +216,7 @@ def test_names_of_ones_own_networks_beside(daemon: Daemon) -> None:
     daemon.must("network", "rm", "app")
 
 
-def test_nobody_answers(daemon: Daemon, neighbour: Neighbour) -> None:
+def test_no_dhcp_server_answers(daemon: Daemon, neighbour: Neighbour) -> None:
     neighbour.run("ip", "link", "set", "eth0", "down")
     try:
         done = daemon.docker("run", "--name", "alone", "--network", "dhcp", "busybox", "true", timeout=120)
@@ -227,7 +227,7 @@ def test_nobody_answers(daemon: Daemon, neighbour: Neighbour) -> None:
     assert daemon.must("inspect", "alone", "--format", "{{.State.Status}}").strip() == "created"
 
 
-def test_settings_that_cannot_be(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_invalid_settings(tmp_path_factory: pytest.TempPathFactory) -> None:
     daemon = Daemon(tmp_path_factory.mktemp("wrong"))
     for setting, said in (
         ("name=lan,bridge=nowhere", "this host has no bridge nowhere"),
@@ -244,7 +244,7 @@ def test_settings_that_cannot_be(tmp_path_factory: pytest.TempPathFactory) -> No
     daemon.close()
 
 
-def test_one_that_is_no_longer_set(short_path: Path) -> None:
+def test_a_network_that_is_removed_from_the_settings(short_path: Path) -> None:
     with running_daemon(short_path) as daemon:
         subprocess.run([*daemon.inside(), "ip", "link", "add", "lan", "type", "bridge"], check=True)
         daemon.stop()

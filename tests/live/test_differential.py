@@ -498,7 +498,7 @@ _NETWORK = "the network is looked for at once, as in moby from 26.0 on"
 _NULLS = "lists are lists, also where 1.41 says null or leaves out a zero"
 _UNHEEDED = "what has no effect is warned of"
 
-# Requests whose answers differ, and why that is as it should be.
+# Requests whose answers differ on purpose, and why.
 DIFFERENT: dict[str, str] = {
     'GET /containers/json?all=true&size=1': _SIZE,
     'GET /containers/json?limit=x': _CLIENT,
@@ -613,7 +613,7 @@ def _prune(value: Any) -> Any:
         # dockerd tells of them in any order.
         if isinstance(value.get("Mounts"), list):
             value["Mounts"].sort(key=lambda mount: mount["Destination"])
-        # By their ids, which are nobody's else.
+        # By their IDs, which are unique.
         if isinstance(value.get("Containers"), dict):
             value["Containers"] = list(value["Containers"].values())
     return value

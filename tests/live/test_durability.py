@@ -94,7 +94,7 @@ def test_a_restart_cut_in_half_is_made_again_unless_it_is_stopped(short_path: Pa
             until(lambda: daemon.must("inspect", "again", "--format", "{{.State.Running}}") == "true\n", 60)
 
 
-def test_what_was_only_looked_into_is_as_it_was(short_path: Path) -> None:
+def test_a_file_session_does_not_change_an_exited_container(short_path: Path) -> None:
     with running_daemon(short_path) as daemon:
         daemon.docker("run", "--name", "over", "busybox", "sh", "-c", "exit 3")
         daemon.must("cp", "over:/etc/hostname", str(short_path / "copied"))

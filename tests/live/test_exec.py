@@ -59,7 +59,7 @@ def test_privileged_has_all_capabilities(daemon: Daemon, box: str) -> None:
     assert int(daemon.must("exec", "--privileged", box, *ask).split()[1], 16) == 0x1FFFFFFFFFF
 
 
-def test_it_is_in_the_container(daemon: Daemon, box: str) -> None:
+def test_an_exec_sees_the_containers_processes(daemon: Daemon, box: str) -> None:
     processes = daemon.must("exec", box, "ps").splitlines()
     assert any("sleep 100000" in line and line.split()[0] == "1" for line in processes)
     assert not any("tether" in line for line in processes)
@@ -162,7 +162,7 @@ def test_what_is_refused(daemon: Daemon, box: str) -> None:
     daemon.must("rm", "notyet")
 
 
-def test_events_tell_of_it(daemon: Daemon, box: str) -> None:
+def test_events_of_an_exec(daemon: Daemon, box: str) -> None:
     since = str(time.time())
     daemon.docker("exec", box, "sh", "-c", "exit 9")
     lines = daemon.must("events", "--since", since, "--until", str(time.time()), "--format", "{{json .}}").splitlines()
@@ -185,10 +185,10 @@ def test_it_ends_with_its_container(daemon: Daemon) -> None:
     daemon.must("rm", "ending")
 
 
-def test_one_goes_on_when_vchd_is_killed(short_path: Path) -> None:
+def test_an_exec_goes_on_when_vchd_is_killed(short_path: Path) -> None:
     with running_daemon(short_path) as daemon:
         daemon.must("run", "-d", "--name", "outlive", "busybox", "sleep", "100000")
-        # More output than the guest keeps: it would block if nobody took it.
+        # More output than the guest's spool holds: the process would block if vchd did not read it.
         script = "dd if=/dev/zero bs=64k count=100 2>/dev/null; echo done > /done"
         daemon.must("exec", "-d", "outlive", "sh", "-c", f"sleep 2; {script}")
         daemon.kill()

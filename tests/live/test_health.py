@@ -96,7 +96,7 @@ def test_failures_of_the_start_period_do_not_count_and_none_switches_off(daemon:
 
 
 @pytest.mark.parametrize("driver", ["json-file", "local"])
-def test_a_log_is_kept_as_short_as_is_said(daemon: Daemon, driver: str) -> None:
+def test_max_size_and_max_file_bound_a_log(daemon: Daemon, driver: str) -> None:
     flags = ("--log-driver", driver, "--log-opt", "max-size=100k", "--log-opt", "max-file=3")
     script = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); echo line $i 0123456789012345678901234567890123456789; done"
     daemon.must("run", "-d", "--name", "talks", *flags, "busybox", "sh", "-c", script)
@@ -113,7 +113,7 @@ def test_a_log_is_kept_as_short_as_is_said(daemon: Daemon, driver: str) -> None:
     daemon.must("rm", "talks")
 
 
-def test_a_device_a_group_and_a_profile(daemon: Daemon) -> None:
+def test_devices_groups_and_seccomp_profiles(daemon: Daemon) -> None:
     profile = json.dumps(
         {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]}
     )

@@ -174,12 +174,12 @@ def test_image_auth_by_tokens(daemon: Daemon, tmp_path: Path) -> None:
         assert "pull access denied" in daemon.docker("pull", name).stderr
         service.asked.clear()
         assert not guest("pull", name).returncode
-        # One for the manifests and the blobs of a repository.
+        # One token for the manifests and blobs of a repository.
         assert service.asked == [("guest", ["repository:team/mine:pull"])]
         assert not guest("pull", "-a", f"{host}/team/other").returncode
         said = guest("manifest", "inspect", "--insecure", name)
         assert not said.returncode, said.stderr
-        # Whoever logged in by an identity token has no password.
+        # A client that logged in by an identity token has no password.
         config = {"auths": {host: {"identitytoken": "refresh-guest"}}}
         (tmp_path / "guest/config/config.json").write_text(json.dumps(config))
         daemon.must("rmi", name)
@@ -236,7 +236,7 @@ def test_registries_behind_a_proxy(tmp_path: Path, secured: bool) -> None:
             assert denied.returncode
             assert "wrong-secret" not in denied.stderr + daemon.log.read_text()
             daemon.stop()
-            # Where it is reached without, nobody asks the proxy.
+            # A registry in NO_PROXY is reached without the proxy.
             before = log.read_text()
             daemon.start(*flags, "--no-proxy", "10.99.0.0/24", "--http-proxy", address, "--https-proxy", address)
             daemon.must("pull", f"{host}/proxied:1")

@@ -52,7 +52,7 @@ def _settled(daemon: Daemon, root: Path) -> None:
 
 
 @pytest.mark.skipif("0" in FLAGS, reason="a pool is filled here")
-def test_kills_while_machines_are_on_their_way(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kills_while_vms_start(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A cache of its own, so that a template is made here.
     monkeypatch.setenv("XDG_CACHE_HOME", str(short_path / "cache"))
     machines = short_path / "exec/machines"

@@ -37,14 +37,14 @@ def _rounds(daemon: Daemon, count: int) -> None:
             daemon.must("rm", "-f", "leak")
 
 
-# Where every machine boots, as many would take half an hour.
+# If every VM boots, two hundred starts would take half an hour.
 _WARM_UP, _COUNTED = (4, 16) if "off" in FLAGS else (40, 200)
 
 
 def test_two_hundred_starts_and_removals_leave_nothing(short_path: Path) -> None:
     with running_daemon(short_path) as daemon:
         daemon.wait_pool()
-        # What is made once, is made by then.
+        # Everything that vchd makes once exists by now.
         _rounds(daemon, _WARM_UP)
         daemon.wait_pool()
         before = _usage(daemon)

@@ -32,7 +32,7 @@ http.server.HTTPServer((sys.argv[1], int(sys.argv[2])), Handler).serve_forever()
 
 
 class Network:
-    """A daemon whose namespace has a neighbour: the world outside, with a web server that says who asks."""
+    """A daemon whose namespace has a neighbour outside, with a web server that names its client."""
 
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
@@ -336,7 +336,7 @@ def test_names_aliases_and_renames(daemon: Daemon) -> None:
     assert f"Address: {gateway}\n" in host
 
 
-def test_the_default_network_knows_no_names_but_links(daemon: Daemon) -> None:
+def test_the_default_network_resolves_only_links(daemon: Daemon) -> None:
     daemon.must("run", "-d", "--name", "database", "--expose", "5432", "-e", "SECRET=s", "busybox", "sleep", "1000")
     assert daemon.shell("nslookup database").returncode
     address = _inspect(daemon, "database", "{{.NetworkSettings.IPAddress}}")
@@ -454,7 +454,7 @@ def test_the_loopback_of_the_host_is_out_of_reach(daemon: Daemon) -> None:
 
 
 @on_qemu
-def test_without_icc_neighbours_do_not_meet(daemon: Daemon) -> None:
+def test_without_icc_containers_cannot_reach_each_other(daemon: Daemon) -> None:
     daemon.must("network", "create", "-o", "com.docker.network.bridge.enable_icc=false", "shy")
     daemon.must("run", "-d", "--name", "hermit", "--network", "shy", "busybox", "sleep", "1000")
     said = daemon.shell(
@@ -469,7 +469,7 @@ def test_without_icc_neighbours_do_not_meet(daemon: Daemon) -> None:
 # -- addresses ----------------------------------------------------------------------------------------------------------
 
 
-def test_an_address_and_a_mac_of_ones_own(daemon: Daemon) -> None:
+def test_a_requested_address_and_mac(daemon: Daemon) -> None:
     daemon.must("network", "create", "--subnet", "10.80.0.0/24", "mine")
     options = ("--network", "mine", "--ip", "10.80.0.40", "--mac-address", "02:11:22:33:44:55")
     said = daemon.shell(*options, "ip -o a show eth0; ip link show eth0")
@@ -540,7 +540,7 @@ def test_every_exposed_port_can_be_published(daemon: Daemon) -> None:
     assert _curl(daemon, f"http://127.0.0.1:{port}/") == "all"
 
 
-def test_the_network_of_the_host_is_the_bridge_with_every_port_that_is_listened_at(daemon: Daemon) -> None:
+def test_network_host_publishes_every_listening_port(daemon: Daemon) -> None:
     done = daemon.docker(
         "create",
         "--network",
@@ -560,12 +560,12 @@ def test_the_network_of_the_host_is_the_bridge_with_every_port_that_is_listened_
     ports = json.loads(daemon.must("inspect", "hosted"))[0]["NetworkSettings"]["Ports"]
     # Neither what is only exposed nor what only the container itself reaches.
     assert [port for port, places in ports.items() if places] == ["8085/tcp"]
-    # It comes and goes with who listens.
+    # The port is published while a process listens.
     daemon.must("exec", "-d", "hosted", "sh", "-c", "nc -l -p 8087 & echo $! > /pid; wait")
     until(lambda: ":8087" in daemon.run_inside("ss", "-ltn"))
     daemon.must("exec", "hosted", "sh", "-c", "kill $(cat /pid)")
     until(lambda: ":8087" not in daemon.run_inside("ss", "-ltn"))
-    # Another one waits until it is free.
+    # A second container waits until the port is free.
     daemon.must(
         "run",
         "-d",
@@ -600,7 +600,7 @@ def test_published_udp(daemon: Daemon) -> None:
     assert counted[2] == "1"  # NoPorts
 
 
-def test_udp_that_flows_finds_the_next_container(daemon: Daemon) -> None:
+def test_a_udp_flow_reaches_the_next_container(daemon: Daemon) -> None:
     send = "import socket, time; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('127.0.0.1', 5999))\n"
     send += "while True:\n s.sendto(b'x', ('127.0.0.2', 5354)); time.sleep(0.1)"
     sender = subprocess.Popen([*daemon.inside(), "python3", "-c", send])
@@ -612,7 +612,7 @@ def test_udp_that_flows_finds_the_next_container(daemon: Daemon) -> None:
         daemon.must("run", "-d", "--name", "before", "-p", "5354:53/udp", "busybox", "sleep", "1000")
         until(lambda: refused("before") > 0)
         daemon.must("create", "--name", "after", "-p", "5354:53/udp", "busybox", "sleep", "1000")
-        # Another container than the one whose address it is next.
+        # A different container from the one that gets this address next.
         daemon.must("run", "-d", "--name", "between", "busybox", "sleep", "1000")
         daemon.must("kill", "before")
         daemon.must("start", "after")
@@ -622,7 +622,7 @@ def test_udp_that_flows_finds_the_next_container(daemon: Daemon) -> None:
         sender.wait()
 
 
-def test_a_port_is_somebody_elses(daemon: Daemon) -> None:
+def test_a_port_that_is_in_use(daemon: Daemon) -> None:
     _server(daemon, "has", "-p", "8090:80")
     done = daemon.docker("run", "-d", "--name", "wants", "-p", "8090:80", "busybox", "sleep", "1000")
     assert done.returncode == 125
@@ -688,7 +688,7 @@ def test_networks_outlive_the_daemon(tmp_path: Path) -> None:
         assert "br-foreign" in bridges
 
 
-def test_another_docker_may_be_there_already(tmp_path: Path) -> None:
+def test_a_bridge_of_another_docker_on_the_host(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path)
     try:
         for command in ("link add docker0 type bridge", "addr add 172.17.0.1/16 dev docker0", "link set docker0 up"):
@@ -713,7 +713,7 @@ def test_without_bridges(tmp_path: Path) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        for _ in range(2):  # one of the pool, if there is one, and one that is not
+        for _ in range(2):  # a VM of the pool, if there is a pool, and a VM that is not
             daemon.wait_pool()
             _server(daemon, "web", "-p", f"127.0.0.1:{port}:80")
             assert (

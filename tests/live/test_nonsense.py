@@ -92,7 +92,7 @@ def _posts() -> Iterator[tuple[str, Any]]:
 
 
 def _hold(asked: object, status: int, said: object) -> None:
-    # What an error becomes that nobody foresaw.
+    # The answer to an unexpected error.
     assert status != 500 or "internal error" not in str(said), asked
 
 

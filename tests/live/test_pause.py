@@ -47,7 +47,7 @@ def counter(daemon: Daemon) -> Iterator[str]:
     daemon.must("rm", "-f", "ticking")
 
 
-def test_it_stands_still_and_goes_on(daemon: Daemon, counter: str) -> None:
+def test_a_paused_container_stands_still_and_goes_on(daemon: Daemon, counter: str) -> None:
     assert _grows(daemon, counter)
     daemon.must("pause", counter)
     assert _state(daemon, counter) == ("paused", True, True)
@@ -63,7 +63,7 @@ def test_it_stands_still_and_goes_on(daemon: Daemon, counter: str) -> None:
     assert numbers == list(range(1, len(numbers) + 1))
 
 
-def test_what_is_refused_meanwhile(daemon: Daemon, counter: str) -> None:
+def test_requests_refused_while_paused(daemon: Daemon, counter: str) -> None:
     full = daemon.must("inspect", counter, "--format", "{{.Id}}").strip()
     at = f"/v1.41/containers/{counter}"
     assert daemon.request("POST", "/containers/nobody/pause")[0] == 404
@@ -88,13 +88,13 @@ def test_what_is_refused_meanwhile(daemon: Daemon, counter: str) -> None:
 
 
 @pytest.mark.parametrize("command", [["stop", "-t", "1"], ["kill"], ["restart", "-t", "1"]])
-def test_it_can_be_ended(daemon: Daemon, counter: str, command: list[str]) -> None:
+def test_a_paused_container_can_be_ended(daemon: Daemon, counter: str, command: list[str]) -> None:
     daemon.must("pause", counter)
     daemon.must(*command, counter)
     assert _state(daemon, counter)[0] == ("running" if command[0] == "restart" else "exited")
 
 
-def test_another_signal_waits_and_events_tell(daemon: Daemon, counter: str) -> None:
+def test_a_signal_waits_until_unpause(daemon: Daemon, counter: str) -> None:
     assert _grows(daemon, counter)  # so that its trap is set
     since = str(time.time())
     daemon.must("pause", counter)
@@ -109,7 +109,7 @@ def test_another_signal_waits_and_events_tell(daemon: Daemon, counter: str) -> N
     assert actions == ["pause", "kill", "unpause", "die"]
 
 
-def test_it_survives_a_kill_of_vchd(short_path: Path) -> None:
+def test_a_pause_survives_a_kill_of_vchd(short_path: Path) -> None:
     with running_daemon(short_path) as daemon:
         daemon.must("run", "-d", "--name", "ticking", "busybox", "sh", "-c", _COUNTER)
         daemon.must("pause", "ticking")

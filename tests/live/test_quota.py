@@ -20,7 +20,7 @@ def daemon() -> Iterator[Daemon]:
             yield one
 
 
-def test_what_is_beyond_it_is_refused(daemon: Daemon) -> None:
+def test_data_beyond_the_quota_is_refused(daemon: Daemon) -> None:
     assert "of 40 MiB" in daemon.must("info", "-f", "{{json .DriverStatus}}")
     large = image_archive([busybox_layer(), layer_with("file", 50 << 20)], {}, "large")
     failed = daemon.docker("load", stdin=large, check=False)
@@ -39,6 +39,6 @@ def test_what_is_beyond_it_is_refused(daemon: Daemon) -> None:
     daemon.must("create", "--name", "more", "busybox")
 
 
-def test_what_is_no_size(daemon: Daemon) -> None:
+def test_an_invalid_size(daemon: Daemon) -> None:
     daemon.stop()
     assert "--storage-quota: invalid size: 'much'" in daemon.refusal("--storage-quota", "much")

@@ -38,7 +38,7 @@ def failing(daemon: Daemon) -> str:
     return "failing"
 
 
-def test_between_two_runs_it_is_restarting(daemon: Daemon, failing: str) -> None:
+def test_the_state_between_two_runs_is_restarting(daemon: Daemon, failing: str) -> None:
     state = _state(daemon, failing)
     assert (state["Running"], state["Restarting"], state["ExitCode"]) == (True, True, 3)
     assert "Restarting (3)" in daemon.must("ps", "--filter", f"name={failing}", "--format", "{{.Status}}")
@@ -48,7 +48,7 @@ def test_between_two_runs_it_is_restarting(daemon: Daemon, failing: str) -> None
     daemon.must("rm", "-f", failing)
 
 
-def test_stop_calls_it_off(daemon: Daemon, failing: str) -> None:
+def test_stop_cancels_a_restart(daemon: Daemon, failing: str) -> None:
     daemon.must("stop", failing)
     assert _state(daemon, failing)["Status"] == "exited"
     count = daemon.must("inspect", failing, "--format", "{{.RestartCount}}")
@@ -60,7 +60,7 @@ def test_stop_calls_it_off(daemon: Daemon, failing: str) -> None:
     daemon.must("rm", failing)
 
 
-def test_on_failure_ends_after_as_many_times(daemon: Daemon) -> None:
+def test_on_failure_ends_after_its_maximum(daemon: Daemon) -> None:
     daemon.must("run", "-d", "--name", "thrice", "--restart", "on-failure:3", "busybox", "sh", "-c", "exit 2")
     deadline = time.monotonic() + 60
     while daemon.must("inspect", "thrice", "--format", "{{.RestartCount}} {{.State.Status}}") != "3 exited\n":

@@ -37,7 +37,7 @@ def api(daemon: Daemon) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def box(daemon: Daemon) -> Iterator[str]:
-    """One that runs and reads, with a terminal."""
+    """A running container with a terminal, which reads its stdin."""
     daemon.must("run", "-dit", "--name", "rowbox", "busybox", "sh")
     yield "rowbox"
     daemon.must("rm", "-f", "rowbox")
@@ -45,7 +45,7 @@ def box(daemon: Daemon) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def said(daemon: Daemon) -> Iterator[str]:
-    """One that has written to both streams and ended with 3."""
+    """A container that wrote to both streams and exited with 3."""
     daemon.docker(
         "run",
         "--name",
@@ -61,7 +61,7 @@ def said(daemon: Daemon) -> Iterator[str]:
 
 @pytest.fixture
 def cat(daemon: Daemon) -> Iterator[str]:
-    """One that gives back what it reads."""
+    """A container that writes its stdin to its stdout."""
     daemon.must("create", "-i", "--name", "rowcat", "busybox", "sh", "-c", "echo first; echo second >&2; cat")
     yield "rowcat"
     daemon.must("rm", "-f", "rowcat")

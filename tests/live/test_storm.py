@@ -12,7 +12,7 @@ from tests.live.daemon import Daemon
 pytestmark = pytest.mark.live
 
 
-def test_fifty_runs_at_once_are_all_well(daemon: Daemon) -> None:
+def test_fifty_runs_at_once(daemon: Daemon) -> None:
     def one(number: int) -> tuple[str, int]:
         result = daemon.docker("run", "--rm", "busybox", "sh", "-c", f"echo {number}; exit {number}", timeout=600)
         return result.stdout, result.returncode
@@ -34,7 +34,7 @@ def _queued(daemon: Daemon) -> int:
     return int(dict(json.loads(daemon.must("info", "--format", "{{json .DriverStatus}}")))["Starts queued"])
 
 
-def test_starts_that_wait_can_be_called_off(daemon: Daemon) -> None:
+def test_a_queued_start_can_be_cancelled(daemon: Daemon) -> None:
     names = [f"queued{number}" for number in range(12)]
     starts = _started(daemon, names)
     deadline = time.monotonic() + 30
@@ -53,16 +53,16 @@ def test_starts_that_wait_can_be_called_off(daemon: Daemon) -> None:
         for line in daemon.must("ps", "-a", "--format", "{{.Names}} {{.State}}").splitlines()
         if line.startswith("queued")
     )
-    # One of them may have had its turn in the meantime; then it was stopped as any other.
+    # One of them may have started meanwhile; then it was stopped as usual.
     assert off[2] not in states
     assert {states[name] for name in off[:2]} <= {"created", "exited"}
     assert all(states[name] == "running" for name in names if name not in off)
-    # One that was called off can be started again.
+    # A cancelled container can be started again.
     daemon.must("start", off[0])
     daemon.must("rm", "-f", *names[:-1])
 
 
-def test_a_machine_that_boots_can_be_called_off(daemon: Daemon) -> None:
+def test_a_booting_start_can_be_cancelled(daemon: Daemon) -> None:
     # A size of its own: there is no template for it yet, so this takes seconds.
     daemon.must("create", "--name", "slow", "-m", "600m", "busybox", "sleep", "1000")
     start = subprocess.Popen(daemon.command("start", "slow"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

@@ -1,4 +1,4 @@
-"""A swarm of one node: its overlay networks work, its services are refused by name, leaving takes all of it away."""
+"""A swarm of one node: its overlay networks work, services are refused by name, and leaving removes everything."""
 
 import json
 import tempfile
@@ -33,7 +33,7 @@ def _fails(daemon: Daemon, *arguments: str) -> str:
     return done.stderr
 
 
-def test_without_one_there_are_no_overlays(own: Daemon) -> None:
+def test_overlay_networks_need_a_swarm(own: Daemon) -> None:
     assert "This node is not a swarm manager" in _fails(own, "network", "create", "-d", "overlay", "none")
     assert "not part of a swarm" in _fails(own, "swarm", "leave", "--force")
     assert json.loads(own.must("info", "-f", "{{json .Swarm}}"))["LocalNodeState"] == "inactive"
@@ -50,7 +50,7 @@ def test_containers_meet_on_an_attachable_overlay(swarm: Daemon) -> None:
         "run", "--rm", "--network", "meet", "busybox", "ping", "-c1", "-W5", "here"
     )
     assert "has active endpoints" in _fails(swarm, "network", "rm", "meet")
-    # Whoever leaves takes the network from under it, and it goes on.
+    # Leaving the swarm removes the network of a running container, which goes on.
     swarm.must("swarm", "leave", "--force")
     assert swarm.must("network", "ls", "-q", "-f", "driver=overlay") == ""
     assert json.loads(swarm.must("inspect", "-f", "{{json .NetworkSettings.Networks}}", "here")) == {}
@@ -58,7 +58,7 @@ def test_containers_meet_on_an_attachable_overlay(swarm: Daemon) -> None:
     swarm.must("rm", "-f", "here")
 
 
-def test_one_that_is_not_attachable_is_for_services(swarm: Daemon) -> None:
+def test_a_network_that_is_not_attachable_refuses_containers(swarm: Daemon) -> None:
     swarm.must("network", "create", "-d", "overlay", "closed")
     assert "network closed not manually attachable" in _fails(
         swarm, "run", "--rm", "--network", "closed", "busybox", "true"
@@ -77,7 +77,7 @@ def test_there_is_one_ingress_network(swarm: Daemon) -> None:
     assert swarm.must("network", "ls", "-f", "scope=swarm", "--format", "{{.Name}}") == "other\n"
 
 
-def test_it_is_there_after_a_restart(swarm: Daemon) -> None:
+def test_the_swarm_survives_a_restart_of_vchd(swarm: Daemon) -> None:
     node = swarm.must("node", "ls", "-q")
     swarm.must("node", "update", "--label-add", "rack=7", "self")
     swarm.must("network", "create", "-d", "overlay", "--attachable", "stays")
@@ -89,7 +89,7 @@ def test_it_is_there_after_a_restart(swarm: Daemon) -> None:
     assert swarm.must("run", "--rm", "--network", "stays", "busybox", "echo", "on it") == "on it\n"
 
 
-def test_what_a_swarm_here_has_not_is_refused_by_name(swarm: Daemon) -> None:
+def test_unsupported_swarm_features_are_refused_by_name(swarm: Daemon) -> None:
     assert "services are not supported" in _fails(swarm, "service", "create", "busybox")
     assert "secrets are not supported" in _fails(swarm, "secret", "create", "name", "/etc/hostname")
     assert "joining a swarm is not supported" in _fails(swarm, "swarm", "join", "--token", "x", "192.0.2.1:2377")

@@ -67,7 +67,7 @@ class Server:
         return self.lines
 
 
-def test_every_line_comes_with_its_stream_and_tag(host_daemon: Daemon) -> None:
+def test_each_line_has_its_stream_and_tag(host_daemon: Daemon) -> None:
     server = Server()
     options = (
         "--log-driver",
@@ -95,7 +95,7 @@ def test_lines_go_to_a_server_that_proves_who_it_is(host_daemon: Daemon, short_p
     server = Server(tls=context)
     options = ("--log-driver", "syslog", "--log-opt", f"syslog-address=tcp+tls://127.0.0.1:{server.port}")
     trusted = ("--log-opt", f"syslog-tls-ca-cert={certificate}")
-    # One that is not known gets nothing; the container does not suffer from it.
+    # A server whose certificate is not trusted gets nothing, and the container goes on.
     host_daemon.must("run", "-d", "--name", "untold", *options, "busybox", "echo", "secret")
     host_daemon.must("wait", "untold")
     host_daemon.must("run", "--rm", *options, *trusted, "busybox", "echo", "told")

@@ -1,4 +1,4 @@
-"""Clones of one template are one in nothing that matters."""
+"""Clones of one template differ in everything that must differ."""
 
 import concurrent.futures
 import time
@@ -39,7 +39,7 @@ def test_twenty_clones_differ(daemon: Daemon) -> None:
 
 
 @pytest.mark.skipif("off" in FLAGS, reason="templates are switched off")
-def test_the_timeline_tells_of_a_restore(daemon: Daemon) -> None:
+def test_the_trace_of_a_start_shows_the_restore(daemon: Daemon) -> None:
     deadline = time.monotonic() + 120
     while True:
         daemon.must("run", "--name", "traced", "busybox", "true")
@@ -53,7 +53,7 @@ def test_the_timeline_tells_of_a_restore(daemon: Daemon) -> None:
 
 
 @pytest.mark.skipif("off" in FLAGS, reason="templates are switched off")
-def test_machines_without_a_card_have_a_template_too(daemon: Daemon) -> None:
+def test_vms_without_a_nic_have_a_template(daemon: Daemon) -> None:
     deadline = time.monotonic() + 120
     while True:
         daemon.must("run", "--name", "alone", "--network", "none", "busybox", "true")

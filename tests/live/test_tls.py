@@ -1,4 +1,4 @@
-"""The API by TLS: who is let in, what he may do, half closes, certificates that are renewed."""
+"""The API over TLS: authentication, roles, half closes, certificates that are renewed."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.live
 
 
 class Secured:
-    """A daemon whose API is there by TLS too."""
+    """A daemon that serves its API over TLS, too."""
 
     def __init__(self, daemon: Daemon, authority: Authority, port: int) -> None:
         self.daemon = daemon
@@ -28,7 +28,7 @@ class Secured:
         self.port = port
 
     def arguments(self, identity: tuple[Path, Path] | None) -> list[str]:
-        """What tells the docker CLI who the client is."""
+        """The docker CLI's flags for a client certificate."""
         arguments = ["--tlscacert", str(self.authority.certificate), "-H", f"tcp://127.0.0.1:{self.port}"]
         if identity is None:
             return ["--tlsverify", *arguments, "--tlscert", "", "--tlskey", ""]
@@ -103,7 +103,7 @@ def test_a_terminal(secured: Secured, operator: tuple[Path, Path]) -> None:
     assert terminal.end() == 5
 
 
-def test_strangers_are_sent_away(secured: Secured, tmp_path: Path) -> None:
+def test_a_client_of_another_authority_is_refused(secured: Secured, tmp_path: Path) -> None:
     other = Authority(tmp_path / "other")
     done = secured.docker(other.sign("/OU=ops/CN=alice"), "version")
     assert done.returncode
@@ -128,7 +128,7 @@ def test_strangers_are_sent_away(secured: Secured, tmp_path: Path) -> None:
         old.wrap_socket(plain)
 
 
-def test_who_may_read_only_or_nothing(secured: Secured, operator: tuple[Path, Path]) -> None:
+def test_read_only_clients_and_denied_clients(secured: Secured, operator: tuple[Path, Path]) -> None:
     viewer = secured.authority.sign("/OU=staff/CN=viewer")
     nobody = secured.authority.sign("/OU=staff/CN=bob")
     secured.docker(operator, "run", "-d", "--name", "seen", "busybox", "sleep", "1000")
@@ -175,7 +175,7 @@ def test_certificates_are_renewed_while_it_runs(secured: Secured, operator: tupl
         (("--tlsverify", "--tls-allow", "everybody"), "--tls-allow: invalid access rule 'everybody'"),
     ],
 )
-def test_what_cannot_be(short_path: Path, flags: tuple[str, ...], text: str) -> None:
+def test_invalid_tls_settings(short_path: Path, flags: tuple[str, ...], text: str) -> None:
     daemon = Daemon(short_path, on_host=True)
     with pytest.raises(AssertionError, match=text):
         daemon.start(*flags)

@@ -1,4 +1,4 @@
-"""vchd as a user of the host who may nothing that others may not."""
+"""vchd as an ordinary user of the host, without capabilities."""
 
 import contextlib
 import json
@@ -38,13 +38,13 @@ def daemon() -> Iterator[Daemon]:
         shutil.rmtree(root)
 
 
-def test_it_is_nobody(daemon: Daemon) -> None:
+def test_vchd_has_no_capabilities(daemon: Daemon) -> None:
     status = Path(f"/proc/{daemon.pid}/status").read_text()
     assert f"Uid:\t{_UID}\t{_UID}" in status
     assert "CapEff:\t0000000000000000" in status
 
 
-def test_it_runs_containers_and_says_what_there_is_not(daemon: Daemon) -> None:
+def test_containers_run_and_missing_features_are_reported(daemon: Daemon) -> None:
     assert daemon.shell("id -u; hostname -i").stdout.split() == ["0", "172.17.0.2"]
     info = json.loads(daemon.must("info", "--format", "{{json .}}"))
     assert info["Warnings"] == [
@@ -60,14 +60,14 @@ def test_it_runs_containers_and_says_what_there_is_not(daemon: Daemon) -> None:
     daemon.must("rm", "-f", "kept")
 
 
-def test_nobody_else_reads_what_is_a_containers(daemon: Daemon) -> None:
+def test_other_users_cannot_read_container_data(daemon: Daemon) -> None:
     daemon.must("create", "--name", "secret", "-e", "PASSWORD=x", "busybox")
     for path in (daemon.root / "data").rglob("*"):
         assert path.is_symlink() or not path.stat().st_mode & 0o077 or not path.parent.stat().st_mode & 0o011, path
     daemon.must("rm", "secret")
 
 
-def test_volumes_are_disks_of_one_machine_at_a_time(daemon: Daemon) -> None:
+def test_a_volume_is_a_disk_of_one_vm_at_a_time(daemon: Daemon) -> None:
     daemon.must(
         "run", "-d", "--name", "first", "-v", "disk:/data", "busybox", "sh", "-c", "echo kept > /data/x; sleep 1000"
     )

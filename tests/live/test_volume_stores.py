@@ -28,7 +28,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         yield daemon
 
 
-def test_a_life(daemon: Daemon, short_path: Path) -> None:
+def test_the_life_of_a_volume_in_a_store(daemon: Daemon, short_path: Path) -> None:
     refused = daemon.docker("volume", "create", *_STORE, "early").stderr
     assert "create early: NFS 172.17.0.1:/export" in refused
     assert "early" not in daemon.must("volume", "ls", "-q").split()
@@ -42,7 +42,7 @@ def test_a_life(daemon: Daemon, short_path: Path) -> None:
         assert (export / "vch/data/file").read_text() == "shared\n"
         assert "volume is in use" in daemon.docker("volume", "rm", "data").stderr
         daemon.must("rm", "-f", "first")
-        # Whoever comes after us finds it.
+        # A vchd without our state finds the volume.
         daemon.stop()
         for file in (daemon.root / "data").glob("state.db*"):
             file.unlink()
@@ -53,7 +53,7 @@ def test_a_life(daemon: Daemon, short_path: Path) -> None:
         assert daemon.must("volume", "ls", "-q").split() == ["data"]
         assert not (export / "vch/.removed-old-1").exists()
         assert daemon.shell("-v", "data:/data", "cat /data/file").stdout == "shared\n"
-        # It goes with all that is in it, and nothing beside it.
+        # Removing the volume removes its files, and nothing else.
         outside = short_path / "outside"
         outside.mkdir()
         (outside / "kept").write_text("kept")
@@ -70,7 +70,7 @@ def test_a_life(daemon: Daemon, short_path: Path) -> None:
     assert daemon.must("volume", "ls", "-q").split() == ["stays"]
 
 
-def test_what_cannot_be(daemon: Daemon, short_path: Path) -> None:
+def test_invalid_volume_options(daemon: Daemon, short_path: Path) -> None:
     refused = daemon.docker("volume", "create", "-o", "VolumeStore=nowhere", "x1").stderr
     assert 'no volume store named "nowhere"; choose one of shared' in refused
     refused = daemon.docker("volume", "create", *_STORE, "-o", "size=1g", "x1").stderr

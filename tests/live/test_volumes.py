@@ -48,7 +48,7 @@ def test_volume_create_and_inspect(daemon: Daemon) -> None:
     found = json.loads(daemon.must("volume", "inspect", "first"))[0]
     assert (found["Name"], found["Driver"], found["Labels"], found["Scope"]) == ("first", "local", {"a": "b"}, "local")
     assert Path(found["Mountpoint"]).is_dir()
-    # The same again is the one that is there.
+    # A second create with the same options returns the existing volume.
     assert daemon.must("volume", "create", "first").strip() == "first"
     assert len(daemon.must("volume", "create").strip()) == 64
 
@@ -130,7 +130,7 @@ def test_two_running_containers_share_a_volume(daemon: Daemon) -> None:
     assert (_mount_point(daemon, "both") / "in").read_text() == "word2\n"
 
 
-def test_a_new_volume_has_what_the_image_has_once(daemon: Daemon) -> None:
+def test_a_new_volume_receives_the_images_files_once(daemon: Daemon) -> None:
     tar = Tar().add("data", kind=tarfile.DIRTYPE, mode=0o750, uid=33, gid=44).add("data/a", b"one", uid=33, gid=44)
     layer = tar.add("data/sub", kind=tarfile.DIRTYPE, mode=0o755).add("data/sub/b", b"two").bytes()
     daemon.must(
@@ -344,7 +344,7 @@ def test_copies_go_through_volumes(daemon: Daemon, tmp_path: Path) -> None:
     exported = subprocess.run([*daemon.command("export", "still")], capture_output=True, check=True).stdout
     names = subprocess.run(["tar", "-t"], input=exported, capture_output=True, check=True).stdout.decode().split()
     assert [name for name in names if name.startswith("data")] == ["data/", "data/d/", "data/k/"]
-    # What looks into a stopped container makes room for one that runs.
+    # A file session of a stopped container gives way to a container that runs.
     assert daemon.shell("-v", "disk:/k", "ls /k").stdout.split() == ["created", "running"]
 
 
@@ -392,7 +392,7 @@ def test_events_of_a_volume(daemon: Daemon) -> None:
     assert said.split("\n")[:-1] == ["create told", "mount told", "unmount told", "destroy told"]
 
 
-def test_nothing_of_virtiofsd_is_left(daemon: Daemon) -> None:
+def test_no_virtiofsd_process_is_left(daemon: Daemon) -> None:
     assert daemon.shell("-v", "gone:/g", "true").returncode == 0
     deadline = time.monotonic() + 10
     while (

@@ -22,7 +22,7 @@ from tests.live.certificates import self_signed
 
 @dataclass
 class TokenService:
-    """Users are {name: (password, actions they have)}; "" is whoever says nothing. `seconds` is how long a token holds."""
+    """Users are {name: (password, actions they have)}; "" is an anonymous client. `seconds` is how long a token is valid."""
 
     folder: Path
     users: dict[str, tuple[str, set[str]]]
@@ -33,7 +33,7 @@ class TokenService:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[dict[str, str]]:
-        """Yields what a registry is told of it."""
+        """Yield the registry's settings for this token service."""
         certificate, key = self_signed(self.folder, "127.0.0.1")
         self._key = serialization.load_pem_private_key(key.read_bytes(), None)
         der = x509.load_pem_x509_certificate(certificate.read_bytes()).public_bytes(serialization.Encoding.DER)

@@ -22,7 +22,7 @@ BOOT_SECONDS = 400.0
 
 
 class Appliance:
-    """Where it is, and how the docker CLI is told of it."""
+    """A booted appliance, and how the docker CLI reaches it."""
 
     def __init__(self, namespace: str, authority: Authority, log: Path, process: "subprocess.Popen[bytes]") -> None:
         self._namespace = namespace
@@ -66,7 +66,7 @@ class Appliance:
         raise AssertionError(f"{said}\n{self.console()}")
 
     def type_at_console(self, *lines: str) -> None:
-        """What somebody types who sits there, a line whenever something was said."""
+        """Type lines at the console, each after the console has printed something."""
         with socket.socket(socket.AF_UNIX) as line:
             line.connect(str(self._log.with_name("serial")))
             line.settimeout(60)

@@ -18,7 +18,7 @@ from appliance.provision.main import provision
 
 # Of the namespace that it is in: where the public network is, and the portgroup.
 PUBLIC, BRIDGE = "mgmt", "eth1"
-# In the version of one that does not come up.
+# A version string that marks an appliance that does not come up.
 BROKEN = "broken"
 
 

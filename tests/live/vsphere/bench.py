@@ -87,7 +87,7 @@ async def _measure(simulator: Simulator, count: int) -> None:
 
 
 async def _measure_adoption(simulator: Simulator, count: int) -> None:
-    """A driver that finds machines which nobody waited for when they were made."""
+    """A driver that adopts VMs whose creation was not awaited."""
     server, names = server_of(simulator), Names("many", bridge="VM Network")
     async with Session.open(server) as session:
         inventory = await find(session, names)
@@ -122,7 +122,7 @@ async def _measure_adoption(simulator: Simulator, count: int) -> None:
 
 
 async def _measure_govc(simulator: Simulator, count: int, program: Path) -> None:
-    """The same by govc, which makes a machine per process, as many at a time as we have threads."""
+    """The same by govc: one process for each VM, as many at a time as our driver has threads."""
     environment = {
         **os.environ,
         "GOVC_URL": f"https://{USER}:{PASSWORD}@{simulator.address}/sdk",

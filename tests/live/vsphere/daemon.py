@@ -1,4 +1,4 @@
-"""A vchd whose machines are vSphere's: VMware's simulator and a stand-in host beside it, in the same network namespace."""
+"""A vchd on vSphere: VMware's simulator and a stand-in host run in the same network namespace."""
 
 import contextlib
 import subprocess
@@ -75,7 +75,7 @@ def hosts_beside(namespace: str) -> Iterator[list[str]]:
         ("-n", namespace, "link", "set", _MANAGEMENT, "up"),
     ):
         subprocess.run(["ip", *command], check=True)
-    # An appliance has no dockerd beside it that makes bridges pass frames through the rules of IP.
+    # A dockerd makes bridges filter frames by IP rules; an appliance has no dockerd.
     for family in ("ip", "ip6"):
         subprocess.run(
             [

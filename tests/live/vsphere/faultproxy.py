@@ -37,11 +37,11 @@ LOSE_ANSWER, CLOSE_BEFORE, DELAY = "lose the answer", "close before", "delay"
 
 @dataclass
 class FaultProxy:
-    """`rules` are what is done to the next calls of a method: one of the above, or the name of a fault. Each counts once."""
+    """`rules`: what happens to the next calls of a method, one of the constants above or the name of a fault. Each is used once."""
 
     simulator: Simulator
     rules: list[tuple[str, str]] = field(default_factory=list)
-    # What stands in answers to a method, and what is said instead; for ever.
+    # (method, text of its answers, replacement): applied to every answer.
     rewrites: list[tuple[str, bytes, bytes]] = field(default_factory=list)
     # The methods that were called, in order.
     calls: list[str] = field(default_factory=list)
@@ -71,7 +71,7 @@ def running_proxy(simulator: Simulator, folder: Path, namespace: str = "") -> It
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         timeout = 120
-        # An answer is one packet, and not one that waits for the other's acknowledgement.
+        # Send an answer as one packet, and without Nagle's wait for an acknowledgement.
         wbufsize = -1
         disable_nagle_algorithm = True
 

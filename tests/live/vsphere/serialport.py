@@ -15,7 +15,7 @@ DO_PROXY, WILL_PROXY, WONT_PROXY, VC_UUID = 70, 71, 73, 80
 
 
 class SerialPort:
-    """One host's connection. `said` are VMware's messages from the concentrator, `data` what the machine is told."""
+    """One host's connection. `said`: VMware's messages from the concentrator. `data`: bytes for the VM."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream = stream
@@ -70,7 +70,7 @@ class SerialPort:
                 await self._news.wait()
 
     async def hear_data(self, length: int, *, forever: bool = False) -> bytes:
-        """The next bytes that the machine is told."""
+        """The next bytes for the VM."""
         with trio.fail_after(math.inf if forever else 30):
             while len(self.data) < length:
                 assert not self.ended
@@ -85,7 +85,7 @@ class SerialPort:
                 await self._news.wait()
 
     async def identify(self, uuid: str, uri: str) -> None:
-        """Say whose it is, as a host does when it powers a machine on."""
+        """Name the VM of this connection, as a host does when it powers the VM on."""
         await self.say(KNOWN, bytes(range(90)))
         await self.say(DO_PROXY, b"C" + uri.encode())
         await self.say(VC_UUID, uuid.encode())

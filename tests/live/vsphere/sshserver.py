@@ -1,4 +1,4 @@
-"""An SSH server with one key that may log in, by paramiko; what is run is run here.
+"""An SSH server that accepts one key, by paramiko. Commands run on this host.
 
     python -m tests.live.vsphere.sshserver HOST_KEY AUTHORIZED
 

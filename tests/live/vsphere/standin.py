@@ -110,7 +110,7 @@ class StandInHost:
     async def _key_of(self, machine: str) -> str:
         """Of a running machine, by vCenter's UUID of it or its name."""
         for key, body in self._bodies.items():
-            # Asked: the simulator tells nobody of a name that a reconfiguration gives.
+            # Poll: the simulator reports no event when a reconfiguration changes the name.
             name = await self._session.look("stand-in", self.collector.machines[key].reference, "name")
             if machine in (body.uuid, name):
                 return key
@@ -146,7 +146,7 @@ class StandInHost:
 
 
 class _Body:
-    """One machine's QEMU and serial port."""
+    """The QEMU and the serial port of one VM."""
 
     def __init__(
         self,
@@ -286,7 +286,7 @@ class _Body:
         if not self._bridge:
             return []
         for bridge in (self._bridge, f"{self._bridge}{DISTRIBUTED}"):
-            # Ours, and not that of whoever runs QEMU.
+            # Our own script, not the ifup script of the host.
             script = self._folder / f"ifup-{bridge}"
             script.write_text(f'#!/bin/sh\nexec ip link set "$1" master {bridge} up\n')
             script.chmod(0o755)
@@ -549,7 +549,7 @@ def _adapter(key: int) -> str:
 
 
 def _lengthen(disk: Path) -> None:
-    """The simulator says how large a disk is, and makes none of it."""
+    """Extend the disk's file to the size in its descriptor: the simulator leaves it short."""
     sectors = re.search(r"^RW (\d+) ", disk.read_text(), re.M)
     assert sectors is not None
     flat = disk.with_name(flat_name(disk.name))

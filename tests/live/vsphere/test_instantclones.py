@@ -31,7 +31,7 @@ def vsphere() -> Iterator[Vsphere]:
 
 @pytest.fixture(autouse=True)
 def _tidy(vsphere: Vsphere) -> Iterator[None]:
-    """Machines are counted: none is to be left of a test that failed."""
+    """Remove VMs that a failed test left, since these tests count VMs."""
     yield
     if left := vsphere.daemon.must("ps", "-aq").split():
         vsphere.daemon.must("rm", "-f", *left)
@@ -72,7 +72,7 @@ def test_a_container_gets_a_clone(vsphere: Vsphere) -> None:
         assert _calls(vsphere).count("CreateVM_Task") == before
     for asks, serves in (("one", "two"), ("two", "one")):
         until(lambda: daemon.docker("exec", asks, "wget", "-qO-", f"http://{serves}/").stdout == "here\n")  # noqa: B023
-    # Of one memory, they are not each other.
+    # Clones of one memory differ.
     for what in ("hostname", "head -c 16 /dev/urandom | md5sum", "cat /sys/class/net/eth0/address"):
         said = {daemon.must("exec", name, "sh", "-c", what) for name in ("one", "two")}
         assert len(said) == 2, said

@@ -69,7 +69,7 @@ def test_ssh_for_a_time_and_a_reboot(ova: Path, root: Path) -> None:
         appliance.wait_served()
         log_in = (sys.executable, "-c", _LOG_IN, str(key))
         assert appliance.run_beside(*log_in, "id").returncode, "SSH is on by itself"
-        # What vch-access is told when VMware's tools have it from vSphere.
+        # The message that vch-access receives from VMware's tools.
         request = Access("1", 90, public).encode()
         appliance.type_at_console("root", "only here", f"echo '{request}' | /opt/vch/bin/vch-access", "")
         deadline = time.monotonic() + 60

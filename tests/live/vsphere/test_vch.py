@@ -29,7 +29,7 @@ _THERE = "192.0.2.2"
 
 
 class Operator:
-    """Whoever types `vch` and `docker`, where vSphere is."""
+    """An operator who runs `vch` and `docker` in the network of vSphere."""
 
     def __init__(self, root: Path, inside: list[str], simulator: Simulator) -> None:
         self.root = root
@@ -40,7 +40,7 @@ class Operator:
         self.ova = self.package(__version__)
 
     def package(self, version: str) -> Path:
-        """As the real one in everything but the system, which the simulator throws away."""
+        """An OVA like the real one, but with random bytes as its system disk, which the simulator discards."""
         system, target = self.root / "system.raw", self.root / f"{version}.ova"
         system.write_bytes(os.urandom(1 << 20))
         pack(NAME, system, self.root, target, version=version)
@@ -50,7 +50,7 @@ class Operator:
         """What it prints, with its messages."""
         done = self._run(*arguments, password=password, thumbprint=thumbprint)
         assert done.returncode == status, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
-        # Whatever happens, secrets are shown to nobody.
+        # No output contains a secret.
         assert password not in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
         return done.stdout + done.stderr
@@ -171,7 +171,7 @@ _LAN = (
 )
 
 
-def test_who_it_talks_to_has_to_prove_itself(operator: Operator) -> None:
+def test_vch_checks_the_servers_thumbprint(operator: Operator) -> None:
     said = operator.vch("ls", status=3, thumbprint="")
     shown = ":".join(operator.simulator.thumbprint[place : place + 2] for place in range(0, 64, 2)).upper()
     assert f"--thumbprint {shown}" in said
@@ -179,7 +179,7 @@ def test_who_it_talks_to_has_to_prove_itself(operator: Operator) -> None:
     assert "Login failure" in operator.vch("ls", status=1, password="wrong-one")
 
 
-def test_all_that_is_wrong_is_said_at_once_and_nothing_is_made(operator: Operator) -> None:
+def test_all_faults_are_reported_at_once_and_nothing_is_made(operator: Operator) -> None:
     before = operator.files()
     said = operator.vch(
         "create",
@@ -299,7 +299,7 @@ def test_the_life_of_an_appliance(operator: Operator) -> None:
     left = [file for file in operator.files() if file not in before]
     assert all("kept.disk" in file for file in left), left
 
-    # The next one of that tenant has the volume.
+    # The next appliance of that tenant has the volume.
     operator.create()
     operator.docker("load", "-i", str(archive))
     assert operator.docker("run", "--rm", "-v", "kept:/data", "busybox", "cat", "/data/file") == "here\n"
@@ -427,7 +427,7 @@ assert "Host.Config.Network" not in role.privilege, role
 """
 
 
-def test_an_account_that_may_too_little(operator: Operator) -> None:
+def test_an_account_with_too_few_rights(operator: Operator) -> None:
     operator.vch("update", "firewall", "--allow")
     with operator.before() as proxy:
         # The simulator grants everybody everything.
@@ -456,7 +456,7 @@ assert groups.get("pinned") == count, groups
 """
 
 
-def test_what_waits_and_what_is_grouped(operator: Operator) -> None:
+def test_the_pool_and_drs_groups(operator: Operator) -> None:
     def grouped(count: int | None) -> None:
         program = _LOG_IN + f"count = {count}" + _GROUPED
         operator.python(program, operator.simulator.address, USER, PASSWORD)
@@ -474,7 +474,7 @@ def test_what_waits_and_what_is_grouped(operator: Operator) -> None:
 
     until(lambda: '["Machines waiting","1"]' in info(), 120)
     assert '["Storage quota","0 B of 100 GiB"]' in info()
-    # The appliance, what is cloned, and a clone; of which none is a container.
+    # The appliance, the clones' parent, and a clone: none of them is a container.
     grouped(3)
     assert "0 of 0" in operator.vch("ls")
     assert "--affinity-vm-group pinned" in operator.vch("inspect", "prod", "--conf").replace(
@@ -542,7 +542,7 @@ def test_certificates_of_others(operator: Operator) -> None:
     operator.vch("delete", "prod", "--force")
 
 
-def test_whoever_may_do_all_is_said_loudly(operator: Operator) -> None:
+def test_an_open_api_is_warned_of(operator: Operator) -> None:
     operator.vch("update", "firewall", "--allow")
     said = operator.create("--no-tlsverify", "--cert-path", "open")
     assert "WARNING --no-tlsverify: EVERY CLIENT THAT REACHES THE API HAS FULL ACCESS" in said

@@ -46,7 +46,7 @@ def vsphere() -> Iterator[Vsphere]:
 
 
 def _stays(path: str) -> bool:
-    """What is not of any one container."""
+    """Whether a file of the datastore belongs to no single container: a layer, a guest, the owner's mark."""
     return "/layers/" in path or "/guest/" in path or path.endswith("/owner")
 
 
@@ -116,7 +116,7 @@ def test_a_portgroup_is_a_network(vsphere: Vsphere) -> None:
         daemon.start()
         assert daemon.must("exec", "web", "wget", "-qO-", page) == address
         daemon.must("rm", "-f", "web")
-    # One that runs is put on it beside, by a NIC that is plugged.
+    # A running container is connected, by hot-plug of a NIC.
     daemon.must("run", "-d", "--name", "web", "busybox", "sh", "-c", serve)
     daemon.must("network", "connect", "lan", "web")
     address = daemon.must("inspect", "web", "-f", "{{.NetworkSettings.Networks.lan.IPAddress}}").strip()
@@ -173,7 +173,7 @@ def test_moves_while_data_goes_through(vsphere: Vsphere) -> None:
     daemon.must("rm", "mover")
 
 
-def test_a_move_of_one_that_has_its_serial_port_only(vsphere: Vsphere) -> None:
+def test_a_move_of_a_vm_with_only_a_serial_port(vsphere: Vsphere) -> None:
     daemon = vsphere.daemon
     # 16550s are slow: a few seconds of output.
     script = "i=0; while [ $i -lt 20000 ]; do echo 0123456789 $i; i=$((i+1)); done"
@@ -189,8 +189,8 @@ def test_a_move_of_one_that_has_its_serial_port_only(vsphere: Vsphere) -> None:
     daemon.must("rm", "alone")
 
 
-def test_the_slow_line_carries_on_when_the_network_goes(vsphere: Vsphere) -> None:
-    """Containers see the same bytes, through the quick line, without it, and with it again."""
+def test_the_serial_port_takes_over_when_the_network_fails(vsphere: Vsphere) -> None:
+    """Containers see the same bytes, through the fast path, without it, and with it again."""
     daemon = vsphere.daemon
     daemon.must("run", "-d", "--name", "torn", "busybox", "sleep", "1000")
     script = "i=0; while [ $i -lt 3000 ]; do echo 0123456789 $i; i=$((i+1)); done"
@@ -208,7 +208,7 @@ def test_the_slow_line_carries_on_when_the_network_goes(vsphere: Vsphere) -> Non
     daemon.must("rm", "-f", "torn")
 
 
-def test_an_internal_network_has_the_quick_line_and_nothing_else(vsphere: Vsphere) -> None:
+def test_an_internal_network_lets_only_the_fast_path_through(vsphere: Vsphere) -> None:
     daemon = vsphere.daemon
     daemon.must("network", "create", "--internal", "inner")
     daemon.must("run", "-d", "--name", "shut", "--network", "inner", "busybox", "sleep", "1000")
@@ -223,7 +223,7 @@ def test_an_internal_network_has_the_quick_line_and_nothing_else(vsphere: Vspher
     daemon.must("network", "rm", "inner")
 
 
-def test_what_an_operator_does_is_noticed(vsphere: Vsphere) -> None:
+def test_vchd_notices_what_an_operator_does(vsphere: Vsphere) -> None:
     daemon = vsphere.daemon
     daemon.must("run", "-d", "--name", "ended", "busybox", "sh", "-c", "echo kept > /kept; sync; sleep 1000")
     assert daemon.must("exec", "ended", "cat", "/kept") == "kept\n"
@@ -236,7 +236,7 @@ def test_what_an_operator_does_is_noticed(vsphere: Vsphere) -> None:
     assert "die" in events.split()
     daemon.must("start", "ended")
     assert daemon.must("exec", "ended", "cat", "/kept") == "kept\n"
-    # Whether the disks go with the machine depends on who is quicker: vchd takes them from one that is off.
+    # vchd detaches the disks of a VM that is off; vSphere may delete them with the VM first.
     vsphere.operate("delete", _uuid(vsphere, "ended"))
     assert daemon.must("wait", "ended") == "137\n"
     daemon.must("rm", "ended")
@@ -279,7 +279,7 @@ def test_a_machine_that_an_operator_suspends(vsphere: Vsphere) -> None:
     vsphere.operate("resume", uuid)
     _until_status(vsphere, "sleeper", "running")
     assert daemon.must("exec", "sleeper", "echo", "awake") == "awake\n"
-    # Suspended once more, and this vchd goes: the next one does not take it for a machine that is lost.
+    # Suspended once more while vchd ends: the next vchd does not take the VM for lost.
     vsphere.operate("suspend", uuid)
     _until_status(vsphere, "sleeper", "paused")
     told = [line.split()[0] for line in _actions(vsphere, "sleeper", begun)]
@@ -452,7 +452,7 @@ def test_machines_boot_from_their_cd(short_path: Path, firmware: str) -> None:
         vsphere.daemon.must("run", "-d", "--name", "stays", "busybox", "sleep", "1000")
         vsphere.daemon.stop()
         before = Path(written).stat().st_mtime_ns
-        # Of a guest before this one, which nobody has any more.
+        # The CD of an earlier guest, which no VM uses.
         older = Path(written).with_name(f"{'0' * 32}.iso")
         older.write_bytes(b"older")
         vsphere.daemon.start()
@@ -477,7 +477,7 @@ _CHANGES = (
 
 
 def test_every_answer_is_lost_once(short_path: Path) -> None:
-    """pull, run, stop and rm, each call's first answer lost: one machine, then none, and nobody notices."""
+    """pull, run, stop and rm, each call's first answer lost: one VM, then none, and the client sees no error."""
     with running_vsphere(short_path, faulty=True) as vsphere:
         daemon, proxy = vsphere.daemon, vsphere.proxy
         assert proxy is not None
@@ -544,7 +544,7 @@ def test_layers_go_with_their_last_image(vsphere: Vsphere) -> None:
     assert daemon.must("run", "--rm", "busybox", "echo", "still") == "still\n"
 
 
-def test_nothing_is_left(vsphere: Vsphere) -> None:
+def test_no_vm_or_file_is_left(vsphere: Vsphere) -> None:
     daemon = vsphere.daemon
     daemon.must("run", "--rm", "busybox", "true")
     assert daemon.must("ps", "-aq") == ""
