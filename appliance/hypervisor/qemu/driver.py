@@ -1,12 +1,11 @@
-"""Machines as QEMU processes. They are not tied to this process: kill it, start it again, `adopt` finds them.
+"""Machines as QEMU processes. The processes outlive the appliance: a restarted appliance finds them with `adopt`.
 
-A machine's folder under `root` holds machine.json (what it is, which process), its two sockets, its console and QEMU's own
-messages. QEMU gets every file as a descriptor and runs as a user of its own, in a session of its own, sandboxed.
+A machine's folder under `root` holds machine.json (see `record`), two sockets, the console's output and QEMU's own messages. QEMU
+gets every file as a descriptor. It runs sandboxed, as a user of its own, in a session of its own.
 """
 
 import contextlib
 import hashlib
-import json
 import logging
 import os
 import secrets
@@ -19,9 +18,9 @@ import trio
 
 from appliance.errors import HypervisorError
 from appliance.hypervisor.driver import Driver, Machine, MachineSpec, Power
-from appliance.hypervisor.facts import decode_spec
 from appliance.hypervisor.qemu.machine import QemuMachine
-from appliance.hypervisor.qemu.process import PROGRAM, boot_id, is_running, running_titles, start_time, title
+from appliance.hypervisor.qemu.process import PROGRAM, boot_id, running_titles, title
+from appliance.hypervisor.qemu.record import MachineRecord
 from appliance.hypervisor.qemu.shares import find_virtiofsd
 from appliance.hypervisor.qemu.template import Template
 from appliance.hypervisor.qemu.templates import TEMPLATE, LocalRehearsal, Templates, kind_of
@@ -34,7 +33,7 @@ _AMPLE_MIB, _SCARCE_MIB = 4096, 1024
 
 
 class QemuDriver(Driver):
-    """`root` keeps the machines' folders; `nursery` owns the watching of their processes."""
+    """`root` holds the machines' folders; `nursery` runs the tasks that watch their processes."""
 
     def __init__(
         self,
@@ -64,7 +63,7 @@ class QemuDriver(Driver):
         for file in (self.kernel, self.initrd):
             if not file.exists():
                 raise HypervisorError(f"{file} is missing: build the guest with `make setup`")
-        # The guest may be rebuilt under a running appliance: its machines keep the one they were told.
+        # The guest image may be rebuilt while the appliance runs. Its machines keep the image of its start.
         self.kernel, self.initrd = self.kernel.resolve(), self.initrd.resolve()
         self._root.mkdir(parents=True, exist_ok=True, mode=0o711)
         result = await trio.run_process([PROGRAM, "--version"], capture_stdout=True)
@@ -78,11 +77,11 @@ class QemuDriver(Driver):
     # -- for machines ---------------------------------------------------------------------------------------------
 
     def template_for(self, spec: MachineSpec) -> Template | None:
-        """What a machine of this kind can be restored from now. When there is nothing yet, it is made meanwhile."""
+        """The template for machines of this kind. None while there is none; the template is then made in the background."""
         return self._templates.get(spec) if self._templates is not None else None
 
     def distrust(self, template: Template) -> None:
-        """A machine could not be restored from it."""
+        """Drop a template from which a machine could not be restored."""
         if self._templates is not None:
             self._templates.drop(template)
 
@@ -90,7 +89,7 @@ class QemuDriver(Driver):
         self._nursery.start_soon(machine.supervise)
 
     def rename(self, machine: QemuMachine, spec: MachineSpec) -> Path:
-        """It is called by this spec's id from now on; where its folder has to be."""
+        """Know the machine by the id of this spec from now on; return the path for its folder."""
         self.forget(machine)
         self._machines[spec.id] = machine
         return self._root / spec.id
@@ -122,7 +121,7 @@ class QemuDriver(Driver):
     # -- acceleration ---------------------------------------------------------------------------------------------
 
     async def _choose_acceleration(self) -> str:
-        """KVM only if a machine really boots with it: /dev/kvm can be there and hang. The answer is kept for this host boot."""
+        """Choose KVM only if a machine boots with it: /dev/kvm can exist and hang. The answer is cached until the host reboots."""
         if not os.access("/dev/kvm", os.R_OK | os.W_OK):
             return "tcg"
         facts = (str(self.kernel), str(self.kernel.stat().st_mtime_ns), self.version, boot_id())
@@ -137,7 +136,7 @@ class QemuDriver(Driver):
                 await probe.start()
                 line = await probe.dial_tether()
                 try:
-                    # The tether's first HELLO: kernel, Python and channel all work.
+                    # The tether's first HELLO: kernel, Python and channel work.
                     if await line.read():
                         answer = "kvm"
                 finally:
@@ -160,7 +159,7 @@ class QemuDriver(Driver):
         folder = self._root / spec.id
         folder.mkdir(mode=0o711, exist_ok=True)
         machine = QemuMachine(self, spec, folder)
-        machine.save_facts()
+        machine.save_record()
         self._machines[spec.id] = machine
         return machine
 
@@ -169,22 +168,20 @@ class QemuDriver(Driver):
         running = running_titles()
         for folder in sorted(self._root.iterdir()):
             if folder.name in self._machines:
-                continue  # made by this very driver
+                continue  # created by this driver
             try:
-                state = json.loads((folder / "machine.json").read_bytes())
-                spec = decode_spec(state["spec"])
-                pid, started, boot, slotted = state["pid"], state["start_time"], state["boot_id"], state["slotted"]
-            except (OSError, ValueError, KeyError, TypeError):
-                # Half made by an appliance that was killed: there is no process yet, or it is not known and holds nothing.
+                record = MachineRecord.load(folder)
+            except (OSError, ValueError):
+                # An appliance was killed while it created the machine: no process uses the folder.
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
-            machine = QemuMachine(self, spec, folder, slotted=slotted)
-            if pid and boot == boot_id():
-                with contextlib.suppress(OSError):
-                    if start_time(pid) == started and is_running(pid):
-                        machine.take_over(pid)
+            spec = record.spec
+            machine = QemuMachine(self, spec, folder, slotted=record.slotted)
+            if pid := record.running_pid:
+                with contextlib.suppress(ProcessLookupError):
+                    machine.take_over(pid)
             if await machine.power() is Power.OFF:
-                # Started, but not written down before the appliance was killed: nobody has ever spoken to it.
+                # The appliance was killed between the start of the process and its record: the guest was never configured.
                 for orphan in running.get(title(spec.id), ()):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(orphan, signal.SIGKILL)
@@ -194,9 +191,9 @@ class QemuDriver(Driver):
             if await machine.power() is Power.ON:
                 try:
                     with trio.fail_after(_PROBE_SECONDS):
-                        await machine.unfreeze()
+                        await machine.resume_after_save()
                 except (HypervisorError, trio.TooSlowError) as error:
-                    log.warning("machine %s is ended: %s", spec.id[:12], error)
+                    log.warning("machine %s is powered off: %s", spec.id[:12], error)
                     await machine.kill()
             self._machines[spec.id] = machine
             found.append(machine)
@@ -222,7 +219,7 @@ def _digest(paths: tuple[Path, ...]) -> str:
 
 
 def memory_mib(field: str) -> int:
-    """A line of /proc/meminfo."""
+    """A field of /proc/meminfo, in MiB."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) // 1024
@@ -230,10 +227,10 @@ def memory_mib(field: str) -> int:
 
 
 def default_pool() -> int:
-    """How many machines wait where nobody says: one where the host has memory to spare."""
+    """The default size of the pool: one machine when the host has ample memory."""
     return 1 if memory_mib("MemTotal") >= _AMPLE_MIB else 0
 
 
 def has_room() -> bool:
-    """Whether a machine may be kept for no container."""
+    """Whether the host has memory for a waiting machine."""
     return memory_mib("MemAvailable") >= _SCARCE_MIB

@@ -1,14 +1,10 @@
-"""One machine: a QEMU process that boots, is restored from a template, or goes on from a saved state."""
+"""One machine: a QEMU process that boots, is restored from a template, or continues from a saved state."""
 
 import contextlib
-import hashlib
-import json
 import logging
 import os
 import shutil
-import signal
 import socket
-import subprocess
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -18,47 +14,37 @@ import trio
 
 from appliance.diag import mark
 from appliance.errors import HypervisorError
-from appliance.hypervisor.driver import Disk, Forward, GuestDisk, Machine, MachineSpec, Nic, Power, ScsiAddress, Usage
-from appliance.hypervisor.facts import encode_spec
-from appliance.hypervisor.qemu import nics, saved
+from appliance.hypervisor.driver import Forward, GuestDisk, Machine, MachineSpec, Nic, Power, ScsiAddress, Usage
+from appliance.hypervisor.qemu import hotplug, nics, saved
 from appliance.hypervisor.qemu.command import (
-    BLANK_MAC,
     BOOT,
     MOST_MORE_NICS,
     SLOTS,
-    Descriptors,
     Origin,
-    backing_node,
     clone_origin,
-    command,
-    disk_device,
-    disk_node,
-    file_node,
     nics_of,
     saved_origin,
-    share_chardev,
-    share_device,
     shared_boot_origin,
 )
 from appliance.hypervisor.qemu.monitor import Monitor
-from appliance.hypervisor.qemu.process import boot_id, has_ended, short, start_qemu, start_time, usage_of
+from appliance.hypervisor.qemu.process import last_words, short, start_qemu
+from appliance.hypervisor.qemu.record import MachineRecord
 from appliance.hypervisor.qemu.shares import serve
 from appliance.hypervisor.qemu.slots import lengthen, luns_of
+from appliance.hypervisor.qemu.supervision import QemuProcess
 from appliance.hypervisor.qemu.taps import attach
 from appliance.hypervisor.qemu.template import Template
 from tether.transport import Line
 
 _RESTORE_SECONDS = 30.0
 _SAVE_SECONDS = 600.0
-_GLANCE_SECONDS = 0.02
 _UNPLUG_SECONDS = 10.0
-_NICE = 10
 
 log = logging.getLogger(__name__)
 
 
 class Owner(Protocol):
-    """The driver, as far as its machines need it. `guest_digest` is that of kernel and initrd, `version` QEMU's."""
+    """The driver, as far as its machines need it. `guest_digest` is the digest of kernel and initrd, `version` is QEMU's."""
 
     kernel: Path
     initrd: Path
@@ -74,7 +60,9 @@ class Owner(Protocol):
 
 
 class QemuMachine(Machine):
-    # A template's NIC is nobody's.
+    """One VM. `folder` is its folder on disk; `slotted`: the machine has the disk slots of a template."""
+
+    # A restored machine has the MAC address of the template.
     unmatched_nics = 1
 
     def __init__(self, driver: Owner, spec: MachineSpec, folder: Path, *, slotted: bool = False) -> None:
@@ -83,25 +71,23 @@ class QemuMachine(Machine):
         self.folder = folder
         self.slotted = slotted
         self._driver = driver
-        self._pid = 0
-        self._pidfd = -1
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process = QemuProcess()
+        # Names of the taps, by the index of their NIC.
         self._taps: dict[int, str] = {}
+        # A line that was dialled before the restored guest ran.
         self._early: Line | None = None
-        self._off = trio.Event()
-        self._off.set()
 
-    # -- ways to begin --------------------------------------------------------------------------------------------
+    # -- ways to start --------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Restore it from its kind's template, boot it where there is none."""
+        """Restore the machine from the template of its kind; boot it when there is no template."""
         template = self._driver.template_for(self.spec)
         if template is not None:
             try:
                 await self.restore(template, sharing=bool(self.spec.shares))
                 return
             except HypervisorError as error:
-                log.warning("machine %s cannot be restored, so it boots: %s", self.id[:12], error)
+                log.warning("machine %s cannot be restored and boots instead: %s", self.id[:12], error)
                 await self.kill()
                 self._driver.distrust(template)
         await self._boot()
@@ -120,11 +106,11 @@ class QemuMachine(Machine):
 
     async def become(self, spec: MachineSpec) -> None:
         """See Adaptable."""
-        if self._pidfd < 0 or self._process is None:
+        if not self._process.started_here:
             raise HypervisorError(f"machine {self.id} has ended")
         rehearsed, self.spec = self.spec.disks, spec
-        # Named before it is moved: an appliance that comes after a kill finds one or the other, whole.
-        self.save_facts()
+        # The record gets the new name before the folder: a restarted appliance finds either name with a complete record.
+        self.save_record()
         folder = self._driver.rename(self, spec)
         self.folder.rename(folder)
         self.folder, self.id = folder, spec.id
@@ -134,23 +120,23 @@ class QemuMachine(Machine):
                 mark("monitor answers")
                 for lun, disk in zip(luns_of(spec.disks, slotted=True), spec.disks, strict=True):
                     if lun < SLOTS:
-                        await self._put_in(monitor, lun, disk)
+                        await hotplug.fill_slot(monitor, lun, disk)
                 await self._plug_rest(monitor)
-                await self._connect_first_card(monitor)
+                await self._connect_first_nic(monitor)
         except OSError as error:
-            raise HypervisorError(f"its disks cannot be put in: {error}") from error
+            raise HypervisorError(f"the machine's disks cannot be plugged in: {error}") from error
         for disk in rehearsed:
             (folder / disk.path.name).unlink(missing_ok=True)
         mark("disks put in")
 
     async def restore(self, template: Template, *, sharing: bool) -> None:
-        """Launch, and let it go on from the template's state. `sharing`: its memory is one that a virtiofsd can look into."""
+        """Start QEMU and load the template's state. With `sharing` a virtiofsd can map the memory."""
         state = template.open_state()
         memory = await trio.to_thread.run_sync(template.copy_memory) if sharing else os.dup(template.memory)
         try:
             self.launch(clone_origin(memory, shares=sharing))
             mark("QEMU launched")
-            # Before the guest goes on, so that to it the line never was closed.
+            # Dialled before the guest runs, so that the guest sees an open line.
             self._early = await self._dial()
             with trio.move_on_after(_RESTORE_SECONDS):
                 async with self.open_monitor() as monitor:
@@ -158,7 +144,7 @@ class QemuMachine(Machine):
                     await monitor.ignore_shared_memory()
                     await monitor.execute("getfd", {"fdname": "state"}, fd=state)
                     await monitor.execute("migrate-incoming", {"uri": "fd:state"})
-                    # A template was saved running, so that it goes on by itself.
+                    # The template was saved while it ran, so QEMU lets the machine run without a command.
                     await monitor.wait_event("RESUME")
                     mark("state restored")
                     await self._plug_rest(monitor)
@@ -166,16 +152,16 @@ class QemuMachine(Machine):
         finally:
             os.close(state)
             os.close(memory)
-        raise HypervisorError(f"QEMU has not restored it in {_RESTORE_SECONDS} s")
+        raise HypervisorError(f"QEMU has not restored the machine in {_RESTORE_SECONDS:.0f} s")
 
     def launch(self, origin: Origin, files: list[Path] | None = None, shares: int = -1) -> None:
-        """Start QEMU; `files` stand in for the spec's disks, `shares` is a connection to virtiofsd."""
+        """Start QEMU. `files` replace the files of the spec's disks; `shares` is the descriptor of a connection to virtiofsd."""
         self.slotted = origin.slotted
         luns = luns_of(self.spec.disks, slotted=origin.slotted)
         files = files or [disk.path for disk in self.spec.disks]
         spec = self.spec
         if origin.slotted and origin.memory >= 0:
-            # What a template does not have is plugged in once the guest runs.
+            # Devices that the template lacks are plugged in once the guest runs.
             at_once = [index for index, lun in enumerate(luns) if lun < SLOTS]
             luns, files = [luns[index] for index in at_once], [files[index] for index in at_once]
             spec = replace(spec, disks=tuple(spec.disks[index] for index in at_once), more_nics=())
@@ -185,18 +171,14 @@ class QemuMachine(Machine):
                     lengthen(file)
         driver = self._driver
         guest = (driver.kernel, driver.initrd)
-        self._process, self._taps = start_qemu(driver.accel, guest, spec, files, luns, origin, self.folder, shares)
-        self._pid = self._process.pid
-        self._pidfd = os.pidfd_open(self._pid)
-        self._off = trio.Event()
-        self.save_facts()
+        child, self._taps = start_qemu(driver.accel, guest, spec, files, luns, origin, self.folder, shares)
+        self._process.attach(child.pid, child)
+        self.save_record()
         driver.watch(self)
 
     def take_over(self, pid: int) -> None:
         """Adopt the running process of an earlier appliance."""
-        self._pid = pid
-        self._pidfd = os.pidfd_open(pid)
-        self._off = trio.Event()
+        self._process.attach(pid)
         self._driver.watch(self)
 
     # -- disks ----------------------------------------------------------------------------------------------------
@@ -205,41 +187,19 @@ class QemuMachine(Machine):
         return [GuestDisk(ScsiAddress(0, 0, lun)) for lun in luns_of(self.spec.disks, slotted=self.slotted)]
 
     async def _plug_rest(self, monitor: Monitor) -> None:
-        """The disks that have no slot, the NICs and shares that a template does not have."""
+        """Plug in shares, NICs and disks that a template does not have."""
         if self.spec.shares:
-            with serve(self.folder, self.spec.shares) as virtiofsd:
-                await monitor.execute("getfd", {"fdname": "shares"}, fd=virtiofsd.fileno())
-            await monitor.execute("chardev-add", share_chardev("shares"))
-            await monitor.execute("device_add", share_device())
+            await hotplug.plug_shares(monitor, self.folder, self.spec.shares)
         for place, nic in nics_of(self.spec)[1 if self.spec.nic is not None else 0 :]:
             await nics.plug(monitor, place, nic)
         for lun, disk in zip(luns_of(self.spec.disks, slotted=True), self.spec.disks, strict=True):
             if lun >= SLOTS:
-                backing = await self._add_file(monitor, lun, disk, 0)
-                await monitor.execute("blockdev-add", disk_node(lun, backing, disk.read_only, in_slot=False))
-                await monitor.execute("device_add", disk_device(lun))
-
-    async def _put_in(self, monitor: Monitor, lun: int, disk: Disk) -> None:
-        lengthen(disk.path)
-        backing = await self._add_file(monitor, lun, disk, 1)
-        node = disk_node(lun, backing, disk.read_only, in_slot=True)
-        await monitor.execute("blockdev-reopen", {"options": [node]})
-
-    async def _add_file(self, monitor: Monitor, lun: int, disk: Disk, generation: int) -> str:
-        """Give QEMU the file behind a disk; the name of its node."""
-        fd = os.open(disk.path, (os.O_RDONLY if disk.read_only else os.O_RDWR) | os.O_CLOEXEC)
-        try:
-            await monitor.execute("add-fd", {"fdset-id": lun + 1}, fd=fd)
-        finally:
-            os.close(fd)
-        node = backing_node(lun, file_node(lun), disk.read_only, generation)
-        await monitor.execute("blockdev-add", node)
-        return str(node["node-name"])
+                await hotplug.plug_disk(monitor, lun, disk)
 
     # -- NICs ----------------------------------------------------------------------------------------------------
 
-    async def _connect_first_card(self, monitor: Monitor) -> None:
-        """Give the NIC of a machine of the pool, which is on no network, the one that it shall be on."""
+    async def _connect_first_nic(self, monitor: Monitor) -> None:
+        """Put the first NIC of a waiting machine on its network: until now it is on no bridge."""
         nic = self.spec.nic
         if nic is None:
             return
@@ -254,10 +214,10 @@ class QemuMachine(Machine):
             more.append(None)
         place = more.index(None)
         if place >= MOST_MORE_NICS:
-            raise HypervisorError(f"machine {self.id[:12]} has {MOST_MORE_NICS + 1} NICs, which is all it can have")
+            raise HypervisorError(f"machine {self.id[:12]} has {MOST_MORE_NICS + 1} NICs, which is the maximum")
         before = self.spec
         more[place] = nic
-        # Written down first, so that an appliance that comes after a kill knows the place as taken.
+        # Recorded first, so that a restarted appliance knows that the slot is used.
         self._set_more_nics(more)
         try:
             async with self.open_monitor() as monitor:
@@ -277,7 +237,7 @@ class QemuMachine(Machine):
             with trio.move_on_after(_UNPLUG_SECONDS) as patience:
                 await monitor.wait_event("DEVICE_DELETED", device)
             if patience.cancelled_caught:
-                raise HypervisorError(f"the guest does not let go of its NIC {mac}")
+                raise HypervisorError(f"the guest does not release its NIC {mac}")
             await monitor.execute("netdev_del", {"id": f"net{place}"})
         if place:
             more = list(self.spec.more_nics)
@@ -285,7 +245,7 @@ class QemuMachine(Machine):
             self._set_more_nics(more)
         else:
             self.spec = replace(self.spec, nic=None)
-            self.save_facts()
+            self.save_record()
 
     async def set_forwards(self, mac: str, forwards: tuple[Forward, ...]) -> None:
         """See Pluggable."""
@@ -301,37 +261,20 @@ class QemuMachine(Machine):
 
     def _set_more_nics(self, more: Iterable[Nic | None]) -> None:
         self.spec = replace(self.spec, more_nics=tuple(more))
-        self.save_facts()
+        self.save_record()
 
-    # -- a state that is kept -------------------------------------------------------------------------------------
+    # -- saved state ----------------------------------------------------------------------------------------------
 
-    def _facts(self) -> str:
-        """What has to be the same for a state to fit: QEMU, guest, devices."""
+    def _fingerprint(self) -> str:
         driver = self._driver
-        # Which addresses its NICs have, the state knows, and the guest is told anew.
-        nic, *more = (
-            replace(nic.kind, mac=BLANK_MAC) if nic is not None else None
-            for nic in (self.spec.nic, *self.spec.more_nics)
-        )
-        spec = replace(self.spec, id="saved", disks=(), nic=nic, more_nics=tuple(more))
-        line = command(
-            "qemu",
-            driver.accel,
-            Path("kernel"),
-            Path("initrd"),
-            spec,
-            saved_origin(self.slotted),
-            Descriptors(0, 0, ()),
-            Path("console"),
-        )
-        luns = ",".join(map(str, luns_of(self.spec.disks, slotted=self.slotted)))
-        return hashlib.sha256("\0".join([driver.version, driver.guest_digest, luns, *line]).encode()).hexdigest()
+        facts = (driver.version, driver.guest_digest)
+        return saved.fingerprint(driver.accel, facts, self.spec, self.slotted)
 
     async def save_to(self, folder: Path, at_rest: Callable[[], None], *, go_on: bool) -> None:
         """See Checkpointable."""
         if self.spec.shares:
             raise HypervisorError(
-                "the state of a machine that has volumes or paths of the host cannot be kept: virtiofsd does not keep its own"
+                "the state of a machine with volumes or host paths cannot be saved: virtiofsd cannot save its state"
             )
         writable = [disk.path for disk in self.spec.disks if not disk.read_only]
         with saved.writing(folder) as state:
@@ -339,27 +282,31 @@ class QemuMachine(Machine):
                 try:
                     await monitor.execute("stop")
                     at_rest()
-                    # One that was restored from a template has it on.
+                    # A machine that was restored from a template ignores shared memory.
                     await monitor.ignore_shared_memory(False)
                     await monitor.save(state, _SAVE_SECONDS)
-                    await trio.to_thread.run_sync(saved.finish, folder, state, writable, self._facts(), self.slotted)
+                    await trio.to_thread.run_sync(
+                        saved.finish, folder, state, writable, self._fingerprint(), self.slotted
+                    )
                     if not go_on:
                         await self.kill()
                 except BaseException:
                     with trio.CancelScope(shield=True):
-                        await monitor.let_go_on()
+                        await monitor.let_run()
                     raise
                 if go_on:
-                    await monitor.let_go_on()
+                    await monitor.let_run()
 
     async def start_from(self, folder: Path) -> None:
         """See Checkpointable."""
         if self.spec.shares:
-            raise HypervisorError("a machine with shares cannot go on from a kept state")
+            raise HypervisorError("a machine with shares cannot start from a saved state")
         manifest = await trio.to_thread.run_sync(saved.verify, folder)
         self.slotted = manifest.slotted
-        if manifest.facts != self._facts():
-            raise HypervisorError("it was made by another QEMU, with another guest, or on a machine of another shape")
+        if manifest.facts != self._fingerprint():
+            raise HypervisorError(
+                "the state was saved by another QEMU version, with another guest, or from a machine of another shape"
+            )
         writable = [disk.path for disk in self.spec.disks if not disk.read_only]
         files = {path: path.with_name(f"{path.name}.coming") for path in writable}
         state = os.open(folder / saved.STATE, os.O_RDONLY | os.O_CLOEXEC)
@@ -369,7 +316,7 @@ class QemuMachine(Machine):
             self._early = await self._dial()
             async with self.open_monitor() as monitor:
                 await monitor.load(state, _SAVE_SECONDS)
-                # The disks change with the memory or not at all.
+                # The disks are replaced together with the memory, or not at all.
                 for path, coming in files.items():
                     coming.rename(path)
                 await monitor.execute("cont")
@@ -380,13 +327,15 @@ class QemuMachine(Machine):
             for coming in files.values():
                 coming.unlink(missing_ok=True)
 
-    async def unfreeze(self) -> None:
-        """Let a machine go on that an appliance was saving when it was killed. HypervisorError when it was just restoring it."""
+    async def resume_after_save(self) -> None:
+        """Let the machine run that a killed appliance had paused for `save_to`.
+
+        HypervisorError when the appliance was killed during `start_from`.
+        """
         async with self.open_monitor() as monitor:
-            stood_still = await monitor.let_go_on()
-        if stood_still:
-            # QEMU 7.2 can be left with a port that it throttles for ever when its client went away meanwhile; the end of
-            # another client's connection sets that right.
+            was_paused = await monitor.let_run()
+        if was_paused:
+            # QEMU 7.2 may throttle the port for ever when its client vanished meanwhile. The end of another connection mends that.
             (await self._dial()).close()
 
     # -- the process ----------------------------------------------------------------------------------------------
@@ -397,61 +346,29 @@ class QemuMachine(Machine):
             async with Monitor.open(f"{folder}/qmp.sock") as monitor:
                 yield monitor
 
-    def save_facts(self) -> None:
-        """Write down what it is and which process."""
-        pid = self._pid
-        state = {
-            "spec": encode_spec(self.spec),
-            "slotted": self.slotted,
-            "pid": pid,
-            "start_time": start_time(pid) if pid else "",
-            "boot_id": boot_id(),
-        }
-        partial = self.folder / "machine.json.new"
-        partial.write_text(json.dumps(state))
-        partial.replace(self.folder / "machine.json")
+    def save_record(self) -> None:
+        """Write machine.json."""
+        MachineRecord.of(self.spec, self.slotted, self._process.pid).save(self.folder)
 
     async def supervise(self) -> None:
-        """Notice the end of the process, whoever caused it."""
+        """Notice the end of the process, whatever caused it."""
         try:
-            with contextlib.suppress(trio.ClosedResourceError):
-                await trio.lowlevel.wait_readable(self._pidfd)
+            await self._process.supervise()
         finally:
             self._hang_up()
-        self._finish()
-
-    def _finish(self) -> None:
-        """The process has ended."""
-        if self._pidfd >= 0:
-            trio.lowlevel.notify_closing(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = -1
-            self._pid = 0
-        if self._process is not None:
-            self._process.wait()
-        self._off.set()
 
     def _hang_up(self) -> None:
-        """Close a line that nobody has asked for."""
+        """Close a line that nobody has dialled."""
         if self._early is not None:
             self._early.close()
             self._early = None
 
     async def kill(self) -> None:
         self._hang_up()
-        if self._pidfd < 0:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        # Not left to `supervise` alone: when the appliance ends, that has been cancelled already.
-        while not self._off.is_set():
-            with trio.move_on_after(_GLANCE_SECONDS):
-                await self._off.wait()
-            if self._pidfd >= 0 and has_ended(self._pidfd):
-                self._finish()
+        await self._process.kill()
 
     async def wait_off(self) -> None:
-        await self._off.wait()
+        await self._process.wait_off()
 
     async def destroy(self) -> None:
         await self.kill()
@@ -459,16 +376,14 @@ class QemuMachine(Machine):
         self._driver.forget(self)
 
     async def power(self) -> Power:
-        return Power.OFF if self._off.is_set() else Power.ON
+        return Power.OFF if self._process.off else Power.ON
 
     async def usage(self) -> Usage:
-        return usage_of(self._pid) if self._pid else Usage(0, 0)
+        return self._process.usage()
 
     def in_background(self, background: bool) -> None:
-        """See Adaptable. Only root may take it back: without that it never is."""
-        if self._process is not None and os.geteuid() == 0:
-            with contextlib.suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICE if background else 0)
+        """See Adaptable."""
+        self._process.in_background(background)
 
     # -- the line -------------------------------------------------------------------------------------------------
 
@@ -487,10 +402,4 @@ class QemuMachine(Machine):
         return Line(connection.detach())
 
     def last_words(self) -> str:
-        words = []
-        for name in ("command", "qemu.log", "virtiofsd.log", "console.log"):
-            with contextlib.suppress(OSError):
-                text = (self.folder / name).read_bytes()[-2000:].decode("utf-8", "replace").strip()
-                if text:
-                    words.append(f"{name}: {text}")
-        return "\n".join(words)
+        return last_words(self.folder)

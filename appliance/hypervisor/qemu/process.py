@@ -1,4 +1,4 @@
-"""A QEMU process: launched with everything as descriptors, under a user of its own, known again by who it is."""
+"""A QEMU process: started with all files as descriptors, under a user of its own, and identified again after a restart."""
 
 import contextlib
 import hashlib
@@ -16,17 +16,17 @@ from appliance.hypervisor.qemu.command import Descriptors, Origin, Placed, comma
 from appliance.hypervisor.qemu.taps import open_tap
 
 PROGRAM = "qemu-system-x86_64"
-# Each machine's QEMU runs under a user id of this range that nobody else has: one that is broken into cannot reach another.
+# Each machine's QEMU runs under its own user id in this range. A QEMU that a guest has broken into cannot reach another machine.
 _FIRST_UID = 0x70000000
 
 
 def boot_id() -> str:
-    """This boot of the host: pids of another mean nothing."""
+    """Identifies this boot of the host. A pid of another boot means nothing."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def start_time(pid: int) -> str:
-    """Field 22 of /proc/PID/stat: with the pid it names one process of this boot."""
+    """Field 22 of /proc/PID/stat: together with the pid it identifies one process of this boot."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
 
 
@@ -42,12 +42,12 @@ def has_ended(pidfd: int) -> bool:
 
 
 def title(machine_id: str) -> str:
-    """What the process calls itself on its command line."""
+    """The value of QEMU's -name option for a machine."""
     return f"vch-{machine_id[:12]}"
 
 
 def running_titles() -> dict[str, list[int]]:
-    """Which processes of this host call themselves by a machine's name: {title: pids}."""
+    """The QEMU processes of this host by the value of their -name option."""
     titles: dict[str, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -61,7 +61,7 @@ def running_titles() -> dict[str, list[int]]:
 
 @contextlib.contextmanager
 def short(folder: Path) -> Iterator[str]:
-    """Another name for a folder: a unix socket's path has 107 bytes, and data roots are as deep as users like."""
+    """A short path of a folder: the path of a unix socket has at most 107 bytes, and data roots may be deep."""
     fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{fd}"
@@ -70,7 +70,7 @@ def short(folder: Path) -> Iterator[str]:
 
 
 def _identity(machine_id: str) -> dict[str, int]:
-    """QEMU's own user and group; {} when this process may not change users."""
+    """The user and group for a machine's QEMU; {} when this process may not change users."""
     if os.geteuid():
         return {}
     uid = _FIRST_UID + int(hashlib.sha256(machine_id.encode()).hexdigest()[:6], 16)
@@ -87,9 +87,10 @@ def start_qemu(
     folder: Path,
     shares: int = -1,
 ) -> tuple[subprocess.Popen[bytes], dict[int, str]]:
-    """Start QEMU for a machine in its folder: its process, its taps' names by their NICs' places.
+    """Start QEMU for a machine; return the process, and the names of the taps by the index of their NIC.
 
-    `guest` is kernel and initrd; `files` are behind the spec's disks, at `luns`; `shares` is a connection to virtiofsd.
+    `guest` is kernel and initrd; `files` are the files of the spec's disks, at `luns`; `shares` is the descriptor of a connection to
+    virtiofsd, or -1. `folder` gets sockets and logs.
     """
     with contextlib.ExitStack() as stack:
 
@@ -110,10 +111,10 @@ def start_qemu(
             Placed(lun, opened(file, os.O_RDONLY if disk.read_only else os.O_RDWR), disk.read_only)
             for lun, file, disk in zip(luns, files, spec.disks, strict=True)
         )
-        # Opened here: QEMU may not create files where it runs.
+        # Opened here, because QEMU's user may not create files in the folder.
         console = opened(folder / "console.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         messages = opened(folder / "qemu.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        # QEMU's user may not walk to the guest's files; a descriptor that it inherits it may open again.
+        # QEMU's user may have no access to the folders of the guest's files. It can open an inherited descriptor again.
         images = [opened(path, os.O_RDONLY) for path in guest]
         taps: dict[int, int] = {}
         names: dict[int, str] = {}
@@ -154,7 +155,7 @@ def start_qemu(
 
 
 def usage_of(pid: int) -> Usage:
-    """Of a process, by proc(5)."""
+    """The usage of a process, from proc(5); zeros when the process is gone."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
@@ -162,3 +163,14 @@ def usage_of(pid: int) -> Usage:
         return Usage(0, 0)
     ticks = int(fields[11]) + int(fields[12])
     return Usage(ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE"))
+
+
+def last_words(folder: Path) -> str:
+    """The end of each log in a machine's folder: QEMU's command line and messages, virtiofsd's messages, the console."""
+    words = []
+    for name in ("command", "qemu.log", "virtiofsd.log", "console.log"):
+        with contextlib.suppress(OSError):
+            text = (folder / name).read_bytes()[-2000:].decode("utf-8", "replace").strip()
+            if text:
+                words.append(f"{name}: {text}")
+    return "\n".join(words)

@@ -285,6 +285,7 @@ class TestBecoming:
             assert machine.guest_disks() == [GuestDisk(ScsiAddress(0, 0, lun)) for lun in (*range(8), 16, 17, 18)]
             async with machine.open_monitor() as monitor:
                 blocks = await monitor.execute("query-block")
+            assert isinstance(blocks, list)
             assert len([one for one in blocks if "inserted" in one]) == 11
             await machine.destroy()
 
