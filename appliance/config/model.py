@@ -18,6 +18,7 @@ from appliance.config.parsers import (
 )
 from appliance.config.rows import Option, Property, setting
 from appliance.config.vsphere import VsphereConfig
+from appliance.hypervisors import HYPERVISORS
 
 _PACKAGED_GUEST = Path("/usr/share/vch/guest")
 
@@ -70,7 +71,7 @@ class Config:
         "qemu",
         rows.MACHINES,
         "Where VMs run: on this host (qemu), or on the hosts of a vCenter or ESXi (vsphere)",
-        choices=("qemu", "vsphere"),
+        choices=tuple(HYPERVISORS),
     )
     accel: str = setting(
         "auto", rows.MACHINES, "CPU virtualisation of QEMU; auto: KVM where it works", choices=("auto", "kvm", "tcg")

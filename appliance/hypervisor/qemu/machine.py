@@ -4,7 +4,6 @@ import contextlib
 import logging
 import os
 import shutil
-import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from appliance.hypervisor.qemu.command import (
     shared_boot_origin,
 )
 from appliance.hypervisor.qemu.monitor import Monitor
-from appliance.hypervisor.qemu.process import last_words, short, start_qemu
+from appliance.hypervisor.qemu.process import connect_tether, last_words, short, start_qemu
 from appliance.hypervisor.qemu.record import MachineRecord
 from appliance.hypervisor.qemu.shares import serve
 from appliance.hypervisor.qemu.slots import lengthen, luns_of
@@ -392,14 +391,10 @@ class QemuMachine(Machine):
         return line or await self._dial()
 
     async def _dial(self) -> Line:
-        connection = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            with short(self.folder) as folder:
-                await connection.connect(f"{folder}/tether.sock")
+            return await connect_tether(self.folder)
         except OSError as error:
-            connection.close()
             raise HypervisorError(f"machine {self.id[:12]} cannot be reached: {error}\n{self.last_words()}") from error
-        return Line(connection.detach())
 
     def last_words(self) -> str:
         return last_words(self.folder)

@@ -10,10 +10,13 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import trio
+
 from appliance.errors import HypervisorError
 from appliance.hypervisor.driver import MachineSpec, Usage
 from appliance.hypervisor.qemu.command import Descriptors, Origin, Placed, command, nics_of
 from appliance.hypervisor.qemu.taps import open_tap
+from tether.transport import Line
 
 PROGRAM = "qemu-system-x86_64"
 # Each machine's QEMU runs under its own user id in this range. A QEMU that a guest has broken into cannot reach another machine.
@@ -163,6 +166,18 @@ def usage_of(pid: int) -> Usage:
         return Usage(0, 0)
     ticks = int(fields[11]) + int(fields[12])
     return Usage(ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE"))
+
+
+async def connect_tether(folder: Path) -> Line:
+    """Connect to the guest's channel. OSError when QEMU does not listen."""
+    connection = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with short(folder) as place:
+            await connection.connect(f"{place}/tether.sock")
+    except BaseException:
+        connection.close()
+        raise
+    return Line(connection.detach())
 
 
 def last_words(folder: Path) -> str:
