@@ -66,10 +66,10 @@ def _listen(host: str) -> socket.socket:
     elif kind == "tcp":
         address, _, port = rest.rpartition(":")
         if not port.isdigit():
-            raise InvalidParameter(f"invalid -H {host}: tcp://address:port")
+            raise InvalidParameter(f"invalid -H {host}: expected tcp://address:port")
         listener = socket.create_server((address or "127.0.0.1", int(port)))
     else:
-        raise InvalidParameter(f"invalid -H {host}: unix:///path or tcp://address:port")
+        raise InvalidParameter(f"invalid -H {host}: expected unix:///path or tcp://address:port")
     listener.listen(BACKLOG)
     listener.setblocking(False)
     return listener

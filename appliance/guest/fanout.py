@@ -1,4 +1,4 @@
-"""Output of a process, given to everyone who is attached."""
+"""Distributes the output of a process to all attached clients."""
 
 from collections.abc import AsyncGenerator
 
@@ -8,7 +8,7 @@ _WAITING = 16
 
 
 class Attachment:
-    """What one client gets: (stream, data) until the run ends. Closing it stops the flow."""
+    """The output for one client: (stream, data) until the run ends, or until `close`."""
 
     def __init__(self, fanout: "Fanout", streams: frozenset[int]) -> None:
         self.streams = streams
@@ -26,7 +26,7 @@ class Attachment:
 
 
 class Fanout:
-    """All attachments of one container, also while it does not run: an attach before the start misses nothing."""
+    """All attachments of one container, also while it does not run: a client that attaches before the start gets all output."""
 
     def __init__(self) -> None:
         self._attachments: list[Attachment] = []
@@ -41,7 +41,7 @@ class Fanout:
             self._attachments.remove(attachment)
 
     async def publish(self, stream: int, data: bytes) -> None:
-        """Give data to all; waits for the slowest, so that its process waits too, as Docker's does."""
+        """Send data to all clients. The slowest client blocks the process, as in Docker."""
         for attachment in list(self._attachments):
             if stream in attachment.streams:
                 try:
@@ -50,7 +50,7 @@ class Fanout:
                     self.remove(attachment)
 
     def end_run(self) -> None:
-        """No more output will come: each attachment ends when its client has what is under way."""
+        """The run is over: each attachment ends after the output that is queued."""
         for attachment in self._attachments:
             attachment.sender.close()
         self._attachments.clear()

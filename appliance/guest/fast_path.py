@@ -1,7 +1,7 @@
-"""Quicker lines to guests whose own line is slow: TCP on their network, TLS with keys that only we and the guest have.
+"""Fast paths: TCP connections with TLS to guests whose own line (a serial port) is slow.
 
-The port speaks nothing else. Each guest is given a certificate for one connection, by its slow line; who comes without one is
-sent away before it has said a word.
+The guest gets a certificate for one connection over its slow line, then connects. The port accepts only clients with such a
+certificate.
 """
 
 import datetime
@@ -28,12 +28,12 @@ log = logging.getLogger(__name__)
 _HANDSHAKE_SECONDS = 15.0
 _MOST_UNKNOWN = 64
 _OFFER_SECONDS = 30.0
-# Between one line and the next: the network may be gone for a while.
+# Seconds between attempts: the network may be down for a while.
 _PAUSES = (0.5, 2.0, 10.0, 60.0)
 
 
 class _Authority:
-    """Signs certificates as long as this process lives; nothing of it is kept."""
+    """Signs certificates with a key that only this process has; it is never stored."""
 
     def __init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -42,7 +42,7 @@ class _Authority:
         self.pem = certificate.public_bytes(serialization.Encoding.PEM)
 
     def _sign(self, name: x509.Name, key: ec.EllipticCurvePublicKey, *, authority: bool) -> x509.Certificate:
-        # Guests' clocks are set by us, and may be set by others afterwards.
+        # The validity covers any clock: programs in the guest may change the time.
         begin = datetime.datetime(2000, 1, 1)
         return (
             x509.CertificateBuilder()
@@ -68,7 +68,7 @@ class _Authority:
 
 
 class FastPaths:
-    """`device` is the bridge that guests come from; nobody else is listened to."""
+    """`device` is the bridge of the guests; connections from elsewhere are not accepted."""
 
     def __init__(self, device: str, port: int) -> None:
         self._device = device
@@ -79,11 +79,11 @@ class FastPaths:
         self._context.verify_mode = ssl.CERT_REQUIRED
         self._context.load_verify_locations(cadata=self.authority.pem.decode())
         load_identity(self._context, *self.authority.identity("vch"))
-        # By the names in their certificates: whose connection it is, and who waits for it.
+        # By the name in the certificate: what takes the connection.
         self._offered: dict[str, Callable[[TlsLine], None]] = {}
 
     async def run(self, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
-        """Take connections, until cancelled. Unavailable when the port is taken."""
+        """Accept connections until cancelled. Unavailable when the port is in use."""
         try:
             listener = await open_tcp_listener("0.0.0.0", self.port, self._device)
         except OSError as error:
@@ -94,7 +94,7 @@ class FastPaths:
             await accept_connections(listener, self._take, nursery, name="fast paths of guests", limit=_MOST_UNKNOWN)
 
     def expect(self, name: str, take: Callable[[TlsLine], None]) -> None:
-        """Who comes with a certificate for this name, which nobody else has, is to be given to `take`, once."""
+        """Pass the next connection with a certificate for this name to `take`, once."""
         self._offered[name] = take
 
     async def _take(self, connection: trio.socket.SocketType) -> None:
@@ -114,29 +114,29 @@ class FastPaths:
             take(line)
 
     async def keep(self, session: GuestSession, address: Callable[[], str]) -> None:
-        """Have a quicker line to a guest whenever there can be one, until cancelled.
+        """Keep a fast path to a guest open, until cancelled; after a failure try again.
 
-        `address` is ours on the guest's network, "" while it is on none.
+        `address` returns our address on the guest's network, "" while there is none.
         """
         failed = 0
         while not session.closed:
             where = address()
             try:
                 quick = await self._offer(session, where) if where else None
-                why = "the guest does not come"
+                why = "the guest does not connect"
             except VchError as error:
                 quick, why = None, str(error)
             if quick is not None:
                 failed = 0
                 await quick.over.wait()
-                why = "it broke"
+                why = "the connection broke"
             await trio.sleep(_PAUSES[min(failed, len(_PAUSES) - 1)])
             failed += 1
             if where and not session.closed:
-                log.info("the slow line to a guest carries all: %s", why)
+                log.info("a guest has no fast path and uses its slow line: %s", why)
 
     async def _offer(self, session: GuestSession, address: str) -> FastPath | None:
-        """None when the guest does not come; VchError says why it cannot."""
+        """A new fast path; None when the guest does not connect in time. VchError when it cannot."""
         name = secrets.token_hex(16)
         certificate, key = self.authority.identity(name)
         came: list[FastPath | None] = []

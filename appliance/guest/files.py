@@ -1,4 +1,4 @@
-"""Files of a container, by its guest."""
+"""Access to the files of a container through its guest."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -17,7 +17,7 @@ _PIECE = 256 << 10
 
 @dataclass(frozen=True, slots=True)
 class PathStat:
-    """What lstat(2) says: `mode` is st_mode; `link_target` of a link is where it leads in the end, absolute."""
+    """The result of lstat(2): `mode` is st_mode; `link_target` is the absolute final target of a symbolic link."""
 
     name: str
     size: int
@@ -28,14 +28,14 @@ class PathStat:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """`kind` as Docker counts: 0 modified, 1 added, 2 deleted."""
+    """`kind` as in Docker: 0 modified, 1 added, 2 deleted."""
 
     kind: int
     path: str
 
 
 class GuestFiles:
-    """The files that a process sees; with no process id those that the container's disks make up."""
+    """The files that a process sees; without a process id those of the container's disks."""
 
     def __init__(self, session: GuestSession, process_id: str = "") -> None:
         self._session = session
@@ -43,21 +43,21 @@ class GuestFiles:
 
     @property
     def root(self) -> "GuestFiles":
-        """The same container's files as its disks have them."""
+        """The files of the container's disks."""
         return GuestFiles(self._session)
 
     async def stat(self, path: str) -> PathStat:
-        """NotFound; the last link is not followed, unless a slash is behind it."""
+        """Stat a path; the last link is followed only if a slash is behind it. NotFound."""
         request = filesystem_pb2.StatRequest(id=self._id, path=path)
         found = await self._session.call("Filesystem/Stat", request, filesystem_pb2.StatResponse)
         return PathStat(found.name, found.size, found.mode, found.mtime_ns, found.link_target)
 
     def read(self, path: str = "") -> AsyncGenerator[bytes, None]:
-        """A file or tree as tar; without a path all of the root. VchError before the first piece, or when it breaks off."""
+        """A tar of a file or tree; without a path of the whole root. VchError before the first piece, or when the guest stops early."""
         return self._archive("Filesystem/ReadArchive", filesystem_pb2.ReadArchiveRequest(id=self._id, path=path))
 
     def read_layer(self) -> AsyncGenerator[bytes, None]:
-        """What differs from the image, as a layer."""
+        """The changes to the image, as a layer's tar."""
         return self._archive("Filesystem/ReadLayer", filesystem_pb2.ReadLayerRequest())
 
     async def _archive(self, method: str, request: Message) -> AsyncGenerator[bytes, None]:
@@ -69,7 +69,7 @@ class GuestFiles:
     async def write(
         self, path: str, source: AsyncGenerator[bytes, None], *, no_overwrite_dir_non_dir: bool, owner: str
     ) -> None:
-        """Unpack a tar into a directory. NotFound, Conflict when it is none, InvalidParameter when the archive cannot be."""
+        """Unpack a tar into a directory. NotFound; Conflict when `path` is not a directory; InvalidParameter for a bad archive."""
         first = filesystem_pb2.WriteArchiveRequest(
             id=self._id, path=path, no_overwrite_dir_non_dir=no_overwrite_dir_non_dir, owner=owner
         )
@@ -86,14 +86,14 @@ class GuestFiles:
                                 await stream.send(filesystem_pb2.WriteArchiveRequest(data=data))
                         await stream.done_sending()
                     except RpcError:
-                        pass  # the answer says why
+                        pass  # the response tells the reason
                     except Exception as error:
                         problem.append(error)
                         nursery.cancel_scope.cancel()
 
                 nursery.start_soon(push)
                 try:
-                    # A guest that refuses does not wait for the rest.
+                    # A guest that refuses answers before it has read all data.
                     for response in await stream.receive():
                         if response.code:
                             code = Code(response.code) if response.code in Code._value2member_map_ else Code.UNKNOWN
@@ -105,7 +105,7 @@ class GuestFiles:
                 raise problem[0]
 
     async def changes(self) -> list[Change]:
-        """Sorted by path."""
+        """The changes to the image, sorted by path."""
         found: list[Change] = []
         request = filesystem_pb2.ListChangesRequest()
         async with self._session.stream(
@@ -117,7 +117,7 @@ class GuestFiles:
 
 
 async def _pieces(source: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """The same bytes in pieces as large as a message may be: each costs a guest without KVM some milliseconds."""
+    """The same bytes in messages of the largest size: each message costs a guest without KVM some milliseconds."""
     waiting = b""
     async with aclosing(source):
         async for data in source:

@@ -1,4 +1,4 @@
-"""Typed calls into one guest, with errors by meaning."""
+"""Calls to the tether of one guest: plain values in and out, errors of `errors.py`."""
 
 import logging
 import math
@@ -44,7 +44,7 @@ from tether.transport import FastPath, Line
 Out = TypeVar("Out", bound=Message)
 PROTOCOL = 1
 _TIMEOUT = 30.0
-# Until DHCP servers have answered.
+# Time for all DHCP servers to answer.
 _LEASE_TIMEOUT = 90.0
 _PAUSE, _MOST_PAUSE = 0.05, 5.0
 
@@ -63,7 +63,7 @@ class Launched:
         self._stream = stream
 
     async def output(self) -> AsyncGenerator[Output, None]:
-        """From its first byte on, the last with how it ended. RpcError when the call breaks before that."""
+        """All output; the last batch has the exit status. RpcError when the call breaks before."""
         batch = self._first or await self._stream.receive()
         while batch:
             for response in batch:
@@ -72,18 +72,18 @@ class Launched:
 
 
 def exit_code(status: ExitStatus) -> int:
-    """As a shell counts: 128 and the signal for what a signal ended."""
+    """The exit code as in a shell: 128 + signal if a signal ended the process."""
     return 128 + status.signal if status.signal else status.code
 
 
 class GuestSession:
-    """One guest. `run` must be running; it returns when the line goes, or after `close`."""
+    """One guest. The caller runs `run`, which returns when the connection breaks for good, or after `close`."""
 
     def __init__(self, loop: LoopThread, line: Line) -> None:
         self._channel = Channel(loop, line)
         self._scope = trio.CancelScope()
         self.began = False
-        # Processes whose `launch` is under way: somebody reads their output.
+        # Ids of processes whose `launch` block runs, so that their output has a reader.
         self.launching: set[str] = set()
 
     async def run(self) -> None:
@@ -92,29 +92,29 @@ class GuestSession:
             await self._channel.run()
 
     def close(self) -> None:
-        """Leave the guest alone: calls under way fail. Idempotent."""
+        """End the session: calls under way fail. Idempotent."""
         self._scope.cancel()
 
     @property
     def closed(self) -> bool:
-        """The line is gone, and with it the machine or its hypervisor."""
+        """The connection is gone: the machine or its hypervisor has ended."""
         return self._channel.closed
 
     @property
     def sessions(self) -> int:
-        """How many sessions the link has had: more than one says that it was reset."""
+        """The number of link sessions so far: more than one means that the link was reset."""
         return self._channel.sessions
 
     def attach(self, line: Line) -> FastPath | None:
-        """Go on over a quicker line, as long as it lasts. None, and it is closed, when there is nothing to go on with."""
+        """Use a faster line while it lasts. None, and the line is closed, when the link cannot move to it."""
         return self._channel.attach(line)
 
     def reset_link(self) -> None:
-        """Begin a new session of the link; calls that may be said again go on in it."""
+        """Begin a new session of the link; repeatable calls are repeated in it."""
         self._channel.reset_link()
 
     def broke(self, error: BaseException) -> bool:
-        """Whether the link was reset under a call (or calls, of a group), so that it is worth making again."""
+        """Whether a call (or calls, for a group) failed because the link was reset, so that a repetition helps."""
         if isinstance(error, BaseExceptionGroup):
             return any(self.broke(one) for one in error.exceptions)
         return (
@@ -124,9 +124,9 @@ class GuestSession:
         )
 
     async def call(self, method: str, request: Message, response: type[Out], timeout: float | None = _TIMEOUT) -> Out:
-        """A call that the guest may get twice: a reset of the link loses calls under way, which are made again.
+        """Make an idempotent call; a call that is lost in a reset of the link is repeated.
 
-        Conflict and NotFound as the guest says them, GuestFailure for the rest.
+        Conflict, NotFound and InvalidParameter as the guest reports them, GuestFailure for the rest.
         """
         try:
             return await self._repeat(method, request, response, timeout)
@@ -134,7 +134,7 @@ class GuestSession:
             raise translate(error) from error
 
     async def _repeat(self, method: str, request: Message, response: type[Out], timeout: float | None) -> Out:
-        """A call that the guest may get twice. A reset of the link loses calls under way: those are made again."""
+        """Make an idempotent call until it is answered or time is up. RpcError."""
         deadline = trio.current_time() + (timeout if timeout is not None else math.inf)
         while True:
             try:
@@ -142,7 +142,7 @@ class GuestSession:
             except RpcError as error:
                 if not self.broke(error) or trio.current_time() >= deadline:
                     raise
-                log.info("guest: %s is said again: %s", method, error.message)
+                log.info("guest: %s is repeated: %s", method, error.message)
             await trio.sleep(_PAUSE)
             if timeout is not None:
                 timeout = max(0.0, deadline - trio.current_time())
@@ -153,7 +153,7 @@ class GuestSession:
         hello = await self.call("Sandbox/Hello", request, sandbox_pb2.HelloResponse, timeout)
         if hello.protocol != PROTOCOL:
             raise GuestFailure(
-                f"the guest speaks protocol {hello.protocol}, this appliance {PROTOCOL}", Code.FAILED_PRECONDITION
+                f"the guest has protocol version {hello.protocol}, this daemon {PROTOCOL}", Code.FAILED_PRECONDITION
             )
         return hello
 
@@ -165,7 +165,7 @@ class GuestSession:
 
         StartRefused says why it did not start.
         """
-        # Encoded once: the guest may get it twice, and then it has to be the same.
+        # Encoded once: the guest accepts a repeated request only if it is identical.
         request = sandbox_pb2.LaunchRequest(
             protocol=PROTOCOL,
             configure=encode_setup(setup) if setup is not None else None,
@@ -199,7 +199,7 @@ class GuestSession:
                         raise StartRefused(decode_failure(failure), error.message) from error
                     if not self.broke(error) or trio.current_time() >= deadline:
                         raise translate(error) from error
-                    log.info("guest: a launch is said again: %s", error.message)
+                    log.info("guest: a launch is repeated: %s", error.message)
                 else:
                     yield Launched(batch, stream)
                     return
@@ -209,7 +209,7 @@ class GuestSession:
     async def stream(
         self, method: str, request: Message | None, response: type[Out]
     ) -> AsyncIterator[ServerStream[Out]]:
-        """A call that streams, made once. Errors as those of `call`."""
+        """A streaming call, not repeated. Errors as those of `call`."""
         try:
             async with self._channel.stream(f"/tether.v1.{method}", request, response) as stream:
                 yield stream
@@ -219,9 +219,9 @@ class GuestSession:
     async def _watch(
         self, method: str, request: Message, response: type[Out], take: Callable[[Out], Awaitable[None]]
     ) -> None:
-        """Hand on what a call tells about the guest's state, the newest of it, until the session is closed.
+        """Call `take` with the newest response of a streaming call, until the session is closed.
 
-        It is made again when the link was reset; and in vain, ever less often, where a tether is older than the call.
+        The call is repeated when it breaks. A tether that does not know the call gets it ever more rarely.
         """
         pause = _PAUSE
         while not self.closed:
@@ -240,7 +240,7 @@ class GuestSession:
         await self.call("Sandbox/Configure", encode_setup(setup), sandbox_pb2.ConfigureResponse, timeout)
 
     async def reset(self) -> None:
-        """Make a guest blank again that has no processes."""
+        """Make a guest without processes blank again."""
         await self.call("Sandbox/Reset", sandbox_pb2.ResetRequest(), sandbox_pb2.ResetResponse)
 
     async def awaken(self, timeout: float, resumption: Resumption | None = None) -> int:
@@ -261,7 +261,7 @@ class GuestSession:
         await self.call("Network/Apply", request, network_pb2.ApplyResponse, _LEASE_TIMEOUT if waits else _TIMEOUT)
 
     async def leases(self) -> list[Lease]:
-        """What DHCP has given the guest so far."""
+        """The DHCP leases of the guest so far."""
         async with self.stream("Network/WatchLeases", network_pb2.WatchLeasesRequest(), network_pb2.Leases) as stream:
             with trio.move_on_after(_TIMEOUT):
                 if batch := await stream.receive():
@@ -294,7 +294,7 @@ class GuestSession:
         return decode_exit((await self.call("Process/Wait", request, process_pb2.WaitResponse, None)).status)
 
     async def signal(self, process_id: str, number: int) -> None:
-        """Not said again when the link is reset: a process may count its signals."""
+        """Send a signal; never repeated, since a process may count its signals. Conflict when the process does not run."""
         request = process_pb2.SignalRequest(id=process_id, signal=number)
         try:
             await self._channel.unary(
@@ -304,7 +304,7 @@ class GuestSession:
             raise translate(error) from error
 
     async def pause(self, process_id: str) -> None:
-        """Stop all processes of a container; returns when they stand still."""
+        """Freeze all processes of a container; returns when they are frozen."""
         await self.call("Process/Pause", process_pb2.PauseRequest(id=process_id), process_pb2.PauseResponse)
 
     async def unpause(self, process_id: str) -> None:
@@ -316,7 +316,7 @@ class GuestSession:
         await self.call("Process/Update", request, process_pb2.UpdateResponse)
 
     async def top(self, process_id: str, arguments: list[str]) -> ProcessTable:
-        """What ps says. InvalidParameter with its words when it does not like the arguments."""
+        """The output of ps. InvalidParameter with the message of ps for bad arguments."""
         request = process_pb2.TopRequest(id=process_id, arguments=arguments)
         return decode_table(await self.call("Process/Top", request, process_pb2.TopResponse))
 
@@ -339,9 +339,9 @@ class GuestSession:
     async def follow(
         self, process_id: str, offset: int, output: AsyncGenerator[Output, None] | None = None
     ) -> AsyncGenerator[Output, None]:
-        """Output from `offset` on, through resets of the link, the last with how it ended; first what `output` gives.
+        """Output from `offset` on, across resets of the link; the last batch has the exit status.
 
-        VchError when the guest does not tell, or is gone.
+        `output` is a stream that is open already and begins at `offset`. VchError when the guest fails or is gone.
         """
         while True:
             try:
@@ -357,12 +357,12 @@ class GuestSession:
             except RpcError as error:
                 if not self.broke(error):
                     raise VchError(f"reading output: {error}") from error
-                # The spool still has what was not acknowledged.
+                # The guest's spool has all output that is not acknowledged, so reading continues at `offset`.
                 output = None
                 await trio.sleep(_PAUSE)
 
     async def read_log(self, process_id: str, offset: int) -> AsyncGenerator[Output, None]:
-        """Output from `offset` on, the last with how it ended. RpcError when the call breaks before that."""
+        """Output from `offset` on; the last batch has the exit status. RpcError when the call breaks before."""
         request = stdio_pb2.ReadRequest(id=process_id, offset=offset, follow=True)
         async with self._channel.stream("/tether.v1.Log/Read", request, stdio_pb2.Records) as stream:
             while batch := await stream.receive():
@@ -375,7 +375,7 @@ class GuestSession:
             yield stream
 
     async def shut_down(self) -> None:
-        """End all processes and make the disks clean; then the power may go. Returns also when the guest does not answer."""
+        """End all processes and unmount the disks; then the machine can be powered off. Returns also without an answer."""
         request = sandbox_pb2.ShutdownRequest()
         try:
             with trio.move_on_after(5):

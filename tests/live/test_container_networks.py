@@ -92,7 +92,7 @@ def test_container_networks_are_listed_and_cannot_be_changed(daemon: Daemon) -> 
     daemon.must("network", "prune", "-f")
     assert "dhcp" in daemon.must("network", "ls", "--format", "{{.Name}}").split()
     refused = daemon.docker("network", "create", "-d", "external", "more").stderr
-    assert "made by the settings of vchd: --container-network" in refused
+    assert "external networks come from the settings of vchd: --container-network" in refused
     assert "network with name open already exists" in daemon.docker("network", "create", "open").stderr
     refused = daemon.docker("network", "create", "--subnet", "198.51.100.128/25", "more").stderr
     assert "Pool overlaps with other one on this address space" in refused

@@ -709,7 +709,7 @@ def test_a_bridge_of_another_docker_on_the_host(tmp_path: Path) -> None:
 def test_without_bridges(tmp_path: Path) -> None:
     with running_daemon(tmp_path, on_host=True) as daemon:
         done = daemon.docker("network", "create", "x1")
-        assert "need bridges, which need the rights of root" in done.stderr
+        assert "need bridges, and bridges need the rights of root" in done.stderr
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]

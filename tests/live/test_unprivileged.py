@@ -51,7 +51,7 @@ def test_containers_run_and_missing_features_are_reported(daemon: Daemon) -> Non
         "WARNING: user-mode networking: containers cannot reach each other, and networks cannot be created"
     ]
     refused = daemon.docker("network", "create", "other").stderr
-    assert "networks need bridges, which need the rights of root" in refused
+    assert "networks need bridges, and bridges need the rights of root" in refused
     # A machine may be killed, a daemon too.
     daemon.must("run", "-d", "--name", "kept", "busybox", "sh", "-c", "while sleep 0.2; do date; done")
     daemon.kill()

@@ -113,7 +113,7 @@ class FileSessions:
 
     async def _serve(self, container: Container, task_status: "trio.TaskStatus[FileSession]") -> None:
         """Start the machine, report it by `task_status`, and end it when it is not used any more."""
-        with self._allocator.visitor() if self._fast_paths is not None else nullcontext() as endpoint:
+        with self._allocator.for_file_session() if self._fast_paths is not None else nullcontext() as endpoint:
             await self._serve_at(endpoint, container, task_status)
 
     async def _serve_at(

@@ -1,4 +1,4 @@
-"""Containers' ties to networks and, by legacy links, to each other: when they start, and while they run."""
+"""Connects containers to networks and, by legacy links, to each other: at their start, and while they run."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -44,11 +44,11 @@ class Connections:
     # -- what a container finds around it -------------------------------------------------------------------------
 
     def guest_config(self, container: Container) -> GuestConfig:
-        """Of a container that has its places. InvalidParameter when it is linked to one that does not run."""
+        """The configuration of a container that has its endpoints. InvalidParameter when a linked container does not run."""
         return GuestConfig(container.endpoints, self._dns, tuple(self._links(container, starting=True)))
 
     def _links(self, container: Container, *, starting: bool) -> Iterable[Link]:
-        """A start wants all of them to run; later on those count that do."""
+        """The legacy links. A start requires that all linked containers run; later, those that do not run are left out."""
         if not any(endpoint.network.name == "bridge" for endpoint in container.endpoints):
             return
         for text in container.record.host_config.links or ():
@@ -79,7 +79,7 @@ class Connections:
         await self._leases.watch(container, run, self.refresh)
 
     async def refresh(self, container: Container) -> None:
-        """Have a running container's hosts and resolv.conf say what is true now."""
+        """Update hosts and resolv.conf of a running container."""
         if container.run is None or not container.running:
             return
         record = container.record
@@ -87,7 +87,7 @@ class Connections:
         await container.run.session.write_files(state_files(record.config, record.host_config, guest_config))
 
     async def notify_linked(self, started: Container) -> None:
-        """Those that are linked to a container which has started learn its address."""
+        """Write the address of a container that has started into the hosts files of the containers that link to it."""
         for container in self._registry.all():
             if not container.running or container is started:
                 continue
@@ -96,12 +96,17 @@ class Connections:
                 try:
                     await self.refresh(container)
                 except VchError as error:
-                    log.warning("container %s does not learn of %s: %s", container.id[:12], started.id[:12], error)
+                    log.warning(
+                        "container %s has no new address of the linked container %s: %s",
+                        container.id[:12],
+                        started.id[:12],
+                        error,
+                    )
 
     # -- connect and disconnect -----------------------------------------------------------------------------------
 
     async def connect(self, network: str, ref: str, settings: EndpointSettings) -> None:
-        """Put a container on a network, at once if it runs."""
+        """Connect a container to a network, at once if it runs."""
         record, container = self._networks.get(network), self._registry.get(ref)
         self._check_kinds(record, container)
         attachment = Attachment(record.name, settings, record.id)
@@ -133,7 +138,7 @@ class Connections:
     async def _plug(self, container: Container, attachment: Attachment) -> None:
         run = container.run
         if run is None or not isinstance(run.machine, Pluggable):
-            raise Unsupported("this hypervisor's machines cannot be given a NIC while they run")
+            raise Unsupported("this hypervisor cannot add a NIC to a running machine")
         before = ingress_endpoint(container.endpoints)
         endpoint = self._allocator.acquire(container, attachment)
         plugged = False
@@ -166,17 +171,17 @@ class Connections:
             assert isinstance(container.run.machine, Pluggable)
             await container.run.machine.unplug_nic(endpoint.mac)
         except VchError as error:
-            log.warning("container %s keeps a NIC too many: %s", container.id[:12], error)
+            log.warning("a NIC of container %s was not removed: %s", container.id[:12], error)
 
     async def _move_ports(self, container: Container, before: Endpoint | None) -> None:
-        """Ports that are published lead to where the container is reached: that may have changed."""
+        """Publish the ports anew if the container's ingress endpoint has changed."""
         after = ingress_endpoint(container.endpoints)
         if after is None or after is not before:
             self._allocator.published.unpublish(container)
             self._allocator.published.publish(container)
 
     async def disconnect(self, network: str, ref: str, *, force: bool) -> None:
-        """Take a container off a network."""
+        """Disconnect a container from a network."""
         record = self._networks.get(network)
         container = self._registry.get(ref)
         async with container.lock:
@@ -193,8 +198,8 @@ class Connections:
             container.record.attachments.remove(attachment)
             await self._repository.save(container)
 
-    async def let_go(self, record: NetworkRecord) -> None:
-        """Take everybody off a network that goes away."""
+    async def disconnect_all(self, record: NetworkRecord) -> None:
+        """Disconnect all containers from a network that is removed."""
         for container, _ in self._networks.members(record):
             await self.disconnect(record.id, container.id, force=True)
 
@@ -203,7 +208,7 @@ class Connections:
         before = ingress_endpoint(container.endpoints)
         if endpoint.interface:
             if run is None or not isinstance(run.machine, Pluggable):
-                raise Unsupported("this hypervisor's machines cannot be relieved of a NIC while they run")
+                raise Unsupported("this hypervisor cannot remove a NIC from a running machine")
             try:
                 await run.machine.unplug_nic(endpoint.mac)
             except VchError:
@@ -212,7 +217,7 @@ class Connections:
         self._allocator.release(container, endpoint)
         self._networks.emit("disconnect", container, endpoint)
         if run is not None and endpoint.interface:
-            # The way out may be another one now.
+            # The default route may lead through another NIC now.
             config = network_config(container.endpoints, filtered=endpoint.network.is_external)
             await run.session.apply_network(config)
             await self.refresh(container)

@@ -1,4 +1,4 @@
-"""Addresses that DHCP gives containers on networks that others are on, too."""
+"""Addresses that DHCP servers give containers on external networks."""
 
 import ipaddress
 import logging
@@ -32,7 +32,7 @@ class DhcpLeases:
                 gateway = str(ipaddress.ip_address(lease.gateway)) if lease.gateway else ""
                 servers = tuple(str(ipaddress.ip_address(server)) for server in lease.dns[:_MOST])
             except ValueError as error:
-                log.warning("container %s: what DHCP gave it: %s", container.id[:12], error)
+                log.warning("container %s has an invalid DHCP lease: %s", container.id[:12], error)
                 continue
             address = Address(str(found.ip), found.network.prefixlen, gateway)
             search = tuple(name for name in lease.search[:_MOST] if name.replace(".", "").replace("-", "").isalnum())
@@ -44,7 +44,7 @@ class DhcpLeases:
         return new
 
     async def watch(self, container: Container, run: Run, refresh: Refresh) -> None:
-        """Follow what DHCP gives as long as the run lasts; its files say it, too, by `refresh`."""
+        """Record new leases until the run is over; `refresh` updates the container's files."""
         if not any(record.dhcp for record in self._networks.all()):
             return
         await run.accompany(self._follow, container, run, refresh)

@@ -1,4 +1,4 @@
-"""Places of containers on networks: addresses, MACs, NICs, published ports; planned, taken, given back."""
+"""Endpoints of containers on networks, with addresses, MACs and NICs: planned at creation, acquired at a start, released at the end."""
 
 import ipaddress
 import logging
@@ -40,15 +40,15 @@ class EndpointAllocator:
         self._host = host
         self._find = find
         self._subnets: dict[str, list[Subnet]] = {}
-        # Who is on which network now.
-        self.taken: dict[str, dict[str, tuple[Container, Endpoint]]] = {}
-        self.published = PublishedPorts(host, nursery, self.taken)
+        # The containers on each network now, by network id and container id.
+        self.endpoints: dict[str, dict[str, tuple[Container, Endpoint]]] = {}
+        self.published = PublishedPorts(host, nursery, self.endpoints)
 
     # -- networks -------------------------------------------------------------------------------------------------
 
     def open(self, record: NetworkRecord) -> None:
-        """There is a network to have places on. InvalidParameter when its pools are none."""
-        self.taken[record.id] = {}
+        """Begin to allocate endpoints on a network. InvalidParameter when its pools are invalid."""
+        self.endpoints[record.id] = {}
         if record.is_bridge or record.is_external:
             label = f"{record.name} ({record.id})"
             self._subnets[record.id] = [
@@ -56,20 +56,20 @@ class EndpointAllocator:
             ]
 
     def close(self, record: NetworkRecord) -> None:
-        """There is no such network any more."""
-        self.taken.pop(record.id, None)
+        """Stop to allocate endpoints on a network that is removed."""
+        self.endpoints.pop(record.id, None)
         self._subnets.pop(record.id, None)
 
     def _reserved(self, pool: Pool) -> list[str]:
         return [] if self._host.bridged else [_user_mode_dns(pool)]
 
     def members(self, record: NetworkRecord) -> list[tuple[Container, Endpoint]]:
-        """Who is on it now."""
-        return list(self.taken[record.id].values())
+        """The containers on the network, with their endpoints."""
+        return list(self.endpoints[record.id].values())
 
     @property
     def blank(self) -> Endpoint:
-        """A place on the default network that is nobody's, for machines that meet nobody."""
+        """An unassigned endpoint, for machines that rehearse without a network peer."""
         record = self._find("bridge")
         address = self._subnets[record.id][0].blank
         mac = mac_of(address.address)
@@ -77,8 +77,8 @@ class EndpointAllocator:
         return Endpoint(record, "", mac, address, None, self._dns(record, address), nic, "eth0")
 
     @contextmanager
-    def visitor(self) -> Iterator[Endpoint]:
-        """A place on the default network for a machine in which nobody's program runs, as long as the block lasts."""
+    def for_file_session(self) -> Iterator[Endpoint]:
+        """An endpoint on the default network for the machine of a file session, until the block ends."""
         record = self._find("bridge")
         subnet = self._subnets[record.id][0]
         address = subnet.take("")
@@ -93,9 +93,9 @@ class EndpointAllocator:
     def plan(
         self, config: ContainerConfig, host_config: HostConfig, wanted: dict[str, EndpointSettings]
     ) -> list[Attachment]:
-        """On which networks a container is to be; `wanted` are EndpointSettings by a network's name or id.
+        """The attachments of a new container; `wanted` are EndpointSettings by a network's name or id.
 
-        A network that is not there is found out when the container starts, as in Docker.
+        As in Docker, the start and not the creation reports a network that does not exist.
         """
         mode = host_config.network_mode or "default"
         if config.network_disabled:
@@ -128,7 +128,7 @@ class EndpointAllocator:
         return attachments
 
     def _names_of(self, ref: str) -> tuple[str, str]:
-        """A network's name and id; what it was called and nothing where there is none."""
+        """A network's (name, id); (`ref`, "") when there is no such network."""
         try:
             record = self._find(ref)
         except NotFound:
@@ -136,14 +136,14 @@ class EndpointAllocator:
         return record.name, record.id
 
     def network_of(self, attachment: Attachment) -> NetworkRecord:
-        """NotFound when it is not there; InvalidParameter when there are several that it could be."""
+        """The network of an attachment. NotFound when it does not exist; InvalidParameter when its name is ambiguous."""
         try:
             return self._find(attachment.network_id)
         except NotFound:
             return self._find(attachment.network)
 
     def check(self, attachment: Attachment) -> None:
-        """InvalidParameter when what is wanted cannot be, on the network as it is."""
+        """Check the endpoint settings against the network. InvalidParameter with Docker's text."""
         try:
             record = self.network_of(attachment)
         except NotFound:
@@ -174,7 +174,7 @@ class EndpointAllocator:
         return None
 
     def acquire_all(self, container: Container) -> None:
-        """Take the container's places on all its networks, and its ports: all of it or nothing."""
+        """Acquire endpoints on all the container's networks, and its ports: all or nothing."""
         assert not container.endpoints
         try:
             for attachment in container.record.attachments:
@@ -185,7 +185,7 @@ class EndpointAllocator:
             raise
 
     def acquire(self, container: Container, attachment: Attachment, *, again: bool = False) -> Endpoint:
-        """Take one place; `again`: the one that it has had when this daemon was not there."""
+        """Acquire one endpoint; with `again` the one in the record, which a running container has had before the daemon's restart."""
         record = self.network_of(attachment)
         if record.scope == SWARM and not record.attachable:
             raise Forbidden(
@@ -195,7 +195,7 @@ class EndpointAllocator:
         attachment.network_id = record.id
         wanted = attachment.wanted
         ipam = wanted.ipam_config or EndpointIPAMConfig()
-        # What is called the host's network is a place on the default one with the ports published.
+        # The host network is emulated: an endpoint on the default network, whose ports are published.
         carrier = self._find("bridge") if record.driver == "host" else record
         found: list[Address | None] = [None, None]
         try:
@@ -211,7 +211,7 @@ class EndpointAllocator:
                 elif have:
                     found[index] = subnet.retake(have)
         except BaseException:
-            self._give_back(carrier, found)
+            self._release_addresses(carrier, found)
             raise
         ipv4, ipv6 = found
         if not again:
@@ -237,7 +237,7 @@ class EndpointAllocator:
             ports = tuple((one.protocol, one.port) for one in port_requests(container))
             endpoint = replace(endpoint, servers=tuple(record.dns), ports=ports)
         container.endpoints.append(endpoint)
-        self.taken[record.id][container.id] = (container, endpoint)
+        self.endpoints[record.id][container.id] = (container, endpoint)
         return endpoint
 
     @staticmethod
@@ -258,7 +258,7 @@ class EndpointAllocator:
         pool = carrier.pools[0]
         return Nic(mac, pool.subnet, pool.gateway, _user_mode_dns(pool))
 
-    def _give_back(self, carrier: NetworkRecord, addresses: Iterable[Address | None]) -> None:
+    def _release_addresses(self, carrier: NetworkRecord, addresses: Iterable[Address | None]) -> None:
         for address in addresses:
             if address is not None:
                 subnet = self._subnet(carrier, 6 if ":" in address.address else 4, address.address)
@@ -273,7 +273,7 @@ class EndpointAllocator:
         servers: tuple[str, ...],
         search: tuple[str, ...],
     ) -> bool:
-        """What DHCP gave a container there, None when it has taken it back; whether it is new."""
+        """Record a DHCP lease of the interface; `address` None: the lease has ended. True when it differs from the endpoint."""
         old = next((one for one in container.endpoints if one.interface == interface and one.network.dhcp), None)
         if old is None:
             return False
@@ -282,7 +282,7 @@ class EndpointAllocator:
         if endpoint == old:
             return False
         container.endpoints[container.endpoints.index(old)] = endpoint
-        self.taken[old.network.id][container.id] = (container, endpoint)
+        self.endpoints[old.network.id][container.id] = (container, endpoint)
         for attachment in container.record.attachments:
             if attachment.network_id == old.network.id:
                 attachment.address = address.address if address is not None else ""
@@ -291,33 +291,33 @@ class EndpointAllocator:
         return True
 
     def release(self, container: Container, endpoint: Endpoint) -> None:
-        """Give one place back."""
-        # It may have another address since.
+        """Release one endpoint."""
+        # Compared by id: a DHCP lease may have replaced the endpoint.
         container.endpoints[:] = [one for one in container.endpoints if one.id != endpoint.id]
         record = endpoint.network
-        self.taken.get(record.id, {}).pop(container.id, None)
-        self._give_back(self._find("bridge") if record.driver == "host" else record, endpoint.addresses)
+        self.endpoints.get(record.id, {}).pop(container.id, None)
+        self._release_addresses(self._find("bridge") if record.driver == "host" else record, endpoint.addresses)
         for attachment in container.record.attachments:
             if attachment.network_id == record.id:
                 attachment.clear()
 
     def release_all(self, container: Container) -> list[Endpoint]:
-        """Give back all places and ports; those that there were."""
+        """Release all endpoints and ports; the endpoints that there were."""
         self.published.unpublish(container)
-        left = list(container.endpoints)
-        for endpoint in left:
+        released = list(container.endpoints)
+        for endpoint in released:
             self.release(container, endpoint)
-        return left
+        return released
 
     @staticmethod
     def forget(container: Container) -> None:
-        """What a machine has had that is not there any more."""
+        """Clear the record of endpoints and ports of a machine that is gone."""
         container.record.bindings = []
         for attachment in container.record.attachments:
             attachment.clear()
 
     def reacquire_all(self, container: Container) -> None:
-        """The places of a container that was found running."""
+        """Acquire the endpoints and ports in the record of a container that was found running."""
         for attachment in container.record.attachments:
             try:
                 self.acquire(container, attachment, again=True)
@@ -328,5 +328,5 @@ class EndpointAllocator:
 
 
 def _user_mode_dns(pool: Pool) -> str:
-    """User-mode networking answers DNS on an address of its own: the last one."""
+    """The address of the DNS server of user-mode networking: the last usable one of the subnet."""
     return str(parse_subnet(pool.subnet)[-2])

@@ -1,4 +1,4 @@
-"""Containers on the network that is called the host's: each port that they listen at is one of the host's, as long as they do."""
+"""The emulated host network: each port at which a container listens is published at the same port of the host."""
 
 import logging
 
@@ -17,22 +17,22 @@ log = logging.getLogger(__name__)
 
 Port = tuple[str, int]
 
-# Each takes two sockets of this process: a guest does not get to say how many that are.
+# A published port takes two sockets of this process, so their number is bounded.
 _MOST = 256
 _PAUSE = 0.05
-# When a port that was somebody else's is tried again.
+# The interval at which a port in use by another program is tried again.
 _AGAIN_SECONDS = 2.0
 
 
 class HostPorts:
-    """Publishes and withdraws ports while a container runs. A port that somebody has is left to them, and said in the log."""
+    """Publishes and withdraws ports while a container runs. A port that is in use is logged and tried again."""
 
     def __init__(self, ports: PublishedPorts, repository: ContainerRepository) -> None:
         self._ports = ports
         self._repository = repository
 
     async def watch(self, container: Container, run: Run) -> None:
-        """Until this run of it is over."""
+        """Follow the container's listeners until the run is over."""
         if not container.on_host_network:
             return
         follower = _Follower(container, run, self._ports, self._repository)
@@ -54,7 +54,7 @@ class _Follower:
         self._news = trio.Event()
 
     async def listen(self) -> None:
-        """Learn from the guest what it listens at."""
+        """Receive the ports at which the guest listens."""
         await self._run.session.watch_listeners(self._take)
 
     async def _take(self, listeners: list[Listener]) -> None:
@@ -63,20 +63,20 @@ class _Follower:
         ]
         if len(found) > _MOST:
             log.warning(
-                "container %s listens at %d ports, published are %d", self._container.id[:12], len(found), _MOST
+                "container %s listens at %d ports, only %d are published", self._container.id[:12], len(found), _MOST
             )
         self._wanted = frozenset(found[:_MOST])
         self._news.set()
 
     async def publish(self) -> None:
-        """Have the host's ports follow."""
+        """Publish and withdraw ports after each change of the guest's listeners."""
         while True:
             with trio.move_on_after(_AGAIN_SECONDS if self._refused else float("inf")):
                 await self._news.wait()
             self._news = trio.Event()
             if self._wanted is not None and self._container.running:
                 await self._follow(self._wanted)
-            # A guest may change its mind as often as it likes.
+            # A bound for guests that change their listeners all the time.
             await trio.sleep(_PAUSE)
 
     async def _follow(self, wanted: frozenset[Port]) -> None:
@@ -94,7 +94,7 @@ class _Follower:
         if {(one.protocol, one.port) for one in container.record.bindings} == has:
             return
         try:
-            await self._tell_machine()
+            await self._update_machine()
             await self._repository.save(container)
         except VchError as error:
             log.warning("ports of container %s: %s", container.id[:12], error)
@@ -106,8 +106,8 @@ class _Follower:
                 "port %d/%s of container %s is not published: %s", port[1], port[0], self._container.id[:12], why
             )
 
-    async def _tell_machine(self) -> None:
-        """Without bridges it is the hypervisor that listens."""
+    async def _update_machine(self) -> None:
+        """Without bridges the hypervisor listens at the host's ports: send it the list."""
         target = ingress_endpoint(self._container.endpoints)
         if target is not None and not target.nic.bridge and isinstance(self._run.machine, Pluggable):
             await self._run.machine.set_forwards(target.nic.mac, target.nic.forwards)

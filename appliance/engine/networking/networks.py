@@ -1,4 +1,4 @@
-"""The networks: create, find, remove; which containers are on them, at which addresses, under which names."""
+"""Networks: create, find, remove; their bridges, firewall rules and DNS servers on the host."""
 
 import ipaddress
 import logging
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 _KIND = "network"
 _MIN_ADDRESSES = 4
-# What only a network with a bridge of its own can have.
+# Options that need a bridge of the network's own.
 _OWN_BRIDGE = (OPTION_BRIDGE, OPTION_ICC, OPTION_MTU)
 
 
@@ -52,13 +52,13 @@ NO_MANAGER = (
 
 @dataclass(frozen=True, slots=True)
 class OverlayPools:
-    """Networks that are cut into subnets of so many bits."""
+    """Address ranges, and the prefix length of the subnets that overlay networks get from them."""
 
     pools: tuple[ipaddress.IPv4Network, ...]
     bits: int
 
     def subnets(self) -> Iterator[ipaddress.IPv4Network]:
-        """One after the other."""
+        """All subnets, in order."""
         for pool in self.pools:
             yield from pool.subnets(new_prefix=self.bits)
 
@@ -74,7 +74,7 @@ class NetworkSettings:
 
 
 class Networks:
-    """`nursery` owns the name servers. All methods raise errors of `errors.py` with Docker's texts."""
+    """`nursery` owns the DNS servers. Errors carry Docker's texts."""
 
     def __init__(
         self,
@@ -94,14 +94,14 @@ class Networks:
         self.allocator = EndpointAllocator(host, nursery, self.get)
         self._records: dict[str, NetworkRecord] = {}
         self._servers: dict[str, trio.CancelScope] = {}
-        self._resolver = Resolver(self.allocator.taken, settings.dns)
+        self._resolver = Resolver(self.allocator.endpoints, settings.dns)
         self._overlay_pools: OverlayPools | None = None
-        # One network is made or removed at a time: their subnets must not overlap.
+        # Networks are made and removed one at a time, so that their subnets do not overlap.
         self._changing = trio.Lock()
 
     @property
     def bridged(self) -> bool:
-        """Whether containers reach each other: not with user-mode networking."""
+        """Whether containers reach each other. They do not with user-mode networking."""
         return self._host.bridged
 
     def set_overlay_pools(self, pools: OverlayPools | None) -> None:
@@ -111,7 +111,7 @@ class Networks:
     # -- begin and end --------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Find the networks of before, make those that every host has."""
+        """Load the stored networks, and make the predefined and external ones."""
         found = [msgspec.json.decode(value, type=NetworkRecord) for value in self._database.load(_KIND).values()]
         self._records = {record.id: record for record in sorted(found, key=lambda record: record.created)}
         for name, driver in (("bridge", "bridge"), ("host", "host"), ("none", "null")):
@@ -132,12 +132,12 @@ class Networks:
         await self._database.put(_KIND, record.id, msgspec.json.encode(record))
 
     async def _make_external(self) -> None:
-        """Have those that the settings name, as they name them, and no others of the kind."""
+        """Make, update or forget external networks, so that there are exactly those of the settings."""
         if self._external and not self._host.bridged:
             raise InvalidParameter("--container-network needs bridges: this vchd runs with user-mode networking")
         names = [one.name for one in self._external]
         if twice := next((name for name in names if names.count(name) > 1), None):
-            raise InvalidParameter(f"--container-network: there are two of the name {twice}")
+            raise InvalidParameter(f"--container-network: the name {twice} is used twice")
         before = {record.name: record for record in self._records.values() if record.is_external}
         for name in before.keys() - set(names):
             del self._records[before[name].id]
@@ -151,14 +151,14 @@ class Networks:
             record.bridge, record.firewall, record.dns = one.place, one.firewall, list(one.dns)
             record.pools = [Pool(one.subnet, one.range, one.gateway)] if one.subnet else []
             record.own_subnet = bool(record.pools)
-            # Without a gateway it leads nowhere.
+            # Without a gateway the network has no route to other networks.
             record.internal = bool(record.pools) and not one.gateway
             await self._host.find(record)
             self._records[record.id] = record
             await self._database.put(_KIND, record.id, msgspec.json.encode(record))
 
     async def _default_pool(self) -> Pool:
-        """The default network's addresses: as said, or the first that nobody on this host has."""
+        """The default network's addresses: those of --bip, or the first subnet that this host does not use."""
         if not self._bip:
             taken = await trio.to_thread.run_sync(self._host.routes)
             subnet = pick_subnet(default_pools(), taken)
@@ -172,7 +172,7 @@ class Networks:
         return Pool(str(interface.network), gateway=str(interface.ip))
 
     async def _set_up(self, record: NetworkRecord, *, new: bool) -> None:
-        """Make all of a network that is not its record."""
+        """Make the network's bridge and rules on the host, and start its DNS server."""
         self.allocator.open(record)
         if not record.is_bridge:
             return
@@ -197,12 +197,12 @@ class Networks:
             task_status.started()
 
     def settle(self) -> None:
-        """Every container that runs is known: let the rules be true."""
+        """Write the firewall rules for all networks and published ports."""
         self._host.set_rules(self._records.values(), self.allocator.published.all())
 
     async def close(self) -> None:
-        """Leave nothing on the host, unless somebody still needs it."""
-        if not any(self.allocator.taken.values()):
+        """Remove bridges and rules from the host, unless running containers need them."""
+        if not any(self.allocator.endpoints.values()):
             await self._host.clear([record for record in self._records.values() if record.bridge])
 
     # -- finding --------------------------------------------------------------------------------------------------
@@ -232,11 +232,11 @@ class Networks:
     # -- create and remove ----------------------------------------------------------------------------------------
 
     async def create(self, wanted: NetworkRecord, *, unique: bool) -> NetworkRecord:
-        """Make a network: `wanted` with what it leaves open, like its subnet. `unique`: no other may have its name."""
+        """Make a network from `wanted`, and fill in what is open, such as the subnet. `unique`: its name must be free."""
         record = wanted
         if not self._host.bridged:
             raise Unsupported(
-                "networks need bridges, which need the rights of root: this vchd runs with user-mode networking"
+                "networks need bridges, and bridges need the rights of root: this vchd runs with user-mode networking"
             )
         self._check_driver(record)
         self._check_options(record)
@@ -277,11 +277,11 @@ class Networks:
             if record.scope != SWARM:
                 raise Forbidden("cannot downgrade network scope for overlay networks")
         elif record.driver == EXTERNAL:
-            raise Forbidden("networks of the driver external are made by the settings of vchd: --container-network")
+            raise Forbidden("external networks come from the settings of vchd: --container-network")
         elif record.driver != "bridge":
             raise NotFound(f"could not find plugin {record.driver} in v1 plugin registry: plugin not found")
         elif record.ingress:
-            raise InvalidParameter("an ingress network is of the driver overlay")
+            raise InvalidParameter("an ingress network needs the driver overlay")
 
     @staticmethod
     def _check_options(record: NetworkRecord) -> None:
@@ -324,18 +324,18 @@ class Networks:
             record = self.get(ref)
             if record.predefined or record.is_external:
                 raise Forbidden(f"{record.name} is a pre-defined network and cannot be removed")
-            if self.allocator.taken[record.id]:
+            if self.allocator.endpoints[record.id]:
                 raise Forbidden(
                     f"error while removing network: network {record.name} id {record.id} has active endpoints"
                 )
-            # The record goes last: whoever is killed before that does it again.
+            # The record is removed last: a daemon that is killed before repeats the removal.
             del self._records[record.id]
             try:
                 await self._tear_down(record)
                 await self._database.remove(_KIND, record.id)
             except BaseException:
                 self._records[record.id] = record
-                self.allocator.taken.setdefault(record.id, {})
+                self.allocator.endpoints.setdefault(record.id, {})
                 raise
         self._emit("destroy", record)
 
@@ -366,5 +366,5 @@ class Networks:
         self._events.publish(Event("network", action, record.id, {"name": record.name, "type": record.driver, **more}))
 
     def emit(self, action: str, container: Container, endpoint: Endpoint) -> None:
-        """An event: `connect` or `disconnect`."""
+        """Publish the event `connect` or `disconnect`."""
         self._emit(action, endpoint.network, container=container.id)

@@ -119,8 +119,8 @@ def own_ports(endpoint: Endpoint, wanted: list[PortRequest]) -> list[Binding]:
     for one in wanted:
         if one.host_ip not in ("", "0.0.0.0", "::") or not (one.first == 0 or one.first <= one.port <= one.last):
             raise InvalidParameter(
-                f"on network {endpoint.network.name} a container has its own address: port {one.port}/{one.protocol} is published as "
-                "it is there, on no other address and under no other number"
+                f"on network {endpoint.network.name} a container has its own address: port {one.port}/{one.protocol} is published "
+                "at this address and with this number only"
             )
     return [Binding(one.protocol, one.port, host, one.port) for one in wanted]
 

@@ -1,4 +1,4 @@
-"""What a name means to the container that asks (moby's libnetwork/resolver.go, network.go)."""
+"""DNS answers for containers, which depend on the container that asks (moby's libnetwork/resolver.go, network.go)."""
 
 from collections.abc import Iterator, Mapping
 
@@ -9,11 +9,11 @@ from appliance.network.network_record import Endpoint, gateway_endpoint
 _HOST_NAMES = ("host.docker.internal", "gateway.docker.internal")
 
 Members = Mapping[str, Mapping[str, tuple[Container, Endpoint]]]
-"""By network and container."""
+"""Containers and their endpoints, by network id and container id."""
 
 
 class Resolver:
-    """`dns` are the daemon's servers, asked instead of the host's."""
+    """`dns` are the daemon's DNS servers; without them the host's answer other names."""
 
     def __init__(self, members: Members, dns: tuple[str, ...]) -> None:
         self._members = members
@@ -42,7 +42,7 @@ class Resolver:
     def _asker(self, network_id: str, source: str) -> tuple[Container, Endpoint] | None:
         for key, members in self._members.items():
             for container, endpoint in members.values():
-                # One on the host's network, as it is called, has its place on the default one.
+                # The endpoint of a container on the host network is on the default network.
                 here = key == network_id or endpoint.network.driver == "host"
                 if here and any(address.address == source for address in endpoint.addresses):
                     return container, endpoint
@@ -70,7 +70,7 @@ class Resolver:
 
 
 def dns_names(container: Container, endpoint: Endpoint) -> list[str]:
-    """By which names a container is known on a network, as inspect shows them."""
+    """The DNS names of a container on a network, as inspect shows them."""
     names = [container.record.name, *(endpoint.wanted.aliases or ()), container.id[:12]]
     names.append(container.record.config.hostname)
     return [name for name in dict.fromkeys(names) if name]

@@ -1,4 +1,4 @@
-"""A swarm of one node: what overlay networks belong to. The cluster is the hypervisor's, so that nobody joins and no service is run."""
+"""A swarm of one node, which overlay networks need. The hypervisor is the cluster, so there are no other nodes and no services."""
 
 import fcntl
 import ipaddress
@@ -27,7 +27,7 @@ _POOL, _SUBNET_BITS = "10.0.0.0/8", 24
 
 
 class Swarm:
-    """In one or not. Methods raise errors of `errors.py` with Docker's texts."""
+    """`record` is None outside a swarm. Errors carry Docker's texts."""
 
     def __init__(self, database: Database, networks: Networks, connections: Connections) -> None:
         self._database = database
@@ -36,9 +36,9 @@ class Swarm:
         self._changing = trio.Lock()
         found = database.load(_KIND).get(_KEY)
         self.record = msgspec.json.decode(found, type=SwarmRecord) if found else None
-        self._tell()
+        self._share_pools()
 
-    def _tell(self) -> None:
+    def _share_pools(self) -> None:
         record = self.record
         if record is None:
             self._networks.set_overlay_pools(None)
@@ -47,7 +47,7 @@ class Swarm:
             self._networks.set_overlay_pools(OverlayPools(pools, record.subnet_bits))
 
     def manager(self) -> SwarmRecord:
-        """NotInSwarm when this is no swarm's."""
+        """The swarm's record. NotInSwarm outside a swarm."""
         if self.record is None:
             raise NotInSwarm(NO_MANAGER)
         return self.record
@@ -55,7 +55,7 @@ class Swarm:
     async def begin(
         self, advertise: str, listen: str, spec: msgspec.Raw, pools: Iterable[str], subnet_bits: int
     ) -> SwarmRecord:
-        """`docker swarm init`. Empty texts and 0 stand for what is not said."""
+        """`docker swarm init`. Empty texts and 0 stand for defaults."""
         async with self._changing:
             if self.record is not None:
                 raise NotInSwarm(
@@ -79,7 +79,7 @@ class Swarm:
                 bits,
             )
             self.record = record
-            self._tell()
+            self._share_pools()
             try:
                 ingress = NetworkRecord("", "ingress", OVERLAY, 0, [], scope=SWARM, ingress=True)
                 await self._networks.create(ingress, unique=True)
@@ -88,12 +88,12 @@ class Swarm:
                 with trio.CancelScope(shield=True):
                     await self._remove_networks()
                 self.record = None
-                self._tell()
+                self._share_pools()
                 raise
             return record
 
     async def leave(self, *, force: bool) -> None:
-        """With it go its networks; containers that are on them go on without."""
+        """`docker swarm leave`: removes the overlay networks, too. Containers on them keep running without these networks."""
         async with self._changing:
             if self.record is None:
                 raise NotInSwarm("This node is not part of a swarm")
@@ -105,22 +105,22 @@ class Swarm:
             await self._remove_networks()
             await self._database.remove(_KIND, _KEY)
             self.record = None
-            self._tell()
+            self._share_pools()
 
     async def _remove_networks(self) -> None:
         for network in [one for one in self._networks.all() if one.scope == SWARM]:
-            await self._connections.let_go(network)
+            await self._connections.disconnect_all(network)
             await self._networks.remove(network.id)
 
     async def update(self, version: int, spec: msgspec.Raw) -> None:
-        """A new SwarmSpec, by who has seen the last one."""
+        """Replace the SwarmSpec. InvalidParameter unless `version` is the present one."""
         async with self._changing:
             record = self._current(version)
             record.spec = spec
             await self._updated(record)
 
     async def update_node(self, ref: str, version: int, labels: dict[str, str]) -> None:
-        """New labels of the node."""
+        """Replace the labels of the node."""
         async with self._changing:
             self.check_node(ref)
             record = self._current(version)
@@ -128,7 +128,7 @@ class Swarm:
             await self._updated(record)
 
     def check_node(self, ref: str) -> SwarmRecord:
-        """By its id, the beginning of it, or its name. NotInSwarm or NotFound."""
+        """The record, if `ref` is the node's id, a prefix of it, or its name. NotInSwarm or NotFound."""
         record = self.manager()
         if not ref or not (ref in ("self", socket.gethostname()) or record.node_id.startswith(ref)):
             raise NotFound(f"node {ref} not found")
@@ -150,12 +150,12 @@ class Swarm:
 
 
 def _identity() -> str:
-    """25 digits of base 36, as swarms have them."""
+    """A random id in the format of swarmkit: 25 digits of base 36."""
     return "".join(secrets.choice(_DIGITS) for _ in range(25))
 
 
 def _address(advertise: str, listen: str) -> tuple[str, int]:
-    """Where the node is, by an address or an interface's name, with a port or without. InvalidParameter in Docker's words."""
+    """The node's (address, port), from an address or an interface's name, with or without port. InvalidParameter with Docker's text."""
     text, _, port = advertise.rpartition(":") if advertise.count(":") == 1 else (advertise, "", "")
     _, _, listening = listen.rpartition(":")
     number = port or listening or str(_PORT)
@@ -179,7 +179,7 @@ def _address(advertise: str, listen: str) -> tuple[str, int]:
 
 
 def _own_address() -> str:
-    """The address by which this host would leave for elsewhere; nothing is sent."""
+    """The address of the interface with the default route, "" without one. No packet is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))
@@ -189,7 +189,7 @@ def _own_address() -> str:
 
 
 def _address_of(interface: str) -> str:
-    """The first IPv4 address of an interface; "" when it is not there, or has none."""
+    """The first IPv4 address of an interface; "" when there is no such interface or address."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             # SIOCGIFADDR (netdevice(7)).
