@@ -62,7 +62,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
         report.step(f"Checking {appliances.session.describe()}")
         findings = check_options(options)
         package = package_of(options, findings)
-        wanted = PreflightRequest(
+        request = PreflightRequest(
             options.name,
             options.tenant,
             options.datacenter,
@@ -74,13 +74,13 @@ async def run(options: argparse.Namespace, report: Report) -> None:
             options.ops_user or options.user,
             handed_on(options),
         )
-        look = Preflight(appliances, wanted)
-        await look.run()
-        values = values_of(options, appliances.session.server, look.places)
+        preflight = Preflight(appliances, request)
+        await preflight.run()
+        values = values_of(options, appliances.session.server, preflight.places)
         if options.ops_grant_perms:
             # `_make` gives the account the privileges that it lacks.
-            look.problems = [finding for finding in look.problems if finding.setting != "--ops-user"]
-        findings += look.problems
+            preflight.problems = [finding for finding in preflight.problems if finding.setting != "--ops-user"]
+        findings += preflight.problems
         if options.ops_extension and not appliances.session.is_vcenter:
             findings.append(
                 Finding(
@@ -95,7 +95,7 @@ async def run(options: argparse.Namespace, report: Report) -> None:
             settings_of({**values, "vsphere-password": "-"})
         except Malformed as error:
             findings += [as_option(problem) for problem in error.problems]
-        for finding in look.warnings:
+        for finding in preflight.warnings:
             report.finding("warnings", finding.setting, finding.text, finding.remedy)
         if options.no_tlsverify:
             report.finding(
@@ -118,7 +118,9 @@ async def run(options: argparse.Namespace, report: Report) -> None:
                 [f"{options.name} can be deployed; nothing was changed (--dry-run)"],
             )
             return
-        await _make(appliances, options, report, package, look.places, {**values, "vsphere-password": ops_password})
+        await _make(
+            appliances, options, report, package, preflight.places, {**values, "vsphere-password": ops_password}
+        )
 
 
 def _datastores(options: argparse.Namespace) -> dict[str, str]:

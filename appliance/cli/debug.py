@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flag("--timeout", type=float, default=60, metavar="SECONDS", help="How long to wait for SSH (default: 60)")
     flag(
         "--run",
-        dest="there",
+        dest="remote_command",
         metavar="COMMAND",
         help="Run this command on the appliance, print its output, and exit with its status",
     )
@@ -73,31 +73,32 @@ async def run(options: argparse.Namespace, report: Report) -> None:
             await appliances.set_extra(appliance.reference, {REQUEST: Access(secrets.token_hex(8), 0).encode()})
             report.result({"name": appliance.name, "open": False}, [f"SSH to {appliance.name} is closed"])
             return
-        key, own = _key(options.authorized_key, folder)
+        key, private_key = _key(options.authorized_key, folder)
         hashed = _hash(_password()) if options.rootpw else ""
         request = Access(secrets.token_hex(8), options.seconds, key, hashed).encode()
         await appliances.set_extra(appliance.reference, {REQUEST: request, HOST_KEY: ""})
-        found = ""
+        host_key = ""
         with trio.move_on_after(options.timeout):
             report.step("Waiting for the SSH host key of the appliance")
-            found = await _host_key(appliances, appliance.reference)
+            host_key = await _host_key(appliances, appliance.reference)
             address = known_address(appliance.values) or await reported_address(appliances, appliance.reference)
-        if not found:
+        if not host_key:
             raise Ended(TOO_LATE, f"{appliance.name} does not react; are its VMware Tools running?")
-    line = f"ssh {f'-i {own} ' if own is not None else ''}root@{address}"
-    if own is None:
+    line = f"ssh {f'-i {private_key} ' if private_key is not None else ''}root@{address}"
+    if private_key is None:
         report.result(
-            {"name": appliance.name, "open": True, "ssh": line, "host_key": found}, [line, f"Its host key is {found}"]
+            {"name": appliance.name, "open": True, "ssh": line, "host_key": host_key},
+            [line, f"Its host key is {host_key}"],
         )
         return
-    status, said = await trio.to_thread.run_sync(
-        _run_there, address, own, found, options.there or "true", options.timeout
+    status, output = await trio.to_thread.run_sync(
+        _run_there, address, private_key, host_key, options.remote_command or "true", options.timeout
     )
-    if options.there:
-        sys.stdout.write(said)
+    if options.remote_command:
+        sys.stdout.write(output)
         raise SystemExit(status)
     report.result(
-        {"name": appliance.name, "open": True, "ssh": line, "host_key": found}, [line, f"Its host key is {found}"]
+        {"name": appliance.name, "open": True, "ssh": line, "host_key": host_key}, [line, f"Its host key is {host_key}"]
     )
 
 
@@ -110,16 +111,16 @@ def _key(path: Path | None, folder: Path) -> tuple[str, Path | None]:
         except (OSError, UnicodeDecodeError, ValueError) as error:
             raise InvalidParameter(f"--authorized-key {path}: {error}") from error
         return text, None
-    own = folder / "debug_key"
-    if not own.exists():
+    private_key = folder / "debug_key"
+    if not private_key.exists():
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         made = Ed25519PrivateKey.generate()
-        write_private(own, made.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+        write_private(private_key, made.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
     try:
-        pair = paramiko.Ed25519Key.from_private_key_file(str(own))
+        pair = paramiko.Ed25519Key.from_private_key_file(str(private_key))
     except (OSError, paramiko.SSHException) as error:
-        raise InvalidParameter(f"{own}: {error}") from error
-    return f"{pair.get_name()} {pair.get_base64()} vch", own
+        raise InvalidParameter(f"{private_key}: {error}") from error
+    return f"{pair.get_name()} {pair.get_base64()} vch", private_key
 
 
 def _password() -> str:
@@ -147,7 +148,7 @@ async def _host_key(appliances: Appliances, reference: object) -> str:
         await trio.sleep(_PAUSE)
 
 
-def _run_there(address: str, own: Path, host_key: str, command: str, seconds: float) -> tuple[int, str]:
+def _run_there(address: str, private_key: Path, host_key: str, command: str, seconds: float) -> tuple[int, str]:
     """Run a command on the appliance. Its exit status, and its output and errors. Unavailable when SSH fails."""
     kind, _, encoded = host_key.partition(" ")
     client = paramiko.SSHClient()
@@ -161,7 +162,7 @@ def _run_there(address: str, own: Path, host_key: str, command: str, seconds: fl
             address,
             _PORT,
             "root",
-            key_filename=str(own),
+            key_filename=str(private_key),
             timeout=seconds,
             banner_timeout=seconds,
             auth_timeout=seconds,
@@ -169,8 +170,8 @@ def _run_there(address: str, own: Path, host_key: str, command: str, seconds: fl
             look_for_keys=False,
         )
         _, out, errors = client.exec_command(command)
-        said = out.read().decode("utf-8", "replace") + errors.read().decode("utf-8", "replace")
-        return out.channel.recv_exit_status(), said
+        output = out.read().decode("utf-8", "replace") + errors.read().decode("utf-8", "replace")
+        return out.channel.recv_exit_status(), output
     except (OSError, paramiko.SSHException) as error:
         raise Unavailable(f"ssh root@{address}: {error}") from error
     finally:

@@ -20,16 +20,16 @@ async def run(options: argparse.Namespace, report: Report) -> None:
     """Change each host of the cluster. Ended with REFUSED when there is no such cluster."""
     async with opened(options) as appliances:
         session = appliances.session
-        look = Preflight(
+        preflight = Preflight(
             appliances, PreflightRequest("", "", options.datacenter, options.compute_resource, "", {}, {}, {}, "")
         )
-        await look.find_compute()
-        for finding in look.problems:
+        await preflight.find_compute()
+        for finding in preflight.problems:
             report.finding("problems", finding.setting, finding.text, finding.remedy)
-        if look.problems:
+        if preflight.problems:
             raise Ended(REFUSED, "nothing was changed")
         changed = []
-        for name, host in await look.hosts():
+        for name, host in await preflight.hosts():
             firewall = await session.look("firewall", host, "configManager.firewallSystem")
             method = firewall.EnableRuleset if options.allow else firewall.DisableRuleset
             await session.change(f"firewall of {name}", method, FIREWALL_RULES)
