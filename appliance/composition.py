@@ -191,7 +191,7 @@ async def _stores(process: Process, hosting: Hosting, machines: Machines, networ
         config.data_root,
         disks,
         shared=not no_shares,
-        served=served_stores(config, has_datastores=hosting.has_datastores),
+        nfs_stores=served_stores(config, has_datastores=hosting.has_datastores),
     )
     volumes = Volumes(store, process.database, process.events, process.registry, no_shares)
     await volumes.open(tasks)

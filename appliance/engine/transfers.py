@@ -25,7 +25,7 @@ from appliance.image.pull import digest_of, find_manifest, pull
 from appliance.image.push import push
 from appliance.image.reference import DOCKER_HUB, Reference
 from appliance.image.store import ImageRecord, ImageStore
-from appliance.registry import Credentials, Proxies, Registry, SearchResult, Ways, read_at_most, words_of
+from appliance.registry import Credentials, Proxies, ProxyTransport, Registry, SearchResult, read_at_most, words_of
 
 log = logging.getLogger(__name__)
 
@@ -215,7 +215,7 @@ class Transfers:
                     follow_redirects=True,
                     timeout=30,
                     trust_env=False,
-                    transport=Ways(self._proxies, True, httpx.Limits()),
+                    transport=ProxyTransport(self._proxies, True, httpx.Limits()),
                 ) as client,
                 client.stream("GET", address) as response,
             ):

@@ -18,7 +18,7 @@ from appliance.container.mounts import MountRecord, clean, parse_bind, parse_mou
 from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.model.container import Container
 from appliance.engine.model.events import EventBus
-from appliance.engine.model.mount_plan import MountPlan, PlacedMount, ServedVolume
+from appliance.engine.model.mount_plan import MountPlan, NfsVolume, PlacedMount
 from appliance.engine.model.registry import ContainerRegistry
 from appliance.errors import Conflict, InvalidParameter, NotFound, VchError
 from appliance.hypervisor import Disk, Share
@@ -61,9 +61,9 @@ class Volumes:
         """Load the volumes. If a server of a volume store does not answer soon, a task asks again, and the start goes on."""
         for key, value in self._database.load(_KIND).items():
             self._records[key] = msgspec.json.decode(value, type=VolumeRecord)
-        await trio.to_thread.run_sync(self._store.tidy, set(self._records))
+        await trio.to_thread.run_sync(self._store.sweep, set(self._records))
         with trio.move_on_after(_SERVED_SECONDS):
-            for answered in [self._start_asking(store, tasks) for store in self._store.served]:
+            for answered in [self._start_asking(store, tasks) for store in self._store.nfs_store_names]:
                 await answered.wait()
 
     def _start_asking(self, store: str, tasks: IsolatedTasks) -> trio.Event:
@@ -75,7 +75,7 @@ class Volumes:
         """Learn which volumes a server has. `answered` is set after the first answer or failure."""
         while True:
             try:
-                await self.inherit(await self._store.found_on(store))
+                await self.inherit(await self._store.list_on_server(store))
                 return
             except VchError as error:
                 log.warning("volume store %s: %s", store, error)
@@ -87,7 +87,7 @@ class Volumes:
         """Record volumes that exist without a record, each given by its name and its store."""
         for name, store in found:
             if name not in self._records:
-                record = self._store.found(name, store, time.time_ns())
+                record = self._store.record_existing(name, store, time.time_ns())
                 await self._database.put(_KIND, name, msgspec.json.encode(record))
                 self._records[name] = record
 
@@ -134,8 +134,8 @@ class Volumes:
                     raise Conflict(f"create {name}: volume already exists with other options")
                 return known
             record = VolumeRecord(name, time.time_ns(), "", labels, options, anonymous)
-            self._store.shape(record)
-            await self._store.make(record)
+            self._store.decide_kind(record)
+            await self._store.create(record)
             await self._database.put(_KIND, name, msgspec.json.encode(record))
             self._records[name] = record
         self._emit("create", name)
@@ -151,7 +151,7 @@ class Volumes:
             users = self.users(name)
             if users:
                 raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
-            await self._store.remove_served(record)
+            await self._store.remove_on_server(record)
             # The record goes first: the next start removes files without a record.
             await self._database.remove(_KIND, name)
             del self._records[name]
@@ -287,7 +287,7 @@ class Volumes:
                     placed.append(PlacedMount(mount, tmpfs=_tmpfs_options(options, mount.read_only)))
                     continue
                 if record.kind == NFS:
-                    placed.append(PlacedMount(mount, server=await _served(len(placed), record)))
+                    placed.append(PlacedMount(mount, server=await _nfs_volume(len(placed), record)))
                     continue
                 if record.kind == DISK:
                     self._hold(record, container)
@@ -343,7 +343,7 @@ class Volumes:
             self._emit(action, mount.name, **more)
 
 
-async def _served(number: int, record: VolumeRecord) -> ServedVolume:
+async def _nfs_volume(number: int, record: VolumeRecord) -> NfsVolume:
     """An NFS volume with its server's IP address, because the guest's kernel resolves no names. InvalidParameter if the name has none."""
     server, _, path = record.device.rpartition(":")
     try:
@@ -352,7 +352,7 @@ async def _served(number: int, record: VolumeRecord) -> ServedVolume:
         raise InvalidParameter(f"failed to mount local volume: error resolving {server}: {error}") from error
     address = str(found[0][4][0])
     shown = f"[{address}]" if ":" in address else address
-    return ServedVolume(number, f"{shown}:{path}", (*record.flags.split(","), f"addr={address}"))
+    return NfsVolume(number, f"{shown}:{path}", (*record.flags.split(","), f"addr={address}"))
 
 
 def _tmpfs_options(options: Iterable[tuple[str, ...]], read_only: bool) -> tuple[str, ...]:

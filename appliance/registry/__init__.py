@@ -2,7 +2,7 @@
 
 from appliance.registry.auth import Credentials
 from appliance.registry.client import Manifest, Registry, SearchResult
-from appliance.registry.proxies import Proxies, Ways
+from appliance.registry.proxies import Proxies, ProxyTransport
 from appliance.registry.wire import ComeBackLater, read_at_most, words_of
 
 __all__ = [
@@ -10,9 +10,9 @@ __all__ = [
     "Credentials",
     "Manifest",
     "Proxies",
+    "ProxyTransport",
     "Registry",
     "SearchResult",
-    "Ways",
     "read_at_most",
     "words_of",
 ]

@@ -28,7 +28,7 @@ class Proxies:
 
         return cls(http or find("HTTP_PROXY"), https or find("HTTPS_PROXY"), no_proxy or find("NO_PROXY"))
 
-    def way_to(self, scheme: str, host: str, port: int | None) -> str:
+    def proxy_for(self, scheme: str, host: str, port: int | None) -> str:
         """The URL of the proxy for requests to a host; "" for a direct connection."""
         proxy = {"http": self.http, "https": self.https}.get(scheme, "")
         if not proxy or self._is_direct(host.strip("[]").rstrip(".").lower(), port or _PORTS.get(scheme, 0)):
@@ -81,7 +81,7 @@ def _matches(entry: str, host: str, address: ipaddress.IPv4Address | ipaddress.I
     return host.endswith(entry if entry.startswith(".") else f".{entry}") or host == entry
 
 
-class Ways(httpx.AsyncBaseTransport):
+class ProxyTransport(httpx.AsyncBaseTransport):
     """A transport that chooses the proxy for each request, because registries redirect to other hosts. Owns its connections."""
 
     def __init__(self, proxies: Proxies, verify: ssl.SSLContext | bool, limits: httpx.Limits) -> None:
@@ -92,7 +92,7 @@ class Ways(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         url = request.url
-        proxy = self._proxies.way_to(url.scheme, url.host, url.port)
+        proxy = self._proxies.proxy_for(url.scheme, url.host, url.port)
         if proxy not in self._transports:
             try:
                 self._transports[proxy] = httpx.AsyncHTTPTransport(

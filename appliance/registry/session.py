@@ -9,7 +9,7 @@ import httpx
 
 from appliance.errors import ProtocolError, Unavailable
 from appliance.registry.auth import Credentials, authorization
-from appliance.registry.proxies import Proxies, Ways
+from appliance.registry.proxies import Proxies, ProxyTransport
 from appliance.registry.wire import (
     ComeBackLater,
     Piece,
@@ -52,7 +52,7 @@ class Session:
             max_redirects=_MAX_REDIRECTS,
             headers={"User-Agent": "vch"},
             trust_env=False,
-            transport=Ways(proxies, verification(certificates, insecure), httpx.Limits(max_connections=8)),
+            transport=ProxyTransport(proxies, verification(certificates, insecure), httpx.Limits(max_connections=8)),
         )
         self._base: str | None = None
         self._authorization: dict[str, str] = {}

@@ -81,17 +81,17 @@ class NfsStore:
         """What machines mount for a volume: SERVER:/PATH."""
         return f"{self.server}:{self.path}/{self.tenant}/{name}"
 
-    async def make(self, name: str) -> None:
+    async def create(self, name: str) -> None:
         """Make a volume's directory, or keep an existing one. Unavailable says why it failed."""
-        await trio.to_thread.run_sync(self._make, name)
+        await trio.to_thread.run_sync(self._create, name)
 
     async def remove(self, name: str) -> None:
         """Remove a volume's directory with its content. A missing directory is not an error. Unavailable says why it failed."""
         await trio.to_thread.run_sync(self._remove, name)
 
-    async def tidy(self) -> list[str]:
+    async def recover(self) -> list[str]:
         """Finish removals that were interrupted; return the names of the volumes. Unavailable when the server does not answer."""
-        return await trio.to_thread.run_sync(self._tidy, abandon_on_cancel=True)
+        return await trio.to_thread.run_sync(self._recover, abandon_on_cancel=True)
 
     # -- in threads -----------------------------------------------------------------------------------------------
 
@@ -111,7 +111,7 @@ class NfsStore:
         finally:
             library.nfs_destroy_context(context)
 
-    def _make(self, name: str) -> None:
+    def _create(self, name: str) -> None:
         with self._mounted() as mount:
             mount.make(f"/{self.tenant}")
             mount.make(f"/{self.tenant}/{name}")
@@ -122,7 +122,7 @@ class NfsStore:
             if mount.rename(f"/{self.tenant}/{name}", leaving):
                 mount.remove(leaving)
 
-    def _tidy(self) -> list[str]:
+    def _recover(self) -> list[str]:
         with self._mounted() as mount:
             found = mount.entries(f"/{self.tenant}")
             for name, is_directory in found:

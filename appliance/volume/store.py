@@ -51,17 +51,19 @@ class VolumeRecord(msgspec.Struct):
 class VolumeStore:
     """The volumes below `root`. `shared`: machines can share directories of the host; if not, volumes are `disks`.
 
-    `served`: NFS stores by name.
+    `nfs_stores`: NFS stores by name.
     """
 
-    def __init__(self, root: Path, disks: Disks, *, shared: bool, served: Mapping[str, NfsStore] | None = None) -> None:
+    def __init__(
+        self, root: Path, disks: Disks, *, shared: bool, nfs_stores: Mapping[str, NfsStore] | None = None
+    ) -> None:
         self._disks = disks
-        self._served = dict(served or {})
+        self._nfs_stores = dict(nfs_stores or {})
         self._root = root / "volumes"
         self._root.mkdir(exist_ok=True, mode=0o701)
         self.shared = shared
 
-    def shape(self, record: VolumeRecord) -> None:
+    def decide_kind(self, record: VolumeRecord) -> None:
         """Set `kind` and what belongs to it by the options of a volume. InvalidParameter with Docker's text for wrong options."""
         if not NAME.fullmatch(record.name) or len(record.name) > 255:
             raise InvalidParameter(
@@ -77,12 +79,12 @@ class VolumeStore:
             raise InvalidParameter(
                 f'create {record.name}: no volume store named "{store}"; choose one of {", ".join(self._stores)}'
             )
-        if store in self._served:
+        if store in self._nfs_stores:
             if others := sorted(set(options) - {_STORE}):
                 raise InvalidParameter(
                     f"create {record.name}: volume store {store} is on an NFS server and does not take the option {others[0]}"
                 )
-            self._shape_served(record, self._served[store])
+            self._place_on_server(record, self._nfs_stores[store])
             return
         kind = options.get("type", "")
         flags = options.get("o", "").split(",") if options.get("o") else []
@@ -100,7 +102,7 @@ class VolumeStore:
                 raise InvalidParameter(f"create {record.name}: machines cannot share paths of this host")
             record.kind, record.device, record.flags = BIND, options["device"], options.get("o", "")
         elif kind in ("nfs", "nfs4"):
-            self._shape_nfs(record, flags)
+            self._decide_nfs(record, flags)
         elif kind:
             raise InvalidParameter(
                 f"create {record.name}: type={kind} is not supported; choose nfs, tmpfs, or none with o=bind"
@@ -116,27 +118,27 @@ class VolumeStore:
 
     @property
     def _stores(self) -> list[str]:
-        return sorted((*self._disks.stores, *self._served))
+        return sorted((*self._disks.stores, *self._nfs_stores))
 
     @staticmethod
-    def _shape_served(record: VolumeRecord, store: NfsStore) -> None:
+    def _place_on_server(record: VolumeRecord, store: NfsStore) -> None:
         record.kind, record.device, record.flags = NFS, store.device(record.name), "vers=4.2"
 
     def _store_of(self, record: VolumeRecord) -> NfsStore | None:
         """The NFS store that holds a volume, or None."""
-        return self._served.get(record.options.get(_STORE, ""))
+        return self._nfs_stores.get(record.options.get(_STORE, ""))
 
     @property
-    def served(self) -> list[str]:
+    def nfs_store_names(self) -> list[str]:
         """The names of the stores on NFS servers."""
-        return list(self._served)
+        return list(self._nfs_stores)
 
-    async def found_on(self, store: str) -> list[tuple[str, str]]:
+    async def list_on_server(self, store: str) -> list[tuple[str, str]]:
         """The volumes in a store on a server, each with the store. Unavailable when the server does not answer."""
-        return [(name, store) for name in await self._served[store].tidy() if NAME.fullmatch(name)]
+        return [(name, store) for name in await self._nfs_stores[store].recover() if NAME.fullmatch(name)]
 
     @staticmethod
-    def _shape_nfs(record: VolumeRecord, flags: list[str]) -> None:
+    def _decide_nfs(record: VolumeRecord, flags: list[str]) -> None:
         host, _, path = record.options.get("device", "").rpartition(":")
         named = [flag[5:] for flag in flags if flag.startswith("addr=")]
         server = (named or [host])[0].strip("[]")
@@ -149,11 +151,11 @@ class VolumeStore:
         record.kind, record.device = NFS, f"{server}:{path}"
         record.flags = ",".join([f"vers={versions[0] if versions else '4.2'}", *rest])
 
-    def found(self, name: str, store: str, created: int) -> VolumeRecord:
+    def record_existing(self, name: str, store: str, created: int) -> VolumeRecord:
         """The record of a volume whose disk or directory exists already. The disk has its own size."""
         record = VolumeRecord(name, created, DISK, options={_STORE: store} if store else {})
-        if store in self._served:
-            self._shape_served(record, self._served[store])
+        if store in self._nfs_stores:
+            self._place_on_server(record, self._nfs_stores[store])
         self.folder(record).mkdir(exist_ok=True, mode=0o701)
         return record
 
@@ -169,7 +171,7 @@ class VolumeStore:
         store = record.options.get(_STORE)
         return self.folder(record) / (f"disk@{store}.ext4" if store else "disk.ext4")
 
-    async def make(self, record: VolumeRecord) -> None:
+    async def create(self, record: VolumeRecord) -> None:
         """Make the directory or the disk of a volume. Unavailable or HypervisorError when there is no room."""
         folder = self.folder(record)
         try:
@@ -178,8 +180,8 @@ class VolumeStore:
                 self.data(record).mkdir(exist_ok=True)
                 # A container's processes need not be root.
                 self.data(record).chmod(0o755)
-            elif (served := self._store_of(record)) is not None:
-                await served.make(record.name)
+            elif (nfs_store := self._store_of(record)) is not None:
+                await nfs_store.create(record.name)
             elif record.kind == DISK:
                 await self._disks.create(self.disk(record), DiskKind(_whole(record.size), VOLUME_OPTIONS))
         except (OSError, VchError) as error:
@@ -187,10 +189,10 @@ class VolumeStore:
             kind = type(error) if isinstance(error, VchError) else Unavailable
             raise kind(f"create {record.name}: {error}") from error
 
-    async def remove_served(self, record: VolumeRecord) -> None:
+    async def remove_on_server(self, record: VolumeRecord) -> None:
         """Remove the directory on an NFS server, if there is one. Unavailable when the server does not answer: the volume stays."""
-        if (served := self._store_of(record)) is not None:
-            await served.remove(record.name)
+        if (nfs_store := self._store_of(record)) is not None:
+            await nfs_store.remove(record.name)
 
     async def remove(self, record: VolumeRecord) -> None:
         """Remove the files of a volume. The next start removes what cannot be removed now."""
@@ -201,7 +203,7 @@ class VolumeStore:
                 log.warning("cannot remove the disk of volume %s, the next start tries again: %s", record.name, error)
         await trio.to_thread.run_sync(partial(shutil.rmtree, self.folder(record), ignore_errors=True))
 
-    def tidy(self, known: set[str]) -> None:
+    def sweep(self, known: set[str]) -> None:
         """Remove folders without a volume: a volume was half made or half removed. Blocking."""
         for folder in self._root.iterdir():
             if folder.name not in known:

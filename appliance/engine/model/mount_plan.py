@@ -7,7 +7,7 @@ from appliance.hypervisor import Disk, Share
 
 
 @dataclass(frozen=True, slots=True)
-class ServedVolume:
+class NfsVolume:
     """A volume on an NFS 4 server. `device` is `ADDRESS:PATH` and `options` the kernel's, as in mount(8).
 
     `number` is unique in its container and names the directory in the guest where it is mounted.
@@ -26,7 +26,7 @@ class PlacedMount:
     share: int = -1
     disk: int = -1
     tmpfs: tuple[str, ...] = ()
-    server: ServedVolume | None = None
+    server: NfsVolume | None = None
 
     @property
     def is_tmpfs(self) -> bool:

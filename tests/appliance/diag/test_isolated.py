@@ -15,7 +15,7 @@ async def _fail(text: str, task_status: "trio.TaskStatus[str]" = trio.TASK_STATU
     raise RuntimeError(text)
 
 
-async def test_one_that_fails_is_logged_and_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failed_task_is_logged_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
     done = []
 
     async def work() -> None:
@@ -32,19 +32,19 @@ async def test_one_that_fails_is_logged_and_others_go_on(caplog: pytest.LogCaptu
     assert "RuntimeError: by itself" in caplog.text
 
 
-async def test_what_fails_before_it_has_started_is_the_callers() -> None:
+async def test_a_failure_before_the_start_reaches_the_caller() -> None:
     async with trio.open_nursery() as nursery:
         with pytest.raises(RuntimeError, match="early"):
             await IsolatedTasks(nursery).start(_fail, "early")
 
 
-async def test_what_fails_later_is_nobodys(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failure_after_the_start_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     async with trio.open_nursery() as nursery:
         assert await IsolatedTasks(nursery).start(_fail, "late") == "late"
     assert "RuntimeError: late" in caplog.text
 
 
-async def test_cancelling_reaches_them() -> None:
+async def test_cancelling_reaches_the_tasks() -> None:
     async with trio.open_nursery() as nursery:
         IsolatedTasks(nursery).start_soon(trio.sleep_forever)
         await trio.testing.wait_all_tasks_blocked()

@@ -19,7 +19,7 @@ def _servers() -> tuple[socket.socket, socket.socket]:
     return stream, datagrams
 
 
-def test_all_that_is_logged_is_sent() -> None:
+def test_everything_that_is_logged_is_sent() -> None:
     stream, datagrams = _servers()
     with stream, datagrams:
         with shipped(f"udp://127.0.0.1:{datagrams.getsockname()[1]}"):
@@ -43,7 +43,7 @@ def test_all_that_is_logged_is_sent() -> None:
     assert all(line.startswith("<27>1 ") for line in lines)
 
 
-def test_a_server_that_breaks_off_is_called_again() -> None:
+def test_a_broken_connection_is_opened_again() -> None:
     stream, _ = servers = _servers()
     with servers[0], servers[1]:
         with shipped(f"tcp://127.0.0.1:{stream.getsockname()[1]}"):
@@ -65,13 +65,13 @@ def test_a_server_that_breaks_off_is_called_again() -> None:
         assert b": more\n" in said
 
 
-def test_one_that_is_not_there_holds_nobody_up() -> None:
+def test_a_missing_server_blocks_nothing() -> None:
     with shipped("tcp://127.0.0.1:1"):
         for _ in range(20_000):
             log.warning("nobody")
 
 
 @pytest.mark.parametrize("text", ["host", "http://host", "unix:///dev/log", "udp://", "udp://host:x"])
-def test_what_is_no_server(text: str) -> None:
+def test_invalid_server_addresses(text: str) -> None:
     with pytest.raises(InvalidParameter, match="syslog-address"):
         parse_server(text)

@@ -51,7 +51,7 @@ class _Lines:
 # -- pull and push ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_pull_is_told_of_and_is_an_event(tmp_path: Path) -> None:
+async def test_a_pull_reports_progress_and_publishes_an_event(tmp_path: Path) -> None:
     with LyingRegistry() as server:
         Lie(server)
         async with _opened(tmp_path) as (transfers, store, events):
@@ -96,7 +96,7 @@ async def test_a_pull_that_fails_is_the_clients_error_and_can_be_repeated(tmp_pa
             assert len(events.watch(0)[0]) == 1
 
 
-async def test_an_error_that_nobody_foresaw_ends_one_pull_and_not_the_daemon(
+async def test_an_unexpected_error_ends_one_pull_and_not_the_daemon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fail(*_: object) -> str:

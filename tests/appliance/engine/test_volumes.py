@@ -66,11 +66,11 @@ class _Room:
 
 @contextlib.asynccontextmanager
 async def _opened(
-    root: Path, *, shared: bool = True, why_no_shares: str = "", served: dict[str, NfsStore] | None = None
+    root: Path, *, shared: bool = True, why_no_shares: str = "", nfs_stores: dict[str, NfsStore] | None = None
 ) -> AsyncIterator[_Room]:
     async with Database.open(root / "state.db") as database, trio.open_nursery() as nursery:
         disks, containers, events = FakeDisks(), ContainerRegistry(), EventBus()
-        store = VolumeStore(root, disks, shared=shared, served=served)
+        store = VolumeStore(root, disks, shared=shared, nfs_stores=nfs_stores)
         volumes = Volumes(store, database, events, containers, why_no_shares)
         await volumes.open(IsolatedTasks(nursery))
         yield _Room(root, volumes, store, disks, containers, events, nursery)
@@ -398,14 +398,14 @@ async def test_a_server_that_does_not_answer_holds_no_start_up_and_is_asked_agai
 ) -> None:
     answers: list[list[str] | None] = [None, ["far"]]
 
-    async def tidy(_: NfsStore) -> list[str]:
+    async def recover(_: NfsStore) -> list[str]:
         answer = answers.pop(0)
         if answer is None:
             raise Unavailable("no answer")
         return answer
 
-    monkeypatch.setattr(NfsStore, "tidy", tidy)
-    async with _opened(tmp_path, served={"nfs": NfsStore("server", "/exported", 0, 0, "tenant")}) as room:
+    monkeypatch.setattr(NfsStore, "recover", recover)
+    async with _opened(tmp_path, nfs_stores={"nfs": NfsStore("server", "/exported", 0, 0, "tenant")}) as room:
         assert room.volumes.all() == []
         await trio.sleep(31)
         # The clock jumps while a thread writes the record.

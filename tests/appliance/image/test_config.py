@@ -90,6 +90,6 @@ def test_configs_of_wrong_shapes(name: str, value: Any) -> None:
         *(_with({"history": value}) for value in (1, "x", [1], [None], {"a": 1}, [{"created_by": 1}])),
     ],
 )
-def test_what_is_none(data: bytes) -> None:
+def test_invalid_configs(data: bytes) -> None:
     with pytest.raises(ProtocolError):
         parse_config_untrusted(data)

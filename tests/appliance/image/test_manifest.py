@@ -72,7 +72,7 @@ def test_wrong_kinds(document: object) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b'{"config": "\xff"}', b'{"a":' * 100_000, b"[" * 100_000])
-def test_what_is_not_json(content: bytes) -> None:
+def test_invalid_json(content: bytes) -> None:
     with pytest.raises(ProtocolError, match=r"^complaint: "):
         parse_manifest_untrusted(content, "complaint")
 

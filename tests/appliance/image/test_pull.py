@@ -209,7 +209,7 @@ async def test_token_authentication(tmp_path: Path) -> None:
         del lie
 
 
-async def test_nobody_listens(tmp_path: Path) -> None:
+async def test_a_registry_that_does_not_answer(tmp_path: Path) -> None:
     async with opened_store(tmp_path) as store:
         with pytest.raises(Unavailable):
             await pulled(store, "127.0.0.1:1", "app")
@@ -292,7 +292,7 @@ _NO_PLACES = [
 
 
 @pytest.mark.parametrize("place", _NO_PLACES)
-async def test_redirects_to_what_is_no_place(tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_redirects_to_invalid_urls(tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("appliance.image.retry._FIRST_SECONDS", 0.01)
     with LyingRegistry() as registry:
         lie = Lie(registry)
@@ -302,7 +302,7 @@ async def test_redirects_to_what_is_no_place(tmp_path: Path, place: str, monkeyp
 
 
 @pytest.mark.parametrize("place", [*_NO_PLACES, ""])
-async def test_tokens_of_what_is_no_place(tmp_path: Path, place: str) -> None:
+async def test_token_services_at_invalid_urls(tmp_path: Path, place: str) -> None:
     with LyingRegistry() as registry:
         lie = Lie(registry)
         header = f'Bearer realm="{place}",service="s"'
@@ -329,7 +329,7 @@ async def test_a_bomb_in_a_layer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["config", "layer"])
-async def test_what_is_no_image(tmp_path: Path, part: str) -> None:
+async def test_artifacts_that_are_not_images(tmp_path: Path, part: str) -> None:
     with LyingRegistry() as registry:
         lie = Lie(registry)
         entry: Any = lie.manifest["config"] if part == "config" else lie.manifest["layers"][0]  # type: ignore[index]
@@ -364,7 +364,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-async def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, small_disk: Path) -> None:
+async def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path: Path, small_disk: Path) -> None:
     with LyingRegistry() as registry:
         lie = Lie(registry)
         tar = Tar().add("file", os.urandom(4 << 20)).bytes()
@@ -423,7 +423,7 @@ async def test_two_clients_share_one_download_and_the_last_one_ends_it(tmp_path:
             nursery.cancel_scope.cancel()
 
 
-async def test_what_a_killed_pull_has_left_is_swept(tmp_path: Path) -> None:
+async def test_files_of_a_killed_pull_are_removed(tmp_path: Path) -> None:
     with LyingRegistry() as registry:
         lie = Lie(registry)
         async with opened_store(tmp_path) as store:

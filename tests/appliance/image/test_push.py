@@ -138,7 +138,7 @@ async def test_a_registry_that_never_gets_on_is_given_up(tmp_path: Path, monkeyp
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("tmp")]
 
 
-async def test_who_may_not_push_is_told(tmp_path: Path) -> None:
+async def test_a_push_without_rights_is_denied(tmp_path: Path) -> None:
     with _Forgetful(0, status=403).serving() as registry:
         async with opened_store(tmp_path) as store:
             with pytest.raises(Unauthorized, match="denied: requested access to the resource is denied"):

@@ -30,6 +30,6 @@ def test_names(text: str, full: str, familiar: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "UPPER", "a//b", "a:b:c", "a@sha256:12", "../x", "a" * 300, "a:" + "t" * 129, "b" * 64, "-a", "a b"]
 )
-def test_what_is_no_name(text: str) -> None:
+def test_invalid_names(text: str) -> None:
     with pytest.raises(InvalidParameter):
         parse_reference(text)

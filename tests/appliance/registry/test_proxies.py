@@ -8,7 +8,7 @@ _ADDRESS = "http://proxy.test:3128"
 
 
 def _through(no_proxy: str, host: str, port: int | None = None, scheme: str = "http") -> bool:
-    return bool(Proxies(_ADDRESS, _ADDRESS, no_proxy).way_to(scheme, host, port))
+    return bool(Proxies(_ADDRESS, _ADDRESS, no_proxy).proxy_for(scheme, host, port))
 
 
 @pytest.mark.parametrize(
@@ -48,8 +48,8 @@ def test_no_proxy(no_proxy: str, host: str, port: int | None, through: bool) -> 
 
 def test_one_for_each_scheme() -> None:
     proxies = Proxies("one.test:1", "", "")
-    assert proxies.way_to("http", "registry.test", None) == "http://one.test:1"
-    assert proxies.way_to("https", "registry.test", None) == ""
+    assert proxies.proxy_for("http", "registry.test", None) == "http://one.test:1"
+    assert proxies.proxy_for("https", "registry.test", None) == ""
 
 
 def test_what_is_said_goes_before_the_environment() -> None:

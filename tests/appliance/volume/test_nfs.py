@@ -115,11 +115,11 @@ _STORE = NfsStore("server", "/exported", 0, 0, "tenant")
 
 
 async def test_volumes_are_made_listed_and_removed(library: _Library) -> None:
-    await _STORE.make("data")
-    await _STORE.make("data")
+    await _STORE.create("data")
+    await _STORE.create("data")
     library.files |= {"/tenant/data/folder": True, "/tenant/data/folder/file": False, "/tenant/data/file": False}
     library.files |= {"/tenant/.hidden": True, "/tenant/file": False}
-    assert await _STORE.tidy() == ["data"]
+    assert await _STORE.recover() == ["data"]
     await _STORE.remove("data")
     assert set(library.files) == {"/tenant", "/tenant/.hidden", "/tenant/file"}
     await _STORE.remove("data")
@@ -128,18 +128,18 @@ async def test_volumes_are_made_listed_and_removed(library: _Library) -> None:
 
 async def test_a_removal_that_was_interrupted_is_finished(library: _Library) -> None:
     library.files |= {"/tenant/.removed-data-1234": True, "/tenant/.removed-data-1234/file": False}
-    assert await _STORE.tidy() == []
+    assert await _STORE.recover() == []
     assert set(library.files) == {"/tenant"}
 
 
 async def test_an_error_has_the_systems_words_and_libnfss(library: _Library) -> None:
     library.failing["nfs_mount"] = errno.EACCES
     with pytest.raises(Unavailable) as caught:
-        await _STORE.make("data")
+        await _STORE.create("data")
     assert str(caught.value) == "NFS server:/exported: permission denied: what libnfs says"
     assert library.calls[-1] == "nfs_destroy_context"
 
 
 async def test_a_store_that_was_never_used_is_empty(library: _Library) -> None:
     library.files.clear()
-    assert await _STORE.tidy() == []
+    assert await _STORE.recover() == []

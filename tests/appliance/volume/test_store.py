@@ -24,7 +24,7 @@ from appliance.volume.store import VolumeRecord, VolumeStore
 )
 def test_options_decide(tmp_path: Path, options: dict[str, str], shared: bool, kind: str) -> None:
     record = VolumeRecord("vol", 0, "", options=options)
-    VolumeStore(tmp_path, LocalDisks(tmp_path), shared=shared).shape(record)
+    VolumeStore(tmp_path, LocalDisks(tmp_path), shared=shared).decide_kind(record)
     assert record.kind == kind
 
 
@@ -44,17 +44,17 @@ def test_options_decide(tmp_path: Path, options: dict[str, str], shared: bool, k
         ("vol", {"o": "addr=1.2.3.4"}),
     ],
 )
-def test_what_cannot_be(tmp_path: Path, name: str, options: dict[str, str]) -> None:
+def test_invalid_names_and_options(tmp_path: Path, name: str, options: dict[str, str]) -> None:
     with pytest.raises(InvalidParameter):
-        VolumeStore(tmp_path, LocalDisks(tmp_path), shared=True).shape(VolumeRecord(name, 0, "", options=options))
+        VolumeStore(tmp_path, LocalDisks(tmp_path), shared=True).decide_kind(VolumeRecord(name, 0, "", options=options))
 
 
-async def test_what_belongs_to_no_volume_is_swept(tmp_path: Path) -> None:
+async def test_files_without_a_volume_are_removed(tmp_path: Path) -> None:
     store = VolumeStore(tmp_path, LocalDisks(tmp_path), shared=True)
     kept, gone = (VolumeRecord(name, 0, "directory") for name in ("kept", "gone"))
     for record in (kept, gone):
-        await store.make(record)
+        await store.create(record)
     (store.data(kept) / "file").write_bytes(bytes(10_000))
-    store.tidy({"kept"})
+    store.sweep({"kept"})
     assert [path.name for path in (tmp_path / "volumes").iterdir()] == ["kept"]
     assert await store.used(kept) >= 10_000

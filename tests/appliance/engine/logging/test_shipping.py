@@ -112,7 +112,7 @@ async def test_a_quick_restart_does_not_send_twice(
     assert container.log_shipped.is_set()
 
 
-async def test_a_driver_that_fails_holds_nobody_up(
+async def test_a_driver_that_fails_blocks_nothing(
     tmp_path: Path, shipping: _Shipping, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fail(log: ContainerLog) -> None:
