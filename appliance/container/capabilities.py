@@ -1,9 +1,9 @@
-"""Which capabilities a container has. Pure."""
+"""The capabilities of a container. Pure."""
 
 from appliance.container.host_config import HostConfig
 from appliance.errors import InvalidParameter
 
-# moby oci/caps: what a container may by default.
+# The default capabilities of moby's oci/caps.
 _DEFAULT_CAPABILITIES = (
     "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP",
     "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
@@ -17,7 +17,7 @@ _ALL_CAPABILITIES = (
 
 
 def capabilities(host_config: HostConfig) -> list[str]:
-    """The capability names of CapAdd, CapDrop, Privileged, as moby's oci/caps counts them."""
+    """The capabilities that CapAdd, CapDrop and Privileged leave, as moby's oci/caps computes them; OCI's names."""
 
     def clean(names: list[str] | None) -> list[str]:
         cleaned = [name.upper().removeprefix("CAP_") for name in names or ()]

@@ -7,7 +7,7 @@ from appliance.container.config import ContainerConfig
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """`name` is repo[:tag] or "". `config` is laid over the container's, `changes` are Dockerfile instructions."""
+    """`name` is repo[:tag] or "". `config` overrides the container's configuration; `changes` are Dockerfile instructions."""
 
     name: str
     comment: str

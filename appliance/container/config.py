@@ -11,7 +11,7 @@ from msgspec import UNSET, UnsetType
 from appliance.container.fields import Int64, go_names, honoured, warned
 
 _WINDOWS = "for Windows only"
-_NO_LONGER = "gone from Docker"
+_NO_LONGER = "Docker has removed it"
 
 
 class Empty(msgspec.Struct, frozen=True):
@@ -41,20 +41,20 @@ class ContainerConfig(
 ):
     """Fields in the order in which `docker inspect` shows them."""
 
-    hostname: Annotated[str, honoured("of the guest too; at most 63 characters")] = ""
+    hostname: Annotated[str, honoured("also the hostname of the guest; at most 63 characters")] = ""
     domainname: Annotated[str, honoured()] = ""
-    user: Annotated[str, honoured("name, uid, group; looked up in the container")] = ""
-    attach_stdin: Annotated[bool, honoured("the client's to act on")] = False
-    attach_stdout: Annotated[bool, honoured("the client's to act on")] = False
-    attach_stderr: Annotated[bool, honoured("the client's to act on")] = False
+    user: Annotated[str, honoured("name or uid, and group; looked up in the container")] = ""
+    attach_stdin: Annotated[bool, honoured("only the client uses it")] = False
+    attach_stdout: Annotated[bool, honoured("only the client uses it")] = False
+    attach_stderr: Annotated[bool, honoured("only the client uses it")] = False
     tty: Annotated[bool, honoured()] = False
     open_stdin: Annotated[bool, honoured()] = False
     stdin_once: Annotated[bool, honoured()] = False
     env: Annotated[list[str] | None, honoured()] = None
     cmd: Annotated[list[str] | None, honoured(accepts_text=True)] = None
     image: Annotated[str, honoured()] = ""
-    volumes: Annotated[NameSet | None, honoured("anonymous volumes, unless a mount is there")] = None
-    working_dir: Annotated[str, honoured("made when it is missing")] = ""
+    volumes: Annotated[NameSet | None, honoured("an anonymous volume for each path that has no mount")] = None
+    working_dir: Annotated[str, honoured("created if it is missing")] = ""
     entrypoint: Annotated[list[str] | None, honoured(accepts_text=True)] = None
     on_build: Annotated[list[str] | None, honoured("metadata")] = None
     labels: Annotated[dict[str, str] | None, honoured(shown={})] = None
@@ -68,7 +68,5 @@ class ContainerConfig(
     shell: Annotated[list[str] | UnsetType | None, honoured("metadata; for CMD-SHELL probes")] = UNSET
     port_specs: Annotated[list[str] | UnsetType | None, warned(_NO_LONGER)] = UNSET
     publish_service: Annotated[str | UnsetType | None, warned(_NO_LONGER)] = UNSET
-    volume_driver: Annotated[
-        str | UnsetType | None, honoured("there is one, local; another one's volumes are not found")
-    ] = UNSET
-    name: Annotated[str | UnsetType | None, honoured("the query's `name` counts")] = UNSET
+    volume_driver: Annotated[str | UnsetType | None, honoured("only the driver `local` exists")] = UNSET
+    name: Annotated[str | UnsetType | None, honoured("ignored: the query parameter `name` is used")] = UNSET

@@ -1,4 +1,4 @@
-"""What is kept of a container on disk."""
+"""The part of a container that is stored on disk."""
 
 import re
 
@@ -14,7 +14,7 @@ NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 
 
 class Binding(msgspec.Struct, frozen=True):
-    """A published port. `host_ip` is 0.0.0.0 or :: for all of the host's addresses."""
+    """A published port. `host_ip` is 0.0.0.0 or :: for all addresses of the host."""
 
     protocol: str
     port: int
@@ -42,14 +42,14 @@ class Attachment(msgspec.Struct):
     address6: str = ""
 
     def clear(self) -> None:
-        """The run is over."""
+        """Forget the endpoint: the run has ended."""
         self.endpoint = self.interface = self.mac = self.address = self.address6 = ""
 
 
 class ContainerRecord(msgspec.Struct):
-    """The durable part. Times are unix ns; `state` is one of created, running, exited.
+    """A stored container. Times are unix ns; `state` is created, running or exited.
 
-    The present run's first log entry has the number `run_first_entry`, its output begins at the guest's byte `run_offset`.
+    The first log entry of the present run has the number `run_first_entry`; its output begins at the guest's offset `run_offset`.
     """
 
     id: str
@@ -83,7 +83,7 @@ class ContainerRecord(msgspec.Struct):
 
 
 def state_of(record: ContainerRecord) -> State:
-    """The state that a record speaks of, with no machine to ask: what ran is over."""
+    """The state of a stored container whose VM is gone."""
     match record.state:
         case "exited":
             return Exited(record.started, record.finished, record.exit_code, record.oom_killed, record.error)

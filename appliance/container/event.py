@@ -1,4 +1,4 @@
-"""What happened to a container or an image, for `docker events`."""
+"""An event of `docker events`."""
 
 import time
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """`type` is container, image...; `time_ns` unix ns."""
+    """`type` is the kind of the object (container, image...); `time_ns` is unix ns."""
 
     type: str
     action: str

@@ -1,4 +1,4 @@
-"""Health checks: what is to be asked, and what the answers come to (moby daemon/health.go). Pure."""
+"""Health checks: the command to run, and the status that its results lead to (moby daemon/health.go). Pure."""
 
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ MOST_OUTPUT = 4096
 
 @dataclass(frozen=True, slots=True)
 class HealthCheck:
-    """Times in ns; a container is given `start_period` after its start, in which failures do not count."""
+    """Times in ns. Failures in the first `start_period` after the start do not count."""
 
     command: list[str]
     interval: int
@@ -22,7 +22,7 @@ class HealthCheck:
 
 
 def check_of(config: ContainerConfig) -> HealthCheck | None:
-    """The check of a container's configuration, None when it has none."""
+    """The health check that a configuration asks for, None for no check."""
     health = config.healthcheck or HealthConfig()
     match health.test or []:
         case ["CMD", *words] if words:
@@ -43,7 +43,7 @@ def check_of(config: ContainerConfig) -> HealthCheck | None:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One answer; times are unix ns, `exit_code` -1 when none came in time."""
+    """The result of one check. Times are unix ns; `exit_code` is -1 when the command did not end in time."""
 
     start: int
     end: int
@@ -53,14 +53,14 @@ class Probe:
 
 @dataclass(slots=True)
 class Health:
-    """`status` is starting, healthy or unhealthy; `log` the last answers."""
+    """`status` is starting, healthy or unhealthy; `log` holds the last results."""
 
     status: str = "starting"
     streak: int = 0
     log: list[Probe] = field(default_factory=list)
 
     def take(self, probe: Probe, check: HealthCheck, started: int) -> bool:
-        """Count an answer of a container that was started then; whether the status is another now."""
+        """Count a result of a container that started at `started`; return whether the status changed."""
         before = self.status
         self.log = [*self.log, probe][-_KEPT:]
         if probe.exit_code == 0:
@@ -72,6 +72,6 @@ class Health:
         return self.status != before
 
     def wait(self, check: HealthCheck, started: int, now: int) -> int:
-        """How long until the next probe, ns."""
+        """The time until the next check, ns."""
         early = self.status == "starting" and check.start_period and now - started < check.start_period
         return check.start_interval if early else check.interval

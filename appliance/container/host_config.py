@@ -11,12 +11,12 @@ from msgspec import UNSET, UnsetType
 from appliance.container.fields import Int64, Update, go_names, honoured, refused, warned
 
 _WINDOWS = "for Windows only"
-_NO_LONGER = "gone from Docker"
-_OWN_DISKS = "a machine has disks of its own"
-_NO_REALTIME = "the guest's kernel does not offer it"
-_OTHER_KERNEL = "container:ID is refused, another machine is another kernel"
-_OneWay = list[Any]
-"""A list that nobody reads: its field is warned of or refused."""
+_NO_LONGER = "Docker has removed it"
+_OWN_DISKS = "each VM has its own disks"
+_NO_REALTIME = "the guest kernel does not support it"
+_OTHER_KERNEL = "container:ID is refused, since another container is another VM"
+_Unread = list[Any]
+"""A list that vchd does not read: its field is warned of or refused."""
 
 
 class RestartPolicy(msgspec.Struct, rename="pascal", frozen=True):
@@ -117,73 +117,73 @@ class HostConfig(
 
     binds: Annotated[
         list[str] | None,
-        honoured("volumes, and paths of the host where it is a QEMU host; not its sockets and devices"),
+        honoured("volumes; with QEMU also files and directories of the host, but not its sockets and devices"),
     ] = None
-    container_id_file: Annotated[str, honoured("the client's to act on")] = ""
+    container_id_file: Annotated[str, honoured("only the client uses it")] = ""
     network_mode: Annotated[
         str | None,
         honoured(
-            "by name or id, none; host is bridge with each port published that is listened at; container:ID is refused",
+            "a network's name or id, or none; host is bridge with every listening port published; container:ID is refused",
             shown="bridge",
         ),
     ] = None
-    port_bindings: Annotated[PortBindings | None, honoured("tcp and udp, ranges, addresses of the host")] = None
+    port_bindings: Annotated[PortBindings | None, honoured("tcp and udp, port ranges, addresses of the host")] = None
     auto_remove: Annotated[bool, honoured()] = False
-    volume_driver: Annotated[str, honoured("there is one, local; another one's volumes are not found")] = ""
+    volume_driver: Annotated[str, honoured("only the driver `local` exists")] = ""
     volumes_from: Annotated[list[str] | None, honoured()] = None
     cap_add: Annotated[list[str] | None, honoured()] = None
     cap_drop: Annotated[list[str] | None, honoured()] = None
-    cgroupns_mode: Annotated[str, honoured("private; host is the guest's", shown="private")] = ""
+    cgroupns_mode: Annotated[str, honoured("private; host means the guest's", shown="private")] = ""
     dns: Annotated[list[str] | None, honoured()] = None
     dns_options: Annotated[list[str] | None, honoured()] = None
     dns_search: Annotated[list[str] | None, honoured()] = None
-    extra_hosts: Annotated[list[str] | None, honoured("host-gateway is the appliance")] = None
-    group_add: Annotated[list[str] | None, honoured("by name or number; looked up in the container")] = None
+    extra_hosts: Annotated[list[str] | None, honoured("host-gateway is the address of the appliance")] = None
+    group_add: Annotated[list[str] | None, honoured("names or numbers; looked up in the container")] = None
     ipc_mode: Annotated[
-        str, honoured(f"private, shareable, none; host is the guest's; {_OTHER_KERNEL}", shown="private")
+        str, honoured(f"private, shareable, none; host means the guest's; {_OTHER_KERNEL}", shown="private")
     ] = ""
     cgroup: Annotated[str, refused(_NO_LONGER)] = ""
-    links: Annotated[list[str] | None, honoured("names and environment on the default network, aliases on others")] = (
-        None
-    )
+    links: Annotated[
+        list[str] | None, honoured("names and environment variables on the default network, aliases on other networks")
+    ] = None
     oom_score_adj: Annotated[Int64, honoured()] = 0
-    pid_mode: Annotated[str, honoured(f"host is the guest's; {_OTHER_KERNEL}")] = ""
-    privileged: Annotated[bool, honoured("all the guest has; it is the container's own machine")] = False
+    pid_mode: Annotated[str, honoured(f"host means the guest's; {_OTHER_KERNEL}")] = ""
+    privileged: Annotated[bool, honoured("everything in the guest, which is the container's own VM")] = False
     publish_all_ports: Annotated[bool, honoured()] = False
     readonly_rootfs: Annotated[bool, honoured()] = False
     security_opt: Annotated[
         list[str] | None,
-        honoured("no-new-privileges, seccomp (unconfined or a profile); apparmor and label only switched off"),
+        honoured("no-new-privileges, seccomp (unconfined or a profile); apparmor and label can only be switched off"),
     ] = None
-    uts_mode: Annotated[str, honoured("host is the guest's")] = ""
-    userns_mode: Annotated[str, honoured("host: there is no other")] = ""
+    uts_mode: Annotated[str, honoured("host means the guest's")] = ""
+    userns_mode: Annotated[str, honoured("only host")] = ""
     shm_size: Annotated[Int64, honoured(shown=64 << 20)] = 0
-    runtime: Annotated[str, honoured("there is one, by any of its names", shown="vch")] = ""
+    runtime: Annotated[str, honoured("runc, io.containerd.runc.v2 and vch name the same runtime", shown="vch")] = ""
     console_size: Annotated[list[Int64] | UnsetType | None, honoured(shown=[0, 0])] = UNSET
     isolation: Annotated[str, refused(_WINDOWS, "default")] = ""
     cpu_shares: Annotated[Int64, honoured(update=Update.LIMIT)] = 0
-    memory: Annotated[Int64, honoured("the cgroup's limit; the machine is made large enough", update=Update.LIMIT)] = 0
-    nano_cpus: Annotated[Int64, honoured("the machine has enough CPUs", update=Update.LIMIT)] = 0
-    cgroup_parent: Annotated[str, warned("a machine has a cgroup hierarchy of its own")] = ""
-    blkio_weight: Annotated[Int64, warned("the guest's kernel has no block I/O weights")] = 0
-    blkio_weight_device: Annotated[_OneWay | None, warned(_OWN_DISKS)] = None
-    blkio_device_read_bps: Annotated[_OneWay | None, warned(_OWN_DISKS)] = None
-    blkio_device_write_bps: Annotated[_OneWay | None, warned(_OWN_DISKS)] = None
-    blkio_device_read_iops: Annotated[_OneWay | None, warned(_OWN_DISKS)] = None
-    blkio_device_write_iops: Annotated[_OneWay | None, warned(_OWN_DISKS)] = None
+    memory: Annotated[Int64, honoured("the limit of the cgroup; the VM is made large enough", update=Update.LIMIT)] = 0
+    nano_cpus: Annotated[Int64, honoured("the VM gets enough CPUs", update=Update.LIMIT)] = 0
+    cgroup_parent: Annotated[str, warned("each VM has its own cgroup hierarchy")] = ""
+    blkio_weight: Annotated[Int64, warned("the guest kernel has no block I/O weights")] = 0
+    blkio_weight_device: Annotated[_Unread | None, warned(_OWN_DISKS)] = None
+    blkio_device_read_bps: Annotated[_Unread | None, warned(_OWN_DISKS)] = None
+    blkio_device_write_bps: Annotated[_Unread | None, warned(_OWN_DISKS)] = None
+    blkio_device_read_iops: Annotated[_Unread | None, warned(_OWN_DISKS)] = None
+    blkio_device_write_iops: Annotated[_Unread | None, warned(_OWN_DISKS)] = None
     cpu_period: Annotated[Int64, honoured(update=Update.LIMIT)] = 0
     cpu_quota: Annotated[Int64, honoured(update=Update.LIMIT)] = 0
     cpu_realtime_period: Annotated[Int64, refused(_NO_REALTIME)] = 0
     cpu_realtime_runtime: Annotated[Int64, refused(_NO_REALTIME)] = 0
-    cpuset_cpus: Annotated[str, honoured("of the machine's CPUs", update=Update.LIMIT)] = ""
-    cpuset_mems: Annotated[str, honoured("of the machine's memory nodes", update=Update.LIMIT)] = ""
-    devices: Annotated[list[DeviceMapping] | None, honoured("of the guest, by their path there")] = None
-    device_cgroup_rules: Annotated[list[str] | None, warned("a container may use all devices of its machine")] = None
-    device_requests: Annotated[_OneWay | None, refused("no devices are passed through")] = None
+    cpuset_cpus: Annotated[str, honoured("CPUs of the VM", update=Update.LIMIT)] = ""
+    cpuset_mems: Annotated[str, honoured("memory nodes of the VM", update=Update.LIMIT)] = ""
+    devices: Annotated[list[DeviceMapping] | None, honoured("devices of the guest, by their path in the guest")] = None
+    device_cgroup_rules: Annotated[list[str] | None, warned("a container may use all devices of its VM")] = None
+    device_requests: Annotated[_Unread | None, refused("devices of the host are not passed through")] = None
     memory_reservation: Annotated[Int64, honoured(update=Update.LIMIT)] = 0
-    memory_swap: Annotated[Int64, honoured("a guest has no swap: what is allowed is not used", update=Update.LIMIT)] = 0
-    memory_swappiness: Annotated[Int64 | None, warned("cgroup v2 does not offer it", -1)] = None
-    oom_kill_disable: Annotated[bool | None, warned("cgroup v2 does not offer it")] = False
+    memory_swap: Annotated[Int64, honoured("the guest has no swap, so nothing is swapped", update=Update.LIMIT)] = 0
+    memory_swappiness: Annotated[Int64 | None, warned("cgroup v2 does not support it", -1)] = None
+    oom_kill_disable: Annotated[bool | None, warned("cgroup v2 does not support it")] = False
     pids_limit: Annotated[Int64 | None, honoured(update=Update.LIMIT)] = None
     ulimits: Annotated[list[Ulimit] | None, honoured()] = None
     cpu_count: Annotated[Int64, warned(_WINDOWS)] = 0
@@ -193,7 +193,9 @@ class HostConfig(
     log_config: Annotated[LogConfig, honoured("the drivers of appliance/logdrivers/README.md")] = LogConfig()
     restart_policy: Annotated[RestartPolicy, honoured(update=Update.YES)] = RestartPolicy()
     annotations: Annotated[dict[str, str] | UnsetType | None, honoured("metadata")] = UNSET
-    capabilities: Annotated[list[str] | UnsetType | None, refused("gone from Docker: CapAdd and CapDrop")] = UNSET
+    capabilities: Annotated[list[str] | UnsetType | None, refused("Docker has replaced it by CapAdd and CapDrop")] = (
+        UNSET
+    )
     storage_opt: Annotated[dict[str, str] | UnsetType | None, refused("every container has a thin disk of 10 GiB")] = (
         UNSET
     )

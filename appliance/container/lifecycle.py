@@ -21,7 +21,7 @@ class Starting:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """`started` is unix ns, `pid` the guest's; `paused`: its processes stand still."""
+    """`started` is unix ns, `pid` the guest's; `paused`: its processes are frozen."""
 
     started: int
     pid: int
@@ -30,7 +30,7 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """`restarting`: its restart policy will start it again in a moment."""
+    """`restarting`: the restart policy will start the container again."""
 
     started: int
     finished: int
@@ -68,7 +68,7 @@ class StartFailed:
 
 @dataclass(frozen=True, slots=True)
 class NeverStarted:
-    """It turned out that its start had not come so far as to count."""
+    """A start of an earlier vchd did not get far enough to count."""
 
     before: State
 
@@ -84,7 +84,7 @@ class Exit:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """It will not be restarted after all."""
+    """The restart policy no longer applies: the container stays down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class Remove:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """`id` is for the error."""
+    """`id` appears in the error text."""
 
     id: str
 

@@ -1,4 +1,4 @@
-"""What a create request mounts into a container: Binds, Mounts, VolumesFrom, Tmpfs, as one list. Pure.
+"""The mounts of a create request: Binds, Mounts, VolumesFrom and Tmpfs as one list. Pure.
 
 Texts are those of moby's volume/mounts.
 """
@@ -158,7 +158,7 @@ def _take_tmpfs(record: MountRecord, source: str, options: TmpfsOptions, before:
 
 
 def parse_volumes_from(text: str) -> tuple[str, bool | None]:
-    """(container, whether it is read-only, or None: as there) of an element of VolumesFrom."""
+    """(container, read-only) of an element of VolumesFrom; None for read-only means as in that container."""
     name, _, mode = text.partition(":")
     if not name:
         raise InvalidParameter(f"malformed volumes-from specification: {text}")

@@ -36,7 +36,7 @@ DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 
 @dataclass(frozen=True, slots=True)
 class ProcessArguments:
-    """Entrypoint and command, joined, and where Docker splits them for `inspect`."""
+    """Entrypoint and command, joined, and split as `docker inspect` shows them."""
 
     path: str
     args: tuple[str, ...]
@@ -92,7 +92,7 @@ def tmpfs_mount(target: str, options: Iterable[str]) -> oci.Mount:
 
 
 def _namespaces(host_config: HostConfig) -> list[str]:
-    """Those of its own; what is the host's elsewhere is the guest's here."""
+    """The namespaces that the container does not share with the guest: mode "host" means the guest's."""
     modes = {
         "pid": host_config.pid_mode,
         "uts": host_config.uts_mode,

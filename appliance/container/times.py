@@ -1,4 +1,4 @@
-"""Points and lengths of time as Docker writes them. Pure."""
+"""Timestamps and durations in Docker's formats. Pure."""
 
 import re
 import time
@@ -17,7 +17,7 @@ def rfc3339(time_ns: int) -> str:
 
 
 def parse_duration(text: str) -> int | None:
-    """ "1h30m" as ns, as Go's time.ParseDuration for what is not negative; None for what is none."""
+    """ "1h30m" as ns, as Go's time.ParseDuration for durations that are not negative; None for another text."""
     if not re.fullmatch(f"(?:{_DURATION.pattern})+", text):
         return None
     return int(sum(float(number) * _UNITS[unit] for number, unit in _DURATION.findall(text)))

@@ -1,4 +1,4 @@
-"""`docker top`: what ps printed, reduced to the container's processes. Pure."""
+"""`docker top`: the output of ps, reduced to the container's processes. Pure."""
 
 import re
 
@@ -10,7 +10,7 @@ _RENAMED = re.compile(r"\s+([^\s]*)=\s*(PID[^\s]*)")
 
 
 def ps_arguments(text: str) -> list[str]:
-    """InvalidParameter in Docker's words for what would hide the pids."""
+    """The arguments for ps. InvalidParameter in Docker's words for arguments that would hide the pids."""
     text = text or DEFAULT
     for name, title in _RENAMED.findall(text):
         if name != "pid":
@@ -19,7 +19,7 @@ def ps_arguments(text: str) -> list[str]:
 
 
 def parse_ps(output: str, pids: set[int]) -> tuple[list[str], list[list[str]]]:
-    """(titles, a row of as many fields for each of the processes). VchError when ps printed no pids."""
+    """(titles, one row of fields for each process). VchError when the output has no pids."""
     lines = output.splitlines()
     titles = lines[0].split() if lines else []
     if "PID" not in titles:
