@@ -1,7 +1,7 @@
 """What the routes call. The engine satisfies these without importing them; `main` hands it over."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -260,4 +260,5 @@ class EventBackend(Protocol):
     """engine.events."""
 
     def publish(self, event: Event) -> None: ...
-    def watch(self, since_ns: int | None) -> tuple[list[Event], AsyncIterator[Event]]: ...
+    def past(self, since_ns: int) -> list[Event]: ...
+    def watch(self) -> AbstractContextManager[trio.MemoryReceiveChannel[Event]]: ...

@@ -12,11 +12,14 @@ from appliance.http import Reply, Request
 
 
 class DebugRoutes:
+    """Routes of our own, for operators."""
+
     def __init__(self, containers: ContainerRegistry, data_root: Path) -> None:
         self._containers = containers
         self._data_root = data_root
 
     def routes(self) -> dict[tuple[str, str], Route]:
+        """See Router.add_all."""
         return {
             ("GET", "/vch/debug/dump"): self.dump,
             ("GET", "/vch/debug/log"): self.log,

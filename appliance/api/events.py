@@ -20,27 +20,31 @@ _FILTERS = frozenset((
 
 
 class EventRoutes:
+    """What happens to containers, images, networks and volumes."""
+
     def __init__(self, events: EventBackend) -> None:
         self._events = events
 
     def routes(self) -> dict[tuple[str, str], Route]:
+        """See Router.add_all."""
         return {("GET", "/events"): self.events}
 
     async def events(self, request: Request, reply: Reply) -> None:
         """GET /events: past events since `since`, then live events until `until`."""
         filters = parse_filters(request.text("filters"), _FILTERS)
         since, until = parse_time(request.text("since")), parse_time(request.text("until"))
-        past, live = self._events.watch(since)
-        async with request.while_connected():
-            await reply.start("application/json")
-            for event in past:
-                if (until is None or event.time_ns <= until) and _matches(event, filters):
-                    await reply.write(_encode(event, request.version))
-            left = float("inf") if until is None else (until - time.time_ns()) / 1e9
-            with trio.move_on_after(max(0.0, left)):
-                async for event in live:
-                    if _matches(event, filters):
+        seconds_left = float("inf") if until is None else (until - time.time_ns()) / 1e9
+        with self._events.watch() as live:
+            past = [] if since is None else self._events.past(since)
+            async with request.while_connected():
+                await reply.start("application/json")
+                for event in past:
+                    if (until is None or event.time_ns <= until) and _matches(event, filters):
                         await reply.write(_encode(event, request.version))
+                with trio.move_on_after(max(0.0, seconds_left)):
+                    async for event in live:
+                        if _matches(event, filters):
+                            await reply.write(_encode(event, request.version))
 
 
 def _matches(event: Event, filters: dict[str, list[str]]) -> bool:

@@ -18,12 +18,15 @@ _UPDATABLE = frozenset(field.name for field in HOST.values() if field.update is 
 
 
 class LifecycleRoutes:
+    """Changes of one container."""
+
     def __init__(self, containers: ContainerBackend, signals: SignalBackend, updates: UpdateBackend) -> None:
         self._containers = containers
         self._signals = signals
         self._updates = updates
 
     def routes(self) -> dict[tuple[str, str], Route]:
+        """See Router.add_all."""
         name = "/containers/{name}"
         return {
             ("POST", f"{name}/start"): self.start,
@@ -40,6 +43,7 @@ class LifecycleRoutes:
         }
 
     async def start(self, request: Request, reply: Reply) -> None:
+        """POST /containers/{name}/start."""
         await self._containers.start(
             request.path["name"],
             by_user=True,
@@ -49,16 +53,19 @@ class LifecycleRoutes:
         await reply.empty(204)
 
     async def stop(self, request: Request, reply: Reply) -> None:
+        """POST /containers/{name}/stop."""
         timeout = request.number("t")
         await self._signals.stop(request.path["name"], signal=request.text("signal"), timeout=timeout)
         await reply.empty(204)
 
     async def restart(self, request: Request, reply: Reply) -> None:
+        """POST /containers/{name}/restart."""
         timeout = request.number("t")
         await self._containers.restart(request.path["name"], signal=request.text("signal"), timeout=timeout)
         await reply.empty(204)
 
     async def kill(self, request: Request, reply: Reply) -> None:
+        """POST /containers/{name}/kill."""
         name = request.path["name"]
         try:
             await self._signals.kill(name, request.text("signal"))
@@ -67,18 +74,22 @@ class LifecycleRoutes:
         await reply.empty(204)
 
     async def pause(self, request: Request, reply: Reply) -> None:
+        """POST /containers/{name}/pause."""
         await self._signals.pause(request.path["name"])
         await reply.empty(204)
 
     async def unpause(self, request: Request, reply: Reply) -> None:
+        """POST /containers/{name}/unpause."""
         await self._signals.unpause(request.path["name"])
         await reply.empty(204)
 
     async def rename(self, request: Request, reply: Reply) -> None:
+        """POST /containers/{name}/rename."""
         await self._containers.rename(request.path["name"], request.text("name"))
         await reply.empty(204)
 
     async def unlink(self, request: Request, reply: Reply) -> None:
+        """DELETE /containers/{name}/{alias}?link=1: remove a link."""
         if not request.flag("link"):
             await reply.json(404, {"message": "page not found"})
             return
@@ -86,6 +97,7 @@ class LifecycleRoutes:
         await reply.empty(204)
 
     async def update(self, request: Request, reply: Reply) -> None:
+        """POST /containers/{name}/update."""
         body = await request.json()
         if not isinstance(body, dict):
             raise InvalidParameter("invalid JSON: an update is an object")
@@ -98,6 +110,7 @@ class LifecycleRoutes:
         await reply.json(200, {"Warnings": warnings or None})
 
     async def resize(self, request: Request, reply: Reply) -> None:
+        """POST /containers/{name}/resize."""
         rows, columns = request.number("h"), request.number("w")
         if rows is None or columns is None or not (0 <= rows < 1 << 16 and 0 <= columns < 1 << 16):
             raise InvalidParameter("invalid size: h and w are 0 to 65535")
@@ -105,10 +118,11 @@ class LifecycleRoutes:
         await reply.empty(200)
 
     async def wait(self, request: Request, reply: Reply) -> None:
+        """POST /containers/{name}/wait: answer when the container stops, or `condition` holds."""
         condition = request.text("condition") if request.version >= (1, 30) else ""
         container, met = self._containers.wait(request.path["name"], condition)
         async with request.while_connected():
-            # Subscribed; the head goes at once, the CLI starts the container only then.
+            # The head goes at once: the CLI starts the container only when it has the head.
             await reply.start("application/json")
             while not met():
                 await container.changed.wait()

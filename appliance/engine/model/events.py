@@ -1,7 +1,8 @@
 """Events for `docker events`: the last 256 are stored, watchers receive new events at once."""
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import trio
 
@@ -12,6 +13,8 @@ _WAITING = 4096
 
 
 class EventBus:
+    """Stores and distributes events."""
+
     def __init__(self) -> None:
         self._past: deque[Event] = deque(maxlen=_KEPT)
         self._watchers: list[trio.MemorySendChannel[Event]] = []
@@ -26,19 +29,18 @@ class EventBus:
                 self._watchers.remove(watcher)
                 watcher.close()
 
-    def watch(self, since_ns: int | None) -> tuple[list[Event], AsyncIterator[Event]]:
-        """(Stored events from `since_ns` on, unix ns; all events after this call)."""
-        past = [event for event in self._past if since_ns is not None and event.time_ns >= since_ns]
+    def past(self, since_ns: int) -> list[Event]:
+        """Stored events from `since_ns` on, unix ns."""
+        return [event for event in self._past if event.time_ns >= since_ns]
+
+    @contextmanager
+    def watch(self) -> Iterator[trio.MemoryReceiveChannel[Event]]:
+        """All events from now on, while the block lasts. The channel ends for a watcher that does not read."""
         sender, receiver = trio.open_memory_channel[Event](_WAITING)
         self._watchers.append(sender)
-
-        async def live() -> AsyncIterator[Event]:
-            try:
-                async for event in receiver:
-                    yield event
-            finally:
-                receiver.close()
-                if sender in self._watchers:
-                    self._watchers.remove(sender)
-
-        return past, live()
+        try:
+            with sender, receiver:
+                yield receiver
+        finally:
+            if sender in self._watchers:
+                self._watchers.remove(sender)

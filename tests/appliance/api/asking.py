@@ -8,7 +8,7 @@ from tests.appliance.http.wire import served
 
 
 async def ask(routes: dict[tuple[str, str], Route], line: str, body: Any = None) -> tuple[int, Any]:
-    """The status and the body of `line`, such as "GET /volumes". The body is decoded if it is JSON, else bytes."""
+    """The status and the body of `line`, such as "GET /volumes". A JSON body that came whole is decoded, others are bytes."""
     router = Router()
     router.add_all(routes)
     sent = b"" if body is None else json.dumps(body).encode()
@@ -18,5 +18,5 @@ async def ask(routes: dict[tuple[str, str], Route], line: str, body: Any = None)
         await client.send(head.encode() + sent)
         answer = await client.receive(1 << 24)
     start, _, content = answer.partition(b"\r\n\r\n")
-    decoded = json.loads(content) if b"Content-Type: application/json" in start and content else content
-    return int(start.split()[1]), decoded
+    whole_json = b"Content-Type: application/json" in start and b"Content-Length" in start
+    return int(start.split()[1]), json.loads(content) if whole_json else content

@@ -61,7 +61,7 @@ async def test_a_pull_reports_progress_and_publishes_an_event(tmp_path: Path) ->
             assert lines.all[0] == {"status": "Pulling from app", "id": "latest"}
             assert lines.all[-1]["status"] == f"Status: Downloaded newer image for {server.host}/app:latest"
             assert len(store.all()) == 1
-            past, _ = events.watch(0)
+            past = events.past(0)
             assert [(event.action, event.id, event.attributes["name"]) for event in past] == [
                 ("pull", f"{server.host}/app:latest", f"{server.host}/app")
             ]
@@ -93,7 +93,7 @@ async def test_a_pull_that_fails_is_the_clients_error_and_can_be_repeated(tmp_pa
             Lie(server)
             await transfers.pull(reference, _ANYBODY, Platform(), _Lines())
             assert len(store.all()) == 1
-            assert len(events.watch(0)[0]) == 1
+            assert len(events.past(0)) == 1
 
 
 async def test_an_unexpected_error_ends_one_pull_and_not_the_daemon(

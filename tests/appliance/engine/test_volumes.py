@@ -60,7 +60,7 @@ class _Room:
 
     def told(self) -> list[tuple[str, str]]:
         """Action and volume of every event."""
-        past, _ = self.events.watch(0)
+        past = self.events.past(0)
         return [(event.action, event.id) for event in past]
 
 
@@ -357,7 +357,7 @@ async def test_events_of_mounts(tmp_path: Path) -> None:
         room.volumes.emit("mount", container)
         room.volumes.emit("unmount", container)
         assert await room.volumes.prune(lambda record: False) == ([], 0)
-        past, _ = room.events.watch(0)
+        past = room.events.past(0)
         shown: list[Event] = [event for event in past if event.action != "create"]
         assert [(event.action, event.id, event.attributes) for event in shown] == [
             (
@@ -386,7 +386,7 @@ async def test_prune_removes_wanted_volumes_without_a_container(tmp_path: Path) 
         assert removed == ["one"]
         assert space >= 8192
         assert room.names() == {"two", "used"}
-        past, _ = room.events.watch(0)
+        past = room.events.past(0)
         assert [(event.action, event.attributes) for event in past][-1] == ("prune", {"reclaimed": str(space)})
 
 
