@@ -51,16 +51,17 @@ def test_untyped_dictionaries_below_the_api(tree: Path) -> None:
     ]
 
 
-def test_a_module_without_a_unit_test(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "_TESTED_ELSEWHERE", {"build/elsewhere/": "by its users", "build/gone.py": "no more"})
-    (tree / "build/elsewhere").mkdir()
-    (tree / "tests/tether").mkdir()
-    for name in ("tether/tested.py", "tether/untested.py", "tests/tether/test_tested.py", "build/elsewhere/made.py"):
+def test_a_module_without_a_unit_test(tree: Path) -> None:
+    for name in ("tether/tested.py", "tether/untested.py", "tether/__init__.py", "build/elsewhere.py"):
         (tree / name).touch()
-    monkeypatch.setattr(checks, "__file__", str(tree / "build/checks.py"))
+    (tree / "tests/tether").mkdir()
+    (tree / "tests/tether/test_tested.py").touch()
+    lines = ["# Why.", "build/elsewhere.py tests/tether/test_tested.py", "tether/tested.py tests/tether/test_gone.py"]
+    (tree / checks.ELSEWHERE).write_text("\n".join(lines))
     assert _lines("no-unit-test") == [
+        "build/tested_elsewhere.txt:3: tether/tested.py has a test of its own",
         "tether/untested.py:1: there is no tests/tether/test_untested.py",
-        "build/checks.py:1: _TESTED_ELSEWHERE names build/gone.py, which does not exist",
+        "build/tested_elsewhere.txt:3: there is no tests/tether/test_gone.py",
     ]
 
 
