@@ -26,8 +26,8 @@ from tether.system import linux
 _SYS = Path("/sys")
 _STATE = "/run/tether"
 _MOST_LINKS = 40
-# How long a disk that was promised may take to appear: discovery is asynchronous.
-_DISK_PATIENCE = 10.0
+# Seconds that an announced disk may take to appear: the kernel discovers disks asynchronously.
+_DISK_SECONDS = 10.0
 
 
 @functools.cache
@@ -73,7 +73,7 @@ def _block_device(disk: filesystem_pb2.Disk) -> str | None:
         return None
     node = f"/dev/{name}{disk.partition or ''}"
     try:
-        # One that is on its way out has a node still, as one has that is on its way in, and neither can be opened.
+        # A disk that is being plugged in or removed has a node too, but the node cannot be opened.
         os.close(os.open(node, os.O_RDONLY | os.O_CLOEXEC))
     except OSError:
         return None
@@ -81,7 +81,7 @@ def _block_device(disk: filesystem_pb2.Disk) -> str | None:
 
 
 async def _wait_device(disk: filesystem_pb2.Disk) -> str:
-    deadline = trio.current_time() + _DISK_PATIENCE
+    deadline = trio.current_time() + _DISK_SECONDS
     while True:
         node = _block_device(disk)
         if node is not None:
@@ -92,7 +92,7 @@ async def _wait_device(disk: filesystem_pb2.Disk) -> str:
 
 
 async def make_mount(reaper: Reaper, mount: Mount) -> None:
-    """Make one mount of a ConfigureRequest or MountRequest. RpcError when the kernel refuses."""
+    """Make one mount of a ConfigureRequest. RpcError when the kernel refuses."""
     flags, propagation, data = parse_options(list(mount.options))
     source, kind = mount.source, mount.type
     try:
@@ -117,8 +117,8 @@ async def make_mount(reaper: Reaper, mount: Mount) -> None:
 
 
 async def _mount_share(mount: Mount) -> None:
-    """A device that has been plugged in shows itself in its own time."""
-    deadline = trio.current_time() + _DISK_PATIENCE
+    """Mount a virtiofs share, once its device has appeared: hot-plugging is asynchronous."""
+    deadline = trio.current_time() + _DISK_SECONDS
     while True:
         try:
             linux.mount(mount.source, mount.target, "virtiofs", 0, None)
@@ -130,7 +130,7 @@ async def _mount_share(mount: Mount) -> None:
 
 
 async def _mount_overlay(mount: Mount, flags: int, data: str) -> None:
-    """An overlay by short relative names: mount options are one page, and a stack of layers can be long."""
+    """Mount an overlay by relative names of its layers: mount options are limited to one page, and an image has many layers."""
     directory = os.path.dirname(mount.lower[0])
     names = [os.path.relpath(lower, directory) for lower in mount.lower]
     for name in ("upper", "work"):
@@ -225,9 +225,9 @@ class FilesystemService:
             while request is not None and await unpacker.input.write(request.data):
                 request = await call.receive()
             unpacker.input.close()
-            said = await unpacker.output.read()
+            count = await unpacker.output.read()
             await unpacker.finish()
-        return filesystem_pb2.WriteArchiveResponse(entries=int(said or b"0"))
+        return filesystem_pb2.WriteArchiveResponse(entries=int(count or b"0"))
 
     async def list_changes(self, request: filesystem_pb2.ListChangesRequest, call: Call) -> None:
         def work(_: int, out: int) -> None:

@@ -208,16 +208,16 @@ def unpack(path: str, source: int, *, no_overwrite_dir_non_dir: bool, owner: str
     real = os.path.realpath(ContainerPath.of(path).path)
     if not stat.S_ISDIR(os.lstat(real).st_mode):
         raise RpcError(Code.FAILED_PRECONDITION, "extraction point is not a directory")
-    whom = None
+    owners = None
     if owner:
         try:
             uid, gid, _, _ = look_up_user(User(username=owner))
         except LaunchFailure as error:
             raise _refuse(str(error)) from error
-        whom = (uid, gid)
+        owners = (uid, gid)
     os.chdir(real)
     os.umask(0o022)
-    unpacker = _Unpacker(_ForwardReader(source), no_overwrite_dir_non_dir, whom)
+    unpacker = _Unpacker(_ForwardReader(source), no_overwrite_dir_non_dir, owners)
     try:
         unpacker.run()
     finally:

@@ -127,7 +127,7 @@ class Resources(NamedTuple):
 class SyscallArgument(NamedTuple):
     """A comparison such as "SCMP_CMP_MASKED_EQ"; `value_two` is the second operand of that one alone."""
 
-    # OCI's name for it; nobody needs tuple.index of these.
+    # OCI's name; it hides tuple.index, which has no use here.
     index: int  # type: ignore[assignment]
     value: int
     value_two: int | None = None

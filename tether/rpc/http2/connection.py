@@ -54,7 +54,7 @@ class ServerConnection:
     """One client. Call `receive_data`, then take all of `next_event`, then write what `data_to_send` returns.
 
     A stream's receive window opens as the user acknowledges data. The connection's window opens at once, so that a stream
-    that nobody reads never stops the others.
+    without a reader never stops the others.
     """
 
     def __init__(self, limits: Limits | None = None) -> None:
