@@ -54,7 +54,7 @@ async def push(
 
 
 def _manifest(record: ImageRecord, layers: list[Blob]) -> bytes:
-    """The manifest with moby's indentation: the same image has the same digest, whoever pushes it."""
+    """The manifest with moby's indentation: an image has the same digest when Docker pushes it."""
     manifest = ImageManifest(
         media_type=DOCKER_MANIFEST,
         config=Descriptor(media_type=DOCKER_CONFIG, size=len(record.config), digest=record.id),

@@ -50,7 +50,7 @@ class Blob(msgspec.Struct, frozen=True):
 class ImageStore:
     """The images below `root`. `layers/HEX.erofs` is a layer's disk; partial files have other names, and the next start removes them.
 
-    `on_layer_gone` gets the path of each disk that was removed. `admit` raises Unavailable when the quota has no room for so many bytes.
+    `on_layer_gone` gets the path of each disk that was removed. `admit` raises Unavailable when the quota has no room for that many bytes.
     """
 
     def __init__(

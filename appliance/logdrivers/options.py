@@ -11,7 +11,7 @@ _WITHOUT_EFFECT = frozenset(("compress", "labels", "labels-regex", "env", "env-r
 
 
 def check_names(driver: str, options: Options, known: frozenset[str]) -> list[str]:
-    """Refuse an option that Docker's driver does not have; warn of one that has no effect here."""
+    """Refuse an option that Docker's driver does not have; warn of an option without effect here."""
     for name in options:
         if name not in known | _WITHOUT_EFFECT:
             raise InvalidParameter(f"unknown log opt '{name}' for {driver} log driver")

@@ -68,7 +68,7 @@ def test_a_broken_connection_is_opened_again() -> None:
 def test_a_missing_server_blocks_nothing() -> None:
     with shipped("tcp://127.0.0.1:1"):
         for _ in range(20_000):
-            log.warning("nobody")
+            log.warning("a line")
 
 
 @pytest.mark.parametrize("text", ["host", "http://host", "unix:///dev/log", "udp://", "udp://host:x"])

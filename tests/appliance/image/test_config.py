@@ -1,4 +1,4 @@
-"""Image configs, which come from anybody."""
+"""Image configs, which strangers write."""
 
 import itertools
 import json

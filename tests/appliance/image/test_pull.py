@@ -269,7 +269,7 @@ async def test_a_registry_that_stays_busy_is_given_up(
         lie = Lie(registry)
         registry.answers[lie.path_of("layer")] = (status, {}, b"{}", 0.0)
         await refused(tmp_path, lie, Unavailable, "toomanyrequests|unexpected HTTP status")
-        # One that wants to be asked in an hour is not waited for.
+        # vchd does not wait for an hour, even if the registry asks for it.
         registry.answers[lie.path_of("layer")] = (status, {"Retry-After": "3600"}, b"{}", 0.0)
         await refused(tmp_path, lie, Unavailable, "toomanyrequests|unexpected HTTP status")
 
@@ -414,7 +414,7 @@ async def test_two_clients_share_one_download_and_the_last_one_ends_it(tmp_path:
                 await until(lambda: not list((tmp_path / "layers").iterdir()))
             assert len(asked) <= 1
             assert store.all() == []
-            # Whoever comes later begins anew.
+            # A later client starts a new download.
             registry.answers[lie.path_of("layer")] = (200, {}, lie.layer, 0.0)
             scopes[0] = trio.CancelScope()
             with trio.fail_after(20):

@@ -1,4 +1,4 @@
-"""Push: to a real registry what is missing there, to one that breaks off the rest."""
+"""Push: to a real registry, only what is missing there; to a registry that breaks off, only the rest."""
 
 import contextlib
 import gzip
