@@ -15,6 +15,7 @@ from appliance.config import bracketed
 from appliance.errors import HypervisorError
 from appliance.hypervisor.vsphere.faults import words_of
 from appliance.hypervisor.vsphere.session import Properties, Session
+from appliance.hypervisor.vsphere.spec import NicBacking
 from appliance.hypervisor.vsphere.trust import PinnedContext
 from appliance.provision.environment import encode
 
@@ -54,8 +55,8 @@ class Plan:
     pool: Any
     folder: Any
     datastore: Any
-    networks: Mapping[str, Any]
-    more_nics: Sequence[Any]
+    networks: Mapping[str, vim.Network]
+    more_nics: Sequence[NicBacking]
     values: Mapping[str, str]
     cpus: int
     memory_mib: int

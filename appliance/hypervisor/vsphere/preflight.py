@@ -13,6 +13,7 @@ from appliance.hypervisor.vsphere.datastore import folders_are_objects
 from appliance.hypervisor.vsphere.instantclones import why_none
 from appliance.hypervisor.vsphere.inventory import backing_of, find_one, find_pool
 from appliance.hypervisor.vsphere.session import Properties, Session
+from appliance.hypervisor.vsphere.spec import NicBacking
 
 T = TypeVar("T")
 
@@ -80,9 +81,9 @@ class Places:
     datastore_name: str = ""
     # vSAN's.
     folders_are_objects: bool = False
-    networks: dict[str, Any] = field(default_factory=dict)
+    networks: dict[str, vim.Network] = field(default_factory=dict)
     network_names: dict[str, str] = field(default_factory=dict)
-    backings: dict[str, Any] = field(default_factory=dict)
+    backings: dict[str, NicBacking] = field(default_factory=dict)
 
 
 def _wants_pool(values: Mapping[str, str]) -> bool:

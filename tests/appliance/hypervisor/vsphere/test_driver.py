@@ -28,7 +28,7 @@ from appliance.hypervisor.vsphere.driver import VsphereDriver
 from appliance.hypervisor.vsphere.faults import AnswerLost, Gone, LoginRefused, NotAllowed, StorageFull
 from appliance.hypervisor.vsphere.inventory import Names, find
 from appliance.hypervisor.vsphere.session import Session
-from appliance.hypervisor.vsphere.spec import TENANT_KEY, check_names, decode, encode, name_of
+from appliance.hypervisor.vsphere.spec import TENANT_KEY
 from tests.live.vsphere.faultproxy import CLOSE_BEFORE, DELAY, LOSE_ANSWER, FaultProxy, running_proxy
 from tests.live.vsphere.simulator import Simulator, server_of
 
@@ -462,25 +462,3 @@ async def test_names_that_are_not_there(simulator: Simulator, names: dict[str, A
     async with Session.open(server_of(simulator)) as session:
         with pytest.raises(InvalidParameter, match=text):
             await find(session, replace(Names("tenant", bridge="VM Network"), **names))
-
-
-def test_what_machines_are_called() -> None:
-    spec = replace(_spec("ab" * 32), name="web")
-    assert name_of("{name}-{id}", "ours", spec) == f"web-{'ab' * 6}"
-    assert name_of("{tenant}: {name}", "ours", spec) == "ours: web"
-    assert name_of("{id}", "ours", spec) == "ab" * 6
-    # Somebody's who has no name, and one that is too long for vSphere.
-    assert name_of("{name}-{id}", "ours", replace(spec, name="")) == f"ours-{'ab' * 6}"
-    long = name_of("{name}-{id}", "ours", replace(spec, name="n" * 200))
-    assert (len(long), long[-13:]) == (80, f"-{'ab' * 6}")
-    for wrong in ("", "fixed", "{tenant}", "{name}/{id}", "{name}{x}", "{id", "%{id}"):
-        with pytest.raises(InvalidParameter, match="is not a template for VM names"):
-            check_names(wrong)
-
-
-def test_specs_come_back() -> None:
-    spec = _spec("d1")
-    assert decode(encode(spec, "vch:secret")) == (spec, "vch:secret")
-    for text in ("", "[]", "{}", '{"serial": "x", "spec": {"id": 5}}', '{"serial": 1}'):
-        with pytest.raises(ValueError):
-            decode(text)

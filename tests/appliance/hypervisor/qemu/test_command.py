@@ -1,0 +1,93 @@
+"""QEMU's command line and the objects of its monitor, without a process."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from appliance.hypervisor import Disk, Forward, MachineSpec, Nic
+from appliance.hypervisor.qemu.command import (
+    BOOT,
+    SLOTS,
+    Descriptors,
+    Origin,
+    Placed,
+    clone_origin,
+    command,
+    forward_command,
+    netdev_of,
+    nics_of,
+    saved_origin,
+    shared_boot_origin,
+    template_origin,
+    unforward_command,
+)
+
+_USER = Nic("02:42:00:00:00:01", "10.0.0.0/24", "10.0.0.1", "10.0.0.2")
+_BRIDGED = Nic("02:42:00:00:00:02", bridge="br0")
+_FORWARD = Forward("tcp", "127.0.0.1", 8080, "10.0.0.9", 80)
+
+
+def _argv(spec: MachineSpec, origin: Origin = BOOT, **descriptors: object) -> list[str]:
+    found = replace(Descriptors(3, 4, ()), **descriptors)  # type: ignore[arg-type]
+    return command("qemu", "tcg", Path("k"), Path("i"), spec, origin, found, Path("con"))
+
+
+def _options(argv: list[str], name: str) -> list[str]:
+    return [argv[index + 1] for index, word in enumerate(argv) if word == name]
+
+
+def test_the_command_line_names_no_container() -> None:
+    """Everything of a container comes over the channel, so that a restored machine can become any container's."""
+    spec = MachineSpec("c" * 64, 256, 2, (Disk(Path("/secret/layer"), True), Disk(Path("/secret/upper"), False)))
+    argv = _argv(spec, disks=(Placed(0, 5, True), Placed(1, 6, False)))
+    text = " ".join(argv)
+    assert "/secret" not in text
+    assert text.count("scsi-hd") == 2
+    assert "fd=5,set=1" in text
+    assert '"read-only": true' in text
+    assert "-smp 2" in text
+    assert "thread=multi" in text
+
+
+def test_the_process_is_sandboxed_and_named() -> None:
+    argv = _argv(MachineSpec("abc" * 20, 256, 1))
+    assert _options(argv, "-name") == ["vch-abcabcabcabc"]
+    assert _options(argv, "-sandbox") == ["on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
+
+
+def test_each_nic_has_its_pci_slot() -> None:
+    spec = MachineSpec("m", 256, 1, nic=_USER, more_nics=(None, _BRIDGED))
+    assert [place for place, _ in nics_of(spec)] == [0, 2]
+    argv = _argv(spec, taps={2: 9})
+    netdevs = _options(argv, "-netdev")
+    assert netdevs[0].startswith("user,id=net0,ipv6=off,net=10.0.0.0/24,host=10.0.0.1,dns=10.0.0.2")
+    assert netdevs[1] == "tap,id=net2,fd=9"
+    devices = [device for device in _options(argv, "-device") if device.startswith("virtio-net-pci")]
+    assert [device.rpartition("addr=")[2] for device in devices] == ["0x10", "0x12"]
+
+
+def test_forwards_are_rules_of_qemus_user_network() -> None:
+    netdev = netdev_of(0, replace(_USER, forwards=(_FORWARD,)), "")
+    assert netdev["hostfwd"] == [{"str": "tcp:127.0.0.1:8080-10.0.0.9:80"}]
+    assert forward_command(1, _FORWARD) == "hostfwd_add net1 tcp:127.0.0.1:8080-10.0.0.9:80"
+    assert unforward_command(1, _FORWARD) == "hostfwd_remove net1 tcp:127.0.0.1:8080"
+
+
+def test_a_template_and_its_clone_have_the_same_slots() -> None:
+    spec = MachineSpec("m", 256, 1)
+    template, clone = _argv(spec, template_origin(7)), _argv(spec, clone_origin(8, shares=False))
+    for argv in (template, clone):
+        assert sum(device.startswith("scsi-hd") for device in _options(argv, "-device")) == SLOTS
+        # Punching holes would change memory that all clones share.
+        assert not any("balloon" in device for device in _options(argv, "-device"))
+    assert "-incoming" not in template
+    assert _options(clone, "-incoming") == ["defer"]
+    assert "share=on" in " ".join(template)
+    assert "share=off" in " ".join(clone)
+
+
+def test_memory_for_shares_and_for_a_saved_state() -> None:
+    spec = MachineSpec("m", 256, 1)
+    assert "mem-path=/proc/self/fd/7,share=on" in " ".join(_argv(spec, shared_boot_origin(7), shares=5))
+    saved = _argv(spec, saved_origin(slotted=False))
+    assert _options(saved, "-incoming") == ["defer"]
+    assert "memory-backend" not in " ".join(saved)
