@@ -71,8 +71,8 @@ async def read_struct(
         raise InvalidParameter(f"invalid JSON: {complaint}")
     fold(body, struct)
     for name, value in body.items():
-        if _has_nul(value):
-            raise InvalidParameter(f"invalid JSON: {name} contains NUL")
+        if isinstance(value, dict) and _has_nul(value):
+            raise InvalidParameter(f"invalid JSON: {name} is not {Kind.TEXT_MAP.value}")
     return convert(body, struct)
 
 
