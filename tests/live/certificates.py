@@ -33,7 +33,7 @@ def self_signed(folder: Path, address: str) -> tuple[Path, Path]:
 
 
 class Authority:
-    """A CA, and what it signs; all of it in a folder."""
+    """A certificate authority, whose files and certificates are in one folder."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ class Authority:
         subprocess.run(["openssl", *arguments], check=True, capture_output=True)
 
     def sign(self, subject: str, address: str = "") -> tuple[Path, Path]:
-        """A certificate for a subject ("/CN=name/OU=unit"), a server's if it has an address; and its key."""
+        """A certificate for a subject ("/CN=name/OU=unit") and its key. With an address it is a server certificate."""
         self._count += 1
         certificate, key, request, more = (
             self._folder / f"{self._count}.{kind}" for kind in ("pem", "key", "csr", "ext")

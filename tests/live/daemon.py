@@ -41,7 +41,7 @@ class Daemon:
         self.socket = root / "d.sock"
         self.host = f"unix://{self.socket}"
         self.log = root / "vchd.log"
-        # Given at each start.
+        # Flags of each start.
         self.flags: list[str] = []
         # The tree whose vchd is started: another version's, or None for this one.
         self.source: Path | None = None
@@ -90,7 +90,7 @@ class Daemon:
 
     def inside(self) -> list[str]:
         """The prefix of a command that runs in the network namespace of vchd."""
-        # Not by ip netns exec: that has a mount namespace of its own, which does not see what tests mount.
+        # `ip netns exec` would make a mount namespace, which does not see the mounts of tests.
         return ["nsenter", f"--net=/run/netns/{self.namespace}", "--"] if self.namespace else []
 
     def _as_user(self) -> list[str]:
@@ -188,7 +188,7 @@ class Daemon:
         return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
 
     def must(self, *arguments: str, stdin: bytes | None = None) -> str:
-        """The output of a command that has to succeed."""
+        """The output of a docker command that must succeed."""
         return self.docker(*arguments, stdin=stdin, check=True).stdout
 
     def request(self, method: str, path: str, body: object = None) -> tuple[int, str]:

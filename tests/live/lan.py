@@ -24,7 +24,7 @@ _CLIENT = (
 
 
 class Neighbour:
-    """The machine, in a network namespace of its own."""
+    """The neighbour: a host in a network namespace of its own."""
 
     def __init__(self, namespace: str) -> None:
         self.namespace = namespace
@@ -44,7 +44,7 @@ def inside(namespace: str) -> list[str]:
 
 @contextlib.contextmanager
 def running_lan(namespace: str, bridge: str, folder: Path) -> Iterator[Neighbour]:
-    """A bridge of this name in a namespace, and the neighbour on it; both go with the block."""
+    """A bridge of this name in a namespace, and the neighbour on it; both are removed at the end of the block."""
     there = f"{namespace}-l"
     for command in (
         ("netns", "add", there),

@@ -1,4 +1,4 @@
-"""An NFS server, where a vchd is: nfs-ganesha."""
+"""An NFS server (nfs-ganesha) in the network namespace of a vchd."""
 
 import contextlib
 import subprocess
@@ -18,7 +18,7 @@ EXPORT {{ Export_Id = 1; Path = {root}/export; Pseudo = /export; Access_Type = R
 
 @contextlib.contextmanager
 def running_nfs(daemon: Daemon, folder: Path) -> Iterator[Path]:
-    """What it exports as /export, on all addresses that vchd's host has."""
+    """The folder that the server exports as /export, on all addresses of the namespace."""
     for name in ("recovery", "export"):
         (folder / name).mkdir(exist_ok=True)
     (folder / "conf").write_text(_GANESHA.format(root=folder))

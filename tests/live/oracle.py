@@ -12,7 +12,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def dockerd(root: Path, *, bridge: bool = False) -> Iterator[Path | None]:
-    """Its socket; None where it cannot run.
+    """The socket of a running dockerd; None where dockerd cannot run.
 
     With `bridge` it has its usual network, in a network namespace of its own; else none, and touches none of the host's.
     """

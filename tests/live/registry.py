@@ -169,7 +169,7 @@ class LyingRegistry:
         self._thread = threading.Thread(target=self._server.serve_forever)
 
     def told(self) -> list[tuple[str, Told]]:
-        """All that it answers, where that is always the same."""
+        """All answers of the server, if they never change."""
         return [(path, told) for path, told in self.answers.items() if isinstance(told, tuple)]
 
     def __enter__(self) -> "LyingRegistry":

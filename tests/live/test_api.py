@@ -21,7 +21,7 @@ pytestmark = pytest.mark.live
 
 
 def raw(daemon: Daemon, data: bytes, *, half_close: bool = True) -> bytes:
-    """Send bytes, return all that comes back until the server ends (or says nothing for a while)."""
+    """Send bytes; return all bytes until the server closes the connection, or is silent for a while."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(10)
         connection.connect(str(daemon.socket))

@@ -103,7 +103,7 @@ def test_links_are_copied_or_followed(daemon: Daemon, box: str, tmp_path: Path) 
 
 
 def test_cp_in_through_a_link_that_stays_inside(daemon: Daemon, box: str, tmp_path: Path) -> None:
-    """An absolute link is the container's, not the appliance's."""
+    """An absolute link is resolved in the container, not on the appliance."""
     (tmp_path / "new").write_text("new")
     daemon.must("exec", box, "ln", "-s", "/d/sub", "/abs")
     daemon.must("cp", str(tmp_path / "new"), f"{box}:/abs/")
@@ -159,7 +159,7 @@ def test_cp_into_and_out_of_a_stopped_container(daemon: Daemon, still: str, tmp_
     daemon.must("cp", str(tmp_path / "file"), f"{still}:/in/file")
     daemon.must("cp", f"{still}:/in/file", str(tmp_path / "back"))
     assert (tmp_path / "back").read_text() == "before its start\n"
-    # It can be started at once, and has what was put in; then it can be looked into again.
+    # The container can start at once, and has the copied files. Afterwards a file session is possible again.
     assert daemon.must("start", "-a", still) == "before its start\n"
     assert "A /in/file" in daemon.must("diff", still)
     assert daemon.must("inspect", still, "--format", "{{.State.Status}} {{.State.Pid}}") == "exited 0\n"
@@ -230,7 +230,7 @@ def test_absolute_names_links_and_devices_stay_inside(daemon: Daemon, box: str) 
     listing = daemon.must("exec", box, "ls", "-l", "/d/sub")
     assert "absolute" in listing
     assert "8,   0" in listing
-    # Through the link it came to the container's root, and no further.
+    # The link led to the container's root, and not beyond it.
     assert daemon.must("exec", box, "cat", "/through") == "x"
     assert not Path("/through").exists()
 

@@ -27,7 +27,7 @@ def _layer(**contents: bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def changed(daemon: Daemon) -> Iterator[str]:
-    """A container on three layers; of what the second has, the third hides a part."""
+    """A container on three layers; the third layer hides files of the second."""
     second = _layer(
         **{"t/gone": b"1", "t/kept": b"2", "t/in/one": b"3", "t/in/two": b"4", "t/same": b"5", "r/x": b"6", "r/y": b"7"}
     )
@@ -75,7 +75,7 @@ def test_a_container_that_did_nothing_has_no_changes(daemon: Daemon) -> None:
 
 
 def _facts(member: tarfile.TarInfo) -> tuple[object, ...]:
-    # Where something is mounted in every container, the place is made anew.
+    # Mount points that every container has are created again.
     ours = ("dev", "proc", "sys", "etc", "etc/hosts", "etc/hostname", "etc/resolv.conf")
     when = 0 if member.name in ours else member.mtime
     return (member.name, member.type, member.mode, member.uid, member.gid, member.size, when, member.linkname)

@@ -15,7 +15,7 @@ from tests.live.daemon import Daemon, running_daemon
 
 pytestmark = pytest.mark.live
 
-# Counts in memory and on disk; the two agree or the checkpoint has torn them apart.
+# Counts in memory and on disk: the two differ if memory and disk of a checkpoint are of different moments.
 _COUNTER = (
     "i=0; while true; do i=$((i+1)); echo $i > /count; [ $(cat /count) = $i ] || echo torn; echo $i; sleep 0.05; done"
 )
@@ -58,14 +58,14 @@ def test_a_counter_goes_on_from_its_checkpoint(daemon: Daemon, counter: str) -> 
     time.sleep(2)
     daemon.must("start", "--checkpoint", "first", counter)
     numbers = _wait_for(daemon, counter, len(stopped) + 20)
-    # Nothing lost, nothing doubled, nothing begun anew.
+    # No number is lost or repeated, and the count did not start again.
     assert numbers == list(range(1, len(numbers) + 1))
-    # Its clock is the host's, not that of the checkpoint.
+    # The guest's clock is the host's, not the checkpoint's.
     lines = daemon.must("logs", "-t", counter).split("\n")
     times = [line.split()[0] for line in lines if line]
     assert times == sorted(times)
     assert abs(time.time() - _seconds(times[-1])) < 3
-    # And once more from the same moment.
+    # A second start from the same checkpoint.
     daemon.must("kill", counter)
     before = len(_numbers(daemon, counter))
     daemon.must("start", "--checkpoint", "first", counter)

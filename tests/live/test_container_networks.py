@@ -1,4 +1,4 @@
-"""Networks that others are on, too (--container-network): addresses, names, what the levels of the firewall let through."""
+"""Container networks (--container-network), shared with other hosts: addresses, names, firewall levels."""
 
 import json
 import os
@@ -104,7 +104,7 @@ def test_a_container_is_a_neighbour_among_others(daemon: Daemon, neighbour: Neig
     assert 48 <= int(address.removeprefix("198.51.100.")) < 56
     assert (endpoint["Gateway"], endpoint["IPPrefixLen"]) == (GATEWAY, 24)
     assert neighbour.fetch(address, 81) == "served"
-    # Under its own address, by its own way; with the network's names.
+    # The container has its own address and route on the network, and resolves the network's names.
     assert daemon.must("exec", "one", "wget", "-qO-", f"http://{NAME}:{PORT}/") == address
     assert daemon.must("exec", "one", "ip", "route").splitlines()[0].startswith(f"default via {GATEWAY} dev eth0")
     wanted = "198.51.100.55"
@@ -112,7 +112,7 @@ def test_a_container_is_a_neighbour_among_others(daemon: Daemon, neighbour: Neig
         daemon.must("run", "--rm", "--network", "open", "--ip", wanted, "busybox", "wget", "-qO-", f"{GATEWAY}:{PORT}")
         == wanted
     )
-    # Nothing of it is the host's: no NAT, no bridge of ours.
+    # The host takes no part: no NAT, and no bridge of ours.
     assert daemon.run_inside("ip", "-o", "addr", "show", "dev", "lan").count("inet ") == 0
 
 
@@ -134,7 +134,7 @@ def test_firewall_levels(
     assert (neighbour.fetch(address, 80, served=published) == "served") == published
     assert (neighbour.fetch(address, 81, served=unpublished) == "served") == unpublished
     assert _reaches(daemon, "gate", GATEWAY, PORT, expected=out) == out
-    # Who is on the same network and of ours.
+    # Another container of ours on the same network.
     daemon.must("run", "-d", "--name", "peer", "--network", level, "busybox", "sleep", "1000")
     for port, expected in ((80, level in ("open", "published", "peers")), (81, level in ("open", "peers"))):
         assert _reaches(daemon, "peer", address, port, expected=expected) == expected
@@ -145,7 +145,7 @@ def test_ports_are_the_containers_own(daemon: Daemon, neighbour: Neighbour) -> N
     address = _address(daemon, "own", "published")
     assert daemon.must("port", "own", "80").strip() == f"{address}:80"
     assert neighbour.fetch(address, 80) == "served"
-    # Nobody holds it on the host.
+    # The port is not open on the host.
     assert ":80 " not in daemon.run_inside("ss", "-tln")
     for wrong in ("8080:80", "127.0.0.1:80:80"):
         refused = daemon.docker("run", "--rm", "--network", "published", "-p", wrong, "busybox", "true")
@@ -155,7 +155,7 @@ def test_ports_are_the_containers_own(daemon: Daemon, neighbour: Neighbour) -> N
     assert daemon.must("port", "own", "80").strip() == f"{address}:80"
     assert neighbour.fetch(address, 80) == "served"
     assert _reaches(daemon, "own", GATEWAY, PORT)
-    # Somebody else does not get it.
+    # Another container does not get the address.
     another = daemon.must("run", "--rm", "--network", "published", "busybox", "ip", "-4", "addr", "show", "eth0")
     assert "198.51.100." in another
     assert f"{address}/" not in another
@@ -177,7 +177,7 @@ def test_dhcp(daemon: Daemon, neighbour: Neighbour) -> None:
     daemon.kill()
     daemon.start()
     until(lambda: _address(daemon, "leased", "dhcp") == address)
-    # The process finds its address when it begins.
+    # The address is set when the process starts.
     assert daemon.must(
         "run", "--rm", "--network", "dhcp", "busybox", "wget", "-qO-", f"http://{NAME}:{PORT}/"
     ).startswith("198.51.100.1")
@@ -191,7 +191,7 @@ def test_connect_and_disconnect_a_running_container(daemon: Daemon, neighbour: N
         address = _address(daemon, "guest", network)
         assert neighbour.fetch(address, 80) == "served"
         assert neighbour.fetch(address, 81, served=False) == ""
-        # The host's own ports lead there as before.
+        # Ports published on the host still reach the container.
         assert daemon.must("port", "guest", "80").splitlines() == published
         daemon.must("network", "disconnect", network, "guest")
         assert neighbour.fetch(address, 80, served=False) == ""

@@ -1,4 +1,4 @@
-"""The same raw requests to vchd and to a real dockerd (API 1.41): status, headers and the shape of what is answered agree.
+"""The same raw requests to vchd and to a real dockerd (API 1.41): status, headers and the shape of the answers agree.
 
 Where they do not, `DIFFERENT` says why.
 """
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.live
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request. `body` is sent as JSON unless it is bytes, `what` tells those apart."""
+    """A request. `body` is sent as JSON unless it is bytes; `what` names the case."""
 
     method: str
     path: str
@@ -588,7 +588,7 @@ def shape(value: Any) -> Any:
     return "number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__
 
 
-# What cannot agree whatever is asked: where it is, and why.
+# Values that differ in every answer: where they are, and why.
 NOT_COMPARED = {
     "GraphDriver.Data": "the storage's own",
     "memory_stats.stats": "cgroup v2 in the guest, what the host has with dockerd",

@@ -67,10 +67,10 @@ def _fetch() -> Path:
 
 
 def _image(name: str) -> bytes:
-    """What the tests expect of alpine: busybox, a user, a directory."""
+    """An image with what these tests expect of alpine: busybox, a user, a directory."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
-        # So that no two images are the same.
+        # Makes each image unique.
         own = tarfile.TarInfo("image-name")
         own.size = len(name)
         archive.addfile(own, io.BytesIO(name.encode()))
@@ -85,7 +85,7 @@ def _image(name: str) -> bytes:
 
 
 def _check(daemon: Daemon, tmp_path: Path, files: tuple[str, ...], least: int, version: str = "") -> None:
-    """Run these of its files, with this version of the API; they pass but for those that are left out."""
+    """Run these files of docker-py's tests with this API version. All pass but those in LEFT_OUT."""
     with tarfile.open(_fetch()) as archive:
         members = [one for one in archive if f"docker-{_VERSION}/tests/" in one.name]
         archive.extractall(tmp_path, members)
@@ -107,7 +107,7 @@ def _check(daemon: Daemon, tmp_path: Path, files: tuple[str, ...], least: int, v
         "ignore",
         *(f"tests/integration/{name}.py" for name in files),
     ]
-    # Its tests mark what may take long for a plug-in that is not needed: the daemon's own patience bounds them.
+    # The tests' timeout marks need a plug-in that is not installed; our timeout bounds the whole run.
     environment = {**os.environ, "DOCKER_HOST": daemon.host}
     if version:
         environment["DOCKER_TEST_API_VERSION"] = version
@@ -141,12 +141,12 @@ def test_its_tests_of_images_networks_and_volumes(tmp_path: Path) -> None:
     with running_daemon(tmp_path, "--registry-mirror", "http://127.0.0.1:5000") as daemon:
         (tmp_path / "hub").mkdir()
         with real_registry(tmp_path / "hub", inside=daemon.inside()) as host:
-            # What stands in for Docker's own registry.
+            # A local registry in place of Docker Hub.
             for name in ("alpine:3.10", "alpine:latest", "hello-world:latest", "busybox:latest"):
                 daemon.must("load", stdin=_image(name))
                 daemon.must("tag", name, f"{host}/library/{name}")
                 daemon.must("push", f"{host}/library/{name}")
                 daemon.must("rmi", f"{host}/library/{name}")
             daemon.must("rmi", "hello-world")
-            # Some want what later versions have no more: the version of the dockerd that is the measure here.
+            # Some tests need fields that later API versions removed: use the version of Debian's dockerd.
             _check(daemon, tmp_path, _OTHERS, 70, "1.41")

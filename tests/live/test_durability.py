@@ -67,7 +67,7 @@ def test_a_start_cut_in_half_leaves_a_container_that_can_be_started(short_path: 
         daemon.kill()
         start.wait(30)
         daemon.start()
-        # What is found of that start is waited for, and begun again where it had not come so far.
+        # vchd waits for a start that it finds under way, and starts again one that had not come far enough.
         assert daemon.must("start", "-a", "half") == "whole\n"
         daemon.must("run", "--rm", "-p", "127.0.0.1:8080:80", "busybox", "true")
         assert (

@@ -91,7 +91,7 @@ def test_a_terminal_with_its_size_and_detach_keys(daemon: Daemon, box: str) -> N
     os.write(leader, b"\x10\x11")
     process.wait(20)
     os.close(leader)
-    # Left running, as it was only detached from.
+    # The process still runs after the detach.
     assert "sh" in daemon.must("exec", box, "ps", "-o", "comm").split()
     daemon.must("exec", box, "killall", "sh")
 

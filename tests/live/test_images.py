@@ -40,7 +40,7 @@ def _layer(name: str, data: bytes = b"x") -> bytes:
 
 
 def _load(daemon: Daemon, name: str, *extra: bytes, **config: object) -> str:
-    """Load an image of busybox and more layers; its id."""
+    """Load an image of busybox and these layers; return its ID."""
     daemon.must(
         "load", stdin=image_archive([busybox_layer(), *extra], {"Cmd": ["sh"], "Env": ["PATH=/bin"], **config}, name)
     )
@@ -114,7 +114,7 @@ def test_image_create_of_all_tags(daemon: Daemon, registry: str) -> None:
 
 
 class _User:
-    """A user's docker CLI, with logins of its own."""
+    """A docker CLI with its own configuration folder, and so its own logins."""
 
     def __init__(self, daemon: Daemon, folder: Path) -> None:
         self._daemon = daemon
@@ -166,7 +166,7 @@ def test_image_auth_by_tokens(daemon: Daemon, tmp_path: Path) -> None:
         assert "Login Succeeded" in guest.login(host, "guest", "hello").stdout
         assert "denied: requested access to the resource is denied" in guest("push", name).stderr
         assert not owner("push", name).returncode
-        # A layer of another repository is asked for there too.
+        # A layer is mounted from another repository, which needs a token for that, too.
         daemon.must("tag", name, f"{host}/team/other:1")
         assert "Mounted from team/mine" in owner("push", f"{host}/team/other:1").stdout
         assert ("owner", ["repository:team/other:pull,push", "repository:team/mine:pull"]) in service.asked
@@ -226,7 +226,7 @@ def test_registries_behind_a_proxy(tmp_path: Path, secured: bool) -> None:
             daemon.must("pull", f"{host}/proxied:1")
             said = log.read_text()
             assert f"CONNECT {host}" in said if secured else f"GET http://{host}/v2/proxied/manifests/1" in said
-            # Loopback is never behind one.
+            # A registry on loopback is never reached through a proxy.
             assert daemon.docker("pull", "127.0.0.1:1/none").returncode
             assert "127.0.0.1:1 " not in log.read_text()
             daemon.stop()
@@ -281,7 +281,7 @@ def test_image_tag_and_remove(daemon: Daemon) -> None:
 
 
 def test_image_search(daemon: Daemon, registry: str) -> None:
-    # This registry has no search, as most: it says so.
+    # This registry has no search API, like most.
     done = daemon.docker("search", f"{registry}/term")
     assert done.returncode
     assert "404" in done.stderr
@@ -363,7 +363,7 @@ def test_image_get_one_get_all_and_load(daemon: Daemon) -> None:
                 if data == layer:
                     found = name
     assert [entry["RepoTags"] for entry in manifest] == [["saved:1"], ["saved:2"]]
-    # The layer is what was loaded, byte for byte, and once.
+    # The archive has the layer as it was loaded, byte for byte, and once.
     assert names.count(found) == 1
     assert len(both) < len(one) + (1 << 20)
     for archive_bytes, tags in ((one, ["saved:1"]), (both, ["saved:1", "saved:2"])):
@@ -521,7 +521,7 @@ def test_builds_and_plugins_are_refused_by_name(daemon: Daemon, tmp_path: Path) 
 
 
 def test_system_prune(daemon: Daemon) -> None:
-    """It asks for the cache of builds last, and fails as a whole where there is no answer."""
+    """The CLI asks for the build cache last, and fails if that has no answer."""
     daemon.must("create", "--name", "tidied", "busybox")
     said = daemon.must("system", "prune", "--force", "--volumes")
     assert "Total reclaimed space" in said

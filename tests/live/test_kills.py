@@ -35,12 +35,12 @@ def _qemus(root: Path) -> list[str]:
     return found
 
 
-# How many machines wait.
+# VMs in the pool.
 _POOL = 2 if "2" in FLAGS else 1
 
 
 def _settled(daemon: Daemon, root: Path) -> None:
-    """Exactly what belongs to a vchd without containers is there."""
+    """A vchd without containers has exactly its pool: no other VM, folder or QEMU."""
     daemon.wait_pool(_POOL)
     assert daemon.must("run", "--rm", "busybox", "echo", "whole") == "whole\n"
     daemon.wait_pool(_POOL)
@@ -85,7 +85,7 @@ def test_kills_while_vms_start(short_path: Path, monkeypatch: pytest.MonkeyPatch
             daemon.kill()
             start.wait(30)
             daemon.start()
-            # Where the first start has come far enough, that is its output, and this may be another.
+            # The output may come from the first start, if it had come far enough, or from this one.
             assert daemon.must("start", "-a", name) == "whole\n"
             daemon.must("rm", "-f", name)
         assert not list(machines.iterdir())

@@ -100,6 +100,6 @@ def test_whiteouts_hide_what_is_below(daemon: Daemon) -> None:
     above.add("b/three", b"above")
     _load(daemon, "layers:white", below.bytes(), above.bytes())
     assert daemon.must("run", "--rm", "layers:white", "sh", "-c", "ls /a /b").split() == ["/a:", "two", "/b:", "three"]
-    # What the container deletes and makes anew in its own layer.
+    # Files that the container deletes and creates again in its own layer.
     script = "rm -r /b && mkdir /b && touch /b/mine && ls -A /b && mv /a /c && ls /c"
     assert daemon.must("run", "--rm", "layers:white", "sh", "-c", script).split() == ["mine", "two"]

@@ -53,6 +53,6 @@ def test_two_hundred_starts_and_removals_leave_nothing(short_path: Path) -> None
         after = _usage(daemon)
     for key in ("descriptors", "threads", "shm", "files", "machines"):
         assert after[key] <= before[key] + 3, (key, before, after)
-    # Some 40 KiB a start would be a leak; the allocator's ups and downs are less.
+    # A leak of 40 KiB at each start would show; the allocator varies by less.
     assert after["rss"] <= before["rss"] + (6 << 10), (before, after)
     assert after["disk"] <= before["disk"] + 2048, (before, after)

@@ -1,4 +1,4 @@
-"""What a guest frees goes back to the host, where that can be."""
+"""Memory that a guest frees goes back to the host, where QEMU can do that."""
 
 import json
 import time
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.live
 
 
 def _resident(daemon: Daemon, container: str) -> int:
-    """MiB of the host that a container's machine holds."""
+    """MiB of host memory that a container's VM holds."""
     state = json.loads((daemon.root / "exec/machines" / container / "machine.json").read_text())
     lines = Path(f"/proc/{state['pid']}/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("Rss:")) // 1024

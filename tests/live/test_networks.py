@@ -98,7 +98,7 @@ def clean(daemon: Daemon) -> Iterator[None]:
 
 
 def _server(daemon: Daemon, name: str, *options: str, port: int = 80, text: str = "") -> None:
-    """A container that serves its name, once it does."""
+    """Start a container that serves its own name; return when it answers."""
     command = _SERVE.format(text=text or name, port=port)
     daemon.must("run", "-d", "--name", name, *options, "busybox", "sh", "-c", command)
     until(lambda: daemon.docker("exec", name, "wget", "-qO-", f"127.0.0.1:{port}").returncode == 0)
@@ -164,7 +164,7 @@ def test_network_create_and_inspect(daemon: Daemon) -> None:
         }
     ]
     said = daemon.shell("--network", "full", "ip -o a show eth0; cat /sys/class/net/eth0/mtu; ip r").stdout
-    # Neither the range's first, which is the network's own no more, nor the printer's.
+    # The first address of the range is free, since the gateway is outside of it.
     assert "inet 10.50.0.128/24" in said
     assert "default via 10.50.0.9" in said
     assert "\n1400\n" in said
@@ -189,7 +189,7 @@ def test_network_connect_and_disconnect(daemon: Daemon) -> None:
     assert "eth0" not in said
     assert "default via 10.60.0.1" in said
     daemon.must("network", "disconnect", "second", "moves")
-    # At once where the guest lets go of it first; a simulator's hosts follow.
+    # At once if the guest releases the NIC first; hosts of the simulator follow later.
     until(lambda: daemon.must("exec", "moves", "ls", "/sys/class/net").split() == ["lo"])
     assert "is not connected to network second" in daemon.docker("network", "disconnect", "second", "moves").stderr
     daemon.must("network", "connect", "bridge", "moves")
@@ -249,7 +249,7 @@ def test_network_create_refused(daemon: Daemon, arguments: tuple[str, ...], text
 
 
 def test_two_networks_of_one_name(daemon: Daemon) -> None:
-    """Clients of before 1.44 may make them; then the name alone says nothing."""
+    """API versions before 1.44 allow two networks of one name; the name alone is then ambiguous."""
     with contextlib.closing(docker.DockerClient(daemon.host, version="1.43")) as client:
         first = client.api.create_network("twin", labels={"number": "1"})
         second = client.api.create_network("twin", labels={"number": "2"})
@@ -398,7 +398,7 @@ def test_networks_do_not_reach_each_other(daemon: Daemon) -> None:
         "--network", "left", f"ping -c1 -W2 {address} || timeout 2 wget -qO- {address} || echo blocked"
     )
     assert blocked.stdout.endswith("blocked\n")
-    # Nor is there a way around by saying that the other's subnet is on the same wire.
+    # A route that declares the other subnet on-link does not help either.
     sneaky = daemon.shell(
         "--network",
         "left",
@@ -558,7 +558,7 @@ def test_network_host_publishes_every_listening_port(daemon: Daemon) -> None:
     daemon.must("start", "hosted")
     until(lambda: _curl(daemon, "http://127.0.0.1:8085/") == "hosted")
     ports = json.loads(daemon.must("inspect", "hosted"))[0]["NetworkSettings"]["Ports"]
-    # Neither what is only exposed nor what only the container itself reaches.
+    # Ports that are only exposed, or listen on loopback only, are not published.
     assert [port for port, places in ports.items() if places] == ["8085/tcp"]
     # The port is published while a process listens.
     daemon.must("exec", "-d", "hosted", "sh", "-c", "nc -l -p 8087 & echo $! > /pid; wait")
@@ -591,7 +591,7 @@ def test_network_host_publishes_every_listening_port(daemon: Daemon) -> None:
 
 def test_published_udp(daemon: Daemon) -> None:
     daemon.must("run", "-d", "--name", "nobody", "-p", "5353:53/udp", "busybox", "sleep", "1000")
-    # Nothing listens there: the container's kernel says so, and what it says finds its way back.
+    # Nothing listens on the port: the ICMP error of the container's kernel reaches the sender.
     ask = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(5); "
     ask += "s.connect(('127.0.0.1', 5353)); s.send(b'x'); s.recv(1)"
     said = subprocess.run([*daemon.inside(), "python3", "-c", ask], capture_output=True, text=True, check=False)
@@ -673,7 +673,7 @@ def test_networks_outlive_the_daemon(tmp_path: Path) -> None:
         daemon.must("network", "disconnect", "stays", "web")
         daemon.must("rm", "-f", "web")
         daemon.stop()
-        # With no container left there is nothing of ours, and all of theirs.
+        # Without containers our bridges and rules are gone, and those of others are still there.
         rules = daemon.run_inside("nft", "list", "ruleset")
         assert "vch0" not in rules
         assert "table ip foreign" in rules

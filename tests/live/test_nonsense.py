@@ -1,4 +1,4 @@
-"""Whatever a client sends, the answer is an error in words: never a traceback, never the daemon's end."""
+"""Nonsense from a client gets an error text: never a traceback, and vchd goes on."""
 
 import itertools
 import json

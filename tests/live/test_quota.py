@@ -1,4 +1,4 @@
-"""A storage quota: what images and containers may take together."""
+"""The storage quota of images and containers together."""
 
 import tempfile
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ def test_data_beyond_the_quota_is_refused(daemon: Daemon) -> None:
     failed = daemon.docker("create", "--name", "more", "busybox", check=False)
     assert "storage quota exceeded" in failed.stderr
     assert daemon.must("ps", "-aq", "--filter", "name=more") == ""
-    # What is there goes on, and there is room again when something goes.
+    # Existing containers go on, and removing a container makes room again.
     daemon.must("start", "full")
     daemon.must("wait", "full")
     daemon.must("rm", "full")

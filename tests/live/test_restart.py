@@ -1,4 +1,4 @@
-"""Restart policies: the state in between, calling it off, and going on after vchd was killed."""
+"""Restart policies: the state between runs, cancelling a restart, and going on after vchd was killed."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def _until_restarting(daemon: Daemon, name: str) -> None:
 def failing(daemon: Daemon) -> str:
     daemon.docker("rm", "-f", "failing")
     daemon.must("run", "-d", "--name", "failing", "--restart", "always", "busybox", "sh", "-c", "echo again; exit 3")
-    # Until the pauses between are long enough to look into.
+    # Until the back-off is long enough to observe.
     deadline = time.monotonic() + 60
     while int(daemon.must("inspect", "failing", "--format", "{{.RestartCount}}")) < 5:
         assert time.monotonic() < deadline
@@ -79,7 +79,7 @@ def test_policies_outlive_vchd(short_path: Path) -> None:
                 )
             daemon.must("stop", "-t", "0", f"{policy}-stopped")
         daemon.kill()
-        # The host went down: the machines too.
+        # The host went down, and the VMs with it.
         for folder in (short_path / "exec/machines").iterdir():
             pid = json.loads((folder / "machine.json").read_text())["pid"]
             if pid:

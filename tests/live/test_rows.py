@@ -236,7 +236,7 @@ def _read_until(connection: Any, text: bytes) -> bytes:
 
 @contextlib.contextmanager
 def _attach(daemon: Daemon, name: str, query: str) -> Iterator[socket.socket]:
-    """A hijacked connection, behind its head."""
+    """A hijacked connection, after its response head."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(60)
         connection.connect(str(daemon.socket))
@@ -308,7 +308,7 @@ def test_attach_websocket_logs_and_detach_keys(daemon: Daemon, api: Any, box: st
     [b"\xff\xff\xff\xff", b"\x81\x05hello", b"\x83\x80\0\0\0\0", b"\x81\xfe\xff\xff\0\0\0\0" + b"\xff" * 100_000],
 )
 def test_attach_websocket_garbage(daemon: Daemon, box: str, garbage: bytes) -> None:
-    """Reserved bits, an unmasked frame, an unknown kind, no UTF-8: the conversation ends, and nothing else does."""
+    """Reserved bits, an unmasked frame, an unknown kind, no UTF-8: the connection ends, and vchd goes on."""
     with WebSocket(daemon, f"/containers/{box}/attach/ws?stream=1&stdin=1&stdout=1") as web:
         web.raw(garbage)
         assert web.wait_closed() in (1002, 1007, 1003)
@@ -360,7 +360,7 @@ def test_head_archive(api: Any, box: str) -> None:
 
 
 def test_copy(daemon: Daemon, api: Any, box: str) -> None:
-    """As clients before API 1.20 did it."""
+    """The route that clients used before API 1.20."""
     response = api.post(f"{api.base_url}/v1.23/containers/{box}/copy", json={"Resource": "/etc/passwd"})
     with tarfile.open(fileobj=io.BytesIO(response.content)) as archive:
         assert archive.getnames() == ["passwd"]

@@ -1,4 +1,4 @@
-"""What a user of the docker CLI does first."""
+"""The first things that a user of the docker CLI does."""
 
 import concurrent.futures
 import hashlib
@@ -195,7 +195,7 @@ def test_network_reaches_out_and_names_resolve_locally(host_daemon: Daemon) -> N
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        # User-mode networking shows the machine's own loopback under the gateway's address.
+        # With user-mode networking, the gateway's address leads to the host's loopback.
         script = (
             f"wget -qO- http://172.17.0.1:{server.server_port}/; echo; ip -o -4 addr show eth0; grep box /etc/hosts"
         )

@@ -1,4 +1,4 @@
-"""Many starts at once: all well, in turn, and those that wait can be called off."""
+"""Many starts at once: all succeed in turn, and a queued start can be cancelled."""
 
 import concurrent.futures
 import json
@@ -63,7 +63,7 @@ def test_a_queued_start_can_be_cancelled(daemon: Daemon) -> None:
 
 
 def test_a_booting_start_can_be_cancelled(daemon: Daemon) -> None:
-    # A size of its own: there is no template for it yet, so this takes seconds.
+    # There is no template for this memory size yet, so the start takes seconds.
     daemon.must("create", "--name", "slow", "-m", "600m", "busybox", "sleep", "1000")
     start = subprocess.Popen(daemon.command("start", "slow"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     container = daemon.must("inspect", "slow", "--format", "{{.Id}}").strip()

@@ -1,4 +1,4 @@
-"""Logs that are sent on to a syslog server, through its absence."""
+"""Logs that go to a syslog server, also after it was unreachable."""
 
 import re
 import socket
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.live
 
 
 class Server:
-    """A syslog server over TCP; `lines` is what came."""
+    """A syslog server over TCP; `lines` are the received lines."""
 
     def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self._tls = tls
@@ -124,7 +124,7 @@ def test_a_server_or_an_appliance_that_is_away_for_a_while_loses_nothing(short_p
             assert time.monotonic() < deadline
             time.sleep(0.1)
         numbers = {int(line.rsplit(" ", 1)[1]) for line in (*server.lines, *later.lines)}
-        # A connection that broke may have swallowed what was written last.
+        # The last lines before a connection broke may be lost.
         assert len(set(range(1, 61)) - numbers) <= 2
         later.close()
         daemon.must("rm", "goeson")

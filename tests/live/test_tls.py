@@ -110,7 +110,7 @@ def test_a_client_of_another_authority_is_refused(secured: Secured, tmp_path: Pa
     assert b"certificate" in done.stderr or b"tls" in done.stderr
     context = ssl.create_default_context(cafile=str(secured.authority.certificate))
     with socket.create_connection(("127.0.0.1", secured.port)) as plain:
-        # By TLS 1.3 a client learns that its certificate is missed when it reads.
+        # With TLS 1.3 a client learns at its first read that the server requires a certificate.
         with pytest.raises(OSError, match=r"(?i)certificate required|reset|eof"):  # noqa: PT012
             with context.wrap_socket(plain, server_hostname="127.0.0.1") as line:
                 line.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")

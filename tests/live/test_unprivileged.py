@@ -23,7 +23,7 @@ _UID = 61234
 def daemon() -> Iterator[Daemon]:
     if os.geteuid():
         pytest.skip("only root can become somebody else")
-    # Not where pytest's own folders are, which are root's alone; nor is the guest.
+    # An ordinary user cannot enter pytest's folders or the guest's, which belong to root.
     root = Path(tempfile.mkdtemp(prefix="vch-user-", dir="/tmp"))
     guest = root / "guest"
     shutil.copytree(Path(sys.prefix) / "share/vch/guest", guest)
@@ -52,7 +52,7 @@ def test_containers_run_and_missing_features_are_reported(daemon: Daemon) -> Non
     ]
     refused = daemon.docker("network", "create", "other").stderr
     assert "networks need bridges, and bridges need the rights of root" in refused
-    # A machine may be killed, a daemon too.
+    # A VM may be killed, and vchd, too.
     daemon.must("run", "-d", "--name", "kept", "busybox", "sh", "-c", "while sleep 0.2; do date; done")
     daemon.kill()
     daemon.start("--guest", str(daemon.root / "guest"))
@@ -80,7 +80,7 @@ def test_a_volume_is_a_disk_of_one_vm_at_a_time(daemon: Daemon) -> None:
         "kept",
         "touch: /data/y: Read-only file system",
     ]
-    # Also with what the image has at that place.
+    # A volume receives the image's files at its path.
     assert "sh" in daemon.shell("-v", "copied:/bin", "ls /bin").stdout.split()
     assert "virtiofsd needs the rights of root" in daemon.shell("-v", "/tmp:/host", "true").stderr
     daemon.must("rm", "first")
@@ -94,7 +94,7 @@ def test_ports_are_published(daemon: Daemon) -> None:
     until(lambda: _get(f"http://127.0.0.1:{port}/") == "web\n")
     assert _get(f"http://[::1]:{port}/") == "web\n"
     assert "permission denied" in daemon.shell("-p", f"{privileged}:80", "true").stderr
-    # What is called the host's network: whatever it listens at.
+    # `--network host`: every port at which the container listens.
     other = free_port()
     daemon.must(
         "run", "-d", "--name", "hosted", "--network", "host", "busybox", "sh", "-c", serve.format("host", other)

@@ -1,4 +1,4 @@
-"""Volume stores that NFS servers have: volumes that containers share, wherever their machines are."""
+"""Volume stores on NFS servers: volumes that containers share, wherever their VMs run."""
 
 import os
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ _STORE = ("-o", "VolumeStore=shared")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     with running_daemon(tmp_path_factory.mktemp("stores")) as daemon:
         daemon.stop()
-        # On a server that is not there yet: it is no reason not to start.
+        # vchd starts although the NFS server is not there yet.
         daemon.flags = ["--volume-store", "shared=nfs://172.17.0.1/export?uid=0&gid=0"]
         daemon.start()
         yield daemon
@@ -35,7 +35,7 @@ def test_the_life_of_a_volume_in_a_store(daemon: Daemon, short_path: Path) -> No
     with running_nfs(daemon, short_path) as export:
         daemon.must("volume", "create", *_STORE, "data")
         assert (export / "vch/data").is_dir()
-        # Filled with what the image has there, once, and shared by two that run.
+        # A volume receives the image's files once, and two running containers share it.
         daemon.must("run", "-d", "--name", "first", "-v", "data:/bin", "busybox", "sleep", "1000")
         assert daemon.shell("-v", "data:/data", "echo shared > /data/file; ls /data | grep -c busybox").stdout == "1\n"
         assert daemon.must("exec", "first", "cat", "/bin/file") == "shared\n"
@@ -65,7 +65,7 @@ def test_the_life_of_a_volume_in_a_store(daemon: Daemon, short_path: Path) -> No
         assert list((export / "vch").iterdir()) == []
         assert (outside / "kept").exists()
         daemon.must("volume", "create", *_STORE, "stays")
-    # Without its server it is a volume still.
+    # Without its server the volume is still listed.
     assert "NFS 172.17.0.1:/export" in daemon.docker("volume", "rm", "stays").stderr
     assert daemon.must("volume", "ls", "-q").split() == ["stays"]
 

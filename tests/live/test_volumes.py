@@ -1,4 +1,4 @@
-"""Volumes and paths of the host in real machines."""
+"""Volumes and paths of the host in real VMs."""
 
 import json
 import os
@@ -75,7 +75,7 @@ def test_volume_remove_and_prune(daemon: Daemon) -> None:
     assert "get nothing: no such volume" in daemon.docker("volume", "rm", "nothing").stderr
     daemon.must("rm", "user")
     assert len(daemon.must("volume", "ls", "-q").split()) == 2
-    # Without --all only those without a name.
+    # Without --all, prune removes anonymous volumes only.
     assert daemon.must("volume", "prune", "-f").count("\n") >= 2
     assert daemon.must("volume", "ls", "-q").split() == ["used"]
     place = _mount_point(daemon, "used")
@@ -146,9 +146,9 @@ def test_a_new_volume_receives_the_images_files_once(daemon: Daemon) -> None:
     assert said.endswith("onetwo")
     again = daemon.docker("run", "--rm", "-v", "seed:/data", "seeded", "sh", "-c", "ls /data")
     assert again.stdout.split() == ["sub"]
-    # Not into a bind, nor when told not to.
+    # A volume with nocopy does not receive the image's files.
     assert daemon.must("run", "--rm", "-v", "empty:/data:nocopy", "seeded", "ls", "/data").split() == []
-    # A volume of the image's own, gone with its container.
+    # An anonymous volume of the image is removed with its container.
     daemon.must("volume", "rm", "seed", "empty")
     assert daemon.must("run", "--rm", "seeded", "ls", "/data").split() == ["a", "sub"]
     assert daemon.must("volume", "ls", "-q").split() == []
@@ -230,7 +230,7 @@ def test_mounts_by_the_long_option(daemon: Daemon) -> None:
     assert said.stdout.startswith("deep\ndeep\n")
     assert "Read-only file system" in said.stderr
     assert "drwx------" in said.stdout
-    # A link of the volume leads nowhere but into the volume.
+    # A link in a volume cannot lead out of the volume.
     escaped = daemon.shell("--mount", "type=volume,src=parts,dst=/part,volume-subpath=up", "ls /part")
     assert escaped.stdout.split() == ["a", "side", "up"]
 
@@ -266,7 +266,7 @@ def test_a_volume_that_is_a_path_of_the_host(daemon: Daemon, tmp_path: Path) -> 
 
 @pytest.fixture
 def nfs(daemon: Daemon, short_path: Path) -> Iterator[Path]:
-    """What an NFS server exports on the gateway's address, as /export."""
+    """The folder that an NFS server exports as /export on the gateway's address."""
     with running_nfs(daemon, short_path) as export:
         yield export
 
@@ -338,7 +338,7 @@ def test_copies_go_through_volumes(daemon: Daemon, tmp_path: Path) -> None:
         assert "read-only" in refused.stderr.lower()
         if state == "created":
             daemon.must("start", "still")
-    # Neither a difference nor an export is of volumes.
+    # `diff` and `export` leave volumes out.
     assert {line[2:] for line in daemon.must("diff", "still").splitlines()} == {"/data", "/data/d", "/data/k", "/ro"}
     daemon.must("stop", "-t", "0", "still")
     exported = subprocess.run([*daemon.command("export", "still")], capture_output=True, check=True).stdout

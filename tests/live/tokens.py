@@ -79,7 +79,7 @@ class TokenService:
             server.shutdown()
 
     def token(self, name: str, query: dict[str, list[str]]) -> str:
-        """A JSON web token (RFC 7519) that grants what is asked for as far as the user has it."""
+        """A JSON web token (RFC 7519) that grants the requested actions that the user has."""
         scopes = query.get("scope", [])
         self.asked.append((name, scopes))
         access: list[dict[str, Any]] = []

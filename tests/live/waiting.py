@@ -1,11 +1,11 @@
-"""Waiting for what comes true by itself."""
+"""Wait for a condition."""
 
 import time
 from collections.abc import Callable
 
 
 def until(test: Callable[[], bool], seconds: float = 20, what: str = "it did not come true") -> None:
-    """Return when it is true; AssertionError when it takes longer."""
+    """Return when `test` is true; AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while not test():
         assert time.monotonic() < deadline, what

@@ -9,7 +9,7 @@ from tests.live.daemon import Daemon
 
 
 class WebSocket:
-    """Use as a context. `kinds` are the opcodes of the messages that came, `pongs` what came with them."""
+    """Use as a context. `kinds` are the opcodes of the received messages, `pongs` the payloads of the pongs."""
 
     def __init__(self, daemon: Daemon, path: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
@@ -57,7 +57,7 @@ class WebSocket:
         return first & 0xF, self._exactly(size)
 
     def until(self, text: bytes) -> bytes:
-        """What comes up to the text."""
+        """The received bytes up to and including the text."""
         seen = b""
         while text not in seen:
             kind, data = self._frame()
@@ -76,7 +76,7 @@ class WebSocket:
                 return
 
     def wait_closed(self) -> int:
-        """The code with which the other end says goodbye; 0 when it just goes."""
+        """The close code of the other end; 0 if it closes without a close frame."""
         try:
             while True:
                 kind, data = self._frame()
