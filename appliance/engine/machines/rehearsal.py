@@ -30,15 +30,15 @@ _NAME = "rehearsal"
 _BOOT_SECONDS = 120.0
 # Without KVM the third round is four times as fast as the first; further rounds gain little.
 _ROUNDS = 3
-_SAYS = b"ready\n"
+_OUTPUT = b"ready\n"
 
 
 def _program() -> bytes:
     """A program for x86-64 Linux that writes `ready` and ends: an ELF header, one segment, ten instructions."""
     base, entry = 0x400000, 120
     code = bytes.fromhex("b801000000bf01000000be") + (base + entry + 31).to_bytes(4, "little")
-    code += bytes.fromhex("ba") + len(_SAYS).to_bytes(4, "little") + bytes.fromhex("0f0531ffb03c0f05")
-    code = code.ljust(31, b"\x90") + _SAYS
+    code += bytes.fromhex("ba") + len(_OUTPUT).to_bytes(4, "little") + bytes.fromhex("0f0531ffb03c0f05")
+    code = code.ljust(31, b"\x90") + _OUTPUT
     size = entry + len(code)
     header = b"\x7fELF\x02\x01\x01" + bytes(9)
     header += b"".join(
@@ -133,15 +133,15 @@ class ContainerRehearsal:
         setup, process = launch_setup(_NAME, config, HostConfig(), disks, GuestConfig(endpoints), len(endpoints))
         # The module stays loaded: a container with volumes does not wait for it.
         setup = replace(setup, modules=[*setup.modules, "virtiofs"])
-        said = b""
+        output = b""
         status = None
         async with session.launch(setup, process, _BOOT_SECONDS) as launched:
             async for batch in launched.output():
-                said += b"".join(record.data for record in batch.records)
+                output += b"".join(record.data for record in batch.records)
                 if batch.exit is not None:
                     status = batch.exit
-        if status is None or status.code or status.signal or said != _SAYS:
-            raise Conflict(f"the rehearsal said {said!r} and ended with {status}")
+        if status is None or status.code or status.signal or output != _OUTPUT:
+            raise Conflict(f"the rehearsal wrote {output!r} and ended with {status}")
         await session.acknowledge(_NAME, status.final_offset)
         await session.delete_process(_NAME)
         await session.reset()

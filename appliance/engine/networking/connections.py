@@ -41,7 +41,7 @@ class Connections:
         self._dns = dns
         self._leases = leases
 
-    # -- what a container finds around it -------------------------------------------------------------------------
+    # -- the guest's configuration ---------------------------------------------------------------------------------
 
     def guest_config(self, container: Container) -> GuestConfig:
         """The configuration of a container that has its endpoints. InvalidParameter when a linked container does not run."""
