@@ -1,13 +1,11 @@
 """Children of the tether: their work, their failures, their end. In processes of their own, since the reaper waits for all."""
 
 import os
-import subprocess
 import time
 from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
-import trio.testing
 
 from tests.tether.isolated import run_isolated
 from tether.agent.child import Pipe, child
@@ -122,36 +120,6 @@ def _descriptors() -> None:
 
 def test_a_child_has_no_descriptor_of_the_tether() -> None:
     run_isolated(_descriptors)
-
-
-def _watch() -> None:
-    async def run(reaper: Reaper) -> None:
-        early = subprocess.Popen(["sh", "-c", "exit 3"])
-        os.waitid(os.P_PID, early.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222
-        await trio.testing.wait_all_tasks_blocked(0.05)
-        statuses: list[int] = []
-        reaper.watch(early.pid, statuses.append)
-        assert [os.waitstatus_to_exitcode(status) for status in statuses] == [3]
-        early.returncode = 3
-        late = subprocess.Popen(["sh", "-c", "read line; kill -9 $$"], stdin=subprocess.PIPE)
-        ended = trio.Event()
-
-        def on_exit(status: int) -> None:
-            statuses.append(status)
-            ended.set()
-
-        reaper.watch(late.pid, on_exit)
-        assert late.stdin is not None
-        late.stdin.close()
-        await ended.wait()
-        assert os.waitstatus_to_exitcode(statuses[1]) == -9
-        late.returncode = -9
-
-    _with_reaper(run)
-
-
-def test_the_reaper_reports_what_ended_before_and_after_it_was_asked() -> None:
-    run_isolated(_watch)
 
 
 async def test_a_pipe_whose_reader_is_gone() -> None:
