@@ -172,7 +172,8 @@ async def test_a_layer_larger_than_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow  # it waits for real timeouts
-async def test_a_stalling_registry(tmp_path: Path) -> None:
+async def test_a_stalling_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.image.retry._FIRST_SECONDS", 0.01)
     with LyingRegistry() as registry:
         lie = Lie(registry)
         registry.answers[lie.path_of("layer")] = (200, {}, lie.layer, 20.0)
