@@ -1,0 +1,66 @@
+"""Every path, link and make target that a README names exists, and the runnable shell lines are shell."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.readmes import ROOT, Block, pages, runnable_blocks
+
+_LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(#[^)\s]*)?\)")
+_CODE = re.compile(r"`([^`\n]+)`")
+_PATH = re.compile(r"(?:[\w.-]+/)+(?:[\w.-]+)?|[\w-]+\.(?:py|md|toml|txt|sh|proto)")
+_MAKE = re.compile(r"(?:^ *|`)make ([a-z][a-z0-9-]*)", re.MULTILINE)
+_PAGES = pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+# Rooms whose files a page may name relative to the room, e.g. `rpc/server.py` in tether/README.md.
+_BASES = (".", "appliance", "appliance/engine", "tests")
+# Paths on a user's machine, not in this tree; a page that describes its files on disk names them.
+_NOT_HERE = re.compile(r"^(machines|containers|layers|volumes|templates|scratch)/|^(ID|NAME)\b|[*{}$<>]")
+
+
+def _targets() -> set[str]:
+    return set(re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def _headings(page: Path) -> set[str]:
+    """GitHub's anchors of a page's headings."""
+    lines = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {"#" + re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}
+
+
+@_PAGES
+def test_links_lead_to_a_file_and_a_heading(page: Path) -> None:
+    for target, anchor in _LINK.findall(page.read_text()):
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        found = (page.parent / target).resolve()
+        assert found.exists(), f"{page}: {target}"
+        if anchor:
+            assert anchor in _headings(found), f"{page}: {target}{anchor}"
+
+
+@_PAGES
+def test_paths_in_code_exist(page: Path) -> None:
+    missing = []
+    for code in _CODE.findall(page.read_text()):
+        if not _PATH.fullmatch(code) or _NOT_HERE.search(code):
+            continue
+        bases = (page.parent, *(ROOT / base for base in _BASES))
+        if not any((base / code).exists() for base in bases):
+            missing.append(code)
+    assert not missing, f"{page} names files that do not exist: {missing}"
+
+
+@_PAGES
+def test_make_targets_exist(page: Path) -> None:
+    assert set(_MAKE.findall(page.read_text())) <= _targets()
+
+
+def test_the_first_page_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120
+
+
+@pytest.mark.parametrize("block", runnable_blocks(), ids=lambda block: block.name)
+def test_runnable_lines_are_shell(block: Block) -> None:
+    assert subprocess.run(["bash", "-n"], input=block.text, text=True, capture_output=True, check=False).returncode == 0
