@@ -1,15 +1,15 @@
-"""Errors by meaning. What crosses a package is one of these, carries the text that Docker's users know, and chains its cause."""
+"""Errors by meaning. An error that crosses a package is one of these; its text is Docker's where Docker has one, and its cause is chained."""
 
 import contextlib
 from collections.abc import Iterator
 
 
 class VchError(Exception):
-    """Base; the text is shown to users."""
+    """The base class. Users see the text."""
 
 
 class NotFound(VchError):
-    """What was named does not exist."""
+    """The named object does not exist."""
 
 
 class Conflict(VchError):
@@ -17,49 +17,52 @@ class Conflict(VchError):
 
 
 class NotModified(VchError):
-    """The state is already what was asked for."""
+    """The object is already in the requested state."""
 
 
 class InvalidParameter(VchError):
-    """The request is malformed, or asks for what is refused by name."""
+    """The request is malformed, or asks for something that vch refuses by name."""
 
 
 class Unauthorized(VchError):
-    """A registry or client could not prove who it is."""
+    """A registry or a client could not prove its identity."""
 
 
 class Forbidden(VchError):
-    """Known, but not allowed."""
+    """The identity is known, but it has no right to do this."""
 
 
 class Unavailable(VchError):
-    """Something this needs does not answer; trying later may help."""
+    """A service that the request needs does not answer; a later attempt may succeed."""
 
 
 class NotInSwarm(VchError):
-    """This node is in no swarm, or is in one already."""
+    """This node is not in a swarm, or is in a swarm already."""
 
 
 class Unsupported(VchError):
-    """Not offered here."""
+    """vch does not have this feature."""
 
 
 class ProtocolError(VchError):
-    """A peer (client, registry, image or guest) sent what nobody should."""
+    """A peer (client, registry, image or guest) broke the protocol."""
 
 
 class HypervisorError(VchError):
-    """The hypervisor refused or failed; the text holds its own words."""
+    """The hypervisor refused or failed; the text holds its message."""
 
 
 def unforeseen(error: BaseException) -> VchError:
-    """What a client is told of an error that is none of ours: a fault of vchd's, whose trace is in its log."""
+    """Wrap an unexpected exception for the client. It is a fault in vchd, and its traceback is in vchd's log."""
     return VchError(f"internal error: {error!r}")
 
 
 @contextlib.contextmanager
 def one_by_itself() -> Iterator[None]:
-    """Where a nursery ends with a group of our errors, raise the first of them instead. (What `except*` raises is a group again.)"""
+    """Raise the first VchError of a group instead of the group, if the group holds only VchErrors.
+
+    A nursery raises a group. `except*` cannot replace it by a single error, since what `except*` raises is a group again.
+    """
     try:
         yield
     except BaseExceptionGroup as group:
@@ -70,7 +73,7 @@ def one_by_itself() -> Iterator[None]:
 
 
 def leaves(error: BaseException) -> list[BaseException]:
-    """The errors in a group of groups."""
+    """Return the single exceptions in nested groups."""
     if isinstance(error, BaseExceptionGroup):
-        return [leaf for one in error.exceptions for leaf in leaves(one)]
+        return [leaf for member in error.exceptions for leaf in leaves(member)]
     return [error]
