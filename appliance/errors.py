@@ -1,4 +1,4 @@
-"""Errors by meaning. An error that crosses a package is one of these; its text is Docker's where Docker has one, and its cause is chained."""
+"""Errors by meaning. An error that crosses a package is one of these. Its text is Docker's if Docker has one; its cause is chained."""
 
 import contextlib
 from collections.abc import Iterator
