@@ -3,6 +3,7 @@
 A block is marked by the line `<!-- runnable -->` before it. It runs with DOCKER_HOST set to a daemon that has the image busybox.
 """
 
+import functools
 import re
 import subprocess
 from dataclasses import dataclass
@@ -20,12 +21,18 @@ class Block:
     text: str
 
 
+@functools.cache
+def tracked() -> frozenset[str]:
+    """The files that git tracks or would track, and their folders, relative to the root."""
+    command = ["git", "ls-files", "-co", "--exclude-standard"]
+    files = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    folders = {str(parent) for file in files for parent in Path(file).parents}
+    return frozenset((*files, *folders))
+
+
 def pages() -> list[Path]:
-    """Every page of Markdown that git tracks, or would track."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split()
-    return [path for path in (ROOT / name for name in sorted(listed)) if path.exists()]
+    """Every page of Markdown in the tree."""
+    return [ROOT / name for name in sorted(tracked()) if name.endswith(".md") and (ROOT / name).exists()]
 
 
 def runnable_blocks() -> list[Block]:

@@ -6,17 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.readmes import ROOT, Block, pages, runnable_blocks
+from tests.readmes import ROOT, Block, pages, runnable_blocks, tracked
 
 _LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(#[^)\s]*)?\)")
 _CODE = re.compile(r"`([^`\n]+)`")
-_PATH = re.compile(r"(?:[\w.-]+/)+(?:[\w.-]+)?|[\w-]+\.(?:py|md|toml|txt|sh|proto)")
+# A path has an extension or ends in a slash: `Process/Wait` is a method, `linux/arm64` is a platform.
+_PATH = re.compile(r"\.?(?:[\w.-]+/)*[\w-][\w.-]*\.(?:py|md|toml|txt|sh|proto|yaml|go)|(?:[\w.-]+/)+")
 _MAKE = re.compile(r"(?:^ *|`)make ([a-z][a-z0-9-]*)", re.MULTILINE)
 _PAGES = pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
-# Rooms whose files a page may name relative to the room, e.g. `rpc/server.py` in tether/README.md.
-_BASES = (".", "appliance", "appliance/engine", "tests")
-# Paths on a user's machine, not in this tree; a page that describes its files on disk names them.
-_NOT_HERE = re.compile(r"^(machines|containers|layers|volumes|templates|scratch)/|^(ID|NAME)\b|[*{}$<>]")
+# Folders and files that vch makes on a user's machine; pages describe them, and the tree does not have them.
+_MADE = {"machines", "containers", "layers", "volumes", "templates", "scratch", "vch", "downloads", "guest", "ova"}
 
 
 def _targets() -> set[str]:
@@ -40,15 +39,26 @@ def test_links_lead_to_a_file_and_a_heading(page: Path) -> None:
             assert anchor in _headings(found), f"{page}: {target}{anchor}"
 
 
+def _is_here(name: str, page: Path) -> bool:
+    """Whether a path exists, seen from the page, from the root, or as the end of the path of a tracked file or folder."""
+    wanted = "/" + name.removeprefix("./").rstrip("/")
+    return (page.parent / name).exists() or any(f"/{known}".endswith(wanted) for known in tracked())
+
+
 @_PAGES
 def test_paths_in_code_exist(page: Path) -> None:
     missing = []
-    for code in _CODE.findall(page.read_text()):
-        if not _PATH.fullmatch(code) or _NOT_HERE.search(code):
+    for name in _CODE.findall(page.read_text()):
+        first = name.partition("/")[0]
+        # Upper case stands for a value: `containers/ID/`, `NAME.pem`.
+        if (
+            not _PATH.fullmatch(name)
+            or re.search(r"\b[A-Z]{2,}\b(?!\.md)", name)
+            or (first in _MADE and name.endswith("/"))
+        ):
             continue
-        bases = (page.parent, *(ROOT / base for base in _BASES))
-        if not any((base / code).exists() for base in bases):
-            missing.append(code)
+        if not _is_here(name, page):
+            missing.append(name)
     assert not missing, f"{page} names files that do not exist: {missing}"
 
 
