@@ -123,11 +123,21 @@ class Services:
     status: DaemonStatus
 
 
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """The whole daemon except its listeners. `router` answers requests; tests of the engine call `services` directly."""
+
+    process: Process
+    stores: Stores
+    services: Services
+    router: Router
+
+
 @asynccontextmanager
-async def composed(config: Config) -> AsyncIterator[Router]:
-    """The whole daemon except its listeners, until the block ends."""
+async def composed(config: Config, hosting: Hosting | None = None) -> AsyncIterator[Daemon]:
+    """Build the daemon; it runs until the block ends. `hosting` replaces the hypervisor that the configuration names."""
     scratch, host_id = _prepare_folders(config)
-    hosting = hosting_of(config)
+    hosting = hosting or hosting_of(config)
     async with (
         Database.open(config.data_root / "state.db") as database,
         LoopThread.open() as loop,
@@ -150,7 +160,7 @@ async def composed(config: Config) -> AsyncIterator[Router]:
         # The objects so far stay until the end, so the garbage collector can skip them.
         gc.freeze()
         try:
-            yield _routes(process, stores, services, host_id)
+            yield Daemon(process, stores, services, _routes(process, stores, services, host_id))
         finally:
             with trio.CancelScope(shield=True):
                 await networks.close()

@@ -52,8 +52,8 @@ async def serve(config: Config) -> None:
         stack.enter_context(_lock(config.data_root))
         log_to(config.data_root / LOG_NAME)
         stack.enter_context(shipped(config.syslog_address))
-        router = await stack.enter_async_context(composed(config))
-        await stack.enter_async_context(api_listens(config, router))
+        daemon = await stack.enter_async_context(composed(config))
+        await stack.enter_async_context(api_listens(config, daemon.router))
         await _wait_for_end()
 
 

@@ -213,10 +213,10 @@ class Channel:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(joined.accept_loop, trio.socket.from_stdlib_socket(listener))
-                try:
-                    await joined.linked.run()
-                except* LineClosed:
-                    nursery.cancel_scope.cancel()
+                await joined.linked.run()
+        except* LineClosed:
+            # Whichever task wrote or read last notices it: the end of the line ends all of them.
+            pass
         finally:
             listener.close()
             self._line.close()

@@ -1,0 +1,272 @@
+"""A scripted guest: the tether's own RPC server and stdio on a memory line, with processes that are Python coroutines.
+
+The state of a VM outlives its lines, as in a real guest: a restarted engine dials again and finds the processes.
+"""
+
+import os
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from appliance.hypervisor import MachineSpec
+from protos.tether.v1 import process_pb2, sandbox_pb2, stdio_pb2
+from tether.agent.stdio import STDOUT, Spool, Stdin, StdioService
+from tether.launch import oci
+from tether.rpc.call import Call, methods_of
+from tether.rpc.listener import serve_link
+from tether.rpc.status import Code, RpcError
+from tether.transport import Line, LineClosed
+
+
+class Process:
+    """A process of the guest, as its program sees it."""
+
+    def __init__(self, request: process_pb2.CreateRequest, pid: int) -> None:
+        self.id = request.id
+        self.join = request.join
+        self.pid = pid
+        self.spec = oci.decode_untrusted(oci.Spec, request.spec)
+        self.started_ns = time.time_ns()
+        self.spool = Spool(1 << 20, False)
+        self.paused = False
+        self.signals: list[int] = []
+        self._signalled = trio.Event()
+        reading, writing = os.pipe()
+        os.set_blocking(reading, False)
+        self._reading = reading
+        self.stdin = Stdin(writing)
+
+    @property
+    def args(self) -> list[str]:
+        assert self.spec.process is not None
+        return list(self.spec.process.args)
+
+    def write(self, text: str) -> None:
+        """Write to stdout."""
+        self.spool.put(STDOUT, text.encode())
+
+    async def read(self) -> bytes:
+        """Read from stdin; b"" at its end."""
+        while True:
+            try:
+                return os.read(self._reading, 1 << 16)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._reading)
+
+    async def wait_signal(self) -> int:
+        """Return the next signal."""
+        while not self.signals:
+            await self._signalled.wait()
+            self._signalled = trio.Event()
+        return self.signals.pop(0)
+
+    def signal(self, number: int) -> None:
+        self.signals.append(number)
+        self._signalled.set()
+
+    def end(self, status: process_pb2.ExitStatus) -> None:
+        status.final_offset = self.spool.written
+        self.spool.close(status)
+
+
+Program = Callable[[Process], Awaitable[int]]
+"""Runs as a process and returns its exit code. SIGKILL cancels it."""
+
+
+async def echo(process: Process) -> int:
+    """Print the arguments and end."""
+    process.write(" ".join(process.args[1:]) + "\n")
+    return 0
+
+
+async def sleeper(process: Process) -> int:
+    """Sleep until SIGTERM, as a well-behaved server."""
+    while await process.wait_signal() != 15:
+        pass
+    return 0
+
+
+@dataclass(slots=True)
+class Vm:
+    """The state of one guest between its lines."""
+
+    configured: sandbox_pb2.ConfigureRequest | None = None
+    processes: dict[str, Process] = field(default_factory=dict)
+    scopes: dict[str, trio.CancelScope] = field(default_factory=dict)
+    off: trio.Event = field(default_factory=trio.Event)
+
+
+class ScriptedGuest:
+    """`programs` by the first argument of a process; `default` runs everything else. `nursery` owns the processes.
+
+    `refusals` maps a first argument to the StartFailure that a launch of it ends with. `hold` delays each launch until it is set;
+    `held` is set when a launch waits for it.
+    """
+
+    def __init__(self, nursery: trio.Nursery, default: Program = sleeper, **programs: Program) -> None:
+        self._nursery = nursery
+        self._default = default
+        self.programs = programs
+        self.refusals: dict[str, process_pb2.StartFailure] = {}
+        self.hold: trio.Event | None = None
+        self.held = trio.Event()
+        self.vms: dict[str, Vm] = {}
+        self.launched: list[str] = []
+
+    async def __call__(self, spec: MachineSpec, line: Line) -> None:
+        """Serve one line. Returns when the guest powers off."""
+        vm = self.vms.setdefault(spec.id, Vm())
+        service = _Services(self, vm)
+        methods = {}
+        for file, name, implementation in (
+            (sandbox_pb2.DESCRIPTOR, "Sandbox", service),
+            (process_pb2.DESCRIPTOR, "Process", service),
+            (stdio_pb2.DESCRIPTOR, "Stdio", service.stdio),
+            (stdio_pb2.DESCRIPTOR, "Log", service.stdio),
+        ):
+            methods |= methods_of(file.services_by_name[name], implementation)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(serve_link, line, methods, _random_id)
+                await vm.off.wait()
+                nursery.cancel_scope.cancel()
+        except* LineClosed:
+            await vm.off.wait()
+        self.power_off(spec.id)
+
+    def power_off(self, machine_id: str) -> None:
+        """End all processes of a VM, as the loss of power does."""
+        vm = self.vms.pop(machine_id, None)
+        for scope in vm.scopes.values() if vm is not None else ():
+            scope.cancel()
+
+    def process(self, process_id: str) -> Process:
+        """The process of a container, in whatever VM."""
+        return next(vm.processes[process_id] for vm in self.vms.values() if process_id in vm.processes)
+
+    def start(self, vm: Vm, process: Process) -> None:
+        vm.processes[process.id] = process
+        scope = vm.scopes[process.id] = trio.CancelScope()
+        self._nursery.start_soon(self._run, process, scope)
+
+    async def _run(self, process: Process, scope: trio.CancelScope) -> None:
+        program = self.programs.get(process.args[0], self._default)
+        code = 0
+        with scope:
+            code = await program(process)
+        killed = scope.cancelled_caught
+        process.end(process_pb2.ExitStatus(signal=9) if killed else process_pb2.ExitStatus(code=code))
+
+
+def _random_id() -> int:
+    return int.from_bytes(os.urandom(8), "big") or 1
+
+
+class _Services:
+    """Sandbox and Process of one VM."""
+
+    def __init__(self, guest: ScriptedGuest, vm: Vm) -> None:
+        self._guest = guest
+        self._vm = vm
+        self.stdio = StdioService(lambda process_id: (self._find(process_id).stdin, self._find(process_id).spool))
+
+    def _find(self, process_id: str) -> Process:
+        if process_id not in self._vm.processes:
+            raise RpcError(Code.NOT_FOUND, f"no process {process_id}")
+        return self._vm.processes[process_id]
+
+    # -- Sandbox --------------------------------------------------------------------------------------------------
+
+    def hello(self, _: sandbox_pb2.HelloRequest) -> sandbox_pb2.HelloResponse:
+        return sandbox_pb2.HelloResponse(protocol=1, version="scripted")
+
+    def configure(self, request: sandbox_pb2.ConfigureRequest) -> sandbox_pb2.ConfigureResponse:
+        self._vm.configured = request
+        return sandbox_pb2.ConfigureResponse()
+
+    async def launch(self, request: sandbox_pb2.LaunchRequest, call: Call) -> None:
+        process_id = request.process.id
+        if process_id not in self._vm.processes:
+            process = Process(request.process, 100 + len(self._guest.launched))
+            failure = self._guest.refusals.get(process.args[0])
+            if failure is not None:
+                raise RpcError(Code.FAILED_PRECONDITION, "refused", failure)
+            if self._guest.hold is not None:
+                self._guest.held.set()
+                await self._guest.hold.wait()
+            if request.HasField("configure"):
+                self._vm.configured = request.configure
+            self._guest.launched.append(process_id)
+            self._guest.start(self._vm, process)
+        process = self._find(process_id)
+        started = process_pb2.StartResponse(pid=process.pid, started_ns=process.started_ns)
+        await call.send(sandbox_pb2.LaunchResponse(started=started))
+        async for records in self.stdio.follow(process_id, 0):
+            await call.send(sandbox_pb2.LaunchResponse(output=records))
+
+    def reset(self, _: sandbox_pb2.ResetRequest) -> sandbox_pb2.ResetResponse:
+        self._vm.configured = None
+        return sandbox_pb2.ResetResponse()
+
+    def awaken(self, _: sandbox_pb2.AwakenRequest) -> sandbox_pb2.AwakenResponse:
+        return sandbox_pb2.AwakenResponse()
+
+    def shutdown(self, _: sandbox_pb2.ShutdownRequest) -> sandbox_pb2.ShutdownResponse:
+        self._vm.off.set()
+        return sandbox_pb2.ShutdownResponse()
+
+    # -- Process --------------------------------------------------------------------------------------------------
+
+    def signal(self, request: process_pb2.SignalRequest) -> process_pb2.SignalResponse:
+        process = self._find(request.id)
+        if process.spool.closed:
+            raise RpcError(Code.FAILED_PRECONDITION, f"process {request.id} has ended")
+        if request.signal == 9:
+            self._vm.scopes[request.id].cancel()
+        else:
+            process.signal(request.signal)
+        return process_pb2.SignalResponse()
+
+    async def wait(self, request: process_pb2.WaitRequest) -> process_pb2.WaitResponse:
+        spool = self._find(request.id).spool
+        while not spool.closed:
+            await spool.wait_news()
+        return process_pb2.WaitResponse(status=spool.exit)
+
+    def delete(self, request: process_pb2.DeleteRequest) -> process_pb2.DeleteResponse:
+        self._vm.processes.pop(request.id, None)
+        return process_pb2.DeleteResponse()
+
+    def list(self, _: process_pb2.ListRequest) -> process_pb2.ListResponse:
+        return process_pb2.ListResponse(processes=[self._state(process) for process in self._vm.processes.values()])
+
+    @staticmethod
+    def _state(process: Process) -> process_pb2.ProcessState:
+        phases = process_pb2.ProcessState
+        phase = phases.EXITED if process.spool.closed else phases.PAUSED if process.paused else phases.RUNNING
+        return process_pb2.ProcessState(
+            id=process.id,
+            phase=phase,
+            pid=process.pid,
+            started_ns=process.started_ns,
+            exit=process.spool.exit,
+            acknowledged_offset=process.spool.acknowledged,
+            written_offset=process.spool.written,
+            join=process.join,
+        )
+
+    def pause(self, request: process_pb2.PauseRequest) -> process_pb2.PauseResponse:
+        self._find(request.id).paused = True
+        return process_pb2.PauseResponse()
+
+    def resume(self, request: process_pb2.ResumeRequest) -> process_pb2.ResumeResponse:
+        self._find(request.id).paused = False
+        return process_pb2.ResumeResponse()
+
+    def resize_pty(self, _: process_pb2.ResizePtyRequest) -> process_pb2.ResizePtyResponse:
+        return process_pb2.ResizePtyResponse()
+
+    def update(self, _: process_pb2.UpdateRequest) -> process_pb2.UpdateResponse:
+        return process_pb2.UpdateResponse()
