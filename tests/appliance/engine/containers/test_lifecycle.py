@@ -162,7 +162,8 @@ async def test_stop_sends_the_stop_signal_and_waits(daemon: Engine, host: Host) 
     assert isinstance(container.state, Exited)
     assert container.state.exit_code == 3
     assert log_text(container) == "bye\n"
-    assert daemon.events(container)[2:] == ["kill", "die", "stop"]
+    actions = daemon.events(container)[2:]
+    assert (actions[-1], sorted(actions)) == ("stop", ["die", "kill", "stop"])
 
 
 async def test_stop_kills_a_process_that_ignores_its_signal(daemon: Engine, host: Host) -> None:
@@ -175,7 +176,9 @@ async def test_stop_kills_a_process_that_ignores_its_signal(daemon: Engine, host
     await daemon.stop(container, seconds=0)
     assert isinstance(container.state, Exited)
     assert container.state.exit_code == 137
-    assert daemon.events(container)[2:] == ["kill", "kill", "die", "stop"]
+    actions = daemon.events(container)[2:]
+    # As with Docker, the end may be announced before the second kill.
+    assert (actions[0], actions[-1], sorted(actions)) == ("kill", "stop", ["die", "kill", "kill", "stop"])
 
 
 async def test_a_container_starts_again_with_its_log(daemon: Engine, host: Host) -> None:
