@@ -14,7 +14,7 @@ from appliance.hypervisor import MachineSpec
 from protos.tether.v1 import process_pb2, sandbox_pb2, stdio_pb2
 from tether.agent.stdio import STDOUT, Spool, Stdin, StdioService
 from tether.launch import oci
-from tether.rpc.call import Call, methods_of
+from tether.rpc.call import Call, Method, methods_of
 from tether.rpc.listener import serve_link
 from tether.rpc.status import Code, RpcError
 from tether.transport import Line, LineClosed
@@ -119,7 +119,7 @@ class ScriptedGuest:
         """Serve one line. Returns when the guest powers off."""
         vm = self.vms.setdefault(spec.id, Vm())
         service = _Services(self, vm)
-        methods = {}
+        methods: dict[bytes, Method] = {}
         for file, name, implementation in (
             (sandbox_pb2.DESCRIPTOR, "Sandbox", service),
             (process_pb2.DESCRIPTOR, "Process", service),

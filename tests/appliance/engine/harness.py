@@ -130,8 +130,7 @@ class Engine:
 
     def events(self, container: Container) -> list[str]:
         """The actions of the container's events so far."""
-        past, _ = self._bus.watch(0)
-        return [event.action for event in past if event.id == container.id]
+        return [event.action for event in self._bus.past(0) if event.id == container.id]
 
 
 @asynccontextmanager
