@@ -1,4 +1,4 @@
-"""What the routes call. The engine satisfies these without importing them; `main` hands it over."""
+"""What the routes call. The engine satisfies these without importing them; `composition.py` hands it over."""
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -178,7 +178,7 @@ class DaemonBackend(Protocol):
 
 
 class NetworkBackend(Protocol):
-    """engine.networks."""
+    """engine.networking.networks."""
 
     @property
     def bridged(self) -> bool: ...
@@ -204,14 +204,14 @@ class VolumeBackend(Protocol):
 
 
 class ConnectionBackend(Protocol):
-    """engine.connections."""
+    """engine.networking.connections."""
 
     async def connect(self, network: str, ref: str, settings: EndpointSettings) -> None: ...
     async def disconnect(self, network: str, ref: str, *, force: bool) -> None: ...
 
 
 class FileBackend(Protocol):
-    """engine.files."""
+    """engine.containers.archive."""
 
     async def stat(self, ref: str, path: str) -> PathStat: ...
     def read(
@@ -231,7 +231,7 @@ class FileBackend(Protocol):
 
 
 class CommitBackend(Protocol):
-    """engine.commits."""
+    """engine.containers.commits."""
 
     async def commit(self, ref: str, wanted: Commit) -> ImageRecord: ...
 
@@ -257,7 +257,7 @@ class TransferBackend(Protocol):
 
 
 class EventBackend(Protocol):
-    """engine.events."""
+    """engine.model.events."""
 
     def publish(self, event: Event) -> None: ...
     def past(self, since_ns: int) -> list[Event]: ...

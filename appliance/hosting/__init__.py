@@ -1,6 +1,6 @@
-"""From configuration to a hypervisor in use. Only this package, `main` and the CLI import concrete drivers.
+"""From configuration to a hypervisor in use. Only this package and the CLI import concrete drivers.
 
-`contract` says what `main` needs of a hypervisor. Each other module is one hypervisor, registered in `appliance.hypervisors`.
+`contract` says what the composition root needs of a hypervisor. Each other module is one hypervisor, registered in `appliance.hypervisors`.
 """
 
 import importlib

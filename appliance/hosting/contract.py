@@ -1,4 +1,4 @@
-"""What `main` needs of a hypervisor beyond its driver: the host's network, the connection, the pools of waiting machines."""
+"""What the composition root needs of a hypervisor beyond its driver: the host's network, the connection, the pools of waiting machines."""
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Machines:
-    """A connected driver with everything that `main` hands to the engine.
+    """A connected driver with everything that the composition root hands to the engine.
 
     `usual` is the machine of a container without limits of its own. `fast_paths` are there when the guests' own lines are slow.
     """
