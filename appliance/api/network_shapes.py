@@ -11,7 +11,7 @@ from appliance.network.network_record import NetworkRecord
 def network_shape(
     record: NetworkRecord, networks: NetworkBackend, version: Version, *, members: bool
 ) -> dict[str, Any]:
-    """A network, with those who are on it or without."""
+    """A network; with `members`, also the containers on it."""
     configs = []
     for pool in record.pools:
         config: dict[str, Any] = {"Subnet": pool.subnet}

@@ -1,1 +1,1 @@
-"""Networks of containers: who has which address, what is published, who answers to which name."""
+"""The host's side of networks: addresses, bridges, firewall, published ports, DNS. README.md explains how they work together."""

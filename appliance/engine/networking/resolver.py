@@ -20,7 +20,7 @@ class Resolver:
         self._dns = dns
 
     def resolve(self, network_id: str, source: str, name: str) -> Answer:
-        """See names.Resolve."""
+        """See dns_server.Resolve."""
         found = self._asker(network_id, source)
         if found is None:
             return Answer(servers=())
@@ -59,7 +59,7 @@ class Resolver:
                 yield from (address.address for address in endpoint.addresses)
 
     def reverse(self, source: str, address: str) -> str | None:
-        """See names.Reverse."""
+        """See dns_server.Reverse."""
         for members in self._members.values():
             if not any(one.address == source for _, endpoint in members.values() for one in endpoint.addresses):
                 continue

@@ -294,7 +294,7 @@ async def test_a_client_that_does_not_wait_for_continue() -> None:
 async def test_a_refused_body_is_never_asked_for() -> None:
     async with served(_unread) as client:
         await client.send(_EXPECT)
-        # The client may send its body or not: nobody can know where its next request would begin.
+        # The client may send its body or not, so that the start of its next request is unknown.
         await client.expect_end(answer(b"POST /b "))
 
 

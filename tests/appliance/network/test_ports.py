@@ -1,4 +1,4 @@
-"""Published ports: what is wanted, and who has which."""
+"""Published ports: requests, and which container holds which port."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -17,7 +17,7 @@ from appliance.network.ports import PortRequest, Ports, each_port, parse_binding
 
 
 class _Host(UserModeHostNetwork):
-    """Remembers what it is told."""
+    """Remembers the publications."""
 
     def __init__(self) -> None:
         self.now: set[Publication] = set()

@@ -1,0 +1,138 @@
+"""Routes of images, on a store that has imported one image."""
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from appliance.api.image_transfers import ImageTransferRoutes
+from appliance.api.images import ImageRoutes
+from appliance.engine.model.events import EventBus
+from tests.appliance.api.asking import ask
+from tests.appliance.image.test_pull import opened_store
+from tests.archives import Tar
+
+
+class _Images:
+    """The routes, and their events."""
+
+    def __init__(self, routes: Any, events: EventBus) -> None:
+        self.routes = routes
+        self._events = events
+
+    async def ask(self, line: str, body: Any = None) -> tuple[int, Any]:
+        return await ask(self.routes, line, body)
+
+    async def names(self, query: str = "") -> list[list[str]]:
+        status, shapes = await self.ask(f"GET /images/json{query}")
+        assert status == 200
+        return [shape["RepoTags"] for shape in shapes]
+
+    def told(self) -> list[tuple[str, str]]:
+        return [(event.action, event.attributes.get("name", "")) for event in self._events.past(0)]
+
+
+def _tar() -> bytes:
+    tar = Tar()
+    tar.add("file", b"content")
+    return tar.bytes()
+
+
+@contextlib.asynccontextmanager
+async def opened(root: Path, *, users: tuple[str, ...] = (), import_one: bool = True) -> AsyncIterator[_Images]:
+    """A store with the image `app:1`, used by containers if `users` are given."""
+    async with opened_store(root) as store:
+        events = EventBus()
+
+        class Containers:
+            def all(self) -> list[Any]:
+                return [SimpleNamespace(record=SimpleNamespace(image_id=record.id)) for record in store.all() if users]
+
+            def user_of_image(self, image_id: str) -> str | None:
+                return users[0] if users else None
+
+        containers: Any = Containers()
+        nothing: Any = None
+        (root / "scratch").mkdir()
+        routes = {
+            **ImageRoutes(store, containers, nothing, events).routes(),
+            **ImageTransferRoutes(store, nothing, events, root / "scratch").routes(),
+        }
+        images = _Images(routes, events)
+        if import_one:
+            status, answer = await images.ask("POST /images/create?fromSrc=-&repo=app&tag=1&message=made", _tar())
+            assert status == 200, answer
+        yield images
+
+
+async def test_import_list_and_inspect(tmp_path: Path) -> None:
+    async with opened(tmp_path) as images:
+        assert await images.names() == [["app:1"]]
+        status, shape = await images.ask("GET /images/app:1/json")
+        assert (status, shape["RepoTags"], shape["Comment"], shape["Os"]) == (200, ["app:1"], "made", "linux")
+        status, rows = await images.ask(f"GET /images/{shape['Id']}/history")
+        assert (status, len(rows), rows[0]["Id"], rows[0]["Tags"], rows[0]["Comment"]) == (
+            200,
+            1,
+            shape["Id"],
+            ["app:1"],
+            "made",
+        )
+        for line in ("GET /images/none/json", "DELETE /images/none"):
+            assert (await images.ask(line))[1] == {"message": "No such image: none:latest"}
+        assert images.told() == [("import", "app:1")]
+
+
+async def test_filters(tmp_path: Path) -> None:
+    async with opened(tmp_path) as images:
+        for filters in ('{"reference":["app"]}', '{"reference":["a*:1"]}', '{"dangling":["false"]}'):
+            assert await images.names(f"?filters={filters}") == [["app:1"]], filters
+        for filters in (
+            '{"reference":["b*"]}',
+            '{"dangling":["true"]}',
+            '{"label":["a"]}',
+            '{"before":["app:1"]}',
+            '{"since":["app:1"]}',
+            '{"until":["1"]}',
+        ):
+            assert await images.names(f"?filters={filters}") == [], filters
+        assert (await images.ask('GET /images/json?filters={"nonsense":["x"]}'))[0] == 400
+
+
+async def test_tag_and_remove(tmp_path: Path) -> None:
+    async with opened(tmp_path) as images:
+        assert await images.ask("POST /images/app:1/tag?repo=team/app&tag=2") == (201, b"")
+        assert await images.names() == [["app:1", "team/app:2"]]
+        assert (await images.ask("POST /images/app:1/tag?repo=BAD"))[0] == 400
+        assert await images.ask("DELETE /images/app:1") == (200, [{"Untagged": "app:1"}])
+        status, done = await images.ask("DELETE /images/team/app:2")
+        assert (status, done[0], len(done)) == (200, {"Untagged": "team/app:2"}, 3)
+        assert await images.names() == []
+
+
+async def test_an_image_in_use_is_removed_only_by_force(tmp_path: Path) -> None:
+    async with opened(tmp_path, users=("c1",)) as images:
+        status, body = await images.ask("DELETE /images/app:1")
+        assert (status, "container c1 is using its" in body["message"]) == (409, True)
+        assert (await images.ask("GET /images/json"))[1][0]["Containers"] == 1
+
+
+async def test_prune(tmp_path: Path) -> None:
+    async with opened(tmp_path) as images:
+        assert await images.ask("POST /images/prune") == (200, {"ImagesDeleted": None, "SpaceReclaimed": 0})
+        status, body = await images.ask('POST /images/prune?filters={"dangling":["false"]}')
+        assert (status, body["ImagesDeleted"][0], body["SpaceReclaimed"] > 0) == (200, {"Untagged": "app:1"}, True)
+        assert images.told()[-1][0] == "prune"
+        assert await images.names() == []
+
+
+async def test_an_image_in_use_is_not_pruned(tmp_path: Path) -> None:
+    async with opened(tmp_path, users=("c1",)) as images:
+        assert (await images.ask('POST /images/prune?filters={"dangling":["0"]}'))[1]["ImagesDeleted"] is None
+
+
+def lines(answer: bytes) -> list[Any]:
+    """The JSON lines of a chunked answer."""
+    return [json.loads(line) for line in answer.splitlines() if line.startswith(b"{")]
