@@ -1,4 +1,4 @@
-"""Disks that machines write to: ext4, thin. The contract, and disks that are files of this host."""
+"""Writable disks of machines: thin ext4. The contract, and an implementation as files of this host."""
 
 import os
 import subprocess
@@ -15,13 +15,13 @@ from appliance.store.sparse import copy_holes
 
 @dataclass(frozen=True, slots=True)
 class DiskKind:
-    """How large a disk is, in bytes, and mke2fs's options for its file system."""
+    """The size of a disk in bytes, and mke2fs's options for its file system."""
 
     size: int
     options: tuple[str, ...]
 
 
-# A container's own.
+# The writable disk of a container.
 SCRATCH = DiskKind(
     10 << 30,
     (
@@ -41,49 +41,49 @@ VOLUME_OPTIONS = ("-O", "^resize_inode", "-m", "0", "-E", "lazy_itable_init=1,la
 
 
 class Disks(ABC):
-    """Each disk is known by a path, whose folder and name no other has; a file is there only if machines' disks are files here.
+    """Each disk is identified by a path with a unique folder and name. Only `LocalDisks` has a file at that path.
 
-    `stores` are names of further places for disks: one whose name is NAME@STORE is made there.
+    `stores` are the names of further places for disks: a disk whose name ends in @STORE is created there.
     """
 
     stores: Collection[str] = ()
 
     @abstractmethod
     async def create(self, path: Path, kind: DiskKind) -> None:
-        """Make one. Unavailable or HypervisorError says why it cannot be."""
+        """Create a disk. Unavailable or HypervisorError says why that fails."""
 
     @abstractmethod
     async def remove(self, path: Path) -> None:
-        """One that is not there is no error."""
+        """Remove a disk. No error when the disk does not exist."""
 
     @abstractmethod
     async def used(self, path: Path) -> int:
-        """Bytes that it takes where it is kept; 0 for one that is not there."""
+        """The bytes that a disk occupies in its store; 0 when the disk does not exist."""
 
     @abstractmethod
     async def forget(self, path: Path) -> None:
-        """A file that machines only read is gone: what was made of it elsewhere goes too."""
+        """The file of a read-only disk was removed: remove the copies that were made of it elsewhere."""
 
     @abstractmethod
     async def inherited(self) -> list[tuple[str, str]]:
-        """Of volumes that somebody before us has left here: the name, and the store that it is in, "" for the usual one."""
+        """The volumes in newly claimed stores, which an earlier appliance has left: name and store, "" for the default store."""
 
     @abstractmethod
     async def sweep(self, known: Collection[Path], files: Collection[Path], stacks: Iterable[Sequence[Path]]) -> None:
-        """Remove all but these, and what was made of other files than these: what was left by a daemon that was killed.
+        """Remove the disks that are not in `known`, and copies of other files than `files`: leftovers of a daemon that was killed.
 
-        `stacks` are the files that machines have together, each image's.
+        `stacks` are the layers of each image, lowest first.
         """
 
 
 class LocalDisks(Disks):
-    """Files, each in a folder of its own that its owner makes and sweeps. The disk for a container is made once and copied."""
+    """Disks as files, each in a folder that the disk's owner creates and removes. Disks of containers are copies of one blank disk."""
 
     def __init__(self, root: Path) -> None:
         self._blank = root / "blank.ext4"
 
     async def prepare(self) -> None:
-        """Make the disk that others are copies of, unless it is there."""
+        """Create the blank disk, unless it exists."""
         if self._blank.exists():
             return
         partial = self._blank.with_suffix(".part")
@@ -101,7 +101,7 @@ class LocalDisks(Disks):
         partial.rename(path)
 
     def copy_blank(self, path: Path) -> None:
-        """A container's own disk, holes as holes. FEASIBILITY: 0.25 ms and 168 KiB each."""
+        """Create the writable disk of a container: a sparse copy of the blank disk (0.25 ms, 168 KiB)."""
         source = os.open(self._blank, os.O_RDONLY | os.O_CLOEXEC)
         out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
@@ -125,11 +125,11 @@ class LocalDisks(Disks):
         """See Disks: machines read the file itself."""
 
     async def inherited(self) -> list[tuple[str, str]]:
-        """See Disks: here a volume is known by its record."""
+        """See Disks. Every volume has its record."""
         return []
 
     async def sweep(self, known: Collection[Path], files: Collection[Path], stacks: Iterable[Sequence[Path]]) -> None:
-        """See Disks: their owners do it."""
+        """See Disks. The owners of the disks remove them."""
 
 
 async def _make(path: Path, kind: DiskKind) -> None:

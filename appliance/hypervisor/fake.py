@@ -2,7 +2,7 @@
 
 `FakeHost` stands for the hypervisor: it owns the VMs and outlives its drivers. A second `FakeDriver` on the same host is a
 restarted appliance, which adopts the VMs. A test sees both ends of a machine's line: the driver dials the near end, and the host
-gives the far end to `FakeHost.guest`, or, without a guest, to whoever calls `FakeVm.accept`.
+gives the far end to `FakeHost.guest`, or, without a guest, to the test through `FakeVm.accept`.
 """
 
 import json

@@ -1,4 +1,7 @@
-"""The QEMU driver: `command` builds the command line (pure), `driver` runs it. Only composition roots import this."""
+"""The QEMU driver. Only `appliance/hosting` imports it.
+
+`command`, `qmp`, `slots` and `saved.fingerprint` are pure; the other modules run QEMU and talk to its monitor.
+"""
 
 from appliance.hypervisor.qemu.driver import QemuDriver, default_pool, has_room
 

@@ -6,30 +6,30 @@ from pathlib import Path
 
 from appliance.hypervisor.driver import SHARE_TAG, Forward, MachineSpec, Nic
 
-# Nothing of a container is in here: what it needs comes over the channel, so that a restored machine can become any.
-# nokaslr and notests save a third of the kernel's boot without KVM; loglevel keeps the 16550 quiet but for real trouble.
+# The arguments name no container: everything comes over the channel, so that a restored machine can become any container's.
+# nokaslr and notests save a third of the kernel's boot without KVM. loglevel=3 sends only errors to the slow serial console.
 KERNEL_ARGUMENTS = "console=ttyS0 quiet loglevel=3 panic=-1 nokaslr cryptomgr.notests random.trust_cpu=on"
-# A template has so many disks of one size; a clone puts files of that size behind them, so nothing is plugged in.
+# A template has this many disks of one size. A clone puts its files behind these disks, so no disk is plugged in.
 SLOTS = 8
 SLOT_BYTES = 16 << 30
-# The PCI slot of the first NIC, and how many may be plugged in behind it.
-_FIRST_CARD = 0x10
+# The PCI slot of the first NIC, and the number of NICs that may be plugged in after it.
+_FIRST_NIC_SLOT = 0x10
 MOST_MORE_NICS = 8
-# The NIC of a template. The guest gives it the container's address when it is told which.
+# The MAC address of a template's NIC. Configure gives the NIC the container's address.
 BLANK_MAC = "02:42:00:00:00:00"
 
 
 Node = dict[str, object]
-"""A block node as QMP's blockdev-add takes it."""
+"""A block node, device or backend, as QMP's commands take it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a machine's beginning comes from.
+    """How a machine starts.
 
-    `memory` is a descriptor of the file behind its memory, -1 for anonymous memory; `shares` says that it writes to that file
-    rather than to a private copy. `slotted`: it has the disks of a template, which disks are put behind. `waits`: it is told
-    by its monitor from which state it goes on.
+    `memory` is a descriptor of the file behind its memory, -1 for anonymous memory. With `shares` the machine writes to that file,
+    otherwise to a private copy. With `slotted` the machine has the disk slots of a template. With `waits` QEMU loads a state, as
+    its monitor is asked to.
     """
 
     memory: int = -1
@@ -42,12 +42,12 @@ BOOT = Origin()
 
 
 def shared_boot_origin(memory: int) -> Origin:
-    """A machine that boots and shares its memory with others, as virtiofs needs it."""
+    """A machine that boots with shared memory, which virtiofs needs."""
     return Origin(memory, shares=True)
 
 
 def template_origin(memory: int) -> Origin:
-    """A machine that boots to be saved."""
+    """A machine that boots and becomes a template."""
     return Origin(memory, shares=True, slotted=True)
 
 
@@ -56,13 +56,13 @@ def clone_origin(memory: int, *, shares: bool) -> Origin:
 
 
 def saved_origin(slotted: bool) -> Origin:
-    """A machine that goes on from its own saved state, memory included."""
+    """A machine that continues from its own saved state, memory included."""
     return Origin(slotted=slotted, waits=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A disk, by its descriptor, at a LUN of the first adapter."""
+    """A disk by its descriptor, at a LUN of the first adapter."""
 
     lun: int
     fd: int
@@ -71,7 +71,7 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Descriptors:
-    """Open files passed to QEMU: listening sockets of the monitor and the tether's channel, the disks, taps by NIC's place, virtiofsd."""
+    """Open files that QEMU inherits: listening sockets of monitor and channel, disks, taps by the index of their NIC, virtiofsd."""
 
     monitor: int
     channel: int
@@ -148,15 +148,15 @@ def command(
         "virtserialport,chardev=tether,name=tether",
         "-device",
         "virtio-rng-pci",
-        # Tells a restored kernel that it is another one now: it makes its random numbers anew (VMGENID).
+        # VMGENID tells a restored kernel that it is a copy, so that the kernel reseeds its random numbers.
         "-device",
         "vmgenid,guid=auto",
         "-device",
         "virtio-scsi-pci,id=scsi",
     ]
     if not origin.slotted:
-        # What the guest frees goes back to the host. Not with a template's memory: for that QEMU 7.2 would punch holes into the
-        # file that all clones share, which is sealed against it.
+        # Memory that the guest frees goes back to the host. With a template's memory QEMU 7.2 would punch holes into the file that
+        # all clones share, and the file is sealed.
         arguments += ["-device", "virtio-balloon-pci,free-page-reporting=on"]
     for disk in descriptors.disks:
         arguments += ["-add-fd", f"fd={disk.fd},set={disk.lun + 1}"]
@@ -166,7 +166,7 @@ def command(
     for lun, (file, read_only) in sorted(files.items()):
         arguments += _disk(lun, file, read_only, in_slot=origin.slotted and lun < SLOTS)
     for place, nic in nics_of(spec):
-        netdev, device = netdev_of(place, nic, str(descriptors.taps.get(place, 0))), card_device(place, nic)
+        netdev, device = netdev_of(place, nic, str(descriptors.taps.get(place, 0))), nic_device(place, nic)
         arguments += ["-netdev", _listed(netdev, "type"), "-device", _listed(device, "driver")]
     if descriptors.shares >= 0:
         arguments += [
@@ -182,17 +182,17 @@ _EMPTY: Node = {"driver": "null-co", "size": SLOT_BYTES, "read-zeroes": True}
 
 
 def slot_is_read_only(lun: int) -> bool:
-    """The first slot is for what a machine writes; a disk cannot change that while its guest has it."""
+    """The first slot is writable, the others are not. QEMU cannot change that while the guest has the disk."""
     return lun > 0
 
 
 def file_node(lun: int) -> Node:
-    """The file behind the disk at `lun`, given to QEMU as descriptor set lun + 1."""
+    """The file of the disk at `lun`, which QEMU has as descriptor set lun + 1."""
     return {"driver": "file", "filename": f"/dev/fdset/{lun + 1}", "locking": "off"}
 
 
 def disk_node(lun: int, file: str, read_only: bool, *, in_slot: bool) -> Node:
-    """What the guest's disk reads from: over the node named `file`."""
+    """The node that the guest's disk reads from, on top of the node `file`."""
     node: Node = {"driver": "raw", "node-name": f"disk{lun}", "file": file, "read-only": read_only}
     if not read_only:
         node |= {"discard": "unmap", "detect-zeroes": "unmap"}
@@ -202,7 +202,7 @@ def disk_node(lun: int, file: str, read_only: bool, *, in_slot: bool) -> Node:
 
 
 def backing_node(lun: int, node: Node, read_only: bool, generation: int) -> Node:
-    """`node` under a name of its own; what is put behind a disk later has a higher generation."""
+    """`node` with a name. A file that replaces another file of the disk has a higher generation."""
     mode: Node = {"read-only": True} if read_only else {"read-only": False, "discard": "unmap"}
     return {**node, **mode, "node-name": f"disk{lun}-{generation}"}
 
@@ -225,12 +225,12 @@ def _disk(lun: int, file: Node, read_only: bool, *, in_slot: bool) -> list[str]:
 
 
 def nics_of(spec: MachineSpec) -> list[tuple[int, Nic]]:
-    """All of them, each with its place: 0 is the built-in NIC's, those behind are plugged in."""
+    """All NICs with their index: 0 is the built-in NIC, the others are plugged in."""
     return [(place, nic) for place, nic in enumerate((spec.nic, *spec.more_nics)) if nic is not None]
 
 
 def netdev_of(place: int, nic: Nic, tap: str) -> Node:
-    """The host's end of a NIC as QMP's netdev_add takes it. `tap` is the descriptor of one, or its name in the monitor."""
+    """The host's end of a NIC as QMP's netdev_add takes it. `tap` is a tap's descriptor, or its name in the monitor."""
     if nic.bridge:
         return {"type": "tap", "id": f"net{place}", "fd": tap}
     return {
@@ -249,17 +249,17 @@ def _rule(forward: Forward) -> str:
 
 
 def forward_command(place: int, forward: Forward) -> str:
-    """A port forwarded into a NIC that is there already, as the human monitor takes it."""
+    """The command of the human monitor that adds a forward to a NIC."""
     return f"hostfwd_add net{place} {_rule(forward)}"
 
 
 def unforward_command(place: int, forward: Forward) -> str:
-    """The end of a forwarded port."""
+    """The command of the human monitor that removes a forward."""
     return f"hostfwd_remove net{place} {forward.protocol}:{forward.host_ip}:{forward.host_port}"
 
 
-def card_device(place: int, nic: Nic) -> Node:
-    """The NIC as QMP's device_add takes it. Its PCI slot is said, so that a saved machine has it there again."""
+def nic_device(place: int, nic: Nic) -> Node:
+    """The NIC as QMP's device_add takes it. Its PCI slot is fixed, because a saved machine needs it in the same slot."""
     return {
         "driver": "virtio-net-pci",
         "id": f"card{place}",
@@ -267,30 +267,30 @@ def card_device(place: int, nic: Nic) -> Node:
         "mac": nic.mac,
         "romfile": "",
         "bus": "pci.0",
-        "addr": f"{_FIRST_CARD + place:#x}",
+        "addr": f"{_FIRST_NIC_SLOT + place:#x}",
     }
 
 
 def share_chardev(fd: str) -> Node:
-    """The connection to virtiofsd as QMP's chardev-add takes it; `fd` is its name in the monitor."""
+    """The connection to virtiofsd as QMP's chardev-add takes it; `fd` is the descriptor's name in the monitor."""
     address = {"type": "fd", "data": {"str": fd}}
     return {"id": "shares", "backend": {"type": "socket", "data": {"addr": address, "server": False}}}
 
 
 def share_device() -> Node:
-    """What shows the shares to the guest, as QMP's device_add takes it."""
+    """The virtiofs device as QMP's device_add takes it."""
     return {
         "driver": "vhost-user-fs-pci",
         "id": "fs",
         "chardev": "shares",
         "tag": SHARE_TAG,
         "bus": "pci.0",
-        "addr": f"{_FIRST_CARD - 1:#x}",
+        "addr": f"{_FIRST_NIC_SLOT - 1:#x}",
     }
 
 
 def _listed(node: Node, first: str) -> str:
-    """A node as the command line takes it."""
+    """A node as the command line takes it: first,key=value,..."""
     words = {True: "on", False: "off"}
     listed = [str(node[first])]
     for key, value in node.items():

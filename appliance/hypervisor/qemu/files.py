@@ -1,4 +1,4 @@
-"""Files with holes, and who may have written them."""
+"""Sparse files, and the check of their owner."""
 
 import hashlib
 import os
@@ -10,9 +10,9 @@ _ZEROS = bytes(_PIECE)
 
 
 def copy_sparse(source: int, target: int | None) -> str:
-    """Copy what is no hole between descriptors; return the digest of size, positions and contents. Blocking.
+    """Copy the data of a sparse file between descriptors; return the digest of size, positions and contents. Blocks.
 
-    Without a target only the digest is taken. What is there but empty is a hole in the copy.
+    Without a target the function only computes the digest. Zeros become a hole in the copy.
     """
     size = os.fstat(source).st_size
     if target is not None:
@@ -23,14 +23,14 @@ def copy_sparse(source: int, target: int | None) -> str:
         try:
             start = os.lseek(source, position, os.SEEK_DATA)
         except OSError:
-            break  # ENXIO: only a hole is left
-        # Where holes begin and end is the file system's affair: the pieces must not be.
+            break  # ENXIO: only a hole remains
+        # The file system decides where holes begin and end. The digest must not depend on it, so pieces are aligned.
         position = max(position, start - start % _PIECE)
         end = min(size, -(-os.lseek(source, start, os.SEEK_HOLE) // _PIECE) * _PIECE)
         while position < end:
             data = os.pread(source, min(_PIECE, size - position), position)
             if not data:
-                raise OSError(f"a file became shorter at {position}")
+                raise OSError(f"the file was truncated at {position}")
             if data != _ZEROS[: len(data)]:
                 digest.update(b"%d:" % position)
                 digest.update(data)
@@ -49,10 +49,10 @@ def _write(fd: int, data: bytes, position: int) -> None:
 
 
 def check_owner(folder: Path) -> None:
-    """ValueError when somebody else could have written what is in the folder."""
+    """ValueError when another user could have written a file in the folder."""
     for path in (folder.parent, folder, *folder.iterdir()):
         found = path.lstat()
-        # Others may write in a sticky folder, but not to what is ours in it.
+        # In a sticky folder other users may create files, but not change ours.
         shared = found.st_mode & 0o022 and not (path == folder.parent and found.st_mode & stat.S_ISVTX)
         if (found.st_uid not in (0, os.geteuid())) or shared or stat.S_ISLNK(found.st_mode):
             raise ValueError(f"{path.name} may be written by others")

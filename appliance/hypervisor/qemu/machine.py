@@ -357,7 +357,7 @@ class QemuMachine(Machine):
             self._hang_up()
 
     def _hang_up(self) -> None:
-        """Close a line that nobody has dialled."""
+        """Close the line of a restore that was never dialled."""
         if self._early is not None:
             self._early.close()
             self._early = None

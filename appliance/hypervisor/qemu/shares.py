@@ -1,7 +1,7 @@
-"""Directories and files of the host for one machine, served by a virtiofsd that lives as long as the machine's QEMU.
+"""Shares of one machine, served by a virtiofsd that lives as long as the machine's QEMU.
 
-All of them are bound into one directory, which a mount namespace of virtiofsd's own has: what is read-only is so on the host's
-side, and there is nothing else that a guest could reach.
+All shares are bind-mounted into one directory, in a mount namespace of virtiofsd's own. A read-only share is read-only on the
+host's side, and the guest can reach nothing but the shares.
 """
 
 import os
@@ -15,9 +15,9 @@ from appliance.errors import HypervisorError
 from appliance.hypervisor.driver import Share
 from tether.system.linux import open_in_root
 
-# Debian has the C one of QEMU 7.2 here, and later versions the Rust one on the path.
+# Debian has QEMU 7.2's C program here. Later versions have the Rust program in PATH.
 _PROGRAMS = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
-# What a guest may not make on the host: device nodes. What it may know only as long as it holds: another machine may change it.
+# A guest may not create device nodes. Nothing is cached longer than the open file: another machine may change a file.
 _OPTIONS = "cache=auto,timeout=0,xattr,announce_submounts,modcaps=-mknod,max_idle_threads=1,log_level=err"
 _STAGE = """
 set -e
@@ -25,10 +25,10 @@ stage=$1; shift
 mount -t tmpfs -o size=1m,mode=755 vch "$stage"
 while [ "$1" != -- ]; do
     if [ "$2" = d ]; then mkdir "$stage/$1"; else : > "$stage/$1"; fi
-    # A namespace binds only what it has itself, so it is found again by its name there, and has to be the same.
+    # A namespace can bind only its own mounts. So the source is looked up again by name, and must be the same file.
     mount --no-canonicalize --rbind "$(readlink "/proc/self/fd/$3")" "$stage/$1"
     if [ "$(stat -Lc %d:%i "/proc/self/fd/$3")" != "$(stat -c %d:%i "$stage/$1")" ]; then
-        echo "share $1 is not what it was" >&2; exit 1
+        echo "share $1 was replaced meanwhile" >&2; exit 1
     fi
     mount --no-canonicalize -o "remount,bind,nodev,$4" "$stage/$1"
     shift 4
@@ -43,7 +43,7 @@ def find_virtiofsd() -> str | None:
 
 
 def serve(folder: Path, shares: tuple[Share, ...]) -> socket.socket:
-    """Start virtiofsd for a machine; the connection to it that is QEMU's. HypervisorError when something cannot be shared."""
+    """Start virtiofsd for a machine; return the connection for QEMU. HypervisorError when a share cannot be opened."""
     program = find_virtiofsd()
     if program is None:
         raise HypervisorError("virtiofsd is not installed (Debian: qemu-system-common)")

@@ -1,4 +1,4 @@
-"""Where disks go: behind the slots that a template's guest knows already, or plugged in beside them."""
+"""The LUN of each disk: a slot, which a template's guest knows already, or a LUN after the slots."""
 
 import os
 import stat
@@ -9,7 +9,7 @@ from appliance.hypervisor.qemu.command import SLOT_BYTES, SLOTS, slot_is_read_on
 
 
 def luns_of(disks: tuple[Disk, ...], *, slotted: bool) -> list[int]:
-    """The LUN of each disk. One that fits no slot of a slotted machine gets a LUN behind them."""
+    """The LUN of each disk. In a machine with slots, a disk that does not fit its slot gets a LUN after the slots."""
     if not slotted:
         return list(range(len(disks)))
     return [lun if _fits(lun, disk) else SLOTS + lun for lun, disk in enumerate(disks)]
@@ -21,16 +21,16 @@ def _fits(lun: int, disk: Disk) -> bool:
     try:
         return disk.path.stat().st_size <= SLOT_BYTES
     except OSError:
-        return True  # what is not there is said when it is opened
+        return True  # opening the file will fail, with the error
 
 
 def lengthen(path: Path) -> None:
-    """Behind a slot there is a file of its size. What is added is a hole."""
+    """Extend a file to the size of a slot, with a hole."""
     state = path.stat()
     if state.st_size >= SLOT_BYTES:
         return
     if not state.st_mode & stat.S_IWUSR:
-        # A layer is nobody's to write, and only root does not mind.
+        # A layer is read-only, and only root may truncate it nevertheless.
         path.chmod(state.st_mode | stat.S_IWUSR)
     os.truncate(path, SLOT_BYTES)
     path.chmod(state.st_mode)

@@ -1,4 +1,4 @@
-"""Tap devices (tun(4), linux/if_tun.h): the host's ends of cards. One lives as long as a QEMU holds its descriptor."""
+"""Tap devices (tun(4), linux/if_tun.h): the host's ends of NICs. A tap exists as long as a QEMU holds its descriptor."""
 
 import fcntl
 import os
@@ -19,7 +19,7 @@ _IFLA_PROTINFO, _NLA_F_NESTED, _IFLA_BRPORT_MODE, _IFLA_BRPORT_ISOLATED = 12, 1 
 
 
 def open_tap(bridge: str, *, isolated: bool) -> tuple[int, str]:
-    """A new tap on a bridge: its descriptor, its name. HypervisorError when there can be none."""
+    """Create a tap on a bridge; return its descriptor and its name. HypervisorError when that fails."""
     try:
         fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -32,7 +32,7 @@ def open_tap(bridge: str, *, isolated: bool) -> tuple[int, str]:
             os.close(fd)
             raise
     except OSError as error:
-        raise HypervisorError(f"no tap on bridge {bridge}: {error}") from error
+        raise HypervisorError(f"cannot create a tap on bridge {bridge}: {error}") from error
     return fd, name
 
 
@@ -44,7 +44,7 @@ def _set_up(name: str) -> None:
 
 
 def attach(name: str, bridge: str, *, isolated: bool) -> None:
-    """Put a tap that is on no bridge yet on one. OSError when there is no such bridge."""
+    """Put a tap on a bridge, unless it is NO_BRIDGE. OSError when the bridge does not exist."""
     if bridge == NO_BRIDGE:
         return
     index = socket.if_nametoindex(name)

@@ -1,8 +1,8 @@
-"""Templates: machines that were booted once, so that others are restored from them copy-on-write.
+"""Templates: the state of a machine that booted once. Other machines are restored from it, with memory copied on write.
 
-On disk a template is a folder named by its key with `ram`, `state` and `manifest.json`, which holds their digests; it is made
-under another name and renamed when complete. In memory it is two sealed memfds (fcntl(2), F_SEAL_WRITE): every clone maps the
-first one privately, and no clone can change what the others get, whatever becomes of its QEMU.
+On disk a template is a folder named by its key, with `ram`, `state` and `manifest.json`, which holds their digests. The folder is
+written under another name and renamed when it is complete. In memory a template is two sealed memfds (fcntl(2), F_SEAL_WRITE):
+every clone maps the first privately, so that a clone cannot change another clone, even if its QEMU is compromised.
 """
 
 import contextlib
@@ -20,13 +20,13 @@ from appliance.store.sparse import copy_holes
 log = logging.getLogger(__name__)
 
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-# How many of them are kept on disk; each takes what its guest had touched, some 100 MB.
-_KEPT = 6
+# Templates on disk. Each takes the memory that its guest has touched, some 100 MB.
+_MOST_ON_DISK = 6
 
 
 @dataclass(slots=True)
 class Template:
-    """Open descriptors of the machine's memory and of its devices' state."""
+    """Open descriptors of the machine's memory and of the state of its devices."""
 
     key: str
     memory: int
@@ -37,11 +37,11 @@ class Template:
         os.close(self.state)
 
     def open_state(self) -> int:
-        """The state with a file offset of its own, for one clone."""
+        """Open the state with a file offset of its own, for one clone."""
         return os.open(f"/proc/self/fd/{self.state}", os.O_RDONLY | os.O_CLOEXEC)
 
     def copy_memory(self) -> int:
-        """The memory once more, for one clone that others look into, so that it cannot be copied on write. Blocking."""
+        """Copy the memory for one clone with shares: virtiofsd maps its memory, so it cannot be copied on write. Blocks."""
         memory = os.memfd_create("vch-ram", os.MFD_CLOEXEC)
         try:
             copy_holes(self.memory, memory)
@@ -51,26 +51,26 @@ class Template:
         return memory
 
     def seal(self) -> None:
-        """Nobody may write to it from now on. OSError (EBUSY) while somebody still has it mapped for writing."""
+        """Forbid writes from now on. OSError (EBUSY) while a process has a file mapped for writing."""
         for fd in (self.memory, self.state):
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
 
 
 def blank(key: str, memory_mib: int) -> Template:
-    """Files for a template that is about to be made."""
+    """Empty files for a new template."""
     memory = os.memfd_create("vch-ram", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(memory, memory_mib << 20)
     return Template(key, memory, os.memfd_create("vch-state", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
 
 
 class TemplateFolder:
-    """Templates on disk. All methods block."""
+    """Templates on disk, below one folder. All methods block."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def load(self, key: str) -> Template | None:
-        """The template, verified; None when there is none. One that is not what it was saved as is removed."""
+        """Load and verify a template; None when there is none. A damaged template is removed."""
         folder = self._root / key
         if not folder.exists():
             return None
@@ -82,7 +82,7 @@ class TemplateFolder:
             for name, fd in (("ram", template.memory), ("state", template.state)):
                 with open(folder / name, "rb") as file:
                     if copy_sparse(file.fileno(), fd) != manifest[name]:
-                        raise ValueError(f"{name} has another digest")
+                        raise ValueError(f"the digest of {name} differs")
             template.seal()
             os.utime(folder)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -94,7 +94,7 @@ class TemplateFolder:
         return template
 
     def save(self, template: Template) -> None:
-        """Write it, whole or not at all. OSError when the disk is full."""
+        """Write a template, whole or not at all. OSError when the disk is full."""
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
         partial = self._root / f".{template.key}.{os.getpid()}"
         shutil.rmtree(partial, ignore_errors=True)
@@ -120,7 +120,7 @@ class TemplateFolder:
         shutil.rmtree(self._root / key, ignore_errors=True)
 
     def _collect(self) -> None:
-        """Remove what was not used for longest, and what was left half made."""
+        """Remove the least recently used templates, and incomplete templates of processes that have ended."""
         found = []
         for folder in self._root.iterdir():
             with contextlib.suppress(OSError):
@@ -129,5 +129,5 @@ class TemplateFolder:
                         shutil.rmtree(folder, ignore_errors=True)
                 else:
                     found.append((folder.stat().st_mtime, folder))
-        for _, folder in sorted(found)[:-_KEPT]:
+        for _, folder in sorted(found)[:-_MOST_ON_DISK]:
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Which templates there are and which are wanted; making one is a machine that boots, rehearses and is saved."""
+"""The templates that exist and those that are wanted. A template is made by a machine that boots, rehearses and is saved."""
 
 import hashlib
 import logging
@@ -20,20 +20,20 @@ log = logging.getLogger(__name__)
 
 
 class LocalRehearsal(Rehearsal, Protocol):
-    """One with disks that are files here."""
+    """A rehearsal whose disks are files of this host."""
 
     def disks(self, folder: Path) -> tuple[Disk, ...]:
-        """Disks for one guest's rehearsal, as a container has them; what it writes to is made in `folder`."""
+        """The disks for one rehearsal, as a container has them. The writable disk is created in `folder`."""
 
 
 TEMPLATE = "template"
 _MAKE_SECONDS = 180.0
-# After a failure nothing is tried for a while: machines boot meanwhile.
+# After a failure no template of that kind is made for a while. Machines boot meanwhile.
 _PAUSE = 300.0
 
 
 class Bootable(Protocol):
-    """A machine of the driver, as far as making a template goes."""
+    """A machine of the driver, as far as making a template needs it."""
 
     folder: Path
     spec: MachineSpec
@@ -48,7 +48,7 @@ class Bootable(Protocol):
 
 
 class Maker(Protocol):
-    """The driver. `guest_digest` is that of kernel and initrd, `version` QEMU's."""
+    """The driver. `guest_digest` is the digest of kernel and initrd, `version` is QEMU's."""
 
     accel: str
     version: str
@@ -58,7 +58,7 @@ class Maker(Protocol):
 
 
 class Templates:
-    """`run` makes what is wanted, one at a time."""
+    """`run` makes the wanted templates, one at a time."""
 
     def __init__(self, driver: Maker, root: Path, rehearsal: LocalRehearsal) -> None:
         self._driver = driver
@@ -72,7 +72,7 @@ class Templates:
     # -- for machines ---------------------------------------------------------------------------------------------
 
     def get(self, spec: MachineSpec) -> Template | None:
-        """The template for machines like this one, None while there is none; it is then made."""
+        """The template for machines of this kind; None while there is none, and the template is then wanted."""
         key = self._key(spec)
         template = self._ready.get(key)
         if template is None and trio.current_time() >= self._not_before.get(key, 0):
@@ -81,7 +81,7 @@ class Templates:
         return template
 
     def drop(self, template: Template) -> None:
-        """It is no good: forget it, in memory and on disk. Clones that run keep what they have mapped."""
+        """Remove a template that does not work, in memory and on disk. Running clones keep their mappings."""
         if self._ready.pop(template.key, None) is not None:
             template.close()
             self._folder.remove(template.key)
@@ -107,7 +107,7 @@ class Templates:
     # -- making ---------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Make what is wanted, until cancelled."""
+        """Make the wanted templates, until cancelled."""
         try:
             while True:
                 while self._wanted:
@@ -115,7 +115,7 @@ class Templates:
                     try:
                         await self._provide(key, spec)
                     except Exception as error:
-                        # Whatever it is, machines can boot instead.
+                        # Without a template, machines boot.
                         reasons = "; ".join(str(leaf) or repr(leaf) for leaf in leaves(error))
                         log.warning("no template of %d MiB: %s", spec.memory_mib, reasons)
                         self._not_before[key] = trio.current_time() + _PAUSE
@@ -144,22 +144,24 @@ class Templates:
             machine.spec = replace(spec, disks=self._rehearsal.disks(machine.folder))
             machine.launch(template_origin(template.memory))
             with trio.fail_after(_MAKE_SECONDS):
-                # Saved with the line open: a guest that knows itself alone looks for company only now and then.
+                # Saved with the line open: a guest without a line looks for a new one only now and then.
                 async with (
                     self._rehearsal.perform(await machine.dial_tether(), kind, machine.guest_disks()),
                     machine.open_monitor() as monitor,
                 ):
-                    # Not stopped first: a machine that was saved running runs at once when it is restored.
+                    # The machine is not stopped first: QEMU lets a machine run at once that was saved while it ran.
                     await monitor.ignore_shared_memory()
                     await monitor.save(template.state, _MAKE_SECONDS)
                 await machine.kill()
             template.seal()
         except trio.TooSlowError:
             template.close()
-            raise HypervisorError(f"it took more than {_MAKE_SECONDS} s\n{machine.last_words()}") from None
+            raise HypervisorError(
+                f"the template took more than {_MAKE_SECONDS:.0f} s\n{machine.last_words()}"
+            ) from None
         except Exception:
             if words := machine.last_words():
-                log.warning("a template could not be made: %s", words)
+                log.warning("the template's machine: %s", words)
             template.close()
             raise
         except BaseException:
@@ -173,7 +175,7 @@ class Templates:
 
 
 def kind_of(spec: MachineSpec) -> MachineSpec:
-    """What machines of one template have in common."""
+    """The kind of a machine: what machines of one template have in common."""
     nic = spec.nic
     return MachineSpec(
         TEMPLATE, spec.memory_mib, spec.cpus, nic=replace(nic.kind, mac=BLANK_MAC) if nic is not None else None

@@ -1,1 +1,1 @@
-"""vSphere: a vCenter or a lone ESXi runs the machines. The only home of pyVmomi."""
+"""The vSphere driver, for a vCenter or a lone ESXi. Only this package uses pyVmomi. README.md says how its parts work together."""

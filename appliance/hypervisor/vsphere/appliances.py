@@ -1,4 +1,4 @@
-"""Appliances on a vCenter or ESXi: found, configured, taken away. What `vch` asks of vSphere."""
+"""Appliances on a vCenter or ESXi: find, deploy, configure and remove them. The calls of `vch` to vSphere."""
 
 import json
 import logging
@@ -44,7 +44,7 @@ _PATHS = [
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """An appliance that is there. `values` are its properties, `addresses` those that its guest tells, by the NIC's MAC address."""
+    """A deployed appliance. `values` are its properties; `addresses` are those that its guest reports, by the NIC's MAC address."""
 
     reference: Any
     name: str
@@ -60,7 +60,7 @@ class Deployed:
 
 
 class Appliances:
-    """Those of a vCenter or ESXi, as seen by an operator."""
+    """The appliances of a vCenter or ESXi that an operator's account can see."""
 
     def __init__(self, session: Session, collector: Collector) -> None:
         self.session = session
@@ -71,7 +71,7 @@ class Appliances:
     async def open(cls, server: Server) -> AsyncIterator["Appliances"]:
         """Log in. HypervisorError says why it cannot."""
         async with Session.open(server) as session, trio.open_nursery() as nursery:
-            # Of tasks only: machines are looked at when they are asked for.
+            # For tasks only: the properties of VMs are read when they are needed.
             collector = Collector(session, None, lambda *_: None)
             nursery.start_soon(collector.run)
             yield cls(session, collector)
@@ -81,10 +81,10 @@ class Appliances:
         """See Collector."""
         return await self._collector.carry_out(what, method, *arguments)
 
-    # -- what is there --------------------------------------------------------------------------------------------
+    # -- inventory --------------------------------------------------------------------------------------------
 
     async def all(self) -> list[Deployed]:
-        """Every appliance that this account sees, by name."""
+        """All appliances that the account can see, sorted by name."""
         content = self.session.content
         view = await self.session.change(
             "machines", content.viewManager.CreateContainerView, content.rootFolder, [vim.VirtualMachine], True
@@ -93,13 +93,16 @@ class Appliances:
             references = await self.session.look("machines", view, "view") or ()
         finally:
             await self.session.part(view.DestroyView)
-        # First which they are: of others nothing is asked.
+        # The first call finds the appliances, so that no property of another VM is read.
         found = await self.session.properties("machines", references, ["config.extraConfig"])
         ours = [one for one in references if KEY in extra_of(found.get(one._moId, Properties()))]
         return sorted([one for reference in ours if (one := await self.look(reference))], key=lambda one: one.name)
 
     async def named(self, name: str) -> Deployed:
-        """The one of a name, or of a managed object's id. NotFound says which there are, Conflict that several are called so."""
+        """Find an appliance by its name or the id of its managed object. NotFound names the appliances that exist.
+
+        Conflict when several appliances have the name.
+        """
         everything = await self.all()
         found = [one for one in everything if name in (one.name, one.reference._moId)]
         if not found:
@@ -107,11 +110,11 @@ class Appliances:
             raise NotFound(f"no such appliance: {name}; there are {there}")
         if len(found) > 1:
             ids = ", ".join(one.reference._moId for one in found)
-            raise Conflict(f"{name}: there are several of that name: {ids}; name one by its id")
+            raise Conflict(f"{name}: several appliances have that name; use an id: {ids}")
         return found[0]
 
     async def look(self, reference: Any) -> Deployed | None:
-        """An appliance, None when it is gone or none."""
+        """Read an appliance; None when the VM is gone or is not an appliance."""
         found = (await self.session.properties("appliance", [reference], _PATHS)).get(reference._moId)
         if found is None:
             return None
@@ -145,7 +148,7 @@ class Appliances:
         )
 
     async def containers(self, appliance: Deployed, *, waiting: bool = False) -> list[tuple[Any, str, bool]]:
-        """Machines of its tenant's containers: reference, name, whether they are on. `waiting`: those that are nobody's yet, too."""
+        """The VMs of the appliance's containers: reference, name, whether the VM is on. With `waiting`, unassigned VMs too."""
         children = await self.session.look("containers", appliance.folder, "childEntity") or ()
         machines = [one for one in children if isinstance(one, vim.VirtualMachine)]
         found = await self.session.properties(
@@ -160,7 +163,7 @@ class Appliances:
         ]
 
     async def history(self, appliance: Deployed) -> dict[str, str]:
-        """What vSphere tells of it and its containers' machines: `events` and `tasks`, a line each, the oldest first."""
+        """vSphere's `events` and `tasks` of the appliance and its containers, one line each, the oldest first."""
         manager = self.session.content.eventManager
         entity = appliance.folder if self.session.is_vcenter and appliance.folder is not None else appliance.reference
         which = vim.event.EventFilterSpec.ByEntity(entity=entity, recursion="all")
@@ -180,7 +183,7 @@ class Appliances:
     # -- deployment -----------------------------------------------------------------------------------------------
 
     async def make_pool(self, parent: Any, name: str, cpu_limit: int, memory_limit: int) -> Any:
-        """A resource pool below one; limits in MHz and MiB, -1 for none. AlreadyThere when there is one of that name."""
+        """Create a resource pool below `parent`; limits in MHz and MiB, -1 for none. AlreadyThere when the name is in use."""
 
         def share(limit: int) -> Any:
             return vim.ResourceAllocationInfo(
@@ -191,7 +194,7 @@ class Appliances:
         return await self.session.change(f"resource pool {name}", parent.CreateResourcePool, name, spec)
 
     async def deploy(self, plan: Plan, package: Package, on_progress: Progress) -> Any:
-        """The appliance's machine, off. What was begun of one that cannot be made is taken away again."""
+        """Create the appliance's VM, which is off. After a failure everything that was created is removed."""
         return await Deployment(self.session, self.carry_out, plan, package, on_progress).run()
 
     # -- changes --------------------------------------------------------------------------------------------------
@@ -204,7 +207,7 @@ class Appliances:
                 raise
 
     async def power_off(self, reference: Any, grace: float = 0.0) -> None:
-        """By the guest's own shutdown, if it has VMware's tools and as long as `grace` seconds last; then at once."""
+        """Shut the guest down, if it has VMware Tools; power off after `grace` seconds, or at once."""
         if grace:
             try:
                 await self.session.change("shut down", reference.ShutdownGuest)
@@ -223,7 +226,7 @@ class Appliances:
                 raise
 
     async def set_values(self, appliance: Deployed, values: Mapping[str, str]) -> None:
-        """Have some of its properties be these. An appliance reads them when it boots."""
+        """Set properties of an appliance, which reads them when it boots."""
         if not self.session.is_vcenter:
             text = encode({**appliance.values, **values}).decode()
             change = vim.vm.ConfigSpec(extraConfig=[vim.option.OptionValue(key=ENVIRONMENT_KEY, value=text)])
@@ -238,39 +241,39 @@ class Appliances:
         await self.carry_out("properties", appliance.reference.ReconfigVM_Task, change)
 
     async def extra(self, reference: Any) -> dict[str, str]:
-        """A machine's extraConfig, of which what begins with guestinfo is its guest's, too."""
+        """A VM's extraConfig, by key. The guest can read the keys that begin with guestinfo."""
         return extra_of(
             Properties({"config.extraConfig": await self.session.look("settings", reference, "config.extraConfig")})
         )
 
     async def set_extra(self, reference: Any, values: Mapping[str, str]) -> None:
-        """Write to it; the guest is told of it at once."""
+        """Set values of a VM's extraConfig. The guest sees them at once."""
         change = vim.vm.ConfigSpec(
             extraConfig=[vim.option.OptionValue(key=key, value=value) for key, value in values.items()]
         )
         await self.carry_out("settings", reference.ReconfigVM_Task, change)
 
     async def destroy(self, reference: Any) -> None:
-        """A machine that is off, with its own disks; one that is gone is no error."""
+        """Destroy a VM that is off, with its own disks. No error when the VM does not exist."""
         try:
             await self.carry_out("remove", reference.Destroy_Task)
         except Gone:
             pass
 
     async def end(self, reference: Any) -> None:
-        """Power a machine off, if it is on, and remove it."""
+        """Power off a VM, if it is on, and destroy it."""
         await self.power_off(reference)
         await self.destroy(reference)
 
     async def remove_pool(self, pool: Any) -> None:
-        """A resource pool; what is left in it goes to its parent. One that is gone is no error."""
+        """Remove a resource pool; its VMs move to its parent. No error when the pool does not exist."""
         try:
             await self.carry_out("remove the resource pool", pool.Destroy_Task)
         except Gone:
             pass
 
     async def remove_folder(self, folder: Any) -> bool:
-        """A folder of machines, if nothing is in it."""
+        """Remove a folder of VMs, if it is empty; whether it was removed."""
         if not self.session.is_vcenter or await self.session.look("folder", folder, "childEntity"):
             return False
         await self.carry_out("remove the folder", folder.Destroy_Task)
@@ -279,30 +282,30 @@ class Appliances:
     # -- a tenant's disks and files -------------------------------------------------------------------------------
 
     async def folders(self, appliance: Deployed) -> tuple[str, ...]:
-        """Where its tenant's disks are: [datastore] folder/."""
+        """The folders of the tenant's files: "[datastore] folder/"."""
         return tuple([files.path("") async for files in self._datastores(appliance)])
 
     async def keep_disks(self, machine: Any, folders: tuple[str, ...]) -> None:
-        """Take from a machine the disks that are in one of these, and would go with it."""
+        """Detach the disks of a VM that are in one of these folders, so that `destroy` does not delete them."""
         devices = await self.session.look("disks", machine, "config.hardware.device")
         change = without_disks(devices or (), folders)
         if change is not None:
-            await self.carry_out("keep the disks", machine.ReconfigVM_Task, change)
+            await self.carry_out("detach the disks", machine.ReconfigVM_Task, change)
 
     async def datacenter_of(self, appliance: Deployed) -> tuple[str, Any]:
-        """Its name, and itself."""
+        """The appliance's datacenter, with its name."""
         root, wanted = self.session.content.rootFolder, appliance.values.get("datacenter", "")
         return await find_one(self.session, root, vim.Datacenter, wanted, "--datacenter")
 
     async def remove_files(self, appliance: Deployed, *, volumes: bool) -> list[str]:
-        """What its tenant has on datastores. Volumes only if they are to go, too; else their paths are returned."""
+        """Remove the tenant's files from the datastores. Without `volumes`, volumes stay, and their paths are returned."""
         kept: list[str] = []
         async for files in self._datastores(appliance):
             kept += await _remove_files(files, volumes=volumes)
         return kept
 
     async def _datastores(self, appliance: Deployed) -> AsyncIterator[Datastore]:
-        """Those that its tenant has files on, each as long as it is its turn."""
+        """The datastores with files of the tenant, each open until the next."""
         name, datacenter = await self.datacenter_of(appliance)
         there = await all_named(self.session, datacenter, vim.Datastore)
         stores = [text.partition("=")[2] for text in appliance.values.get("volume-stores", "").split(",")]
@@ -313,7 +316,7 @@ class Appliances:
                     yield files
 
     def group(self, pool: Any, name: str) -> MachineGroup:
-        """A group of machines in a pool's cluster."""
+        """The DRS group of this name in the pool's cluster."""
 
         async def change(what: str, method: Callable[..., Any], _: Callable[[], Awaitable[bool]]) -> None:
             await self.carry_out(what, method)
@@ -321,17 +324,17 @@ class Appliances:
         return MachineGroup(self.session, change, pool, name)
 
     async def ticket(self) -> str:
-        """For one session like this, soon."""
+        """A ticket that clones this session once, and expires soon."""
         return str(await self.session.change("ticket", self.session.content.sessionManager.AcquireCloneTicket))
 
     async def remove_extension(self, tenant: str) -> None:
-        """What an appliance has registered itself as, if it has."""
+        """Unregister the extension of a tenant's appliance, if it is registered."""
         manager, key = self.session.content.extensionManager, extension_key(tenant)
         if manager is not None and await self.session.read("extension", manager.FindExtension, key) is not None:
             await self.session.change("extension", manager.UnregisterExtension, key)
 
     async def grant(self, user: str, datacenter: Any, privileges: Sequence[str]) -> None:
-        """Give an account a role of ours with these privileges, on a datacenter and all that is in it."""
+        """Give an account the role `_ROLE` with these privileges, on a datacenter and everything in it."""
         manager = self.session.content.authorizationManager
         roles = await self.session.look("roles", manager, "roleList") or ()
         role = next((one for one in roles if one.name == _ROLE), None)

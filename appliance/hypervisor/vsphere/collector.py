@@ -58,7 +58,7 @@ class MachineSnapshot:
 
 @dataclass(slots=True)
 class _Task:
-    """A task that somebody waits for. The entry keeps the task's end, which the server forgets."""
+    """A task whose end a caller waits for. The entry keeps the task's end, which the server forgets."""
 
     state: str = ""
     error: Any = None

@@ -27,18 +27,18 @@ _PIECE = 1 << 20
 _TIMEOUT = httpx.Timeout(60, connect=15)
 _TRIES, _PAUSE = 4, 0.5
 _AT_ONCE = 4
-# Says whose the tenant's files are.
+# The file that names the appliance that owns the tenant's files.
 _OWNER = "owner"
 CarryOut = Callable[..., Awaitable[Any]]
 
 
 async def folders_are_objects(session: Session, datastore: Any) -> bool:
-    """Whether a folder at the top of it is an object of its own, as on vSAN and vVols."""
+    """Whether a top-level folder of the datastore is an object, as on vSAN and vVols."""
     return await session.look("datastore", datastore, "capability.topLevelDirectoryCreateSupported") is False
 
 
 class _Body(httpx.AsyncByteStream):
-    """A file, read in a thread piece by piece."""
+    """A request body: a file, read in a thread piece by piece."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -54,7 +54,7 @@ class _Body(httpx.AsyncByteStream):
 
 
 class Datastore:
-    """One tenant's files on a datastore, all below a folder of its own. Several transfers go on at once, a few at most."""
+    """One tenant's files on a datastore, all below one folder. At most `_AT_ONCE` transfers run at the same time."""
 
     def __init__(
         self, session: Session, location: DatastoreLocation, tenant: str, client: httpx.AsyncClient, carry_out: CarryOut
@@ -68,7 +68,7 @@ class Datastore:
         self._limit = trio.CapacityLimiter(_AT_ONCE)
         self._under_way: dict[str, trio.Event] = {}
         self._folders: set[str] = set()
-        # The path of the folder where it is an object.
+        # On vSAN and vVols, the path of the tenant's folder by its UUID; else "".
         self._object = ""
 
     @classmethod
@@ -76,7 +76,7 @@ class Datastore:
     async def open(
         cls, session: Session, location: DatastoreLocation, tenant: str, carry_out: CarryOut
     ) -> AsyncIterator["Datastore"]:
-        """`carry_out` makes a change that is a task, as a Collector's does."""
+        """`carry_out` makes a change that is a task: see Collector.carry_out."""
         async with httpx.AsyncClient(
             verify=session.server.context(),
             timeout=_TIMEOUT,
@@ -88,7 +88,7 @@ class Datastore:
             yield store
 
     async def _find_root(self) -> None:
-        """On vSAN and vVols a folder at the top is an object, known by its UUID, and that is how backings have to name it."""
+        """Find the tenant's folder. On vSAN and vVols it is an object, and backings must name it by its UUID."""
         if not await folders_are_objects(self._session, self.reference):
             return
         manager, name = self._session.content.datastoreNamespaceManager, self._root
@@ -99,7 +99,7 @@ class Datastore:
                 )
             )
         except AlreadyThere:
-            # It ends in a slash.
+            # The URL ends in a slash.
             url = str(await self._session.look("datastore", self.reference, "summary.url"))
             datacenter = self._location.datacenter
             convert = manager.ConvertNamespacePathToUuidPath
@@ -109,16 +109,16 @@ class Datastore:
 
     @property
     def names_folders(self) -> bool:
-        """Whether a machine's folder can be named, and is not chosen by the datastore."""
+        """Whether a VM's folder can have a chosen name. On vSAN and vVols the datastore chooses it."""
         return not self._object
 
     @property
     def reference(self) -> Any:
-        """The datastore itself."""
+        """The managed object of the datastore."""
         return self._location.datastore
 
     def path(self, name: str) -> str:
-        """A file of ours as vSphere's calls take it: [datastore] folder/name."""
+        """The path of one of the tenant's files for vSphere's calls: "[datastore] folder/name"."""
         return f"[{self._location.name}] {self._root}/{name}"
 
     def _url(self, name: str) -> str:
@@ -129,14 +129,14 @@ class Datastore:
     async def _send(
         self, method: str, name: str, body: Callable[[], httpx.AsyncByteStream] | None = None, length: int = 0
     ) -> httpx.Response | None:
-        """Made again when the answer is lost, since it does the same again; None for what is not there.
+        """Send a request; None when the file does not exist. The request is idempotent, so it is repeated when the answer is lost.
 
-        HypervisorError says what the server says, or why it cannot be reached.
+        HypervisorError holds the server's words, or says why the server cannot be reached.
         """
         problem = ""
         for tried in range(_TRIES):
             if tried:
-                log.info("%s %s: %s; it is tried again", method, self.path(name), problem)
+                log.info("%s %s: %s; trying again", method, self.path(name), problem)
                 await trio.sleep(_PAUSE * 2**tried)
             headers = {"Cookie": self._session.cookie.partition(";")[0]}
             if body is not None:
@@ -147,7 +147,7 @@ class Datastore:
             try:
                 response = await self._client.send(request)
             except httpx.HTTPError as error:
-                # Many say nothing.
+                # Many of httpx's errors have no text.
                 problem = str(error) or type(error).__name__
                 continue
             if response.is_success:
@@ -156,19 +156,19 @@ class Datastore:
                 return None
             problem = f"{response.status_code} {response.reason_phrase}"
             if response.status_code in (401, 403):
-                # The cookie may be one of a session that has ended: a call finds that out.
+                # The session of the cookie may have ended. A call logs in again then.
                 await self._session.look("datastore", self._location.datastore, "name")
         raise HypervisorError(f"cannot {'read' if body is None else 'write'} {self.path(name)}: {problem}")
 
     async def size(self, name: str) -> int | None:
-        """How long a file is; None when it is not there."""
+        """The size of a file in bytes; None when the file does not exist."""
         found = await self._send("HEAD", name)
         return None if found is None else int(found.headers.get("content-length", "0"))
 
     async def claim(self, owner: str) -> bool:
-        """Make the tenant's files this owner's, who alone may tidy them up; True when they were nobody's until now.
+        """Claim the tenant's files for an owner, who alone may remove files; True when the files had no owner until now.
 
-        InvalidParameter when they are another's.
+        InvalidParameter when the files have another owner.
         """
         await self._make_folder("")
         found = await self._send("GET", _OWNER)
@@ -178,13 +178,13 @@ class Datastore:
             found = await self._send("GET", _OWNER)
         if found is None or found.text.strip() != owner:
             raise InvalidParameter(
-                f"--tenant {self._tenant}: it is another appliance's; choose another name, or remove {self.path(_OWNER)} when that "
-                "one is gone for good"
+                f"--tenant {self._tenant}: it is another appliance's tenant; choose another name, or remove {self.path(_OWNER)} if that "
+                "appliance does not exist any more"
             )
         return new
 
     async def put(self, name: str, source: Path) -> None:
-        """Write a file, and look that all of it is there. HypervisorError says why it is not."""
+        """Write a file and check its size. HypervisorError when the write fails or the file is incomplete."""
         with open(source, "rb") as file:
 
             def body() -> httpx.AsyncByteStream:
@@ -195,23 +195,23 @@ class Datastore:
             await self._send("PUT", name, body, length)
         written = await self.size(name)
         if written != length:
-            raise HypervisorError(f"cannot write {self.path(name)}: {written} of {length} bytes are there")
+            raise HypervisorError(f"cannot write {self.path(name)}: {written} of {length} bytes were written")
 
     async def file_of(self, source: Path, name: str) -> str:
-        """The path of a file with the bytes of one that never changes, known by its name: written if it is not there."""
+        """Upload a file that never changes, unless a file of that name and size exists; return its path."""
         if await self.size(name) != source.stat().st_size:
             await self._make_folder(name.rpartition("/")[0])
             await self.put(name, source)
         return self.path(name)
 
     async def disk_of(self, source: Path, folder: str) -> str:
-        """The path of a virtual disk with the bytes of a file that never changes, known by its name: written if it is not there."""
+        """Upload a file that never changes as a virtual disk, unless the disk exists; return the disk's path."""
         return await self.made_disk(source.stem, folder, source.stat().st_size, lambda: nullcontext(source))
 
     async def made_disk(
         self, stem: str, folder: str, size: int, make: Callable[[], AbstractAsyncContextManager[Path]]
     ) -> str:
-        """The same, of a file that is made only when it is needed."""
+        """Like `disk_of`, for a file that `make` creates when the disk does not exist."""
         name = f"{folder}/{stem}.vmdk"
         async with self._alone(name):
             if not await self._is_whole(name, size):
@@ -220,14 +220,14 @@ class Datastore:
         return self.path(name)
 
     async def drop_disk_of(self, source: Path, folder: str) -> None:
-        """Remove what `disk_of` has written; whoever wants it meanwhile has it written anew."""
+        """Remove the disk that `disk_of` has written. A caller that wants the disk meanwhile writes it again afterwards."""
         name = f"{folder}/{source.stem}.vmdk"
         async with self._alone(name):
             await self.delete_disk(self.path(name))
 
     @asynccontextmanager
     async def _alone(self, name: str) -> AsyncIterator[None]:
-        """One at a time for each name."""
+        """Let one task at a time work on a name."""
         while (under_way := self._under_way.get(name)) is not None:
             await under_way.wait()
         done = self._under_way[name] = trio.Event()
@@ -238,7 +238,7 @@ class Datastore:
             done.set()
 
     async def _is_whole(self, name: str, size: int) -> bool:
-        # The descriptor is written last: where it is, the bytes are.
+        # The descriptor is written last: if it exists, the flat file is complete.
         return await self.size(name) is not None and await self.size(flat_name(name)) == size
 
     async def _write_disk(self, name: str, source: Path) -> None:
@@ -264,21 +264,21 @@ class Datastore:
         self._folders.add(folder)
 
     async def _repeat(self, act: Callable[[], Awaitable[T]]) -> T:
-        """Do what comes to the same when it is done again, until it is heard that it is done."""
+        """Repeat an idempotent call until its answer arrives."""
         for tried in range(1, _TRIES + 1):
             try:
                 return await act()
             except (AnswerLost, Busy) as error:
                 if tried == _TRIES:
                     raise
-                log.info("%s; it is tried again", error)
+                log.info("%s; trying again", error)
                 await trio.sleep(_PAUSE)
         raise AssertionError("unreachable")
 
-    # -- disks that are written to --------------------------------------------------------------------------------
+    # -- writable disks --------------------------------------------------------------------------------
 
     async def create_disk(self, folder: str, name: str, size: int) -> None:
-        """A blank thin disk of `size` bytes; one of that name which was there before is nobody's, and goes."""
+        """Create a blank thin disk of `size` bytes. An existing disk of that name is a leftover, and is replaced."""
         manager = self._session.content.virtualDiskManager
         spec = vim.VirtualDiskManager.FileBackedVirtualDiskSpec(
             diskType="thin", adapterType="lsiLogic", capacityKb=size >> 10
@@ -296,18 +296,18 @@ class Datastore:
                     return
                 await self.delete_disk(path)
             except NoFile:
-                # Somebody has tidied up.
+                # The folder was removed meanwhile.
                 self._folders.discard(folder)
             except (AnswerLost, Busy) as error:
-                log.info("%s; it is tried again", error)
+                log.info("%s; trying again", error)
                 lost = True
                 await trio.sleep(_PAUSE)
             else:
                 return
-        raise HypervisorError(f"cannot make the disk {path}")
+        raise HypervisorError(f"cannot create the disk {path}")
 
     async def delete_disk(self, path: str) -> None:
-        """Remove a virtual disk; one that is not there is no error."""
+        """Remove a virtual disk. No error when the disk does not exist."""
         delete = self._session.content.virtualDiskManager.DeleteVirtualDisk_Task
         try:
             await self._repeat(lambda: self._carry_out(f"delete {path}", delete, path, self._location.datacenter))
@@ -315,7 +315,7 @@ class Datastore:
             pass
 
     async def delete(self, name: str) -> None:
-        """Remove a file or folder with all that is in it, "" for all that is ours; one that is not there is no error."""
+        """Remove a file, or a folder with its content; "" is the tenant's folder. No error when it does not exist."""
         if not name and self._object:
             await self._delete_object()
             return
@@ -327,7 +327,7 @@ class Datastore:
             pass
 
     async def _delete_object(self) -> None:
-        # It has to be empty.
+        # Only an empty folder can be deleted.
         for name in await self.list_files("", "*"):
             await self.delete(name)
         delete = self._session.content.datastoreNamespaceManager.DeleteDirectory
@@ -339,7 +339,7 @@ class Datastore:
             pass
 
     async def list_files(self, folder: str, pattern: str = "*.vmdk") -> dict[str, int]:
-        """The disks in a folder of ours, or files of another pattern, with the bytes that they take; none when it is not there."""
+        """The disks in one of the tenant's folders, or files of another pattern, with their sizes; {} when the folder does not exist."""
         browser = await self._session.look("datastore", self._location.datastore, "browser")
         details = vim.host.DatastoreBrowser.FileInfo.Details(
             fileSize=True, fileType=False, modification=False, fileOwner=False

@@ -1,4 +1,4 @@
-"""A machine out of an OVA: its spec by vSphere's OvfManager, its disks uploaded through an NFC lease."""
+"""Deployment of an OVA: vSphere's OvfManager makes the VM's spec, an NFC lease takes the upload of its disks."""
 
 import json
 import logging
@@ -21,23 +21,23 @@ from appliance.provision.environment import encode
 
 log = logging.getLogger(__name__)
 
-# In an appliance's extraConfig: that it is one, and what it was made of.
+# Key in a VM's extraConfig that marks an appliance; the value is its tenant and version.
 KEY = "vch.appliance"
-# Of a machine that is there for its disk only, as long as an upgrade lasts.
+# Key of the temporary VM of an upgrade, which exists only for its disk.
 UPGRADE_KEY = "vch.upgrade"
-# What a lone ESXi's appliance has its properties by; vCenter writes it itself.
+# Key of the OVF environment. vCenter writes it; on an ESXi without vCenter the deployment does.
 ENVIRONMENT_KEY = "guestinfo.ovfEnv"
 _LEASE_SECONDS = 120.0
 _PROGRESS_SECONDS = 5.0
 _PAUSE = 0.25
 _PIECE = 1 << 20
 _TIMEOUT = httpx.Timeout(120, connect=15)
-# Told of bytes that are sent, and of all that there are to send.
+# Gets the number of bytes that were sent, and the number of all bytes.
 Progress = Callable[[int, int], None]
 
 
 class Package(Protocol):
-    """An OVA: its descriptor, and its files by name: how long they are, and their pieces."""
+    """An OVA: the text of its descriptor, and the size and content of its files, by name."""
 
     descriptor: str
 
@@ -47,7 +47,7 @@ class Package(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """An appliance that is to be: where, on which networks (backings by the OVF's names; more NICs beside), with which values."""
+    """An appliance to deploy. `networks` are by their names in the OVF; `more_nics` are backings; `values` are properties."""
 
     name: str
     tenant: str
@@ -64,7 +64,7 @@ class Plan:
 
 
 class Deployment:
-    """One, of a plan and a package. `carry_out` makes a change that is a task, as a Collector's does."""
+    """One deployment. `carry_out` makes a change that is a task: see Collector.carry_out."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Deployment:
         self._on_progress = on_progress
 
     async def run(self) -> Any:
-        """The machine, off. What was begun of one that cannot be made is taken away again."""
+        """Create the VM, which is off. After a failure everything that was created is removed."""
         plan, package = self._plan, self._package
         what = f"deploy {plan.name}"
         manager = self._session.content.ovfManager
@@ -102,13 +102,13 @@ class Deployment:
         )
         if made.error or made.importSpec is None:
             raise HypervisorError(
-                f"{what}: {'; '.join(words_of(fault) for fault in made.error or ()) or 'no spec came of it'}"
+                f"{what}: {'; '.join(words_of(fault) for fault in made.error or ()) or 'vSphere returned no spec'}"
             )
         spec = made.importSpec
         config = spec.configSpec
         config.numCPUs, config.memoryMB, config.firmware = plan.cpus, plan.memory_mib, "efi"
         about = {"tenant": plan.tenant, "version": plan.version}
-        # What the simulator repeats of the properties has no place there: secrets would be read by whoever may look.
+        # The simulator puts properties into extraConfig. They may be secrets, and every reader of the VM sees extraConfig.
         config.extraConfig = [vim.option.OptionValue(key=plan.key, value=json.dumps(about))]
         config.deviceChange += [_nic(index, backing) for index, backing in enumerate(plan.more_nics)]
         if not self._session.is_vcenter:
@@ -122,7 +122,7 @@ class Deployment:
             await self._upload(lease, info, made.fileItem or ())
             await self._session.change(what, lease.HttpNfcLeaseComplete)
         except BaseException:
-            # The server takes away what it made for a lease that is given up.
+            # The server removes the VM of an aborted lease.
             with trio.move_on_after(_LEASE_SECONDS, shield=True):
                 await self._give_up(lease)
             raise
@@ -139,7 +139,7 @@ class Deployment:
                 if facts.get("state") == "error":
                     raise HypervisorError(f"{what}: {words_of(facts['error'])}")
                 await trio.sleep(_PAUSE)
-        raise HypervisorError(f"{what}: vSphere did not get ready for it in {_LEASE_SECONDS:.0f} s")
+        raise HypervisorError(f"{what}: vSphere was not ready for the upload after {_LEASE_SECONDS:.0f} s")
 
     async def _give_up(self, lease: Any) -> None:
         plan = self._plan
@@ -156,7 +156,7 @@ class Deployment:
                 if facts.get("name") == plan.name and plan.key in extra_of(facts):
                     await self._carry_out(f"remove {plan.name}", machine.Destroy_Task)
         except HypervisorError as error:
-            log.warning("what was made of %s could not be removed: %s", plan.name, error)
+            log.warning("the incomplete VM of %s could not be removed: %s", plan.name, error)
 
     async def _upload(self, lease: Any, info: Any, items: Sequence[Any]) -> None:
         package = self._package
@@ -187,7 +187,7 @@ class Deployment:
         split = urlsplit(device.url)
         if split.hostname == "*" or split.netloc.startswith("*"):
             split = split._replace(netloc=f"{bracketed(server.host)}:{server.port}")
-        # A host of a vCenter is known by what the vCenter says of it.
+        # vCenter names the thumbprint of an ESXi host.
         verify = PinnedContext.of(device.sslThumbprint) if device.sslThumbprint else server.context()
         headers = {
             "Content-Type": "application/x-vnd.vmware-streamVmdk",

@@ -1,4 +1,4 @@
-"""Whether a vCenter or ESXi will do for an appliance: all that stands in the way, at once, each with what to do about it."""
+"""Checks a vCenter or ESXi before the deployment of an appliance: reports all problems at once, each with a remedy."""
 
 import datetime
 from collections.abc import Awaitable, Mapping
@@ -18,11 +18,11 @@ from appliance.hypervisor.vsphere.spec import NicBacking
 T = TypeVar("T")
 
 SERIAL_PORT = 2377
-# The rules of ESXi's firewall that let a machine's serial port out, VMware's own name for them.
+# VMware's name of the ruleset in ESXi's firewall that lets the serial ports of VMs connect.
 FIREWALL_RULES = "vSPC"
 _LICENSED = {"serialuri": "virtual serial port concentrator", "dvs": "distributed switches"}
 _SKEW_SECONDS = 60
-# What the account of an appliance does, by where it does it.
+# The privileges that the appliance's account needs.
 PRIVILEGES = (
     "Datastore.AllocateSpace", "Datastore.Browse", "Datastore.DeleteFile", "Datastore.FileManagement", "Folder.Create", "Folder.Delete",
     "Network.Assign", "Resource.AssignVMToPool", "VirtualMachine.Config.AddExistingDisk", "VirtualMachine.Config.AddNewDisk",
@@ -33,14 +33,14 @@ PRIVILEGES = (
 )  # fmt: skip
 
 
-_OF_A_POOL = ("VirtualMachine.Config.Rename", "VirtualMachine.Provisioning.Clone")
-_OF_A_GROUP = ("Host.Inventory.EditCluster",)
-_OF_OBJECTS = ("Datastore.Config",)
+_POOL_PRIVILEGES = ("VirtualMachine.Config.Rename", "VirtualMachine.Provisioning.Clone")
+_GROUP_PRIVILEGES = ("Host.Inventory.EditCluster",)
+_OBJECT_PRIVILEGES = ("Datastore.Config",)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is wrong with a setting, and what would mend it."""
+    """A problem with a setting, and a remedy."""
 
     setting: str
     text: str
@@ -49,9 +49,9 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class PreflightRequest:
-    """What an operator says, by the names of the inventory. `networks` are those of the roles that have one of their own.
+    """The operator's options, by names of the inventory. `networks` are the networks by role.
 
-    `container_networks` are portgroups by the name that Docker has for them.
+    `container_networks` are portgroups by the name of their Docker network.
     """
 
     name: str
@@ -63,13 +63,13 @@ class PreflightRequest:
     networks: Mapping[str, str]
     container_networks: Mapping[str, str]
     user: str
-    # Properties that were said.
+    # Properties that the operator has set.
     values: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Places:
-    """The managed objects of what was found, networks by role; a part that was not is missing."""
+    """The managed objects that were found, networks by role. A field is empty when its object was not found."""
 
     datacenter: Any = None
     datacenter_name: str = ""
@@ -79,7 +79,7 @@ class Places:
     pool: Any = None
     datastore: Any = None
     datastore_name: str = ""
-    # vSAN's.
+    # True on vSAN and vVols.
     folders_are_objects: bool = False
     networks: dict[str, vim.Network] = field(default_factory=dict)
     network_names: dict[str, str] = field(default_factory=dict)
@@ -91,14 +91,14 @@ def _wants_pool(values: Mapping[str, str]) -> bool:
 
 
 def privileges_for(values: Mapping[str, str], places: Places) -> tuple[str, ...]:
-    """What the account of an appliance with these properties, at these places, has to have."""
-    pool = _OF_A_POOL if _wants_pool(values) else ()
-    group = _OF_A_GROUP if values.get("vm-group") else ()
-    return (*PRIVILEGES, *pool, *group, *(_OF_OBJECTS if places.folders_are_objects else ()))
+    """The privileges that the account of an appliance with these properties needs at these places."""
+    pool = _POOL_PRIVILEGES if _wants_pool(values) else ()
+    group = _GROUP_PRIVILEGES if values.get("vm-group") else ()
+    return (*PRIVILEGES, *pool, *group, *(_OBJECT_PRIVILEGES if places.folders_are_objects else ()))
 
 
 class Preflight:
-    """One look at it. `problems` are in the way, `warnings` are not."""
+    """One run of all checks. A problem prevents the deployment, a warning does not."""
 
     def __init__(self, appliances: Appliances, wanted: PreflightRequest) -> None:
         self._appliances = appliances
@@ -109,7 +109,7 @@ class Preflight:
         self.warnings: list[Finding] = []
 
     async def run(self) -> None:
-        """Look at everything. HypervisorError when vSphere itself does not answer."""
+        """Make all checks. HypervisorError when vSphere does not answer."""
         await self._find()
         for look in (
             self._look_at_names,
@@ -130,10 +130,10 @@ class Preflight:
             self.problems.append(Finding(setting, str(error).removeprefix(f"{setting} "), remedy))
             return None
 
-    # -- by their names -------------------------------------------------------------------------------------------
+    # -- finding objects -------------------------------------------------------------------------------------------
 
     async def find_compute(self) -> None:
-        """Datacenter and cluster only."""
+        """Find datacenter, cluster and resource pool only."""
         session, wanted, places = self._session, self._wanted, self.places
         root = session.content.rootFolder
         found = await self._try(
@@ -156,7 +156,7 @@ class Preflight:
             places.compute_name, places.compute = compute
             path = wanted.compute_resource or places.compute_name
             places.pool = await self._try(
-                "--compute-resource", "name a pool that is there", find_pool(session, hosts, path)
+                "--compute-resource", "name an existing resource pool", find_pool(session, hosts, path)
             )
 
     async def _find(self) -> None:
@@ -190,7 +190,9 @@ class Preflight:
             if one is not None and one[1] == places.networks.get("bridge"):
                 self.problems.append(
                     Finding(
-                        setting, f"{portgroup} is the bridge network", "others cannot be on that one: choose another"
+                        setting,
+                        f"{portgroup} is the bridge network",
+                        "the bridge network is for one appliance alone: choose another portgroup",
                     )
                 )
 
@@ -203,7 +205,9 @@ class Preflight:
             await self._session.properties("datastore", [datastore], ["summary.accessible", "summary.freeSpace"])
         ).get(datastore._moId, Properties())
         if facts.get("summary.accessible") is False:
-            self.problems.append(Finding(setting, f"{name} is not accessible", "choose another one, or mend it"))
+            self.problems.append(
+                Finding(setting, f"{name} is not accessible", "choose another datastore, or repair this one")
+            )
         elif setting == "--image-store" and 0 <= facts.get("summary.freeSpace", -1) < 2 << 30:
             free = facts["summary.freeSpace"] >> 20
             self.problems.append(
@@ -212,7 +216,7 @@ class Preflight:
                 )
             )
 
-    # -- what is wrong with them ----------------------------------------------------------------------------------
+    # -- checks ----------------------------------------------------------------------------------
 
     async def _look_at_names(self) -> None:
         wanted = self._wanted
@@ -223,19 +227,23 @@ class Preflight:
                 where = wanted.compute_resource or self.places.compute_name
                 self.problems.append(
                     Finding(
-                        "--name", f"there is a resource pool {where}/{wanted.name}", "choose another name, or remove it"
+                        "--name",
+                        f"the resource pool {where}/{wanted.name} exists already",
+                        "choose another name, or remove the pool",
                     )
                 )
         for other in await self._appliances.all():
             if other.name == wanted.name:
                 self.problems.append(
                     Finding(
-                        "--name", f"there is an appliance {other.name}", f"choose another, or: vch delete {other.name}"
+                        "--name",
+                        f"there is an appliance {other.name}",
+                        f"choose another name, or: vch delete {other.name}",
                     )
                 )
             elif other.tenant == wanted.tenant:
                 self.problems.append(
-                    Finding("--tenant", f"{wanted.tenant} is the tenant of {other.name}", "choose another")
+                    Finding("--tenant", f"{wanted.tenant} is the tenant of {other.name}", "choose another tenant")
                 )
             bridge = self.places.network_names.get("bridge")
             if bridge and other.values.get("bridge-network") == bridge:
@@ -274,7 +282,7 @@ class Preflight:
                 )
 
     async def _look_at_licences(self) -> None:
-        """Of the hosts where it can be told, else of what the server has."""
+        """Check that a licence on the server has each feature that the appliance needs."""
         manager = self._session.content.licenseManager
         if manager is None:
             return
@@ -304,7 +312,7 @@ class Preflight:
             )
 
     async def hosts(self) -> list[tuple[str, Any]]:
-        """Those that machines may run on, with their names."""
+        """The hosts of the cluster, with their names."""
         if self.places.compute is None:
             return []
         hosts = await self._session.look("hosts", self.places.compute, "host") or ()
@@ -329,7 +337,7 @@ class Preflight:
             try:
                 there = await session.read("clock", clock.QueryDateTime)
             except HypervisorError:
-                continue  # a host that does not tell
+                continue  # the host does not answer
             apart = abs((there - datetime.datetime.now(datetime.UTC)).total_seconds())
             if apart > _SKEW_SECONDS:
                 self.warnings.append(
@@ -376,7 +384,7 @@ class Preflight:
 
 
 def allows(info: Any) -> bool:
-    """Whether a host's firewall lets serial ports out."""
+    """Whether a host's firewall lets serial ports connect to the concentrator."""
     if info is None or (info.defaultPolicy is not None and info.defaultPolicy.outgoingBlocked is False):
         return True
     for rules in info.ruleset or ():

@@ -1,4 +1,4 @@
-"""An appliance's system disk replaced by a newer one, with a snapshot to go back to; its data disk stays."""
+"""Upgrades of an appliance: its system disk is replaced, its data disk stays, and a snapshot makes a rollback possible."""
 
 import json
 import logging
@@ -14,21 +14,21 @@ from appliance.hypervisor.vsphere.deployment import KEY, UPGRADE_KEY, Package, P
 log = logging.getLogger(__name__)
 
 _SNAPSHOT = "vch upgrade"
-# In an appliance's extraConfig: what it was before.
+# Key in an appliance's extraConfig: version and system disk before the upgrade.
 _PREVIOUS_KEY = "vch.previous"
 _Change = vim.vm.device.VirtualDeviceSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Previous:
-    """What an appliance was before its last upgrade: version, and system disk."""
+    """Version and system disk of an appliance before its last upgrade."""
 
     version: str
     disk: str
 
 
 class Upgrades:
-    """Of one appliance, which has to be off for each step but `previous`."""
+    """Upgrades of one appliance. The appliance must be off for every method but `previous`."""
 
     def __init__(self, appliances: Appliances, appliance: Deployed) -> None:
         self._appliances = appliances
@@ -36,7 +36,7 @@ class Upgrades:
         self._session = appliances.session
 
     async def previous(self) -> Previous | None:
-        """None when it was never upgraded, or the way back was given up."""
+        """The state before the last upgrade; None when there was none, or it was committed."""
         extra = await self._session.look("upgrade", self._appliance.reference, "config.extraConfig") or ()
         text = next((str(one.value) for one in extra if one.key == _PREVIOUS_KEY), "")
         try:
@@ -46,19 +46,19 @@ class Upgrades:
             return None
 
     async def begin(self) -> None:
-        """A snapshot to come back to; what an earlier upgrade had kept goes."""
+        """Commit an earlier upgrade, and take the snapshot for a rollback."""
         await self.commit()
         arguments = _SNAPSHOT, f"before the upgrade from {self._appliance.version}", False, False
         await self._appliances.carry_out("snapshot", self._appliance.reference.CreateSnapshot_Task, *arguments)
 
     async def swap(self, package: Package, version: str, on_progress: Progress) -> None:
-        """Put the package's system disk in the place of what is there."""
+        """Replace the system disk by the package's."""
         one, appliances = self._appliance, self._appliances
         old = await self._system_disk(one.reference)
         place = str(old.backing.fileName)
         folder = place.rpartition("/")[0] if "/" in place else place
         _, datacenter = await self._appliances.datacenter_of(self._appliance)
-        # vSphere turns a stream into a disk only by making a machine of it, which lends us its disk.
+        # vSphere turns an uploaded stream into a disk only as part of a VM, so a temporary VM is deployed for its disk.
         plan = await self._lender(old.backing.datastore)
         lender = await appliances.deploy(plan, package, on_progress)
         try:
@@ -82,7 +82,7 @@ class Upgrades:
         store = type(datastore)(datastore._moId, self._session.stub)
         networks = await self._session.look("networks", one.reference, "network") or ()
         if not networks:
-            raise HypervisorError(f"{one.name} is on no network that could be told")
+            raise HypervisorError(f"{one.name} is on no network")
         either = {"Public": networks[0], "Bridge": networks[0]}
         return Plan(
             f"{one.name}-upgrade", one.tenant, "", one.pool, one.folder, store, either, (), {}, 1, 512, UPGRADE_KEY
@@ -115,7 +115,7 @@ class Upgrades:
         kept = json.dumps({"version": previous.version, "disk": previous.disk}) if previous is not None else ""
         about = {KEY: json.dumps({"tenant": self._appliance.tenant, "version": version}), _PREVIOUS_KEY: kept}
         change = vim.vm.ConfigSpec(
-            # The file stays: the snapshot has it.
+            # The old disk's file stays, because the snapshot needs it.
             deviceChange=[_Change(operation="remove", device=old), _Change(operation="add", device=disk)],
             extraConfig=[vim.option.OptionValue(key=key, value=value) for key, value in about.items()],
         )
@@ -129,16 +129,16 @@ class Upgrades:
         return None
 
     async def roll_back(self) -> Previous:
-        """Be what it was at the snapshot, data and all. HypervisorError when there is nothing to go back to."""
+        """Revert to the snapshot, with the data of that time. HypervisorError when there is no snapshot."""
         previous = await self.previous()
         snapshot = await self._snapshot()
         if snapshot is None:
             raise HypervisorError(
-                f"{self._appliance.name} has nothing to go back to: it was not upgraded, or the upgrade was committed"
+                f"{self._appliance.name} cannot be rolled back: it was not upgraded, or the upgrade was committed"
             )
-        await self._appliances.carry_out("go back", snapshot.RevertToSnapshot_Task, None, True)
+        await self._appliances.carry_out("roll back", snapshot.RevertToSnapshot_Task, None, True)
         if previous is not None:
-            # Looked at, rather than believed.
+            # Read from the VM, because the revert may leave the newer disk.
             now = await self._system_disk(self._appliance.reference)
             newer = str(now.backing.fileName)
             if newer != previous.disk:
@@ -148,7 +148,7 @@ class Upgrades:
         return previous or Previous(self._appliance.version, "")
 
     async def commit(self) -> None:
-        """Give up the way back: the snapshot and the disk of before go."""
+        """Remove the snapshot and the old system disk. No rollback is possible afterwards."""
         previous = await self.previous()
         snapshot = await self._snapshot()
         if snapshot is not None:
@@ -160,7 +160,7 @@ class Upgrades:
             await self._delete_disk(previous.disk, now)
 
     async def _delete_disk(self, path: str, used: str) -> None:
-        """A system disk that is not used any more; that it stays is no failure."""
+        """Delete an unused system disk. A failure is only logged."""
         if not path or path == used:
             return
         _, datacenter = await self._appliances.datacenter_of(self._appliance)
@@ -168,4 +168,4 @@ class Upgrades:
         try:
             await self._appliances.carry_out(f"delete {path}", manager.DeleteVirtualDisk_Task, path, datacenter)
         except HypervisorError as error:
-            log.warning("%s stays: %s", path, error)
+            log.warning("the unused disk %s could not be deleted: %s", path, error)
