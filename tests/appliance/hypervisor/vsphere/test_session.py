@@ -279,7 +279,7 @@ async def _pipe(source: trio.SocketStream, target: trio.SocketStream) -> None:
 @pytest.mark.parametrize("simulator", ["vcenter"], indirect=True)
 async def test_what_is_no_extension_is_said(simulator: Simulator, tmp_path: Path) -> None:
     for extension, said in (
-        (Extension("vch.none", tmp_path), "it is not registered yet, and there is no ticket"),
+        (Extension("vch.none", tmp_path), "not registered yet, and --vsphere-ticket-file holds no ticket"),
         (Extension("vch.none", tmp_path, tmp_path / "missing"), "--vsphere-ticket-file .*missing"),
     ):
         with pytest.raises(InvalidParameter, match=said):
