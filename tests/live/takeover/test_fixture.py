@@ -59,7 +59,7 @@ _OF_A_RUN = ("EndpointID", "Gateway", "IPAddress", "IPPrefixLen", "MacAddress", 
 def _without_run(answer: dict[str, Any]) -> dict[str, Any]:
     """An answer about a container, without what its run alone decides."""
     kept = copy.deepcopy(answer)
-    for key in ("State", "Status", "Ports"):
+    for key in ("State", "Status", "Ports", "ExecIDs"):
         kept.pop(key, None)
     kept["NetworkSettings"].pop("Ports", None)
     for endpoint in (kept["NetworkSettings"], *kept["NetworkSettings"]["Networks"].values()):
@@ -97,6 +97,7 @@ def test_the_api_answers_as_before(taken_over: tuple[Daemon, Answers]) -> None:
         assert (state["Status"], state["Running"], state["Paused"], state["Pid"]) == ("exited", False, False, 0), name
         assert (state["ExitCode"], state["StartedAt"]) == (137, state_before["StartedAt"]), name
         assert state["FinishedAt"] > state["StartedAt"], name
+        assert after.containers[name]["ExecIDs"] is None, name
     addressed = after.containers["addressed"]["NetworkSettings"]["Networks"]
     assert addressed["front"]["IPAMConfig"] == {"IPv4Address": "10.77.0.9"}
     for name, network in before.networks.items():
