@@ -36,7 +36,9 @@ async def test_force_removes_a_running_container(daemon: Engine, host: Host) -> 
     await daemon.remove(container, force=True)
     assert container.removed
     assert host.vms.vms == {}
-    assert daemon.events(container) == ["create", "start", "kill", "die", "destroy"]
+    actions = daemon.events(container)
+    # As with Docker, the end may be announced before the kill that caused it.
+    assert (actions[:2], sorted(actions[2:4]), actions[4:]) == (["create", "start"], ["die", "kill"], ["destroy"])
     with pytest.raises(NotFound):
         await daemon.start(container)
 
