@@ -56,12 +56,20 @@ def test_a_module_without_a_unit_test(tree: Path) -> None:
         (tree / name).touch()
     (tree / "tests/tether").mkdir()
     (tree / "tests/tether/test_tested.py").touch()
-    lines = ["# Why.", "build/elsewhere.py tests/tether/test_tested.py", "tether/tested.py tests/tether/test_gone.py"]
+    lines = [
+        "# Why.",
+        "build/elsewhere.py tests/tether/test_gone.py",
+        "tether/tested.py tests/tether/test_tested.py",
+        "tether/gone.py tests/tether/test_tested.py",
+    ]
     (tree / checks.ELSEWHERE).write_text("\n".join(lines))
     assert _lines("no-unit-test") == [
-        "build/tested_elsewhere.txt:3: tether/tested.py has a test of its own",
         "tether/untested.py:1: there is no tests/tether/test_untested.py",
-        "build/tested_elsewhere.txt:3: there is no tests/tether/test_gone.py",
+        "build/tested_elsewhere.txt:2: there is no tests/tether/test_gone.py",
+    ]
+    assert _lines("stale-line") == [
+        "build/tested_elsewhere.txt:3: tether/tested.py has tests/tether/test_tested.py",
+        "build/tested_elsewhere.txt:4: there is no tether/gone.py",
     ]
 
 
