@@ -25,9 +25,11 @@ _LOTS = {
     "live": ["tests/live", f"--ignore={_ALONE}", f"--ignore={_VSPHERE}"],
     "rooms and vSphere": [*_ROOMS, _VSPHERE],
 }
+_QUICK = ["-m", "not live and not simulator and not slow"]
+_IMAGES = "tests/appliance/image"
 _CHECK = {
-    "appliance": ["tests/appliance", "-m", "not live and not simulator and not slow"],
-    "the others": [*_ROOMS[1:], "-m", "not live and not simulator and not slow"],
+    "appliance": ["tests/appliance", f"--ignore={_IMAGES}", *_QUICK],
+    "images and the other rooms": [_IMAGES, *_ROOMS[1:], *_QUICK],
 }
 _SLOWEST = 10
 
