@@ -19,7 +19,7 @@ import urllib.parse
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import trio
 from google.protobuf.descriptor import ServiceDescriptor
@@ -28,9 +28,6 @@ from google.protobuf.message_factory import GetMessageClass
 
 from tether.rpc import http2
 from tether.rpc.status import Code, RpcError
-
-if TYPE_CHECKING:
-    from tether.rpc.server import Session
 
 log = logging.getLogger(__name__)
 
@@ -66,12 +63,28 @@ def methods_of(service: ServiceDescriptor, implementation: object) -> dict[bytes
     return bound
 
 
+class Session(Protocol):
+    """What a call needs of the client's connection that carries it; `tether.rpc.server.Session` is one."""
+
+    http: http2.ServerConnection
+
+    def consumed(self, stream: int, size: int) -> None:
+        """A handler has taken `size` received bytes of the stream: the client may send as many more."""
+
+    def outgoing_bytes(self, stream: int) -> int:
+        """Bytes of the stream that wait to be sent."""
+
+    def ended(self, stream: int) -> None:
+        """The call is over."""
+
+    def flush(self) -> None:
+        """Send what can be sent."""
+
+
 class Call:
     """One call as its handler sees it."""
 
-    def __init__(
-        self, session: "Session", stream: int, method: Method, metadata: http2.Headers, deadline: float | None
-    ):
+    def __init__(self, session: Session, stream: int, method: Method, metadata: http2.Headers, deadline: float | None):
         self.metadata = metadata
         self._session = session
         self._stream = stream
