@@ -20,7 +20,7 @@ from pathlib import Path
 
 _ALONE = "tests/live/test_leaks.py"
 _VSPHERE = "tests/live/vsphere"
-_ROOMS = ["tests/appliance", "tests/build", "tests/protos", "tests/tether"]
+_ROOMS = ["tests/appliance", "tests/build", "tests/protos", "tests/tether", "tests/test_readmes.py"]
 _LOTS = {
     "live": ["tests/live", f"--ignore={_ALONE}", f"--ignore={_VSPHERE}"],
     "rooms and vSphere": [*_ROOMS, _VSPHERE],
