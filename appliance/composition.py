@@ -49,7 +49,7 @@ from appliance.engine.containers.stats import Stats
 from appliance.engine.containers.storage import ContainerStorage
 from appliance.engine.containers.supervisor import RunWatcher, Supervisor
 from appliance.engine.containers.updates import Updates
-from appliance.engine.daemon import DaemonStatus
+from appliance.engine.daemon_status import DaemonStatus
 from appliance.engine.machines.admission import Admission
 from appliance.engine.machines.boot import MachineSize
 from appliance.engine.machines.provisioner import MachineProvisioner
@@ -60,7 +60,7 @@ from appliance.engine.model.registry import ContainerRegistry
 from appliance.engine.model.repository import ContainerRepository
 from appliance.engine.networking.connections import Connections
 from appliance.engine.networking.dhcp_leases import DhcpLeases
-from appliance.engine.networking.fast_lines import FastLines
+from appliance.engine.networking.fast_paths import FastPathWatcher
 from appliance.engine.networking.host_ports import HostPorts
 from appliance.engine.networking.networks import Networks, NetworkSettings
 from appliance.engine.networking.swarm import Swarm
@@ -243,7 +243,7 @@ def _services(process: Process, machines: Machines, stores: Stores) -> tuple[Ser
         execs,
     ]
     if machines.fast_paths is not None:
-        watchers.append(FastLines(machines.fast_paths))
+        watchers.append(FastPathWatcher(machines.fast_paths))
     resources = RunResources(networks, connections, volumes)
     ended, to_remove = trio.open_memory_channel[Container](math.inf)
     supervisor = Supervisor(provisioner, resources, file_sessions, repository, watchers, ended, nursery)

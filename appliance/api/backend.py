@@ -171,7 +171,7 @@ class CheckpointBackend(Protocol):
 
 
 class DaemonBackend(Protocol):
-    """engine.daemon."""
+    """engine.daemon_status."""
 
     def hypervisor(self) -> dict[str, str]: ...
     async def status(self) -> dict[str, str]: ...

@@ -13,12 +13,12 @@ from appliance.api.backend import (
     RemovalBackend,
     StorageBackend,
 )
+from appliance.api.config_checks import decode_config
 from appliance.api.container_filters import container_filter, parse_container_filters
-from appliance.api.containerconfig import decode_config
 from appliance.api.endpoints import decode_endpoints
 from appliance.api.fields import CONFIG, fold_names
 from appliance.api.filters import matches_label_filters, parse_filters
-from appliance.api.hostconfig import decode_host_config
+from appliance.api.host_config_checks import decode_host_config
 from appliance.api.router import Route
 from appliance.api.shapes import inspect_container, list_container
 from appliance.api.times import parse_time

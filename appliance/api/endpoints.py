@@ -3,7 +3,7 @@
 import ipaddress
 from typing import Any
 
-from appliance.api.containerconfig import check_mac
+from appliance.api.config_checks import check_mac
 from appliance.container.endpoint_settings import EndpointIPAMConfig, EndpointSettings
 from appliance.container.go_json import convert, fold
 from appliance.errors import InvalidParameter

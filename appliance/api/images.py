@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from appliance.api.backend import CommitBackend, ContainerRegistry, EventBackend
-from appliance.api.containerconfig import decode_config
+from appliance.api.config_checks import decode_config
 from appliance.api.filters import Filters, boolean_filter, matches_label_filters, parse_filters
 from appliance.api.image_shapes import created_of, inspect_image, list_image, seconds_of
 from appliance.api.router import Route

@@ -6,7 +6,7 @@ import msgspec
 
 from appliance.api.backend import ContainerBackend, SignalBackend, UpdateBackend
 from appliance.api.fields import HOST, decode
-from appliance.api.hostconfig import check_host_config
+from appliance.api.host_config_checks import check_host_config
 from appliance.api.router import Route
 from appliance.container.fields import Update
 from appliance.container.go_json import fold

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.hypervisor.driver import MachineSpec
-from appliance.hypervisor.facts import decode_spec, encode_spec
 from appliance.hypervisor.qemu.process import boot_id, is_running, start_time
+from appliance.hypervisor.spec_json import decode_spec, encode_spec
 
 _NAME = "machine.json"
 

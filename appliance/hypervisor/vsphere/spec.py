@@ -10,7 +10,7 @@ from pyVmomi import vim
 
 from appliance.errors import HypervisorError, InvalidParameter
 from appliance.hypervisor.driver import NO_BRIDGE, MachineSpec, Nic, ResourceShares, ScsiAddress
-from appliance.hypervisor.facts import decode_spec, encode_spec
+from appliance.hypervisor.spec_json import decode_spec, encode_spec
 
 # Namespace of the VMs' UUIDs (uuid5): the same tenant and id always give the same UUID.
 _NAMESPACE = uuid.UUID("6f3b1f0a-5d0e-4c55-9d2c-3f6f5a1f7c11")

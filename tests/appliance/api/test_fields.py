@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 import appliance.api
-from appliance.api.containerconfig import decode_config
+from appliance.api.config_checks import decode_config
 from appliance.api.fields import CONFIG, HOST, document
-from appliance.api.hostconfig import decode_host_config
+from appliance.api.host_config_checks import decode_host_config
 from appliance.container.fields import Decision, Field, Kind
 from appliance.errors import InvalidParameter
 

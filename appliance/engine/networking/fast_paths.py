@@ -1,4 +1,4 @@
-"""A TCP line to each guest whose own line is slow, while its container runs."""
+"""Offers a fast path (TCP and TLS) to each guest whose own line is slow, while its container runs."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from appliance.guest.fast_path import FastPaths
 
 
-class FastLines:
+class FastPathWatcher:
     def __init__(self, fast_paths: "FastPaths") -> None:
         self._fast_paths = fast_paths
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from appliance.hypervisor import Disk, Forward, MachineSpec, Nic, Share
-from appliance.hypervisor.facts import decode_spec, encode_spec
+from appliance.hypervisor.spec_json import decode_spec, encode_spec
 
 _NIC = Nic("02:42:00:00:00:01", "10.0.0.0/24", "10.0.0.1", forwards=(Forward("tcp", "0.0.0.0", 80, "10.0.0.2", 8080),))
 _SPEC = MachineSpec(
