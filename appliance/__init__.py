@@ -1,3 +1,3 @@
-"""The appliance: Docker's API in front, one virtual machine per container behind. README.md has the map of its rooms."""
+"""The appliance: Docker's API in front, one virtual machine per container behind. README.md describes its rooms (packages)."""
 
 __version__ = "0.1.0"

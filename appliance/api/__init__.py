@@ -1,1 +1,5 @@
-"""Docker's remote API, 1.22 to 1.51: routes one file per noun, wire shapes by version. Backends come from `composition.py`."""
+"""Docker's Engine API, 1.22 to 1.51. Each file holds the routes of one noun, or builds and decodes their JSON.
+
+README.md lists which route is in which file, and says how to add one. Routes call Protocols of `backend.py`, which `appliance/engine`
+satisfies; `composition.py` joins the two.
+"""

@@ -3,8 +3,7 @@
 An absent member of an optional field is UNSET and stays out of `docker inspect`; null and empty are shown as they were given.
 
 A new field is added here, with its decision, and read where it has its effect, mostly in `spec.py`. The checks of a request, FIELDS.md,
-the defaults of `docker inspect` and `docker update` follow from the declaration; `tests/appliance/api/test_fields.py` says how to write
-FIELDS.md again. A value that needs a check of its own is checked in `appliance/api/host_config_checks.py`.
+the defaults of `docker inspect` and `docker update` follow from the declaration. `appliance/api/README.md` lists all steps.
 """
 
 from typing import Annotated, Any

@@ -1,4 +1,8 @@
-"""Our side of a tether: the session of one guest, what its processes read and write. Knows machines, not containers."""
+"""The daemon's end of the channel to a tether: `session` calls one guest. It knows machines, not containers.
+
+`setup` holds what a guest receives and `reports` what it returns, as plain values; `encode` and `decode` map them to protobuf.
+`fanout` and `stdin` connect attached clients to a process, `fast_path` is the second, faster line to guests with a slow serial port.
+"""
 
 from appliance.guest.failures import GuestFailure, StartRefused
 from appliance.guest.fanout import Attachment, Fanout

@@ -1,6 +1,6 @@
 """Virtual machines: the contract in `driver`, one folder for each driver, and a driver in memory (`fake`) for tests.
 
-This room knows nothing of Docker. Nothing of a hypervisor's own API leaves the folder of its driver.
+`spec_json` stores a machine's spec. This room knows nothing of Docker. Nothing of a hypervisor's own API leaves the folder of its driver.
 """
 
 from appliance.hypervisor.disks import SCRATCH, VOLUME_OPTIONS, DiskKind, Disks, LocalDisks
