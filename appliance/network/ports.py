@@ -268,6 +268,10 @@ class _Held:
 
     def close(self) -> None:
         self.scope.cancel()
+        if self.protocol == "tcp":
+            # The relay closes its duplicate of the socket later. Without this, the duplicate would listen, and hold the port, until then.
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
 
 
