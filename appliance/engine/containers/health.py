@@ -72,8 +72,8 @@ class HealthMonitor:
                     await session.wait_process(probe_id)
             await session.delete_process(probe_id)
         except StartRefused as error:
-            text, code = exec_error(error)
-            output_text = str(text).encode()
+            # As with moby, a check that cannot start has no exit code: only its text says 126 or 127.
+            output_text = str(exec_error(error)[0]).encode()
         except VchError as error:
             output_text = str(error).encode()
         self._repository.emit(container, "exec_die", execID=probe_id, exitCode=str(code))

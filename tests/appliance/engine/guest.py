@@ -9,9 +9,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import trio
+from google.protobuf.message import Message
 
 from appliance.hypervisor import MachineSpec
-from protos.tether.v1 import process_pb2, sandbox_pb2, stdio_pb2
+from protos.tether.v1 import filesystem_pb2, metrics_pb2, process_pb2, sandbox_pb2, stdio_pb2
+from tests.appliance.engine.guest_files import FileService, GuestDisk
 from tether.agent.stdio import STDOUT, Spool, Stdin, StdioService
 from tether.launch import oci
 from tether.rpc.call import Call, Method, methods_of
@@ -102,7 +104,8 @@ class ScriptedGuest:
     """`programs` by the first argument of a process; `default` runs everything else. `nursery` owns the processes.
 
     `refusals` maps a first argument to the StartFailure that a launch of it ends with. `hold` delays each launch until it is set;
-    `held` is set when a launch waits for it.
+    `held` is set when a launch waits for it. All VMs have the same `disk`. `requests` receives what is asked of files, metrics,
+    top, limits and terminals.
     """
 
     def __init__(self, nursery: trio.Nursery, default: Program = sleeper, **programs: Program) -> None:
@@ -114,15 +117,20 @@ class ScriptedGuest:
         self.held = trio.Event()
         self.vms: dict[str, Vm] = {}
         self.launched: list[str] = []
+        self.disk = GuestDisk()
+        self.requests: list[Message] = []
 
     async def __call__(self, spec: MachineSpec, line: Line) -> None:
         """Serve one line. Returns when the guest powers off."""
         vm = self.vms.setdefault(spec.id, Vm())
         service = _Services(self, vm)
+        files = FileService(self.disk, self.requests)
         methods: dict[bytes, Method] = {}
         for file, name, implementation in (
             (sandbox_pb2.DESCRIPTOR, "Sandbox", service),
             (process_pb2.DESCRIPTOR, "Process", service),
+            (metrics_pb2.DESCRIPTOR, "Metrics", service.metrics),
+            (filesystem_pb2.DESCRIPTOR, "Filesystem", files),
             (stdio_pb2.DESCRIPTOR, "Stdio", service.stdio),
             (stdio_pb2.DESCRIPTOR, "Log", service.stdio),
         ):
@@ -149,19 +157,38 @@ class ScriptedGuest:
     def start(self, vm: Vm, process: Process) -> None:
         vm.processes[process.id] = process
         scope = vm.scopes[process.id] = trio.CancelScope()
-        self._nursery.start_soon(self._run, process, scope)
+        self._nursery.start_soon(self._run, vm, process, scope)
 
-    async def _run(self, process: Process, scope: trio.CancelScope) -> None:
+    async def _run(self, vm: Vm, process: Process, scope: trio.CancelScope) -> None:
         program = self.programs.get(process.args[0], self._default)
         code = 0
         with scope:
             code = await program(process)
         killed = scope.cancelled_caught
         process.end(process_pb2.ExitStatus(signal=9) if killed else process_pb2.ExitStatus(code=code))
+        # The kernel kills the rest of a pid namespace with its first process.
+        for other in vm.processes.values():
+            if other.join == process.id:
+                vm.scopes[other.id].cancel()
 
 
 def _random_id() -> int:
     return int.from_bytes(os.urandom(8), "big") or 1
+
+
+class _Metrics:
+    """Metrics of one VM: of the processes that are there, each has used a second of CPU time."""
+
+    def __init__(self, vm: Vm, requests: list[Message]) -> None:
+        self._vm = vm
+        self._requests = requests
+
+    def get(self, request: metrics_pb2.GetMetricsRequest) -> metrics_pb2.Sample:
+        self._requests.append(request)
+        if request.id not in self._vm.processes:
+            raise RpcError(Code.NOT_FOUND, f"no process {request.id}")
+        count = len(self._vm.processes)
+        return metrics_pb2.Sample(cpu_usage_ns=count * 1_000_000_000, pids=count, memory_usage=1 << 20)
 
 
 class _Services:
@@ -170,6 +197,7 @@ class _Services:
     def __init__(self, guest: ScriptedGuest, vm: Vm) -> None:
         self._guest = guest
         self._vm = vm
+        self.metrics = _Metrics(vm, guest.requests)
         self.stdio = StdioService(lambda process_id: (self._find(process_id).stdin, self._find(process_id).spool))
 
     def _find(self, process_id: str) -> Process:
@@ -265,8 +293,20 @@ class _Services:
         self._find(request.id).paused = False
         return process_pb2.ResumeResponse()
 
-    def resize_pty(self, _: process_pb2.ResizePtyRequest) -> process_pb2.ResizePtyResponse:
+    def resize_pty(self, request: process_pb2.ResizePtyRequest) -> process_pb2.ResizePtyResponse:
+        self._guest.requests.append(request)
         return process_pb2.ResizePtyResponse()
 
-    def update(self, _: process_pb2.UpdateRequest) -> process_pb2.UpdateResponse:
+    def update(self, request: process_pb2.UpdateRequest) -> process_pb2.UpdateResponse:
+        self._guest.requests.append(request)
         return process_pb2.UpdateResponse()
+
+    def top(self, request: process_pb2.TopRequest) -> process_pb2.TopResponse:
+        """As ps with the columns PID and CMD; the VM has a further process that is not the container's."""
+        self._guest.requests.append(request)
+        self._find(request.id)
+        if "--nonsense" in request.arguments:
+            raise RpcError(Code.INVALID_ARGUMENT, "error: unknown gnu long option\n\nUsage:\n ps [options]")
+        found = self._vm.processes.values()
+        lines = ["PID CMD", "1 tether", *(f"{process.pid} {' '.join(process.args)}" for process in found)]
+        return process_pb2.TopResponse(output="\n".join(lines).encode(), pids=[process.pid for process in found])

@@ -17,13 +17,14 @@ import trio
 from appliance.composition import Daemon, composed
 from appliance.config import Config, parse_arguments
 from appliance.container.config import ContainerConfig
+from appliance.container.container_record import ContainerRecord
 from appliance.container.host_config import HostConfig
 from appliance.engine.machines.pool import Pool
 from appliance.engine.model.container import Container
 from appliance.engine.model.repository import ContainerRepository
 from appliance.engine.networking.networks import Networks
 from appliance.hosting.contract import Hosting, Machines, usual_machine
-from appliance.hypervisor.fake import FakeDisks, FakeDriver, FakeHost
+from appliance.hypervisor.fake import FakeDisks, FakeDriver, FakeHost, FakeMachine
 from appliance.image.load import load
 from appliance.network.host import HostNetwork, UserModeHostNetwork
 from tests.appliance.engine.guest import Program, ScriptedGuest, sleeper
@@ -35,11 +36,13 @@ class Host:
 
     def __init__(self, nursery: trio.Nursery, default: Program = sleeper, **programs: Program) -> None:
         self.guest = ScriptedGuest(nursery, default, **programs)
+        # VersatileMachine for machines with checkpoints, suspend and shares.
+        self.machine: type[FakeMachine] = FakeMachine
         self.vms = FakeHost(nursery, self.guest)
         self.disks = FakeDisks()
 
     def driver(self) -> FakeDriver:
-        return FakeDriver(self.vms)
+        return FakeDriver(self.vms, self.machine)
 
     def power_off(self, machine_id: str) -> None:
         """End a VM behind the engine's back."""
@@ -113,6 +116,10 @@ class Engine:
         """Store the container's record as it is now."""
         await self._repository.save(container)
 
+    def stored(self, container: Container) -> ContainerRecord | None:
+        """The container's record on disk; None when there is none."""
+        return self._repository.load().get(container.id)
+
     async def until(self, container: Container, holds: Callable[[], bool]) -> None:
         """Wait until `holds` is true; it is asked again at each change of the container."""
         while not holds():
@@ -131,6 +138,12 @@ class Engine:
     def events(self, container: Container) -> list[str]:
         """The actions of the container's events so far."""
         return [event.action for event in self._bus.past(0) if event.id == container.id]
+
+    async def emitted(self, container: Container, action: str, times: int = 1) -> None:
+        """Wait until the container has had this event so often."""
+        with self._bus.watch() as events:
+            while self.events(container).count(action) < times:
+                await events.receive()
 
 
 @asynccontextmanager
