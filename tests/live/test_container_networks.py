@@ -149,7 +149,7 @@ def test_ports_are_the_containers_own(daemon: Daemon, neighbour: Neighbour) -> N
     assert ":80 " not in daemon.run_inside("ss", "-tln")
     for wrong in ("8080:80", "127.0.0.1:80:80"):
         refused = daemon.docker("run", "--rm", "--network", "published", "-p", wrong, "busybox", "true")
-        assert "port 80/tcp is published as it is there" in refused.stderr
+        assert "port 80/tcp is published at this address and with this number only" in refused.stderr
     daemon.kill()
     daemon.start()
     assert daemon.must("port", "own", "80").strip() == f"{address}:80"
