@@ -302,7 +302,7 @@ def test_image_search_in_an_index(daemon: Daemon) -> None:
             "search", "-f", "is-official=false", "--format", "{{.Name}}", f"{index.host}/term"
         ).split() == ["two"]
         index.answers["/v1/search"] = (200, {}, b'{"results": 5}', 0.0)
-        assert "sent no results" in daemon.docker("search", f"{index.host}/term").stderr
+        assert "sent a malformed answer to a search" in daemon.docker("search", f"{index.host}/term").stderr
 
 
 def test_info_version_ping_and_events(daemon: Daemon) -> None:

@@ -418,7 +418,7 @@ def test_a_lone_esxi(short_path: Path) -> None:
         assert daemon.must("logs", "alone") == "said\n"
         daemon.must("rm", "alone")
         daemon.stop()
-        assert "--vm-pool: InstantClones are a vCenter's from 6.7 on" in daemon.refusal("--vm-pool", "1")
+        assert "--vm-pool: InstantClones need a vCenter of version 6.7 or later" in daemon.refusal("--vm-pool", "1")
 
 
 def test_datastores_of_vsan(short_path: Path) -> None:
