@@ -12,8 +12,9 @@ import trio
 from google.protobuf.message import Message
 
 from appliance.hypervisor import MachineSpec
-from protos.tether.v1 import filesystem_pb2, metrics_pb2, process_pb2, sandbox_pb2, stdio_pb2
+from protos.tether.v1 import filesystem_pb2, metrics_pb2, network_pb2, process_pb2, sandbox_pb2, stdio_pb2
 from tests.appliance.engine.guest_files import FileService, GuestDisk
+from tests.appliance.engine.guest_network import GuestNetwork
 from tether.agent.stdio import STDOUT, Spool, Stdin, StdioService
 from tether.launch import oci
 from tether.rpc.call import Call, Method, methods_of
@@ -95,9 +96,18 @@ class Vm:
     """The state of one guest between its lines."""
 
     configured: sandbox_pb2.ConfigureRequest | None = None
+    awakened: list[sandbox_pb2.AwakenRequest] = field(default_factory=list)
+    network: GuestNetwork = field(default_factory=GuestNetwork)
     processes: dict[str, Process] = field(default_factory=dict)
     scopes: dict[str, trio.CancelScope] = field(default_factory=dict)
     off: trio.Event = field(default_factory=trio.Event)
+
+    def file(self, name: str) -> str:
+        """The newest content of a file in the tether's state directory, such as hosts."""
+        files = [*self.configured.files] if self.configured is not None else []
+        for request in self.awakened:
+            files += request.files
+        return [file.content for file in files if file.name == name][-1].decode()
 
 
 class ScriptedGuest:
@@ -133,6 +143,7 @@ class ScriptedGuest:
             (filesystem_pb2.DESCRIPTOR, "Filesystem", files),
             (stdio_pb2.DESCRIPTOR, "Stdio", service.stdio),
             (stdio_pb2.DESCRIPTOR, "Log", service.stdio),
+            (network_pb2.DESCRIPTOR, "Network", vm.network),
         ):
             methods |= methods_of(file.services_by_name[name], implementation)
         try:
@@ -149,6 +160,10 @@ class ScriptedGuest:
         vm = self.vms.pop(machine_id, None)
         for scope in vm.scopes.values() if vm is not None else ():
             scope.cancel()
+
+    def vm_of(self, process_id: str) -> Vm:
+        """The VM in which a container's process runs."""
+        return next(vm for vm in self.vms.values() if process_id in vm.processes)
 
     def process(self, process_id: str) -> Process:
         """The process of a container, in whatever VM."""
@@ -238,7 +253,8 @@ class _Services:
         self._vm.configured = None
         return sandbox_pb2.ResetResponse()
 
-    def awaken(self, _: sandbox_pb2.AwakenRequest) -> sandbox_pb2.AwakenResponse:
+    def awaken(self, request: sandbox_pb2.AwakenRequest) -> sandbox_pb2.AwakenResponse:
+        self._vm.awakened.append(request)
         return sandbox_pb2.AwakenResponse()
 
     def shutdown(self, _: sandbox_pb2.ShutdownRequest) -> sandbox_pb2.ShutdownResponse:

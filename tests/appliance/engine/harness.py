@@ -32,7 +32,12 @@ from tether.rpc.bridge import LoopThread
 
 
 class Host:
-    """VMs in memory with a scripted guest; `nursery` runs both."""
+    """VMs in memory with a scripted guest; `nursery` runs both.
+
+    A test may set `machine`, the class of the driver's machines, and `network`.
+    """
+
+    machine: type[FakeMachine] = FakeMachine
 
     def __init__(self, nursery: trio.Nursery, default: Program = sleeper, **programs: Program) -> None:
         self.guest = ScriptedGuest(nursery, default, **programs)
@@ -40,6 +45,7 @@ class Host:
         self.machine: type[FakeMachine] = FakeMachine
         self.vms = FakeHost(nursery, self.guest)
         self.disks = FakeDisks()
+        self.network: HostNetwork = UserModeHostNetwork()
 
     def driver(self) -> FakeDriver:
         return FakeDriver(self.vms, self.machine)
@@ -65,7 +71,7 @@ class FakeHosting(Hosting):
 
     def network_host(self) -> HostNetwork:
         """See Hosting."""
-        return UserModeHostNetwork()
+        return self._host.network
 
     @asynccontextmanager
     async def connected(self, owner: str) -> AsyncIterator[None]:
