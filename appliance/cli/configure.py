@@ -153,7 +153,11 @@ async def _boot_with(
         changed = await appliances.named(appliance.reference._moId)
         await appliances.set_values(changed, {key: appliance.values.get(key, "") for key in changes})
         served = await boot(appliances, appliance, appliance.values, folder, seconds, report)
-        text = "the old settings are back" if served else "nor with the old settings: see its console"
+        text = (
+            "the old settings are back"
+            if served
+            else "the API does not answer with the old settings either: see its console"
+        )
         raise Ended(TOO_LATE, f"{appliance.name} does not come up with these settings; {text}")
     secrets = [key for key in changes if PROPERTY[key].secret and changes[key]]
     if secrets:

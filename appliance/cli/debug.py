@@ -127,7 +127,7 @@ def _password() -> str:
     if (found := os.environ.get("VCH_ROOT_PASSWORD")) is not None:
         return found
     if not sys.stdin.isatty():
-        raise InvalidParameter("--rootpw: set $VCH_ROOT_PASSWORD, since there is no terminal to ask on")
+        raise InvalidParameter("--rootpw: set $VCH_ROOT_PASSWORD, since vch cannot ask for it without a terminal")
     return getpass.getpass("Password of root while SSH is open: ")
 
 

@@ -81,7 +81,7 @@ class Transfers:
 
     def _open(self, host: str, credentials: Credentials) -> AbstractAsyncContextManager[Registry]:
         if self._allowed and host not in self._allowed:
-            raise Forbidden(f"registry {host} is not allowed here: {', '.join(self._allowed)}")
+            raise Forbidden(f"registry {host} is not allowed; the allowed registries are {', '.join(self._allowed)}")
         return self._dial(host, credentials)
 
     def _emit(self, action: str, identity: str, name: str) -> None:

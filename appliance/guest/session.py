@@ -142,7 +142,7 @@ class GuestSession:
             except RpcError as error:
                 if not self.broke(error) or trio.current_time() >= deadline:
                     raise
-                log.info("guest: %s is repeated: %s", method, error.message)
+                log.info("guest: repeating %s: %s", method, error.message)
             await trio.sleep(_PAUSE)
             if timeout is not None:
                 timeout = max(0.0, deadline - trio.current_time())
@@ -190,7 +190,7 @@ class GuestSession:
                     with trio.fail_at(deadline):
                         batch = await stream.receive()
                     if not batch:
-                        raise GuestFailure("guest: a launch without an answer", Code.INTERNAL)
+                        raise GuestFailure("guest: the launch ended without an answer", Code.INTERNAL)
                 except trio.TooSlowError:
                     raise GuestFailure(f"guest: not ready within {timeout:.0f} s", Code.DEADLINE_EXCEEDED) from None
                 except RpcError as error:
@@ -199,7 +199,7 @@ class GuestSession:
                         raise StartRefused(decode_failure(failure), error.message) from error
                     if not self.broke(error) or trio.current_time() >= deadline:
                         raise translate(error) from error
-                    log.info("guest: a launch is repeated: %s", error.message)
+                    log.info("guest: repeating the launch: %s", error.message)
                 else:
                     yield Launched(batch, stream)
                     return

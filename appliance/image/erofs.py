@@ -41,7 +41,7 @@ def write_erofs(read: Callable[[int], bytes], out: BinaryIO, copied: Callable[[i
 
     After a read whose bytes went to the disk unchanged, `copied` gets their offset in `out`.
 
-    ProtocolError for a tar that no archiver writes: a name that leaves the layer with `..`, a hard link to nothing, a truncated stream.
+    ProtocolError for a tar that no archiver writes: a name that leaves the layer with `..`, a hard link to a missing file, a truncated stream.
     """
     writer = _Writer(read, out, copied)
     for entry in tarstream.entries(read):
@@ -131,7 +131,7 @@ class _Writer:
         for part in parts:
             node = node.children.get(part) if node is not None and node.children is not None else None
         if node is None or node.children is not None:
-            raise ProtocolError(f"invalid tar: hard link to nothing: {entry.link.decode('utf-8', 'replace')}")
+            raise ProtocolError(f"invalid tar: hard link to a missing file: {entry.link.decode('utf-8', 'replace')}")
         node.links += 1
         return node
 

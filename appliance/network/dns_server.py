@@ -154,7 +154,7 @@ class NameServer:
             return self._answer(data, source)
         except Exception:
             # A question that fails must not stop the server.
-            log.exception("%s: a question of %s failed", self._label, source)
+            log.exception("%s: a query of %s failed", self._label, source)
             return _failure(data)
 
     def _answer(self, data: bytes, source: str) -> bytes | tuple[str, ...]:

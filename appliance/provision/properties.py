@@ -123,6 +123,6 @@ def _secure(reader: Reader, vchd: Mapping[str, object], files: Mapping[str, str]
         reader.problems.append("tls-allow: needs tls-verify: without it clients do not prove who they are")
     certificate, key = files.get("cert.pem", ""), files.get("key.pem", "")
     if bool(certificate) != bool(key):
-        reader.problems.append("tls-key: there is one without the other: tls-cert and tls-key belong together")
+        reader.problems.append("tls-key: tls-cert and tls-key belong together: set both or neither")
     elif certificate and not belong_together(certificate, key):
         reader.problems.append("tls-key: the key is not the certificate's")

@@ -464,7 +464,7 @@ def test_only_registries_that_are_allowed(tmp_path: Path, registry: str) -> None
     with running_daemon(tmp_path, "--allow-registry", "elsewhere.example:5000", on_host=True) as daemon:
         done = daemon.docker("pull", f"{registry}/team/app:1")
         assert done.returncode
-        assert f"registry {registry} is not allowed here: elsewhere.example:5000" in done.stderr
+        assert f"registry {registry} is not allowed; the allowed registries are elsewhere.example:5000" in done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes a network namespace")

@@ -26,7 +26,7 @@ class Admission:
             self._turns.acquire_on_behalf_of_nowait(holder)
         except trio.WouldBlock:
             await self._turns.acquire_on_behalf_of(holder)
-            mark("its turn came")
+            mark("admitted")
         try:
             yield
         finally:

@@ -112,7 +112,7 @@ def fits(machine: MachineSpec, host_config: HostConfig) -> str:
     """Why a running machine is too small for new limits; "" when it is large enough."""
     limit = host_config.memory >> 20
     if limit + _OVERHEAD_MIB > machine.memory_mib and limit:
-        return f"its machine has {machine.memory_mib} MiB, too few for that limit: restart it to get another one"
+        return f"its VM has {machine.memory_mib} MiB, too few for that limit: restart the container to get a larger VM"
     wanted = -(-host_config.nano_cpus // 1_000_000_000)
     if wanted > machine.cpus:
         return f"Range of CPUs is from 0.01 to {machine.cpus}.00, as there are only {machine.cpus} CPUs available: restart it to get more"

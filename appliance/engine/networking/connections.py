@@ -97,7 +97,7 @@ class Connections:
                     await self.refresh(container)
                 except VchError as error:
                     log.warning(
-                        "container %s has no new address of the linked container %s: %s",
+                        "the hosts file of container %s keeps the old address of the linked container %s: %s",
                         container.id[:12],
                         started.id[:12],
                         error,

@@ -322,7 +322,7 @@ class EndpointAllocator:
             try:
                 self.acquire(container, attachment, again=True)
             except VchError as error:
-                log.warning("container %s is not on network %s: %s", container.id[:12], attachment.network, error)
+                log.warning("container %s is no longer on network %s: %s", container.id[:12], attachment.network, error)
         if ingress_endpoint(container.endpoints) is not None:
             self.published.retake(container)
 

@@ -126,7 +126,7 @@ class QemuMachine(Machine):
             raise HypervisorError(f"the machine's disks cannot be plugged in: {error}") from error
         for disk in rehearsed:
             (folder / disk.path.name).unlink(missing_ok=True)
-        mark("disks put in")
+        mark("disks plugged in")
 
     async def restore(self, template: Template, *, sharing: bool) -> None:
         """Start QEMU and load the template's state. With `sharing` a virtiofsd can map the memory."""

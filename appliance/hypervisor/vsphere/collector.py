@@ -111,7 +111,7 @@ class Collector:
                 await self._follow()
                 failed = 0
             except HypervisorError as error:
-                log.warning("vSphere reports nothing for now: %s", error)
+                log.warning("vSphere sends no updates for now: %s", error)
             self.current = trio.Event()
             await trio.sleep(_PAUSE[min(failed, len(_PAUSE) - 1)])
             failed += 1

@@ -276,7 +276,7 @@ class Preflight:
                 self.problems.append(
                     Finding(
                         "--bridge-network",
-                        f"{name} is a portgroup of each host by itself, and there are {len(hosts)}",
+                        f"{name} is a portgroup of standard switches, which do not connect the {len(hosts)} hosts",
                         "use a portgroup of a distributed switch, so that containers of all hosts are on one network",
                     )
                 )
@@ -295,7 +295,7 @@ class Preflight:
                     missing.pop(fact.value.key.partition(":")[0], None)
         for feature, what in missing.items():
             self.problems.append(
-                Finding("licence", f"none has the feature {feature} ({what})", "assign one that has it")
+                Finding("licence", f"no licence has the feature {feature} ({what})", "assign a licence that has it")
             )
 
     async def _look_at_cluster(self) -> None:
@@ -306,7 +306,7 @@ class Preflight:
             self.warnings.append(
                 Finding(
                     "--compute-resource",
-                    f"DRS is off in {self.places.compute_name}: containers stay on the host that they began on",
+                    f"DRS is off in {self.places.compute_name}: containers stay on the host on which they started",
                     "turn it on",
                 )
             )
@@ -327,7 +327,7 @@ class Preflight:
                 self.problems.append(
                     Finding(
                         "firewall",
-                        f"host {name} lets no serial port out to {SERIAL_PORT}/tcp",
+                        f"the firewall of host {name} blocks serial ports to {SERIAL_PORT}/tcp",
                         "vch update firewall --allow",
                     )
                 )

@@ -159,7 +159,7 @@ class Session:
                 await self._in_thread(sessions.CloneSession, ticket)
             except vim.fault.InvalidLogin as error:
                 raise LoginRefused(
-                    "the ticket was used before, or is too old: vch configure --ops-extension"
+                    "the ticket was used before, or is too old: get a new one with `vch configure --ops-extension`"
                 ) from error
             manager = vim.ExtensionManager(self.content.extensionManager._moId, once)
             await self._in_thread(extension.register, manager, __version__)

@@ -49,7 +49,7 @@ async def test_the_old_settings_return(monkeypatch: pytest.MonkeyPatch, applianc
     assert caught.value.status == TOO_LATE
     assert appliances.found["prod"].values["labels"] == "a=b"
     _served(monkeypatch, False, False)
-    with pytest.raises(Ended, match="nor with the old settings"):
+    with pytest.raises(Ended, match="the API does not answer with the old settings either"):
         await Vch(monkeypatch, appliances)("configure", "prod", "--label", "x=y")
 
 

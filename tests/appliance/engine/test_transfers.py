@@ -119,7 +119,9 @@ async def test_only_allowed_registries(tmp_path: Path) -> None:
             lambda: transfers.search("x", _ANYBODY, 5),
             lambda: transfers.distribution(elsewhere, _ANYBODY),
         ):
-            with pytest.raises(Forbidden, match=r"registry docker\.io is not allowed here: mine\.test"):
+            with pytest.raises(
+                Forbidden, match=r"registry docker\.io is not allowed; the allowed registries are mine\.test"
+            ):
                 await work()
 
 

@@ -32,7 +32,7 @@ class Appliance:
         self._identity = authority.sign("/CN=operator")
 
     def docker(self, *arguments: str, check: bool = True, identity: bool = True) -> str:
-        """What the CLI prints; without an identity it has no certificate."""
+        """Run the docker CLI, and return its output. Without an identity the CLI has no certificate."""
         certificate, key = self._identity if identity else ("", "")
         command = [
             "nsenter",
@@ -56,7 +56,7 @@ class Appliance:
         return done.stdout + (done.stderr if not check else "")
 
     def wait_served(self) -> float:
-        """Until the API answers; in how many seconds."""
+        """Wait until the API answers; return how many seconds that took."""
         begun = time.monotonic()
         while time.monotonic() - begun < BOOT_SECONDS:
             assert self._process.poll() is None, self.console()
@@ -79,12 +79,12 @@ class Appliance:
                     pass
 
     def run_beside(self, *command: str) -> "subprocess.CompletedProcess[str]":
-        """A program on a host of the same network."""
+        """Run a program on a host of the same network."""
         inside = ["nsenter", f"--net=/run/netns/{self._namespace}", "--"]
         return subprocess.run([*inside, *command], capture_output=True, text=True, timeout=120, check=False)
 
     def console(self) -> str:
-        """What it said on its serial port."""
+        """The output of the appliance's serial port."""
         return self._log.read_text(errors="replace")
 
 
@@ -92,7 +92,7 @@ class Appliance:
 def running_appliance(
     root: Path, ova: Path, *, firmware: str = "bios", by_cd: bool = False, more: Mapping[str, str] | None = None
 ) -> Iterator[tuple[Appliance, Simulator]]:
-    """An appliance that has been powered on. Its properties come by QEMU's firmware configuration, or by a CD."""
+    """Power on an appliance. It reads its properties from QEMU's firmware configuration, or from a CD (`by_cd`)."""
     namespace = f"vch-{secrets.token_hex(4)}"
     inside = ["nsenter", f"--net=/run/netns/{namespace}", "--"]
     authority = Authority(root / "ca")

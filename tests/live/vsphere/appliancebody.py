@@ -1,4 +1,4 @@
-"""What an appliance's machine does when it is powered on, without its operating system: its properties are provisioned, vchd runs."""
+"""Stands in for a powered-on appliance without its operating system: provisions the OVF properties, then runs vchd."""
 
 import subprocess
 import sys
@@ -16,14 +16,14 @@ from appliance.provision.environment import Environment, parse
 from appliance.provision.files import Nic
 from appliance.provision.main import provision
 
-# Of the namespace that it is in: where the public network is, and the portgroup.
+# Interfaces of the appliance's network namespace: on the public network, and on the bridge network's portgroup.
 PUBLIC, BRIDGE = "mgmt", "eth1"
 # A version string that marks an appliance that does not come up.
 BROKEN = "broken"
 
 
 def is_appliance(config: Any) -> bool:
-    """Whether a machine of this configuration is one."""
+    """Whether this is the configuration of an appliance."""
     return any(one.key == KEY for one in config.extraConfig or ())
 
 
@@ -35,10 +35,10 @@ def _environment(config: Any) -> Environment:
 
 
 async def run_appliance(session: Session, reference: Any, config: Any, folder: Path, namespace: str) -> None:
-    """Until it is cancelled, which is a power-off."""
+    """Run the appliance until the call is cancelled, which means a power-off."""
     if any(one.key == KEY and BROKEN in one.value for one in config.extraConfig):
         await trio.sleep_forever()
-    # It is the same data disk at each boot.
+    # The folder is kept between boots, as a data disk is.
     nics = [Nic(PUBLIC, "52:54:00:00:00:01"), Nic(BRIDGE, "52:54:00:00:00:02")]
     settings = provision(_environment(config), folder, nics)
     file = folder / "run/appliance/vchd.json"
@@ -50,9 +50,9 @@ async def run_appliance(session: Session, reference: Any, config: Any, folder: P
     public = settings.interfaces[0]
     address = str(public.address) if public.address is not None else "192.0.2.1/24"
     await trio.run_process(["ip", "-n", namespace, "addr", "replace", address, "dev", PUBLIC])
-    # What VMware's tools tell; the simulator sets what SET. names.
-    told = vim.option.OptionValue(key="SET.guest.ipAddress", value=address.partition("/")[0])
-    await session.change("stand-in", reference.ReconfigVM_Task, vim.vm.ConfigSpec(extraConfig=[told]))
+    # VMware Tools report the address. The simulator sets a property of the VM when its key follows "SET.".
+    reported = vim.option.OptionValue(key="SET.guest.ipAddress", value=address.partition("/")[0])
+    await session.change("stand-in", reference.ReconfigVM_Task, vim.vm.ConfigSpec(extraConfig=[reported]))
     inside = ["nsenter", f"--net=/run/netns/{namespace}", "--", sys.executable, "-m"]
     with open(folder / "vchd.log", "ab") as log:
         async with trio.open_nursery() as nursery:
@@ -67,7 +67,7 @@ async def _kill(process: trio.Process) -> None:
 
 
 async def _let_in(session: Session, reference: Any, folder: Path, inside: list[str]) -> None:
-    """SSH while it is asked for."""
+    """Serve SSH while `vch debug` requests it."""
     last = ""
     scope = trio.CancelScope()
     async with trio.open_nursery() as nursery:
@@ -84,8 +84,8 @@ async def _let_in(session: Session, reference: Any, folder: Path, inside: list[s
             if access.seconds:
                 command = [*inside, "tests.live.vsphere.sshserver", str(folder / "host_key"), access.key]
                 known = await nursery.start(_serve_ssh, command, scope)
-                told = vim.option.OptionValue(key=HOST_KEY, value=known)
-                await session.change("stand-in", reference.ReconfigVM_Task, vim.vm.ConfigSpec(extraConfig=[told]))
+                reported = vim.option.OptionValue(key=HOST_KEY, value=known)
+                await session.change("stand-in", reference.ReconfigVM_Task, vim.vm.ConfigSpec(extraConfig=[reported]))
 
 
 async def _serve_ssh(

@@ -1,8 +1,8 @@
 """Many machines on VMware's simulator: `python -m tests.live.vsphere.bench [MACHINES]`, or `... adopt [MACHINES]`.
 
-Prints calls per machine's life, wall time of so many at once, threads, what is called while nothing happens, and the time and
-calls in which the same number is adopted; then what govc takes, if Go is here. The simulator looks at all machines for each
-update that it tells of, which govc, whose waiters see one task each, is spared.
+Prints the calls for the life of a machine, the time that MACHINES machines take at once, the number of threads, the calls while nothing
+happens, and the time and the calls to adopt as many machines. Then the same with govc, if Go is installed. For each update of our
+property collector the simulator inspects all machines; it spares govc that work, since each of its waiters sees one task only.
 """
 
 import os
@@ -68,7 +68,9 @@ async def _measure(simulator: Simulator, count: int) -> None:
             )
             before = sum(calls.values())
             await trio.sleep(_IDLE_SECONDS)
-            print(f"idle for {_IDLE_SECONDS} s: {sum(calls.values()) - before} calls beside the one that waits")
+            print(
+                f"idle for {_IDLE_SECONDS} s: {sum(calls.values()) - before} calls beside the call that waits for updates"
+            )
         nursery.cancel_scope.cancel()
     async with trio.open_nursery() as nursery:
         async with VsphereDriver.open(server, names, Concentrator(nursery), "telnet://192.0.2.1:2377") as driver:

@@ -13,13 +13,13 @@ from tests.live.vsphere.faultproxy import FaultProxy, running_proxy
 from tests.live.vsphere.simulator import PASSWORD, USER, Simulator, running_vcsim
 from tests.live.vsphere.standin import DISTRIBUTED
 
-# The portgroup, where the hosts are; the cable from there to vchd; and the management network.
+# The bridge that stands for the portgroup, the veth pair from there to vchd, and the management network.
 _SWITCH, _CABLE, _INTERFACE = "portgroup", "uplink", "eth1"
 _MANAGEMENT, _OURS, _THEIRS = "mgmt", "192.0.2.1", "192.0.2.2"
 
 
 class Vsphere:
-    """What stands in for it. `daemon` is the vchd that it is the vSphere of."""
+    """A simulated vSphere: simulator, stand-in host, fault proxy. `daemon` is the vchd that uses it."""
 
     def __init__(
         self,
@@ -30,25 +30,25 @@ class Vsphere:
         lan: Neighbour | None,
     ) -> None:
         self.proxy = proxy
-        # On the distributed portgroup, where there is one.
+        # A neighbour on the distributed portgroup, if there is one.
         self.lan = lan
         self.daemon = daemon
         self.simulator = simulator
         self._host = host
 
     def files(self) -> list[str]:
-        """What is on the datastores."""
+        """All files of the datastores."""
         return [str(path) for path in self.simulator.datastores.rglob("*") if path.is_file()]
 
     def move(self, uuid: str, *, give_up: bool = False) -> None:
-        """vMotion of a machine."""
-        self._tell(f"move {uuid}{' abort' if give_up else ''}")
+        """Simulate the vMotion of a machine; `give_up` aborts it."""
+        self._send(f"move {uuid}{' abort' if give_up else ''}")
 
     def operate(self, what: str, uuid: str, *more: str) -> None:
-        """What an operator does in the vSphere client: off, delete, suspend, resume, rename NAME, migrate."""
-        self._tell(" ".join((what, uuid, *more)))
+        """Do what an operator does in the vSphere client: off, delete, suspend, resume, rename NAME, migrate."""
+        self._send(" ".join((what, uuid, *more)))
 
-    def _tell(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         assert self._host.stdin is not None
         assert self._host.stdout is not None
         self._host.stdin.write(f"{line}\n")
@@ -58,8 +58,8 @@ class Vsphere:
 
 @contextlib.contextmanager
 def hosts_beside(namespace: str) -> Iterator[list[str]]:
-    """Where vSphere and its hosts are, with cables to an appliance's namespace; what goes before a command that is to run there."""
-    # Hosts are elsewhere: in a namespace of their own.
+    """A network namespace for vSphere and its hosts, connected to an appliance's namespace. Yields the prefix of commands in there."""
+    # The hosts are not on the appliance's machine, so they have a namespace of their own.
     there = f"{namespace}-dc"
     for command in (
         ("netns", "add", there),
@@ -92,7 +92,7 @@ def hosts_beside(namespace: str) -> Iterator[list[str]]:
     try:
         yield ["nsenter", f"--net=/run/netns/{there}", "--"]
     finally:
-        # Whatever is left in there; what is inside here ends it before.
+        # The programs in the namespace have ended before: they were started within this block.
         subprocess.run(["ip", "netns", "delete", there], check=False)
 
 
@@ -105,9 +105,9 @@ def running_vsphere(
     faulty: bool = False,
     with_lan: bool = False,
 ) -> Iterator[Vsphere]:
-    """A daemon that has been started once, with busybox.
+    """A daemon that has been started, with the image busybox.
 
-    `simulated` are flags of the simulator. `boot`: see the stand-in. `faulty`: there is a fault proxy before it.
+    `simulated` are flags of the simulator. `boot`: see `standin.py`. `faulty`: a fault proxy is in front of the simulator.
     """
     daemon = Daemon(root)
     assert daemon.namespace, "bridges need the rights of root"
@@ -163,7 +163,7 @@ def running_vsphere(
 def standing_in(
     root: Path, simulator: Simulator, inside: Sequence[str], boot: str, *appliances: str
 ) -> Iterator["subprocess.Popen[str]"]:
-    """A stand-in host for this simulator; `inside` is where it is."""
+    """Run a stand-in host for this simulator; `inside` is the prefix of its command."""
     command = [
         *inside,
         sys.executable,

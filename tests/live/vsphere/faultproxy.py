@@ -1,4 +1,4 @@
-"""Stands before vcsim and does what vcsim never does: loses answers, closes connections, answers with faults, takes its time."""
+"""A proxy in front of vcsim that misbehaves: it loses answers, closes connections, answers with faults, and delays answers."""
 
 import contextlib
 import ctypes
@@ -31,13 +31,13 @@ _FIELDS = {
     "InvalidPowerState": "<requestedState>poweredOn</requestedState><existingState>poweredOff</existingState>",
 }
 _CLONE_NEWNET = 0x40000000
-# What is done to a call instead of passing it on.
+# What the proxy does to a call instead of passing it on.
 LOSE_ANSWER, CLOSE_BEFORE, DELAY = "lose the answer", "close before", "delay"
 
 
 @dataclass
 class FaultProxy:
-    """`rules`: what happens to the next calls of a method, one of the constants above or the name of a fault. Each is used once."""
+    """`rules`: what the proxy does to the next calls of a method: a constant from above, or the name of a fault. Each is used once."""
 
     simulator: Simulator
     rules: list[tuple[str, str]] = field(default_factory=list)
@@ -152,7 +152,7 @@ def running_proxy(simulator: Simulator, folder: Path, namespace: str = "") -> It
     servers: queue.Queue[Server] = queue.Queue()
 
     def serve() -> None:
-        # A thread's own; those that it starts have it too.
+        # setns(2) changes the network namespace of this thread, and of the threads that it starts.
         if namespace:
             with open(f"/run/netns/{namespace}") as there:
                 if ctypes.CDLL(None, use_errno=True).setns(there.fileno(), _CLONE_NEWNET):

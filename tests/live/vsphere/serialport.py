@@ -47,7 +47,7 @@ class SerialPort:
         news.set()
 
     async def send(self, data: bytes) -> None:
-        """Bytes as they are."""
+        """Send bytes without escaping them."""
         async with self._sending:
             await self.stream.send_all(data)
 
@@ -55,11 +55,11 @@ class SerialPort:
         await self.send(subnegotiation(VMWARE, bytes((what,)) + body))
 
     async def write(self, data: bytes) -> None:
-        """What the machine says."""
+        """Send output of the machine."""
         await self.send(escape(data))
 
     async def hear(self, what: int) -> bytes:
-        """The body of the first message of a kind; it is forgotten then."""
+        """Remove the first message of a kind from `said`, and return its body. Waits for the message."""
         with trio.fail_after(10):
             while True:
                 for index, (code, body) in enumerate(self.said):

@@ -21,7 +21,7 @@ USER, PASSWORD = "administrator", "s3cret"
 
 @dataclass(slots=True)
 class Simulator:
-    """Where it is and what its certificate says."""
+    """A simulator that runs: its address, its certificate, its datastores."""
 
     address: str
     thumbprint: str
@@ -38,7 +38,7 @@ class Place(Protocol):
 
 
 def server_of(place: Place) -> Server:
-    """How a simulator, or what stands before it, is logged in to."""
+    """The server and login for a simulator, or for a proxy in front of it."""
     host, _, port = place.address.rpartition(":")
     return Server(host, USER, PASSWORD, int(port), place.thumbprint)
 
@@ -50,7 +50,7 @@ def running_vcsim(
     """A vCenter with one cluster; `-esx` makes it a lone ESXi. `inside` goes before its command."""
     program = vcsim()
     if program is None:
-        pytest.skip("vcsim is built by Go, which is not here")
+        pytest.skip("vcsim is built by Go, which is not installed")
     folder.mkdir(parents=True, exist_ok=True)
     certificate, key = self_signed(folder, host)
     command = [
@@ -68,7 +68,7 @@ def running_vcsim(
         str(key),
         *flags,
     ]
-    # Where it makes its datastores.
+    # The simulator makes its datastores below TMPDIR.
     datastores = folder / "datastores"
     datastores.mkdir(exist_ok=True)
     environment = {**os.environ, "TMPDIR": str(datastores)}

@@ -1,15 +1,15 @@
-"""A stand-in for ESXi: gives bodies to the machines that vcsim only says it runs.
+"""A stand-in for ESXi: runs a QEMU for each machine that vcsim only pretends to run.
 
-It watches for machines that are powered on, boots QEMU with what their configuration says, and connects their serial ports to the
-concentrator that the configuration names. One that ends by itself is powered off in vcsim too.
+It watches for machines that are powered on, boots a QEMU with the hardware of their configuration, and connects their serial ports to
+the concentrator that the configuration names. When a QEMU ends by itself, the stand-in powers the machine off in vcsim too.
 
     python -m tests.live.vsphere.standin ADDRESS THUMBPRINT FOLDER BRIDGE direct|cd [NAMESPACE]
 
-runs one until its standard input ends; a line `move MACHINE` (its UUID or name) there moves a machine, `move MACHINE abort` does not
-in the end; `off MACHINE`, `delete`, `suspend`, `resume`, `rename MACHINE NAME` and `migrate` are what somebody does in the vSphere
-client. Each is answered by a line. BRIDGE is where the machines' NICs are put, BRIDGE-d, if it is there, where those on distributed
-portgroups are; an appliance is a vchd in the network namespace NAMESPACE. Firmware and a CD take long without KVM: with `direct` the
-kernel that is on it is loaded by QEMU itself.
+runs a stand-in until its standard input ends. It reads commands from standard input, and answers each by a line. `move MACHINE` (a UUID
+or a name) simulates a vMotion, `move MACHINE abort` a vMotion that is aborted. `off MACHINE`, `delete`, `suspend`, `resume`,
+`rename MACHINE NAME` and `migrate` do what an operator does in the vSphere client. NICs are connected to BRIDGE; NICs on distributed
+portgroups are connected to BRIDGE-d if that bridge exists. An appliance is a vchd in the network namespace NAMESPACE. With `cd` a
+machine boots by firmware from its CD, which takes long without KVM; with `direct` QEMU loads the kernel itself.
 """
 
 import contextlib
@@ -45,15 +45,15 @@ from tests.live.vsphere.appliancebody import is_appliance, run_appliance
 from tests.live.vsphere.serialport import ABORT, BEGIN, COMPLETE, GOAHEAD, PEER, PEER_OK, SerialPort, connected
 from tests.live.vsphere.simulator import PASSWORD, USER
 
-# What the bridge of distributed portgroups is called, after that of the others.
+# Suffix of the name of the bridge for distributed portgroups.
 DISTRIBUTED = "-d"
-# In extraConfig: of which machine's memory an InstantClone is.
+# Key in the extraConfig of an InstantClone: the UUID of the machine whose memory it copies.
 SOURCE = "standin.source"
 _KERNEL = "console=ttyS1 vch.line=ttyS0 reboot=t panic=-1 quiet rdinit=/init"
 
 
 class StandInHost:
-    """`nursery` owns the machines' processes."""
+    """All ESXi hosts of a simulator. `nursery` owns the machines' processes."""
 
     def __init__(
         self, session: Session, folder: Path, nursery: trio.Nursery, bridge: str, boot: str, appliances: str = ""
@@ -97,7 +97,7 @@ class StandInHost:
                 await self._session.change("stand-in", reference.PowerOff)
 
     async def _datastores(self) -> dict[str, str]:
-        """Where the simulator has its datastores, by name."""
+        """The directory of each datastore of the simulator, by name."""
         content = self._session.content
         view = await self._session.change(
             "stand-in", content.viewManager.CreateContainerView, content.rootFolder, [vim.Datastore], True
@@ -108,7 +108,7 @@ class StandInHost:
         return {facts["name"]: facts["summary.url"] for facts in found.values()}
 
     async def _key_of(self, machine: str) -> str:
-        """Of a running machine, by vCenter's UUID of it or its name."""
+        """The key of a running machine, which `machine` names by vCenter's UUID or by its name."""
         for key, body in self._bodies.items():
             # Poll: the simulator reports no event when a reconfiguration changes the name.
             name = await self._session.look("stand-in", self.collector.machines[key].reference, "name")
@@ -135,13 +135,13 @@ class StandInHost:
             await self.collector.carry_out("operator", acts[what], *more)
 
     async def _elsewhere(self, reference: Any) -> Any:
-        """Another host of its cluster."""
+        """Relocate to another host of the machine's cluster."""
         host = await self._session.look("stand-in", reference, "runtime.host")
         hosts = await self._session.look("stand-in", await self._session.look("stand-in", host, "parent"), "host")
         return vim.vm.RelocateSpec(host=next(one for one in hosts if one != host))
 
     async def move(self, machine: str, *, give_up: bool = False) -> None:
-        """vMotion of a machine, as its serial port sees it; `give_up` takes it back in the end."""
+        """Simulate the vMotion of a machine at its serial port; `give_up` aborts the vMotion before it completes."""
         await self._bodies[await self._key_of(machine)].move(give_up)
 
 
@@ -175,7 +175,7 @@ class _Body:
         self._goes_on_from: Path | None = None
 
     async def save(self) -> Path:
-        """Its memory and devices of this moment, in a file."""
+        """Save the present state of memory and devices to a file, and return its path."""
         async with self._saving:
             self._state = trio.Event()
             self._wanted.set()
@@ -185,7 +185,7 @@ class _Body:
             return taken
 
     def sleep(self, asleep: bool) -> None:
-        """It is suspended, or not any more."""
+        """Suspend or resume the machine."""
         self._asleep = asleep
         turned, self._turned = self._turned, trio.Event()
         turned.set()
@@ -195,11 +195,11 @@ class _Body:
             await self._turned.wait()
 
     async def run(self, source: "_Body | None" = None) -> None:
-        """Until its QEMU ends; from where `source` is now, if it is a clone."""
+        """Run the QEMU to its end. A clone starts from the present state of `source`."""
         self._folder.mkdir(parents=True, exist_ok=True)
         # QEMU's sockets need short paths.
         with tempfile.TemporaryDirectory(prefix="vch") as short:
-            # Bound here, so that it is there when QEMU is.
+            # Bind before QEMU starts, so that the socket exists when we connect.
             listener = socket.socket(socket.AF_UNIX)
             listener.bind(f"{short}/serial")
             listener.listen(1)
@@ -296,7 +296,7 @@ class _Body:
         return arguments
 
     def _connected(self, devices: list[Any]) -> dict[str, str]:
-        """The NICs that are connected, by MAC, and the bridge that each is on."""
+        """The bridge of each connected NIC, by MAC address."""
         found = {}
         beside = any(name == f"{self._bridge}{DISTRIBUTED}" for _, name in socket.if_nameindex())
         for nic in devices:
@@ -325,7 +325,7 @@ class _Body:
         return {"driver": "vmxnet3", "id": f"c{name}", "netdev": f"n{name}", "mac": mac}
 
     async def _follow(self, path: str) -> None:
-        """Plug and unplug what the configuration says. ESXi does it before it says that it is done, the simulator does not."""
+        """Plug and unplug devices as the configuration changes. ESXi does so before the task ends; the simulator does nothing."""
         nics = self._connected(self._config.hardware.device) if self._bridge else {}
         disks = self._disks(self._config.hardware.device)
         await self._until_there(path)
@@ -350,7 +350,7 @@ class _Body:
                     print(self.uuid, error, file=sys.stderr, flush=True)
 
     async def _plug_cards(self, monitor: Monitor, has: dict[str, str], wanted: dict[str, str]) -> None:
-        """`has` is what is plugged. HypervisorError while a machine before this one still has its NIC: it is tried again."""
+        """Plug NICs until `has` equals `wanted`. HypervisorError while an earlier machine holds the tap: the caller tries again."""
         for mac in wanted.keys() - has.keys():
             await monitor.execute("netdev_add", self._tap(mac, wanted[mac]))
             await monitor.execute("device_add", self._nic(mac))
@@ -364,7 +364,7 @@ class _Body:
 
     @staticmethod
     async def _plug_disks(monitor: Monitor, has: dict[str, "_BodyDisk"], wanted: dict[str, "_BodyDisk"]) -> None:
-        """The same of disks."""
+        """Plug disks until `has` equals `wanted`."""
         for name in has.keys() - wanted.keys():
             await monitor.execute("device_del", {"id": name})
             await monitor.wait_event("DEVICE_DELETED", name)
@@ -377,7 +377,7 @@ class _Body:
 
     @staticmethod
     async def _go_on(monitor: Monitor, state: Path) -> None:
-        """From what another was."""
+        """Load the state that another machine saved, and continue from there."""
         fd = os.open(state, os.O_RDONLY | os.O_CLOEXEC)
         state.unlink()
         try:
@@ -398,20 +398,20 @@ class _Body:
 
     @staticmethod
     async def _until_there(path: str) -> None:
-        while not os.path.exists(path):  # noqa: ASYNC110 - QEMU's
+        while not os.path.exists(path):  # noqa: ASYNC110 - QEMU creates the socket
             await trio.sleep(0.05)
 
     def _adapters(self) -> list[str]:
         found = [
             one for one in self._config.hardware.device if isinstance(one, vim.vm.device.ParaVirtualSCSIController)
         ]
-        # QEMU's PVSCSI forgets over a migration how much it has told its guest of disks: those that are cloned have another.
+        # QEMU's PVSCSI loses part of its state in a migration, so machines that are cloned have a virtio-scsi adapter.
         machine = next(one.value for one in self._config.extraConfig if one.key == MACHINE_KEY)
         model = "virtio-scsi-pci" if is_unassigned(machine) else "pvscsi"
         return [part for one in found for part in ("-device", f"{model},id={_adapter(one.key)}")]
 
     def _disks(self, devices: list[Any]) -> dict[str, "_BodyDisk"]:
-        """What the machine's disks, or those that they are children of, have on the datastore, by their names in QEMU."""
+        """The machine's disks by their names in QEMU. A child disk stands for its parent's file on the datastore, read-only."""
         found = {}
         for disk in devices:
             if not isinstance(disk, vim.vm.device.VirtualDisk):
@@ -421,7 +421,7 @@ class _Body:
             path = self._local(backing.parent.fileName if read_only else backing.fileName)
             if not read_only:
                 _lengthen(Path(path))
-            # By where it is: the simulator gives a key twice.
+            # Named by controller and unit, since the simulator uses a device key twice.
             name = f"disk{disk.controllerKey}-{disk.unitNumber}"
             data: dict[str, object] = {
                 "driver": "raw",
@@ -442,12 +442,12 @@ class _Body:
         return found
 
     def _local(self, path: str) -> str:
-        """A path on a datastore, where the simulator has it."""
+        """The file in which the simulator stores a path of a datastore ("[NAME] path")."""
         datastore, _, name = path.partition("] ")
         return f"{self._datastores[datastore.removeprefix('[')]}/{name}"
 
     async def _serve_port(self, path: str) -> None:
-        """Carry bytes between the machine and whatever its serial port's backing names."""
+        """Carry bytes between the machine and the concentrator that the backing of its serial port names."""
         devices: list[Any] = self._config.hardware.device
         backing: Any = next(one for one in devices if isinstance(one, vim.vm.device.VirtualSerialPort)).backing
         uri = urlsplit(backing.proxyURI)
@@ -462,12 +462,12 @@ class _Body:
                 async with trio.open_nursery() as nursery:
 
                     async def hang_up(nursery: trio.Nursery = nursery) -> None:
-                        # Who is suspended is not connected.
+                        # ESXi disconnects the serial port of a suspended machine.
                         await self._until(asleep=True)
                         nursery.cancel_scope.cancel()
 
                     nursery.start_soon(hang_up)
-                    # A host tries again and again.
+                    # Like an ESXi host, connect again when the connection breaks.
                     with contextlib.suppress(OSError):
                         async with connected(where[1], host=where[0]) as port:
                             await port.identify(self.uuid, backing.serviceURI)
@@ -478,7 +478,7 @@ class _Body:
     async def _carry(
         self, port: SerialPort, moves: trio.MemoryReceiveChannel[tuple[bool, trio.Event]], where: tuple[str, int]
     ) -> None:
-        """Carry bytes until the connection ends; through moves, in which the machine goes on at another connection."""
+        """Carry bytes until the connection ends. At a move, the machine continues with a connection of the target host."""
         while True:
             move: list[tuple[bool, trio.Event]] = []
             async with trio.open_nursery() as nursery:
@@ -504,7 +504,7 @@ class _Body:
                     await target.say(ABORT)
                     done.set()
                     continue
-                # What the old host was told and the machine has not taken goes with the machine.
+                # Bytes that the old host received, and the machine has not read, move with the machine.
                 await target.say(COMPLETE)
                 target.data[:0] = port.data
                 done.set()
@@ -534,13 +534,13 @@ class _Body:
 
 @dataclass(frozen=True, slots=True)
 class _BodyDisk:
-    """A disk as QEMU's monitor takes it: what is on it, and the device."""
+    """A disk as arguments of QEMU's monitor: `blockdev-add` takes `data`, `device_add` takes `device`."""
 
     data: dict[str, object]
     device: dict[str, object]
 
     def arguments(self) -> list[str]:
-        """The same for its command line."""
+        """The same as options of QEMU's command line."""
         return ["-blockdev", json.dumps(self.data), "-device", json.dumps(self.device)]
 
 
@@ -561,9 +561,9 @@ def _lengthen(disk: Path) -> None:
 async def standing_in(
     server: Server, folder: Path, bridge: str = "", boot: str = "direct", appliances: str = ""
 ) -> AsyncIterator[StandInHost]:
-    """A stand-in host for all machines of a simulator; their NICs are put in a bridge, if there is one.
+    """A stand-in host for all machines of a simulator. NICs are connected to `bridge`; without a bridge machines have none.
 
-    `appliances` is the network namespace that an appliance is in.
+    `appliances` is the network namespace in which appliances run.
     """
     async with Session.open(server) as session, trio.open_nursery() as nursery:
         host = StandInHost(session, folder, nursery, bridge, boot, appliances)

@@ -240,7 +240,7 @@ def test_all_faults_are_reported_at_once_and_nothing_is_made(operator: Operator)
 
 def test_the_life_of_an_appliance(operator: Operator) -> None:
     said = operator.create(status=3)
-    assert said.count("lets no serial port out to 2377/tcp") == 2
+    assert said.count("blocks serial ports to 2377/tcp") == 2
     assert "vch update firewall --allow" in said
     assert operator.vch("update", "firewall", "--allow").count("serial ports are allowed") == 2
     assert "can be deployed" in operator.create("--dry-run")
@@ -615,4 +615,4 @@ def test_a_lone_esxi() -> None:
         operator.vch("delete", "prod", "--force")
         assert operator.vch("ls", "-q").strip() == ""
         operator.python(_NO_LICENCE, operator.simulator.address, USER, PASSWORD)
-        assert "none has the feature serialuri" in operator.vch(*arguments, status=3)
+        assert "no licence has the feature serialuri" in operator.vch(*arguments, status=3)

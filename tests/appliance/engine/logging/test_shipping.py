@@ -73,7 +73,7 @@ async def test_the_log_is_shipped_when_the_driver_has_ended(
     tmp_path: Path, shipping: _Shipping, autojump_clock: trio.testing.MockClock
 ) -> None:
     container = _container(tmp_path)
-    # Nothing was ever sent, so nobody waits.
+    # No entry was ever sent, so the removal does not wait.
     await wait_shipped(container, 10)
     async with trio.open_nursery() as nursery:
         start_shipping(container, IsolatedTasks(nursery))

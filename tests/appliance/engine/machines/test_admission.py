@@ -1,4 +1,4 @@
-"""Who may start a machine now, and who waits."""
+"""Admission: which starts may run now, and which wait."""
 
 import trio
 import trio.testing
@@ -72,4 +72,4 @@ async def test_a_wait_is_seen_in_the_trace() -> None:
         async with admission.turn():
             nursery.start_soon(second)
             await trio.testing.wait_all_tasks_blocked()
-    assert "its turn came" in trace.text()
+    assert "admitted" in trace.text()
