@@ -1,6 +1,6 @@
-"""`make bench`: vchd beside a real dockerd, alternating in one run; medians and ratios. No test: figures for people.
+"""`make bench`: measures vchd and a real dockerd in turns, and prints medians and ratios. It asserts nothing.
 
-Absolute times mean little on a shared machine; the ratios of one run do. Without root or without docker.io only vchd is measured.
+On a shared machine only the ratios of one run are reliable. Without root or without docker.io only vchd is measured.
 """
 
 import concurrent.futures
@@ -32,7 +32,7 @@ MEGABYTE = 1_000_000
 
 
 class Target:
-    """A daemon to be measured; `settle` returns when it has done what it does in the background."""
+    """A daemon to measure. `settle` returns when its work in the background is done."""
 
     def __init__(self, name: str, host: str, settle: Callable[[], None] = lambda: None) -> None:
         self.name = name
@@ -46,7 +46,7 @@ class Target:
         ).stdout
 
     def request(self, connection: socket.socket, path: str) -> int:
-        """One GET on a kept connection; the size of the answer."""
+        """Send a GET on an open connection; return the size of the answer in bytes."""
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: d\r\n\r\n".encode())
         data = b""
         while b"\r\n\r\n" not in data:
@@ -63,7 +63,7 @@ class Target:
         return len(data)
 
     def rate(self, path: str, connections: int, seconds: float = 1.0) -> float:
-        """Requests a second."""
+        """How many requests per second the daemon answers."""
 
         def one(_: int) -> int:
             with socket.socket(socket.AF_UNIX) as connection:
@@ -104,7 +104,7 @@ def timed(action: Callable[[], object]) -> float:
 
 
 def first_byte(target: Target) -> float:
-    """From `start` to the first byte of an attached container's output, ms."""
+    """The time from `docker start` to the first byte of the container's output, in ms."""
     target.docker("create", "--name", "bench-first", "busybox", "echo", "x")
     try:
         started = time.monotonic()
@@ -162,7 +162,7 @@ def attach_out(target: Target) -> float:
 
 
 def attach_in(target: Target) -> float:
-    """MB/s of stdin into `wc -c`, from the first answer of the process on."""
+    """Throughput of stdin into `wc -c` in MB/s, once the process runs."""
     target.docker("create", "-i", "--name", "bench-in", "busybox", "sh", "-c", "echo; wc -c")
     command = ["docker", "-H", target.host, "start", "-ai", "bench-in"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -181,7 +181,7 @@ def attach_in(target: Target) -> float:
 
 
 def push_image(host: str, repository: str, layers: list[bytes]) -> str:
-    """Push an image of these layers; its name."""
+    """Push an image of these layers; return its name."""
     config = json.dumps(
         {
             "architecture": "amd64",
@@ -196,7 +196,7 @@ def push_image(host: str, repository: str, layers: list[bytes]) -> str:
 
 
 def layers_of(count: int, files: int) -> list[bytes]:
-    """Layers of so many files of 20 kB. Half of each does not compress, half does, as programs are: 10 MB a thousand as sent."""
+    """`count` layers of `files` files of 20 kB. Half of each file compresses, as in programs: 1000 files are 10 MB compressed."""
     layers = []
     for number in range(count):
         layer = io.BytesIO()
@@ -211,7 +211,7 @@ def layers_of(count: int, files: int) -> list[bytes]:
 
 
 def images(root: Path) -> None:
-    """Pull and push, and what images take of the disk; both daemons on the host, where the registry is."""
+    """Measure pull, push, and the disk space of images. Both daemons run on the host's network, where the registry is."""
     daemon = Daemon(_made(root / "images"), on_host=True)
     daemon.start()
     try:
@@ -227,7 +227,7 @@ def images(root: Path) -> None:
             compare("pull of 1 MB on top of that", "ms", targets, functools.partial(pull, second), 5)
             for target in targets:
                 target.docker("tag", name, f"{host}/bench/{target.name}:v1")
-            compare("push of layers that it has", "ms", targets, functools.partial(push, f"{host}/bench"), 5)
+            compare("push of layers already there", "ms", targets, functools.partial(push, f"{host}/bench"), 5)
             large = push_image(host, "large", layers_of(5, 10_000))
             compare("pull of 500 MB", "ms", targets, functools.partial(pull, large), 3)
             before = [_used(root / "images", target) for target in targets]
@@ -247,7 +247,7 @@ def push(place: str, target: Target) -> float:
 
 
 def _used(root: Path, target: Target) -> int:
-    """What a daemon's images take of the disk, bytes."""
+    """The disk space of a daemon's images, in bytes."""
     folders = [root / "data/layers"] if target.name == "vchd" else [root / "dockerd/overlay2", root / "dockerd/image"]
     done = subprocess.run(["du", "-sxk", *map(str, folders)], capture_output=True, text=True, check=True)
     return sum(int(line.split()[0]) * 1024 for line in done.stdout.splitlines())
@@ -262,7 +262,7 @@ def with_a_port(target: Target) -> float:
 
 
 def network(target: Target) -> float:
-    """Create, connect, disconnect, remove, ms."""
+    """The time to create a network, connect and disconnect a container, and remove the network, in ms."""
 
     def all_of_it() -> None:
         target.docker("network", "create", "bench")
@@ -316,7 +316,7 @@ def compare(
     *,
     settled: bool = False,
 ) -> None:
-    """Alternate, then print medians and vchd's as a multiple of dockerd's. `settled`: nothing else runs meanwhile."""
+    """Measure the targets in turns, and print medians and their ratio. With `settled` all daemons are idle before each round."""
     values: dict[str, list[float]] = {target.name: [] for target in targets}
     for _ in range(rounds):
         for target in targets:
@@ -354,7 +354,7 @@ def idle(daemon: Daemon, title: str) -> None:
 
 
 def idle_machine(daemon: Daemon) -> None:
-    """What a machine of the pool takes of a core while it waits."""
+    """Print the CPU usage of a machine that waits in the pool."""
     (state,) = (daemon.root / "exec/machines").glob("blank*/machine.json")
     pid = json.loads(state.read_text())["pid"]
     time.sleep(2)
@@ -365,18 +365,18 @@ def idle_machine(daemon: Daemon) -> None:
 
 
 def pss(daemon: Daemon, container: str) -> float:
-    """What a machine takes of the host's memory, its part of what it shares included, MiB."""
+    """The PSS of a machine's QEMU, in MiB: its own memory and its part of shared memory."""
     state = json.loads((daemon.root / "exec/machines" / container / "machine.json").read_text())
     status = Path(f"/proc/{state['pid']}/smaps_rollup").read_text()
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("Pss:")) / 1024
 
 
 def boot_split(daemon: Daemon) -> None:
-    """Where a cold start's time goes."""
+    """Print the steps of a start that boots its VM, and the memory of such a VM."""
     container = daemon.must("run", "-d", "busybox", "sleep", "100").strip()
     print(f"{'one idle container, booted':38} PSS {pss(daemon, container):.0f} MiB")
     left = daemon.must("exec", container, "grep", "MemAvailable", "/proc/meminfo").split()[1]
-    print(f"{'memory left to it':38} {int(left) // 1024} MiB")
+    print(f"{'memory available in its guest':38} {int(left) // 1024} MiB")
     for line in daemon.vch("trace", container).splitlines():
         print(f"{'':38} {line}")
     daemon.must("rm", "-f", container)
@@ -417,7 +417,7 @@ def _post(daemon: Daemon, path: str, body: object) -> None:
 
 
 def starts(targets: list[Target]) -> None:
-    """What it takes to start containers."""
+    """Measure starts of containers."""
     compare("run --rm true", "ms", targets, run_true, settled=True)
     compare("run --rm true, without a network", "ms", targets, run_true_alone, settled=True)
     compare("run --rm true, back to back", "ms", targets, run_true)
@@ -448,7 +448,7 @@ def copy_out(target: Target, folder: Path, name: str) -> float:
 
 
 def stats_of_twenty(target: Target) -> float:
-    """Figures of this moment of all that run, asked for one after the other."""
+    """The time of one `stats` request for each of 20 running containers, one after the other, in ms."""
 
     def all_of_them() -> None:
         with socket.socket(socket.AF_UNIX) as connection:
@@ -478,7 +478,7 @@ def files_and_figures(targets: list[Target], folder: Path) -> None:
 
 
 def main() -> None:
-    """All of it, or with an argument a part: `files`, `images`, `networks`."""
+    """Run all measurements, or those of the argument: `files`, `images` or `networks`."""
     part = sys.argv[1] if len(sys.argv) > 1 else ""
     root = Path(tempfile.mkdtemp(prefix="vch-bench-", dir="/tmp"))
     root.chmod(0o711)
@@ -516,7 +516,7 @@ def main() -> None:
             ours.settle = daemon.wait_pool
             daemon.stop()
             daemon.start()
-        # The cold path beside it.
+        # Starts that boot a VM, for comparison.
         daemon.stop()
         daemon.start("--vm-template", "off")
         compare("run --rm true, booted", "ms", [ours], run_true, 3)

@@ -41,7 +41,8 @@ def write_erofs(read: Callable[[int], bytes], out: BinaryIO, copied: Callable[[i
 
     After a read whose bytes went to the disk unchanged, `copied` gets their offset in `out`.
 
-    ProtocolError for a tar that no archiver writes: a name that leaves the layer with `..`, a hard link to a missing file, a truncated stream.
+    ProtocolError for a tar that no archiver writes: a name that leaves the layer with `..`, a hard link to a missing file, a
+    truncated stream.
     """
     writer = _Writer(read, out, copied)
     for entry in tarstream.entries(read):

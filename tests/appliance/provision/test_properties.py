@@ -92,7 +92,7 @@ def test_a_key_must_belong_to_its_certificate(authority: Authority) -> None:
     assert settings_of(good).tls_key
     with pytest.raises(Malformed, match="the key is not the certificate's"):
         settings_of({**good, "tls-key": other.read_text()})
-    with pytest.raises(Malformed, match="one without the other"):
+    with pytest.raises(Malformed, match="set both or neither"):
         settings_of({**LEAST, "tls-cert": certificate.read_text()})
 
 

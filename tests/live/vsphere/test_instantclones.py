@@ -1,4 +1,4 @@
-"""Machines that wait on vSphere: clones of one that was booted, with the simulator's clone and a stand-in host that gives it memory."""
+"""The pool on vSphere: InstantClones of a booted parent. The simulator clones the VM, and the stand-in host copies its memory."""
 
 import hashlib
 import os
@@ -72,7 +72,7 @@ def test_a_container_gets_a_clone(vsphere: Vsphere) -> None:
         assert _calls(vsphere).count("CreateVM_Task") == before
     for asks, serves in (("one", "two"), ("two", "one")):
         until(lambda: daemon.docker("exec", asks, "wget", "-qO-", f"http://{serves}/").stdout == "here\n")  # noqa: B023
-    # Clones of one memory differ.
+    # Clones of one parent differ in host name, random numbers and MAC address.
     for what in ("hostname", "head -c 16 /dev/urandom | md5sum", "cat /sys/class/net/eth0/address"):
         said = {daemon.must("exec", name, "sh", "-c", what) for name in ("one", "two")}
         assert len(said) == 2, said
@@ -80,7 +80,7 @@ def test_a_container_gets_a_clone(vsphere: Vsphere) -> None:
     assert abs(now - time.time()) < 10
     daemon.must("network", "connect", "bridge", "one")
     assert "eth1" in daemon.must("exec", "one", "ls", "/sys/class/net")
-    # What it wrote is there when it begins anew, from whatever machine.
+    # The container's files survive a restart, which may use a different machine.
     daemon.must("exec", "one", "sh", "-c", "echo kept > /kept")
     daemon.must("restart", "-t", "0", "one")
     assert daemon.must("exec", "one", "cat", "/kept", "/data/index.html") == "kept\nhere\n"
@@ -99,7 +99,7 @@ def test_more_disks_than_an_adapter_takes(vsphere: Vsphere) -> None:
 
 
 def test_the_next_vchd_knows_a_clone(vsphere: Vsphere) -> None:
-    """What waited for a container, and what it was cloned from, are removed; they have to be had anew."""
+    """It takes over the container's clone. It removes the waiting clone and the parent, and makes new ones."""
     daemon = vsphere.daemon
     daemon.wait_pool()
     daemon.must(
@@ -122,7 +122,7 @@ def test_the_next_vchd_knows_a_clone(vsphere: Vsphere) -> None:
 
 
 def test_a_clone_moves_while_16_mib_go_through(vsphere: Vsphere, tmp_path: Path) -> None:
-    """Its port is known by an URI that it shares, and an UUID that vCenter chose."""
+    """Clones share the URI of the serial port; the concentrator identifies them by the UUID that vCenter chose."""
     daemon = vsphere.daemon
     daemon.wait_pool()
     data = tmp_path / "data"
@@ -156,7 +156,7 @@ def test_answers_that_are_lost(vsphere: Vsphere) -> None:
     assert daemon.must("run", "--rm", "busybox", "echo", "again") == "again\n"
     assert not [rule for rule in proxy.rules if rule[0] in changes], proxy.rules
     assert proxy.calls.count("CreateVM_Task") == before
-    until(lambda: _machines(vsphere) == 2, what="one to clone and one that waits")
+    until(lambda: _machines(vsphere) == 2, what="there is not exactly one parent and one waiting clone")
 
 
 def test_containers_boot_when_there_is_nothing_to_clone(vsphere: Vsphere) -> None:
@@ -166,8 +166,11 @@ def test_containers_boot_when_there_is_nothing_to_clone(vsphere: Vsphere) -> Non
     proxy.rules += [("InstantClone_Task", "NotSupported")]
     before = proxy.calls.count("CreateVM_Task")
     assert daemon.must("run", "--rm", "busybox", "echo", "cloned") == "cloned\n"
-    until(lambda: "the pool could not make a machine" in daemon.log.read_text(), what="it was cloned")
+    until(
+        lambda: "the pool could not make a machine" in daemon.log.read_text(),
+        what="the log does not report the failed clone",
+    )
     assert daemon.must("run", "--rm", "busybox", "echo", "booted") == "booted\n"
     assert proxy.calls.count("CreateVM_Task") == before + 1
-    # What could not be cloned is no use, and gone.
-    until(lambda: _machines(vsphere) == 0, what="the machine to clone is there still")
+    # A parent that cannot be cloned is removed.
+    until(lambda: _machines(vsphere) == 0, what="the parent was not removed")

@@ -1,4 +1,4 @@
-"""The appliance as it is deployed: its OVA boots, is what its properties say, and runs a container on vSphere."""
+"""The deployed appliance: its OVA boots, applies its OVF properties, and runs a container on vSphere."""
 
 import os
 import re
@@ -90,7 +90,7 @@ def test_ssh_for_a_time_and_a_reboot(ova: Path, root: Path) -> None:
         appliance.docker("load", "-i", str(archive))
         appliance.docker("run", "-d", "--name", "stays", "busybox", "sh", "-c", "echo begun; sleep 10000")
         began = appliance.docker("inspect", "-f", "{{.State.StartedAt}}", "stays")
-        # The root is never written to.
+        # The root file system is read-only.
         assert "Read-only file system" in appliance.run_beside(*log_in, "touch /usr/x /etc/x 2>&1").stdout
         deadline = time.monotonic() + 150
         while not appliance.run_beside(*log_in, "true").returncode:
@@ -102,4 +102,6 @@ def test_ssh_for_a_time_and_a_reboot(ova: Path, root: Path) -> None:
         assert appliance.docker("inspect", "-f", "{{.State.Running}} {{.State.StartedAt}}", "stays") == f"true {began}"
         assert appliance.docker("logs", "stays") == "begun\n"
         assert appliance.docker("exec", "stays", "echo", "still") == "still\n"
-        assert appliance.run_beside(*log_in, "true").returncode, "what was asked for before a reboot is asked for again"
+        assert appliance.run_beside(*log_in, "true").returncode, (
+            "a request for SSH from before the reboot opens SSH again"
+        )

@@ -34,7 +34,7 @@ class Operator:
     def __init__(self, root: Path, inside: list[str], simulator: Simulator) -> None:
         self.root = root
         self.simulator = simulator
-        # What is before it, if anything.
+        # The server that `vch` talks to: the simulator, or a proxy in front of it.
         self.place: Place = simulator
         self._inside = inside
         self.ova = self.package(__version__)
@@ -47,7 +47,7 @@ class Operator:
         return target
 
     def vch(self, *arguments: str, status: int = 0, password: str = PASSWORD, thumbprint: str | None = None) -> str:
-        """What it prints, with its messages."""
+        """Run `vch`, check its exit status, and return stdout and stderr."""
         done = self._run(*arguments, password=password, thumbprint=thumbprint)
         assert done.returncode == status, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
         # No output contains a secret.
@@ -109,7 +109,7 @@ class Operator:
         )
 
     def docker(self, *arguments: str, known: bool = True) -> str:
-        """What it prints; unless it is `known` where the appliance is, the arguments say."""
+        """Run the docker CLI, and return its output. With `known` the environment names the appliance, else the arguments do."""
         environment = dict(os.environ)
         if known:
             lines = (self.root / "prod/prod.env").read_text().splitlines()
@@ -127,7 +127,7 @@ class Operator:
 
     @contextlib.contextmanager
     def before(self) -> Iterator[FaultProxy]:
-        """Something between `vch` and vSphere, as long as the block lasts."""
+        """A fault proxy between `vch` and vSphere, as long as the block lasts."""
         there = self._inside[1].removeprefix("--net=/run/netns/")
         with running_proxy(self.simulator, self.root / "proxy", there) as proxy:
             self.place = proxy
@@ -137,11 +137,11 @@ class Operator:
                 self.place = self.simulator
 
     def python(self, program: str, *arguments: str) -> None:
-        """Run it where vSphere is."""
+        """Run a Python program in the network namespace of vSphere."""
         subprocess.run([*self._inside, sys.executable, "-c", program, *arguments], check=True, timeout=60)
 
     def files(self) -> list[str]:
-        """What is on the datastores, but for what the simulator leaves of snapshots that were removed."""
+        """All files of the datastores, except those that the simulator leaves behind when it removes a snapshot."""
         found = (path for path in self.simulator.datastores.rglob("*") if path.is_file())
         return sorted(str(path) for path in found if path.suffix not in (".vmsn", ".vmsd"))
 
@@ -299,7 +299,7 @@ def test_the_life_of_an_appliance(operator: Operator) -> None:
     left = [file for file in operator.files() if file not in before]
     assert all("kept.disk" in file for file in left), left
 
-    # The next appliance of that tenant has the volume.
+    # The next appliance of the same tenant takes over the volume.
     operator.create()
     operator.docker("load", "-i", str(archive))
     assert operator.docker("run", "--rm", "-v", "kept:/data", "busybox", "cat", "/data/file") == "here\n"
@@ -308,7 +308,7 @@ def test_the_life_of_an_appliance(operator: Operator) -> None:
 
 
 def _stays(operator: Operator) -> str:
-    """Since when the container runs, which no command about its appliance ends."""
+    """State and start time of the container `stays`. No command on its appliance may change them."""
     return operator.docker("inspect", "-f", "{{.State.Running}} {{.State.StartedAt}} {{.RestartCount}}", "stays")
 
 
@@ -384,7 +384,7 @@ def _configured(operator: Operator) -> None:
     operator.vch("configure", "prod", "--label", "stage=test", "--dns", "192.0.2.53")
     assert operator.docker("info", "-f", "{{json .Labels}}") == '["stage=test"]\n'
     assert _stays(operator) == began
-    # What cannot be seen from outside is seen when it does not come up.
+    # `vch` cannot check this setting beforehand: it notices when the appliance does not come up.
     said = operator.vch("configure", "prod", "--volume-store", "v=No-Such-Store", "--timeout", "6", status=5)
     assert "the old settings are back" in said
     operator.vch("configure", "prod", "--reset", "labels")
@@ -430,7 +430,7 @@ assert "Host.Config.Network" not in role.privilege, role
 def test_an_account_with_too_few_rights(operator: Operator) -> None:
     operator.vch("update", "firewall", "--allow")
     with operator.before() as proxy:
-        # The simulator grants everybody everything.
+        # The simulator grants every privilege to every account.
         proxy.rewrites = [
             ("HasUserPrivilegeOnEntities", b"<isGranted>true</isGranted>", b"<isGranted>false</isGranted>")
         ]
@@ -494,7 +494,7 @@ assert (found is not None) == (user_wants == "there"), found
 def test_an_appliance_that_needs_no_password(operator: Operator) -> None:
     operator.vch("update", "firewall", "--allow")
     assert "replaces the account somebody" in operator.create("--ops-extension", "--ops-user", "somebody", status=3)
-    # The simulator takes extensions where it takes everybody.
+    # The simulator logs extensions in at its main port, so the appliance must not use the tunnel port.
     operator.create("--ops-extension", "--tunnel-port", "0")
     assert "vsphere" in operator.docker("info")
     properties = operator.json("inspect", "prod")["properties"]
@@ -507,7 +507,7 @@ def test_an_appliance_that_needs_no_password(operator: Operator) -> None:
         operator.python(program, operator.simulator.address, USER, PASSWORD)
 
     registered("there")
-    # It has nothing that it could log in by but its certificate, also the next time.
+    # The appliance stores no password: it logs in with its certificate, also after a reboot.
     (body,) = (
         file.parents[2]
         for file in operator.root.glob("bodies/*/run/appliance/vchd.json")
@@ -517,7 +517,7 @@ def test_an_appliance_that_needs_no_password(operator: Operator) -> None:
         assert not file.is_file() or PASSWORD not in file.read_text(), file
     operator.vch("configure", "prod", "--label", "stage=test")
     assert operator.docker("info", "-f", "{{json .Labels}}") == '["stage=test"]\n'
-    # To an account, and back to a certificate.
+    # Change the login to an account, and back to a certificate.
     secret = operator.root / "ops"
     secret.write_text(PASSWORD)
     operator.vch("configure", "prod", "--ops-user", USER, "--ops-password-file", str(secret))
@@ -609,7 +609,7 @@ def test_a_lone_esxi() -> None:
             "docker.example",
         )
         said = operator.vch(*arguments)
-        # By DHCP: the address is what VMware's tools tell.
+        # The address comes from DHCP, and VMware Tools report it.
         assert "DOCKER_HOST=tcp://docker.example:2376" in said
         assert operator.json("inspect", "prod")["docker_host"] == "tcp://192.0.2.1:2376"
         operator.vch("delete", "prod", "--force")

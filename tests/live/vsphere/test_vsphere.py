@@ -83,7 +83,7 @@ def test_logs_are_followed_through_a_kill_of_vchd(vsphere: Vsphere) -> None:
 
 
 def test_containers_stay_when_vchd_ends_in_peace(vsphere: Vsphere) -> None:
-    """Its lines, ports and sessions end then in any order, while one of them writes."""
+    """At vchd's end its sessions, lines and ports close in any order, while one container writes."""
     daemon = vsphere.daemon
     for name in ("quiet", "loud"):
         said = "while true; do echo more; done" if name == "loud" else "sleep 1000"
@@ -93,7 +93,7 @@ def test_containers_stay_when_vchd_ends_in_peace(vsphere: Vsphere) -> None:
         time.sleep(1.5)
         daemon.stop()
         daemon.start()
-        # At once, before it has gone through what it finds in the guest.
+        # At once, while vchd is still taking over the guest.
         assert len(daemon.must("exec", "quiet", "sh", "-c", "sleep 0.5; head -c 8000000 /dev/zero")) == 8_000_000
     for name, since in zip(("quiet", "loud"), began, strict=True):
         assert daemon.must("inspect", "-f", "{{.State.Running}} {{.State.StartedAt}}", name) == f"true {since}"
@@ -111,23 +111,23 @@ def test_a_portgroup_is_a_network(vsphere: Vsphere) -> None:
         assert daemon.must("port", "web", "80").strip() == f"{address}:80"
         assert daemon.must("exec", "web", "wget", "-qO-", page) == address
         assert (lan.fetch(address, 80), lan.fetch(address, 81, served=False)) == ("served", "")
-        # Restarted, it finds the machine on its network again.
+        # A restarted vchd takes over the container with its address.
         daemon.kill()
         daemon.start()
         assert daemon.must("exec", "web", "wget", "-qO-", page) == address
         daemon.must("rm", "-f", "web")
-    # A running container is connected, by hot-plug of a NIC.
+    # `network connect` plugs a NIC into the running VM.
     daemon.must("run", "-d", "--name", "web", "busybox", "sh", "-c", serve)
     daemon.must("network", "connect", "lan", "web")
     address = daemon.must("inspect", "web", "-f", "{{.NetworkSettings.Networks.lan.IPAddress}}").strip()
-    assert lan.fetch(address, 80, served=False) == "", "nothing of it is published"
+    assert lan.fetch(address, 80, served=False) == "", "the port is not published"
     assert daemon.must("exec", "web", "wget", "-qO-", f"http://{GATEWAY}:{PORT}/") == address
     daemon.must("network", "disconnect", "lan", "web")
     daemon.must("rm", "-f", "web")
 
 
 def test_moves_while_data_goes_through(vsphere: Vsphere) -> None:
-    """Data goes in and comes out until the moves are over, and for 16 MiB at least."""
+    """Data flows in both directions until the moves are over, at least 16 MiB."""
     daemon = vsphere.daemon
     daemon.must("create", "-i", "--name", "mover", "busybox", "cat")
     client = subprocess.Popen(
@@ -190,7 +190,7 @@ def test_a_move_of_a_vm_with_only_a_serial_port(vsphere: Vsphere) -> None:
 
 
 def test_the_serial_port_takes_over_when_the_network_fails(vsphere: Vsphere) -> None:
-    """Containers see the same bytes, through the fast path, without it, and with it again."""
+    """The output is the same with the fast path, without it, and with a new fast path."""
     daemon = vsphere.daemon
     daemon.must("run", "-d", "--name", "torn", "busybox", "sleep", "1000")
     script = "i=0; while [ $i -lt 3000 ]; do echo 0123456789 $i; i=$((i+1)); done"
@@ -279,7 +279,7 @@ def test_a_machine_that_an_operator_suspends(vsphere: Vsphere) -> None:
     vsphere.operate("resume", uuid)
     _until_status(vsphere, "sleeper", "running")
     assert daemon.must("exec", "sleeper", "echo", "awake") == "awake\n"
-    # Suspended once more while vchd ends: the next vchd does not take the VM for lost.
+    # The operator suspends the VM again, then vchd is killed: the next vchd does not take the VM for lost.
     vsphere.operate("suspend", uuid)
     _until_status(vsphere, "sleeper", "paused")
     told = [line.split()[0] for line in _actions(vsphere, "sleeper", begun)]
@@ -290,10 +290,10 @@ def test_a_machine_that_an_operator_suspends(vsphere: Vsphere) -> None:
     time.sleep(1)
     daemon.must("unpause", "sleeper")
     assert _status(vsphere, "sleeper") == "running"
-    # Its clock stood still.
+    # The guest's clock stopped while the VM was suspended; vchd has set it.
     earliest = time.time() - 2
     assert earliest < int(daemon.must("exec", "sleeper", "date", "+%s")) < time.time() + 2
-    # Not a line is lost or there twice.
+    # No line is lost, and no line appears twice.
     daemon.must("stop", "-t", "0", "sleeper")
     lines = daemon.must("logs", "sleeper").split()
     assert lines == [str(number) for number in range(1, len(lines) + 1)]
@@ -337,7 +337,7 @@ def test_a_machine_that_is_renamed_and_moved(vsphere: Vsphere) -> None:
     assert told[0].split()[:3] == ["machine-rename", "another-name", f"moved-{short}"]
     assert told[1].split()[0] == "migrate"
     assert "DC0_C0_H" in told[1]
-    # It is what it was.
+    # The container still runs.
     assert _status(vsphere, "moved") == "running"
     assert daemon.must("exec", "moved", "echo", "here") == "here\n"
     daemon.must("rm", "-f", "moved")
@@ -377,7 +377,7 @@ def test_a_volume_store_of_an_nfs_server(vsphere: Vsphere, short_path: Path) -> 
             "-c",
             "echo here > /data/file; sleep 1000",
         )
-        # At the same time, which a disk of its own could not be.
+        # Two containers use the volume at the same time, which a volume on a disk does not allow.
         assert daemon.shell("-v", "shared:/data", "cat /data/file").stdout == "here\n"
         assert (export / "test/shared/file").read_text() == "here\n"
         daemon.must("rm", "-f", "writer")
@@ -452,7 +452,7 @@ def test_machines_boot_from_their_cd(short_path: Path, firmware: str) -> None:
         vsphere.daemon.must("run", "-d", "--name", "stays", "busybox", "sleep", "1000")
         vsphere.daemon.stop()
         before = Path(written).stat().st_mtime_ns
-        # The CD of an earlier guest, which no VM uses.
+        # The CD of an earlier guest image, which no VM uses.
         older = Path(written).with_name(f"{'0' * 32}.iso")
         older.write_bytes(b"older")
         vsphere.daemon.start()
@@ -477,7 +477,7 @@ _CHANGES = (
 
 
 def test_every_answer_is_lost_once(short_path: Path) -> None:
-    """pull, run, stop and rm, each call's first answer lost: one VM, then none, and the client sees no error."""
+    """The first answer of each vSphere call is lost during pull, run, stop and rm. The client sees no error, and no VM is left."""
     with running_vsphere(short_path, faulty=True) as vsphere:
         daemon, proxy = vsphere.daemon, vsphere.proxy
         assert proxy is not None
@@ -516,7 +516,7 @@ def test_an_image_of_more_layers_than_a_machine_has_disks(vsphere: Vsphere) -> N
     assert said == "75\nlayer0\nlayer38\nlayer74\n"
     (shared,) = (one for one in set(vsphere.files()) - before if "/stack-" in one and one.endswith("-flat.vmdk"))
     written = Path(shared).stat().st_mtime_ns
-    # It is found again, also by the next vchd, and goes with its image.
+    # The next vchd finds the shared disk again, and removes it with its image.
     daemon.kill()
     daemon.start()
     assert daemon.must("run", "--rm", "high", "cat", "/layer74") == "layer74\n"
