@@ -67,7 +67,7 @@ def test_a_start_cut_in_half_leaves_a_container_that_can_be_started(short_path: 
         daemon.kill()
         start.wait(30)
         daemon.start()
-        # vchd waits for a start that it finds under way, and starts again one that had not come far enough. If the process had
+        # vchd waits for a start that was under way; if the start had not come far enough, vchd starts again. If the process had
         # run, its output is in the log already, and a client that attaches before that run ends sees nothing of it.
         daemon.must("wait", "half")
         assert daemon.must("start", "-a", "half") == "whole\n"

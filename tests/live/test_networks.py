@@ -612,7 +612,7 @@ def test_a_udp_flow_reaches_the_next_container(daemon: Daemon) -> None:
         daemon.must("run", "-d", "--name", "before", "-p", "5354:53/udp", "busybox", "sleep", "1000")
         until(lambda: refused("before") > 0)
         daemon.must("create", "--name", "after", "-p", "5354:53/udp", "busybox", "sleep", "1000")
-        # A different container from the one that gets this address next.
+        # Not the container that receives this address next.
         daemon.must("run", "-d", "--name", "between", "busybox", "sleep", "1000")
         daemon.must("kill", "before")
         daemon.must("start", "after")

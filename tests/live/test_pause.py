@@ -29,7 +29,7 @@ def _grows(daemon: Daemon, name: str) -> bool:
 
 
 def _stands_still(daemon: Daemon, name: str) -> bool:
-    time.sleep(0.5)  # what was on its way
+    time.sleep(0.5)  # output that was under way arrives
     before = _count(daemon, name)
     time.sleep(1)
     return _count(daemon, name) == before

@@ -27,7 +27,7 @@ class TokenService:
     folder: Path
     users: dict[str, tuple[str, set[str]]]
     seconds: int = 300
-    # (user, what was asked for)
+    # (user, requested scopes)
     asked: list[tuple[str, list[str]]] = field(default_factory=list)
     realm: str = ""
 

@@ -24,7 +24,7 @@ _DOWN = None
         (Policy("on-failure", 3), 1, 1, History(restarts=3, short_runs=3), (_DOWN, 3)),
         (Policy("on-failure", 3), 1, 1, History(restarts=4, short_runs=3), (_DOWN, 3)),
         (Policy("on-failure", 3), 1, 1, _STOPPED, (_DOWN, 0)),
-        # The wait doubles after each short run, up to a minute, and begins anew after a long run.
+        # The wait doubles after each short run, up to a minute, and starts over after a long run.
         (Policy("always"), 1, 9.9, History(short_runs=9), (51.2, 10)),
         (Policy("always"), 1, 9.9, History(short_runs=10), (60.0, 11)),
         (Policy("always"), 1, 9.9, History(short_runs=5000), (60.0, 5001)),

@@ -36,7 +36,7 @@ def _context(lines: FastPaths, name: str | None) -> ssl.SSLContext:
 
 
 async def _dial(port: int, context: ssl.SSLContext) -> bytes | None:
-    """What it is told after the handshake, b"" when it is sent away; None when it is let in and told nothing."""
+    """The bytes that the client receives after the handshake: b"" when refused, None when accepted without a message."""
     connection = socket.create_connection(("127.0.0.1", port))
     line = TlsLine(connection.detach(), context, server=False)
     if not await in_time(line, 10):

@@ -114,7 +114,7 @@ class DriverContract(ABC):
             await machine.destroy()
             assert await driver.adopt() == []
 
-    async def test_wait_off_notices_who_ever_ended_it(self, short_path: Path) -> None:
+    async def test_wait_off_notices_every_end(self, short_path: Path) -> None:
         async with self.open_driver(short_path) as driver:
             machine = await driver.create(await self.with_disks(driver, self.spec(short_path)))
             await machine.start()

@@ -1,4 +1,4 @@
-"""The QEMU driver: the contract with real machines, and what is QEMU's own."""
+"""The QEMU driver: the driver contract with real machines, and what only QEMU offers."""
 
 import contextlib
 import gc
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.live
 
 
 class Hear:
-    """The shortest rehearsal: the tether has said something."""
+    """The shortest rehearsal: wait until the tether has sent something."""
 
     layer = Path("none")
 
@@ -66,7 +66,7 @@ async def opened(root: Path, rehearsal: LocalRehearsal | None = None) -> AsyncIt
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 class TestQemu(DriverContract):
-    """Machines outlive their driver on purpose, which subprocess warns of."""
+    """Machines outlive their driver on purpose; subprocess warns of that."""
 
     def open_driver(self, root: Path) -> AbstractAsyncContextManager[Driver]:
         return opened(root)
@@ -74,7 +74,7 @@ class TestQemu(DriverContract):
     async def end_from_outside(self, root: Path, machine_id: str) -> None:
         os.kill(json.loads((root / "machines" / machine_id / "machine.json").read_text())["pid"], 9)
 
-    async def test_qemu_runs_as_nobody_that_anyone_knows(self, short_path: Path) -> None:
+    async def test_qemu_runs_as_an_unused_user(self, short_path: Path) -> None:
         async with opened(short_path) as driver:
             machine = await driver.create(self.spec(short_path))
             await machine.start()
@@ -122,7 +122,7 @@ class TestQemu(DriverContract):
 
 
 async def _eventually(look: Callable[[], Found | None]) -> Found:
-    """What it sees as soon as it sees something."""
+    """The first result of `look` that is not empty."""
     with trio.fail_after(120):
         while True:
             if found := look():
@@ -137,7 +137,7 @@ async def _template(driver: QemuDriver, spec: MachineSpec) -> Template:
 
 @pytest.fixture(scope="module")
 def saved_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder with a template for machines of 256 MiB without a card."""
+    """A cache folder with a template for machines of 256 MiB without a NIC."""
     root = tmp_path_factory.mktemp("template")
 
     async def make() -> None:
@@ -152,7 +152,7 @@ def saved_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 class TestClones(DriverContract):
-    """The same contract by machines that are restored."""
+    """The driver contract with machines that are restored from a template."""
 
     @pytest.fixture(autouse=True)
     def _cache(self, saved_template: Path, short_path: Path) -> None:
@@ -180,7 +180,7 @@ class TestClones(DriverContract):
             line.close()
             folder = short_path / "machines/m1"
             assert "-incoming defer" in (folder / "command").read_text()
-            # A guest that boots says at least what its firmware is; a restored one is silent.
+            # At boot the firmware writes to the console. A restored guest writes nothing.
             assert (folder / "console.log").read_bytes() == b""
             await machine.destroy()
 
@@ -188,7 +188,7 @@ class TestClones(DriverContract):
         async with opened(short_path, hear) as driver:
             spec = self.spec(short_path)
             template = await _template(driver, spec)
-            # As if the saved state were another QEMU's: it is sealed, so it is replaced as a whole.
+            # As if another QEMU had saved the state. The state is sealed, so the test replaces the whole file.
             bad = os.memfd_create("bad")
             os.write(bad, b"QEVM" + bytes(1000))
             template.state = bad
@@ -207,7 +207,7 @@ class TestClones(DriverContract):
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 class TestBecoming:
-    """A machine that was nobody's turns into somebody's."""
+    """A blank machine of the pool becomes the machine of a container."""
 
     @pytest.fixture(autouse=True)
     def _cache(self, saved_template: Path, short_path: Path) -> None:
@@ -261,12 +261,12 @@ class TestBecoming:
             assert found.id == "m1"
             assert await found.power() is Power.ON
             assert found.guest_disks() == machine.guest_disks()
-            # Its parent is this very process, which has not waited for it.
+            # The QEMU is a child of this process, which has not waited for it.
             assert not is_running(pid)
             await found.destroy()
         assert list((short_path / "machines").iterdir()) == []
 
-    async def test_one_that_has_died_cannot_become_anything(self, short_path: Path) -> None:
+    async def test_a_machine_that_has_ended_cannot_be_assigned(self, short_path: Path) -> None:
         async with self.blank(short_path) as (_, machine):
             await machine.kill()
             with pytest.raises(HypervisorError):
@@ -295,7 +295,7 @@ _NETWORK = ("10.77.0.0/24", "10.77.0.1", "10.77.0.254")
 
 @asynccontextmanager
 async def _guest(machine: QemuMachine) -> AsyncIterator[Callable[[str], Awaitable[None]]]:
-    """Look into the guest: a function that returns when it has a NIC of this address, and fails when it has none."""
+    """A function that returns when the guest has a NIC with this MAC address, and fails if it has none."""
     async with LoopThread.open() as loop, trio.open_nursery() as nursery:
         channel = Channel(loop, await machine.dial_tether())
         nursery.start_soon(channel.run)
@@ -332,7 +332,7 @@ class TestCards:
                     await has_card("02:42:00:00:00:03")
                 with pytest.raises(HypervisorError):
                     await machine.plug_nic(Nic("nonsense", *_NETWORK))
-                # Its place is free again.
+                # The slot of the removed NIC is free again.
                 await machine.plug_nic(Nic("02:42:00:00:00:33", *_NETWORK))
                 await has_card("02:42:00:00:00:33")
                 assert [nic.mac[-2:] for nic in machine.spec.more_nics if nic] == [
@@ -390,7 +390,7 @@ def _copy_sparse(source: str, target: str) -> None:
 
 
 async def test_a_template_in_the_making_is_ended_with_the_appliance(short_path: Path) -> None:
-    """kill -9 leaves the machine that was to be saved: the next appliance ends it, and makes it again."""
+    """After a kill -9 the machine that makes the template still runs. The next daemon ends it, and makes the template again."""
     async with opened(short_path, hear) as driver:
         driver.want(MachineSpec("any", 256, 1))
         found = await _eventually(lambda: list((short_path / "machines").glob("template*/command")))

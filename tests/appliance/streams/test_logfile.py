@@ -1,4 +1,4 @@
-"""The log file: entries, crashes, and what goes when it is kept short."""
+"""The log file: entries, crashes, and which entries go when the file is bounded."""
 
 import os
 from pathlib import Path

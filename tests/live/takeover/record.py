@@ -138,7 +138,7 @@ _NOT_STARTED = {"missing-program"}
 
 @dataclass
 class Answers:
-    """What the API says, by what was asked; logs by the container's name. Kept as `expected.json`."""
+    """The API's answers by request, and logs by the container's name. Stored as `expected.json`."""
 
     containers: dict[str, Any] = field(default_factory=dict)
     listed: dict[str, Any] = field(default_factory=dict)

@@ -35,7 +35,7 @@ class FakeRtnetlink:
 
 
 class Network:
-    """`lines` go to whichever NIC has a client."""
+    """The DHCP leases of a guest. `say` delivers a line that the client of a NIC has printed."""
 
     def __init__(self, leases: Leases) -> None:
         self.leases = leases

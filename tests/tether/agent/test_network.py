@@ -13,7 +13,7 @@ from tether.rpc.status import Code, RpcError
 
 
 class FakeKernel:
-    """NICs by (index, name, MAC), and what was done to them. Also stands in for Rtnetlink and NetlinkSocket."""
+    """A fake of Rtnetlink and NetlinkSocket: NICs as (index, name, MAC), and the changes that were made to them."""
 
     def __init__(self) -> None:
         self.nics: list[tuple[int, str, str]] = []

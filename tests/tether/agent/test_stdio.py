@@ -1,4 +1,4 @@
-"""The spool: bounded, each byte once, nobody who waits is forgotten."""
+"""The spool is bounded, delivers each byte once, and wakes every reader that waits."""
 
 import os
 

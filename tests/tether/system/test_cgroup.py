@@ -1,4 +1,4 @@
-"""A cgroup's files, in a directory that stands in for the kernel's."""
+"""A cgroup's files, in an ordinary directory instead of the kernel's cgroupfs."""
 
 from pathlib import Path
 

@@ -16,7 +16,7 @@ from tether.transport.tls import in_time, load_identity
 
 
 class _End:
-    """One end: sends all of `data` and keeps what comes."""
+    """One end: sends all of `data` and collects what it receives."""
 
     def __init__(self, line: Line, data: bytes) -> None:
         self.data, self.sent, self.came = data, 0, bytearray()
@@ -161,7 +161,7 @@ async def test_no_line_without_the_right_certificate(identity: tuple[bytes, byte
     async def shake(line: TlsLine) -> None:
         done.append(await in_time(line, 5))
         if done[-1]:
-            # What the other end thinks of us is said after our part.
+            # The other end's error is reported after ours.
             with pytest.raises(Exception, match=r"(?i)unknown ca|eof|end of file"):
                 await line.read()
             line.close()

@@ -1,4 +1,4 @@
-"""A serial port carries bytes of any value: a terminal stands in for it."""
+"""A serial port carries bytes of any value; the test uses a pseudo-terminal."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""A container's life without VMs: start, output, exit, stop, kill, removal, and what goes wrong on the way."""
+"""A container's life without VMs: start, output, exit, stop, kill, removal, and failures of each."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

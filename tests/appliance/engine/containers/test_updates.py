@@ -123,7 +123,7 @@ async def test_auto_remove_and_a_restart_policy_exclude_each_other(daemon: Engin
 @pytest.mark.parametrize(
     ("new", "text"),
     [
-        (HostConfig(memory=1 << 40, memory_swap=-1), "its machine has [0-9]+ MiB, too few for that limit"),
+        (HostConfig(memory=1 << 40, memory_swap=-1), "its VM has [0-9]+ MiB, too few for that limit"),
         (HostConfig(nano_cpus=1000 * NANO), r"Range of CPUs is from 0.01 to [0-9]+.00, as there are only [0-9]+ CPUs"),
         (HostConfig(cpuset_cpus="0-999"), "Requested CPUs are not available - requested 0-999, available: 0-[0-9]+"),
     ],

@@ -1,4 +1,4 @@
-"""Templates on disk: what was saved comes back, or nothing."""
+"""Templates on disk: a template is loaded as it was saved, or not at all."""
 
 import os
 import resource

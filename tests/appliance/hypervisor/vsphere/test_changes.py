@@ -1,4 +1,4 @@
-"""A change is made once, whatever becomes of the answer."""
+"""A change is made once, even if the answer is lost."""
 
 from collections.abc import Callable
 from typing import Any, cast

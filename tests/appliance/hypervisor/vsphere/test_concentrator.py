@@ -87,7 +87,7 @@ async def test_bytes_go_both_ways_unchanged() -> None:
         line.close()
 
 
-async def test_what_is_said_before_a_host_is_there_waits() -> None:
+async def test_bytes_wait_until_a_host_connects() -> None:
     async with _opened() as (concentrator, number):
         line = concentrator.expect(_UUID, _URI).dial()
         assert line.try_write(b"early") == 5
@@ -132,7 +132,7 @@ async def test_a_host_that_comes_back() -> None:
 @pytest.mark.parametrize(
     ("uuid", "uri"), [("ffffffff-0f6a-8c5b-1f2e-0123456789ab", _URI), (_UUID, "vch:another"), (_UUID, ""), ("", _URI)]
 )
-async def test_whoever_has_no_port_here_gets_nothing(uuid: str, uri: str, autojump_clock: MockClock) -> None:
+async def test_a_vm_that_is_not_expected_receives_nothing(uuid: str, uri: str, autojump_clock: MockClock) -> None:
     async with _opened() as (concentrator, number):
         line = concentrator.expect(_UUID, _URI).dial()
         line.try_write(b"secret")
@@ -157,10 +157,10 @@ async def _moved(port: Port, line: Line, source: SerialPort, number: int, end: i
         await target.identify(_UUID, _URI)
         await target.say(PEER, said)
         assert await target.hear(PEER_OK) == said
-        # The machine still runs where it was.
+        # The machine still runs on the source host.
         await source.write(b"still here")
         assert await _read(line, 10) == b"still here"
-        # What it is told from now on waits for the end of the move.
+        # Bytes for the machine wait from now on for the end of the move.
         await _write(line, b"held")
         await trio.sleep(0.1)
         assert not source.data
@@ -187,7 +187,7 @@ async def test_a_machine_moves(end: int, by_target: bool) -> None:
         line.close()
 
 
-async def test_a_move_that_nobody_began() -> None:
+async def test_a_forged_move_is_refused() -> None:
     async with _opened() as (concentrator, number):
         line = concentrator.expect(_UUID, _URI).dial()
         async with connected(number) as source, connected(number) as thief:
@@ -224,7 +224,7 @@ async def test_hostile_peers(autojump_clock: MockClock) -> None:
                         await serial.send(flood)
                     except trio.BrokenResourceError:
                         pass
-                # Who does not say who he is within ten seconds is hung up.
+                # The concentrator closes a connection that does not identify its VM within ten seconds.
                 await serial.hear_end()
         async with connected(number) as serial:
             await _identified(serial)
@@ -233,7 +233,7 @@ async def test_hostile_peers(autojump_clock: MockClock) -> None:
         line.close()
 
 
-async def test_only_hosts_that_may() -> None:
+async def test_only_hosts_in_the_allowed_subnets_connect() -> None:
     async with _opened(["192.0.2.0/24"]) as (concentrator, number):
         concentrator.expect(_UUID, _URI)
         async with connected(number) as serial:
@@ -283,7 +283,7 @@ def test_messages_have_the_numbers_of_vmwares_table() -> None:
 
 
 async def test_a_clone_speaks_before_it_is_known(autojump_clock: MockClock) -> None:
-    """vCenter chooses its UUID, and its host may be quicker than vCenter's answer to us."""
+    """vCenter chooses the clone's UUID. The host may connect before vCenter's answer tells us the UUID."""
     async with _opened() as (concentrator, number):
         with concentrator.expecting_clones(_URI):
             async with connected(number) as serial:
@@ -294,7 +294,7 @@ async def test_a_clone_speaks_before_it_is_known(autojump_clock: MockClock) -> N
                 await serial.hear(WILL_PROXY)
                 await serial.write(b"here")
                 assert await _read(line, 4) == b"here"
-            # Nobody's.
+            # A UUID that no machine has.
             async with connected(number) as serial:
                 await serial.identify("503c5d1c-0f6a-8c5b-1f2e-ffffffffffff", _URI)
                 await serial.hear_end()

@@ -1,4 +1,4 @@
-"""The contract of drivers, kept by vSphere: VMware's simulator for the calls, a stand-in host that boots the machines."""
+"""The driver contract on vSphere: VMware's simulator answers the calls, and a stand-in host boots the machines."""
 
 import io
 from collections.abc import AsyncIterator
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.live
 
 @asynccontextmanager
 async def opened(server: Server, root: Path, number: int = 0) -> AsyncIterator[tuple[VsphereDriver, StandInHost, int]]:
-    """A driver with its concentrator on a port of loopback (0: any), and a host; and which port it is."""
+    """A driver with its concentrator on a loopback port (0: any free port), the stand-in host, and the port's number."""
     async with trio.open_nursery() as nursery:
         concentrator = Concentrator(nursery)
         (listener,) = await trio.open_tcp_listeners(number, host="127.0.0.1")
@@ -62,7 +62,7 @@ class TestVsphere(DriverContract):
     @asynccontextmanager
     async def _open(self, root: Path) -> AsyncIterator[Driver]:
         async with opened(self._server, root, self._port) as (driver, _, number):
-            # Hosts come back to where they were told to.
+            # Hosts connect again to the port in the VMs' configuration, so the next driver listens on the same port.
             self._port = number
             yield driver
 
@@ -81,7 +81,7 @@ class TestVsphere(DriverContract):
 
 
 async def test_a_session_goes_through_moves(simulator: Simulator, short_path: Path) -> None:
-    """A guest is asked on and on while its machine moves from host to host, once in vain: nobody notices."""
+    """A guest answers calls without an error while its machine moves from host to host; one of the moves is aborted."""
     async with opened(server_of(simulator), short_path) as (driver, host, _), LoopThread.open() as loop:
         machine = await driver.create(MachineSpec("moves", 256, 1))
         await machine.start()
@@ -109,7 +109,7 @@ async def test_a_session_goes_through_moves(simulator: Simulator, short_path: Pa
                     while answers < before + 5:
                         await answered.wait()
                         answered = trio.Event()
-            # The line was one and the same all the time.
+            # The link did not open a new session.
             assert session.sessions == 1
             nursery.cancel_scope.cancel()
         session.close()
@@ -117,7 +117,7 @@ async def test_a_session_goes_through_moves(simulator: Simulator, short_path: Pa
 
 
 async def test_a_container_runs(simulator: Simulator, short_path: Path) -> None:
-    """A layer that machines share, a disk that outlives its machine: the guest makes a root of them and runs a program."""
+    """The guest mounts a shared layer and a writable disk as its root and runs a program. The disk outlives the machine."""
     layer, upper = short_path / "busybox.erofs", short_path / "upper.ext4"
     with open(layer, "w+b") as out:
         write_erofs(io.BytesIO(busybox_layer()).read, out)

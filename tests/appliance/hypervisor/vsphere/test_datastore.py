@@ -1,4 +1,4 @@
-"""Disks on a datastore: written once, whole, and found again. Against VMware's simulator, whose datastores are folders here."""
+"""Disks on a datastore are written once, completely, and found again. VMware's simulator stores datastores as folders."""
 
 import socket
 import ssl
@@ -25,7 +25,7 @@ from tests.live.vsphere.simulator import Simulator, running_vcsim, server_of
 
 @asynccontextmanager
 async def _datastore(simulator: Simulator) -> AsyncIterator[tuple[Datastore, Path]]:
-    """A tenant's files, and the folder in which the simulator has them."""
+    """A tenant's files, and the folder in which the simulator stores them."""
     async with Session.open(server_of(simulator)) as session, trio.open_nursery() as nursery:
         inventory = await find(session, Names("tenant", bridge="VM Network"))
         collector = Collector(session, inventory.folder, lambda key, seen: None)
@@ -67,7 +67,7 @@ async def test_a_disk_is_written_once(simulator: Simulator, tmp_path: Path) -> N
         assert await datastore.size("layers/ab12.vmdk") is None
 
 
-async def test_what_is_not_whole_is_written_again(simulator: Simulator, tmp_path: Path) -> None:
+async def test_an_incomplete_disk_is_written_again(simulator: Simulator, tmp_path: Path) -> None:
     layer = _layer(tmp_path, "cd34")
     async with _datastore(simulator) as (datastore, folder):
         await datastore.disk_of(layer, "layers")
@@ -104,7 +104,7 @@ def test_a_disk_is_whole_sectors() -> None:
         descriptor("x.vmdk", 1000, 1)
 
 
-async def test_nothing_is_said_to_whoever_has_another_certificate(tmp_path: Path) -> None:
+async def test_nothing_is_sent_to_a_server_with_another_certificate(tmp_path: Path) -> None:
     certificate, key = self_signed(tmp_path, "127.0.0.1")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
@@ -131,7 +131,7 @@ async def test_nothing_is_said_to_whoever_has_another_certificate(tmp_path: Path
 
 
 async def test_a_datastore_whose_folders_are_objects(tmp_path: Path) -> None:
-    """vSAN: a folder at the top is made by another manager, and known by its UUID, which backings have to name."""
+    """vSAN: a namespace manager creates top-level folders, and disk backings must name such a folder by its UUID."""
     layer = _layer(tmp_path)
     with running_vcsim(tmp_path / "vcsim", "-vsan") as simulator:
         async with _datastore(simulator) as (datastore, folder):

@@ -1,4 +1,4 @@
-"""Machines on vSphere: made once whatever happens to the answers, known again, told of. Against VMware's simulator."""
+"""Machines on VMware's simulator: created once even if answers are lost, adopted by the next driver, watched for changes."""
 
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -61,7 +61,7 @@ def _spec(name: str) -> MachineSpec:
 
 
 async def _machines(at: Simulator | FaultProxy) -> list[Any]:
-    """All that there are, by whomever."""
+    """All VMs of the simulator, of any tenant."""
     async with Session.open(server_of(at)) as session:
         content = session.content
         view = await session.change(
@@ -71,7 +71,7 @@ async def _machines(at: Simulator | FaultProxy) -> list[Any]:
         return found
 
 
-async def test_a_life(simulator: Simulator) -> None:
+async def test_the_life_of_a_machine(simulator: Simulator) -> None:
     async with _driver(simulator) as driver:
         machine = await driver.create(_spec("a1"))
         assert await machine.power() is Power.OFF
@@ -89,7 +89,7 @@ async def test_a_life(simulator: Simulator) -> None:
     assert await _machines(simulator) == []
 
 
-async def test_what_is_made(simulator: Simulator) -> None:
+async def test_the_configuration_of_a_vm(simulator: Simulator) -> None:
     async with _driver(simulator) as driver:
         machine = await driver.create(_spec("b2"))
         (made,) = await _machines(simulator)
@@ -98,7 +98,7 @@ async def test_what_is_made(simulator: Simulator) -> None:
         assert (config.name, config.hardware.memoryMB, config.hardware.numCPU) == (f"tenant-{'b2' * 6}", 64, 1)
         extra = {one.key: one.value for one in config.extraConfig}
         assert extra[TENANT_KEY] == "tenant"
-        # What the guest may read tells it nothing of us.
+        # The guest can read guestinfo, so vchd must not store anything there.
         assert not any(key.startswith("guestinfo") for key in extra)
         devices = {type(device): device for device in config.hardware.device}
         serial = devices[vim.vm.device.VirtualSerialPort].backing
@@ -115,7 +115,7 @@ async def _api(at: Simulator) -> str:
 
 
 async def _group(driver: VsphereDriver, name: str) -> list[Any] | None:
-    """Those of its machines that are there."""
+    """The existing VMs of a DRS group, [] when it is empty; None when the cluster has no such group."""
     cluster = await driver.session.look("cluster", driver.inventory.pool, "owner")
     groups = await driver.session.look("groups", cluster, "configurationEx.group") or ()
     members = next((one.vm or [] for one in groups if one.name == name), None)
@@ -150,9 +150,9 @@ async def test_machines_of_a_group(simulator: Simulator, proxy: FaultProxy) -> N
             members = await _group(driver, "pinned")
             assert members is not None
             assert len(members) == 16
-            # Together, and not one by one.
+            # One call adds several VMs.
             assert proxy.calls.count("ReconfigureComputeResource_Task") - before < 16
-            # One that cannot be in it is not made.
+            # A VM that cannot join the group is not created.
             proxy.rules += [("ReconfigureComputeResource_Task", "NoPermission")]
             with pytest.raises(NotAllowed):
                 await driver.create(_spec("b0"))
@@ -175,13 +175,13 @@ async def test_machines_outlive_the_driver(simulator: Simulator) -> None:
         found = {machine.id: machine for machine in await driver.adopt()}
         assert {name[:2]: await machine.power() for name, machine in found.items()} == {"c3": Power.ON, "c4": Power.OFF}
         assert found["c3" * 32].spec == _spec("c3")
-        # However many there are.
+        # One call, however many VMs there are.
         assert sum(driver.session.stub.calls.values()) == 1
         for machine in found.values():
             await machine.destroy()
 
 
-async def test_what_others_do_is_noticed(simulator: Simulator) -> None:
+async def test_changes_by_an_operator_are_noticed(simulator: Simulator) -> None:
     async with _driver(simulator) as driver:
         machine = await driver.create(_spec("d5"))
         await machine.start()
@@ -203,7 +203,7 @@ async def test_what_others_do_is_noticed(simulator: Simulator) -> None:
         assert await driver.adopt() == []
 
 
-async def test_weights(proxy: FaultProxy) -> None:
+async def test_shares(proxy: FaultProxy) -> None:
     async with _driver(proxy) as driver:
         machine = await driver.create(_spec("ab"))
         await machine.start()
@@ -213,7 +213,7 @@ async def test_weights(proxy: FaultProxy) -> None:
             "config.cpuAllocation.shares.shares",
             "config.memoryAllocation.reservation",
         ]
-        # More memory than it has cannot be kept for it.
+        # The reservation is limited to the VM's memory.
         for weight, facts in (
             (ResourceShares(512, 32), ("custom", 500, 32)),
             (ResourceShares(2048, 1000), ("custom", 2000, 64)),
@@ -229,14 +229,14 @@ async def test_weights(proxy: FaultProxy) -> None:
         await machine.destroy()
 
 
-async def test_a_task_that_nobody_knows(simulator: Simulator) -> None:
+async def test_a_task_that_the_server_does_not_know(simulator: Simulator) -> None:
     async with _driver(simulator) as driver:
         with trio.fail_after(10), pytest.raises(AnswerLost, match="ghost: the server forgot the task before its end"):
             await driver.collector.wait("ghost", vim.Task("task-none", driver.session.stub))
 
 
 async def test_an_answer_that_cannot_be_read(simulator: Simulator, tmp_path: Path) -> None:
-    """The simulator says of a disk's task that it is about an entity, and names what is none."""
+    """The simulator's info of a disk's task names an object as `entity` that is not a managed entity."""
     async with _driver(simulator) as driver:
         manager = driver.session.content.virtualDiskManager
         path = driver.datastore.path("nowhere/disk.vmdk")
@@ -284,7 +284,7 @@ async def test_a_task_that_ends_before_anything_is_followed(proxy: FaultProxy, m
     proxy.calls.clear()
     async with _driver(proxy, connected=False) as driver:
         with trio.fail_after(20):
-            while method not in proxy.calls:  # noqa: ASYNC110 - another thread's
+            while method not in proxy.calls:  # noqa: ASYNC110 - another thread changes it
                 await trio.sleep(0.01)
             machine = await driver.create(_spec("aa"))
             await machine.start()
@@ -323,13 +323,13 @@ async def test_a_machine_sleeps_and_wakes_up(proxy: FaultProxy, method: str, tro
             for _ in range(2):
                 await machine.suspend()
                 assert machine.placement.suspended
-                # It is not off.
+                # A suspended VM is not off.
                 assert await machine.power() is Power.ON
                 await machine.resume()
                 await machine.resume()
                 assert not machine.placement.suspended
             await machine.suspend()
-            # An earlier driver's, which has left it asleep.
+            # The next driver adopts a VM that was left suspended.
             async with _driver(proxy) as another:
                 (found,) = await another.adopt()
                 assert isinstance(found, Suspendable)
@@ -373,7 +373,7 @@ async def test_disks_are_written_once_and_stay(proxy: FaultProxy, tmp_path: Path
         assert not proxy.rules
 
 
-async def test_a_disk_that_nobody_removed_is_made_anew(simulator: Simulator, tmp_path: Path) -> None:
+async def test_a_leftover_disk_is_created_again(simulator: Simulator, tmp_path: Path) -> None:
     async with _driver(simulator) as driver:
         for size in (64 << 20, 128 << 20):
             await driver.disks.create(tmp_path / "own.ext4", DiskKind(size, ()))
@@ -382,7 +382,7 @@ async def test_a_disk_that_nobody_removed_is_made_anew(simulator: Simulator, tmp
         )
         assert f"RW {(128 << 20) // 512} " in (folder / f"{tmp_path.name}.own.vmdk").read_text()
         shutil.rmtree(folder)
-        # Gone with its folder: neither is missed.
+        # An operator has deleted the disk with its folder: its removal succeeds.
         await driver.disks.remove(tmp_path / "own.ext4")
         await driver.disks.create(tmp_path / "own.ext4", DiskKind(64 << 20, ()))
         assert await driver.disks.used(tmp_path / "own.ext4")
@@ -402,11 +402,11 @@ async def test_every_answer_of_a_life_is_lost(proxy: FaultProxy) -> None:
 
 
 async def test_a_machine_is_found_by_its_key(proxy: FaultProxy) -> None:
-    """The answer to its creation never comes, and the one who asked is gone too."""
+    """A driver that has not adopted anything does not know the VM of an earlier driver: it finds the VM by its key."""
     async with _driver(proxy) as driver:
         first = await driver.create(_spec("a8"))
     async with _driver(proxy) as driver:
-        # Who asks for it again gets the same one, with the secret that it has.
+        # Creating the machine again returns the existing VM, with the secret that the VM has.
         second = await driver.create(_spec("a8"))
         assert len(await _machines(proxy.simulator)) == 1
         assert second.reference._moId == first.reference._moId
@@ -421,7 +421,7 @@ async def test_a_machine_is_found_by_its_key(proxy: FaultProxy) -> None:
         ("PowerOnVM_Task", "ManagedObjectNotFound", Gone, "power on"),
     ],
 )
-async def test_what_cannot_be_is_said(
+async def test_faults_have_their_own_errors(
     proxy: FaultProxy, method: str, fault: str, error: type[Exception], text: str
 ) -> None:
     async with _driver(proxy) as driver:

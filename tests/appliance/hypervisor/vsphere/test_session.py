@@ -1,4 +1,4 @@
-"""Sessions with vSphere and what it tells by itself, against VMware's simulator."""
+"""Sessions with vSphere, and its updates of changed VMs, against VMware's simulator."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -26,29 +26,29 @@ def _server(simulator: Simulator, **changes: Any) -> Server:
 
 
 class _World:
-    """A session, the first datacenter's places, and what was told."""
+    """A session, the objects of the first datacenter, and `changes`: the updates so far as (VM, power state or "gone")."""
 
-    def __init__(self, session: Session, told: list[tuple[str, str]]) -> None:
+    def __init__(self, session: Session, changes: list[tuple[str, str]]) -> None:
         self.session = session
         content = session.content
         datacenter = content.rootFolder.childEntity[0]
         self.folder = datacenter.vmFolder
         self.pool = datacenter.hostFolder.childEntity[0].resourcePool
         self.datastore = datacenter.datastore[0].name
-        self.told = told
+        self.changes = changes
 
         self._news = trio.Event()
 
         def on_change(key: str, snapshot: MachineSnapshot | None) -> None:
-            told.append((key, "gone" if snapshot is None else snapshot.power_state or "None"))
+            changes.append((key, "gone" if snapshot is None else snapshot.power_state or "None"))
             self._news.set()
 
         self.collector = Collector(session, self.folder, on_change)
 
     async def hear(self, machine: Any, state: str, seconds: float) -> None:
-        """Return when it was told that a machine is so."""
+        """Return when vSphere has reported this state of the machine."""
         with trio.fail_after(seconds):
-            while (machine._moId, state) not in self.told:
+            while (machine._moId, state) not in self.changes:
                 await self._news.wait()
                 self._news = trio.Event()
 
@@ -69,7 +69,7 @@ async def _world(simulator: Simulator) -> AsyncIterator[_World]:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_server_that_is_who_it_should_be(simulator: Simulator) -> None:
+async def test_a_server_with_the_right_certificate(simulator: Simulator) -> None:
     for server in (_server(simulator), _server(simulator, thumbprint="", ca_file=simulator.certificate)):
         async with Session.open(server) as session:
             assert session.describe().startswith("VMware ")
@@ -97,13 +97,13 @@ async def test_refusals(simulator: Simulator, changes: dict[str, Any], error: ty
     assert PASSWORD not in repr(_server(simulator))
 
 
-async def test_changes_are_told(simulator: Simulator) -> None:
+async def test_changes_are_reported(simulator: Simulator) -> None:
     async with _world(simulator) as world:
         machine = await world.create("told")
         assert isinstance(machine, vim.VirtualMachine)
         await world.collector.carry_out("power on", machine.PowerOn)
         await world.hear(machine, "poweredOn", 5)
-        # Somebody else does something.
+        # Another client changes the VM.
         async with Session.open(_server(simulator)) as other:
             theirs = vim.VirtualMachine(machine._moId, other.stub)
             await other.change("power off", theirs.PowerOff)
@@ -112,7 +112,7 @@ async def test_changes_are_told(simulator: Simulator) -> None:
         await world.hear(machine, "gone", 1)
 
 
-async def test_faults_are_told_apart(simulator: Simulator) -> None:
+async def test_faults_become_different_errors(simulator: Simulator) -> None:
     async with _world(simulator) as world:
         machine = await world.create("twice")
         with pytest.raises(AlreadyThere, match=r"create twice: .*(DuplicateName|FileAlreadyExists)"):
@@ -143,7 +143,7 @@ async def test_many_tasks_have_one_waiter(simulator: Simulator) -> None:
         assert calls["ModifyListView"] <= 60
 
 
-async def test_a_session_that_ended_is_begun_again(simulator: Simulator) -> None:
+async def test_an_ended_session_logs_in_again(simulator: Simulator) -> None:
     async with _world(simulator) as world:
         machine = await world.create("again")
         await trio.to_thread.run_sync(world.session.content.sessionManager.Logout)
@@ -165,7 +165,7 @@ async def test_a_token_logs_in_and_logs_in_again(simulator: Simulator, tmp_path:
     async with Session.open(_server(simulator, password="none", token_file=token)) as session:
         current = await session.look("session", session.content.sessionManager, "currentSession")
         assert current.userName == "vch@VSPHERE.LOCAL"
-        # It is not sent with each call.
+        # The token is sent at the login only, not with each call.
         assert session.stub.samlToken is None
         token.write_text(_TOKEN.replace("vch@", "later@"))
         await session.change("end", session.content.sessionManager.Logout)
@@ -175,7 +175,7 @@ async def test_a_token_logs_in_and_logs_in_again(simulator: Simulator, tmp_path:
 
 
 @pytest.mark.parametrize("text", ["", "<a/>", "<saml2:Assertion", "not XML"])
-async def test_what_is_no_token_is_said(simulator: Simulator, tmp_path: Path, text: str) -> None:
+async def test_a_malformed_token_file_is_refused(simulator: Simulator, tmp_path: Path, text: str) -> None:
     token = tmp_path / "token.xml"
     token.write_text(text)
     with pytest.raises(InvalidParameter, match="--vsphere-token-file"):
@@ -183,7 +183,7 @@ async def test_what_is_no_token_is_said(simulator: Simulator, tmp_path: Path, te
             pass
 
 
-async def test_a_token_of_nobody_is_refused(simulator: Simulator, tmp_path: Path) -> None:
+async def test_a_token_without_a_subject_is_refused(simulator: Simulator, tmp_path: Path) -> None:
     token = tmp_path / "token.xml"
     token.write_text('<Assertion xmlns="urn:oasis:names:tc:SAML:2.0:assertion"/>')
     with pytest.raises(LoginRefused):
@@ -192,7 +192,7 @@ async def test_a_token_of_nobody_is_refused(simulator: Simulator, tmp_path: Path
 
 
 async def _ticket(simulator: Simulator, folder: Path) -> Path:
-    """A file with one."""
+    """A file with a clone ticket."""
     async with Session.open(_server(simulator)) as session:
         ticket = await session.change("ticket", session.content.sessionManager.AcquireCloneTicket)
     file = folder / "ticket"
@@ -217,18 +217,18 @@ async def test_an_extension_needs_a_ticket_once(simulator: Simulator, tmp_path: 
         await session.change("view", session.content.viewManager.CreateListView, [])
         assert await _user_of(session) == "vch.test"
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "own").iterdir()} == {0o600}
-    # The ticket is of no use any more, and nobody needs it.
+    # A registered extension logs in without a ticket. The used ticket is refused.
     async with Session.open(replace(server, extension=replace(extension, ticket_file=None))) as session:
         assert await _user_of(session) == "vch.test"
     with pytest.raises(LoginRefused, match="the ticket was used before, or is too old"):
         async with Session.open(replace(server, extension=replace(extension, folder=tmp_path / "other"))):
             pass
     assert not (tmp_path / "other/extension.pem").exists()
-    # It is registered anew where its certificate is lost.
+    # With a new ticket, an extension whose certificate is lost is registered again.
     again = replace(extension, folder=tmp_path / "again", ticket_file=await _ticket(simulator, tmp_path))
     async with Session.open(replace(server, extension=again)) as session:
         assert await _user_of(session) == "vch.test"
-    # And where somebody has unregistered it.
+    # The same when an operator has unregistered the extension.
     async with Session.open(_server(simulator)) as session:
         await session.change("end", session.content.extensionManager.UnregisterExtension, "vch.test")
     with pytest.raises(HypervisorError, match="login"):
@@ -277,7 +277,7 @@ async def _pipe(source: trio.SocketStream, target: trio.SocketStream) -> None:
 
 
 @pytest.mark.parametrize("simulator", ["vcenter"], indirect=True)
-async def test_what_is_no_extension_is_said(simulator: Simulator, tmp_path: Path) -> None:
+async def test_an_extension_without_a_ticket_is_refused(simulator: Simulator, tmp_path: Path) -> None:
     for extension, said in (
         (Extension("vch.none", tmp_path), "not registered yet, and --vsphere-ticket-file holds no ticket"),
         (Extension("vch.none", tmp_path, tmp_path / "missing"), "--vsphere-ticket-file .*missing"),

@@ -48,7 +48,7 @@ def test_disks_leave_the_adapters_own_unit_free() -> None:
 
 
 def test_a_uuid_is_the_same_whenever_it_is_made() -> None:
-    # VMs of version 0.1 are found by it.
+    # VMs of version 0.1 are found by this UUID.
     assert uuid_of("tenant", "m1") == "8f82575a-0642-55a6-9352-9bd0fb6de7f9"
     assert len({uuid_of("tenant", "m1"), uuid_of("tenant", "m2"), uuid_of("other", "m1")}) == 3
 

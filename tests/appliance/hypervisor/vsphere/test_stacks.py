@@ -1,4 +1,4 @@
-"""Layers that share a disk: who does, and that others read the partitions that we write."""
+"""Layers that share a disk: which layers do, and that other programs can read the partitions that we write."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def test_partitions_are_read_by_others(tmp_path: Path) -> None:
         assert partition["size"] * 512 >= len(content)
     verified = subprocess.run(["sfdisk", "--verify", str(target)], capture_output=True, text=True, check=True)
     assert "No errors detected" in verified.stdout
-    # The same is the same to the byte, and another is another.
+    # The same layers give the same bytes, other layers give other bytes.
     with open(tmp_path / "again.img", "wb") as out:
         write_stack(layers, out)
     assert (tmp_path / "again.img").read_bytes() == data

@@ -1,4 +1,4 @@
-"""The codec of telnet: nothing that comes breaks it, and it says no more than it has to."""
+"""The telnet codec: no input breaks it, and it answers only where the protocol requires an answer."""
 
 import pytest
 from hypothesis import given
@@ -24,7 +24,7 @@ from appliance.hypervisor.vsphere.telnet import (
 
 
 def _joined(found: list[Data | Subnegotiation]) -> list[Data | Subnegotiation]:
-    """With data that came in pieces as one."""
+    """The events, with adjacent pieces of data joined."""
     out: list[Data | Subnegotiation] = []
     for one in found:
         if out and isinstance(one, Data) and isinstance(out[-1], Data):
@@ -38,7 +38,7 @@ def _joined(found: list[Data | Subnegotiation]) -> list[Data | Subnegotiation]:
     st.lists(st.one_of(st.binary(min_size=1).map(Data), st.builds(Subnegotiation, st.integers(0, 255), st.binary()))),
     st.lists(st.integers(1, 7), min_size=1),
 )
-def test_what_is_said_is_heard_however_it_is_cut(said: list[Data | Subnegotiation], cuts: list[int]) -> None:
+def test_events_survive_any_split_of_the_bytes(said: list[Data | Subnegotiation], cuts: list[int]) -> None:
     wire = b"".join(escape(one.data) if isinstance(one, Data) else subnegotiation(one.option, one.body) for one in said)
     telnet = Telnet()
     heard: list[Data | Subnegotiation] = []
@@ -65,10 +65,10 @@ def test_options() -> None:
     telnet = Telnet()
     telnet.open()
     telnet.to_send.clear()
-    # What was asked for and is agreed to needs no answer.
+    # The peer's agreement to an option that we requested needs no answer.
     list(telnet.receive(bytes((IAC, WILL, BINARY, IAC, DO, BINARY, IAC, WILL, VMWARE))))
     assert not telnet.to_send
-    # What is not offered is refused, once.
+    # An unsupported option is refused once.
     list(telnet.receive(bytes((IAC, WILL, 31, IAC, DO, 1)) * 3))
     assert telnet.to_send == bytes((IAC, DONT, 31, IAC, WONT, 1))
     telnet.to_send.clear()
