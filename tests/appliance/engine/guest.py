@@ -59,11 +59,15 @@ class Process:
                 await trio.lowlevel.wait_readable(self._reading)
 
     async def wait_signal(self) -> int:
-        """Return the next signal."""
-        while not self.signals:
+        """Return the next signal. A paused process gets it when it is resumed."""
+        while self.paused or not self.signals:
             await self._signalled.wait()
             self._signalled = trio.Event()
         return self.signals.pop(0)
+
+    def resume(self) -> None:
+        self.paused = False
+        self._signalled.set()
 
     def signal(self, number: int) -> None:
         self.signals.append(number)
@@ -129,6 +133,8 @@ class ScriptedGuest:
         self.launched: list[str] = []
         self.disk = GuestDisk()
         self.requests: list[Message] = []
+        # Methods that fail, in snake_case.
+        self.broken: set[str] = set()
 
     async def __call__(self, spec: MachineSpec, line: Line) -> None:
         """Serve one line. Returns when the guest powers off."""
@@ -220,6 +226,10 @@ class _Services:
             raise RpcError(Code.NOT_FOUND, f"no process {process_id}")
         return self._vm.processes[process_id]
 
+    def _check(self, method: str) -> None:
+        if method in self._guest.broken:
+            raise RpcError(Code.INTERNAL, "the guest is broken")
+
     # -- Sandbox --------------------------------------------------------------------------------------------------
 
     def hello(self, _: sandbox_pb2.HelloRequest) -> sandbox_pb2.HelloResponse:
@@ -264,6 +274,7 @@ class _Services:
     # -- Process --------------------------------------------------------------------------------------------------
 
     def signal(self, request: process_pb2.SignalRequest) -> process_pb2.SignalResponse:
+        self._check("signal")
         process = self._find(request.id)
         if process.spool.closed:
             raise RpcError(Code.FAILED_PRECONDITION, f"process {request.id} has ended")
@@ -306,7 +317,8 @@ class _Services:
         return process_pb2.PauseResponse()
 
     def resume(self, request: process_pb2.ResumeRequest) -> process_pb2.ResumeResponse:
-        self._find(request.id).paused = False
+        self._check("resume")
+        self._find(request.id).resume()
         return process_pb2.ResumeResponse()
 
     def resize_pty(self, request: process_pb2.ResizePtyRequest) -> process_pb2.ResizePtyResponse:

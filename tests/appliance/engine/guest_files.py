@@ -7,22 +7,31 @@ import tarfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
+import trio
 from google.protobuf.message import Message
 
 from protos.tether.v1 import filesystem_pb2
 from tether.rpc.call import Call
 from tether.rpc.status import Code, RpcError
 
+_EMPTY_TAR = bytes(1024)
+
 
 @dataclass(slots=True)
 class GuestDisk:
-    """Contents by absolute path; None for a directory. `changes` are (kind, path), `layer` is the tar of the changes."""
+    """Contents by absolute path; None for a directory. `changes` are (kind, path), `layer` is the tar of the changes.
+
+    `hold` delays each reading of the layer until it is set; `held` is set when one waits. With `broken` it fails with that text.
+    """
 
     files: dict[str, bytes | None] = field(
         default_factory=lambda: {"/": None, "/etc": None, "/etc/hostname": b"empty\n"}
     )
     changes: list[tuple["filesystem_pb2.Change.Kind", str]] = field(default_factory=list)
     layer: bytes = b""
+    hold: trio.Event | None = None
+    held: trio.Event = field(default_factory=trio.Event)
+    broken: str = ""
 
 
 class FileService:
@@ -70,7 +79,12 @@ class FileService:
 
     async def read_layer(self, request: filesystem_pb2.ReadLayerRequest, call: Call) -> None:
         self._requests.append(request)
-        await call.send(filesystem_pb2.ArchiveChunk(data=self._disk.layer or tar_of({})))
+        if self._disk.hold is not None:
+            self._disk.held.set()
+            await self._disk.hold.wait()
+        if self._disk.broken:
+            raise RpcError(Code.INTERNAL, self._disk.broken)
+        await call.send(filesystem_pb2.ArchiveChunk(data=self._disk.layer or _EMPTY_TAR))
 
 
 async def _requests(call: Call) -> AsyncIterator[filesystem_pb2.WriteArchiveRequest]:

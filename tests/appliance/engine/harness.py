@@ -10,6 +10,7 @@ import json
 import tarfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -93,7 +94,8 @@ class Engine:
         self.stores = daemon.stores
         self.registry = daemon.process.registry
         self._bus = daemon.process.events
-        self._repository = ContainerRepository(daemon.process.database, self._bus)
+        self.database = daemon.process.database
+        self._repository = ContainerRepository(self.database, self._bus)
 
     async def create(
         self, *command: str, name: str = "", host: HostConfig | None = None, config: ContainerConfig | None = None
@@ -145,6 +147,12 @@ class Engine:
         """The actions of the container's events so far."""
         return [event.action for event in self._bus.past(0) if event.id == container.id]
 
+    def attributes(self, container: Container, action: str) -> dict[str, str]:
+        """The attributes of the container's last event with this action."""
+        return [event.attributes for event in self._bus.past(0) if (event.id, event.action) == (container.id, action)][
+            -1
+        ]
+
     async def emitted(self, container: Container, action: str, times: int = 1) -> None:
         """Wait until the container has had this event so often."""
         with self._bus.watch() as events:
@@ -153,11 +161,15 @@ class Engine:
 
 
 @asynccontextmanager
-async def engine(host: Host, root: Path, *flags: str) -> AsyncIterator[Engine]:
-    """A daemon on the host's VMs, with the image `empty`. At the end of the block it is gone as after kill -9: the VMs go on."""
+async def engine(host: Host, root: Path, *flags: str, pause_by: str = "freeze") -> AsyncIterator[Engine]:
+    """A daemon on the host's VMs, with the image `empty`. At the end of the block it is gone as after kill -9: the VMs go on.
+
+    `pause_by` is no flag here, since the flag needs a connection to vSphere.
+    """
     config = parse_arguments(
         ["--data-root", str(root / "data"), "--exec-root", str(root / "exec"), "--bip", "10.11.0.1/24", *flags]
     )
+    config = replace(config, pause_by=pause_by)
     config.data_root.mkdir(exist_ok=True)
     async with composed(config, FakeHosting(config, host)) as daemon:
         if not daemon.stores.images.all():
