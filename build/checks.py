@@ -83,7 +83,7 @@ def formatter_escapes() -> Iterator[Finding]:
 
 
 def untyped_dictionary() -> Iterator[Finding]:
-    """Below the API's edge nobody reads a dictionary of anything: `dict[str, Any]` and its other names."""
+    """Outside of the API no code uses an untyped dictionary: `dict[str, Any]` and its other spellings."""
     for path in _sources("appliance", "tether"):
         if _name(path).startswith("appliance/api/"):
             continue

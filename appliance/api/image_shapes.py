@@ -16,7 +16,7 @@ from appliance.image.store import ImageRecord, familiar_names
 
 
 class _Source(msgspec.Struct):
-    """The part of an image's config that tells from which container it was committed. Nobody has checked it."""
+    """The part of an image's config that says from which container it was committed. Its content is not verified."""
 
     container: msgspec.Raw = msgspec.Raw(b"null")
     container_config: msgspec.Raw = msgspec.Raw(b"null")

@@ -140,7 +140,7 @@ def _hash(password: str) -> str:
 
 
 async def _host_key(appliances: Appliances, reference: object) -> str:
-    """The host key of the appliance, which it reports through vSphere: nobody on the network between can replace it."""
+    """The host key of the appliance, which it reports through vSphere, where an attacker on the network cannot replace it."""
     while True:
         found = (await appliances.extra(reference)).get(HOST_KEY, "")
         if found:

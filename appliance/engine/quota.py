@@ -1,4 +1,4 @@
-"""The storage quota (that of vic-machine): how much room images and containers may take together."""
+"""The storage quota (`--storage-quota`, as in vic-machine): how much space images and containers may take together."""
 
 from collections.abc import Awaitable, Callable
 

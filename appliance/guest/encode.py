@@ -41,7 +41,7 @@ def encode_setup(setup: GuestSetup) -> sandbox_pb2.ConfigureRequest:
 
 
 def encode_resumption(resumption: Resumption) -> sandbox_pb2.AwakenRequest:
-    """Without time and entropy: a guest that did not stand still needs neither."""
+    """Without time and entropy: a guest that was not paused needs neither."""
     return sandbox_pb2.AwakenRequest(
         network=encode_network(resumption.network) if resumption.network is not None else None,
         files=[_file(file) for file in resumption.files],

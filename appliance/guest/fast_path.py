@@ -79,7 +79,7 @@ class FastPaths:
         self._context.verify_mode = ssl.CERT_REQUIRED
         self._context.load_verify_locations(cadata=self.authority.pem.decode())
         load_identity(self._context, *self.authority.identity("vch"))
-        # By the name in the certificate: what takes the connection.
+        # The function that takes a connection, by the name in the client's certificate.
         self._offered: dict[str, Callable[[TlsLine], None]] = {}
 
     async def run(self, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:

@@ -244,7 +244,7 @@ class GuestSession:
         await self.call("Sandbox/Reset", sandbox_pb2.ResetRequest(), sandbox_pb2.ResetResponse)
 
     async def awaken(self, timeout: float, resumption: Resumption | None = None) -> int:
-        """Set the clock of a guest that stood still, and apply `resumption`; how many connections the guest ended."""
+        """Set the clock of a resumed guest, and apply `resumption`; return how many connections the guest has closed."""
         request = encode_resumption(resumption or Resumption())
         renew_clock(request)
         return (await self.call("Sandbox/Awaken", request, sandbox_pb2.AwakenResponse, timeout)).closed

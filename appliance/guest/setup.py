@@ -116,7 +116,7 @@ class GuestSetup:
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """What a guest needs that stood still and goes on now, perhaps elsewhere. Empty fields leave the guest's state.
+    """What a guest receives when its VM is resumed, perhaps on another host. Empty fields leave the guest's state.
 
     `close_connections`: end all TCP connections that leave the machine.
     """

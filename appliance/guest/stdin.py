@@ -10,7 +10,7 @@ from tether.rpc.status import RpcError
 
 # The largest message that stdio.proto allows: each costs a guest without KVM some milliseconds.
 _PIECE = 256 << 10
-# At most so much is sent before the process has read it. The guest reports its progress once a MiB.
+# The most data that is under way before the process has read it. The guest reports its progress once per MiB.
 _UNDER_WAY = 4 << 20
 _PAUSE = 0.05
 

@@ -1,6 +1,6 @@
 """A DNS server (RFC 1035) on the gateway address of each network.
 
-It answers the names of containers. All other questions go, byte for byte, to the servers of the host's resolv.conf(5).
+It answers the names of containers. All other queries go, byte for byte, to the servers of the host's resolv.conf(5).
 """
 
 import contextlib
@@ -28,7 +28,7 @@ _LARGEST = 65535
 _DATAGRAM = 512
 _UPSTREAM_SECONDS = 5.0
 _CLIENT_SECONDS = 10.0
-# Per network: questions that wait for other servers, and TCP connections.
+# The limits of each network: queries that wait for other servers, and TCP connections.
 _PENDING = 256
 _RESOLV_CONF = Path("/etc/resolv.conf")
 
@@ -76,7 +76,7 @@ def host_resolver() -> HostResolver:
 
 
 class NameServer:
-    """Answers the questions of one network's containers."""
+    """Answers the queries of one network's containers."""
 
     def __init__(self, network_id: str, resolve: Resolve, reverse: Reverse) -> None:
         self._network = network_id

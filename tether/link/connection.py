@@ -24,7 +24,7 @@ _ACK_DELAY = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A session stands; `session` names it in calls of `acknowledge`."""
+    """A session is open; `session` names it in calls of `acknowledge`."""
 
     session: int
 
@@ -93,7 +93,7 @@ class Connection:
         self._gap_due = False
         self._hello_due = False
         self._probe_at: float | None = None
-        # Asked, and not answered since.
+        # Whether the peer has not answered since this end last probed it.
         self._unanswered = False
 
     @property
@@ -260,7 +260,7 @@ class Connection:
         elif self._remote and frame.source == self._remote and frame.destination == self._local:
             self._in_session(frame, now)
         elif not self._remote and frame.destination == self._local:
-            # Whoever knows this end's new id has heard its HELLO: the session stands.
+            # A peer that knows this end's new id has received its HELLO: the session is open.
             self._open(frame.source)
             self._in_session(frame, now)
         elif self._challenge_id and frame.destination == self._challenge_id:
@@ -283,8 +283,8 @@ class Connection:
         elif frame.source == self._remote and meant:
             self._hello_due = True
         elif not self._remote or frame.source == self._remote or not (meant or self._unanswered):
-            # Meant for an earlier life of this end. But when nobody answers in this session either, both ends may be in one
-            # with an earlier life of the other.
+            # The HELLO is for an earlier session of this end, so ignore it. If the peer does not answer in the present session
+            # either, it is not ignored: each end may be in a session that the other end has lost.
             self.stale += 1
         elif frame.source != self._challenge_peer or self._challenge_at is None:
             if frame.source != self._challenge_peer:
@@ -302,7 +302,7 @@ class Connection:
     def _in_session(self, frame: Frame, now: float) -> None:
         self._unanswered = False
         if frame.kind is Kind.HELLO:
-            # The peer has not heard yet that the session stands.
+            # The peer does not know yet that the session is open.
             self._ack_now = True
             return
         self._on_ack(frame, now)
@@ -332,7 +332,7 @@ class Connection:
             self._report_gap(now)
             return
         if end <= self._received or end > self._limit:
-            # Heard before (its acknowledgement was lost), or more than was allowed.
+            # Received before (the acknowledgement was lost), or beyond the window.
             self._ack_now = True
             return
         payload = frame.payload[self._received - frame.offset :]

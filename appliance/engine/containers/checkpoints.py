@@ -87,7 +87,7 @@ class Checkpoints:
                 raise VchError(f"Cannot checkpoint container {ref}: {error}") from error
             self._repository.emit(container, "checkpoint")
             if leave_running:
-                # The machine stood still, so its clock is late.
+                # The machine was paused, so the guest's clock is behind.
                 try:
                     await run.session.awaken(_AWAKE_SECONDS)
                 except VchError as error:

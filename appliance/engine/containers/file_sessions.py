@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _READY_SECONDS = 120.0
 _IDLE_SECONDS = 10.0
-# A start waits so long for users of the files, then ends their session.
+# How long a start waits for users of the files before it ends their session.
 _PATIENCE = 10.0
 
 

@@ -15,7 +15,7 @@ from appliance.engine.machines.provisioner import MachineProvisioner
 from appliance.engine.machines.suspend_watcher import SuspendWatcher, suspended_machine
 from appliance.engine.model.container import Container
 from appliance.engine.model.repository import ContainerRepository
-from appliance.engine.model.run import Begun, Ended, Run
+from appliance.engine.model.run import Ended, Run, RunningProcess
 from appliance.errors import VchError
 from appliance.guest import Phase
 from appliance.hypervisor import Machine
@@ -102,7 +102,7 @@ class RunResumption:
             raise
         run = container.run = self._supervisor.make_run(container, machine, session)
 
-        async def begin(run: Run, _: AsyncExitStack) -> Begun:
+        async def begin(run: Run, _: AsyncExitStack) -> RunningProcess:
             await self._wait_awake(container, run)
             state = await begin_found(run.session, container)
             if attempt is not None:
@@ -115,13 +115,13 @@ class RunResumption:
                 container.move(Pause(container.id))
             self._supervisor.watch(container, run)
             await self._drain_execs(run)
-            return Begun(log_file.guest_offset if log_file is not None else state.acknowledged_offset)
+            return RunningProcess(log_file.guest_offset if log_file is not None else state.acknowledged_offset)
 
         await run.supervise(begin, lambda ended: self._supervisor.ended(container, ended))
 
     @staticmethod
     async def _wait_awake(container: Container, run: Run) -> None:
-        """Return when the machine is not suspended. A suspended machine answers only after somebody resumes it."""
+        """Return when the machine is not suspended. A suspended machine answers only after an operator or client resumes it."""
         machine = suspended_machine(container)
         if machine is None:
             return
@@ -132,7 +132,7 @@ class RunResumption:
         await run.session.awaken(_AWAKE_SECONDS)
 
     async def _drain_execs(self, run: Run) -> None:
-        """Read the output of the earlier daemon's execs, so that they do not block; nobody is attached to them."""
+        """Read the output of the earlier daemon's execs, so that they do not block. No client is attached to them."""
         for process in (await run.session.processes()).values():
             # Processes that this daemon launches have a reader already.
             if process.join and process.id not in run.session.launching:

@@ -24,12 +24,12 @@ class RunResources:
         self._allocator.acquire_all(container)
 
     def reacquire(self, container: Container) -> None:
-        """Take what the record of a container says that its running machine has."""
+        """Take the endpoints, ports and volumes that a running machine has according to the container's record."""
         self._allocator.reacquire_all(container)
         self._volumes.hold_disks(container)
 
     def release(self, container: Container) -> list[Endpoint]:
-        """Release endpoints and ports; the endpoints that there were. The machine may still have the disks."""
+        """Release endpoints and ports; return the released endpoints. The machine may still have the disks."""
         return self._allocator.release_all(container)
 
     def release_disks(self, container: Container) -> None:

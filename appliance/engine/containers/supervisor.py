@@ -32,7 +32,7 @@ from appliance.engine.machines.boot import begin_awakened, begin_fresh, resource
 from appliance.engine.machines.provisioner import MachineProvisioner
 from appliance.engine.model.container import Container
 from appliance.engine.model.repository import ContainerRepository
-from appliance.engine.model.run import Begun, Ended, Run, RunStreams
+from appliance.engine.model.run import Ended, Run, RunningProcess, RunStreams
 from appliance.errors import Conflict, InvalidParameter, NotModified, VchError, unforeseen
 from appliance.guest import GuestSession, StartRefused, exit_code
 from appliance.hypervisor import Machine, ResourceShares, SetShares
@@ -195,7 +195,7 @@ class Supervisor:
                 await machine.set_shares(shares_wanted)
             run = container.run = self.make_run(container, machine, session)
 
-            async def begin(run: Run, stack: AsyncExitStack) -> Begun:
+            async def begin(run: Run, stack: AsyncExitStack) -> RunningProcess:
                 # The record is on disk before the process runs, so that a killed daemon finds the run again.
                 await saved.wait()
                 mark("state saved")
@@ -211,7 +211,7 @@ class Supervisor:
                 self.started(container, started.started_ns, started.pid)
                 self.watch(container, run)
                 self._tasks.start_soon(self._answer, container, attempt)
-                return Begun(record.run_offset, output)
+                return RunningProcess(record.run_offset, output)
 
             await run.supervise(begin, lambda ended: self.ended(container, ended))
 

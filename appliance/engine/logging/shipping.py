@@ -8,7 +8,7 @@ from appliance.logdrivers import ShippingDriver
 
 
 def start_shipping(container: Container, tasks: IsolatedTasks) -> None:
-    """Send the log of a run that has begun. `container.log_shipped` is not set while something is left to send."""
+    """Send the log of a run that has started. `container.log_shipped` is not set while something is left to send."""
     driver = container.log_driver
     # After a quick restart, the task of the run before may still be busy. It goes on with this run's output.
     if isinstance(driver, ShippingDriver) and container.log_shipped.is_set():
@@ -27,6 +27,6 @@ async def _ship(driver: ShippingDriver, container: Container) -> None:
 
 
 async def wait_shipped(container: Container, seconds: float) -> None:
-    """Wait until the log has been sent, at most so long."""
+    """Wait until the log has been sent, at most `seconds`."""
     with trio.move_on_after(seconds):
         await container.log_shipped.wait()

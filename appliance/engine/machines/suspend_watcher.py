@@ -1,4 +1,4 @@
-"""Keeps containers in step with machines that somebody suspends, renames or moves with the hypervisor's own client."""
+"""Keeps containers in step with machines that an operator suspends, renames or moves in the hypervisor's own client."""
 
 import logging
 

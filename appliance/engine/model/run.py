@@ -26,12 +26,12 @@ class Ended:
     reason: str = ""
 
 
-Begin = Callable[["Run", AsyncExitStack], Awaitable["Begun"]]
+Begin = Callable[["Run", AsyncExitStack], Awaitable["RunningProcess"]]
 """Brings the guest to a running process. Contexts that last as long as the run's session go on the stack."""
 
 
 @dataclass(slots=True)
-class Begun:
+class RunningProcess:
     """A process that runs: the output offset to read from, and the output stream if the launch has opened it already."""
 
     offset: int

@@ -174,7 +174,7 @@ class Connections:
             log.warning("a NIC of container %s was not removed: %s", container.id[:12], error)
 
     async def _move_ports(self, container: Container, before: Endpoint | None) -> None:
-        """Publish the ports anew if the container's ingress endpoint has changed."""
+        """Publish the ports again if the container's ingress endpoint has changed."""
         after = ingress_endpoint(container.endpoints)
         if after is None or after is not before:
             self._allocator.published.unpublish(container)

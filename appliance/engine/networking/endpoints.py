@@ -185,7 +185,7 @@ class EndpointAllocator:
             raise
 
     def acquire(self, container: Container, attachment: Attachment, *, again: bool = False) -> Endpoint:
-        """Acquire one endpoint; with `again` the one in the record, which a running container has had before the daemon's restart."""
+        """Acquire one endpoint; with `again` the endpoint in the record of a container that runs since before the daemon's restart."""
         record = self.network_of(attachment)
         if record.scope == SWARM and not record.attachable:
             raise Forbidden(
@@ -302,7 +302,7 @@ class EndpointAllocator:
                 attachment.clear()
 
     def release_all(self, container: Container) -> list[Endpoint]:
-        """Release all endpoints and ports; the endpoints that there were."""
+        """Release all endpoints and ports; return the released endpoints."""
         self.published.unpublish(container)
         released = list(container.endpoints)
         for endpoint in released:

@@ -226,7 +226,7 @@ class Networks:
         return found[0]
 
     def members(self, record: NetworkRecord) -> list[tuple[Container, Endpoint]]:
-        """Who is on it now."""
+        """The containers on the network now, with their endpoints."""
         return self.allocator.members(record)
 
     # -- create and remove ----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from appliance.engine.model.run import Begun, Ended, Run, RunStreams
+from appliance.engine.model.run import Ended, Run, RunningProcess, RunStreams
 from appliance.guest import Fanout, GuestSession, StdinPipe
 from appliance.hypervisor import Machine, MachineSpec
 from appliance.hypervisor.fake import FakeDriver, FakeHost
@@ -99,8 +99,8 @@ async def test_stdin_output_and_exit_through_resets(tmp_path: Path, seed: int) -
     endings: list[Ended] = []
     async with cat_run(tmp_path) as (run, stdin, _), trio.open_nursery() as nursery:
 
-        async def begin(_run: Run, _: AsyncExitStack) -> Begun:
-            return Begun(0)
+        async def begin(_run: Run, _: AsyncExitStack) -> RunningProcess:
+            return RunningProcess(0)
 
         async def on_exit(ended: Ended) -> None:
             endings.append(ended)
