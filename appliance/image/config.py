@@ -1,4 +1,4 @@
-"""An image's config (OCI image-spec config.md, with Docker's additions). Untrusted sources write it, so every field that is used is checked."""
+"""An image's config (OCI image-spec config.md, with Docker's additions). Its source is untrusted, so each field that is used is checked."""
 
 import re
 

@@ -90,7 +90,7 @@ def test_pipelined_requests_are_answered_in_order(daemon: Daemon) -> None:
         os.urandom(5000) + b"\r\n\r\n",
     ],
 )
-def test_what_is_no_http_is_400_and_the_end(daemon: Daemon, data: bytes) -> None:
+def test_malformed_http_is_400_and_ends_the_connection(daemon: Daemon, data: bytes) -> None:
     answer = raw(daemon, data)
     assert answer.startswith(b"HTTP/1.1 400 Bad Request")
     assert call(daemon, "GET", "/_ping")[0] == 200

@@ -392,7 +392,7 @@ def test_image_import(daemon: Daemon, tmp_path: Path, compression: str) -> None:
     daemon.must("rmi", "imported:1")
 
 
-def test_import_of_what_is_no_archive(daemon: Daemon) -> None:
+def test_import_of_a_file_that_is_not_an_archive(daemon: Daemon) -> None:
     done = daemon.docker("import", "-", "never:1", stdin=b"nonsense" * 1000)
     assert done.returncode
     assert "invalid tar header" in done.stderr
@@ -468,7 +468,7 @@ def test_only_registries_that_are_allowed(tmp_path: Path, registry: str) -> None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes a network namespace")
-def test_a_registry_has_to_prove_who_it_is(tmp_path: Path) -> None:
+def test_a_registry_has_to_prove_its_identity(tmp_path: Path) -> None:
     address = "10.55.0.1"
     tls = self_signed(tmp_path, address)
     certificates = tmp_path / "certs"

@@ -46,7 +46,7 @@ def test_names_modes_owners_times_links_and_devices(daemon: Daemon) -> None:
     assert "640" in found["pipe"]
 
 
-def test_a_capability_of_a_file_is_given_to_who_runs_it(daemon: Daemon) -> None:
+def test_a_file_capability_is_given_to_the_process_that_executes_the_file(daemon: Daemon) -> None:
     """security.capability travels as a PAX record of raw bytes, and the guest's kernel acts on it."""
     with open("/bin/busybox", "rb") as file:
         program = file.read()

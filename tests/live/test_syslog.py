@@ -88,7 +88,7 @@ def test_each_line_has_its_stream_and_tag(host_daemon: Daemon) -> None:
     server.close()
 
 
-def test_lines_go_to_a_server_that_proves_who_it_is(host_daemon: Daemon, short_path: Path) -> None:
+def test_lines_go_to_a_server_that_proves_its_identity(host_daemon: Daemon, short_path: Path) -> None:
     certificate, key = self_signed(short_path, "127.0.0.1")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)

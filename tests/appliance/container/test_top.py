@@ -14,7 +14,7 @@ def test_rows_of_the_container_with_the_last_field_whole() -> None:
 
 
 @pytest.mark.parametrize("output", ["", "COMMAND\nsh\n", "PID CMD\nnonsense x\n"])
-def test_what_is_no_table_of_pids(output: str) -> None:
+def test_output_without_a_table_of_pids(output: str) -> None:
     with pytest.raises(VchError):
         parse_ps(output, {1})
 

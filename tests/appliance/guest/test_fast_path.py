@@ -51,7 +51,7 @@ async def _dial(port: int, context: ssl.SSLContext) -> bytes | None:
     return None
 
 
-async def test_only_who_was_asked_comes_and_once() -> None:
+async def test_only_the_expected_guest_connects_and_only_once() -> None:
     came: list[TlsLine] = []
     async with _lines() as (lines, port):
         lines.expect("guest", came.append)
@@ -75,7 +75,7 @@ async def test_another_authority_is_none() -> None:
         assert not came
 
 
-async def test_who_says_nothing_is_in_nobodys_way() -> None:
+async def test_a_silent_client_does_not_delay_others() -> None:
     came: list[TlsLine] = []
     async with _lines() as (lines, port):
         silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(40)]

@@ -164,7 +164,7 @@ async def test_a_layer_that_is_not_what_the_config_says(tmp_path: Path) -> None:
         await refused(tmp_path, lie, ProtocolError, "its config says")
 
 
-async def test_a_layer_larger_than_said(tmp_path: Path) -> None:
+async def test_a_layer_larger_than_its_manifest_says(tmp_path: Path) -> None:
     with LyingRegistry() as registry:
         lie = Lie(registry)
         registry.answers[lie.path_of("layer")] = (200, {}, lie.layer + bytes(100_000), 0.0)

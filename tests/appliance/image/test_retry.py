@@ -19,7 +19,7 @@ async def test_pauses_grow_and_the_fifth_failure_in_a_row_is_the_last(autojump_c
         await attempts.failed(error)
 
 
-async def test_an_answer_begins_the_count_anew(autojump_clock: trio.testing.MockClock) -> None:
+async def test_an_answer_resets_the_count(autojump_clock: trio.testing.MockClock) -> None:
     attempts = Attempts()
     for _ in range(20):
         start = trio.current_time()

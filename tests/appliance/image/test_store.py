@@ -157,7 +157,7 @@ async def test_two_pulls_of_a_layer_convert_it_once(tmp_path: Path) -> None:
         assert read == []
 
 
-async def test_bytes_that_are_not_what_was_promised(tmp_path: Path) -> None:
+async def test_a_blob_with_another_digest_than_expected(tmp_path: Path) -> None:
     async with opened_store(tmp_path) as store:
         wrong = "sha256:" + "0" * 64
         with pytest.raises(ProtocolError, match=f"its config says {wrong}"):

@@ -60,7 +60,7 @@ def test_levels() -> None:
     ]
 
 
-def test_the_last_ones_are_those_that_hold() -> None:
+def test_the_last_rules_apply() -> None:
     first, second = (
         messages([FilteredNic("eth0", "closed")]),
         messages([FilteredNic("eth1", "closed"), FilteredNic("eth0", "open")]),

@@ -96,7 +96,7 @@ async def test_all_or_none(host: _Host) -> None:
         ({"53/udp": [{"HostIp": "::1", "HostPort": "5300-5310"}]}, [PortRequest("udp", 53, "::1", 5300, 5310)]),
     ],
 )
-def test_what_is_wanted(bindings: dict[str, Any], wanted: list[PortRequest]) -> None:
+def test_requested_ports(bindings: dict[str, Any], wanted: list[PortRequest]) -> None:
     assert parse_bindings(_decoded(bindings)) == wanted
 
 
@@ -120,7 +120,7 @@ def test_exposed_ports_one_by_one() -> None:
         {"80": [{"HostPort": "70000"}]},
     ],
 )
-def test_what_cannot_be_wanted(bindings: dict[str, Any]) -> None:
+def test_invalid_port_bindings(bindings: dict[str, Any]) -> None:
     with pytest.raises(InvalidParameter):
         parse_bindings(_decoded(bindings))
 

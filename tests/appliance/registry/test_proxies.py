@@ -52,7 +52,7 @@ def test_one_for_each_scheme() -> None:
     assert proxies.proxy_for("https", "registry.test", None) == ""
 
 
-def test_what_is_said_goes_before_the_environment() -> None:
+def test_settings_override_the_environment() -> None:
     environment = {"http_proxy": "http://low.test", "HTTPS_PROXY": "http://high.test", "no_proxy": "a.test"}
     assert Proxies.of(environment) == Proxies("http://low.test", "http://high.test", "a.test")
     assert Proxies.of(environment, http="http://said.test", no_proxy="b.test") == Proxies(

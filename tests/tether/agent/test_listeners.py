@@ -30,7 +30,7 @@ def test_tcp_at_any_address(stack: ExitStack, address: str) -> None:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.9", "::1", "::ffff:127.0.0.1"])
-def test_loopback_is_nobody_elses(stack: ExitStack, address: str) -> None:
+def test_listeners_on_loopback_are_left_out(stack: ExitStack, address: str) -> None:
     assert ("tcp", _bound(stack, socket.SOCK_STREAM, address)) not in set(listening())
 
 

@@ -68,7 +68,7 @@ def test_an_owner_is_given_to_all(tmp_path: Path) -> None:
         unpack_archive(into, make_tar(member("file")), owner="no-such-user")
 
 
-def test_what_is_no_directory_and_what_is_no_archive(tmp_path: Path) -> None:
+def test_a_target_that_is_not_a_directory_and_a_body_that_is_not_an_archive(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RpcError, match="extraction point is not a directory"):
         unpack_archive(tmp_path / "file", b"")

@@ -33,7 +33,7 @@ def test_names_are_in_camel_case() -> None:
     )
 
 
-def test_encoding_leaves_out_what_is_none_only() -> None:
+def test_encoding_leaves_out_only_members_that_are_none() -> None:
     assert json.loads(oci.encode(oci.Resources())) == {"memory": {}, "cpu": {}}
     limits = oci.Resources(oci.Memory(limit=0), oci.Cpu(cpus=""), oci.Pids(0))
     assert json.loads(oci.encode(limits)) == {"memory": {"limit": 0}, "cpu": {"cpus": ""}, "pids": {"limit": 0}}

@@ -53,7 +53,7 @@ async def test_a_flood_of_hellos() -> None:
     await _hostile(b"".join(Frame(Kind.HELLO, source.getrandbits(64) | 1, 0).encode() for _ in range(2000)), 20)
 
 
-async def test_an_open_link_full_of_what_is_no_http2() -> None:
+async def test_an_open_link_full_of_bytes_that_are_not_http2() -> None:
     """The handshake is right, then data frames of noise: grpcio gives the connection up, the call fails in time."""
     here, there = socket.socketpair()
     guest = trio.socket.from_stdlib_socket(there)

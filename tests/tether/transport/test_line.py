@@ -41,7 +41,7 @@ async def test_a_full_line_takes_a_part_and_the_rest_later() -> None:
     other.close()
 
 
-async def test_a_write_to_nobody() -> None:
+async def test_a_write_to_a_closed_peer() -> None:
     one, other = _pair()
     other.close()
     with pytest.raises(LineClosed):

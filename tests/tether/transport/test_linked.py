@@ -73,7 +73,7 @@ async def _secured(identity: tuple[bytes, bytes]) -> tuple[TlsLine, TlsLine, lis
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_what_is_sent_comes_whatever_breaks(seed: int, identity: tuple[bytes, bytes]) -> None:
+async def test_all_data_arrives_whichever_line_breaks(seed: int, identity: tuple[bytes, bytes]) -> None:
     source = random.Random(seed)
     breaks = 0
     slow_a, slow_b = _pair()
@@ -116,7 +116,7 @@ async def test_what_is_sent_comes_whatever_breaks(seed: int, identity: tuple[byt
     slow_b.close()
 
 
-async def test_the_quick_line_is_what_carries(identity: tuple[bytes, bytes]) -> None:
+async def test_data_goes_over_the_fast_path(identity: tuple[bytes, bytes]) -> None:
     slow_a, slow_b = _pair()
     a, b = _End(slow_a, b""), _End(slow_b, b"")
     async with trio.open_nursery() as nursery:

@@ -141,7 +141,7 @@ async def test_a_start_that_was_cut_off_behind_its_process(tmp_path: Path, nurse
         assert host.guest.launched == [container.id]
 
 
-async def test_machines_and_folders_that_nobody_knows(tmp_path: Path, nursery: trio.Nursery) -> None:
+async def test_machines_and_folders_without_a_record(tmp_path: Path, nursery: trio.Nursery) -> None:
     host = Host(nursery)
     async with engine(host, tmp_path) as daemon:
         container = await daemon.create()

@@ -30,7 +30,7 @@ async def test_so_many_at_once_in_the_order_of_their_coming() -> None:
     assert admission.queued == 0
 
 
-async def test_who_is_cancelled_leaves_the_queue_and_the_next_one_comes() -> None:
+async def test_a_cancelled_start_leaves_the_queue() -> None:
     admission = Admission(1)
     entered = trio.Event()
     async with admission.turn():

@@ -50,7 +50,7 @@ def test_a_damaged_state_is_refused(tmp_path: Path, damage: Callable[[Path], obj
         saved.verify(folder)
 
 
-def test_a_fingerprint_ignores_what_the_guest_gets_anew() -> None:
+def test_a_fingerprint_ignores_what_a_restored_guest_receives_again() -> None:
     def of(spec: MachineSpec, accel: str = "tcg", version: str = "7.2", slotted: bool = False) -> str:
         return saved.fingerprint(accel, (version, "digest"), spec, slotted)
 

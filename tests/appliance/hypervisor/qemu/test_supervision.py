@@ -21,7 +21,7 @@ async def test_the_end_of_a_process_is_noticed() -> None:
     assert child.returncode == 0
 
 
-async def test_a_process_is_killed_with_nobody_watching() -> None:
+async def test_a_process_is_killed_without_a_watching_task() -> None:
     process = QemuProcess()
     with subprocess.Popen(["sleep", "60"]) as child:
         process.attach(child.pid, child)
