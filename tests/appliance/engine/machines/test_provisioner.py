@@ -1,0 +1,182 @@
+"""Where a container's machine comes from: the pool, else a new machine, which boots or goes on from a checkpoint."""
+
+import io
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+from appliance.container.config import ContainerConfig
+from appliance.container.container_record import ContainerRecord
+from appliance.container.host_config import HostConfig
+from appliance.container.lifecycle import Created
+from appliance.engine.machines.admission import Admission
+from appliance.engine.machines.boot import MachineSize
+from appliance.engine.machines.pool import Pool, PoolPlan
+from appliance.engine.machines.provisioner import MachineProvisioner
+from appliance.engine.model.container import Container
+from appliance.engine.model.mount_plan import MountPlan
+from appliance.errors import HypervisorError, Unsupported
+from appliance.hypervisor import NO_BRIDGE, Disk, Machine, MachineSpec, Nic
+from appliance.hypervisor.fake import CloningDriver, FakeDriver, FakeHost, Faults
+from appliance.image.store import ImageStore
+from tests.appliance.engine.guest import ScriptedGuest
+from tests.appliance.image.test_pull import config_of, opened_store
+from tests.archives import Tar
+from tether.rpc.bridge import LoopThread
+
+KIND = MachineSpec("any", 256, 1, nic=Nic("02:42:0a:0b:00:fe", bridge=NO_BRIDGE))
+SPEC = replace(KIND, id="c0ffee", nic=Nic("02:42:0a:0b:00:02", bridge="br0"))
+SIZE = MachineSize(256, 1)
+
+
+class _Source:
+    """A provisioner on a fake host, and its pool of one machine."""
+
+    def __init__(self, nursery: trio.Nursery, loop: LoopThread, images: ImageStore) -> None:
+        self.host = FakeHost(nursery, ScriptedGuest(nursery))
+        self.driver = CloningDriver(self.host)
+        self.driver.want(KIND)
+        self.pool = Pool(PoolPlan(1, KIND), self.driver, None, loop, nursery, lambda: True)
+        self.created: list[Machine] = []
+        self._loop, self._images, self._nursery = loop, images, nursery
+        self.provisioner = self.on(self.driver)
+
+    def on(self, driver: FakeDriver) -> MachineProvisioner:
+        return MachineProvisioner(driver, [self.pool], Admission(1), self._images, SIZE, self._loop)
+
+    async def fill(self) -> None:
+        self._nursery.start_soon(self.pool.run)
+        while not self.pool.ready:
+            await trio.lowlevel.checkpoint()
+        self.host.journal.clear()
+
+
+@pytest.fixture
+async def source(tmp_path: Path) -> AsyncIterator[_Source]:
+    async with opened_store(tmp_path) as images, LoopThread.open() as loop, trio.open_nursery() as nursery:
+        yield _Source(nursery, loop, images)
+        nursery.cancel_scope.cancel()
+
+
+def _container(image: str, host_config: HostConfig | None = None) -> Container:
+    record = ContainerRecord(
+        secrets.token_hex(32), "web", 1, image, "image", ContainerConfig(), host_config or HostConfig()
+    )
+    return Container(record, Path("/containers/web"), Created())
+
+
+async def test_the_pool_comes_first(source: _Source, mock_clock: MockClock) -> None:
+    await source.fill()
+    async with source.provisioner.turn():
+        machine, session = await source.provisioner.get(SPEC, source.created)
+    assert source.host.journal == [("become", "c0ffee")]
+    assert source.created == [machine]
+    assert machine.spec == SPEC
+    assert session.began
+    assert not session.closed
+
+
+async def test_an_empty_pool_means_a_boot(source: _Source) -> None:
+    machine, session = await source.provisioner.get(SPEC, source.created)
+    assert source.host.journal == [("create", "c0ffee"), ("start", "c0ffee")]
+    assert (source.created, session.began) == ([machine], False)
+    session.close()
+
+
+async def test_a_machine_of_the_pool_that_does_not_adapt_is_replaced(source: _Source, mock_clock: MockClock) -> None:
+    await source.fill()
+    source.host.faults = Faults(become="no slot for a disk")
+    async with source.provisioner.turn():
+        machine, _ = await source.provisioner.get(SPEC, source.created)
+    assert source.host.journal == [("destroy", "blank1"), ("create", "c0ffee"), ("start", "c0ffee")]
+    assert list(source.host.vms) == ["c0ffee"]
+    assert source.created[-1] is machine
+
+
+async def test_a_checkpoint_goes_around_the_pool(source: _Source, tmp_path: Path, mock_clock: MockClock) -> None:
+    await source.fill()
+    (tmp_path / "state").write_text('{"id": "c0ffee"}')
+    async with source.provisioner.turn():
+        machine, _ = await source.provisioner.get(SPEC, source.created, tmp_path)
+    assert source.host.journal == [("create", "c0ffee"), ("start", "c0ffee")]
+    assert (source.pool.ready, machine.id) == (1, "c0ffee")
+
+
+@pytest.mark.parametrize("faults", [Faults(start="no memory"), Faults(dial="no line")], ids=["start", "dial"])
+async def test_a_machine_that_fails_is_destroyed(source: _Source, faults: Faults) -> None:
+    source.host.faults = faults
+    with pytest.raises(HypervisorError, match=faults.start or faults.dial):
+        await source.provisioner.get(SPEC, source.created)
+    assert source.host.journal[-1] == ("destroy", "c0ffee")
+    assert source.host.vms == {}
+
+
+async def test_a_cancelled_start_destroys_its_machine(source: _Source) -> None:
+    source.host.faults = Faults(dial_hangs=True)
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(source.provisioner.get, SPEC, source.created)
+            while ("start", "c0ffee") not in source.host.journal:
+                await trio.lowlevel.checkpoint()
+            scope.cancel()
+    assert source.host.vms == {}
+
+
+async def test_checkpoints_that_do_not_start(source: _Source, tmp_path: Path) -> None:
+    (tmp_path / "state").write_text('{"id": "another"}')
+    with pytest.raises(HypervisorError, match="the state was saved from machine another"):
+        await source.provisioner.get(SPEC, source.created, tmp_path)
+    with pytest.raises(Unsupported, match=r"^this hypervisor does not support checkpoints$"):
+        await source.on(FakeDriver(source.host)).get(SPEC, source.created, tmp_path)
+    assert source.host.vms == {}
+
+
+async def test_a_start_waits_for_its_turn_and_stops_the_pool(source: _Source, mock_clock: MockClock) -> None:
+    facts = source.provisioner.facts
+    assert facts() == {"Machines waiting": "0", "Starts queued": "0"}
+    entered = trio.Event()
+
+    async def second() -> None:
+        async with source.provisioner.turn():
+            entered.set()
+
+    async with trio.open_nursery() as nursery:
+        async with source.provisioner.turn():
+            nursery.start_soon(source.pool.run)
+            nursery.start_soon(second)
+            await trio.testing.wait_all_tasks_blocked()
+            assert facts() == {"Machines waiting": "0", "Starts queued": "1"}
+            assert not entered.is_set()
+            mock_clock.jump(30)
+            await trio.testing.wait_all_tasks_blocked()
+            assert source.host.journal == []
+        await entered.wait()
+        while not source.pool.ready:
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(0.1)
+        assert facts() == {"Machines waiting": "1", "Starts queued": "0"}
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_machine_of_a_container(source: _Source) -> None:
+    tars = [Tar().add(name, name.encode()).bytes() for name in ("a", "b")]
+    for tar in tars:
+        await source._images.add_new_layer(io.BytesIO(tar).read)
+    image = await source._images.add_image(config_of(tars))
+    container = _container(image.id, HostConfig(memory=500 << 20))
+    plan = MountPlan(disks=(Disk(Path("/volume"), False),))
+    spec = source.provisioner.spec(container, plan)
+    layers = source._images.layer_paths(image.id)
+    assert [disk.path for disk in spec.disks] == [container.upper, *layers, Path("/volume")]
+    assert (spec.id, spec.name, spec.memory_mib, spec.nic) == (container.id, "web", 1024, None)
+    nic = Nic("02:42:0a:0b:00:09", bridge="br0")
+    files = source.provisioner.files_spec(container, nic, plan)
+    # It is never taken for the container's own machine, and its limits are not the container's.
+    assert files.id == f"files{container.id}"[:64]
+    assert (files.memory_mib, files.nic, files.disks) == (256, nic, spec.disks)
