@@ -121,7 +121,10 @@ def test_disks_and_nics_in_order() -> None:
 @pytest.mark.parametrize(
     ("host_config", "text"),
     [
-        (HostConfig(memory=97 * MIB), "its machine has 256 MiB, too few for that limit: restart it to get another one"),
+        (
+            HostConfig(memory=97 * MIB),
+            "its VM has 256 MiB, too few for that limit: restart the container to get a larger VM",
+        ),
         (
             HostConfig(nano_cpus=2_500_000_000),
             "Range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available: restart it to get more",
