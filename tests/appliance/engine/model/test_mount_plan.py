@@ -1,0 +1,27 @@
+"""Where mounts come from."""
+
+import pytest
+
+from appliance.container.mounts import MountRecord
+from appliance.engine.model.mount_plan import MountPlan, NfsVolume, PlacedMount
+
+
+@pytest.mark.parametrize(
+    ("placed", "is_tmpfs"),
+    [
+        (PlacedMount(MountRecord("tmpfs", "/tmp")), True),
+        (PlacedMount(MountRecord("tmpfs", "/tmp"), tmpfs=("size=1",)), True),
+        (PlacedMount(MountRecord("bind", "/data"), share=0), False),
+        (PlacedMount(MountRecord("volume", "/data"), disk=0), False),
+        (PlacedMount(MountRecord("volume", "/data"), server=NfsVolume(0, "10.0.0.1:/", ())), False),
+    ],
+    ids=["tmpfs", "options", "share", "disk", "server"],
+)
+def test_a_mount_without_another_source_is_a_tmpfs(placed: PlacedMount, is_tmpfs: bool) -> None:
+    assert placed.is_tmpfs is is_tmpfs
+
+
+def test_plans_are_compared_by_what_they_need() -> None:
+    # A machine of the pool serves only a container without shares and disks.
+    assert MountPlan() == MountPlan((), (), ())
+    assert MountPlan((PlacedMount(MountRecord("tmpfs", "/tmp")),)) != MountPlan()
