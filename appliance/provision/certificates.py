@@ -94,7 +94,7 @@ class Authority:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a file that no other user can read, at no time."""
+    """Write a file that no other user can read at any moment."""
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(content)

@@ -26,7 +26,7 @@ MANIFEST_TYPES = (
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 )
-# A registry that sends nothing for so long has failed.
+# Seconds without a byte after which a registry has failed.
 STALL_SECONDS = 30.0
 _MAX_TAGS = 100_000
 _CHUNK = 8 << 20
@@ -219,7 +219,7 @@ class Registry:
                 return True
             place = response.headers.get("location")
         if response.status_code == 202 and place:
-            # The registry has begun an upload instead: cancel it.
+            # The registry has started an upload instead: cancel it.
             try:
                 async with self._session.guarded("DELETE", self._session.absolute(place), self._push_scope(repository)):
                     pass

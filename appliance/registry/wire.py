@@ -57,7 +57,7 @@ async def read_at_most(pieces: AsyncIterator[bytes], limit: int) -> bytes | None
         async for piece in pieces:
             found += piece
             if len(found) > limit:
-                # Ends the generators below, httpx's too: Python warns of a generator that is not read to its end.
+                # Close the generators below, httpx's too: Python warns of a generator that is not read to its end.
                 scope.cancel()
     return None if len(found) > limit else bytes(found)
 

@@ -8,7 +8,7 @@ import trio
 
 from appliance.diag import mark
 from appliance.errors import HypervisorError, VchError
-from appliance.guest import ExitStatus, Fanout, GuestSession, Output, OutputRecord, StdinPipe
+from appliance.guest import ExitStatus, Fanout, GuestFailure, GuestSession, Output, OutputRecord, StdinPipe
 from appliance.hypervisor import Machine
 from appliance.streams.logfile import LogFile
 
@@ -154,10 +154,14 @@ class Run:
                 if not died:
                     problem.append(error)
             nursery.cancel_scope.cancel()
+        words = "" if ended else self.machine.last_words()
         if problem:
-            raise problem[0]
+            (failure,) = problem
+            if isinstance(failure, GuestFailure) and not begun and words:
+                # The guest did not answer: its console may say why, and is removed with the machine.
+                raise GuestFailure(f"{failure}\n{words}", failure.code) from failure
+            raise failure
         if not ended:
-            words = self.machine.last_words()
             reason = "the machine ended by itself" + (f"\n{words}" if words else "")
             if not begun:
                 raise HypervisorError(reason)

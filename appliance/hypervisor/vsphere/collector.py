@@ -22,7 +22,7 @@ _MACHINE_PATHS = ["runtime.powerState", "runtime.host", "name"]
 _WAIT_SECONDS = 60
 # The stub's timeout is longer than the server's answer may take.
 _STUB_SECONDS = _WAIT_SECONDS + 30.0
-# After so long without a report, a task's state is read.
+# Seconds without a report after which a task's state is read.
 _SILENT_TASK_SECONDS = 60.0
 _PAUSE = (0.2, 1.0, 5.0)
 

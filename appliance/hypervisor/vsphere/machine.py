@@ -39,7 +39,7 @@ from appliance.hypervisor.vsphere.spec import (
 from appliance.hypervisor.vsphere.stacks import slots_of
 from tether.transport import Line
 
-# vSphere does not report a state that was undone soon after. The state is read when no report comes for so long.
+# vSphere does not report a state that was undone soon after. The state is read after this many seconds without a report.
 _SILENT_SECONDS = 10.0
 
 

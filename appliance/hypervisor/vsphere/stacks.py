@@ -18,7 +18,7 @@ from appliance.hypervisor.driver import Disk
 
 T = TypeVar("T")
 
-# A VM has at most sixty disks. So many of them may be layers; the others are for its writable disk and its volumes.
+# A VM has at most sixty disks. Up to this many may be layers; the others are for its writable disk and its volumes.
 MOST_LAYERS = 40
 _SECTOR, _ALIGNMENT = 512, 1 << 20
 _ENTRIES, _ENTRY, _HEADER = 128, 128, 92

@@ -240,6 +240,7 @@ class _Services:
         return sandbox_pb2.ConfigureResponse()
 
     async def launch(self, request: sandbox_pb2.LaunchRequest, call: Call) -> None:
+        self._check("launch")
         process_id = request.process.id
         if process_id not in self._vm.processes:
             process = Process(request.process, 100 + len(self._guest.launched))

@@ -1,4 +1,4 @@
-"""The port that guests come to: strangers get nothing, and do not stand in anybody's way."""
+"""The port of fast paths: clients without the right certificate are refused, and do not delay guests."""
 
 import os
 import socket

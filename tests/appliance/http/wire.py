@@ -1,4 +1,4 @@
-"""A served connection in memory: the server's end is a socket pair's, the client's end is in the hands of the test."""
+"""A served connection over a socket pair: the server has one end, the test is the client at the other end."""
 
 import json
 from collections.abc import AsyncIterator
@@ -14,7 +14,7 @@ CLOSE = b"Connection: close\r\n"
 
 
 def answer(body: bytes, extra: bytes = b"") -> bytes:
-    """What `echo` sends for a request: all of it."""
+    """The complete answer of `echo` to a request."""
     return b"HTTP/1.1 200 OK\r\n%sContent-Type: text/plain\r\nContent-Length: %d\r\n%s\r\n%s" % (
         COMMON,
         len(body),
@@ -24,7 +24,7 @@ def answer(body: bytes, extra: bytes = b"") -> bytes:
 
 
 def bad_request(message: str) -> bytes:
-    """What the server sends for bytes that are not HTTP: all of it."""
+    """The complete answer of the server to bytes that are not HTTP."""
     body = json.dumps({"message": message}, separators=(",", ":")).encode() + b"\n"
     return (
         b"HTTP/1.1 400 Bad Request\r\n%sContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s"
@@ -62,11 +62,11 @@ class Client:
         return data
 
     async def expect(self, data: bytes) -> None:
-        """These bytes come next."""
+        """Check that the server sends these bytes next."""
         assert await self.receive(len(data)) == data
 
     async def expect_end(self, data: bytes = b"") -> None:
-        """These bytes come next, and then the end of the connection."""
+        """Check that the server sends these bytes next, and then ends the connection."""
         received = b""
         with trio.fail_after(20):
             while piece := await self.socket.recv(1 << 16):
@@ -74,12 +74,12 @@ class Client:
         assert received == data
 
     async def expect_open(self) -> None:
-        """The connection is open and silent: a request is answered, and nothing comes before its answer."""
+        """Check that the connection is open and silent: the answer to a new request is the next that comes."""
         await self.send(b"GET /still-open HTTP/1.1\r\n\r\n")
         await self.expect(answer(b"GET /still-open "))
 
     def end(self) -> None:
-        """No more will be sent."""
+        """Close the client's side: it sends no more."""
         self.socket.shutdown(trio.socket.SHUT_WR)
 
 

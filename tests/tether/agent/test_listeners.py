@@ -1,4 +1,4 @@
-"""Which sockets are listened at for others."""
+"""Which listening sockets are reachable from outside the guest."""
 
 import socket
 from collections.abc import Iterator

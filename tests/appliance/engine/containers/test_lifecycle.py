@@ -8,8 +8,8 @@ import trio
 
 from appliance.container.config import ContainerConfig
 from appliance.container.lifecycle import Created, Exited, Running
-from appliance.errors import Conflict, HypervisorError, InvalidParameter, NotFound, NotModified
-from appliance.hypervisor.fake import Faults
+from appliance.errors import Conflict, HypervisorError, InvalidParameter, NotFound, NotModified, Unavailable
+from appliance.hypervisor.fake import FakeMachine, Faults
 from protos.tether.v1 import process_pb2
 from tests.appliance.engine.guest import Process, echo
 from tests.appliance.engine.harness import Engine, Host, engine, log_text
@@ -71,6 +71,21 @@ async def test_a_hypervisor_that_fails(daemon: Engine, host: Host, faults: Fault
     assert container.endpoints == []
     assert host.vms.vms == {}
     host.vms.faults = Faults()
+    await daemon.start(container)
+    assert isinstance(container.state, Running)
+
+
+async def test_the_error_of_a_guest_that_fails_has_the_console(
+    daemon: Engine, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeMachine, "last_words", lambda _: "console.log: kernel panic")
+    host.guest.broken = {"launch"}
+    container = await daemon.create()
+    with pytest.raises(Unavailable, match=r"guest: .*\nconsole\.log: kernel panic$"):
+        await daemon.start(container)
+    assert isinstance(container.state, Created)
+    assert container.state.error.endswith("console.log: kernel panic")
+    host.guest.broken = set()
     await daemon.start(container)
     assert isinstance(container.state, Running)
 
