@@ -58,6 +58,7 @@ class RunResumption:
         """A start or a file session was interrupted. Hold the lock until we know which."""
         async with container.lock:
             attempt = StartAttempt(container.state)
+            container.abort = attempt.scope
             container.move(Start())
             self._tasks.start_soon(self._follow, container, machine, attempt)
             task_status.started()
@@ -66,9 +67,7 @@ class RunResumption:
     async def _follow(self, container: Container, machine: Machine, attempt: StartAttempt | None = None) -> None:
         """A whole run. A failure becomes the container's state; other containers are not affected."""
         try:
-            with trio.CancelScope() as scope:
-                if attempt is not None:
-                    container.abort = scope
+            with attempt.scope if attempt is not None else trio.CancelScope() as scope:
                 await self._run(container, machine, attempt)
             if scope.cancelled_caught:
                 with trio.CancelScope(shield=True):

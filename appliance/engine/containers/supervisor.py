@@ -52,12 +52,13 @@ class RunWatcher(Protocol):
 
 @dataclass(slots=True)
 class StartAttempt:
-    """A start under way. `before` is the state to fall back to; `ready` is set when the outcome is known."""
+    """A start under way. `before` is the state to fall back to; `ready` is set when the outcome is known; `scope` cancels the start."""
 
     before: lifecycle.State
     checkpoint: Checkpoint | None = None
     outcome: VchError | None = None
     ready: trio.Event = field(default_factory=trio.Event)
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
     def answer(self, error: VchError | None = None) -> None:
         """Tell the client that waits; only the first answer counts."""
@@ -102,6 +103,8 @@ class Supervisor:
         lifecycle.advance(container.state, Start())
         await self.wait_no_machine(container)
         attempt = StartAttempt(container.state, checkpoint)
+        # With the state, so that a stop finds it even before the run's task has begun.
+        container.abort = attempt.scope
         container.move(Start())
         self._tasks.start_soon(self._run_guarded, container, attempt)
         # The start goes on if the client disconnects.
@@ -130,9 +133,9 @@ class Supervisor:
         """A whole run. A failure becomes the container's state; other containers are not affected."""
         machines: list[Machine] = []
         try:
-            with trio.CancelScope() as container.abort:
+            with attempt.scope:
                 await self._run(container, attempt, machines)
-            if container.abort.cancelled_caught:
+            if attempt.scope.cancelled_caught:
                 with trio.CancelScope(shield=True):
                     for machine in machines:
                         await machine.destroy()
