@@ -19,6 +19,7 @@ from appliance.composition import Daemon, composed
 from appliance.config import Config, parse_arguments
 from appliance.container.config import ContainerConfig
 from appliance.container.container_record import ContainerRecord
+from appliance.container.event import Event
 from appliance.container.host_config import HostConfig
 from appliance.engine.machines.pool import Pool
 from appliance.engine.model.container import Container
@@ -146,6 +147,10 @@ class Engine:
     def events(self, container: Container) -> list[str]:
         """The actions of the container's events so far."""
         return [event.action for event in self._bus.past(0) if event.id == container.id]
+
+    def all_events(self) -> list[Event]:
+        """The events of containers, networks, volumes and images so far."""
+        return self._bus.past(0)
 
     def attributes(self, container: Container, action: str) -> dict[str, str]:
         """The attributes of the container's last event with this action."""
