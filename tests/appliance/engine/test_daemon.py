@@ -1,0 +1,21 @@
+"""What `docker info` shows of the engine: the hypervisor, waiting machines, queued starts, the storage quota."""
+
+from pathlib import Path
+
+import trio
+
+from tests.appliance.engine.harness import Host, engine
+
+
+async def test_the_status_of_a_daemon(tmp_path: Path, nursery: trio.Nursery) -> None:
+    async with engine(Host(nursery), tmp_path) as daemon:
+        status = daemon.services.status
+        assert status.hypervisor() == {"Driver": "fake"}
+        assert await status.status() == {"Driver": "fake", "Machines waiting": "0", "Starts queued": "0"}
+
+
+async def test_a_quota_is_shown(tmp_path: Path, nursery: trio.Nursery) -> None:
+    async with engine(Host(nursery), tmp_path, "--storage-quota", "1g") as daemon:
+        facts = await daemon.services.status.status()
+    assert set(facts) > {"Driver", "Machines waiting", "Starts queued"}
+    assert any("GiB" in value or "1 G" in value for value in facts.values())
