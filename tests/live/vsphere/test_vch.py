@@ -175,7 +175,7 @@ def test_vch_checks_the_servers_thumbprint(operator: Operator) -> None:
     said = operator.vch("ls", status=3, thumbprint="")
     shown = ":".join(operator.simulator.thumbprint[place : place + 2] for place in range(0, 64, 2)).upper()
     assert f"--thumbprint {shown}" in said
-    assert f"and not {'00' * 32}" in operator.vch("ls", status=3, thumbprint="00" * 32)
+    assert f", not {'00' * 32} as --thumbprint says" in operator.vch("ls", status=3, thumbprint="00" * 32)
     assert "Login failure" in operator.vch("ls", status=1, password="wrong-one")
 
 
