@@ -37,6 +37,7 @@ from appliance.config import default_guest
 from appliance.errors import HypervisorError
 from appliance.hypervisor.qemu.monitor import Monitor
 from appliance.hypervisor.vsphere.collector import Collector, MachineSnapshot
+from appliance.hypervisor.vsphere.faults import Gone
 from appliance.hypervisor.vsphere.server import Server
 from appliance.hypervisor.vsphere.session import Session
 from appliance.hypervisor.vsphere.spec import MACHINE_KEY, is_unassigned
@@ -123,7 +124,9 @@ class StandInHost:
         if what in ("off", "delete"):
             await self.collector.carry_out("operator", reference.PowerOff)
             if what == "delete":
-                await self.collector.carry_out("operator", reference.Destroy)
+                # vchd destroys a VM that is off, too; either of the two comes first.
+                with contextlib.suppress(Gone):
+                    await self.collector.carry_out("operator", reference.Destroy)
         elif what == "migrate":
             await self.collector.carry_out("operator", reference.RelocateVM_Task, await self._elsewhere(reference))
         else:
