@@ -8,7 +8,10 @@ from appliance.hypervisor.driver import SHARE_TAG, Forward, MachineSpec, Nic
 
 # The arguments name no container: everything comes over the channel, so that a restored machine can become any container's.
 # nokaslr and notests save a third of the kernel's boot without KVM. loglevel=3 sends only errors to the slow serial console.
-KERNEL_ARGUMENTS = "console=ttyS0 quiet loglevel=3 panic=-1 nokaslr cryptomgr.notests random.trust_cpu=on"
+# `no_timer_check`: without KVM on a busy host the check at boot may count too few ticks, and the kernel panics.
+KERNEL_ARGUMENTS = (
+    "console=ttyS0 quiet loglevel=3 panic=-1 nokaslr no_timer_check cryptomgr.notests random.trust_cpu=on"
+)
 # A template has this many disks of one size. A clone puts its files behind these disks, so no disk is plugged in.
 SLOTS = 8
 SLOT_BYTES = 16 << 30
