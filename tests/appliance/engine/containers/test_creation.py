@@ -18,13 +18,13 @@ from tests.appliance.engine.harness import Engine, Host, engine
 
 
 class FullDisks(FakeDisks):
-    """Disks of which no further one can be made while `full`."""
+    """Disks with room for volumes only while `full`."""
 
     full = False
 
     async def create(self, path: Path, kind: DiskKind) -> None:
         await super().create(path, kind)
-        if self.full:
+        if self.full and path.name == "upper.ext4":
             raise HypervisorError("no space left")
 
 

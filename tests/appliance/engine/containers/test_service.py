@@ -73,6 +73,7 @@ async def test_a_rename_is_stored(daemon: Engine) -> None:
     container = await daemon.create(name="web")
     await daemon.services.containers.rename("web", "/db")
     assert container.record.name == "db"
+    assert not daemon.registry.has_name("web")
     stored = daemon.stored(container)
     assert stored is not None
     assert stored.name == "db"

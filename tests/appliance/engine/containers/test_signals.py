@@ -264,10 +264,9 @@ async def test_a_pause_may_suspend_the_machine(suspending: Engine, host: Host) -
 async def test_a_suspended_machine_is_killed(suspending: Engine, host: Host) -> None:
     container = await suspending.run()
     await suspending.services.signals.pause(container.id)
-    # The guest would not take a signal.
-    host.guest.broken = {"signal"}
     await suspending.services.signals.kill(container.id, "KILL")
     assert exit_code(container) == 137
+    # The machine was killed: its guest would take a signal only later.
     assert ("kill", container.id) in host.vms.journal
 
 
