@@ -17,6 +17,8 @@ class Terminal:
 
     def __init__(self, daemon: Daemon, *arguments: str) -> None:
         self.master, slave = pty.openpty()
+        self._poll = select.poll()
+        self._poll.register(self.master, select.POLLIN)
         self.resize(31, 97)
         self.process = subprocess.Popen(
             daemon.command(*arguments), stdin=slave, stdout=slave, stderr=slave, start_new_session=True
@@ -32,7 +34,8 @@ class Terminal:
         while text not in self.seen:
             left = deadline - time.monotonic()
             assert left > 0, f"{text!r} did not come: {self.seen!r}"
-            if select.select([self.master], [], [], left)[0]:
+            # Not select(2), which refuses descriptors from 1024 on.
+            if self._poll.poll(left * 1000):
                 try:
                     self.seen += os.read(self.master, 4096).decode()
                 except OSError:

@@ -73,6 +73,12 @@ class Process:
         self.signals.append(number)
         self._signalled.set()
 
+    def close(self) -> None:
+        """Close both ends of stdin, as the kernel does when a process is gone."""
+        trio.lowlevel.notify_closing(self._reading)
+        os.close(self._reading)
+        self.stdin.close()
+
     def end(self, status: process_pb2.ExitStatus) -> None:
         status.final_offset = self.spool.written
         self.spool.close(status)
@@ -183,8 +189,11 @@ class ScriptedGuest:
     async def _run(self, vm: Vm, process: Process, scope: trio.CancelScope) -> None:
         program = self.programs.get(process.args[0], self._default)
         code = 0
-        with scope:
-            code = await program(process)
+        try:
+            with scope:
+                code = await program(process)
+        finally:
+            process.close()
         killed = scope.cancelled_caught
         process.end(process_pb2.ExitStatus(signal=9) if killed else process_pb2.ExitStatus(code=code))
         # The kernel kills the rest of a pid namespace with its first process.
