@@ -253,12 +253,16 @@ class _Services:
         process_id = request.process.id
         if process_id not in self._vm.processes:
             process = Process(request.process, 100 + len(self._guest.launched))
-            failure = self._guest.refusals.get(process.args[0])
-            if failure is not None:
-                raise RpcError(Code.FAILED_PRECONDITION, "refused", failure)
-            if self._guest.hold is not None:
-                self._guest.held.set()
-                await self._guest.hold.wait()
+            try:
+                failure = self._guest.refusals.get(process.args[0])
+                if failure is not None:
+                    raise RpcError(Code.FAILED_PRECONDITION, "refused", failure)
+                if self._guest.hold is not None:
+                    self._guest.held.set()
+                    await self._guest.hold.wait()
+            except BaseException:
+                process.close()
+                raise
             if request.HasField("configure"):
                 self._vm.configured = request.configure
             self._guest.launched.append(process_id)

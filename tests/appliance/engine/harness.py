@@ -182,7 +182,12 @@ async def engine(host: Host, root: Path, *flags: str, pause_by: str = "freeze") 
             archive.write_bytes(image_archive())
             async for _ in load(daemon.stores.images, archive):
                 pass
-        yield Engine(daemon)
+        try:
+            yield Engine(daemon)
+        finally:
+            for container in daemon.process.registry.all():
+                if container.log is not None:
+                    container.log.close()
 
 
 def log_text(container: Container) -> str:

@@ -582,7 +582,8 @@ async def _main(*arguments: str) -> None:
     server = Server(host, USER, PASSWORD, int(port), thumbprint)
     async with standing_in(server, Path(folder), bridge, boot, *appliances) as stand_in:
         print("ready", flush=True)
-        async for line in trio.wrap_file(sys.stdin):
+        # The read is abandoned when a body fails, so that the failure ends this process and its traceback is printed.
+        while line := await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True):
             what, uuid, *rest = line.split()
             if what == "move":
                 await stand_in.move(uuid, give_up=bool(rest))
