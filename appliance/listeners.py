@@ -10,17 +10,16 @@ from pathlib import Path
 
 import trio
 
-from appliance import __version__
 from appliance.api.access import handler_for
-from appliance.api.router import NEWEST, Router, dotted
+from appliance.api.router import ENGINE_VERSION, NEWEST, Router, dotted
 from appliance.config import Config, Rule, parse_rule
 from appliance.errors import InvalidParameter
 from appliance.http import Readiness, TlsFront, accept_connections, serve_connection
 from appliance.http.listener import BACKLOG
 
 log = logging.getLogger("vchd")
-# Header fields of every answer.
-_FIXED = f"Api-Version: {dotted(NEWEST)}\r\nOstype: linux\r\nServer: vch/{__version__} (linux)\r\n".encode()
+# Header fields of every answer. The Docker CLI reads the operating system out of Server, which has to look like dockerd's.
+_FIXED = f"Api-Version: {dotted(NEWEST)}\r\nOstype: linux\r\nServer: Docker/{ENGINE_VERSION} (linux)\r\n".encode()
 
 
 @contextlib.asynccontextmanager
