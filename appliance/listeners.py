@@ -5,21 +5,34 @@ import grp
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import trio
 
+from appliance import __version__
 from appliance.api.access import handler_for
-from appliance.api.router import ENGINE_VERSION, NEWEST, Router, dotted
+from appliance.api.router import NEWEST, Router, dotted
 from appliance.config import Config, Rule, parse_rule
 from appliance.errors import InvalidParameter
-from appliance.http import Readiness, TlsFront, accept_connections, serve_connection
+from appliance.http import (
+    ClientLimits,
+    DatedHeaders,
+    Handler,
+    Readiness,
+    TlsFront,
+    accept_connections,
+    refuse_other_sites,
+    serve_connection,
+)
 from appliance.http.listener import BACKLOG
 
 log = logging.getLogger("vchd")
-# Header fields of every answer. The Docker CLI reads the operating system out of Server, which has to look like dockerd's.
-_FIXED = f"Api-Version: {dotted(NEWEST)}\r\nOstype: linux\r\nServer: Docker/{ENGINE_VERSION} (linux)\r\n".encode()
+_FIXED_HEADERS = f"Api-Version: {dotted(NEWEST)}\r\nOstype: linux\r\nServer: vch/{__version__} (linux)\r\n".encode()
+
+Serve = Callable[[trio.socket.SocketType, Handler], Awaitable[None]]
+"""Serves the requests of one connection with a handler."""
 
 
 @contextlib.asynccontextmanager
@@ -29,11 +42,21 @@ async def api_listens(config: Config, router: Router) -> AsyncIterator[None]:
         rules = [parse_rule(text) for text in config.tls_allow]
         front = _tls_front(config)
         listeners = [_listen(host) for host in config.hosts]
-        readiness = Readiness()
+        readiness, limits = Readiness(), ClientLimits()
         nursery.start_soon(readiness.run)
-        for listener in listeners:
-            secured = front if listener.family != socket.AF_UNIX else None
-            nursery.start_soon(_accept, listener, router, readiness, nursery, secured, rules)
+        nursery.start_soon(limits.run)
+        serve = partial(
+            serve_connection, common_headers=DatedHeaders(_FIXED_HEADERS), readiness=readiness, limits=limits
+        )
+        for listener, host in zip(listeners, config.hosts, strict=True):
+            if listener.family == socket.AF_UNIX:
+                # No browser can connect.
+                handle = partial(serve, handler=router)
+            elif front is None:
+                handle = partial(serve, handler=refuse_other_sites(router, _names_of(host)))
+            else:
+                handle = partial(_serve_secured, serve, front, rules, refuse_other_sites(router, None))
+            nursery.start_soon(_accept, listener, handle, nursery)
         if config.pidfile is not None:
             config.pidfile.write_text(str(os.getpid()))
         log.info("API listens on %s", ", ".join(config.hosts))
@@ -87,21 +110,21 @@ def _tls_front(config: Config) -> TlsFront | None:
     return TlsFront(config.tlscert, config.tlskey, config.tlscacert if config.tlsverify else None)
 
 
-async def _accept(
-    listener: socket.socket,
-    router: Router,
-    readiness: Readiness,
-    nursery: trio.Nursery,
-    front: TlsFront | None,
-    rules: Sequence[Rule],
-) -> None:
-    async def serve(connection: trio.socket.SocketType) -> None:
-        if front is None:
-            await serve_connection(connection, router, _FIXED, readiness)
-            return
-        async with front.opened(connection) as found:
-            if found is not None:
-                plain, peer = found
-                await serve_connection(plain, handler_for(peer, rules, router), _FIXED, readiness)
+def _names_of(host: str) -> list[str]:
+    """The names under which clients may ask for a server at tcp://host:port, beside its addresses."""
+    return [host.removeprefix("tcp://").rpartition(":")[0], socket.gethostname()]
 
+
+async def _serve_secured(
+    serve: Serve, front: TlsFront, rules: Sequence[Rule], handler: Handler, connection: trio.socket.SocketType
+) -> None:
+    async with front.opened(connection) as found:
+        if found is not None:
+            plain, peer = found
+            await serve(plain, handler_for(peer, rules, handler))
+
+
+async def _accept(
+    listener: socket.socket, serve: Callable[[trio.socket.SocketType], Awaitable[None]], nursery: trio.Nursery
+) -> None:
     await accept_connections(trio.socket.from_stdlib_socket(listener), serve, nursery, name="API")

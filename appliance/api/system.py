@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from appliance import __version__
 from appliance.api.backend import ContainerRegistry, DaemonBackend, NetworkBackend
-from appliance.api.router import ENGINE_VERSION, NEWEST, OLDEST, Route, dotted
+from appliance.api.router import NEWEST, OLDEST, Route, dotted
 from appliance.api.swarm import SwarmBackend, info_shape
 from appliance.config import Config
 from appliance.container.lifecycle import status_word
@@ -82,13 +82,12 @@ class SystemRoutes:
         await reply.json(
             200,
             {
-                "Platform": {"Name": f"vch {__version__}: a virtual container host"},
-                "Version": ENGINE_VERSION,
+                "Platform": {"Name": "vch: a virtual container host"},
+                "Version": __version__,
                 **details,
                 "Experimental": True,
                 "Components": [
-                    {"Name": "Engine", "Version": ENGINE_VERSION, "Details": {**details, "Experimental": "true"}},
-                    {"Name": "vch", "Version": __version__, "Details": {}},
+                    {"Name": "Engine", "Version": __version__, "Details": {**details, "Experimental": "true"}},
                     {
                         "Name": driver["Driver"],
                         "Version": driver["Version"],
@@ -141,7 +140,7 @@ class SystemRoutes:
                 "CgroupVersion": "2",
                 "NEventsListener": 0,
                 "KernelVersion": platform.release(),
-                "OperatingSystem": f"vch {__version__}",
+                "OperatingSystem": "vch",
                 "OSVersion": "",
                 "OSType": "linux",
                 "Architecture": "x86_64",
@@ -161,7 +160,7 @@ class SystemRoutes:
                 "Name": platform.node(),
                 "Labels": list(self._settings.config.labels),
                 "ExperimentalBuild": True,
-                "ServerVersion": ENGINE_VERSION,
+                "ServerVersion": __version__,
                 "Runtimes": {"vch": {"path": ""}},
                 "DefaultRuntime": "vch",
                 "Swarm": info_shape(self._swarm.record),

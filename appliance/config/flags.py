@@ -29,10 +29,26 @@ def parse_arguments(arguments: list[str]) -> Config:
             values[name] = tuple(value)
     if values.get("tls_allow") and not values.get("tlsverify"):
         raise InvalidParameter("--tls-allow needs --tlsverify: without it clients do not prove who they are")
+    if "tlsverify" in values:
+        # As dockerd: TLS, with or without certificates of the clients.
+        values["tls"] = True
+    _check_authenticated(values)
     if values.get("pause_by") == "suspend" and values.get("hypervisor") != "vsphere":
         raise InvalidParameter("--pause-by suspend needs --hypervisor vsphere")
     vsphere = {name: values.pop(name) for name in _VSPHERE_NAMES & values.keys()}
     return Config(**values, vsphere=VsphereConfig(**vsphere))  # type: ignore[arg-type]  # the table has the types of the fields
+
+
+def _check_authenticated(values: Mapping[str, object]) -> None:
+    """InvalidParameter when the API would be served by TCP without TLS, and nobody has said that this is intended."""
+    hosts = values.get("hosts", ())
+    assert isinstance(hosts, tuple)
+    for host in hosts:
+        if str(host).startswith("tcp://") and values.get("tls") is None:
+            raise InvalidParameter(
+                f"-H {host} without TLS would give every client that reaches it, and scripts run in a browser, the rights of "
+                "root on this host: use --tlsverify, or --tls=false if that is intended"
+            )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
 def _add_flag(group: "argparse._ArgumentGroup", row: Setting) -> None:
     help = row.help_with_default().replace("%", "%%")
     if row.kind == "on":
-        group.add_argument(*row.flags, dest=row.name, action="store_true", default=None, help=help)
+        group.add_argument(
+            *row.flags, dest=row.name, nargs="?", const=True, type=_converter(row), metavar="true|false", help=help
+        )
         return
     group.add_argument(
         *row.flags,

@@ -248,7 +248,11 @@ class Config:
         ),
         option=Option(names=("--syslog-address",)),
     )
-    tls: bool = setting(False, rows.TLS, "Use TLS on tcp:// sockets; --tlsverify implies it")
+    tls: bool | None = setting(
+        None,
+        rows.TLS,
+        "Use TLS on tcp:// sockets; --tlsverify implies it. A tcp:// socket without TLS needs an explicit --tls=false",
+    )
     tlsverify: bool = setting(
         False,
         rows.TLS,

@@ -12,7 +12,7 @@ T = TypeVar("T")
 #   text, number   one value
 #   path           a file or folder
 #   list           a flag that may be repeated; a JSON list
-#   on             a flag without a value that turns the setting on; a JSON boolean
+#   on             a flag that turns the setting on, or off with =false, as dockerd's; a JSON boolean
 #   on|off         a flag with the value on or off; the same words, or a boolean, in JSON
 Kind = Literal["text", "number", "path", "list", "on", "on|off"]
 Check = Callable[[str], object]
@@ -174,8 +174,8 @@ def rows_of(model: type) -> tuple[Setting, ...]:
 def _typed(row: Setting, annotation: object) -> Setting:
     dashed = row.name.replace("_", "-")
     row = replace(row, flags=row.flags or (f"--{dashed}",), key=row.key or dashed)
-    if annotation is bool:
-        return replace(row, kind="on|off" if row.default else "on", parse=_on_or_off)
+    if annotation in (bool, bool | None):
+        return replace(row, kind="on|off", parse=_on_or_off) if row.default else replace(row, kind="on", parse=_boolean)
     if annotation in (Path, Path | None):
         return replace(row, kind="path", parse=Path)
     if annotation in (int, int | None):
@@ -208,6 +208,15 @@ def _number(text: str) -> int:
         return int(text)
     except ValueError as error:
         raise InvalidParameter(f"'{text}' is not a number") from error
+
+
+def _boolean(text: str) -> bool:
+    """As Go's strconv.ParseBool, for the flags of dockerd."""
+    if text in ("1", "t", "T", "true", "TRUE", "True"):
+        return True
+    if text in ("0", "f", "F", "false", "FALSE", "False"):
+        return False
+    raise InvalidParameter(f"'{text}' is not true or false")
 
 
 def _on_or_off(text: str) -> bool:

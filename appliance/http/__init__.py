@@ -1,6 +1,9 @@
 """HTTP/1.1 on trio with hijack (RFC 9112). Knows no Docker."""
 
+from appliance.http.browsers import refuse_other_sites
+from appliance.http.client_limits import ClientLimits
 from appliance.http.connection import Disconnected
+from appliance.http.dated_headers import DatedHeaders
 from appliance.http.listener import accept_connections
 from appliance.http.readiness import Readiness
 from appliance.http.reply import Reply
@@ -11,6 +14,8 @@ from appliance.http.tls import Peer, TlsFront
 from appliance.http.websocket import WebSocketStream
 
 __all__ = [
+    "ClientLimits",
+    "DatedHeaders",
     "Disconnected",
     "Handler",
     "HijackedStream",
@@ -21,5 +26,6 @@ __all__ = [
     "TlsFront",
     "WebSocketStream",
     "accept_connections",
+    "refuse_other_sites",
     "serve_connection",
 ]

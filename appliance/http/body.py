@@ -7,6 +7,11 @@ from appliance.errors import ProtocolError
 
 MAX_LINE = 4096
 MAX_TRAILERS = 64 << 10
+# As Go's net/http/internal/chunked.go: chunks of one byte are fine, chunk extensions without end are not.
+MAX_OVERHEAD = 16 << 10
+_ALLOWED_OVERHEAD = 16
+# Chunks that one call takes: so many cost about a millisecond.
+_MOST_CHUNKS = 256
 
 _SIZE = re.compile(rb"[0-9a-fA-F]{1,15}")
 
@@ -56,14 +61,21 @@ class ChunkedBody:
         # What the next line is: the size of a chunk, the empty line behind a chunk, or a trailer.
         self._next_line = self._size_line
         self._trailers = 0
+        self._overhead = 0
 
     def take_untrusted(self, received: bytearray) -> bytes:
-        """See Body."""
+        """See Body. A piece has the content of many chunks if they are small."""
+        content = bytearray()
+        chunks = 0
         while not self.finished:
             if self._left:
                 piece = _take(received, self._left)
                 self._left -= len(piece)
-                return piece
+                content += piece
+                chunks += 1
+                if chunks == _MOST_CHUNKS or not received:
+                    break
+                continue
             end = received.find(b"\r\n", 0, MAX_LINE + 2)
             if end < 0:
                 if len(received) > MAX_LINE:
@@ -74,13 +86,16 @@ class ChunkedBody:
             if b"\n" in line or b"\r" in line:
                 raise ProtocolError("malformed chunk")
             self._next_line(line)
-        return b""
+        return bytes(content)
 
     def _size_line(self, line: bytes) -> None:
         size = line.partition(b";")[0].rstrip(b" \t")
         if not _SIZE.fullmatch(size):
             raise ProtocolError("malformed chunk")
         self._left = int(size, 16)
+        self._overhead = max(0, self._overhead + len(line) + 2 - _ALLOWED_OVERHEAD - 2 * self._left)
+        if self._overhead > MAX_OVERHEAD:
+            raise ProtocolError("chunked encoding contains too much non-data")
         self._next_line = self._chunk_end if self._left else self._trailer
 
     def _chunk_end(self, line: bytes) -> None:

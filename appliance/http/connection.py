@@ -5,19 +5,17 @@ There is no task and no cancel scope per request: an idle connection costs a few
 
 import os
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 
 import trio
 
 from appliance.errors import InvalidParameter, ProtocolError
 from appliance.http.body import EMPTY, Body
+from appliance.http.client_limits import ClientLimits
 from appliance.http.head import END, MAX_HEAD, Head, parse_head_untrusted
 from appliance.http.readiness import Readiness
-from appliance.http.stream import HijackedStream
 
-# From the first byte of a head to its last one. (dockerd: ReadHeaderTimeout.) Between requests a client may be idle.
-HEAD_SECONDS = 300.0
 # Time for a client that still sends to read its answer.
 LINGER_SECONDS = 0.5
 # Bytes of a body that the handler did not read, and that the connection skips for the sake of the next request.
@@ -30,14 +28,21 @@ class Disconnected(Exception):
 
 
 class Connection:
-    """`keep_alive`: a further request may follow. `common_headers` are header lines of every answer."""
+    """`keep_alive`: a further request may follow. `common_headers` returns header lines for an answer."""
 
-    def __init__(self, sock: trio.socket.SocketType, common_headers: bytes, readiness: Readiness) -> None:
+    def __init__(
+        self,
+        sock: trio.socket.SocketType,
+        common_headers: Callable[[], bytes],
+        readiness: Readiness,
+        limits: ClientLimits,
+    ) -> None:
         self.common_headers = common_headers
         self.keep_alive = True
         self._socket = sock
         self._fd = sock.fileno()
         self._readiness = readiness
+        self._limits = limits
         self._received = bytearray()
         self._body: Body = EMPTY
         # The client sends its body only after "100 Continue".
@@ -96,11 +101,11 @@ class Connection:
                 self._readiness.drained(self._fd)
             return data
 
-    def take_over(self) -> HijackedStream:
-        """The connection as a stream that begins behind the request and its body."""
+    def take_over(self) -> tuple[trio.socket.SocketType, bytes]:
+        """The socket, and the bytes that the client has sent behind its request."""
         self.keep_alive = False
         self._taken_over = True
-        return HijackedStream(self._socket, bytes(self._received), self._body)
+        return self._socket, bytes(self._received)
 
     async def wait_closed(self) -> None:
         """Return when the client has closed its side. Bytes that arrive meanwhile belong to its next request."""
@@ -130,7 +135,7 @@ class Connection:
         if self._received:
             # A client that pipelines many requests shares the loop with the others.
             await trio.lowlevel.checkpoint()
-        elif not await self._receive_more():
+        elif not await self._receive_first():
             return None
         if END not in self._received and not await self._receive_head():
             return None
@@ -145,15 +150,23 @@ class Connection:
         return head
 
     async def _receive_head(self) -> bool:
-        """Receive up to the end of a head. False when the client is gone, or takes too long."""
-        with trio.move_on_after(HEAD_SECONDS):
+        """Receive up to the end of a head. False when the client is gone, or its head exceeds a limit of unfinished heads."""
+        with self._limits.unfinished_head() as grow:
             while END not in self._received:
                 if len(self._received) >= MAX_HEAD:
                     raise ProtocolError("request head too large")
+                grow(len(self._received))
                 if not await self._receive_more():
                     return False
             return True
         return False
+
+    async def _receive_first(self) -> bool:
+        self._limits.idle(self._socket)
+        try:
+            return await self._receive_more()
+        finally:
+            self._limits.busy(self._socket)
 
     async def _receive_more(self) -> bool:
         data = await self._receive()
@@ -182,33 +195,31 @@ class Connection:
                 self.mark_malformed()
                 raise
             if piece:
+                if self._received:
+                    # A client that sends many small chunks at once shares the loop with the others.
+                    await trio.lowlevel.checkpoint()
                 return piece
             if not self._body.finished:
                 await self._receive_body()
         return b""
 
     async def _receive_body(self) -> None:
-        await self.let_continue()
-        if not await self._receive_more():
-            raise Disconnected
-
-    async def let_continue(self) -> None:
-        """Send "100 Continue" if the client waits for it. It goes before a 101 (RFC 9110 7.8)."""
         if self._waits_for_continue:
             self._waits_for_continue = False
             await self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if not await self._receive_more():
+            raise Disconnected
 
     async def read_body(self, limit: int) -> bytes:
         """The whole body. InvalidParameter when it has more than `limit` bytes."""
-        parts = []
-        size = 0
+        # Not a list of the pieces: an object for each byte of a body in small chunks would cost 40 times the body.
+        body = bytearray()
         while piece := await self._next_piece():
-            size += len(piece)
-            if size > limit:
+            body += piece
+            if len(body) > limit:
                 self.keep_alive = False
                 raise InvalidParameter(f"request body larger than {limit} bytes")
-            parts.append(piece)
-        return b"".join(parts)
+        return bytes(body)
 
     async def _skip_body(self) -> None:
         """Skip what the handler left of the last body. Disconnected when that is too much."""

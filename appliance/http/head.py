@@ -98,6 +98,9 @@ def _parse_untrusted(raw: bytes) -> Head:
     http_version = parser.get_http_version()
     if http_version not in ("1.0", "1.1"):
         raise ProtocolError(f"unsupported HTTP version {http_version}")
+    if http_version == "1.1" and "host" not in headers:
+        # RFC 9112 3.2. The text is that of Go's server.
+        raise ProtocolError("missing required Host header")
     return Head(
         parser.get_method().decode("latin-1"),
         callbacks.target.decode("latin-1"),

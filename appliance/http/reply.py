@@ -32,7 +32,7 @@ class Reply:
     def _head(self, status: int, headers: bytes) -> bytes:
         self.started = True
         close = b"" if self._connection.keep_alive else b"Connection: close\r\n"
-        return b"%s%s%s%s\r\n" % (_STATUS_LINES[status], self._connection.common_headers, headers, close)
+        return b"%s%s%s%s\r\n" % (_STATUS_LINES[status], self._connection.common_headers(), headers, close)
 
     async def json(self, status: int, value: Any) -> None:
         """Answer with a value as JSON."""
@@ -93,15 +93,14 @@ class Reply:
         else:
             line = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\n" % kind
         await self._send_last_head(line)
-        yield self._connection.take_over()
+        yield HijackedStream(*self._connection.take_over())
 
     @asynccontextmanager
     async def websocket(self, request: Request, *, binary: bool) -> AsyncIterator[WebSocketStream]:
         """Take the connection over as a WebSocket. InvalidParameter when the request is not a WebSocket handshake."""
         await self._send_last_head(_STATUS_LINES[101] + accept_header(request.headers))
-        yield WebSocketStream(self._connection.take_over(), binary=binary)
+        yield WebSocketStream(*self._connection.take_over(), binary=binary)
 
     async def _send_last_head(self, lines: bytes) -> None:
         self.started = True
-        await self._connection.let_continue()
-        await self._connection.send(lines + self._connection.common_headers + b"\r\n")
+        await self._connection.send(lines + self._connection.common_headers() + b"\r\n")

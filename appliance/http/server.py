@@ -6,6 +6,7 @@ from contextlib import suppress
 import trio
 
 from appliance.errors import ProtocolError
+from appliance.http.client_limits import ClientLimits
 from appliance.http.connection import Connection, Disconnected
 from appliance.http.readiness import Readiness
 from appliance.http.reply import Reply
@@ -15,10 +16,14 @@ Handler = Callable[[Request, Reply], Awaitable[None]]
 
 
 async def serve_connection(
-    sock: trio.socket.SocketType, handler: Handler, common_headers: bytes, readiness: Readiness
+    sock: trio.socket.SocketType,
+    handler: Handler,
+    common_headers: Callable[[], bytes],
+    readiness: Readiness,
+    limits: ClientLimits,
 ) -> None:
-    """Serve requests until the connection ends, then close the socket. `common_headers` go with every answer."""
-    connection = Connection(sock, common_headers, readiness)
+    """Serve requests until the connection ends, then close the socket. `common_headers` returns header lines for an answer."""
+    connection = Connection(sock, common_headers, readiness, limits)
     with sock:
         readiness.add(sock.fileno())
         try:

@@ -5,7 +5,7 @@ import os
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,21 @@ from typing import Any
 import trio
 
 from appliance.errors import InvalidParameter
+from appliance.http.client_limits import Unfinished
 from tether.transport import LineClosed, TlsLine
 from tether.transport.tls import in_time
 
 log = logging.getLogger(__name__)
 
 _HANDSHAKE_SECONDS = 30.0
+# A handshake under way costs some 100 KiB, and nobody has proved an identity yet.
+_MOST_HANDSHAKES = 256
 _DRAIN_SECONDS = 30.0
 _PIECE = 256 << 10
+_LINGER_SECONDS = 0.5
+# How Go's server recognises HTTP on a TLS port, and its answer (net/http/server.go).
+_HTTP_STARTS = (b"GET /", b"HEAD ", b"POST ", b"PUT /", b"OPTIO", b"DELET")
+_NOT_HTTPS = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +48,7 @@ class TlsFront:
         self._files = (certificate, key, authority)
         self._stamp: tuple[tuple[int, int], ...] = ()
         self._context = self._load()
+        self._handshakes = Unfinished(_MOST_HANDSHAKES, _HANDSHAKE_SECONDS)
 
     def _load(self) -> ssl.SSLContext:
         certificate, key, authority = self._files
@@ -81,8 +89,8 @@ class TlsFront:
 
         None when the handshake fails.
         """
-        line = TlsLine(connection.detach(), self._current(), server=True)
-        if not await in_time(line, _HANDSHAKE_SECONDS):
+        line = await self._shake_hands(connection)
+        if line is None:
             yield None
             return
         ours, theirs = trio.socket.socketpair()
@@ -100,6 +108,34 @@ class TlsFront:
         finally:
             ours.close()
             line.close()
+
+    async def _shake_hands(self, connection: trio.socket.SocketType) -> TlsLine | None:
+        """The line to a client that has authenticated; None when the handshake fails or exceeds a limit."""
+        with connection, self._handshakes.operation():
+            if await _speaks_http(connection):
+                await _answer_http(connection)
+                return None
+            line = TlsLine(connection.detach(), self._current(), server=True)
+            return line if await in_time(line, _HANDSHAKE_SECONDS) else None
+        return None
+
+
+async def _speaks_http(connection: trio.socket.SocketType) -> bool:
+    """Whether the client's first bytes are those of a request without TLS. The bytes stay in the socket."""
+    try:
+        start = await connection.recv(len(_HTTP_STARTS[0]), socket.MSG_PEEK)
+    except OSError:
+        return False
+    return bool(start) and any(known.startswith(start) for known in _HTTP_STARTS)
+
+
+async def _answer_http(connection: trio.socket.SocketType) -> None:
+    with suppress(OSError), trio.move_on_after(_LINGER_SECONDS):
+        await connection.send(_NOT_HTTPS)
+        # Closing while the client still sends would reset the connection before the client has read the answer.
+        connection.shutdown(socket.SHUT_WR)
+        while await connection.recv(_PIECE):
+            pass
 
 
 def _peer_of(tls: ssl.SSLObject) -> Peer:

@@ -6,7 +6,7 @@ from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError, generate_accept_token
 
 from appliance.errors import InvalidParameter
-from appliance.http.stream import HijackedStream
+from appliance.http.stream import send_all
 
 _RECEIVE = 64 << 10
 
@@ -22,20 +22,24 @@ def accept_header(headers: dict[str, str]) -> bytes:
 
 
 class WebSocketStream:
-    """`stream` is the connection behind the handshake. `binary`: send binary messages, else text messages."""
+    """`binary`: send binary messages, else text messages."""
 
-    def __init__(self, stream: HijackedStream, *, binary: bool) -> None:
-        self._stream = stream
+    def __init__(self, sock: trio.socket.SocketType, early: bytes, *, binary: bool) -> None:
+        self._socket = sock
         self._connection = Connection(ConnectionType.SERVER)
         self._binary = binary
         self._ended = False
         self._sending = trio.Lock()
+        if early:
+            self._connection.receive_data(early)
 
     async def receive(self) -> bytes:
         """Some bytes, b"" when the client has closed the WebSocket, is gone, or breaks the protocol."""
         while not self._ended:
             try:
                 for event in self._connection.events():
+                    # A client that sends many small messages at once shares the loop with the others.
+                    await trio.lowlevel.checkpoint()
                     if isinstance(event, BytesMessage) and event.data:
                         return bytes(event.data)
                     if isinstance(event, TextMessage) and event.data:
@@ -46,7 +50,7 @@ class WebSocketStream:
                         self._ended = True
                         await self._send(self._connection.send(event.response()))
                         return b""
-                data = await self._stream.receive(_RECEIVE)
+                data = await self._socket.recv(_RECEIVE)
                 if not data:
                     break
                 self._connection.receive_data(data)
@@ -82,4 +86,4 @@ class WebSocketStream:
 
     async def _send(self, data: bytes) -> None:
         async with self._sending:
-            await self._stream.send(data)
+            await send_all(self._socket, data)

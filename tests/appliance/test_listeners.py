@@ -33,10 +33,11 @@ def _free_port() -> int:
             return port
 
 
-async def _get(stream: trio.abc.Stream, method: str = "GET") -> bytes:
+async def _get(stream: trio.abc.Stream, method: str = "GET", *, host: str = "x", more: tuple[str, ...] = ()) -> bytes:
     """The answer to a request for a path that does not exist."""
+    head = "\r\n".join((f"{method} /nothing HTTP/1.1", f"Host: {host}", "Connection: close", *more))
     async with stream:
-        await stream.send_all(f"{method} /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        await stream.send_all(f"{head}\r\n\r\n".encode())
         found = b""
         while piece := await stream.receive_some():
             found += piece
@@ -57,14 +58,17 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
     head = answer.split(b"\r\n\r\n")[0].lower()
     assert b"\r\nostype: linux" in head
     assert b"\r\napi-version: 1." in head
-    assert b"\r\nserver: docker/" in head
+    assert b"\r\nserver: vch/" in head
+    assert b"\r\ndate: " in head
     assert not path.exists()
     assert not pidfile.exists()
 
 
 async def test_several_sockets(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     port = _free_port()
-    async with api_listens(_config(tmp_path, f"unix://{tmp_path}/a", f"tcp://127.0.0.1:{port}"), Router()):
+    async with api_listens(
+        _config(tmp_path, f"unix://{tmp_path}/a", f"tcp://127.0.0.1:{port}", more=("--tls=false",)), Router()
+    ):
         assert (await _get(await trio.open_unix_socket(str(tmp_path / "a")))).startswith(b"HTTP/1.1 404 ")
         assert (await _get(await trio.open_tcp_stream("127.0.0.1", port))).startswith(b"HTTP/1.1 404 ")
     assert f"API at tcp://127.0.0.1:{port} without TLS" in caplog.text
@@ -75,15 +79,32 @@ async def test_several_sockets(tmp_path: Path, caplog: pytest.LogCaptureFixture)
 @pytest.mark.parametrize("host", ["ftp://x", "tcp://127.0.0.1", "tcp://127.0.0.1:http", "/run/x.sock"])
 async def test_hosts_that_are_none(tmp_path: Path, host: str) -> None:
     with pytest.RaisesGroup(pytest.RaisesExc(InvalidParameter, match=rf"^invalid -H {host}: expected ")):
-        async with api_listens(_config(tmp_path, host), Router()):
+        async with api_listens(_config(tmp_path, host, more=("--tls=false",)), Router()):
             raise AssertionError("it does not listen")
+
+
+async def test_browsers_cannot_use_a_tcp_socket_for_other_sites(tmp_path: Path) -> None:
+    port = _free_port()
+    config = _config(tmp_path, f"unix://{tmp_path}/a", f"tcp://127.0.0.1:{port}", more=("--tls=false",))
+
+    async def ask(host: str, *more: str) -> bytes:
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        return (await _get(stream, host=host, more=more))[:12]
+
+    async with api_listens(config, Router()):
+        assert await ask(f"127.0.0.1:{port}") == b"HTTP/1.1 404"
+        assert await ask("rebound.test") == b"HTTP/1.1 403"
+        assert await ask("localhost", "Origin: https://evil.test") == b"HTTP/1.1 403"
+        # No browser speaks to a unix socket.
+        answer = await _get(await trio.open_unix_socket(f"{tmp_path}/a"), host="any.test", more=("Origin: null",))
+        assert answer.startswith(b"HTTP/1.1 404 ")
 
 
 async def test_a_port_that_is_taken(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         with pytest.RaisesGroup(pytest.RaisesExc(OSError, match="in use")):
-            async with api_listens(_config(tmp_path, f"tcp://127.0.0.1:{port}"), Router()):
+            async with api_listens(_config(tmp_path, f"tcp://127.0.0.1:{port}", more=("--tls=false",)), Router()):
                 raise AssertionError("it does not listen")
 
 

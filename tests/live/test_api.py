@@ -83,8 +83,8 @@ def test_pipelined_requests_are_answered_in_order(daemon: Daemon) -> None:
     [
         b"garbage\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: d\r\nX: " + b"y" * 70_000 + b"\r\n\r\n",
-        b"POST /containers/create HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
-        b"POST /containers/create HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
+        b"POST /containers/create HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+        b"POST /containers/create HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
         b"POST /containers/create HTTP/1.1\r\nHost: d\r\nTransfer-Encoding: gzip\r\n\r\n",
         b"POST /containers/create HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
         os.urandom(5000) + b"\r\n\r\n",
@@ -224,7 +224,7 @@ def test_a_second_request_waits_while_a_client_hangs(daemon: Daemon) -> None:
     hanging = []
     for data in (
         b"GET /ev",
-        b"POST /containers/create HTTP/1.1\r\nContent-Length: 10\r\n\r\n{",
+        b"POST /containers/create HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{",
         b"GET /events HTTP/1.1\r\nHost: d\r\n\r\n",
     ):
         connection = socket.socket(socket.AF_UNIX)

@@ -16,7 +16,7 @@ async def ask(routes: dict[tuple[str, str], Route], line: str, body: Any = None)
     router.add_all(routes)
     sent = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
     kind = "" if body is None else f"Content-Type: application/{'x-tar' if sent is body else 'json'}\r\n"
-    head = f"{line} HTTP/1.1\r\nConnection: close\r\n{kind}Content-Length: {len(sent)}\r\n\r\n"
+    head = f"{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{kind}Content-Length: {len(sent)}\r\n\r\n"
     async with served(router) as client:
         await client.send(head.encode() + sent)
         answer = await client.receive(1 << 24)

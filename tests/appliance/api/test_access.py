@@ -12,7 +12,7 @@ _ALICE, _BOB = Peer("alice", ("ops", "dev")), Peer("bob")
 
 async def _status(peer: Peer, rules: list[Rule], line: bytes) -> bytes:
     async with served(handler_for(peer, rules, echo)) as client:
-        await client.send(line + b" HTTP/1.1\r\nConnection: close\r\n\r\n")
+        await client.send(line + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         answer = await client.receive(1 << 20)
     return answer.splitlines()[0] + b" " + answer.partition(b"\r\n\r\n")[2].strip()
 

@@ -71,7 +71,7 @@ async def test_stat() -> None:
     router = Router()
     router.add_all(routes)
     async with served(router) as client:
-        await client.send(b"HEAD /containers/box/archive?path=/file HTTP/1.1\r\n\r\n")
+        await client.send(b"HEAD /containers/box/archive?path=/file HTTP/1.1\r\nHost: x\r\n\r\n")
         head = await client.receive(len(b"HTTP/1.1 200 OK\r\nServer: test\r\nContent-Length: 0\r\n"))
         assert head == b"HTTP/1.1 200 OK\r\nServer: test\r\nContent-Length: 0\r\n"
         client.end()

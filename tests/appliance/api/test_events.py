@@ -89,7 +89,7 @@ async def _line(client: Client) -> Any:
 async def test_live_events_follow_the_stored_ones() -> None:
     events = _bus()
     async with served(_router(events)) as client:
-        await client.send(b"GET /events?since=4 HTTP/1.1\r\n\r\n")
+        await client.send(b"GET /events?since=4 HTTP/1.1\r\nHost: x\r\n\r\n")
         await client.expect(_HEAD)
         assert (await _line(client))["Action"] == "pull"
         events.publish(Event("volume", "create", "data"))
@@ -101,7 +101,7 @@ async def test_live_events_follow_the_stored_ones() -> None:
 async def test_a_client_that_does_not_read_is_cut_off() -> None:
     events = EventBus()
     async with served(_router(events)) as client:
-        await client.send(b"GET /events HTTP/1.1\r\n\r\n")
+        await client.send(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
         await client.expect(_HEAD)
         await trio.testing.wait_all_tasks_blocked()
         for _ in range(5000):

@@ -63,8 +63,7 @@ class _Execs:
 
 async def test_create_decodes_names_in_any_case() -> None:
     execs = _Execs(ExecConfig())
-    # docker-java sends containerId.
-    body = {"cmd": ["ls"], "ATTACHSTDOUT": True, "User": "1:1", "Env": None, "containerId": "x"}
+    body = {"cmd": ["ls"], "ATTACHSTDOUT": True, "User": "1:1", "Env": None}
     assert await ask(ExecRoutes(execs).routes(), "POST /containers/box/exec", body) == (201, {"Id": "e1"})
     assert execs.config == ExecConfig(cmd=["ls"], attach_stdout=True, user="1:1")
 
@@ -77,6 +76,7 @@ async def test_create_decodes_names_in_any_case() -> None:
         {"Cmd": "ls"},
         {"Cmd": [5]},
         {"Tty": "yes"},
+        {"Nonsense": 1},
         {"Cmd": ["a\0b"]},
         {"User": "\0"},
         {"Cmd": ["ls"], "DetachKeys": "ctrl-?"},
@@ -90,7 +90,10 @@ async def _started(execs: _Execs, line: bytes, body: bytes) -> bytes:
     router = Router()
     router.add_all(ExecRoutes(execs).routes())
     async with served(router) as client:
-        head = b"%s HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (line, len(body))
+        head = b"%s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (
+            line,
+            len(body),
+        )
         await client.send(head + body)
         client.end()
         return await client.receive(1 << 16)

@@ -33,7 +33,7 @@ def _router() -> Router:
 
 async def _asked(router: Router, line: bytes, status: bytes = b"200 OK") -> str:
     async with served(router) as client:
-        await client.send(line + b" HTTP/1.1\r\nConnection: close\r\n\r\n")
+        await client.send(line + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         answer = await client.receive(1 << 20)
     assert answer.startswith(b"HTTP/1.1 " + status + b"\r\n"), answer
     return answer.partition(b"\r\n\r\n")[2].decode()
@@ -102,7 +102,7 @@ async def test_versions_that_are_refused(version: bytes, message: str) -> None:
         (errors.Forbidden("text"), b"403 Forbidden"),
         (errors.Unsupported("text"), b"501 Not Implemented"),
         (errors.NotInSwarm("text"), b"503 Service Unavailable"),
-        (errors.Unavailable("text"), b"500 Internal Server Error"),
+        (errors.Unavailable("text"), b"503 Service Unavailable"),
         (errors.HypervisorError("text"), b"500 Internal Server Error"),
     ],
 )
@@ -132,7 +132,7 @@ async def test_an_error_of_no_kind_keeps_the_connection(caplog: pytest.LogCaptur
     router.add("GET", "/", fail)
     async with served(router) as client:
         for _ in range(2):
-            await client.send(b"GET / HTTP/1.1\r\n\r\n")
+            await client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             body = b'{"message":"internal error: ZeroDivisionError(\'a fault\')"}\n'
             await client.expect(_ERROR % (b"500 Internal Server Error", len(body), body))
     assert [record.getMessage() for record in caplog.records] == ["GET / failed"] * 2
@@ -149,7 +149,7 @@ async def test_an_error_behind_the_head_ends_the_connection(error: Exception, ca
     router.add("GET", "/", fail)
     with caplog.at_level(logging.WARNING):
         async with served(router) as client:
-            await client.send(b"GET / HTTP/1.1\r\n\r\n")
+            await client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             await client.expect_end(
                 b"HTTP/1.1 200 OK\r\nServer: test\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n"
                 b"3\r\nabc\r\n"

@@ -18,7 +18,7 @@ from appliance.api.status import status_of
         (errors.Forbidden(), 403),
         (errors.Unsupported(), 501),
         (errors.NotInSwarm(), 503),
-        (errors.Unavailable(), 500),
+        (errors.Unavailable(), 503),
         (errors.HypervisorError(), 500),
         (errors.VchError(), 500),
         (ValueError(), 500),

@@ -54,12 +54,38 @@ def test_all_forms_of_a_value(tmp_path: Path) -> None:
         (["--volume-store", "x"], "--volume-store: invalid volume store 'x'"),
         (["--syslog-address", "host"], "--syslog-address: invalid syslog-address 'host'"),
         (["--tls-allow", "full:CN=x"], "--tls-allow needs --tlsverify"),
+        (["-H", "tcp://127.0.0.1:2375"], "-H tcp://127.0.0.1:2375 without TLS would give .* or --tls=false if that is"),
+        (["--tls=maybe"], "--tls: 'maybe' is not true or false"),
         (["--pause-by", "suspend"], "--pause-by suspend needs --hypervisor vsphere"),
     ],
 )
 def test_wrong_flags(flags: list[str], problem: str) -> None:
     with pytest.raises(InvalidParameter, match=problem):
         parse_arguments(flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "tls", "tlsverify"),
+    [
+        (["-H", "unix:///x"], None, False),
+        (["-H", "tcp://x:1", "--tls=false"], False, False),
+        (["-H", "tcp://x:1", "--tls"], True, False),
+        (["-H", "tcp://x:1", "--tlsverify"], True, True),
+        (["--tlsverify", "-H", "tcp://x:1"], True, True),
+        # As dockerd: TLS without certificates of the clients.
+        (["-H", "tcp://x:1", "--tlsverify=false"], True, False),
+        (["-H", "tcp://x:1", "--tlsverify", "--tls=false"], True, True),
+    ],
+)
+def test_tls_is_explicit_for_tcp(flags: list[str], tls: bool | None, tlsverify: bool) -> None:
+    config = parse_arguments(flags)
+    assert (config.tls, config.tlsverify) == (tls, tlsverify)
+
+
+def test_the_file_may_say_that_no_tls_is_intended(tmp_path: Path) -> None:
+    assert _parse_file(tmp_path, {"hosts": ["tcp://x:1"], "tls": False})
+    with pytest.raises(InvalidParameter, match="without TLS would give every client"):
+        _parse_file(tmp_path, {"hosts": ["tcp://x:1"]})
 
 
 def test_argparse_refuses_other_choices(capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,3 +88,17 @@ def test_broken_chunks(sent: bytes) -> None:
 def test_trailers_are_bounded() -> None:
     with pytest.raises(ProtocolError, match="malformed chunk"):
         _read(ChunkedBody(), [b"0\r\n", *[b"A: b\r\n"] * (MAX_TRAILERS // 4 + 1)])
+
+
+def test_one_call_takes_many_small_chunks_but_not_all() -> None:
+    received = bytearray(b"1\r\nx\r\n" * 10_000)
+    body = ChunkedBody()
+    assert body.take_untrusted(received) == b"x" * 256
+    assert len(received) > 50_000
+
+
+def test_chunk_extensions_are_bounded_but_chunks_of_one_byte_are_not() -> None:
+    """The limit of Go's net/http/internal/chunked.go."""
+    assert _read(ChunkedBody(), [b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\n"])[0] == b"x" * 100_000
+    with pytest.raises(ProtocolError, match="chunked encoding contains too much non-data"):
+        _read(ChunkedBody(), [b"1;" + b"e" * 100 + b"\r\nx\r\n" for _ in range(1000)])

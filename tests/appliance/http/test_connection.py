@@ -7,13 +7,15 @@ import trio
 from trio.testing import MockClock
 
 from appliance.http import Reply, Request
-from appliance.http.connection import HEAD_SECONDS, LINGER_SECONDS, MAX_SKIPPED
+from appliance.http.client_limits import HEAD_SECONDS, IDLE_SECONDS
+from appliance.http.connection import LINGER_SECONDS, MAX_SKIPPED
 from appliance.http.head import MAX_HEAD
 from tests.appliance.http.wire import CLOSE, answer, bad_request, served
+from tests.steps import cpu_of_steps
 
 _GET = b"GET /a HTTP/1.1\r\nHost: docker\r\n\r\n"
-_POST = b"POST /b HTTP/1.1\r\nContent-Length: 3\r\n\r\nxyz"
-_CHUNKED = b"POST /c HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nxy\r\n1\r\nz\r\n0\r\n\r\n"
+_POST = b"POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nxyz"
+_CHUNKED = b"POST /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nxy\r\n1\r\nz\r\n0\r\n\r\n"
 
 
 async def _unread(request: Request, reply: Reply) -> None:
@@ -79,7 +81,7 @@ async def test_empty_lines_before_a_request() -> None:
 
 
 async def test_a_head_of_the_largest_size() -> None:
-    start = b"GET /a HTTP/1.1\r\nX: "
+    start = b"GET /a HTTP/1.1\r\nHost: x\r\nX: "
     async with served() as client:
         await client.send(start + b"x" * (MAX_HEAD - len(start) - 4) + b"\r\n\r\n")
         await client.expect(answer(b"GET /a "))
@@ -88,7 +90,7 @@ async def test_a_head_of_the_largest_size() -> None:
 
 @pytest.mark.parametrize("end", [b"xxx", b"\r\n\r\n", b"\r\n\r\n" + _GET])
 async def test_a_head_that_is_too_large(end: bytes) -> None:
-    start = b"GET /a HTTP/1.1\r\nX: "
+    start = b"GET /a HTTP/1.1\r\nHost: x\r\nX: "
     async with served() as client:
         await client.send(start + b"x" * (MAX_HEAD - len(start) - 3) + end)
         await client.expect_end(bad_request("request head too large"))
@@ -110,7 +112,7 @@ async def test_a_head_without_an_end() -> None:
 
 async def test_as_many_headers_as_fit() -> None:
     async with served() as client:
-        await client.send(b"GET /a HTTP/1.1\r\n" + b"A:\r\n" * 16000 + b"\r\n")
+        await client.send(b"GET /a HTTP/1.1\r\nHost: x\r\n" + b"A:\r\n" * 16000 + b"\r\n")
         await client.expect(answer(b"GET /a "))
         await client.expect_open()
 
@@ -122,7 +124,9 @@ async def test_a_json_body_that_is_too_large() -> None:
         await reply.empty(400)
 
     async with served(read) as client, trio.open_nursery() as nursery:
-        nursery.start_soon(client.send, b"POST / HTTP/1.1\r\nContent-Length: 8400000\r\n\r\n" + b" " * 8_400_000)
+        nursery.start_soon(
+            client.send, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 8400000\r\n\r\n" + b" " * 8_400_000
+        )
         await client.expect_end(b"HTTP/1.1 400 Bad Request\r\nServer: test\r\nContent-Length: 0\r\n" + CLOSE + b"\r\n")
 
 
@@ -131,8 +135,22 @@ async def test_a_json_body_that_is_too_large() -> None:
 )
 async def test_a_broken_chunk_ends_the_connection(chunk: bytes) -> None:
     async with served() as client:
-        await client.send(b"POST /c HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk + b"\r\n" + _GET)
+        await client.send(b"POST /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk + b"\r\n" + _GET)
         await client.expect_end(bad_request("malformed chunk"))
+
+
+async def test_a_body_in_chunks_of_one_byte_shares_the_loop() -> None:
+    async def read(request: Request, reply: Reply) -> None:
+        await reply.raw(200, b"text/plain", b"%d" % len(await request.json()))
+
+    body = b'"' + b"x" * 200_000 + b'"'
+    chunked = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with cpu_of_steps() as steps:
+        async with served(read) as client, trio.open_nursery() as nursery:
+            nursery.start_soon(client.send, head + chunked)
+            await client.expect(answer(b"200000"))
+    assert steps.longest < 0.05, steps
 
 
 # -- bytes that are not HTTP ------------------------------------------------------------------------------------------
@@ -143,11 +161,15 @@ async def test_a_broken_chunk_ends_the_connection(chunk: bytes) -> None:
     [
         (b"\r\n\r\n", "malformed request: the head has no request line"),
         (b"GET / HTTP/2.0\r\n\r\n", "unsupported HTTP version 2.0"),
+        (b"GET / HTTP/1.1\r\nAccept: x\r\n\r\n", "missing required Host header"),
         (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "repeated header host"),
-        (b"GET / HTTP/1.1\r\nA : b\r\n\r\n", "malformed request: Invalid header token"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nA : b\r\n\r\n", "malformed request: Invalid header token"),
         (b"GET / HTTP/1.1\nA: b\r\n\r\n", "malformed request: Expected CRLF after version"),
-        (b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", "unsupported transfer encoding gzip, chunked"),
-        (b"POST / HTTP/1.1\r\nContent-Length: 9999999999999999999\r\n\r\n", "malformed Content-Length"),
+        (
+            b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            "unsupported transfer encoding gzip, chunked",
+        ),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999999999999999\r\n\r\n", "malformed Content-Length"),
     ],
 )
 async def test_malformed_requests_are_answered_and_end_the_connection(sent: bytes, said: str) -> None:
@@ -158,7 +180,7 @@ async def test_malformed_requests_are_answered_and_end_the_connection(sent: byte
 
 async def test_a_malformed_request_behind_a_good_one() -> None:
     async with served() as client:
-        await client.send(_GET + b"GET / HTTP/1.1\r\nA\0: b\r\n\r\n" + _GET)
+        await client.send(_GET + b"GET / HTTP/1.1\r\nHost: x\r\nA\0: b\r\n\r\n" + _GET)
         await client.expect_end(answer(b"GET /a ") + bad_request("malformed request: Invalid header token"))
 
 
@@ -169,7 +191,7 @@ async def test_keep_alive_and_close() -> None:
     async with served() as client:
         await client.send(_GET)
         await client.expect(answer(b"GET /a "))
-        await client.send(b"GET /last HTTP/1.1\r\nConnection: close\r\n\r\n" + _GET)
+        await client.send(b"GET /last HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" + _GET)
         await client.expect_end(answer(b"GET /last ", CLOSE))
 
 
@@ -199,10 +221,10 @@ async def test_a_client_that_ends_its_side_gets_its_answers() -> None:
 @pytest.mark.parametrize(
     "sent",
     [
-        b"POST /b HTTP/1.1\r\nContent-Length: 3\r\n\r\nxy",
-        b"POST /b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"POST /b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nxy",
-        b"POST /b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nxy\r\n0\r\n",
+        b"POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nxy",
+        b"POST /b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST /b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nxy",
+        b"POST /b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nxy\r\n0\r\n",
     ],
 )
 async def test_a_client_that_ends_in_the_middle_of_a_body_gets_no_answer(sent: bytes) -> None:
@@ -241,7 +263,7 @@ async def test_a_small_unread_body_is_skipped() -> None:
 
 async def test_a_large_unread_body_ends_the_connection_after_the_answer() -> None:
     async with served(_unread) as client:
-        await client.send(b"POST /b HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (MAX_SKIPPED * 4))
+        await client.send(b"POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (MAX_SKIPPED * 4))
         await client.expect(answer(b"POST /b "))
         await client.send(b"x" * (MAX_SKIPPED + 65536 * 2))
         await client.expect_end()
@@ -253,7 +275,7 @@ async def test_a_client_that_still_sends_reads_its_answer() -> None:
         reply._connection.keep_alive = False
 
     async with served(refuse) as client:
-        await client.send(b"POST /b HTTP/1.1\r\nContent-Length: 100000000\r\n\r\n" + b"x" * 100_000)
+        await client.send(b"POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n" + b"x" * 100_000)
         await client.expect_end(
             b"HTTP/1.1 400 Bad Request\r\nServer: test\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nno"
         )
@@ -261,7 +283,7 @@ async def test_a_client_that_still_sends_reads_its_answer() -> None:
 
 # -- Expect -----------------------------------------------------------------------------------------------------------
 
-_EXPECT = b"POST /b HTTP/1.1\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n"
+_EXPECT = b"POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n"
 
 
 async def test_a_client_that_waits_for_continue() -> None:
@@ -300,7 +322,7 @@ async def test_a_refused_body_is_never_asked_for() -> None:
 
 async def test_expect_without_a_body() -> None:
     async with served() as client:
-        await client.send(b"GET /a HTTP/1.1\r\nExpect: 100-continue\r\n\r\n")
+        await client.send(b"GET /a HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n\r\n")
         await client.expect(answer(b"GET /a "))
         await client.expect_open()
 
@@ -312,17 +334,26 @@ async def test_an_idle_connection_stays(autojump_clock: MockClock) -> None:
     async with served() as client:
         await client.send(_GET)
         await client.expect(answer(b"GET /a "))
-        await trio.sleep(HEAD_SECONDS * 10)
+        await trio.sleep(IDLE_SECONDS * 0.9)
         await client.expect_open()
+
+
+async def test_a_connection_that_is_idle_for_too_long_ends(autojump_clock: MockClock) -> None:
+    async with served() as client:
+        await client.send(_GET)
+        await client.expect(answer(b"GET /a "))
+        begin = trio.current_time()
+        assert await client.socket.recv(100) == b""
+        assert IDLE_SECONDS <= trio.current_time() - begin <= IDLE_SECONDS * 1.2
 
 
 async def test_a_head_that_does_not_end_in_time(autojump_clock: MockClock) -> None:
     async with served() as client:
         begin = trio.current_time()
-        await client.send(b"GET /a HTTP/1.1\r\n")
+        await client.send(b"GET /a HTTP/1.1\r\nHost: x\r\n")
         with trio.move_on_after(HEAD_SECONDS - 1) as scope:
             while True:
-                await trio.sleep(10)
+                await trio.sleep(1)
                 await client.send(b"X: y\r\n")
         assert scope.cancelled_caught
         assert await client.socket.recv(100) == b""
@@ -331,7 +362,7 @@ async def test_a_head_that_does_not_end_in_time(autojump_clock: MockClock) -> No
 
 async def test_a_slow_body_has_no_time_limit(autojump_clock: MockClock) -> None:
     async with served() as client:
-        await client.send(b"POST /b HTTP/1.1\r\nContent-Length: 3\r\n\r\n")
+        await client.send(b"POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n")
         for byte in (b"x", b"y", b"z"):
             await trio.sleep(1000)
             await client.send(byte)

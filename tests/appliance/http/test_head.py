@@ -8,7 +8,7 @@ from appliance.errors import ProtocolError
 from appliance.http.body import ChunkedBody, FixedBody
 from appliance.http.head import parse_head_untrusted
 
-_POST = b"POST / HTTP/1.1\r\n%s\r\n\r\n"
+_POST = b"POST / HTTP/1.1\r\nHost: x\r\n%s\r\n\r\n"
 
 
 def test_a_head() -> None:
@@ -41,7 +41,7 @@ def test_bodies() -> None:
     ],
 )
 def test_keep_alive(version: bytes, connection: bytes, kept: bool) -> None:
-    assert parse_head_untrusted(b"GET / HTTP/%s\r\n%s\r\n" % (version, connection)).keep_alive is kept
+    assert parse_head_untrusted(b"GET / HTTP/%s\r\nHost: x\r\n%s\r\n" % (version, connection)).keep_alive is kept
 
 
 def test_expect() -> None:
@@ -106,11 +106,11 @@ def test_headers_that_smuggle(fields: bytes) -> None:
         b"PRI * HTTP/2.0\r\n\r\n",
         b"GET / HTTP/1.1 \r\n\r\n",
         b"GET / HTTP/1.1\nA: b\r\n\r\n",
-        b"GET / HTTP/1.1\n\nGET /second HTTP/1.1\r\n\r\n",
-        b"GET /\0 HTTP/1.1\r\n\r\n",
-        b"GET /\xff HTTP/1.1\r\n\r\n",
-        b"get / HTTP/1.1\r\n\r\n",
-        b"NONSENSE / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\n\nGET /second HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /\0 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"get / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"NONSENSE / HTTP/1.1\r\nHost: x\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
         b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
     ],
@@ -123,9 +123,9 @@ def test_request_lines_that_are_refused(raw: bytes) -> None:
 def test_a_repeated_head_is_parsed_once_and_a_write_each_time() -> None:
     read = b"GET /cached HTTP/1.1\r\nHost: docker\r\n\r\n"
     assert parse_head_untrusted(read) is parse_head_untrusted(read)
-    write = b"POST /secret HTTP/1.1\r\nX-Registry-Auth: password\r\n\r\n"
+    write = b"POST /secret HTTP/1.1\r\nHost: x\r\nX-Registry-Auth: password\r\n\r\n"
     assert parse_head_untrusted(write) is not parse_head_untrusted(write)
-    body = b"GET /body HTTP/1.1\r\nContent-Length: 1\r\n\r\n"
+    body = b"GET /body HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n"
     assert parse_head_untrusted(body) is not parse_head_untrusted(body)
 
 
@@ -133,8 +133,8 @@ def test_a_repeated_head_is_parsed_once_and_a_write_each_time() -> None:
 def test_any_bytes_are_a_head_or_an_error(noise: bytes) -> None:
     for raw in (
         noise + b"\r\n\r\n",
-        b"GET / HTTP/1.1\r\n" + noise + b"\r\n\r\n",
-        b"GET " + noise + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n" + noise + b"\r\n\r\n",
+        b"GET " + noise + b" HTTP/1.1\r\nHost: x\r\n\r\n",
     ):
         if raw.find(b"\r\n\r\n") != len(raw) - 4:
             continue  # the connection hands over the bytes up to the first empty line

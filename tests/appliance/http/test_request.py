@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from appliance.errors import InvalidParameter, VchError
-from appliance.http import Disconnected, Reply, Request
+from appliance.http import ClientLimits, Disconnected, Reply, Request
 from appliance.http.connection import Connection
 from appliance.http.head import parse_head_untrusted
 from appliance.http.readiness import Readiness
@@ -17,8 +17,8 @@ from tests.appliance.http.wire import answer, served
 def _request(target: str) -> Request:
     first, second = trio.socket.socketpair()
     with first, second:
-        connection = Connection(first, b"", Readiness())
-        return Request(connection, parse_head_untrusted(f"GET {target} HTTP/1.1\r\n\r\n".encode()))
+        connection = Connection(first, bytes, Readiness(), ClientLimits())
+        return Request(connection, parse_head_untrusted(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode()))
 
 
 async def test_the_query() -> None:
@@ -72,7 +72,7 @@ async def _decoded(kind: bytes, body: bytes) -> Any:
 
     async with served(read) as client:
         await client.send(
-            b"POST / HTTP/1.1\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s" % (kind, len(body), body)
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s" % (kind, len(body), body)
         )
         await client.expect(b"HTTP/1.1 204 No Content\r\nServer: test\r\n\r\n")
     return found[0]
@@ -114,7 +114,7 @@ async def _wait_for_client(leave: Callable[[trio.socket.SocketType], None]) -> l
             raise
 
     async with served(wait) as client:
-        await client.send(b"GET / HTTP/1.1\r\n\r\n")
+        await client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         await trio.testing.wait_all_tasks_blocked()
         leave(client.socket)
     return ends
@@ -135,9 +135,9 @@ async def test_a_request_that_arrives_during_a_wait_is_served_next() -> None:
         await reply.raw(200, b"text/plain", request.target.encode())
 
     async with served(wait) as client:
-        await client.send(b"GET /wait HTTP/1.1\r\n\r\n")
+        await client.send(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
         await trio.testing.wait_all_tasks_blocked()
-        await client.send(b"GET /next HTTP/1.1\r\n\r\n")
+        await client.send(b"GET /next HTTP/1.1\r\nHost: x\r\n\r\n")
         await trio.testing.wait_all_tasks_blocked()
         asked.set()
         await client.expect(answer(b"/wait") + answer(b"/next"))

@@ -14,6 +14,7 @@ from trio.testing import MockClock
 
 from appliance.errors import InvalidParameter
 from appliance.http import Peer, TlsFront
+from appliance.http import tls as module
 from tests.live.certificates import Authority
 
 
@@ -113,8 +114,33 @@ async def test_a_client_of_another_authority_is_refused(files: Files, tmp_path: 
 
 async def test_a_client_that_speaks_no_tls(files: Files) -> None:
     async with _dialled(files.front()) as (stream, peers):
-        await stream.send_all(b"GET / HTTP/1.1\r\n\r\n")
+        await stream.send_all(b"\0 not TLS and not HTTP")
         assert await peers.receive() is None
+
+
+@pytest.mark.parametrize("sent", [b"GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n", b"PO", b"HEAD /" + b"x" * 100_000])
+async def test_a_client_that_speaks_http_without_tls(files: Files, sent: bytes) -> None:
+    """The oracle is Go's net/http."""
+    async with _dialled(files.front()) as (stream, peers):
+        await stream.send_all(sent)
+        received = b""
+        while piece := await stream.receive_some(1000):
+            received += piece
+        assert received == b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
+        stream.socket.close()
+        assert await peers.receive() is None
+
+
+async def test_a_flood_of_handshakes_costs_its_own_oldest(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_HANDSHAKES", 2)
+    front = files.front()
+    async with _dialled(front) as (first, first_peers), _dialled(front) as (second, _):
+        await trio.testing.wait_all_tasks_blocked()
+        async with _dialled(front) as (third, _):
+            assert await _talk(_client(third, files.context(files.client))) == b"ABC"
+            assert await first.receive_some(1) == b""
+            assert await first_peers.receive() is None
+        assert await _talk(_client(second, files.context(files.client))) == b"ABC"
 
 
 async def test_a_handshake_that_does_not_end(files: Files, autojump_clock: MockClock) -> None:

@@ -9,7 +9,7 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 
 from appliance.errors import InvalidParameter
-from appliance.http import HijackedStream, Reply, Request, WebSocketStream
+from appliance.http import Reply, Request, WebSocketStream
 from appliance.http.websocket import accept_header
 from tests.appliance.http.wire import COMMON, served
 
@@ -54,7 +54,7 @@ class _Peer:
 async def _joined(*, binary: bool = True) -> AsyncIterator[tuple[_Peer, WebSocketStream]]:
     ours, theirs = trio.socket.socketpair()
     with ours, theirs, trio.fail_after(20):
-        yield _Peer(ours), WebSocketStream(HijackedStream(theirs), binary=binary)
+        yield _Peer(ours), WebSocketStream(theirs, b"", binary=binary)
 
 
 async def test_messages_are_bytes_whatever_their_boundaries() -> None:
@@ -131,7 +131,7 @@ async def test_a_frame_behind_the_head() -> None:
     async with served(talk) as client:
         peer = _Peer(client.socket)
         await client.send(
-            b"GET / HTTP/1.1\r\n" + head + b"\r\n" + peer.connection.send(BytesMessage(b"early")),
+            b"GET / HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n" + peer.connection.send(BytesMessage(b"early")),
         )
         await client.expect(b"HTTP/1.1 101 Switching Protocols\r\n" + _ACCEPTED + COMMON + b"\r\n")
         assert await peer.next() == BytesMessage(bytearray(b"EARLY"))

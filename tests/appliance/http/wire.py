@@ -7,10 +7,15 @@ from contextlib import asynccontextmanager
 import trio
 
 from appliance.errors import ProtocolError
-from appliance.http import Handler, Readiness, Reply, Request, serve_connection
+from appliance.http import ClientLimits, Handler, Readiness, Reply, Request, serve_connection
 
 COMMON = b"Server: test\r\n"
 CLOSE = b"Connection: close\r\n"
+
+
+def common() -> bytes:
+    """The header lines that the server adds to each answer."""
+    return COMMON
 
 
 def answer(body: bytes, extra: bytes = b"") -> bytes:
@@ -75,7 +80,7 @@ class Client:
 
     async def expect_open(self) -> None:
         """Check that the connection is open and silent: the answer to a new request is the next that comes."""
-        await self.send(b"GET /still-open HTTP/1.1\r\n\r\n")
+        await self.send(b"GET /still-open HTTP/1.1\r\nHost: x\r\n\r\n")
         await self.expect(answer(b"GET /still-open "))
 
     def end(self) -> None:
@@ -87,12 +92,13 @@ class Client:
 async def served(handler: Handler = echo) -> AsyncIterator[Client]:
     """A connection that is served. At the end of the block the client leaves, and the server has to notice."""
     ours, theirs = trio.socket.socketpair()
-    readiness = Readiness()
+    readiness, limits = Readiness(), ClientLimits()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(readiness.run)
+        nursery.start_soon(limits.run)
         with ours, trio.fail_after(5000):
             async with trio.open_nursery() as connection:
-                connection.start_soon(serve_connection, theirs, handler, COMMON, readiness)
+                connection.start_soon(serve_connection, theirs, handler, common, readiness, limits)
                 yield Client(ours)
                 ours.close()
         assert theirs.fileno() < 0
