@@ -23,6 +23,7 @@ from tether.rpc.call import Method, methods_of
 from tether.rpc.listener import serve_link
 from tether.system import linux
 from tether.system.cgroup import ROOT, enable_controllers
+from tether.system.host_defaults import apply_host_defaults
 from tether.system.rtnetlink import loopback_up
 from tether.transport import Line, open_serial, open_virtio_port
 
@@ -95,6 +96,7 @@ def main() -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="tether: %(message)s")
     try:
         _mount_kernel_filesystems()
+        apply_host_defaults()
         trio.run(_serve, marks)
     except BaseException:
         logging.exception("the tether failed")

@@ -28,7 +28,7 @@ TABLE = "vch"
 
 _INET, _BEGIN, _END = 1, 0x10, 0x11
 _CREATE, _APPEND = 0x400, 0x800
-_HOOKS = {"input": 1, "output": 3}
+_HOOKS = {"input": 1, "forward": 2, "output": 3}
 # linux/netfilter/nf_conntrack_common.h: 1 << (IP_CT_ESTABLISHED + 1), 1 << (IP_CT_RELATED + 1).
 _ESTABLISHED_RELATED = 1 << 1 | 1 << 2
 _PROTOCOLS = {"tcp": 6, "udp": 17}
@@ -110,7 +110,12 @@ def _rules(nic: FilteredNic) -> Iterable[tuple[str, Sequence[Expression]]]:
         for chain, interface, offset in (("input", inward, 12), ("output", outward, 16)):
             yield chain, [*interface, *_family(_IPV4), *_between(_NETWORK, offset, (low, high)), *accept]
     yield "input", [*inward, *drop]
+    # The guest forwards packets, as Docker's containers do: nobody may pass a filtered NIC by routing through the container.
+    if nic.level != "closed":
+        yield "forward", [*inward, *_answers(), *accept]
+    yield "forward", [*inward, *drop]
     if nic.level in ("closed", "peers"):
+        yield "forward", [*outward, *drop]
         yield "output", [*outward, *drop]
 
 

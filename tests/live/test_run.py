@@ -181,6 +181,27 @@ def test_configuration_reaches_the_process(daemon: Daemon) -> None:
     ]
 
 
+def test_limits_are_those_of_a_docker_host(daemon: Daemon) -> None:
+    """Without options: the limits of processes, and the kernel's settings that servers check at their start."""
+    names = (
+        "fs/file-max",
+        "fs/inotify/max_user_watches",
+        "kernel/pid_max",
+        "kernel/threads-max",
+        "vm/max_map_count",
+        "net/ipv4/ip_forward",
+    )
+    script = (
+        "ulimit -Hn; ulimit -Sn; ulimit -u; ulimit -c;"
+        f"cd /proc/sys; cat {' '.join(names)}; su -s /bin/sh nobody -c 'ulimit -Sn 10032; ulimit -n; ulimit -u'"
+    )
+    assert daemon.must("run", "--rm", "busybox", "sh", "-c", script).split() == [
+        *("1048576", "1024", "unlimited", "unlimited"),
+        *(str((1 << 63) - 1), "1048576", "4194304", "131072", "1048576", "1"),
+        *("10032", "unlimited"),
+    ]
+
+
 def test_network_reaches_out_and_names_resolve_locally(host_daemon: Daemon) -> None:
     class Hello(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:

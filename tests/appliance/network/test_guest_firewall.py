@@ -36,11 +36,18 @@ def _answers(nic: str) -> list[str]:
 
 
 def test_levels() -> None:
+    """The rules by chain: input, forward, output."""
     come, go = 'iifname "eth0"', 'oifname "eth0"'
+    through = [_answers(come)[0], f"{come} drop"]
     assert _ruleset(messages([FilteredNic("eth0", "open")])) == []
-    assert _ruleset(messages([FilteredNic("eth0", "closed")])) == [f"{come} drop", f"{go} drop"]
+    assert _ruleset(messages([FilteredNic("eth0", "closed")])) == [
+        f"{come} drop",
+        f"{come} drop",
+        f"{go} drop",
+        f"{go} drop",
+    ]
     outbound = _ruleset(messages([FilteredNic("eth0", "outbound", (("tcp", 80),))]))
-    assert outbound == [*_answers(come), f"{come} drop", *_answers(go)]
+    assert outbound == [*_answers(come), f"{come} drop", *through, *_answers(go)]
     ports = (("tcp", 81), ("tcp", 80), ("udp", 53), ("tcp", 443))
     assert _ruleset(messages([FilteredNic("eth0", "published", ports)])) == [
         *_answers(come),
@@ -48,12 +55,15 @@ def test_levels() -> None:
         f"{come} tcp dport 443 accept",
         f"{come} udp dport 53 accept",
         f"{come} drop",
+        *through,
         *_answers(go),
     ]
     assert _ruleset(messages([FilteredNic("eth0", "peers", peers=("192.0.2.8", "192.0.2.15"))])) == [
         *_answers(come),
         f"{come} ip saddr 192.0.2.8-192.0.2.15 accept",
         f"{come} drop",
+        *through,
+        f"{go} drop",
         *_answers(go),
         f"{go} ip daddr 192.0.2.8-192.0.2.15 accept",
         f"{go} drop",
@@ -65,7 +75,7 @@ def test_the_last_rules_apply() -> None:
         messages([FilteredNic("eth0", "closed")]),
         messages([FilteredNic("eth1", "closed"), FilteredNic("eth0", "open")]),
     )
-    assert _ruleset(first, second) == ['iifname "eth1" drop', 'oifname "eth1" drop']
+    assert _ruleset(first, second) == ['iifname "eth1" drop'] * 2 + ['oifname "eth1" drop'] * 2
     assert _ruleset(first, messages([])) == []
 
 
