@@ -10,7 +10,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
-	"strings"
+	"sync"
 
 	"github.com/vmware/govmomi/simulator"
 	_ "github.com/vmware/govmomi/vapi/simulator"
@@ -20,6 +20,43 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
+// The VM that is being created. Two at once make the simulator panic: it looks for equal names among VMs that have no name yet.
+var creating sync.Mutex
+
+// Start a task that creates a VM when the one before it has ended.
+func inTurn(ctx *simulator.Context, start func() *types.ManagedObjectReference) {
+	creating.Lock()
+	started := start()
+	if started == nil {
+		creating.Unlock()
+		return
+	}
+	go func() {
+		defer creating.Unlock()
+		ctx.Map.Get(*started).(*simulator.Task).Wait()
+	}()
+}
+
+// A folder that creates one VM at a time.
+type folder struct {
+	*simulator.Folder
+	Self types.ManagedObjectReference
+}
+
+func (f *folder) Reference() types.ManagedObjectReference { return f.Self }
+
+func (f *folder) CreateVMTask(ctx *simulator.Context, req *types.CreateVM_Task) (answer soap.HasFault) {
+	inTurn(ctx, func() *types.ManagedObjectReference {
+		body := f.Folder.CreateVMTask(ctx, req).(*methods.CreateVM_TaskBody)
+		answer = body
+		if body.Res == nil {
+			return nil
+		}
+		return &body.Res.Returnval
+	})
+	return answer
+}
+
 // A machine that can be cloned while it runs, which the simulator's cannot: a clone that is powered on, with what the specification
 // of an InstantClone has. That its memory is another's is for the stand-in host to see to, which is told whose.
 type running struct {
@@ -28,6 +65,18 @@ type running struct {
 }
 
 func (vm *running) Reference() types.ManagedObjectReference { return vm.Self }
+
+func (vm *running) CloneVMTask(ctx *simulator.Context, req *types.CloneVM_Task) (answer soap.HasFault) {
+	inTurn(ctx, func() *types.ManagedObjectReference {
+		body := vm.VirtualMachine.CloneVMTask(ctx, req).(*methods.CloneVM_TaskBody)
+		answer = body
+		if body.Res == nil {
+			return nil
+		}
+		return &body.Res.Returnval
+	})
+	return answer
+}
 
 func (vm *running) InstantCloneTask(ctx *simulator.Context, req *types.InstantClone_Task) soap.HasFault {
 	refuse := func(fault types.BaseMethodFault) soap.HasFault {
@@ -62,55 +111,82 @@ func (vm *running) InstantCloneTask(ctx *simulator.Context, req *types.InstantCl
 	return &methods.InstantClone_TaskBody{Res: &types.InstantClone_TaskResponse{Returnval: body.Res.Returnval}}
 }
 
-// A list whose change locks what the simulator locks while it looks at the list, and in the same order: filters first. The simulator
-// takes the list's lock first, and stands still for ever when both happen at once.
-type ordered struct {
-	*simulator.ListView
+// A collector whose filters learn of a changed view without a lock. The simulator tells a filter of it while it holds the locks of the
+// view and of the VM that changed, and waits for the filter's lock; a client that waits for updates holds the filter's lock, and waits
+// for those of the view and of the VMs. When both happen at once, the simulator stands still for ever.
+type unlocked struct {
+	*simulator.PropertyCollector
 	Self types.ManagedObjectReference
 }
 
-func (list *ordered) Reference() types.ManagedObjectReference { return list.Self }
+func (pc *unlocked) Reference() types.ManagedObjectReference { return pc.Self }
 
-func (list *ordered) ModifyListView(ctx *simulator.Context, req *types.ModifyListView) soap.HasFault {
-	filters := ctx.Session.AllReference("PropertyFilter")
-	slices.SortFunc(filters, func(a, b mo.Reference) int { return strings.Compare(a.Reference().Value, b.Reference().Value) })
-	for _, filter := range filters {
-		defer ctx.Map.AcquireLock(ctx, filter)()
-	}
-	defer ctx.Map.AcquireLock(ctx, list.ListView)()
-	return list.ListView.ModifyListView(ctx, req)
+func (pc *unlocked) CreateFilter(ctx *simulator.Context, req *types.CreateFilter) soap.HasFault {
+	body := pc.PropertyCollector.CreateFilter(ctx, req)
+	made := body.(*methods.CreateFilterBody).Res.Returnval
+	// A registry has one handler for a reference, so this one replaces the filter itself.
+	ctx.Map.AddHandler(&toldLater{ctx.Session.Get(made).(*simulator.PropertyFilter), pc.PropertyCollector})
+	return body
 }
 
-func inOrder(ctx *simulator.Context, method *simulator.Method) mo.Reference {
-	if method.Name != "ModifyListView" || ctx.Session == nil {
+type toldLater struct {
+	*simulator.PropertyFilter
+	collector *simulator.PropertyCollector
+}
+
+func (filter *toldLater) UpdateObject(ctx *simulator.Context, object mo.Reference, changes []types.PropertyChange) {
+	view := object.Reference()
+	if !slices.ContainsFunc(filter.Spec.ObjectSet, func(set types.ObjectSpec) bool { return set.Obj == view }) {
+		return
+	}
+	// Locks belong to a context: with its own, this one waits for its turn.
+	own := &simulator.Context{Map: ctx.Map}
+	go func() {
+		filter.PropertyFilter.UpdateObject(own, object, changes)
+		// The collector looked before the filter knew, perhaps; so it looks again.
+		filter.collector.UpdateObject(own, object, changes)
+	}()
+}
+
+// The object of ours that takes a call instead of the simulator's; nil if the simulator's takes it. Ours has a reference of its own,
+// since a session looks for the object of a reference among its own first.
+func instead(ctx *simulator.Context, method *simulator.Method) mo.Reference {
+	if ctx.Session == nil {
 		return nil
 	}
-	list, ok := ctx.Session.Get(method.This).(*simulator.ListView)
-	if !ok {
-		return nil
+	ours := types.ManagedObjectReference{Type: "Our" + method.This.Type, Value: method.This.Value}
+	var object mo.Reference
+	switch theirs := ctx.Session.Get(method.This).(type) {
+	case *simulator.PropertyCollector:
+		if method.Name == "CreateFilter" {
+			object = &unlocked{theirs, ours}
+		}
+	case *simulator.Folder:
+		if method.Name == "CreateVM_Task" {
+			object = &folder{theirs, ours}
+		}
+	case *simulator.VirtualMachine:
+		if method.Name == "CloneVM_Task" || method.Name == "InstantClone_Task" && ctx.Map.IsVPX() {
+			object = &running{theirs, ours}
+		}
 	}
-	method.This.Type = "Ordered" + method.This.Type
-	return &ordered{list, method.This}
+	if object != nil {
+		method.This = ours
+	}
+	return object
 }
 
 // What the simulator does otherwise than a vCenter.
-func differently(ctx *simulator.Context, method *simulator.Method) (mo.Reference, types.BaseMethodFault) {
+func differently(ctx *simulator.Context, method *simulator.Method) types.BaseMethodFault {
 	if req, ok := method.Body.(*types.LoginExtensionByCertificate); ok {
 		// It lets an extension in that nobody has registered.
 		manager := ctx.Map.Get(types.ManagedObjectReference{Type: "ExtensionManager", Value: "ExtensionManager"})
 		known := func(one types.Extension) bool { return one.Key == req.ExtensionKey }
 		if !slices.ContainsFunc(manager.(*simulator.ExtensionManager).ExtensionList, known) {
-			return nil, new(types.InvalidLogin)
+			return new(types.InvalidLogin)
 		}
 	}
-	if method.Name == "InstantClone_Task" {
-		if vm, ok := ctx.Map.Get(method.This).(*simulator.VirtualMachine); ok {
-			// Not by what is returned here, which a session's own objects go before.
-			method.This = types.ManagedObjectReference{Type: "Running" + vm.Self.Type, Value: vm.Self.Value}
-			return ctx.Map.Put(&running{vm, method.This}), nil
-		}
-	}
-	return nil, nil
+	return nil
 }
 
 func main() {
@@ -149,13 +225,13 @@ func main() {
 		}
 	}
 	model.Map().Handler = func(ctx *simulator.Context, method *simulator.Method) (mo.Reference, types.BaseMethodFault) {
-		if list := inOrder(ctx, method); list != nil {
-			return list, nil
+		if object := instead(ctx, method); object != nil {
+			return object, nil
 		}
 		if *esx {
 			return nil, nil
 		}
-		return differently(ctx, method)
+		return nil, differently(ctx, method)
 	}
 	model.Service.RegisterEndpoints = true
 	model.Service.TLS = new(tls.Config)
