@@ -20,6 +20,7 @@ FILES = "/run/tether/files"
 _MASKED = (
     "/proc/asound",
     "/proc/acpi",
+    "/proc/interrupts",
     "/proc/kcore",
     "/proc/keys",
     "/proc/latency_stats",
@@ -31,7 +32,9 @@ _MASKED = (
     "/sys/devices/virtual/powercap",
 )
 _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
-DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# Docker lets every user listen on ports below 1024 and ping (moby, daemon/oci_linux.go). The guest's kernel has both sysctls.
+_SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +73,10 @@ def _mounts(host_config: HostConfig, own: Sequence[oci.Mount]) -> tuple[oci.Moun
     ]
     if host_config.ipc_mode != "none":
         mounts.append(oci.Mount("/dev/shm", "tmpfs", "shm", (*secure, "mode=1777", f"size={shm}")))
+    # As in moby, these files are as read-only as the root that they lie in (container_unix.go, NetworkMounts).
+    read_only = ("ro",) if host_config.readonly_rootfs else ()
     for name in ("resolv.conf", "hostname", "hosts"):
-        mounts.append(oci.Mount(f"/etc/{name}", "bind", f"{FILES}/{name}", ("rbind", "rprivate")))
+        mounts.append(oci.Mount(f"/etc/{name}", "bind", f"{FILES}/{name}", ("rbind", "rprivate", *read_only)))
     own = list(own)
     for target, options in (host_config.tmpfs or {}).items():
         own.append(tmpfs_mount(target, [option for option in options.split(",") if option]))
@@ -117,6 +122,12 @@ def readonly_paths(host_config: HostConfig) -> list[str]:
     return _paths(host_config, host_config.readonly_paths, _READ_ONLY)
 
 
+def _sysctls(host_config: HostConfig) -> dict[str, str]:
+    """Docker's sysctls of a network namespace, unless the network is the host's, and those of the container, which win."""
+    own = host_config.sysctls or {}
+    return own if host_config.network_mode == "host" else {**_SYSCTLS, **own}
+
+
 def resources_of(host_config: HostConfig) -> oci.Resources:
     """The member `linux.resources` of a spec."""
     quota, period = host_config.cpu_quota or None, host_config.cpu_period or None
@@ -139,28 +150,40 @@ def resources_of(host_config: HostConfig) -> oci.Resources:
     )
 
 
+def _environment(given: Iterable[str], hostname: str, *, tty: bool) -> tuple[str, ...]:
+    """Docker's variables, replaced and followed by those of `given` (moby, container.go, CreateDaemonEnvironment).
+
+    The last entry of a name wins. An entry without `=` removes the variable.
+    """
+    found = {"PATH": _DEFAULT_PATH, "HOSTNAME": hostname}
+    if tty:
+        found["TERM"] = "xterm"
+    for entry in given:
+        name, equals, value = entry.partition("=")
+        if equals:
+            found[name] = value
+        else:
+            found.pop(name, None)
+    return tuple(f"{name}={value}" for name, value in found.items())
+
+
 def _process(
-    config: ContainerConfig, host_config: HostConfig, args: list[str], env: list[str], hostname: str
+    config: ContainerConfig, host_config: HostConfig, args: list[str], env: Iterable[str], hostname: str
 ) -> oci.Process:
     """The member `process` of a spec. `config` decides User, WorkingDir and Tty."""
-    if not any(entry.startswith("PATH=") for entry in env):
-        env.insert(0, DEFAULT_PATH)
-    if not any(entry.startswith("HOSTNAME=") for entry in env):
-        env.insert(1, f"HOSTNAME={hostname}")
-    if config.tty and not any(entry.startswith("TERM=") for entry in env):
-        env.append("TERM=xterm")
     granted = tuple(capabilities(host_config))
     groups = host_config.group_add or ()
     security = [option for option in host_config.security_opt or () if option.startswith("no-new-privileges")]
     return oci.Process(
         terminal=config.tty,
         user=oci.User(
-            username=config.user,
+            # By number, since root need not be called root. The guest looks up root's groups too.
+            username=config.user or "0",
             additional_gids=tuple(int(group) for group in groups if group.isdigit()),
             additional_groups=tuple(group for group in groups if not group.isdigit()),
         ),
         args=tuple(args),
-        env=tuple(env),
+        env=_environment(env, hostname, tty=config.tty),
         cwd=config.working_dir or "/",
         capabilities=oci.Capabilities(bounding=granted, effective=granted, permitted=granted),
         rlimits=tuple(
@@ -183,10 +206,7 @@ def _seccomp(host_config: HostConfig) -> oci.Seccomp | None:
 
 def build_exec_spec(config: ContainerConfig, host_config: HostConfig, wanted: ExecConfig) -> bytes:
     """config.json of an exec: the container's process with the settings that `wanted` replaces."""
-    given = wanted.env or ()
-    names = {entry.partition("=")[0] for entry in given}
-    env = [entry for entry in config.env or () if entry.partition("=")[0] not in names]
-    env += [entry for entry in given if "=" in entry]
+    env = [*(config.env or ()), *(wanted.env or ())]
     working_dir = wanted.working_dir or config.working_dir
     if not (working_dir or "/").startswith("/"):
         raise InvalidParameter(f"the working directory '{working_dir}' is invalid, it needs to be an absolute path")
@@ -209,14 +229,14 @@ def build_spec(config: ContainerConfig, host_config: HostConfig, hostname: str, 
         namespaces=tuple(oci.Namespace(kind) for kind in _namespaces(host_config)),
         masked_paths=tuple(masked_paths(host_config)),
         readonly_paths=tuple(readonly_paths(host_config)),
-        sysctl=host_config.sysctls or {},
+        sysctl=_sysctls(host_config),
         resources=resources_of(host_config),
         seccomp=_seccomp(host_config),
     )
     return oci.encode(
         oci.Spec(
             oci.VERSION,
-            _process(config, host_config, args, list(config.env or ()), hostname),
+            _process(config, host_config, args, config.env or (), hostname),
             oci.Root(ROOT, host_config.readonly_rootfs),
             hostname,
             config.domainname,

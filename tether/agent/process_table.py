@@ -291,7 +291,7 @@ class ProcessTable:
             stdio = ChildStdio()
             if not entry.spec.process.terminal:
                 if entry.stdin_read < 0:
-                    entry.stdin_read = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+                    entry.stdin_read = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
                 for _ in range(2):
                     reading, writing = os.pipe2(os.O_CLOEXEC)
                     os.set_blocking(reading, False)
@@ -339,7 +339,7 @@ def send_signal(entry: Entry, number: int, *, everyone: bool = False) -> None:
     if everyone and number == signal.SIGKILL and entry.cgroup is not None:
         entry.cgroup.kill()
         return
-    targets = entry.cgroup.pids() if everyone and entry.cgroup is not None else [entry.pid]
+    targets = entry.cgroup.all_pids() if everyone and entry.cgroup is not None else [entry.pid]
     for pid in targets:
         try:
             os.kill(pid, number)

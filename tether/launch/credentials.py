@@ -43,10 +43,13 @@ def _entries(path: str, fields: int) -> Iterator[list[str]]:
 
 
 def look_up_user(user: User) -> tuple[int, int, list[int], str]:
-    """Return (uid, gid, supplementary groups, home) as Docker does for `User` (name|uid[:group|gid])."""
+    """Return (uid, gid, supplementary groups, home) as Docker does for `User` (name|uid[:group|gid]).
+
+    Without a username, OCI's numbers stand as they are. With one, the groups are those of moby's getUser (daemon/oci_linux.go):
+    the primary group, then those of /etc/group that list the user by name unless `User` names a group, then the added ones.
+    """
     name, _, group = user.username.partition(":")
-    if not user.username:
-        name = str(user.uid)
+    name = name or str(user.uid)
     entry = None
     for parts in _entries("/etc/passwd", 7):
         if parts[0] == name or (name.isdigit() and parts[2] == name):
@@ -54,9 +57,9 @@ def look_up_user(user: User) -> tuple[int, int, list[int], str]:
             break
     if entry is None and not name.isdigit() and name:
         raise LaunchFailure(Kind.NO_SUCH_USER, "user", name)
-    uid = int(entry[2]) if entry else int(name or 0)
+    uid = int(entry[2]) if entry else int(name)
     gid = (int(entry[3]) if entry and entry[3].isdigit() else 0) if user.username else user.gid
-    groups = list(user.additional_gids)
+    groups: list[int] = []
     if group:
         found = [parts for parts in _entries("/etc/group", 3) if parts[0] == group or parts[2] == group]
         if found:
@@ -69,13 +72,14 @@ def look_up_user(user: User) -> tuple[int, int, list[int], str]:
         for parts in _entries("/etc/group", 4):
             if entry[0] in parts[3].split(","):
                 groups.append(int(parts[2]))
+    if user.username:
+        groups.insert(0, gid)
+    groups += user.additional_gids
     for wanted in user.additional_groups:
         found = [parts for parts in _entries("/etc/group", 3) if parts[0] == wanted]
         if not found:
             raise LaunchFailure(Kind.NO_SUCH_GROUP, "group", wanted)
         groups.append(int(found[0][2]))
-    if gid not in groups and user.username:
-        groups.insert(0, gid)
     if max(uid, gid) >= 1 << 31:
         raise LaunchFailure(Kind.NO_SUCH_USER, "user", user.username)
     return uid, gid, groups, entry[5] if entry else "/"

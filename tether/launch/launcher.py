@@ -20,6 +20,7 @@ from tether.launch.rootfs import enter_root, hide_paths
 from tether.launch.seccomp import install_filter, load_library
 from tether.launch.spec import Spec, parse_spec_untrusted
 from tether.system import linux
+from tether.system.cgroup import open_cgroup_of
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NAMESPACES = {
@@ -102,13 +103,13 @@ async def launch(
     else:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         with theirs:
-            pid = fork(0 if join else _flags(spec), cgroup, lambda: _child(spec, stdio, theirs, join, size))
+            pid = _fork_into(cgroup, join, 0 if join else _flags(spec), lambda: _child(spec, stdio, theirs, join, size))
     with ours:
         terminal = -1
         ours.setblocking(False)
         while True:
             await trio.lowlevel.wait_readable(ours)
-            data, descriptors, _, _ = socket.recv_fds(ours, 65536, 1)
+            data, descriptors = _receive(ours, 65536, 1)
             if data.startswith(b"pid "):
                 # A joined process is a grandchild, which only its parent could number.
                 pid = int(data[4:])
@@ -141,6 +142,23 @@ def fork(flags: int, cgroup: int, child: Callable[[], None]) -> int:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
+def _fork_into(cgroup: int, join: int, flags: int, child: Callable[[], None]) -> int:
+    """Fork into the container's cgroup; an exec into the cgroup of the container's first process where the former is not possible.
+
+    A container may make cgroups of its own below, as systemd does: a cgroup that has controllers for those can hold no process.
+    """
+    try:
+        return fork(flags, cgroup, child)
+    except OSError as error:
+        if not join or error.errno != errno.EBUSY:
+            raise
+    group = open_cgroup_of(join)
+    try:
+        return fork(flags, group, child)
+    finally:
+        os.close(group)
+
+
 def _flags(spec: Spec) -> int:
     flags = 0
     for name in spec.namespaces - {"cgroup"}:
@@ -153,13 +171,21 @@ def _wait_for_order(report: socket.socket) -> None:
     try:
         # Slave: later mounts of the tether below /run/tether appear here too, but no mount of this child appears there.
         linux.mount(None, "/", None, linux.MS_REC | linux.MS_SLAVE)
-        data, descriptors, _, _ = socket.recv_fds(report, _ORDER.size + _MOST_AHEAD, 3)
+        data, descriptors = _receive(report, _ORDER.size + _MOST_AHEAD, 3)
         if data:
             size = _ORDER.unpack_from(data)
             spec = parse_spec_untrusted(data[_ORDER.size :])
             _child(spec, Stdio(*descriptors), report, 0, size)
     finally:
         os._exit(255)
+
+
+def _receive(sender: socket.socket, size: int, most: int) -> tuple[bytes, list[int]]:
+    """Return a message and its descriptors, which programs do not inherit: Python 3.11 ignores the flags of recv_fds."""
+    data, descriptors, _, _ = socket.recv_fds(sender, size, most)
+    for fd in descriptors:
+        os.set_inheritable(fd, False)
+    return data, descriptors
 
 
 def _child(spec: Spec, stdio: Stdio, report: socket.socket, join: int, size: tuple[int, ...]) -> None:
@@ -217,6 +243,8 @@ def _become(spec: Spec, stdio: Stdio, report: socket.socket, joined: bool, size:
     else:
         for number, fd in enumerate((stdio.stdin, stdio.stdout, stdio.stderr)):
             os.dup2(fd, number)
+        if not joined:
+            _reopen_null()
     if not joined:
         for key, value in spec.linux.sysctl.items():
             with step("sysctl", key), open(f"/proc/sys/{key.replace('.', '/')}", "w") as file:
@@ -227,11 +255,11 @@ def _become(spec: Spec, stdio: Stdio, report: socket.socket, joined: bool, size:
     environment = dict(entry.partition("=")[::2] for entry in spec.process.env if "=" in entry)
     environment.setdefault("HOME", home)
     if not spec.process.terminal:
-        # /dev/stdout and friends can be opened by the user that the process becomes.
+        # /dev/stdout and friends can be opened by the user that the process becomes. As in runc, the group stays.
         for fd in range(3):
             try:
                 if not stat.S_ISCHR(os.fstat(fd).st_mode):
-                    os.fchown(fd, uid, gid)
+                    os.fchown(fd, uid, -1)
             except OSError:
                 pass
     else:
@@ -253,6 +281,19 @@ def _become(spec: Spec, stdio: Stdio, report: socket.socket, joined: bool, size:
         os.chdir(spec.process.cwd)
     os.umask(0o022 if spec.process.user.umask is None else spec.process.user.umask)
     _exec(spec, environment)
+
+
+def _reopen_null() -> None:
+    """Replace the guest's /dev/null by the container's, where stdio is that device."""
+    for number in range(3):
+        found = os.fstat(number)
+        if stat.S_ISCHR(found.st_mode) and found.st_rdev == os.makedev(1, 3):
+            try:
+                own = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+            except OSError:
+                return  # The container has a /dev without it.
+            os.dup2(own, number)
+            os.close(own)
 
 
 def _open_terminal(report: socket.socket, *, bind_console: bool, size: tuple[int, ...]) -> None:

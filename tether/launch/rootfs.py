@@ -69,6 +69,10 @@ def enter_root(spec: Spec) -> None:
         with step(f"mount {mount.destination}"):
             mount_point(root, mount)
     _make_devices(root, spec)
+    for mount in spec.mounts:
+        if mount.type == "tmpfs" and parse_options(mount.options)[0] & linux.MS_RDONLY:
+            with step(f"make {mount.destination} read-only"):
+                _remount(root, mount, parse_options(mount.options)[0])
     with step("pivot_root", spec.root.path):
         os.fchdir(root)
         linux.pivot_root(".", ".")
@@ -102,8 +106,11 @@ def make_parents(root: int, path: str, *, is_file: bool = False) -> int:
 
 
 def mount_point(root: int, mount: Mount) -> None:
-    """Make one mount of a spec inside a root."""
+    """Make one mount of a spec inside a root. A tmpfs is writable until enter_root has made what lies inside."""
     flags, propagation, data = parse_options(mount.options)
+    if mount.type == "tmpfs":
+        flags &= ~linux.MS_RDONLY
+        data = ",".join(filter(None, (_mode_of_target(root, mount.destination), data)))
     is_bind = bool(flags & linux.MS_BIND) or mount.type == "bind"
     is_file = is_bind and not os.path.isdir(mount.source)
     target = make_parents(root, mount.destination, is_file=is_file)
@@ -120,6 +127,21 @@ def mount_point(root: int, mount: Mount) -> None:
     if propagation:
         target = linux.open_in_root(root, mount.destination.lstrip("/"), os.O_PATH)
         linux.mount(None, f"/proc/self/fd/{target}", None, propagation)
+        os.close(target)
+
+
+def _mode_of_target(root: int, path: str) -> str:
+    """The option that gives a tmpfs the mode of the directory below it; "" when there is none.
+
+    As runc does it (rootfs_linux.go, createOpenMountpoint): the owner is root's, and a later option "mode" wins.
+    """
+    try:
+        target = linux.open_in_root(root, path.lstrip("/") or ".", os.O_PATH)
+    except FileNotFoundError:
+        return ""
+    try:
+        return f"mode={stat.S_IMODE(os.fstat(target).st_mode):04o}"
+    finally:
         os.close(target)
 
 
@@ -183,7 +205,7 @@ def hide_paths(spec: Spec) -> None:
     for path in spec.linux.masked_paths:
         if os.path.isdir(path):
             with step("mask", path):
-                linux.mount("tmpfs", path, "tmpfs", linux.MS_RDONLY, "size=0k")
+                linux.mount("tmpfs", path, "tmpfs", linux.MS_RDONLY, "nr_blocks=1,nr_inodes=1")
         elif os.path.exists(path):
             with step("mask", path):
                 linux.mount("/dev/null", path, None, linux.MS_BIND)

@@ -1,10 +1,12 @@
 """cgroup v2 (Documentation/admin-guide/cgroup-v2.rst): one group for each container."""
 
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
+PROC = Path("/proc")
 _CONTROLLERS = ("cpu", "memory", "pids", "io", "cpuset")
 
 
@@ -14,6 +16,18 @@ def enable_controllers() -> None:
     for name in _CONTROLLERS:
         if name in available:
             (ROOT / "cgroup.subtree_control").write_text(f"+{name}")
+
+
+def open_cgroup_of(pid: int) -> int:
+    """A descriptor of the cgroup in which a process is. OSError when there is none."""
+    for line in (PROC / str(pid) / "cgroup").read_text().splitlines():
+        if line.startswith("0::/"):
+            return _open(ROOT / line[4:])
+    raise FileNotFoundError(errno.ENOENT, "no cgroup of version 2", str(pid))
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 class Cgroup:
@@ -32,7 +46,7 @@ class Cgroup:
 
     def open(self) -> int:
         """A descriptor of the directory, for clone3."""
-        return os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return _open(self.path)
 
     def kill(self) -> None:
         """SIGKILL to every process in the group (Linux 5.14)."""
@@ -77,7 +91,10 @@ class Cgroup:
         return self.flat("memory.events").get("oom_kill", 0)
 
     def remove(self) -> None:
-        try:
-            self.path.rmdir()
-        except FileNotFoundError:
-            pass
+        """Remove the group and those that the container made below."""
+        below = sorted((path for path in self.path.rglob("*") if path.is_dir()), reverse=True)
+        for path in (*below, self.path):
+            try:
+                path.rmdir()
+            except FileNotFoundError:
+                pass

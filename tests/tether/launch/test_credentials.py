@@ -15,9 +15,9 @@ from tether.launch.oci import User
 def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/passwd").write_text(
-        "root:x:0:0:root:/root:/bin/sh\nmalformed\nbad:x:nine:9::/:\napp:x:1000:50::/home/app:/bin/sh\n"
+        "root:x:0:0:root:/root:/bin/sh\nmalformed\nbad:x:nine:9::/:\napp:x:1000:50::/home/app:/bin/sh\ntoor:x:0:9::/other:\n"
     )
-    (tmp_path / "etc/group").write_text("root:x:0:\nstaff:x:50:\naudio:x:29:other,app\nvideo:x:44:app\n")
+    (tmp_path / "etc/group").write_text("root:x:0:root\nstaff:x:50:\naudio:x:29:other,app\nvideo:x:44:app,root\n")
     entries = credentials._entries
 
     def inside(path: str, fields: int) -> Iterator[list[str]]:
@@ -34,6 +34,10 @@ def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (User(uid=1234, gid=56, additional_gids=(7, 8)), (1234, 56, [7, 8], "/")),
         (User(username="app"), (1000, 50, [50, 29, 44], "/home/app")),
         (User(username="1000"), (1000, 50, [50, 29, 44], "/home/app")),
+        # Docker names the primary group again where /etc/group lists the user.
+        (User(username="0"), (0, 0, [0, 0, 44], "/root")),
+        (User(username="root", additional_gids=(7,)), (0, 0, [0, 0, 44, 7], "/root")),
+        (User(username=":staff"), (0, 50, [50], "/root")),
         (User(username="app:audio"), (1000, 29, [29], "/home/app")),
         (User(username="app:29"), (1000, 29, [29], "/home/app")),
         (User(username="app:77"), (1000, 77, [77], "/home/app")),

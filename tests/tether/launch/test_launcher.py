@@ -1,5 +1,6 @@
 """Real processes by the launcher, in a mount namespace of the test's own whose root is this machine's."""
 
+import errno
 import json
 import os
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import trio
 
 from tests.tether.isolated import run_isolated
+from tether.launch import launcher
 from tether.launch.failure import Kind, LaunchFailure
 from tether.launch.launcher import Prepared, Stdio, launch
 from tether.launch.spec import Spec, parse_spec_untrusted
@@ -89,7 +91,37 @@ def _prepared() -> None:
     assert Prepared.suits(spec)
     assert not Prepared.suits(_spec("sh"))
     assert _run(spec, prepared=Prepared(-1))[1].split()[0] == b"1"
+    # The descriptors that the child received are not those of the program; 3 is the directory.
+    spec = _spec("ls", "/proc/self/fd", namespaces=("mount", "pid", "uts", "ipc"))
+    output = _run(spec, prepared=Prepared(-1))[1].split()
+    assert output == [b"0", b"1", b"2", b"3"], output
 
 
 def test_a_prepared_child_becomes_the_process() -> None:
     run_isolated(_prepared, namespaces=("--mount",))
+
+
+@pytest.mark.parametrize(
+    ("join", "code", "forked"), [(7, errno.EBUSY, True), (7, errno.EAGAIN, False), (0, errno.EBUSY, False)]
+)
+def test_an_exec_joins_the_cgroup_of_the_first_process_where_the_containers_is_busy(
+    monkeypatch: pytest.MonkeyPatch, join: int, code: int, forked: bool
+) -> None:
+    groups: list[int] = []
+
+    def fork(flags: int, cgroup: int, child: object) -> int:
+        groups.append(cgroup)
+        if len(groups) == 1:
+            raise OSError(code, os.strerror(code))
+        return 4711
+
+    other = os.open("/", os.O_PATH)
+    monkeypatch.setattr(launcher, "fork", fork)
+    monkeypatch.setattr(launcher, "open_cgroup_of", {7: other}.__getitem__)
+    if forked:
+        assert launcher._fork_into(3, join, 0, lambda: None) == 4711
+        assert groups == [3, other]
+    else:
+        with pytest.raises(OSError, match=os.strerror(code)):
+            launcher._fork_into(3, join, 0, lambda: None)
+        os.close(other)

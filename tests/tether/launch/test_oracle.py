@@ -59,6 +59,8 @@ def spec_for(bundle: Path, config: dict[str, Any], host: dict[str, Any]) -> dict
     spec["root"]["path"] = str(bundle / "rootfs")
     # What only a guest has: its state files, and the name that crun cannot look up.
     spec["mounts"] = [mount for mount in spec["mounts"] if mount["type"] != "bind"]
+    # A container shares the network namespace of its guest, for which crun sets no sysctl.
+    spec["linux"]["sysctl"] = {}
     held = _held()
     for names in spec["process"]["capabilities"].values():
         names[:] = [name for name in names if held >> CAPABILITIES.index(name.removeprefix("CAP_")) & 1]

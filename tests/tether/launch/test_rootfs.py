@@ -53,6 +53,10 @@ def _enter(directory: str) -> None:
     for name in ("proc", "dev", "secret", "keep", "elsewhere"):
         (root / name).mkdir(parents=True)
     (root / "secret/inside").write_text("hidden")
+    for name, mode in (("closed", 0o700), ("open", 0o2750)):
+        (root / name).mkdir()
+        (root / name).chmod(mode)
+        os.chown(root / name, 7, 8)
     # A hostile image: its /etc leads out of the root.
     (root / "etc").symlink_to("../../../../elsewhere")
     spec = Spec(
@@ -65,6 +69,10 @@ def _enter(directory: str) -> None:
             oci.Mount("/dev", "tmpfs", "tmpfs", ("nosuid", "mode=755")),
             oci.Mount("/tmp/deep", "tmpfs", "tmpfs", ("size=64k",)),
             oci.Mount("/tmp/deep/below", "bind", f"{directory}/file", ("bind", "ro")),
+            oci.Mount("/closed", "tmpfs", "tmpfs", ("mode=1711",)),
+            oci.Mount("/open", "tmpfs", "tmpfs", ()),
+            oci.Mount("/sealed", "tmpfs", "tmpfs", ("ro",)),
+            oci.Mount("/sealed/below", "bind", f"{directory}/file", ("bind",)),
             oci.Mount("/etc/name", "bind", f"{directory}/file", ("bind",)),
         ),
         linux=oci.Linux(
@@ -84,7 +92,14 @@ def _enter(directory: str) -> None:
     mine = os.stat("/dev/mine")
     assert (mine.st_rdev, mine.st_mode & 0o777, mine.st_uid, mine.st_gid) == (os.makedev(1, 3), 0o600, 7, 8)
     assert os.readlink("/dev/fd") == "/proc/self/fd"
-    for path in ("/new", "/keep/new", "/tmp/deep/below"):
+    # A tmpfs has the mode of the directory below it, unless the options say another; its owner is root.
+    modes = [
+        (found.st_mode & 0o7777, found.st_uid, found.st_gid)
+        for found in map(os.stat, ("/open", "/closed", "/tmp/deep"))
+    ]
+    assert modes == [(0o2750, 0, 0), (0o1711, 0, 0), (0o1777, 0, 0)]
+    assert Path("/sealed/below").read_text() == "bound"
+    for path in ("/new", "/keep/new", "/tmp/deep/below", "/sealed/new"):
         with pytest.raises(OSError, match="Read-only file system"):
             open(path, "w").close()
     Path("/tmp/deep/new").write_text("a tmpfs stays writable")

@@ -1,5 +1,6 @@
 """A cgroup's files, in an ordinary directory instead of the kernel's cgroupfs."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,23 @@ def test_processes_also_of_groups_below(root: Path) -> None:
     assert sorted(group.all_pids()) == [1, 2, 3]
 
 
+def test_the_cgroup_of_a_process(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (root / "one/init").mkdir(parents=True)
+    (root / "proc/7").mkdir(parents=True)
+    (root / "proc/7/cgroup").write_text("1:name=systemd:/x\n0::/one/init\n")
+    (root / "proc/8").mkdir()
+    (root / "proc/8/cgroup").write_text("1:name=systemd:/x\n")
+    monkeypatch.setattr(cgroup, "PROC", root / "proc")
+    fd = cgroup.open_cgroup_of(7)
+    try:
+        assert os.readlink(f"/proc/self/fd/{fd}") == str(root / "one/init")
+    finally:
+        os.close(fd)
+    for pid in (8, 9):
+        with pytest.raises(FileNotFoundError):
+            cgroup.open_cgroup_of(pid)
+
+
 def test_freezing_and_killing(root: Path) -> None:
     group = Cgroup("one")
     group.create()
@@ -74,7 +92,7 @@ def test_freezing_and_killing(root: Path) -> None:
 
 def test_a_group_that_is_gone_is_removed_already(root: Path) -> None:
     group = Cgroup("one")
-    group.create()
+    (group.path / "of/its own").mkdir(parents=True)
     group.remove()
     group.remove()
     assert not group.path.exists()
