@@ -1,124 +1,140 @@
-"""The filters of `GET /containers/json`."""
+"""The filters of `GET /containers/json` (moby daemon/list.go)."""
 
-import re
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
 
-from appliance.api.backend import Container, ContainerRegistry, NetworkBackend
-from appliance.api.filters import any_of, matches_label_filters, matches_pattern, parse_filters
-from appliance.container.config import ContainerConfig
+from appliance.api.backend import Container, ContainerRegistry
+from appliance.api.filters import Filters, invalid_filter, parse_filters, parse_number
+from appliance.api.patterns import matching_names
+from appliance.api.shapes import list_ports
 from appliance.container.container_record import ContainerRecord
 from appliance.container.lifecycle import Exited, status_word
 from appliance.errors import InvalidParameter, NotFound
 from appliance.http import Request
 from appliance.image.store import ImageStore
 
-_FILTERS = frozenset((
-    "ancestor", "before", "expose", "exited", "health", "id", "is-task", "label", "label!", "name", "network", "publish",
-    "since", "status", "volume",
-))  # fmt: skip
 _HEALTH = ("none", "starting", "healthy", "unhealthy")
-_STATUSES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
+_STATES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
 
 
-def parse_container_filters(request: Request) -> dict[str, list[str]]:
-    """The query's `filters`, `before` and `since`. InvalidParameter names the filter that is not known."""
-    filters = parse_filters(request.text("filters"), _FILTERS)
+def parse_container_filters(request: Request) -> Filters:
+    """The query's `filters`, and `before` and `since` of API 1.22. InvalidParameter names the filter or value that is not known."""
+    filters = parse_filters(request.text("filters"), "GET /containers/json")
     for name in ("before", "since"):
         if name in request.query:
-            filters.setdefault(name, []).append(request.text(name))
-    for status in filters.get("status", ()):
-        if status not in _STATUSES:
-            raise InvalidParameter(f"invalid filter 'status={status}'")
+            filters.add(name, request.text(name))
+    for key, kind, known in (("status", "state", _STATES), ("health", "health", _HEALTH)):
+        for value in filters.values(key):
+            if value not in known:
+                reason = f"invalid value for {kind} ({value}): must be one of {', '.join(known)}"
+                raise InvalidParameter(f"{invalid_filter(key, value)}: {reason}")
+    filters.boolean("is-task", False)
     return filters
 
 
-def container_filter(
-    filters: dict[str, list[str]], backend: ContainerRegistry, network_backend: NetworkBackend, images: ImageStore
+async def container_filter(
+    filters: Filters, registry: ContainerRegistry, images: ImageStore
 ) -> Callable[[Container], bool]:
     """The test that a container passes to be listed. InvalidParameter for a value that its filter does not have."""
-    before = [backend.get(ref).record.created for ref in filters.get("before", ())]
-    since = [backend.get(ref).record.created for ref in filters.get("since", ())]
-    ancestors = {images.get(ref).id for ref in filters.get("ancestor", ()) if _is_image(images, ref)}
-    for value in filters.get("health", ()):
-        if value not in _HEALTH:
-            raise InvalidParameter(f"Unrecognised filter value for health: {value}")
-    tasks = filters.get("is-task", [])
-    if tasks and (len(tasks) > 1 or tasks[0] not in ("true", "false", "1", "0")):
-        raise InvalidParameter(f"Invalid filter 'is-task={tasks}'")
-    for key in ("publish", "expose"):
-        for value in filters.get(key, ()):
-            if not re.fullmatch(r"[0-9]{1,5}(-[0-9]{1,5})?(/(tcp|udp|sctp))?", value):
-                raise InvalidParameter(f"error while looking up for {key} {value}: invalid syntax")
-    exposed = _each_port(filters.get("expose", []))
-    published = _each_port(filters.get("publish", []))
-    networks = [_network_names(network_backend, ref) for ref in filters.get("network", ())]
-    for code in filters.get("exited", ()):
-        if not code.lstrip("-").isdigit():
-            raise InvalidParameter(f"invalid filter 'exited={code}'")
+    codes = {parse_number("exited", text) for text in filters.values("exited")}
+    before = [registry.get(ref).record.created for ref in filters.values("before")]
+    since = [registry.get(ref).record.created for ref in filters.values("since")]
+    ancestors = _with_descendants(images, filters.values("ancestor"))
+    ports = [_PortRange("publish", text) for text in filters.values("publish")]
+    ports += [_PortRange("expose", text) for text in filters.values("expose")]
+    ids = set(_unique_prefixes(filters.values("id"), [c.id for c in registry.all()]))
+    spellings = (text for c in registry.all() for text in (c.record.name, f"/{c.record.name}"))
+    names = await matching_names(filters.values("name"), spellings)
+    volumes = set(filters.values("volume"))
+    networks, network_ids = set(filters.values("network")), tuple(filters.values("network"))
+    # No container is a task of a swarm.
+    no_container = filters.boolean("is-task", False)
+
+    def exited(c: Container) -> bool:
+        return isinstance(c.state, Exited) and not c.restarting and c.state.exit_code in codes
+
+    def mounts_volume(record: ContainerRecord) -> bool:
+        return any(one.destination in volumes or (one.name or one.source) in volumes for one in record.mounts)
+
+    def in_network(record: ContainerRecord) -> bool:
+        return any(one.network in networks or one.network_id.startswith(network_ids) for one in record.attachments)
 
     def keep(c: Container) -> bool:
         record = c.record
-        labels = record.config.labels or {}
-        attached = {name for one in record.attachments for name in (one.network, one.network_id)}
         return (
-            (not filters.get("name") or matches_pattern(filters["name"], record.name, f"/{record.name}"))
-            and any_of(filters.get("id", []), record.id.startswith)
-            and any_of(filters.get("status", []), lambda status: status == status_word(c.state))
-            and any_of(
-                filters.get("exited", []),
-                lambda code: isinstance(c.state, Exited) and c.state.exit_code == int(code),
-            )
-            and (not networks or any(names & attached for names in networks))
-            and matches_label_filters(filters, labels)
-            and (not filters.get("ancestor") or record.image_id in ancestors or record.image in filters["ancestor"])
+            not no_container
+            and ("id" not in filters or c.id in ids)
+            and (record.name in names or f"/{record.name}" in names)
+            and filters.labels(record.config.labels or {})
+            and filters.exact("status", status_word(c.state))
+            and filters.exact("health", c.health.status if c.health else "none")
+            and (not codes or exited(c))
             and all(record.created < at for at in before)
             and all(record.created > at for at in since)
-            and any_of(filters.get("health", []), lambda word: word == (c.health.status if c.health else "none"))
-            and any_of(exposed, lambda port: port in _exposed_ports(record.config))
-            and any_of(published, lambda port: port in _published_ports(record))
-            and any_of(
-                filters.get("volume", []),
-                lambda wanted: any(wanted in (one.name, one.source, one.destination) for one in record.mounts),
-            )
-            # No container is a task of a swarm.
-            and not (tasks and tasks[0] in ("true", "1"))
+            and ("ancestor" not in filters or record.image_id in ancestors)
+            and ("volume" not in filters or mounts_volume(record))
+            and ("network" not in filters or in_network(record))
+            and (not ports or any(one.holds(row) for row in list_ports(c) for one in ports))
         )
 
     return keep
 
 
-def _network_names(networks: NetworkBackend, ref: str) -> set[str]:
-    """The names by which attachments may refer to a network: its id, or the name or id that the client gave."""
-    try:
-        return {networks.get(ref).id, ref}
-    except (NotFound, InvalidParameter):
-        return {ref}
+def _unique_prefixes(prefixes: list[str], ids: list[str]) -> Iterable[str]:
+    """The ids that a prefix names alone."""
+    ids = sorted(ids)
+    for prefix in prefixes:
+        at = bisect_left(ids, prefix)
+        found = [one for one in ids[at : at + 2] if prefix and one.startswith(prefix)]
+        if len(found) == 1:
+            yield found[0]
 
 
-def _is_image(images: ImageStore, ref: str) -> bool:
-    try:
-        images.get(ref)
-    except (NotFound, InvalidParameter):
-        return False
-    return True
+def _with_descendants(images: ImageStore, names: list[str]) -> set[str]:
+    """The ids of images and of all images that were committed from them. Unknown names are ignored."""
+    children: dict[str, list[str]] = {}
+    for record in images.all() if names else ():
+        children.setdefault(record.parent, []).append(record.id)
+    found: set[str] = set()
+    waiting = []
+    for name in names:
+        try:
+            waiting.append(images.get(name).id)
+        except (NotFound, InvalidParameter):
+            continue
+    while waiting:
+        image_id = waiting.pop()
+        if image_id not in found:
+            found.add(image_id)
+            waiting += children.get(image_id, ())
+    return found
 
 
-def _exposed_ports(config: ContainerConfig) -> set[str]:
-    """Exposed ports, as 80/tcp and as 80."""
-    ports = config.exposed_ports or {}
-    return {*ports, *(port.partition("/")[0] for port in ports)}
+class _PortRange:
+    """A value of `publish` or `expose`: a port or a range, with /tcp if it names no protocol."""
+
+    def __init__(self, key: str, text: str) -> None:
+        if ":" in text:
+            raise InvalidParameter(f"filter for '{key}' should not contain ':': {text}")
+        self._column = "PublicPort" if key == "publish" else "PrivatePort"
+        ports, _, protocol = text.partition("/")
+        self._protocol = protocol.lower() or "tcp"
+        first, dash, last = ports.partition("-")
+        failed = f"error while looking up for {key} {text}: "
+        self._first = _port(first, f"{failed}invalid start port")
+        self._last = _port(last, f"{failed}invalid end port") if dash else self._first
+        if self._last < self._first:
+            raise InvalidParameter(f"{failed}invalid port range: {text}")
+
+    def holds(self, row: dict[str, object]) -> bool:
+        """Whether the range has the port of a row of `docker ps`."""
+        port = row.get(self._column, 0)
+        return isinstance(port, int) and self._first <= port <= self._last and row["Type"] == self._protocol
 
 
-def _published_ports(record: ContainerRecord) -> set[str]:
-    """Ports of the host, as 80/tcp and as 80."""
-    return {text for one in record.bindings for text in (str(one.host_port), f"{one.host_port}/{one.protocol}")}
-
-
-def _each_port(wanted: list[str]) -> list[str]:
-    """The ports that a filter names; a range names each of its ports."""
-    ports = []
-    for text in wanted:
-        first, _, last = text.partition("/")[0].partition("-")
-        protocol = text.partition("/")[2] or "tcp"
-        ports += [f"{number}/{protocol}" for number in range(int(first), min(int(last or first), 65535) + 1)]
-    return ports
+def _port(text: str, failed: str) -> int:
+    if not text.isdecimal() or not text.isascii() or len(text) > 9:
+        raise InvalidParameter(f"{failed} '{text}': {'invalid syntax' if text else 'value is empty'}")
+    if int(text) > 65535:
+        raise InvalidParameter(f"{failed} '{text}': value out of range")
+    return int(text)

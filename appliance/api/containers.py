@@ -17,11 +17,10 @@ from appliance.api.config_checks import decode_config
 from appliance.api.container_filters import container_filter, parse_container_filters
 from appliance.api.endpoints import decode_endpoints
 from appliance.api.fields import CONFIG, fold_names
-from appliance.api.filters import matches_label_filters, parse_filters
+from appliance.api.filters import parse_filters
 from appliance.api.host_config_checks import decode_host_config
 from appliance.api.router import Route
 from appliance.api.shapes import inspect_container, list_container
-from appliance.api.times import parse_time
 from appliance.container.lifecycle import Created, Exited
 from appliance.errors import Conflict, InvalidParameter, NotFound
 from appliance.http import Reply, Request
@@ -63,11 +62,13 @@ class ContainerRoutes:
     async def list_all(self, request: Request, reply: Reply) -> None:
         filters = parse_container_filters(request)
         limit = request.number("limit") or 0
-        everything = request.flag("all") or limit > 0 or "status" in filters
-        found = [c for c in self._registry.all() if (everything or c.running or c.restarting) and not c.removed]
-        if filters:
-            keep = container_filter(filters, self._registry, self._networks, self._images)
-            found = [container for container in found if keep(container)]
+        everything = request.flag("all") or limit > 0 or bool(filters.values("status"))
+        keep = await container_filter(filters, self._registry, self._images) if filters else None
+        found = [
+            c
+            for c in self._registry.all()
+            if (everything or c.running or c.restarting) and not c.removed and (keep is None or keep(c))
+        ]
         found.sort(key=lambda container: container.record.created, reverse=True)
         if limit > 0:
             found = found[:limit]
@@ -133,19 +134,16 @@ class ContainerRoutes:
         await reply.empty(204)
 
     async def prune(self, request: Request, reply: Reply) -> None:
-        filters = parse_filters(request.text("filters"), frozenset(("label", "label!", "until")))
-        if len(filters.get("until", ())) > 1:
-            raise InvalidParameter("more than one until filter specified")
-        until = parse_time(filters["until"][0], now=time.time_ns()) if filters.get("until") else None
+        filters = parse_filters(request.text("filters"), "POST /containers/prune")
+        until = filters.until()
         deleted: list[str] = []
         space = 0
         for container in self._registry.all():
-            labels = container.record.config.labels or {}
             if (
                 container.restarting
                 or not isinstance(container.state, Created | Exited)
-                or (until is not None and container.record.created >= until)
-                or not matches_label_filters(filters, labels)
+                or (until is not None and container.record.created > until)
+                or not filters.labels(container.record.config.labels or {})
             ):
                 continue
             try:

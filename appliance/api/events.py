@@ -7,16 +7,18 @@ import msgspec
 import trio
 
 from appliance.api.backend import EventBackend
-from appliance.api.filters import matches_labels, parse_filters
+from appliance.api.filters import Filters, parse_filters
 from appliance.api.router import Route, Version
 from appliance.api.times import parse_time
 from appliance.container.event import Event
+from appliance.errors import InvalidParameter
 from appliance.http import Reply, Request
+from appliance.image.reference import parse_reference
 
-_FILTERS = frozenset((
-    "container", "daemon", "event", "image", "label", "network", "plugin", "scope", "type", "volume", "id", "node", "service",
-    "secret", "config",
-))  # fmt: skip
+# Each of these filters matches events of every type by the start of the object's id or name.
+_OBJECTS = ("daemon", "container", "plugin", "volume", "network", "node", "service", "secret", "config")
+# Actions that go on with a colon and a command or a status.
+_LONG_ACTIONS = ("health_status", "exec_create", "exec_start")
 
 
 class EventRoutes:
@@ -31,8 +33,11 @@ class EventRoutes:
 
     async def events(self, request: Request, reply: Reply) -> None:
         """GET /events: past events since `since`, then live events until `until`."""
-        filters = parse_filters(request.text("filters"), _FILTERS)
+        filters = parse_filters(request.text("filters"), "GET /events")
         since, until = parse_time(request.text("since")), parse_time(request.text("until"))
+        if until is not None and since is not None and until < since:
+            since_text, until_text = request.text("since"), request.text("until")
+            raise InvalidParameter(f"`since` time ({since_text}) cannot be after `until` time ({until_text})")
         seconds_left = float("inf") if until is None else (until - time.time_ns()) / 1e9
         with self._events.watch() as live:
             past = [] if since is None else self._events.past(since)
@@ -47,33 +52,39 @@ class EventRoutes:
                             await reply.write(_encode(event, request.version))
 
 
-def _matches(event: Event, filters: dict[str, list[str]]) -> bool:
-    name = event.attributes.get("name", "")
-    for key, values in filters.items():
-        if not values:
-            continue
-        match key:
-            case "type":
-                good = event.type in values
-            case "event":
-                # "exec_create: COMMAND" and "health_status: STATUS" match by their first word.
-                good = any(event.action == value or event.action.startswith(f"{value}:") for value in values)
-            case "container" | "network" | "volume" | "id":
-                good = (key in ("id", event.type)) and any(
-                    event.id.startswith(v) or name == v.removeprefix("/") for v in values
-                )
-            case "image":
-                names = (event.attributes.get("image", ""), name, event.id)
-                good = any(value in names or f"{value}:latest" in names for value in values)
-            case "label":
-                good = matches_labels(values, event.attributes)
-            case "scope":
-                good = "local" in values
-            case _:
-                good = False
-        if not good:
-            return False
-    return True
+def _matches(event: Event, filters: Filters) -> bool:
+    """As moby daemon/events/filter.go."""
+    return (
+        _matches_action(event, filters)
+        and filters.exact("type", event.type)
+        and filters.exact("scope", "local")
+        and all(
+            filters.prefix(key, event.id) or filters.prefix(key, event.attributes.get("name", ""))
+            for key in _OBJECTS
+            if key in filters
+        )
+        and ("image" not in filters or _matches_image(event, filters))
+        and filters.has_labels("label", event.attributes)
+    )
+
+
+def _matches_action(event: Event, filters: Filters) -> bool:
+    if any(value in _LONG_ACTIONS for value in filters.values("event")):
+        return filters.prefix("event", event.action)
+    return filters.exact("event", event.action)
+
+
+def _matches_image(event: Event, filters: Filters) -> bool:
+    """Whether an event is of an image, or of a container of an image, by id or name, with or without the tag."""
+    name = event.attributes.get("name" if event.type == "image" else "image", "")
+    return any(filters.exact("image", text) for text in (event.id, name, _without_tag(event.id), _without_tag(name)))
+
+
+def _without_tag(text: str) -> str:
+    try:
+        return parse_reference(text).familiar_name
+    except InvalidParameter:
+        return text
 
 
 def _encode(event: Event, version: Version) -> bytes:

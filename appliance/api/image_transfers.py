@@ -11,7 +11,7 @@ import msgspec
 import trio
 
 from appliance.api.backend import EventBackend, TransferBackend
-from appliance.api.filters import parse_filters
+from appliance.api.filters import parse_filters, parse_number
 from appliance.api.router import Route
 from appliance.container.event import Event
 from appliance.errors import InvalidParameter, VchError, one_by_itself
@@ -26,7 +26,6 @@ from appliance.image.save import save
 from appliance.image.store import ImageRecord, ImageStore
 from appliance.registry import Credentials
 
-_SEARCH_FILTERS = frozenset(("is-official", "is-automated", "stars"))
 _SEARCH_RESULTS = 25
 _MAX_SEARCH_RESULTS = 100
 
@@ -107,24 +106,21 @@ class ImageTransferRoutes:
 
     async def search(self, request: Request, reply: Reply) -> None:
         """GET /images/search."""
-        filters = parse_filters(request.text("filters"), _SEARCH_FILTERS)
+        filters = parse_filters(request.text("filters"), "GET /images/search")
         limit = request.number("limit")
         limit = _SEARCH_RESULTS if limit is None else limit
         if not 1 <= limit <= _MAX_SEARCH_RESULTS:
             raise InvalidParameter(f"limit {limit} is outside the range of [1, {_MAX_SEARCH_RESULTS}]")
-        stars = max((int(text) if text.isdigit() else -1 for text in filters.get("stars", ["0"])), default=0)
-        if stars < 0:
-            raise InvalidParameter(f"invalid filter 'stars={filters['stars']}'")
+        automated = filters.boolean("is-automated", False)
+        official = filters.boolean("is-official", False) if "is-official" in filters else None
+        stars = max((parse_number("stars", text) for text in filters.values("stars")), default=0)
         credentials = _credentials(request)
         rows = await self._transfers.search(request.text("term"), credentials, limit)
-        official = filters.get("is-official", ["true", "false"])
-        automated = filters.get("is-automated", ["true", "false"])
+        # Docker Hub calls no image automated any more.
         found = [
             row
             for row in rows
-            if (row.star_count or 0) >= stars
-            and str(bool(row.is_official)).lower() in official
-            and str(bool(row.is_automated)).lower() in automated
+            if not automated and (row.star_count or 0) >= stars and official in (None, bool(row.is_official))
         ]
         await reply.json(200, found)
 

@@ -1,24 +1,20 @@
 """Routes for the images of this host: list, inspect, tag, remove, prune, commit. `image_transfers.py` moves images in and out."""
 
-import fnmatch
 import time
 from collections import Counter
-from collections.abc import Callable
 
 from appliance.api.backend import CommitBackend, ContainerRegistry, EventBackend
 from appliance.api.config_checks import decode_config
-from appliance.api.filters import Filters, boolean_filter, matches_label_filters, parse_filters
-from appliance.api.image_shapes import created_of, inspect_image, list_image, seconds_of
+from appliance.api.filters import parse_filters
+from appliance.api.image_filters import image_filter, parse_image_filters
+from appliance.api.image_shapes import inspect_image, list_image, seconds_of
 from appliance.api.router import Route
-from appliance.api.times import parse_time
 from appliance.container.commit import Commit
 from appliance.container.event import Event
 from appliance.errors import Conflict, InvalidParameter, NotFound
 from appliance.http import Reply, Request
 from appliance.image.reference import parse_reference
-from appliance.image.store import ImageRecord, ImageStore, familiar_names
-
-_FILTERS = frozenset(("dangling", "label", "label!", "before", "since", "reference", "until"))
+from appliance.image.store import ImageStore, familiar_names
 
 
 class ImageRoutes:
@@ -53,51 +49,17 @@ class ImageRoutes:
 
     async def list_all(self, request: Request, reply: Reply) -> None:
         """GET /images/json."""
-        filters = parse_filters(request.text("filters"), _FILTERS)
-        if request.text("filter"):
-            filters.setdefault("reference", []).append(request.text("filter"))
+        selected = await image_filter(parse_image_filters(request), self._store)
         users = Counter(container.record.image_id for container in self._containers.all())
         shared = self._store.shared_sizes() if request.flag("shared-size") else {}
-        keep = self._filter(filters)
         shapes = []
-        for record in self._store.all():
-            if keep(record):
-                shape = list_image(
-                    record, self._store.config(record.id), self._store.size(record), users[record.id], request.version
-                )
-                shape["SharedSize"] = shared.get(record.id, -1)
-                if patterns := filters.get("reference"):
-                    # Docker shows only the names that match.
-                    for key in ("RepoTags", "RepoDigests"):
-                        shape[key] = [name for name in shape[key] if _matches(name, patterns)]
-                shapes.append(shape)
+        for record in filter(None, map(selected.shown, self._store.all())):
+            shape = list_image(
+                record, self._store.config(record.id), self._store.size(record), users[record.id], request.version
+            )
+            shapes.append(shape | {"SharedSize": shared.get(record.id, -1)})
         shapes.sort(key=lambda shape: shape["Created"], reverse=True)
         await reply.json(200, shapes)
-
-    def _filter(self, filters: Filters) -> Callable[[ImageRecord], bool]:
-        """Whether an image passes the filters. InvalidParameter or NotFound for values that are wrong."""
-        dangling = boolean_filter(filters, "dangling")
-        before = [created_of(self._store.config(self._store.get(ref).id)) for ref in filters.get("before", ())]
-        since = [created_of(self._store.config(self._store.get(ref).id)) for ref in filters.get("since", ())]
-        until = [parse_time(text, now=time.time_ns()) or 0 for text in filters.get("until", ())]
-
-        patterns = filters.get("reference", [])
-
-        def keep(record: ImageRecord) -> bool:
-            config = self._store.config(record.id)
-            labels = config.config.labels or {}
-            created = created_of(config)
-            names = familiar_names(record.references)
-            return (
-                dangling in (None, not record.references)
-                and matches_label_filters(filters, labels)
-                and all(created < at for at in before)
-                and all(created > at for at in since)
-                and all(created * 1_000_000_000 < at for at in until)
-                and (not patterns or any(_matches(one, patterns) for one in (*names, *familiar_names(record.digests))))
-            )
-
-        return keep
 
     async def inspect(self, request: Request, reply: Reply) -> None:
         """GET /images/{name}/json."""
@@ -150,13 +112,15 @@ class ImageRoutes:
 
     async def prune(self, request: Request, reply: Reply) -> None:
         """POST /images/prune."""
-        filters = parse_filters(request.text("filters"), frozenset(("dangling", "label", "label!", "until")))
-        only_dangling = (filters.pop("dangling", None) or ["true"])[0] in ("1", "true")
-        keep = self._filter(filters)
+        filters = parse_filters(request.text("filters"), "POST /images/prune")
+        only_dangling = filters.boolean("dangling", True)
+        filters.until()
+        # Here `dangling=false` means all images without containers.
+        selected = await image_filter(filters.without("dangling"), self._store)
         deleted: list[dict[str, str]] = []
         space = 0
         for record in self._store.all():
-            if (only_dangling and record.references) or not keep(record):
+            if (only_dangling and record.references) or not selected.keep(record):
                 continue
             if self._containers.user_of_image(record.id) is not None:
                 continue
@@ -190,9 +154,3 @@ class ImageRoutes:
         if name:
             self._emit("tag", record.id, str(parse_reference(name).with_default_tag()))
         await reply.json(201, {"Id": record.id})
-
-
-def _matches(name: str, patterns: list[str]) -> bool:
-    """Whether a familiar name matches a pattern, with or without its tag or digest (moby: path.Match)."""
-    plain = name.partition("@")[0] if "@" in name else name.rpartition(":")[0]
-    return any(fnmatch.fnmatchcase(one, pattern) for one in (name, plain) for pattern in patterns)

@@ -1,20 +1,16 @@
 """Routes under /networks."""
 
-import time
-
 from appliance.api.backend import ConnectionBackend, NetworkBackend
 from appliance.api.endpoints import decode_endpoint
 from appliance.api.fields import read_struct
-from appliance.api.filters import any_of, boolean_filter, matches_label_filters, matches_pattern, parse_filters
+from appliance.api.filters import Filters, parse_filters
 from appliance.api.network_requests import ConnectRequest, DisconnectRequest, NetworkCreateRequest
 from appliance.api.network_shapes import network_shape
+from appliance.api.patterns import matching_names
 from appliance.api.router import Route
-from appliance.api.times import parse_time
 from appliance.errors import InvalidParameter, NotFound
 from appliance.http import Reply, Request
 from appliance.network.network_record import NetworkRecord
-
-_FILTERS = frozenset(("dangling", "driver", "id", "label", "label!", "name", "scope", "type"))
 
 
 class NetworkRoutes:
@@ -40,29 +36,31 @@ class NetworkRoutes:
 
     async def list_all(self, request: Request, reply: Reply) -> None:
         """GET /networks."""
-        filters = parse_filters(request.text("filters"), _FILTERS)
-        for value in filters.get("type", ()):
+        filters = parse_filters(request.text("filters"), "GET /networks")
+        for value in filters.values("type"):
             if value not in ("custom", "builtin"):
                 raise InvalidParameter(f"invalid filter: 'type'='{value}'")
-        dangling = boolean_filter(filters, "dangling")
+        dangling = _dangling(filters)
+        records = self._networks.all()
+        names = await matching_names(filters.values("name"), (record.name for record in records))
+        ids = await matching_names(filters.values("id"), (record.id for record in records))
 
         def keep(record: NetworkRecord) -> bool:
-            unused = not record.predefined and not self._networks.members(record)
             return (
-                (not filters.get("name") or matches_pattern(filters["name"], record.name))
-                and any_of(filters.get("id", []), record.id.startswith)
-                and any_of(filters.get("driver", []), lambda driver: driver == record.driver)
-                and any_of(filters.get("scope", []), lambda scope: scope == record.scope)
-                and any_of(filters.get("type", []), lambda kind: (kind == "builtin") == record.predefined)
-                and dangling in (None, unused)
-                and matches_label_filters(filters, record.labels)
+                record.name in names
+                and record.id in ids
+                and filters.exact("driver", record.driver)
+                and filters.exact("scope", record.scope)
+                and filters.exact("type", "builtin" if record.predefined else "custom")
+                and (dangling is None or dangling == (not record.predefined and not self._networks.members(record)))
+                and filters.labels(record.labels)
             )
 
         # Before API 1.28 the list shows the containers of each network.
         members = request.version < (1, 28)
         found = [
             network_shape(record, self._networks, request.version, members=members)
-            for record in self._networks.all()
+            for record in records
             if keep(record)
         ]
         await reply.json(200, found)
@@ -95,11 +93,11 @@ class NetworkRoutes:
 
     async def prune(self, request: Request, reply: Reply) -> None:
         """POST /networks/prune."""
-        filters = parse_filters(request.text("filters"), frozenset(("label", "label!", "until")))
-        until = parse_time(filters["until"][0], now=time.time_ns()) if filters.get("until") else None
+        filters = parse_filters(request.text("filters"), "POST /networks/prune")
+        until = filters.until()
 
         def wanted(record: NetworkRecord) -> bool:
-            return (until is None or record.created < until) and matches_label_filters(filters, record.labels)
+            return (until is None or record.created <= until) and filters.labels(record.labels)
 
         removed = await self._networks.prune(wanted)
         await reply.json(200, {"NetworksDeleted": removed or None})
@@ -116,3 +114,13 @@ class NetworkRoutes:
         wanted = await read_struct(request, DisconnectRequest)
         await self._connections.disconnect(request.path["name"], wanted.container, force=wanted.force)
         await reply.empty(200)
+
+
+def _dangling(filters: Filters) -> bool | None:
+    """The filter `dangling` of networks, which has texts of its own (moby daemon/network/filter.go)."""
+    values = filters.values("dangling")
+    if len(values) > 1:
+        raise InvalidParameter('got more than one value for filter key "dangling"')
+    if values and values[0] not in ("0", "1", "false", "true"):
+        raise InvalidParameter('invalid value for filter \'dangling\', must be "true" (or "1"), or "false" (or "0")')
+    return values[0] in ("1", "true") if values else None

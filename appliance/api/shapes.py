@@ -153,7 +153,7 @@ def _ports(container: Container) -> dict[str, Any]:
     return ports
 
 
-def _list_ports(container: Container) -> list[dict[str, Any]]:
+def list_ports(container: Container) -> list[dict[str, Any]]:
     """The rows of `docker ps`."""
     rows: list[dict[str, Any]] = []
     for exposed, allocator in _ports(container).items():
@@ -280,7 +280,7 @@ def list_container(container: Container, networks: NetworkBackend, version: Vers
         "ImageID": record.image_id,
         "Command": " ".join([command.path, *command.args]),
         "Created": record.created // 1_000_000_000,
-        "Ports": _list_ports(container),
+        "Ports": list_ports(container),
         "Labels": record.config.labels or {},
         "State": status_word(container.state),
         "Status": status_text(container, now_ns),

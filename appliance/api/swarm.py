@@ -8,6 +8,7 @@ import msgspec
 
 from appliance import __version__
 from appliance.api.fields import read_object, text_map
+from appliance.api.filters import Filters, parse_filters
 from appliance.api.router import Route
 from appliance.container.times import rfc3339
 from appliance.errors import InvalidParameter, NotFound, Unsupported
@@ -136,7 +137,13 @@ class SwarmRoutes:
 
     async def list_nodes(self, request: Request, reply: Reply) -> None:
         """GET /nodes."""
-        await reply.json(200, [node_shape(self._swarm.manager())])
+        filters = parse_filters(request.text("filters"), "GET /nodes")
+        for key, known in (("role", ("manager", "worker")), ("membership", ("accepted", "pending"))):
+            for value in filters.values(key):
+                if value and value.lower() not in known:
+                    raise InvalidParameter(f"Invalid {key} filter: '{value}'")
+        record = self._swarm.manager()
+        await reply.json(200, [node_shape(record)] if _passes(record, filters) else [])
 
     async def inspect_node(self, request: Request, reply: Reply) -> None:
         """GET /nodes/{name}."""
@@ -160,6 +167,7 @@ class SwarmRoutes:
 
     async def list_empty(self, request: Request, reply: Reply) -> None:
         """GET /services, /tasks, /secrets, /configs."""
+        parse_filters(request.text("filters"), f"GET {next(f'/{noun}' for noun in _NOUNS if noun in request.raw_path)}")
         self._swarm.manager()
         await reply.json(200, [])
 
@@ -245,6 +253,19 @@ def node_shape(record: SwarmRecord) -> dict[str, Any]:
         "Status": {"State": "ready", "Addr": record.address},
         "ManagerStatus": {"Leader": True, "Reachability": "reachable", "Addr": record.listen},
     }
+
+
+def _passes(record: SwarmRecord, filters: Filters) -> bool:
+    """Whether the only node, an accepted manager whose engine has no labels, passes the filters of `GET /nodes`."""
+    roles, memberships = filters.values("role"), filters.values("membership")
+    return (
+        filters.prefix("id", record.node_id)
+        and filters.prefix("name", platform.node())
+        and (not any(roles) or "manager" in map(str.lower, roles))
+        and (not any(memberships) or "accepted" in map(str.lower, memberships))
+        and filters.has_labels("label", {})
+        and filters.has_labels("node.label", record.node.labels or {})
+    )
 
 
 def info_shape(record: SwarmRecord | None) -> dict[str, Any]:

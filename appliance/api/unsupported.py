@@ -1,7 +1,11 @@
 """Builds and plug-ins are not supported. Listings are empty; requests to create one return 501."""
 
+import time
+
+from appliance.api.filters import parse_filters
 from appliance.api.router import Route
-from appliance.errors import NotFound, Unsupported
+from appliance.api.times import parse_timestamp
+from appliance.errors import InvalidParameter, NotFound, Unsupported
 from appliance.http import Reply, Request
 
 
@@ -31,10 +35,17 @@ class UnsupportedRoutes:
 
     async def prune_builds(self, request: Request, reply: Reply) -> None:
         """POST /build/prune. `docker system prune` calls it too."""
+        filters = parse_filters(request.text("filters"), "POST /build/prune")
+        times = filters.values("until") + filters.values("unused-for")
+        if len(times) > 1:
+            raise InvalidParameter("filters expect only one value")
+        for text in times:
+            parse_timestamp(text, time.time_ns())
         await reply.json(200, {"CachesDeleted": None, "SpaceReclaimed": 0})
 
     async def list_plugins(self, request: Request, reply: Reply) -> None:
         """GET /plugins."""
+        parse_filters(request.text("filters"), "GET /plugins").boolean("enabled", False)
         await reply.json(200, [])
 
     async def refuse_plugin(self, request: Request, reply: Reply) -> None:

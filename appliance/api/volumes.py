@@ -6,14 +6,16 @@ import msgspec
 
 from appliance.api.backend import VolumeBackend
 from appliance.api.fields import read_struct
-from appliance.api.filters import any_of, boolean_filter, matches_label_filters, matches_pattern, parse_filters
+from appliance.api.filters import Filters, parse_filters
+from appliance.api.patterns import matching_names
 from appliance.api.router import Route
 from appliance.container.times import rfc3339
 from appliance.errors import InvalidParameter, NotFound
 from appliance.http import Reply, Request
 from appliance.volume.store import VolumeRecord
 
-_FILTERS = frozenset(("dangling", "driver", "label", "label!", "name"))
+# What Go takes for a boolean.
+_TRUE, _FALSE = ("1", "t", "T", "TRUE", "true", "True"), ("0", "f", "F", "FALSE", "false", "False")
 
 
 def volume_shape(record: VolumeRecord, mount_point: str) -> dict[str, Any]:
@@ -60,14 +62,15 @@ class VolumeRoutes:
 
     async def list_all(self, request: Request, reply: Reply) -> None:
         """GET /volumes."""
-        filters = parse_filters(request.text("filters"), _FILTERS)
-        dangling = boolean_filter(filters, "dangling")
+        filters = parse_filters(request.text("filters"), "GET /volumes")
+        dangling = filters.boolean("dangling", False) if "dangling" in filters else None
+        names = await matching_names(filters.values("name"), (record.name for record in self._volumes.all()))
 
         def keep(record: VolumeRecord) -> bool:
             return (
-                (not filters.get("name") or matches_pattern(filters["name"], record.name))
-                and any_of(filters.get("driver", []), lambda driver: driver == "local")
-                and matches_label_filters(filters, record.labels)
+                record.name in names
+                and filters.exact("driver", "local")
+                and filters.labels(record.labels)
                 and dangling in (None, not self._volumes.users(record.name))
             )
 
@@ -96,11 +99,23 @@ class VolumeRoutes:
 
     async def prune(self, request: Request, reply: Reply) -> None:
         """POST /volumes/prune."""
-        filters = parse_filters(request.text("filters"), frozenset(("label", "label!", "all")))
-        everything = request.version < (1, 42) or (filters.get("all") or ["false"])[0] in ("1", "true", "True")
+        filters = parse_filters(request.text("filters"), "POST /volumes/prune")
+        if request.version < (1, 42):
+            filters.add("all", "true")
+        everything = _all_volumes(filters)
 
         def wanted(record: VolumeRecord) -> bool:
-            return (everything or record.anonymous) and matches_label_filters(filters, record.labels)
+            return (everything or record.anonymous) and filters.labels(record.labels)
 
         removed, space = await self._volumes.prune(wanted)
         await reply.json(200, {"VolumesDeleted": removed, "SpaceReclaimed": space})
+
+
+def _all_volumes(filters: Filters) -> bool:
+    """The filter `all` of a prune (moby daemon/volume/service withPrune). InvalidParameter for a value that is not a boolean."""
+    values = filters.values("all")
+    if len(values) > 1:
+        raise InvalidParameter(f"invalid filter 'all=[{' '.join(values)}]': only one value is expected")
+    if values and values[0] not in (*_TRUE, *_FALSE):
+        raise InvalidParameter(f"invalid filter 'all': strconv.ParseBool: parsing \"{values[0]}\": invalid syntax")
+    return bool(values) and values[0] in _TRUE

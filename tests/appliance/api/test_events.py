@@ -10,6 +10,7 @@ from appliance.api.events import EventRoutes
 from appliance.api.router import Router
 from appliance.container.event import Event
 from appliance.engine.model.events import EventBus
+from tests.appliance.api.asking import ask
 from tests.appliance.http.wire import Client, served
 
 _SECOND = 1_000_000_000
@@ -47,19 +48,35 @@ async def _past(query: str, version: str = "1.51") -> list[Any]:
         ('{"type":["network"]}', ["create"]),
         ('{"type":["container"],"event":["exec_create"]}', ["exec_create: ls"]),
         ('{"event":["exec"]}', []),
+        ('{"event":["exec_create:%20ls"]}', ["exec_create: ls"]),
+        ('{"event":[]}', ["create", "exec_create: ls", "create", "pull"]),
         ('{"container":["web"]}', ["create", "exec_create: ls"]),
-        ('{"container":["/web"]}', ["create", "exec_create: ls"]),
+        ('{"container":["we"]}', ["create", "exec_create: ls"]),
         ('{"container":["c1"]}', ["create", "exec_create: ls"]),
         ('{"network":["front"]}', ["create"]),
-        ('{"id":["i"]}', ["pull"]),
         ('{"image":["busybox"]}', ["create", "exec_create: ls", "pull"]),
+        ('{"image":["busybox:latest"]}', ["pull"]),
+        ('{"image":["i1"]}', ["pull"]),
+        ('{"image":["busy"]}', []),
         ('{"label":["a=b"]}', ["create"]),
+        ('{"label":["a","image=busybox"]}', ["create"]),
         ('{"scope":["swarm"]}', []),
+        ('{"scope":["local"]}', ["create", "exec_create: ls", "create", "pull"]),
         ('{"daemon":["x"]}', []),
+        # Docker ignores keys that it does not know.
+        ('{"id":["none"],"nonsense":["x"]}', ["create", "exec_create: ls", "create", "pull"]),
     ],
 )
 async def test_filters(filters: str, actions: list[str]) -> None:
     assert [event["Action"] for event in await _past(f"filters={filters}")] == actions
+
+
+async def test_bounds_in_the_wrong_order() -> None:
+    assert await ask(EventRoutes(_bus()).routes(), "GET /events?since=2&until=1") == (
+        400,
+        {"message": "`since` time (2) cannot be after `until` time (1)"},
+    )
+    assert await ask(EventRoutes(_bus()).routes(), "GET /events?filters=x") == (400, {"message": "invalid filter"})
 
 
 async def test_shapes() -> None:

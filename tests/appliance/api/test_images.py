@@ -7,6 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from appliance.api.image_transfers import ImageTransferRoutes
 from appliance.api.images import ImageRoutes
 from appliance.engine.model.events import EventBus
@@ -62,7 +64,9 @@ async def opened(root: Path, *, users: tuple[str, ...] = (), import_one: bool = 
         }
         images = _Images(routes, events)
         if import_one:
-            status, answer = await images.ask("POST /images/create?fromSrc=-&repo=app&tag=1&message=made", _tar())
+            status, answer = await images.ask(
+                "POST /images/create?fromSrc=-&repo=app&tag=1&message=made&changes=LABEL%20a=1", _tar()
+            )
             assert status == 200, answer
         yield images
 
@@ -87,18 +91,39 @@ async def test_import_list_and_inspect(tmp_path: Path) -> None:
 
 async def test_filters(tmp_path: Path) -> None:
     async with opened(tmp_path) as images:
-        for filters in ('{"reference":["app"]}', '{"reference":["a*:1"]}', '{"dangling":["false"]}'):
-            assert await images.names(f"?filters={filters}") == [["app:1"]], filters
-        for filters in (
-            '{"reference":["b*"]}',
-            '{"dangling":["true"]}',
-            '{"label":["a"]}',
-            '{"before":["app:1"]}',
-            '{"since":["app:1"]}',
-            '{"until":["1"]}',
+        assert await images.names('?filters={"reference":["app"],"dangling":["false"],"label":["a=1"]}') == [["app:1"]]
+        assert await images.names('?filters={"reference":["other"]}') == []
+        for filters, status, message in (
+            ('{"nonsense":["x"]}', 400, "invalid filter 'nonsense'"),
+            ('{"before":["none"]}', 404, "No such image: none:latest"),
         ):
-            assert await images.names(f"?filters={filters}") == [], filters
-        assert (await images.ask('GET /images/json?filters={"nonsense":["x"]}'))[0] == 400
+            assert await images.ask(f"GET /images/json?filters={filters}") == (status, {"message": message})
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        ('{"reference":["app"]}', "invalid filter 'reference'"),
+        ('{"dangling":["True"]}', "invalid filter 'dangling=[True]'"),
+        ('{"dangling":["true","false"]}', "invalid filter 'dangling=[true false]'"),
+        ('{"dangling":[]}', "invalid filter 'dangling'"),
+        ('{"until":["1h","2h"]}', "more than one until filter specified"),
+    ],
+)
+async def test_filters_that_prune_refuses(tmp_path: Path, filters: str, message: str) -> None:
+    async with opened(tmp_path) as images:
+        assert await images.ask(f"POST /images/prune?filters={filters}") == (400, {"message": message})
+        assert await images.names() == [["app:1"]]
+
+
+async def test_the_list_shows_only_the_names_that_reference_selects(tmp_path: Path) -> None:
+    async with opened(tmp_path) as images:
+        await images.ask("POST /images/app:1/tag?repo=team/app&tag=2")
+        assert await images.names('?filters={"reference":["team/*"]}') == [["team/app:2"]]
+        # The query parameter of API 1.24.
+        assert await images.names("?filter=team/*") == [["app:1", "team/app:2"]]
+        status, shapes = await images.ask("GET /v1.24/images/json?filter=team/*")
+        assert (status, shapes[0]["RepoTags"]) == (200, ["team/app:2"])
 
 
 async def test_tag_and_remove(tmp_path: Path) -> None:
@@ -126,6 +151,25 @@ async def test_prune(tmp_path: Path) -> None:
         assert (status, body["ImagesDeleted"][0], body["SpaceReclaimed"] > 0) == (200, {"Untagged": "app:1"}, True)
         assert images.told()[-1][0] == "prune"
         assert await images.names() == []
+
+
+@pytest.mark.parametrize(
+    ("filters", "pruned"),
+    [
+        # The CLI adds true to the value of the user.
+        ('{"dangling":["True","true"]}', False),
+        ('{"dangling":["false"],"until":["0"]}', False),
+        ('{"dangling":["false"],"until":["1h"]}', False),
+        ('{"dangling":["false"],"label":["b"]}', False),
+        ('{"dangling":["false"],"label!":["a"]}', False),
+        ('{"dangling":["false"],"until":["0s"],"label":["a"]}', True),
+        ('{"dangling":["0"]}', True),
+    ],
+)
+async def test_filters_of_prune(tmp_path: Path, filters: str, pruned: bool) -> None:
+    async with opened(tmp_path) as images:
+        assert (await images.ask(f"POST /images/prune?filters={filters}"))[0] == 200
+        assert await images.names() == ([] if pruned else [["app:1"]])
 
 
 async def test_an_image_in_use_is_not_pruned(tmp_path: Path) -> None:

@@ -73,12 +73,36 @@ async def _ask(line: str, body: Any = None, networks: _Networks | None = None) -
         ('{"driver":["overlay"]}', []),
         ('{"scope":["local"]}', ["bridge", "front"]),
         ('{"label":["a=b"]}', ["front"]),
+        ('{"type":["custom","builtin"]}', ["bridge", "front"]),
+        ('{"id":["d1$"]}', ["bridge"]),
+        ('{"name":["(a+)+$"]}', []),
         ('{"dangling":["1"]}', ["front"]),
+        ('{"dangling":["false"]}', ["bridge"]),
+        ('{"dangling":[]}', ["bridge", "front"]),
     ],
 )
 async def test_lists_and_filters(filters: str, names: list[str]) -> None:
     status, found = await _ask(f"GET /networks?filters={filters}")
     assert (status, [shape["Name"] for shape in found]) == (200, names)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('GET /networks?filters={"label!":["a"]}', "invalid filter 'label!'"),
+        ('GET /networks?filters={"type":["x"]}', "invalid filter: 'type'='x'"),
+        ('GET /networks?filters={"dangling":["1","0"]}', 'got more than one value for filter key "dangling"'),
+        (
+            'GET /networks?filters={"dangling":["x"]}',
+            'invalid value for filter \'dangling\', must be "true" (or "1"), or "false" (or "0")',
+        ),
+        ('POST /networks/prune?filters={"name":["front"]}', "invalid filter 'name'"),
+        ('POST /networks/prune?filters={"until":["1h","2h"]}', "more than one until filter specified"),
+        ('POST /networks/prune?filters={"until":[]}', "invalid filter 'until'"),
+    ],
+)
+async def test_filters_that_are_refused(line: str, message: str) -> None:
+    assert await _ask(line) == (400, {"message": message})
 
 
 async def test_inspect() -> None:

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
-from appliance.api.swarm import SwarmRoutes
+from appliance.api.filters import parse_filters
+from appliance.api.swarm import SwarmRoutes, _passes
 from appliance.errors import NotFound, NotInSwarm
-from appliance.network.network_record import SwarmRecord
+from appliance.network.network_record import NodeSpec, SwarmRecord
 from tests.appliance.api.asking import ask
 
 
@@ -89,3 +91,34 @@ async def test_leave() -> None:
     swarm = _Swarm(inside=True)
     assert await ask(SwarmRoutes(swarm).routes(), "POST /swarm/leave?force=1") == (200, b"")
     assert swarm.calls == [("leave", True)]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('GET /nodes?filters={"nonsense":["x"]}', "invalid filter 'nonsense'"),
+        ('GET /nodes?filters={"role":["king"]}', "Invalid role filter: 'king'"),
+        ('GET /nodes?filters={"membership":["x"]}', "Invalid membership filter: 'x'"),
+        ('GET /tasks?filters={"mode":["x"]}', "invalid filter 'mode'"),
+    ],
+)
+async def test_filters_that_are_refused(line: str, message: str) -> None:
+    assert await _ask(line) == (400, {"message": message})
+
+
+@pytest.mark.parametrize(
+    ("filters", "listed"),
+    [
+        ("{}", True),
+        ('{"id":["n1"],"role":["MANAGER",""],"membership":["accepted"],"node.label":["a=b"]}', True),
+        ('{"id":["n2"]}', False),
+        ('{"name":["nobody-has-this-name"]}', False),
+        ('{"role":["worker"]}', False),
+        ('{"membership":["pending"]}', False),
+        ('{"label":["a"]}', False),
+        ('{"node.label":["c"]}', False),
+    ],
+)
+def test_filters_of_nodes(filters: str, listed: bool) -> None:
+    record = SwarmRecord("s", "n1xyz", 1, 1, 1, "", "", msgspec.Raw(b"{}"), NodeSpec(labels={"a": "b"}), [], 24)
+    assert _passes(record, parse_filters(filters, "GET /nodes")) == listed

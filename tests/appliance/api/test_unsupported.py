@@ -21,3 +21,18 @@ async def test_plugins() -> None:
         assert await ask(_ROUTES, line) == (501, {"message": "plugins are not supported"})
     for line in ("GET /plugins/a/b:c/json", "POST /plugins/a/b:c/enable", "DELETE /plugins/a/b:c"):
         assert await ask(_ROUTES, line) == (404, {"message": 'plugin "a/b:c" not found'})
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('POST /build/prune?filters={"nonsense":["x"]}', "invalid filter 'nonsense'"),
+        ('POST /build/prune?filters={"until":["soon"]}', "failed to parse value as time or duration: "),
+        ('POST /build/prune?filters={"until":["1h"],"unused-for":["1h"]}', "filters expect only one value"),
+        ('GET /plugins?filters={"nonsense":["x"]}', "invalid filter 'nonsense'"),
+        ('GET /plugins?filters={"enabled":["x"]}', "invalid filter 'enabled=[x]'"),
+    ],
+)
+async def test_filters_that_are_refused(line: str, message: str) -> None:
+    status, body = await ask(_ROUTES, line)
+    assert (status, body["message"].startswith(message)) == (400, True), body

@@ -85,10 +85,37 @@ async def test_lists_and_filters() -> None:
     assert await _names(volumes, "") == ["data", "web"]
     assert await _names(volumes, '?filters={"name":["^we"]}') == ["web"]
     assert await _names(volumes, '?filters={"label":["a=b"]}') == ["data"]
-    assert await _names(volumes, '?filters={"label!":["a"]}') == ["web"]
+    assert await _names(volumes, '?filters={"label":["a=c"]}') == []
     assert await _names(volumes, '?filters={"dangling":["true"]}') == ["data"]
     assert await _names(volumes, '?filters={"driver":["other"]}') == []
-    assert (await ask(VolumeRoutes(volumes).routes(), 'GET /volumes?filters={"x":["y"]}'))[0] == 400
+    assert await _names(volumes, '?filters={"dangling":["0"]}') == ["web"]
+    for query, message in (
+        ('{"x":["y"]}', "invalid filter 'x'"),
+        ('{"label!":["y"]}', "invalid filter 'label!'"),
+        ('{"dangling":["y"]}', "invalid filter 'dangling=[y]'"),
+    ):
+        assert await ask(VolumeRoutes(volumes).routes(), f"GET /volumes?filters={query}") == (400, {"message": message})
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "pruned"),
+    [
+        ("", 200, ["f00"]),
+        ('filters={"all":["1"]}', 200, ["data", "f00"]),
+        ('filters={"all":["True"]}', 200, ["data", "f00"]),
+        ('filters={"all":["F"]}', 200, ["f00"]),
+        ('filters={"all":["true"],"label":["a"]}', 200, ["data"]),
+        ('filters={"all":["true"],"label!":["a"]}', 200, ["f00"]),
+        ('filters={"all":["yes"]}', 400, "invalid filter 'all': strconv.ParseBool: parsing \"yes\": invalid syntax"),
+        ('filters={"all":["true","false"]}', 400, "invalid filter 'all=[true false]': only one value is expected"),
+        ('filters={"until":["1h"]}', 400, "invalid filter 'until'"),
+        ('filters={"dangling":["true"]}', 400, "invalid filter 'dangling'"),
+    ],
+)
+async def test_filters_of_prune(query: str, status: int, pruned: list[str] | str) -> None:
+    volumes = _Volumes(_record("data", labels={"a": "b"}), _record("f00", anonymous=True))
+    found = await ask(VolumeRoutes(volumes).routes(), f"POST /volumes/prune?{query}")
+    assert (found[0], found[1].get("VolumesDeleted", found[1].get("message"))) == (status, pruned)
 
 
 async def test_create() -> None:
