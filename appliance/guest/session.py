@@ -101,6 +101,11 @@ class GuestSession:
         return self._channel.closed
 
     @property
+    def fault(self) -> str:
+        """Why vchd has hung up the guest, which then cannot be reached any more; "" when it has not."""
+        return self._channel.fault
+
+    @property
     def sessions(self) -> int:
         """The number of link sessions so far: more than one means that the link was reset."""
         return self._channel.sessions

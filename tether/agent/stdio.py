@@ -89,10 +89,10 @@ class Spool:
                 cut.data = record.data[offset - record.offset :]
                 cut.offset = offset
                 record = cut
-            if batch and size + len(record.data) > _BATCH:
+            if batch and size + len(record.data) + _OVERHEAD > _BATCH:
                 break
             batch.append(record)
-            size += len(record.data)
+            size += len(record.data) + _OVERHEAD
         return batch
 
     async def wait_news(self) -> None:
@@ -114,13 +114,18 @@ async def _finish_line(fd: int, data: bytes) -> bytes:
 
 async def pump_out(fd: int, stream: "stdio_pb2.Stream", spool: Spool, *, terminal: bool = False) -> None:
     """Move a pipe or terminal into the spool until its last writer is gone. Owns the descriptor."""
+    waited = True
     try:
         while True:
             await spool.wait_room()
+            if not waited:
+                # A spool that drops its oldest records always has room, and a program that floods always has data.
+                await trio.lowlevel.checkpoint()
             try:
                 data = os.read(fd, _READ)
             except BlockingIOError:
                 await trio.lowlevel.wait_readable(fd)
+                waited = True
                 continue
             except OSError as error:
                 if error.errno != errno.EIO:  # a terminal's master returns EIO after its last slave has closed
@@ -131,6 +136,7 @@ async def pump_out(fd: int, stream: "stdio_pb2.Stream", spool: Spool, *, termina
             if terminal:
                 data = await _finish_line(fd, data)
             spool.put(stream, data)
+            waited = False
     finally:
         trio.lowlevel.notify_closing(fd)
         os.close(fd)

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tether.link.frame import FLAG_GAP, MAX_PAYLOAD, Frame, FrameReader, Kind
+from tether.link.frame import FLAG_GAP, HEADER_SIZE, MAX_PAYLOAD, Frame, FrameReader, Kind
 
 _HELLO_INTERVALS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _CHALLENGES = 8
@@ -59,6 +59,7 @@ class Connection:
         self._events: deque[Event] = deque()
         self.retransmissions = 0
         self.stale = 0
+        self._idle_bytes = 0
         self._begin(make_id(), now)
 
     # -- state of one session -------------------------------------------------------------------------------------
@@ -105,6 +106,11 @@ class Connection:
     def skipped(self) -> int:
         """Bytes on the line that were part of no frame."""
         return self._reader.skipped
+
+    @property
+    def useless(self) -> int:
+        """Bytes on the line that brought neither data nor room: part of no frame, for no session, repeated, or without news."""
+        return self._reader.skipped + self._idle_bytes
 
     def reset(self, now: float) -> None:
         """End the session from this side, at once; the peer learns of it by the new HELLO."""
@@ -252,7 +258,10 @@ class Connection:
     def receive_frames(self, frames: list[Frame], now: float) -> None:
         """Take what came by another line than the one whose bytes `receive_data` takes."""
         for frame in frames:
+            before = self._received, self._acked, self._peer_limit
             self._on_frame(frame, now)
+            if before == (self._received, self._acked, self._peer_limit):
+                self._idle_bytes += HEADER_SIZE + len(frame.payload)
 
     def _on_frame(self, frame: Frame, now: float) -> None:
         if not frame.source:

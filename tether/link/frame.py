@@ -65,7 +65,12 @@ class Frame:
 
 
 class FrameReader:
-    """Bytes in, frames out. Whatever is no frame is skipped and counted in `skipped` (bytes)."""
+    """Bytes in, frames out. Whatever is no frame is skipped and counted in `skipped` (bytes).
+
+    Each byte is checked at most once, whatever a hostile peer writes: a header or payload with a wrong CRC is skipped whole.
+    That may skip the beginning of a sound frame after lost bytes. The link retransmits that frame anyway, since it comes after
+    a gap.
+    """
 
     def __init__(self) -> None:
         self.skipped = 0
@@ -104,7 +109,7 @@ class FrameReader:
             with memoryview(buffer) as view:
                 sound = zlib.crc32(view[position : position + _BODY]) == header_crc
             if not sound or length > MAX_PAYLOAD or kind not in _KINDS:
-                position = self._skip(position)
+                position = self._skip(position, HEADER_SIZE)
                 continue
             start = position + HEADER_SIZE
             if len(buffer) - start < length:
@@ -115,8 +120,7 @@ class FrameReader:
                 break
             payload = bytes(memoryview(buffer)[start : start + length]) if length else b""
             if zlib.crc32(payload) != payload_crc:
-                # Bytes were lost inside: the next frame may begin within what was taken for payload.
-                position = self._skip(position)
+                position = self._skip(position, HEADER_SIZE + length)
                 continue
             self._give_up = None
             frames.append(Frame(_KINDS[kind], source, destination, offset, ack, window, flags, payload))
@@ -131,10 +135,10 @@ class FrameReader:
     def _expired(self, now: float) -> bool:
         return self._give_up is not None and now >= self._give_up
 
-    def _skip(self, position: int) -> int:
+    def _skip(self, position: int, size: int = len(MAGIC)) -> int:
         self._give_up = None
-        self.skipped += len(MAGIC)
-        return position + len(MAGIC)
+        self.skipped += size
+        return position + size
 
 
 _KINDS = {int(kind): kind for kind in Kind}

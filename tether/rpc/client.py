@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from tether.rpc.bridge import CallAbandoned, LoopThread
 from tether.rpc.grpcio_socket import GrpcioSocket
 from tether.rpc.status import Code, RpcError
-from tether.transport import FastPath, Line, LineClosed
+from tether.transport import FastPath, Line, LineClosed, LineFlooded
 
 Out = TypeVar("Out", bound=Message)
 
@@ -142,6 +142,8 @@ class Channel:
         self._socket: GrpcioSocket | None = None
         self.sessions = 0
         self.closed = False
+        # Why this end has hung up; "" when it has not.
+        self.fault = ""
 
     # -- calls ----------------------------------------------------------------------------------------------------
 
@@ -214,6 +216,8 @@ class Channel:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(joined.accept_loop, trio.socket.from_stdlib_socket(listener))
                 await joined.linked.run()
+        except* LineFlooded as group:
+            self.fault = str(_first(group))
         except* LineClosed:
             # Whichever task wrote or read last notices it: the end of the line ends all of them.
             pass
@@ -248,6 +252,12 @@ class Channel:
 
             self._grpc = await self._loop.run(make)
             self._opened.set()
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _serialize(message: Message) -> bytes:

@@ -10,19 +10,23 @@ from typing import Any
 import trio
 
 from tether.link import Data, Event, Opened, Reset
-from tether.transport import Line, LinkedLine
+from tether.transport import JunkAllowance, Line, LinkedLine
+
+# Pieces of data up to this size are joined while they wait: one-byte frames would take a hundred times their size.
+_SMALL = 4096
 
 
 class GrpcioSocket:
     """Runs the link, and carries its bytes to and from grpcio: one connection of the socket is one session of the link."""
 
     def __init__(self, line: Line, window: int, on_opened: Callable[[], Any]) -> None:
-        self.linked = LinkedLine(line, _random_id, self._on_event, window=window)
+        allowance = JunkAllowance(trio.current_time())
+        self.linked = LinkedLine(line, _random_id, self._on_event, window=window, allowance=allowance)
         self.linked.on_room = self._wake_reader
         self._on_opened = on_opened
         self._session: int | None = None
         self._change = trio.Event()
-        self._incoming: deque[tuple[int, bytes]] = deque()
+        self._incoming: deque[tuple[int, bytes | bytearray]] = deque()
         self._arrived = trio.Event()
         self._room = trio.Event()
 
@@ -36,8 +40,16 @@ class GrpcioSocket:
                 self._incoming.clear()
                 self._changed()
             case Data(session, data):
-                self._incoming.append((session, data))
+                self._queue(session, data)
                 self._arrived.set()
+
+    def _queue(self, session: int, data: bytes) -> None:
+        if len(data) <= _SMALL and self._incoming:
+            number, last = self._incoming[-1]
+            if number == session and isinstance(last, bytearray) and len(last) <= _SMALL:
+                last += data
+                return
+        self._incoming.append((session, bytearray(data) if len(data) <= _SMALL else data))
 
     def reset(self) -> None:
         self.linked.connection.reset(trio.current_time())

@@ -7,6 +7,10 @@ import trio
 READ_SIZE = 256 << 10
 
 
+# What the event loop handles in one turn: a peer that floods holds no other task up for longer.
+TURN = 64 << 10
+
+
 class LineClosed(Exception):
     """The other end closed the line (sockets only: a serial line has no end)."""
 
@@ -17,6 +21,8 @@ class Line:
     def __init__(self, fd: int) -> None:
         os.set_blocking(fd, False)
         self.fd = fd
+        # Whether the last read returned without a wait.
+        self._hurried = False
 
     @property
     def behind(self) -> bool:
@@ -39,13 +45,21 @@ class Line:
             raise LineClosed(str(error)) from error
         return len(data) - len(view)
 
-    async def read(self) -> bytes:
-        """Return at least one byte. LineClosed at the end."""
+    async def yield_turn(self) -> None:
+        """Let other tasks run before the second of two reads that did not wait: a peer that floods never makes a read wait."""
+        if self._hurried:
+            await trio.lowlevel.checkpoint()
+        self._hurried = True
+
+    async def read(self, size: int = READ_SIZE) -> bytes:
+        """Return 1 to `size` bytes. LineClosed at the end."""
+        await self.yield_turn()
         while True:
             try:
-                data = os.read(self.fd, READ_SIZE)
+                data = os.read(self.fd, size)
             except BlockingIOError:
                 await trio.lowlevel.wait_readable(self.fd)
+                self._hurried = False
                 continue
             except OSError as error:
                 raise LineClosed(str(error)) from error

@@ -6,7 +6,12 @@ from collections.abc import Callable
 import trio
 
 from tether.link import Connection, Event, FrameReader
-from tether.transport.line import Line, LineClosed
+from tether.transport.junk import JunkAllowance
+from tether.transport.line import TURN, Line, LineClosed
+
+
+class LineFlooded(LineClosed):
+    """This end hangs up, since the other end sends too many useless bytes."""
 
 
 class FastPath:
@@ -22,10 +27,18 @@ class LinkedLine:
 
     `on_event` is called, in the reader, for every event; it may call `send`, `acknowledge` and `flush` right there, so that a
     request can be read, answered and written without a task switch.
+
+    `allowance` bounds the useless bytes of a peer that is not trusted; None: no bound.
     """
 
     def __init__(
-        self, line: Line, make_id: Callable[[], int], on_event: Callable[[Event], None], *, window: int = 1 << 20
+        self,
+        line: Line,
+        make_id: Callable[[], int],
+        on_event: Callable[[Event], None],
+        *,
+        window: int = 1 << 20,
+        allowance: JunkAllowance | None = None,
     ):
         self.line = line
         # The line that is written to; both lines are read.
@@ -34,6 +47,9 @@ class LinkedLine:
         self._nursery: trio.Nursery | None = None
         self.connection = Connection(make_id, trio.current_time(), window=window)
         self._on_event = on_event
+        self._allowance = allowance
+        # Bytes on fast paths that were part of no frame.
+        self._skipped = 0
         self._unwritten = memoryview(b"")
         # Cancelled when the line changes while the writer waits for room on the old one.
         self._waiting = trio.CancelScope()
@@ -42,20 +58,30 @@ class LinkedLine:
         self.on_room: Callable[[], None] = lambda: None
 
     async def run(self) -> None:
-        """Carry the link until the line is closed (LineClosed) or this is cancelled."""
+        """Carry the link until the line is closed (LineClosed) or this is cancelled. LineFlooded: see `allowance`."""
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 nursery.start_soon(self._write_loop)
                 self.flush()
                 while True:
-                    data = await self.line.read()
-                    self.connection.receive_data(data, trio.current_time())
-                    self.deliver()
-                    self.flush()
+                    await self._take(await self.line.read(), self.connection.receive_data)
         finally:
             self._nursery = None
             self._drop_fast_path()
+
+    async def _take(self, data: bytes, receive: Callable[[memoryview, float], None]) -> None:
+        """Handle bytes of a line, turn by turn: a read may return thousands of small frames."""
+        view = memoryview(data)
+        for start in range(0, len(data), TURN):
+            if start:
+                await trio.lowlevel.checkpoint()
+            now = trio.current_time()
+            receive(view[start : start + TURN], now)
+            if self._allowance is not None and self._allowance.exceeded(self.connection.useless + self._skipped, now):
+                raise LineFlooded("the guest sends junk to its tether's port")
+            self.deliver()
+            self.flush()
 
     # -- the fast path --------------------------------------------------------------------------------------------
 
@@ -77,13 +103,17 @@ class LinkedLine:
 
     async def _read_fast_path(self, fast_path: FastPath) -> None:
         reader = FrameReader()
+
+        def receive(data: memoryview, now: float) -> None:
+            before = reader.skipped
+            self.connection.receive_frames(reader.receive_untrusted(data, now), now)
+            self._skipped += reader.skipped - before
+
         try:
             while not fast_path.over.is_set():
-                data = await fast_path.line.read()
-                now = trio.current_time()
-                self.connection.receive_frames(reader.receive_untrusted(data, now), now)
-                self.deliver()
-                self.flush()
+                await self._take(await fast_path.line.read(), receive)
+        except LineFlooded:
+            raise
         except (LineClosed, trio.ClosedResourceError):
             self._break(fast_path)
 

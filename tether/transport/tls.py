@@ -6,7 +6,7 @@ import ssl
 
 import trio
 
-from tether.transport.line import READ_SIZE, Line, LineClosed
+from tether.transport.line import READ_SIZE, TURN, Line, LineClosed
 
 _MOST = 256 << 10
 # Longer than a VM is stunned by a migration to another host.
@@ -29,7 +29,7 @@ class TlsLine(Line):
                 self.tls.do_handshake()
             except ssl.SSLWantReadError:
                 await self.drain()
-                self._incoming.write(await super().read())
+                self._incoming.write(await super().read(TURN))
             except ssl.SSLError as error:
                 # Send the TLS alert, so that the peer learns the reason.
                 self._send_some()
@@ -82,19 +82,19 @@ class TlsLine(Line):
         except (ssl.SSLError, ValueError):
             pass  # The peer has not sent its own close_notify; this end does not wait for it.
 
-    async def read(self) -> bytes:
+    async def read(self, size: int = READ_SIZE) -> bytes:
         """See Line."""
         while True:
-            parts, size, end = [], 0, ""
+            parts, here, end = [], 0, ""
             try:
                 # TLS returns one record at a time: collect all that are here, so that the link runs once for them.
-                while size < READ_SIZE:
-                    data = self.tls.read(READ_SIZE - size)
+                while here < size:
+                    data = self.tls.read(size - here)
                     if not data:
                         end = "the peer has sent close_notify"
                         break
                     parts.append(data)
-                    size += len(data)
+                    here += len(data)
             except ssl.SSLWantReadError:
                 pass
             except ssl.SSLError as error:
@@ -105,7 +105,8 @@ class TlsLine(Line):
             if end:
                 raise LineClosed(end)
             self._send_some()
-            self._incoming.write(await super().read())
+            # A turn's worth of bytes: these may be thousands of records, which OpenSSL decrypts one by one.
+            self._incoming.write(await super().read(TURN))
 
 
 def load_identity(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:

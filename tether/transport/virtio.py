@@ -28,28 +28,30 @@ class VirtioPort(Line):
 
     _tries = 0
 
-    async def read(self) -> bytes:
+    async def read(self, size: int = READ_SIZE) -> bytes:
+        await self.yield_turn()
         empty = 0
         while True:
             try:
-                data = os.read(self.fd, READ_SIZE)
+                data = os.read(self.fd, size)
             except BlockingIOError:
                 await trio.lowlevel.wait_readable(self.fd)
+                self._hurried = False
                 continue
             except OSError as error:
                 raise LineClosed(str(error)) from error
             if data:
-                return data if len(data) < _PAGE else self._read_more(data)
+                return data if len(data) < _PAGE else self._read_more(data, size)
             await trio.sleep(_PAUSES[min(empty, len(_PAUSES) - 1)])
             empty += 1
 
-    def _read_more(self, first: bytes) -> bytes:
+    def _read_more(self, first: bytes, most: int) -> bytes:
         """The driver returns at most a page for each read: collect what else is there, so that the link runs once for all."""
         parts = [first]
         size = len(first)
-        while size < READ_SIZE:
+        while size < most:
             try:
-                data = os.read(self.fd, READ_SIZE)
+                data = os.read(self.fd, most - size)
             except OSError:
                 break
             parts.append(data)

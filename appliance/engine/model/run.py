@@ -147,12 +147,12 @@ class Run:
                 if self._cleans_disks and not died:
                     await self._shut_down()
             except VchError as error:
-                if self.session.closed and not ended:
+                if self.session.closed and not ended and not self.session.fault:
                     # The connection broke because the machine ended: wait for its end, which tells the reason.
                     with trio.move_on_after(_OFF_SECONDS):
                         await trio.sleep_forever()
                 if not died:
-                    problem.append(error)
+                    problem.append(VchError(self.session.fault) if self.session.fault else error)
             nursery.cancel_scope.cancel()
         words = "" if ended else self.machine.last_words()
         if problem:

@@ -13,7 +13,8 @@ from appliance.hypervisor.vsphere.telnet import VMWARE, Subnegotiation, Telnet, 
 
 log = logging.getLogger(__name__)
 
-_READ = 64 << 10
+# Thousands of two-byte commands fit into a read, which one turn of the event loop handles.
+_READ = 16 << 10
 _MOST_SEQUENCE = 64
 
 

@@ -1,5 +1,6 @@
 """Telnet as ESXi's network serial ports speak it (RFC 854, 855, 856, 858; VMware's option 232). No I/O."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ _OFFERED = frozenset((BINARY, SUPPRESS_GO_AHEAD, VMWARE))
 # VMware's messages have some dozens of bytes; the longest holds a URI.
 _MOST_SUBNEGOTIATION = 4096
 _ESCAPED = bytes((IAC, IAC))
+# A guest may write nothing but the byte 255, which the host escapes.
+_ESCAPED_RUN = re.compile(rb"(?:\xff\xff)+")
 
 
 class TelnetError(Exception):
@@ -71,19 +74,20 @@ class Telnet:
                 at += len(run)
                 self._take(run, plain)
                 continue
+            if escaped := _ESCAPED_RUN.match(data, at):
+                self._take(data[at : escaped.end() : 2], plain)
+                at = escaped.end()
+                continue
             length = self._command_length(data, at)
             if at + length > len(data):
                 self._rest = data[at:]
                 break
-            if data[at + 1] == IAC:
-                self._take(b"\xff", plain)
-            else:
-                found = self._command(data[at : at + length])
-                if found is not None:
-                    if plain:
-                        yield Data(bytes(plain))
-                        plain.clear()
-                    yield found
+            found = self._command(data[at : at + length])
+            if found is not None:
+                if plain:
+                    yield Data(bytes(plain))
+                    plain.clear()
+                yield found
             at += length
         if plain:
             yield Data(bytes(plain))

@@ -53,6 +53,28 @@ async def test_a_full_spool_blocks_the_writer() -> None:
     assert taken == fed == spool.written
 
 
+async def test_a_program_that_floods_leaves_turns_to_other_tasks_of_the_guest() -> None:
+    """A spool that drops its oldest records always has room, and /dev/zero always has data."""
+    spool = Spool(100_000, True)
+    turns = 0
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pump_out, os.open("/dev/zero", os.O_RDONLY), STDOUT, spool)
+            while spool.written < 2 << 20:
+                turns += 1
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+    assert turns >= 4
+
+
+def test_a_batch_of_single_bytes_is_bounded_as_it_is_sent() -> None:
+    """64 MiB of `max-buffer-size` hold 500 000 records of a byte, more than one message may have."""
+    spool = Spool(64 << 20, False)
+    for _ in range(10_000):
+        spool.put(STDOUT, b"x")
+    assert sum(record.ByteSize() + 4 for record in spool.read(0)) < 512 << 10
+
+
 @given(
     st.lists(st.tuples(st.sampled_from([STDOUT, STDERR]), st.binary(min_size=1, max_size=50)), max_size=30), st.data()
 )

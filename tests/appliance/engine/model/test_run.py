@@ -13,7 +13,7 @@ from appliance.container.exec_config import ExecConfig
 from appliance.container.host_config import HostConfig
 from appliance.container.spec import build_exec_spec
 from appliance.engine.model.run import Ended, Run, RunningProcess, RunStreams
-from appliance.errors import HypervisorError, InvalidParameter
+from appliance.errors import HypervisorError, InvalidParameter, VchError
 from appliance.guest import ExitStatus, Fanout, GuestSession, Output, OutputRecord, ProcessSetup, StdinPipe
 from appliance.hypervisor import MachineSpec
 from appliance.hypervisor.fake import FakeDriver, FakeMachine
@@ -21,6 +21,7 @@ from appliance.streams.logfile import LogFile
 from tests.appliance.engine.guest import Process, Program, Vm, echo
 from tests.appliance.engine.harness import Host
 from tether.rpc.bridge import LoopThread
+from tether.transport import JunkAllowance
 
 Clock = trio.testing.MockClock
 PROCESS = "one"
@@ -197,6 +198,28 @@ async def test_a_machine_that_dies(make_room: MakeRoom) -> None:
         await trio.testing.wait_all_tasks_blocked(0.02)
         room.host.power_off("m")
     assert room.endings == [Ended(None, "the machine ended by itself\nKernel panic")]
+    assert (room.run.gone.is_set(), room.released, room.journal[-1]) == (True, 1, "destroy")
+
+
+async def test_a_guest_that_floods_its_port_loses_its_machine_at_once(
+    make_room: MakeRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = await make_room(deaf)
+    errors: list[VchError] = []
+
+    async def supervise() -> None:
+        try:
+            await room.supervise()
+        except VchError as error:
+            errors.append(error)
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(supervise)
+            await room.began.wait()
+            monkeypatch.setattr(JunkAllowance, "exceeded", lambda *_: True)
+            room.run.session.reset_link()
+    assert [str(error) for error in errors] == ["the guest sends junk to its tether's port"]
     assert (room.run.gone.is_set(), room.released, room.journal[-1]) == (True, 1, "destroy")
 
 

@@ -1,9 +1,12 @@
 """The telnet codec: no input breaks it, and it answers only where the protocol requires an answer."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance.hypervisor.vsphere.host_connection import _READ
 from appliance.hypervisor.vsphere.telnet import (
     BINARY,
     DO,
@@ -84,3 +87,21 @@ def test_a_subnegotiation_without_end() -> None:
 
 def test_commands_that_mean_nothing_here() -> None:
     assert list(Telnet().receive(b"a\xff\xf1b\xff\xf6c\xff" + bytes((SE,)))) == [Data(b"abc")]
+
+
+def test_a_guest_that_writes_only_escaped_bytes_costs_no_more_than_another() -> None:
+    """Each byte 255 comes as two. It was handled as a command, at a microsecond each."""
+    telnet = Telnet()
+    data = bytes([IAC, IAC]) * (1 << 20)
+    started = time.thread_time()
+    found = list(telnet.receive(data + bytes([IAC]))) + list(telnet.receive(bytes([IAC])))
+    assert time.thread_time() - started < 0.2
+    assert _joined(found) == [Data(b"\xff" * ((1 << 20) + 1))]
+
+
+def test_a_read_full_of_commands_is_handled_within_a_step() -> None:
+    telnet = Telnet()
+    data = bytes([IAC, 241]) * (_READ // 2)
+    started = time.thread_time()
+    assert list(telnet.receive(data)) == []
+    assert time.thread_time() - started < 0.05
