@@ -5,6 +5,8 @@ follow; the superblock is written last. Whiteouts become those of overlayfs: `.w
 trusted.overlay.opaque. The root inode comes first, because the superblock has 16 bits for its number.
 """
 
+import errno
+import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,9 +24,29 @@ from appliance.image.erofs_format import (
     directory_size,
     encode_xattrs,
 )
+from appliance.image.tree import Tree
 
 _COPY = 1 << 20
 _MAX_ENTRIES = 2_000_000
+_MAX_DISK = 1 << 40  # a sparse file may claim more than any disk has; a block's number has 32 bits
+_MAX_XATTRS = 128 << 10  # of a file, in bytes; an inode has 16 bits for their length in units of 4
+_MAX_TAILS = 128 << 20  # bytes of short tails, which stay in memory until the inodes are written
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`content`: bytes of regular files that the storage quota has room for. `written`: bytes that the file system has room for."""
+
+    content: int = _MAX_DISK
+    written: int = _MAX_DISK
+
+
+class QuotaExceeded(Exception):
+    """The layer's files are larger than the storage quota allows. `content` is their size so far, in bytes."""
+
+    def __init__(self, content: int) -> None:
+        super().__init__(content)
+        self.content = content
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,60 +58,40 @@ class Result:
     content: int
 
 
-def write_erofs(read: Callable[[int], bytes], out: BinaryIO, copied: Callable[[int], None] = lambda _: None) -> Result:
+def write_erofs(
+    read: Callable[[int], bytes],
+    out: BinaryIO,
+    copied: Callable[[int], None] = lambda _: None,
+    limits: Limits = Limits(),
+) -> Result:
     """Convert a tar into a disk. `read(n)` returns n bytes, fewer only at the end; `out` is seekable and empty.
 
     After a read whose bytes went to the disk unchanged, `copied` gets their offset in `out`.
 
     ProtocolError for a tar that no archiver writes: a name that leaves the layer with `..`, a hard link to a missing file, a
-    truncated stream.
+    truncated stream. QuotaExceeded or OSError (ENOSPC) for a layer beyond `limits`.
     """
-    writer = _Writer(read, out, copied)
+    writer = _Writer(read, out, copied, limits)
     for entry in tarstream.entries(read):
         writer.add_untrusted(entry)
     return writer.finish()
 
 
-def _directory(mode: int = 0o755) -> Node:
-    return Node(stat.S_IFDIR | mode, children={})
-
-
 class _Writer:
-    def __init__(self, read: Callable[[int], bytes], out: BinaryIO, copied: Callable[[int], None]) -> None:
+    def __init__(
+        self, read: Callable[[int], bytes], out: BinaryIO, copied: Callable[[int], None], limits: Limits
+    ) -> None:
         self._read = read
         self._copied = copied
         self._out = out
-        self._root = _directory()
+        self._limits = limits
+        self._tree = Tree()
         self._next_block = 1
         self._count = 0
         self._content = 0
+        self._written = 0
+        self._tails = 0
         out.seek(BLOCK)
-
-    # -- names ----------------------------------------------------------------------------------------------------
-
-    @staticmethod
-    def _split(name: bytes) -> list[bytes]:
-        parts: list[bytes] = []
-        for part in name.split(b"/"):
-            if part == b"..":
-                if not parts:
-                    raise ProtocolError(f'invalid tar: "{name.decode("utf-8", "replace")}" is outside of the layer')
-                parts.pop()
-            elif part not in (b"", b"."):
-                if len(part) > 255 or b"\0" in part:
-                    raise ProtocolError("invalid tar: file name too long")
-                parts.append(part)
-        return parts
-
-    def _folder(self, parts: list[bytes]) -> Node:
-        node = self._root
-        for part in parts:
-            assert node.children is not None
-            child = node.children.get(part)
-            if child is None or child.children is None:
-                child = node.children[part] = _directory()
-            node = child
-        return node
 
     # -- entries --------------------------------------------------------------------------------------------------
 
@@ -97,51 +99,39 @@ class _Writer:
         self._count += 1
         if self._count > _MAX_ENTRIES:
             raise ProtocolError(f"invalid tar: more than {_MAX_ENTRIES} entries")
-        parts = self._split(entry.name)
-        if not parts:
+        place = self._tree.parent_of(entry.name)
+        if place is None:
             self._skip(entry.stored)
             if entry.kind == b"5":
-                self._describe(self._root, entry, stat.S_IFDIR)
+                self._describe(self._tree.root, entry, stat.S_IFDIR)
             return
-        parent = self._folder(parts[:-1])
-        assert parent.children is not None
-        name = parts[-1]
-        if name.startswith(b".wh."):
+        parent, name = place
+        if self._tree.add_whiteout(parent, name):
             self._skip(entry.stored)
-            if name == b".wh..wh..opq":
-                parent.xattrs[b"trusted.overlay.opaque"] = b"y"
-            elif not name.startswith(b".wh..wh."):
-                parent.children[name[4:]] = Node(stat.S_IFCHR)
             return
         if entry.kind == b"1":
             self._skip(entry.stored)
-            parent.children[name] = self._link_target(entry)
+            self._tree.add_hard_link(parent, name, entry.name, entry.link)
             return
-        existing = parent.children.get(name)
         if entry.kind == b"5":
             self._skip(entry.stored)
-            node = existing if existing is not None and existing.children is not None else _directory()
+            assert parent.children is not None
+            node = parent.children.get(name)
+            if node is None or node.children is None:
+                node = Node(0, children={})
             self._describe(node, entry, stat.S_IFDIR)
         else:
             node = self._make(entry)
-        parent.children[name] = node
-
-    def _link_target(self, entry: tarstream.Entry) -> Node:
-        parts = self._split(entry.link)
-        node: Node | None = self._root
-        for part in parts:
-            node = node.children.get(part) if node is not None and node.children is not None else None
-        if node is None or node.children is not None:
-            raise ProtocolError(f"invalid tar: hard link to a missing file: {entry.link.decode('utf-8', 'replace')}")
-        node.links += 1
-        return node
+        self._tree.put(parent, name, node)
 
     def _make(self, entry: tarstream.Entry) -> Node:
         node = Node(0)
         if entry.kind in (b"0", b"\0", b"7", b"S"):
             self._describe(node, entry, stat.S_IFREG)
-            self._copy(node, entry)
             self._content += entry.size
+            if self._content > self._limits.content:
+                raise QuotaExceeded(self._content)
+            self._copy(node, entry)
             return node
         self._skip(entry.stored)
         if entry.kind == b"2":
@@ -149,6 +139,7 @@ class _Writer:
             node.mode = stat.S_IFLNK | 0o777
             if not entry.link:
                 raise ProtocolError("invalid tar: empty symbolic link")
+            self._tree.count_text(len(entry.link))
             node.tail = entry.link
             node.size = len(entry.link)
         elif entry.kind in (b"3", b"4"):
@@ -161,17 +152,21 @@ class _Writer:
             raise ProtocolError(f"invalid tar: unknown entry type {entry.kind!r}")
         return node
 
-    @staticmethod
-    def _describe(node: Node, entry: tarstream.Entry, kind: int) -> None:
+    def _describe(self, node: Node, entry: tarstream.Entry, kind: int) -> None:
         node.mode = kind | entry.mode
         node.uid, node.gid, node.mtime_ns = entry.uid, entry.gid, entry.mtime_ns
-        if len(entry.xattrs) > 1024 or any(len(key) > 260 or len(value) > 65535 for key, value in entry.xattrs.items()):
-            raise ProtocolError("invalid tar: too many or too large extended attributes")
-        node.xattrs.update(entry.xattrs)
+        if entry.xattrs:
+            node.xattrs.update(entry.xattrs)
+            sizes = [len(key) + len(value) for key, value in node.xattrs.items()]
+            if len(sizes) > 1024 or sum(sizes) > _MAX_XATTRS or max(map(len, node.xattrs)) > 255:
+                raise ProtocolError("invalid tar: too many or too large extended attributes")
+            self._tree.count_text(sum(sizes))
 
     def _copy(self, node: Node, entry: tarstream.Entry) -> None:
         size = node.size = entry.size
         node.block = self._next_block
+        if self._next_block * BLOCK + size > _MAX_DISK:
+            raise ProtocolError(f"invalid tar: the files of the layer are larger than {_MAX_DISK >> 40} TiB")
         if entry.pieces is not None:
             base = self._next_block * BLOCK
             for offset, length in entry.pieces:
@@ -183,10 +178,15 @@ class _Writer:
         tail = size % BLOCK
         # A short tail goes behind its inode: small files then need no block of their own.
         # Except when xattrs fill the inode's block.
-        inline = 0 < tail <= BLOCK // 2 and len(encode_xattrs(node.xattrs)[0]) <= BLOCK // 4
+        inline = (
+            0 < tail <= BLOCK // 2
+            and self._tails + tail <= _MAX_TAILS
+            and len(encode_xattrs(node.xattrs)[0]) <= BLOCK // 4
+        )
         self._copy_bytes(size - tail if inline else size)
         if inline:
             node.tail = tarstream.exactly(self._read, tail)
+            self._tails += tail
             self._next_block += size // BLOCK
         else:
             if tail:
@@ -198,6 +198,9 @@ class _Writer:
             chunk = self._read(min(_COPY, left))
             if not chunk:
                 raise ProtocolError("unexpected EOF")
+            self._written += len(chunk)
+            if self._written > self._limits.written:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             offset = self._out.tell()
             self._out.write(chunk)
             self._copied(offset)
@@ -244,7 +247,7 @@ class _Writer:
             self._out.write(block)
         blocks = first_extra + len(extra)
         self._out.truncate(blocks * BLOCK)
-        offset, block = erofs_format.superblock(self._root.number, len(nodes), blocks, meta)
+        offset, block = erofs_format.superblock(self._tree.root.number, len(nodes), blocks, meta)
         self._out.seek(offset)
         self._out.write(block)
         return Result(self._count, blocks * BLOCK, self._content)
@@ -252,7 +255,7 @@ class _Writer:
     def _number_nodes(self) -> list[Node]:
         """Return every inode once, the root first, and set its parent and its count of links."""
         order: list[Node] = []
-        stack = [(self._root, self._root)]
+        stack = [(self._tree.root, self._tree.root)]
         while stack:
             node, parent = stack.pop()
             if node.number != -1:

@@ -20,6 +20,11 @@ DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 
+DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
+
+_INDEX_TYPES = frozenset((OCI_INDEX, DOCKER_INDEX))
+_MANIFEST_TYPES = frozenset((OCI_MANIFEST, DOCKER_MANIFEST))
+
 _Size = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
@@ -86,17 +91,39 @@ class _Kind(msgspec.Struct, rename="camel"):
     """Enough of a document to tell which of the two it is."""
 
     schema_version: int | None = None
+    media_type: str | None = ""
     manifests: msgspec.Raw | UnsetType = UNSET
+    config: msgspec.Raw | UnsetType = UNSET
+    layers: msgspec.Raw | UnsetType = UNSET
 
 
-def parse_manifest_untrusted(content: bytes, complaint: str) -> ImageManifest | ImageIndex:
-    """Decode a manifest or an index: the same name may stand for either. `complaint` begins the text of a ProtocolError."""
+_EMPTY = (b"null", b"[]", b"{}")
+
+
+def _is_given(member: msgspec.Raw | UnsetType) -> bool:
+    return member is not UNSET and bytes(member).strip() not in _EMPTY
+
+
+def parse_manifest_untrusted(content: bytes, complaint: str, media_type: str = "") -> ImageManifest | ImageIndex:
+    """Decode a manifest or an index: the same name may stand for either. `complaint` begins the text of a ProtocolError.
+
+    `media_type` is what the sender calls the document, "" if that is unknown. A document that is ambiguous between the two, or is not
+    what it is called, is refused: another client could take it for another image under the same digest (CVE-2021-41190; the checks are
+    those of containerd's validateMediaType, and of distribution's manifests).
+    """
     try:
         kind = msgspec.json.decode(content, type=_Kind)
         if kind.schema_version == 1:
             raise ProtocolError(f"{complaint}: manifests of schema 1 are not supported: schema 2 replaced them in 2016")
-        if kind.manifests is not UNSET:
+        called = {name for name in (media_type, kind.media_type) if name}
+        if _is_given(kind.manifests) and (_is_given(kind.config) or _is_given(kind.layers)):
+            raise ProtocolError(f"{complaint}: it is both a manifest and an index: it has layers and manifests")
+        if kind.manifests is not UNSET and (_is_given(kind.manifests) or kind.config is UNSET):
+            if called & _MANIFEST_TYPES:
+                raise ProtocolError(f"{complaint}: media-type: expected manifest but found index")
             return msgspec.json.decode(content, type=ImageIndex)
+        if called & _INDEX_TYPES:
+            raise ProtocolError(f"{complaint}: media-type: expected index but found manifest")
         return msgspec.json.decode(content, type=ImageManifest)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ProtocolError(f"{complaint}: {error}") from error

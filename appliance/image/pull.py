@@ -116,13 +116,13 @@ async def _manifest(
     """The manifest for the platform, and the digest that the user sees: that of the index, if the registry has one."""
     complaint = f"malformed manifest of {reference}"
     found = await find_manifest(registry, reference, wanted)
-    manifest = parse_manifest_untrusted(found.content, complaint)
+    manifest = parse_manifest_untrusted(found.content, complaint, found.media_type)
     if isinstance(manifest, ImageIndex):
         chosen = [entry for entry in manifest.manifests if platform.fits(_platform_in(entry))]
         if not chosen:
             raise NotFound(f"no matching manifest for {platform} in the manifest list entries for {reference}")
         inner = await find_manifest(registry, reference, chosen[0].digest)
-        manifest = parse_manifest_untrusted(inner.content, complaint)
+        manifest = parse_manifest_untrusted(inner.content, complaint, inner.media_type)
         if isinstance(manifest, ImageIndex):
             raise ProtocolError(f"{complaint}: an index inside of an index")
     return manifest, digest_of(found.content)

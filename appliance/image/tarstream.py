@@ -102,7 +102,6 @@ def entries(read: Read) -> Iterator[Entry]:
 
 def _entries(read: Read) -> Iterator[Entry]:
     pax: dict[bytes, bytes] = {}
-    universal: dict[bytes, bytes] = {}
     long_name = long_link = None
     while True:
         header = read(512)
@@ -123,39 +122,40 @@ def _entries(read: Read) -> Iterator[Entry]:
             if kind == b"x":
                 pax = _pax(data)
             elif kind == b"g":
-                universal |= _pax(data)
+                # Docker ignores global headers (moby pkg/archive, TypeXGlobalHeader). Each of their records would else cost memory
+                # in every entry that follows.
+                _pax(data)
             elif kind == b"L":
                 long_name = data.rstrip(b"\0")
             else:
                 long_link = data.rstrip(b"\0")
             continue
-        fields = {**universal, **pax} if universal else pax
         name = header[:100].split(b"\0", 1)[0]
         if header[257:263] == b"ustar\0" and header[345]:
             name = header[345:500].split(b"\0", 1)[0] + b"/" + name
-        size = int(fields.get(b"size", size))
+        size = int(pax.get(b"size", size))
         pieces = None
         stored = size
         if kind == b"S":
             pieces, size = _old_sparse(header, read)
         entry = Entry(
-            name=fields.get(b"path") or long_name or name,
+            name=pax.get(b"path") or long_name or name,
             kind=kind,
             mode=_number(header[100:108]) & 0o7777,
-            uid=int(fields.get(b"uid", _number(header[108:116]))),
-            gid=int(fields.get(b"gid", _number(header[116:124]))),
+            uid=int(pax.get(b"uid", _number(header[108:116]))),
+            gid=int(pax.get(b"gid", _number(header[116:124]))),
             size=size,
             stored=stored,
-            mtime_ns=_time_ns(fields[b"mtime"]) if b"mtime" in fields else _number(header[136:148]) * 1_000_000_000,
-            link=fields.get(b"linkpath") or long_link or header[157:257].split(b"\0", 1)[0],
+            mtime_ns=_time_ns(pax[b"mtime"]) if b"mtime" in pax else _number(header[136:148]) * 1_000_000_000,
+            link=pax.get(b"linkpath") or long_link or header[157:257].split(b"\0", 1)[0],
             major=_number(header[329:337]) if kind in b"34" else 0,
             minor=_number(header[337:345]) if kind in b"34" else 0,
-            xattrs={key[13:]: value for key, value in fields.items() if key.startswith(b"SCHILY.xattr.")},
+            xattrs={key[13:]: value for key, value in pax.items() if key.startswith(b"SCHILY.xattr.")},
             pieces=pieces,
         )
         used = 0
-        if b"GNU.sparse.major" in fields or b"GNU.sparse.size" in fields or b"GNU.sparse.realsize" in fields:
-            used = _pax_sparse(entry, fields, read)
+        if b"GNU.sparse.major" in pax or b"GNU.sparse.size" in pax or b"GNU.sparse.realsize" in pax:
+            used = _pax_sparse(entry, pax, read)
         entry.stored -= used
         if max(len(entry.name), len(entry.link)) > _MAX_PATH or not 0 <= entry.size <= _MAX_SIZE:
             raise ProtocolError("archive/tar: header field too long")
@@ -192,14 +192,17 @@ def _pax_sparse(entry: Entry, fields: dict[bytes, bytes], read: Read) -> int:
     entry.size = int(fields.get(b"GNU.sparse.realsize") or fields[b"GNU.sparse.size"])
     used = 0
     if fields.get(b"GNU.sparse.major") == b"1":
-        data = b""
+        data = bytearray()
+        lines = 0
         wanted: int | None = None
-        while wanted is None or data.count(b"\n") < wanted:
+        while wanted is None or lines < wanted:
             if used >= entry.stored or used > _MAX_META:
                 raise ProtocolError("archive/tar: invalid sparse map")
-            data += exactly(read, 512)
+            block = exactly(read, 512)
+            data += block
+            lines += block.count(b"\n")
             used += 512
-            if wanted is None and b"\n" in data:
+            if wanted is None and lines:
                 wanted = 1 + 2 * int(data.split(b"\n", 1)[0])
         numbers = [int(value) for value in data.split(b"\n")[1:wanted]]
     else:

@@ -82,6 +82,37 @@ def test_schema_1_is_named() -> None:
         _parse({"schemaVersion": 1, "fsLayers": []})
 
 
+_INDEX: dict[str, Any] = {"manifests": [{"digest": _DIGEST}]}
+_OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+_OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+
+
+@pytest.mark.parametrize(
+    ("document", "media_type", "text"),
+    [
+        ({**_MANIFEST, **_INDEX}, "", "both a manifest and an index"),
+        ({**_INDEX, "layers": _MANIFEST["layers"]}, _OCI_INDEX, "both a manifest and an index"),
+        ({**_INDEX, "config": _MANIFEST["config"]}, "", "both a manifest and an index"),
+        (_INDEX, _OCI_MANIFEST, "expected manifest but found index"),
+        ({**_INDEX, "mediaType": _OCI_MANIFEST}, _OCI_INDEX, "expected manifest but found index"),
+        (_MANIFEST, _LIST, "expected index but found manifest"),
+        ({**_MANIFEST, "mediaType": _OCI_INDEX}, "", "expected index but found manifest"),
+    ],
+)
+def test_an_ambiguous_document_is_refused(document: object, media_type: str, text: str) -> None:
+    """CVE-2021-41190: two clients must not see different images under one digest."""
+    with pytest.raises(ProtocolError, match=text):
+        parse_manifest_untrusted(json.dumps(document).encode(), "complaint", media_type)
+
+
+def test_empty_members_of_the_other_kind_do_no_harm() -> None:
+    manifest = {**_MANIFEST, "manifests": []}
+    assert isinstance(parse_manifest_untrusted(json.dumps(manifest).encode(), "", _OCI_MANIFEST), ImageManifest)
+    index = {**_INDEX, "layers": [], "config": {}}
+    assert isinstance(parse_manifest_untrusted(json.dumps(index).encode(), "", "text/plain"), ImageIndex)
+
+
 def test_what_is_written_has_no_empty_members() -> None:
     manifest = ImageManifest(config=Descriptor(digest=_DIGEST, size=1), layers=[])
     assert json.loads(msgspec.json.encode(manifest)) == {
