@@ -6,18 +6,17 @@ Clients that pull the same image at the same time share one download. It ends wh
 import logging
 import math
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
 import msgspec
 import trio
 
 from appliance.container.event import Event
 from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.model.events import EventBus
-from appliance.errors import Forbidden, InvalidParameter, NotFound, ProtocolError, Unavailable, VchError, unforeseen
+from appliance.errors import Forbidden, InvalidParameter, NotFound, ProtocolError, VchError, unforeseen
 from appliance.image.manifest import DescribedPlatform, Descriptor, Distribution, ImageIndex, parse_manifest_untrusted
 from appliance.image.platform import Platform
 from appliance.image.progress import Progress, Report
@@ -25,7 +24,7 @@ from appliance.image.pull import digest_of, find_manifest, pull
 from appliance.image.push import push
 from appliance.image.reference import DOCKER_HUB, Reference
 from appliance.image.store import ImageRecord, ImageStore
-from appliance.registry import Credentials, Proxies, ProxyTransport, Registry, SearchResult, read_at_most, words_of
+from appliance.registry import Credentials, Proxies, Registry, SearchResult, download, read_at_most
 
 log = logging.getLogger(__name__)
 
@@ -209,19 +208,6 @@ class Transfers:
         address = url if "://" in url else f"http://{url}"
         if not address.startswith(("http://", "https://")):
             raise InvalidParameter(f"{url} is neither - nor an http address")
-        try:
-            async with (
-                httpx.AsyncClient(
-                    follow_redirects=True,
-                    timeout=30,
-                    trust_env=False,
-                    transport=ProxyTransport(self._proxies, True, httpx.Limits()),
-                ) as client,
-                client.stream("GET", address) as response,
-            ):
-                if response.status_code >= 400:
-                    raise Unavailable(f"Got HTTP status code >= 400: {response.status_code}")
-                async for piece in response.aiter_bytes(1 << 18):
-                    yield piece
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise Unavailable(f"cannot read {url}: {words_of(error)}") from error
+        async with aclosing(download(address, self._proxies)) as pieces:
+            async for piece in pieces:
+                yield piece

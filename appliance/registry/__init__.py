@@ -2,17 +2,17 @@
 
 from appliance.registry.auth import Credentials
 from appliance.registry.client import Manifest, Registry, SearchResult
-from appliance.registry.proxies import Proxies, ProxyTransport
-from appliance.registry.wire import ComeBackLater, read_at_most, words_of
+from appliance.registry.download import download
+from appliance.registry.proxies import Proxies
+from appliance.registry.wire import ComeBackLater, read_at_most
 
 __all__ = [
     "ComeBackLater",
     "Credentials",
     "Manifest",
     "Proxies",
-    "ProxyTransport",
     "Registry",
     "SearchResult",
+    "download",
     "read_at_most",
-    "words_of",
 ]

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import httpx
 import msgspec
 
-from appliance.errors import ProtocolError, Unauthorized, Unavailable
-from appliance.registry.wire import ComeBackLater, read_at_most, retry_after, words_of
+from appliance.errors import ProtocolError, Unauthorized, Unavailable, VchError
+from appliance.registry.destinations import GUARDED, Destinations, send_following
+from appliance.registry.wire import ComeBackLater, check_encoding, in_turns, read_at_most, retry_after, words_of
 
 _MAX_ANSWER = 1 << 20
 
@@ -21,6 +22,13 @@ class Credentials:
     identity_token: str = ""
 
 
+class NoBasicCredentials(VchError):
+    """The registry wants a name and a password, and the client has sent none. (distribution's registry/client/auth/session.go)"""
+
+    def __init__(self) -> None:
+        super().__init__("no basic auth credentials")
+
+
 class _Answer(msgspec.Struct):
     """A token, under Docker's name or that of OAuth 2."""
 
@@ -29,16 +37,23 @@ class _Answer(msgspec.Struct):
 
 
 async def authorization(
-    client: httpx.AsyncClient, host: str, challenge: str, scopes: str, known: Credentials
+    client: httpx.AsyncClient,
+    host: str,
+    challenge: str,
+    scopes: str,
+    known: Credentials,
+    destinations: Destinations,
 ) -> str | None:
-    """The Authorization header that answers a WWW-Authenticate of `host`; None without suitable credentials.
+    """The Authorization header that answers a WWW-Authenticate of `host`; None for a scheme other than Basic and Bearer.
 
     `scopes` are separated by spaces; the scopes of the challenge are added. Unauthorized when the token service rejects the credentials.
+    `destinations` bounds where the token service may be.
     """
     kind, _, rest = challenge.partition(" ")
     if kind.lower() == "basic":
-        # httpx has no public function that makes this header.
-        return httpx.BasicAuth(known.username, known.password)._auth_header if known.username else None
+        if not known.username or not known.password:
+            raise NoBasicCredentials
+        return _basic(known)
     if kind.lower() != "bearer":
         return None
     fields = dict(re.findall(r'(\w+)="([^"]*)"', rest))
@@ -48,11 +63,11 @@ async def authorization(
     wanted = list(dict.fromkeys([*scopes.split(), *fields.get("scope", "").split()]))
     try:
         request = _request(client, realm, fields.get("service", ""), wanted, known)
-        response = await client.send(
-            request, auth=httpx.BasicAuth(known.username, known.password) if _is_basic(known) else None, stream=True
-        )
+        request.extensions = {**request.extensions, GUARDED: destinations}
+        response = await send_following(client, request, destinations)
         try:
-            body = await read_at_most(response.aiter_bytes(), _MAX_ANSWER)
+            check_encoding(response)
+            body = await read_at_most(in_turns(response.aiter_bytes()), _MAX_ANSWER)
         finally:
             await response.aclose()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -64,8 +79,9 @@ async def authorization(
     return f"Bearer {_token(body or b'', host)}"
 
 
-def _is_basic(known: Credentials) -> bool:
-    return bool(known.username) and not known.identity_token
+def _basic(known: Credentials) -> str:
+    # httpx has no public function that makes this header.
+    return httpx.BasicAuth(known.username, known.password)._auth_header
 
 
 def _request(
@@ -83,10 +99,12 @@ def _request(
     parameters = httpx.QueryParams([("service", service)] if service else [])
     for scope in scopes:
         parameters = parameters.add("scope", scope)
+    headers = {}
     if known.username:
         parameters = parameters.add("account", known.username)
+        headers["Authorization"] = _basic(known)
     # The realm may have a query of its own, which must stay.
-    return client.build_request("GET", httpx.URL(realm).copy_merge_params(parameters))
+    return client.build_request("GET", httpx.URL(realm).copy_merge_params(parameters), headers=headers)
 
 
 def _token(body: bytes, host: str) -> str:

@@ -18,7 +18,7 @@ from appliance.errors import NotFound, ProtocolError, Unauthorized, Unavailable,
 from appliance.registry.auth import Credentials
 from appliance.registry.proxies import NO_PROXIES, Proxies
 from appliance.registry.session import Session
-from appliance.registry.wire import PIECE, ComeBackLater, Piece, Sent, retry_after, words_of
+from appliance.registry.wire import PIECE, ComeBackLater, Piece, Sent, in_turns, retry_after, words_of
 
 MANIFEST_TYPES = (
     "application/vnd.oci.image.index.v1+json",
@@ -166,7 +166,8 @@ class Registry:
                 nonlocal skip
                 waiting = bytearray()
                 try:
-                    async for piece in response.aiter_raw():
+                    # Whatever Content-Encoding says: the digest is of the raw bytes.
+                    async for piece in in_turns(response.aiter_raw()):
                         skipped = min(skip, len(piece))
                         skip -= skipped
                         waiting += piece[skipped:]

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+import httpcore
 import httpx
+
+from appliance.registry.destinations import GUARDED, Destinations, GuardedBackend
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -81,6 +84,14 @@ def _matches(entry: str, host: str, address: ipaddress.IPv4Address | ipaddress.I
     return host.endswith(entry if entry.startswith(".") else f".{entry}") or host == entry
 
 
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 class ProxyTransport(httpx.AsyncBaseTransport):
     """A transport that chooses the proxy for each request, because registries redirect to other hosts. Owns its connections."""
 
@@ -88,23 +99,37 @@ class ProxyTransport(httpx.AsyncBaseTransport):
         self._proxies = proxies
         self._verify = verify
         self._limits = limits
-        self._transports: dict[str, httpx.AsyncHTTPTransport] = {}
+        # Requests whose URL comes from a peer have connections of their own: those of other requests were not checked.
+        self._transports: dict[tuple[str, bool], httpx.AsyncHTTPTransport] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         url = request.url
         proxy = self._proxies.proxy_for(url.scheme, url.host, url.port)
-        if proxy not in self._transports:
-            try:
-                self._transports[proxy] = httpx.AsyncHTTPTransport(
-                    verify=self._verify, limits=self._limits, proxy=proxy or None, trust_env=False
-                )
-            except ValueError as error:
-                raise httpx.ProxyError(f"{self._proxies.shown(proxy)}: {error}") from error
+        destinations: Destinations | None = request.extensions.get(GUARDED)
+        if proxy and destinations is not None and _is_address(url.host):
+            # The proxy resolves names; it is the operator's, and knows what it may reach.
+            await destinations.check(url.host, [url.host])
+        key = (proxy, destinations is not None)
+        if key not in self._transports:
+            self._transports[key] = self._open(proxy, destinations)
         try:
-            return await self._transports[proxy].handle_async_request(request)
+            return await self._transports[key].handle_async_request(request)
         except UnicodeError as error:
             # IDNA rejects the host name.
             raise httpx.ConnectError(f"{url.host}: no such host") from error
+
+    def _open(self, proxy: str, destinations: Destinations | None) -> httpx.AsyncHTTPTransport:
+        try:
+            transport = httpx.AsyncHTTPTransport(
+                verify=self._verify, limits=self._limits, proxy=proxy or None, trust_env=False
+            )
+        except ValueError as error:
+            raise httpx.ProxyError(f"{self._proxies.shown(proxy)}: {error}") from error
+        if not proxy and destinations is not None:
+            # httpx has no public parameter for the network backend of httpcore.
+            assert isinstance(transport._pool, httpcore.AsyncConnectionPool)
+            transport._pool._network_backend = GuardedBackend(destinations)
+        return transport
 
     async def aclose(self) -> None:
         for transport in self._transports.values():

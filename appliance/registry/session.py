@@ -1,27 +1,32 @@
 """Requests to one registry: finds its address (mirrors, HTTPS, HTTP), authenticates, and maps failures of the connection to errors."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+import re
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from urllib.parse import urljoin
 
 import httpx
 
-from appliance.errors import ProtocolError, Unavailable
-from appliance.registry.auth import Credentials, authorization
+from appliance.errors import ProtocolError, Unavailable, VchError
+from appliance.registry.auth import Credentials, NoBasicCredentials, authorization
+from appliance.registry.destinations import GUARDED, Destinations, same_origin, send_following
 from appliance.registry.proxies import Proxies, ProxyTransport
 from appliance.registry.wire import (
+    IDENTITY,
     ComeBackLater,
     Piece,
+    check_encoding,
+    in_turns,
     read_at_most,
     verification,
-    without_encoding,
     words_of,
 )
 
 _MAX_ANSWER = 4 << 20
-_MAX_REDIRECTS = 10
+_SEARCH = "https://index.docker.io"
 _CONNECT_SECONDS = 15
+_TAGGED = re.compile(r"/manifests/[^:]+$")
 
 Content = bytes | Callable[[], Piece] | None
 """The body of a request: bytes, or a function that makes a piece of an upload for each attempt."""
@@ -48,12 +53,13 @@ class Session:
         self._bases = [f"https://{address}"] + ([f"http://{address}"] if insecure else [])
         self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(stall, connect=_CONNECT_SECONDS),
-            follow_redirects=True,
-            max_redirects=_MAX_REDIRECTS,
-            headers={"User-Agent": "vch"},
+            headers={"User-Agent": "vch", **IDENTITY},
             trust_env=False,
             transport=ProxyTransport(proxies, verification(certificates, insecure), httpx.Limits(max_connections=8)),
         )
+        # The servers that may see the credentials.
+        self._own = _urls([*self._mirrors, *self._bases, *([_SEARCH] if host == "docker.io" else [])])
+        self._destinations = Destinations(url.host for url in self._own)
         self._base: str | None = None
         self._authorization: dict[str, str] = {}
 
@@ -70,10 +76,11 @@ class Session:
         """Get a document of a bounded size. `scopes` are those of a token, separated by spaces."""
         headers = {"Accept": ", ".join(accept)} if accept else {}
         async with self.request("GET", path, scopes, headers) as response:
-            parts = await read_at_most(response.aiter_bytes(), _MAX_ANSWER)
+            check_encoding(response)
+            parts = await read_at_most(in_turns(response.aiter_bytes()), _MAX_ANSWER)
             if parts is None:
                 raise ProtocolError(f"registry {self.host} sent more than {_MAX_ANSWER} bytes for {path}")
-            return httpx.Response(response.status_code, headers=without_encoding(response.headers), content=parts)
+            return httpx.Response(response.status_code, headers=_without_length(response.headers), content=parts)
 
     @asynccontextmanager
     async def request(
@@ -87,8 +94,17 @@ class Session:
             response = await self._send(method, path, given, content() if callable(content) else content)
             try:
                 challenge = response.headers.get("www-authenticate", "")
-                if response.status_code == 401 and not attempt:
-                    answer = await authorization(self._client, self.host, challenge, scopes, self._credentials)
+                if response.status_code == 401 and not attempt and self._is_own(str(response.url)):
+                    try:
+                        answer = await authorization(
+                            self._client, self.host, challenge, scopes, self._credentials, self._destinations
+                        )
+                    except NoBasicCredentials as error:
+                        if method != "GET":
+                            raise
+                        # As dockerd, which asks for the manifest of a tag by HEAD first.
+                        verb = "Head" if _TAGGED.search(response.url.path) else "Get"
+                        raise VchError(f'{verb} "{response.url}": {error}') from error
                     if answer is not None:
                         self._authorization[scopes] = answer
                         continue
@@ -97,12 +113,19 @@ class Session:
             finally:
                 await response.aclose()
 
+    def _is_own(self, url: str) -> bool:
+        """Whether a URL is of the registry itself, and not of a host to which the registry has sent us."""
+        own = self._own if self._base is None else _urls([self._base, *self._mirrors])
+        return any(same_origin(asked, base) for asked in _urls([url]) for base in own)
+
     async def _send(
         self, method: str, path: str, headers: dict[str, str], content: bytes | Piece | None
     ) -> httpx.Response:
+        foreign = False
         if path.startswith(("http://", "https://")):
             bases = [""]
-            if self._base is not None and not path.startswith(self._base + "/"):
+            foreign = not self._is_own(path)
+            if foreign:
                 # A signed URL on another host (object storage) needs no credentials, and must not see ours.
                 headers.pop("Authorization", None)
         else:
@@ -116,7 +139,9 @@ class Session:
                 )
                 if piece is not None:
                     request.stream = piece
-                response = await self._client.send(request, stream=True)
+                if foreign:
+                    request.extensions = {**request.extensions, GUARDED: self._destinations}
+                response = await send_following(self._client, request, self._destinations)
             except httpx.TooManyRedirects as error:
                 raise ProtocolError(f"registry {self.host} redirects without end") from error
             except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -151,3 +176,16 @@ class Session:
         if not place:
             raise ProtocolError(f"registry {self.host} sent no Location for an upload")
         return urljoin(f"{self._base}/", place)
+
+
+def _urls(texts: Iterable[str]) -> list[httpx.URL]:
+    found = []
+    for text in texts:
+        # Requests to an address that is not a URL fail with httpx's text.
+        with suppress(httpx.InvalidURL):
+            found.append(httpx.URL(text))
+    return found
+
+
+def _without_length(headers: httpx.Headers) -> dict[str, str]:
+    return {key: value for key, value in headers.items() if key not in ("content-length", "transfer-encoding")}

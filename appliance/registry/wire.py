@@ -2,20 +2,23 @@
 
 import logging
 import os
+import re
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import httpx
 import trio
 
-from appliance.errors import Unavailable, leaves
+from appliance.errors import ProtocolError, Unavailable, leaves
 
 log = logging.getLogger(__name__)
 
 PIECE = 256 << 10
+_PIECES_PER_STEP = 100
 Sent = Callable[[int], Awaitable[None]]
 """Gets the number of bytes of an upload that have been sent."""
 
@@ -107,12 +110,29 @@ def words_of(error: BaseException | None) -> str:
 
 def retry_after(response: httpx.Response) -> float | None:
     text = response.headers.get("retry-after", "")
-    return float(text) if text.isdigit() else None
+    return float(text) if re.fullmatch(r"[0-9]{1,6}", text) else None
 
 
-def without_encoding(headers: httpx.Headers) -> dict[str, str]:
-    return {
-        key: value
-        for key, value in headers.items()
-        if key not in ("content-encoding", "content-length", "transfer-encoding")
-    }
+# Few bytes of a compressed answer become gigabytes, so that no limit on received bytes would hold.
+IDENTITY = {"Accept-Encoding": "identity"}
+
+
+def check_encoding(response: httpx.Response) -> None:
+    """ProtocolError when the content of an answer is encoded although IDENTITY was sent."""
+    encoding = response.headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity"):
+        raise ProtocolError(
+            f"{response.url.host} sent an answer with Content-Encoding {encoding[:40]}: nothing asked for it"
+        )
+
+
+async def in_turns(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """The pieces of a response's body (httpx's aiter_raw, aiter_bytes). A peer that sends many small chunks at once shares the loop."""
+    # httpx makes a generator, and types it as an iterator. Python warns of a generator that is not read to its end.
+    async with aclosing(cast(AsyncGenerator[bytes, None], pieces)) as generator:
+        count = 0
+        async for piece in generator:
+            count += 1
+            if not count % _PIECES_PER_STEP:
+                await trio.lowlevel.checkpoint()
+            yield piece

@@ -225,7 +225,7 @@ async def test_basic_authentication(tmp_path: Path) -> None:
         async with opened_store(tmp_path) as store:
             with pytest.raises(NotFound, match="pull access denied"):
                 await pulled(store, registry.host, "app", Credentials("me", "wrong"))
-            with pytest.raises(NotFound, match="may require 'docker login'"):
+            with pytest.raises(VchError, match="no basic auth credentials"):
                 await pulled(store, registry.host, "app")
             await pulled(store, registry.host, "app", Credentials("me", "pass"))
             assert len(store.all()) == 1

@@ -6,7 +6,8 @@ import httpx
 import pytest
 
 from appliance.errors import ProtocolError, Unauthorized, Unavailable
-from appliance.registry.auth import Credentials, authorization
+from appliance.registry.auth import Credentials, NoBasicCredentials, authorization
+from appliance.registry.destinations import Destinations
 from appliance.registry.wire import ComeBackLater
 
 _CHALLENGE = 'Bearer realm="https://auth.test/token?kept=1",service="registry.test",scope="repository:app:pull"'
@@ -15,7 +16,9 @@ _Handler = Callable[[httpx.Request], httpx.Response]
 
 async def _answer(handler: _Handler, challenge: str = _CHALLENGE, known: Credentials | None = None) -> str | None:
     async with httpx.AsyncClient(transport=httpx.MockTransport(handler)) as client:
-        return await authorization(client, "registry.test", challenge, "repository:app:push", known or Credentials())
+        return await authorization(
+            client, "registry.test", challenge, "repository:app:push", known or Credentials(), Destinations(())
+        )
 
 
 def _token(request: httpx.Request) -> httpx.Response:
@@ -55,7 +58,9 @@ async def test_an_identity_token_is_exchanged() -> None:
 
 async def test_basic_authentication() -> None:
     assert await _answer(_token, "Basic realm=x", Credentials("me", "pass")) == "Basic bWU6cGFzcw=="
-    assert await _answer(_token, "Basic realm=x") is None
+    for known in (Credentials(), Credentials("me")):
+        with pytest.raises(NoBasicCredentials, match=r"^no basic auth credentials$"):
+            await _answer(_token, "Basic realm=x", known)
     assert await _answer(_token, "Negotiate") is None
     assert await _answer(_token, "") is None
 

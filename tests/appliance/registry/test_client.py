@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from appliance.errors import NotFound, ProtocolError, Unauthorized, Unavailable
+from appliance.errors import NotFound, ProtocolError, Unauthorized, Unavailable, VchError
 from appliance.registry import ComeBackLater, Credentials, Registry, SearchResult
 from appliance.registry import client as module
 from tests.live.registry import LyingRegistry
@@ -40,6 +40,23 @@ async def test_what_a_status_means(status: int, error: type[Exception], text: st
         async with _client(server) as registry:
             with pytest.raises(error, match=text):
                 await registry.manifest("app", "v1", "app:v1")
+
+
+async def test_a_registry_that_wants_a_password_and_gets_none() -> None:
+    """The oracle is dockerd 20.10."""
+    with LyingRegistry() as server:
+        server.answers["/v2/app/manifests/v1"] = (401, {"WWW-Authenticate": "Basic realm=x"}, b"{}", 0.0)
+        async with _client(server) as registry:
+            with pytest.raises(
+                VchError, match=rf'^Head "http://{server.host}/v2/app/manifests/v1": no basic auth cred'
+            ):
+                await registry.manifest("app", "v1", "app:v1")
+            digest = "sha256:" + 64 * "a"
+            server.answers[f"/v2/app/manifests/{digest}"] = server.answers["/v2/app/manifests/v1"]
+            with pytest.raises(
+                VchError, match=rf'^Get "http://{server.host}/v2/app/manifests/{digest}": no basic auth cr'
+            ):
+                await registry.manifest("app", digest, digest)
 
 
 async def test_tags_come_in_pages() -> None:

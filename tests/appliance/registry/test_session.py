@@ -1,12 +1,16 @@
 """Requests to one registry: where they go, and which credentials they carry."""
 
+import gzip
+
 import pytest
+import trio
 
 from appliance.errors import ProtocolError, Unavailable
 from appliance.registry import Credentials, Proxies
 from appliance.registry.session import Session
 from appliance.registry.wire import ComeBackLater
 from tests.live.registry import LyingRegistry
+from tests.steps import in_fresh_process
 
 
 def _session(host: str, *mirrors: str) -> Session:
@@ -73,3 +77,81 @@ async def test_the_url_of_an_upload_may_be_relative() -> None:
         with pytest.raises(ProtocolError, match="sent no Location for an upload"):
             session.absolute("")
         await session.close()
+
+
+def _bomb(size: int) -> bytes:
+    return gzip.compress(bytes(size), 1)
+
+
+_GZIP = {"Content-Encoding": "gzip"}
+
+
+async def test_an_encoded_document_is_refused() -> None:
+    with LyingRegistry() as server:
+        server.answers["/v2/x"] = (200, _GZIP, _bomb(1 << 20), 0.0)
+        session = _session(server.host)
+        with pytest.raises(ProtocolError, match=r"sent an answer with Content-Encoding gzip: nothing asked for it"):
+            await session.get("/v2/x", "")
+        await session.close()
+
+
+def _meet_bombs() -> None:
+    """Requests whose answers, redirects and tokens are bombs, each 200 MiB when it is decoded."""
+    bomb = _bomb(200 << 20)
+
+    async def meet() -> None:
+        with LyingRegistry() as server:
+            base = f"http://{server.host}"
+            server.answers["/v2/bomb"] = (200, _GZIP, bomb, 0.0)
+            server.answers["/v2/moved"] = (302, {**_GZIP, "Location": f"{base}/v2/small"}, bomb, 0.0)
+            server.answers["/v2/small"] = (200, {}, b"{}", 0.0)
+            challenge = {"WWW-Authenticate": f'Bearer realm="{base}/token"'}
+            server.answers["/v2/token"] = (401, challenge, b"{}", 0.0)
+            server.answers["/token"] = (200, _GZIP, bomb, 0.0)
+            session = _session(server.host)
+            for path in ("/v2/bomb", "/v2/token"):
+                with pytest.raises(ProtocolError, match="Content-Encoding"):
+                    await session.get(path, "")
+            assert (await session.get("/v2/moved", "")).content == b"{}"
+            await session.close()
+
+    trio.run(meet)
+
+
+def test_bombs_cost_no_memory() -> None:
+    assert in_fresh_process(_meet_bombs).grown < 40 << 20
+
+
+async def test_a_registry_elsewhere_cannot_send_us_to_this_host() -> None:
+    with LyingRegistry() as server, LyingRegistry() as inside:
+        inside.answers["/secret"] = (200, {}, b"secret", 0.0)
+        target = f"http://{inside.host}/secret"
+        server.answers["/v2/moved"] = (307, {"Location": target}, b"", 0.0)
+        server.answers["/v2/token"] = (401, {"WWW-Authenticate": f'Bearer realm="{target}"'}, b"", 0.0)
+        session = _session(server.host)
+        # As if the registry had another address.
+        session._destinations._kinds = set()
+        for path in ("/v2/moved", "/v2/token", target):
+            with pytest.raises(
+                ProtocolError, match=r"a redirect to 127\.0\.0\.1 is refused: it has the loopback address"
+            ):
+                await session.get(path, "")
+        assert inside.asked == []
+        session._destinations._kinds = {"loopback"}
+        assert (await session.get("/v2/moved", "")).content == b"secret"
+        await session.close()
+
+
+async def test_another_host_cannot_ask_for_the_credentials() -> None:
+    """A challenge counts only if it is the registry's own: else the storage's token service would get the password."""
+    with LyingRegistry() as server, LyingRegistry() as storage:
+        challenge = {"WWW-Authenticate": f'Bearer realm="http://{storage.host}/token"'}
+        storage.answers["/blob"] = (401, challenge, b"", 0.0)
+        storage.answers["/token"] = (200, {}, b'{"token": "x"}', 0.0)
+        server.answers["/v2/moved"] = (307, {"Location": f"http://{storage.host}/blob"}, b"", 0.0)
+        server.answers["/v2/"] = (200, {}, b"", 0.0)
+        session = _session(server.host)
+        assert (await session.get("/v2/moved", "")).status_code == 401
+        assert (await session.get(f"http://{storage.host}/blob", "")).status_code == 401
+        await session.close()
+        assert storage.asked == [("/blob", ""), ("/blob", "")]

@@ -9,9 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from appliance.errors import Unavailable
-from appliance.registry.wire import Piece, read_at_most, retry_after, verification, without_encoding, words_of
+from appliance.errors import ProtocolError, Unavailable
+from appliance.registry.wire import Piece, check_encoding, in_turns, read_at_most, retry_after, verification, words_of
 from tests.live.certificates import self_signed
+from tests.steps import cpu_of_steps
 
 
 async def _pieces(count: int) -> AsyncIterator[bytes]:
@@ -58,11 +59,30 @@ def test_the_pause_that_a_registry_asks_for() -> None:
     assert retry_after(httpx.Response(429, headers={"Retry-After": "7"})) == 7.0
     assert retry_after(httpx.Response(429, headers={"Retry-After": "Fri, 31 Dec 1999 23:59:59 GMT"})) is None
     assert retry_after(httpx.Response(429)) is None
+    for odd in (b"\xb2", b"-1", b"9" * 400):
+        assert retry_after(httpx.Response(429, headers={b"Retry-After": odd})) is None
 
 
-def test_headers_of_a_body_that_was_decoded() -> None:
-    headers = httpx.Headers({"Content-Encoding": "gzip", "Content-Length": "5", "Docker-Content-Digest": "x"})
-    assert without_encoding(headers) == {"docker-content-digest": "x"}
+def test_encoded_answers_are_refused() -> None:
+    request = httpx.Request("GET", "https://registry.test/")
+    for fine in ({}, {"Content-Encoding": "identity"}, {"Content-Encoding": ""}):
+        check_encoding(httpx.Response(200, headers=fine, request=request))
+    for encoding in ("gzip", "GZIP", "identity, gzip", "zstd", "br", "x"):
+        with pytest.raises(ProtocolError, match=r"registry\.test sent an answer with Content-Encoding"):
+            check_encoding(httpx.Response(200, headers={"Content-Encoding": encoding}, request=request))
+
+
+async def test_many_small_pieces_share_the_loop() -> None:
+    class Trickle(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            for _ in range(20_000):
+                yield b"x"
+
+    response = httpx.Response(200, stream=Trickle())
+    with cpu_of_steps() as steps:
+        assert await read_at_most(in_turns(response.aiter_bytes()), 20_000) == b"x" * 20_000
+    assert steps.count > 100
+    assert steps.longest < 0.05, steps
 
 
 def test_certificates_of_a_registry(tmp_path: Path) -> None:
