@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from protos.tether.v1.filesystem_pb2 import Change
+from tether.agent import init_layer
 from tether.agent.pack import Packer
 
 _UPPER = "/upper/upper"
 _LAYERS = "/layers"
+_INIT = f"/{init_layer.NAME}"
 _OPAQUE = "trusted.overlay.opaque"
 _CAPABILITY = "security.capability"
 # Mount points that every container has: the tether makes them, not the container.
@@ -43,7 +45,7 @@ class Difference:
 
 def differences() -> list[Difference]:
     """Return the differences, sorted by path."""
-    lower = [f"{_LAYERS}/{name}" for name in sorted(os.listdir(_LAYERS), key=int, reverse=True)]
+    lower = [_INIT, *(f"{_LAYERS}/{name}" for name in sorted(os.listdir(_LAYERS), key=int, reverse=True))]
     return sorted(_compare("", lower, covers=False), key=lambda one: one.path)
 
 

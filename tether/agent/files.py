@@ -11,6 +11,7 @@ import trio
 
 from protos.tether.v1 import filesystem_pb2
 from protos.tether.v1.filesystem_pb2 import Mount
+from tether.agent import init_layer
 from tether.agent.changes import differences, pack_layer
 from tether.agent.child import Work, child, enter, root_of
 from tether.agent.container_path import ContainerPath
@@ -130,9 +131,14 @@ async def _mount_share(mount: Mount) -> None:
 
 
 async def _mount_overlay(mount: Mount, flags: int, data: str) -> None:
-    """Mount an overlay by relative names of its layers: mount options are limited to one page, and an image has many layers."""
+    """Mount an overlay by relative names of its layers: mount options are limited to one page, and an image has many layers.
+
+    Docker's own layer lies above those of the image.
+    """
     directory = os.path.dirname(mount.lower[0])
-    names = [os.path.relpath(lower, directory) for lower in mount.lower]
+    own = f"{os.path.dirname(directory)}/{init_layer.NAME}"
+    init_layer.make_init_layer(own, mount.lower)
+    names = [os.path.relpath(lower, directory) for lower in (own, *mount.lower)]
     for name in ("upper", "work"):
         os.makedirs(f"{mount.upper}/{name}", mode=0o755, exist_ok=True)
     # Without redirects and metacopies the upper directory can be compared with the lower ones: changes.py.

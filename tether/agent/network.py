@@ -1,6 +1,7 @@
 """The guest's NICs: Network of protos/tether/v1/network.proto."""
 
 import socket
+from pathlib import Path
 
 import trio
 
@@ -14,6 +15,7 @@ from tether.system.netlink import NetlinkSocket
 from tether.system.rtnetlink import Rtnetlink, nics
 
 _NIC_SECONDS = 15.0
+_IPV6 = Path("/proc/sys/net/ipv6/conf")
 # linux/netlink.h.
 _NETLINK_NETFILTER = 12
 _FILTER_MODULES = ("nf_tables", "nf_conntrack", "nft_ct")
@@ -34,6 +36,8 @@ async def apply(config: network_pb2.NetworkConfig, leases: Leases) -> None:
                         if other_name == wanted.name:
                             rtnetlink.set_link(taken, up=False, name=f"nic{taken}")
                     rtnetlink.set_link(index, up=False, name=wanted.name)
+                if not wanted.dhcp:
+                    _enable_ipv6(wanted.name or name, any(":" in address for address in wanted.addresses))
                 # A virtual NIC accepts another MAC address while it is up, which is faster than setting it down.
                 other = wanted.set_mac and mac != wanted.mac.lower()
                 rtnetlink.set_link(index, mtu=wanted.mtu, mac=wanted.mac if other else None)
@@ -44,6 +48,16 @@ async def apply(config: network_pb2.NetworkConfig, leases: Leases) -> None:
             except (OSError, ValueError) as error:
                 raise RpcError(Code.FAILED_PRECONDITION, f"network {wanted.name}: {error}") from error
     await leases.keep({one.name: one.dhcp_route for one in config.interfaces if one.dhcp}, socket.gethostname())
+
+
+def _enable_ipv6(name: str, enabled: bool) -> None:
+    """As moby does (libnetwork/osl/interface_linux.go): a NIC without an IPv6 address takes part in no IPv6, so that no neighbour
+    can announce routes to it."""
+    try:
+        (_IPV6 / name / "disable_ipv6").write_text("0" if enabled else "1")
+    except FileNotFoundError:
+        if enabled:
+            raise
 
 
 def _filter(batch: bytes) -> None:

@@ -18,6 +18,13 @@ from tether.launch import oci
 if TYPE_CHECKING:
     from appliance.network.guest_firewall import FilteredNic
 
+_IPV6_HOSTS = (
+    "::1\tlocalhost ip6-localhost ip6-loopback",
+    "fe00::\tip6-localnet",
+    "ff00::\tip6-mcastprefix",
+    "ff02::1\tip6-allnodes",
+    "ff02::2\tip6-allrouters",
+)
 # The tether's own directory in the guest.
 STATE = "/run/tether"
 
@@ -45,15 +52,10 @@ def state_files(config: ContainerConfig, host_config: HostConfig, guest_config: 
     """The files hosts, resolv.conf and hostname of a container."""
     hostname = config.hostname
     full = f"{hostname}.{config.domainname}" if config.domainname else hostname
-    names = hostname if full == hostname else f"{full} {hostname}"
-    hosts = [
-        "127.0.0.1\tlocalhost",
-        "::1\tlocalhost ip6-localhost ip6-loopback",
-        "fe00::0\tip6-localnet",
-        "ff00::0\tip6-mcastprefix",
-        "ff02::1\tip6-allnodes",
-        "ff02::2\tip6-allrouters",
-    ]
+    # As in moby (libnetwork/sandbox_dns_unix.go), the name up to the first dot is an alias.
+    short, dot, _ = full.partition(".")
+    names = f"{full} {short}" if dot else full
+    hosts = ["127.0.0.1\tlocalhost", *_IPV6_HOSTS]
     out, home = gateway_endpoint(guest_config.endpoints), ingress_endpoint(guest_config.endpoints)
     for entry in host_config.extra_hosts or ():
         name, _, address = entry.partition(":")
@@ -64,6 +66,10 @@ def state_files(config: ContainerConfig, host_config: HostConfig, guest_config: 
     hosts += [f"{link.address}\t{link.names}" for link in guest_config.links]
     for endpoint in guest_config.endpoints:
         hosts += [f"{address.address}\t{names}" for address in endpoint.addresses]
+    sysctls = host_config.sysctls or {}
+    if any(sysctls.get(f"net.ipv6.conf.{nic}.disable_ipv6") == "1" for nic in ("all", "lo")):
+        # Names must not lead to addresses that cannot be reached.
+        hosts = [line for line in hosts if ":" not in line.partition("\t")[0]]
     contents = {"hosts": hosts, "resolv.conf": _resolv_conf(host_config, guest_config, out), "hostname": [hostname]}
     return [StateFile(name, ("\n".join(lines) + "\n").encode()) for name, lines in contents.items()]
 

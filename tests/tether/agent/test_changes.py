@@ -19,8 +19,8 @@ class Overlay:
     """Two layers, 0 below 1, and the upper directory."""
 
     def __init__(self, root: Path) -> None:
-        self.upper, self.layers = root / "upper", (root / "layers/0", root / "layers/1")
-        for path in (self.upper, *self.layers):
+        self.upper, self.layers, self.init = root / "upper", (root / "layers/0", root / "layers/1"), root / "init"
+        for path in (self.upper, *self.layers, self.init):
             path.mkdir(parents=True)
 
     def differences(self) -> list[tuple[str, str]]:
@@ -32,6 +32,7 @@ def overlay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Overlay:
     made = Overlay(tmp_path)
     monkeypatch.setattr(changes, "_UPPER", str(made.upper))
     monkeypatch.setattr(changes, "_LAYERS", str(tmp_path / "layers"))
+    monkeypatch.setattr(changes, "_INIT", str(made.init))
     return made
 
 
@@ -50,6 +51,16 @@ def _whiteout(path: Path) -> None:
 def test_an_empty_upper_directory_differs_in_nothing(overlay: Overlay) -> None:
     _file(overlay.layers[0] / "a")
     assert overlay.differences() == []
+
+
+def test_dockers_own_files_are_no_changes_until_the_container_removes_them(overlay: Overlay) -> None:
+    _file(overlay.init / ".dockerenv")
+    _file(overlay.init / "etc/mtab")
+    _file(overlay.upper / "etc/hosts")
+    assert overlay.differences() == []
+    _whiteout(overlay.upper / "etc/mtab")
+    _whiteout(overlay.upper / ".dockerenv")
+    assert overlay.differences() == [("D", "/.dockerenv"), ("M", "/etc"), ("D", "/etc/mtab")]
 
 
 def test_added_modified_and_deleted(overlay: Overlay) -> None:

@@ -102,7 +102,7 @@ async def test_layers_are_named_relative_to_each_other(tmp_path: Path, mounted: 
     await make_mount(None, request)  # type: ignore[arg-type]
     ((source, target, kind, flags, data),) = mounted
     assert (source, target, kind, flags) == ("overlay", f"{tmp_path}/rootfs", "overlay", 0)
-    assert data == f"lowerdir=1:0,upperdir={upper}/upper,workdir={upper}/work,redirect_dir=off,metacopy=off"
+    assert data == f"lowerdir=../init:1:0,upperdir={upper}/upper,workdir={upper}/work,redirect_dir=off,metacopy=off"
     assert sorted(os.listdir(upper)) == ["upper", "work"]
     assert os.getcwd() == before
 

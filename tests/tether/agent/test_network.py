@@ -1,5 +1,6 @@
 """NICs receive their configuration in order, with a fake rtnetlink."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,11 +63,12 @@ class FakeLeases:
 
 
 @pytest.fixture
-def kernel(monkeypatch: pytest.MonkeyPatch) -> FakeKernel:
+def kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeKernel:
     made = FakeKernel()
     monkeypatch.setattr(network, "Rtnetlink", made)
     monkeypatch.setattr(network, "NetlinkSocket", made)
     monkeypatch.setattr(network, "nics", lambda: sorted(made.nics))
+    monkeypatch.setattr(network, "_IPV6", tmp_path)
     monkeypatch.setattr("tether.agent.network.modules.load", lambda name: made.done.append(("module", name)))
     return made
 
@@ -97,6 +99,25 @@ async def test_a_nic_is_found_by_its_mac_and_renamed(kernel: FakeKernel) -> None
     network.remove(NetworkConfig(interfaces=[first, second]), leases)  # type: ignore[arg-type]
     assert kernel.done == [("remove", 3, "10.0.0.2/24")]
     assert leases.dropped == ["eth0", "eth1"]
+
+
+async def test_only_nics_with_an_ipv6_address_take_part_in_ipv6(kernel: FakeKernel, tmp_path: Path) -> None:
+    kernel.nics = [(number, f"eth{number}", f"02:00:00:00:00:0{number}") for number in range(4)]
+    for name in ("eth0", "eth1", "eth2"):
+        (tmp_path / name).mkdir()
+    interfaces = [
+        Interface(name="eth0", mac="02:00:00:00:00:00", addresses=["10.0.0.2/24"]),
+        Interface(name="eth1", mac="02:00:00:00:00:01", addresses=["10.0.0.3/24", "fd00::3/64"]),
+        Interface(name="eth2", mac="02:00:00:00:00:02", dhcp=True),
+        # A kernel without IPv6.
+        Interface(name="eth3", mac="02:00:00:00:00:03", addresses=["10.0.0.4/24"]),
+    ]
+    await network.apply(NetworkConfig(interfaces=interfaces), FakeLeases())  # type: ignore[arg-type]
+    assert {file.parent.name: file.read_text() for file in tmp_path.glob("*/*")} == {"eth0": "1", "eth1": "0"}
+    kernel.nics = [(3, "eth3", "02:00:00:00:00:03")]
+    wanted = Interface(name="eth3", mac="02:00:00:00:00:03", addresses=["fd00::4/64"])
+    with pytest.raises(RpcError, match=r"network eth3: .*disable_ipv6"):
+        await network.apply(NetworkConfig(interfaces=[wanted]), FakeLeases())  # type: ignore[arg-type]
 
 
 async def test_a_restored_nic_is_found_by_its_index(kernel: FakeKernel) -> None:

@@ -38,7 +38,7 @@ LAN = NetworkRecord("4", "lan", EXTERNAL, 0)
 FIXED_LAN = NetworkRecord("5", "wan", EXTERNAL, 0, [Pool("192.0.2.0/24", "192.0.2.64-192.0.2.95", "192.0.2.1")])
 
 HOSTS = (
-    "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\n"
+    "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\n"
     "ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
 )
 
@@ -100,6 +100,33 @@ def test_hosts_and_hostname(endpoints: list[Endpoint], domainname: str, lines: s
     files = _files(endpoints, domainname=domainname)
     assert files["hosts"] == HOSTS + lines
     assert files["hostname"] == "box\n"
+
+
+@pytest.mark.parametrize(
+    ("hostname", "domainname", "names"),
+    [
+        ("web.example.org", "", "web.example.org web"),
+        ("web.a", "example.org", "web.a.example.org web"),
+        ("web", "org", "web.org web"),
+        ("web", "", "web"),
+    ],
+)
+def test_the_name_up_to_the_first_dot_is_an_alias(hostname: str, domainname: str, names: str) -> None:
+    config = ContainerConfig(hostname=hostname, domainname=domainname)
+    files = {file.name: file.content for file in state_files(config, HostConfig(), GuestConfig([_endpoint(DEFAULT)]))}
+    assert files["hosts"] == f"{HOSTS}10.11.0.2\t{names}\n".encode()
+    assert files["hostname"] == f"{hostname}\n".encode()
+
+
+@pytest.mark.parametrize("nic", ["all", "lo"])
+def test_without_ipv6_no_name_leads_to_an_ipv6_address(nic: str) -> None:
+    host_config = HostConfig(
+        sysctls={f"net.ipv6.conf.{nic}.disable_ipv6": "1"}, extra_hosts=["six:fd00::7", "four:192.0.2.7"]
+    )
+    hosts = _files([_endpoint(FRONT, six="fd00::2")], host_config)["hosts"]
+    assert hosts == "127.0.0.1\tlocalhost\n192.0.2.7\tfour\n10.11.0.2\tbox\n"
+    enabled = HostConfig(sysctls={f"net.ipv6.conf.{nic}.disable_ipv6": "0"})
+    assert _files([], enabled)["hosts"] == HOSTS
 
 
 def test_extra_hosts_and_links_come_before_the_container() -> None:
