@@ -15,6 +15,7 @@ from appliance.http.body import EMPTY, Body
 from appliance.http.client_limits import ClientLimits
 from appliance.http.head import END, MAX_HEAD, Head, parse_head_untrusted
 from appliance.http.readiness import Readiness
+from appliance.http.stream import HijackedStream
 
 # Time for a client that still sends to read its answer.
 LINGER_SECONDS = 0.5
@@ -101,11 +102,11 @@ class Connection:
                 self._readiness.drained(self._fd)
             return data
 
-    def take_over(self) -> tuple[trio.socket.SocketType, bytes]:
-        """The socket, and the bytes that the client has sent behind its request."""
+    def take_over(self) -> HijackedStream:
+        """The connection as a stream that begins behind the request and its body."""
         self.keep_alive = False
         self._taken_over = True
-        return self._socket, bytes(self._received)
+        return HijackedStream(self._socket, bytes(self._received), self._body)
 
     async def wait_closed(self) -> None:
         """Return when the client has closed its side. Bytes that arrive meanwhile belong to its next request."""
@@ -204,11 +205,15 @@ class Connection:
         return b""
 
     async def _receive_body(self) -> None:
+        await self.let_continue()
+        if not await self._receive_more():
+            raise Disconnected
+
+    async def let_continue(self) -> None:
+        """Send "100 Continue" if the client waits for it. It goes before a 101 (RFC 9110 7.8)."""
         if self._waits_for_continue:
             self._waits_for_continue = False
             await self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if not await self._receive_more():
-            raise Disconnected
 
     async def read_body(self, limit: int) -> bytes:
         """The whole body. InvalidParameter when it has more than `limit` bytes."""

@@ -93,14 +93,15 @@ class Reply:
         else:
             line = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\n" % kind
         await self._send_last_head(line)
-        yield HijackedStream(*self._connection.take_over())
+        yield self._connection.take_over()
 
     @asynccontextmanager
     async def websocket(self, request: Request, *, binary: bool) -> AsyncIterator[WebSocketStream]:
         """Take the connection over as a WebSocket. InvalidParameter when the request is not a WebSocket handshake."""
         await self._send_last_head(_STATUS_LINES[101] + accept_header(request.headers))
-        yield WebSocketStream(*self._connection.take_over(), binary=binary)
+        yield WebSocketStream(self._connection.take_over(), binary=binary)
 
     async def _send_last_head(self, lines: bytes) -> None:
         self.started = True
+        await self._connection.let_continue()
         await self._connection.send(lines + self._connection.common_headers() + b"\r\n")

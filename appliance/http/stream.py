@@ -4,6 +4,9 @@ import socket
 
 import trio
 
+from appliance.errors import ProtocolError
+from appliance.http.body import EMPTY, Body
+
 
 async def send_all(sock: trio.socket.SocketType, data: bytes | memoryview) -> None:
     """Send all of the data. OSError when the peer is gone."""
@@ -13,20 +16,34 @@ async def send_all(sock: trio.socket.SocketType, data: bytes | memoryview) -> No
 
 
 class HijackedStream:
-    """Reads begin with `early`, the bytes that the client has sent behind its request."""
+    """`received`: the bytes that the client has sent behind the head of its request.
 
-    def __init__(self, sock: trio.socket.SocketType, early: bytes) -> None:
+    They begin with what the handler has not read of the request's `body`. The stream begins behind the body: dockerode sends
+    its options as the body of an attach request, and they must not reach the process.
+    """
+
+    def __init__(self, sock: trio.socket.SocketType, received: bytes = b"", body: Body = EMPTY) -> None:
         self._socket = sock
-        self._early = early
+        self._received = bytearray(received)
+        self._body = body
 
     async def receive(self, size: int = 1 << 18) -> bytes:
-        """Some bytes, b"" when the client has closed its side, or is gone."""
-        if self._early:
-            data, self._early = self._early[:size], self._early[size:]
-            return data
+        """Some bytes, b"" when the client has closed its side, is gone, or breaks the framing of its body."""
         try:
+            while not self._body.finished:
+                while self._body.take_untrusted(self._received):
+                    pass
+                if not self._body.finished:
+                    data = await self._socket.recv(size)
+                    if not data:
+                        return b""
+                    self._received += data
+            if self._received:
+                early = bytes(self._received[:size])
+                del self._received[:size]
+                return early
             return await self._socket.recv(size)
-        except OSError:
+        except (OSError, ProtocolError):
             return b""
 
     async def send(self, data: bytes | memoryview) -> None:

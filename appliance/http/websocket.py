@@ -6,7 +6,7 @@ from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError, generate_accept_token
 
 from appliance.errors import InvalidParameter
-from appliance.http.stream import send_all
+from appliance.http.stream import HijackedStream
 
 _RECEIVE = 64 << 10
 
@@ -22,16 +22,14 @@ def accept_header(headers: dict[str, str]) -> bytes:
 
 
 class WebSocketStream:
-    """`binary`: send binary messages, else text messages."""
+    """`stream` is the connection behind the handshake. `binary`: send binary messages, else text messages."""
 
-    def __init__(self, sock: trio.socket.SocketType, early: bytes, *, binary: bool) -> None:
-        self._socket = sock
+    def __init__(self, stream: HijackedStream, *, binary: bool) -> None:
+        self._stream = stream
         self._connection = Connection(ConnectionType.SERVER)
         self._binary = binary
         self._ended = False
         self._sending = trio.Lock()
-        if early:
-            self._connection.receive_data(early)
 
     async def receive(self) -> bytes:
         """Some bytes, b"" when the client has closed the WebSocket, is gone, or breaks the protocol."""
@@ -50,7 +48,7 @@ class WebSocketStream:
                         self._ended = True
                         await self._send(self._connection.send(event.response()))
                         return b""
-                data = await self._socket.recv(_RECEIVE)
+                data = await self._stream.receive(_RECEIVE)
                 if not data:
                     break
                 self._connection.receive_data(data)
@@ -86,4 +84,4 @@ class WebSocketStream:
 
     async def _send(self, data: bytes) -> None:
         async with self._sending:
-            await send_all(self._socket, data)
+            await self._stream.send(data)

@@ -53,7 +53,7 @@ async def _joined(*, output: bool = True, stdin: bool = True, **options: Any) ->
     async def run() -> None:
         with theirs:
             await pump(
-                HijackedStream(theirs, b""),
+                HijackedStream(theirs),
                 attachment,
                 stdin=joined.stdin if stdin else None,  # type: ignore[arg-type]
                 **settings,

@@ -157,6 +157,22 @@ async def test_bytes_that_came_with_the_head(asked: bytes, head: bytes) -> None:
         await client.expect_end(b"that was all")
 
 
+async def test_a_body_is_not_part_of_the_stream() -> None:
+    async with served(_attach) as client:
+        head = _UPGRADE.replace(b"\r\n\r\n", b"\r\nContent-Length: 9\r\n%s\r\n")
+        await client.send(head % b"" + b"{options}early")
+        await client.expect(_UPGRADED + b"EARLY")
+        client.end()
+        await client.expect_end(b"that was all")
+    async with served(_attach) as client:
+        await client.send(head % b"Expect: 100-continue\r\n")
+        await client.expect(b"HTTP/1.1 100 Continue\r\n\r\n" + _UPGRADED)
+        await client.send(b"{options}typed")
+        await client.expect(b"TYPED")
+        client.end()
+        await client.expect_end(b"that was all")
+
+
 async def test_a_whole_conversation_in_one_write() -> None:
     async with served(_attach) as client:
         await client.send(_UPGRADE + b"early")

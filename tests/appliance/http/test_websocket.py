@@ -9,7 +9,7 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 
 from appliance.errors import InvalidParameter
-from appliance.http import Reply, Request, WebSocketStream
+from appliance.http import HijackedStream, Reply, Request, WebSocketStream
 from appliance.http.websocket import accept_header
 from tests.appliance.http.wire import COMMON, served
 
@@ -54,7 +54,7 @@ class _Peer:
 async def _joined(*, binary: bool = True) -> AsyncIterator[tuple[_Peer, WebSocketStream]]:
     ours, theirs = trio.socket.socketpair()
     with ours, theirs, trio.fail_after(20):
-        yield _Peer(ours), WebSocketStream(theirs, b"", binary=binary)
+        yield _Peer(ours), WebSocketStream(HijackedStream(theirs), binary=binary)
 
 
 async def test_messages_are_bytes_whatever_their_boundaries() -> None:
