@@ -95,7 +95,8 @@ class EndpointAllocator:
     ) -> list[Attachment]:
         """The attachments of a new container; `wanted` are EndpointSettings by a network's name or id.
 
-        As in Docker, the start and not the creation reports a network that does not exist.
+        As in Docker, a container is on exactly the networks of `wanted`, if there are any, and else on the network of its
+        NetworkMode (moby's updateContainerNetworkSettings). The start and not the creation reports a network that does not exist.
         """
         mode = host_config.network_mode or "default"
         if config.network_disabled:
@@ -105,19 +106,20 @@ class EndpointAllocator:
                 f"NetworkMode {mode} is not supported: another container is another machine, with a network of its own"
             )
         primary, primary_id = self._names_of(mode)
-        ids = {primary: primary_id}
+        ids = {} if wanted else {primary: primary_id}
         settings: dict[str, EndpointSettings] = {}
         for ref, given in wanted.items():
             name, network_id = self._names_of(ref)
             settings[name] = copy(given)
             if ids.setdefault(name, network_id) != network_id:
                 raise InvalidParameter(f"a container cannot be on two networks that are called {name}")
-        if len(ids) > 1 and primary in ("none", "host"):
+        if primary in ("none", "host") and ids.keys() != {primary}:
             raise InvalidParameter(
                 "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
             )
         attachments = [
-            Attachment(name, settings.get(name) or EndpointSettings(), network_id) for name, network_id in ids.items()
+            Attachment(name, settings.get(name) or EndpointSettings(), ids[name])
+            for name in sorted(ids, key=lambda name: name != primary)
         ]
         first = attachments[0].wanted
         first.mac_address = first.mac_address or config.mac_address or ""

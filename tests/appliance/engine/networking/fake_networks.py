@@ -105,7 +105,9 @@ class World:
         config, host_config = config or ContainerConfig(), host_config or HostConfig()
         host_config.network_mode = network
         record = ContainerRecord(secrets.token_hex(32), name, 1, "sha256:1", "image", config, host_config)
-        record.attachments = self.allocator.plan(config, host_config, also or {})
+        record.attachments = self.allocator.plan(
+            config, host_config, {network: EndpointSettings(), **also} if also else {}
+        )
         return Container(record, Path("nowhere"), Created())
 
     def release_sockets(self) -> None:

@@ -170,6 +170,12 @@ async def test_plans(world: World) -> None:
     assert [one.network for one in silent.record.attachments] == ["none"]
     with pytest.raises(InvalidParameter, match=r"^NetworkMode container:web is not supported"):
         world.container("web", "container:web")
+    for mode in (None, "", "default", "bridge"):
+        config, host_config = ContainerConfig(), HostConfig(network_mode=mode)
+        only = world.allocator.plan(config, host_config, {record.id: EndpointSettings(aliases=["a"])})
+        assert [one.network for one in only] == ["front"]
+        both = world.allocator.plan(config, host_config, {"front": EndpointSettings(), "bridge": EndpointSettings()})
+        assert [one.network for one in both] == ["bridge", "front"]
     for mode in ("none", "host"):
         with pytest.raises(InvalidParameter, match="cannot attach both user-defined and non-user-defined"):
             world.container("web", mode, also={"front": EndpointSettings()})
