@@ -8,7 +8,7 @@ from appliance.container.endpoint_settings import EndpointIPAMConfig, EndpointSe
 from appliance.container.go_json import convert, fold
 from appliance.errors import InvalidParameter
 
-_REQUESTED = frozenset(("IPAMConfig", "Links", "Aliases", "MacAddress", "DriverOpts", "GwPriority"))
+_REQUESTED = frozenset(EndpointSettings.__struct_encode_fields__)
 # Members of an inspect answer that a client sends back; they have no effect.
 _STATE = frozenset(
     (
@@ -26,15 +26,12 @@ _STATE = frozenset(
 
 
 def decode_endpoint(given: Any) -> EndpointSettings:
-    """The settings without what is empty. InvalidParameter names what is wrong."""
+    """The settings without what is empty; unknown members have no effect. InvalidParameter names what is wrong."""
     if given is None:
         return EndpointSettings()
     if not isinstance(given, dict):
         raise InvalidParameter("invalid JSON: EndpointSettings is not an object")
     fold(given, EndpointSettings)
-    for name, value in given.items():
-        if value and name not in _REQUESTED and name.lower() not in _STATE:
-            raise InvalidParameter(f"{name} in EndpointSettings is not supported")
     settings = convert(given, EndpointSettings, "EndpointSettings")
     if settings.ipam_config == EndpointIPAMConfig():
         settings.ipam_config = None
@@ -56,8 +53,15 @@ def decode_endpoints(given: Any) -> tuple[dict[str, EndpointSettings], list[str]
     if not isinstance(given, dict):
         raise InvalidParameter("invalid JSON: EndpointsConfig is not an object")
     endpoints = {name: decode_endpoint(settings) for name, settings in given.items()}
-    return endpoints, [
+    warnings = [
         f"endpoint option {option} of network {name} has no effect"
         for name, settings in endpoints.items()
         for option in settings.driver_opts or ()
     ]
+    for network, settings in given.items():
+        warnings += [
+            f"{name} of network {network} is not known here and was ignored"
+            for name, value in (settings or {}).items()
+            if value and name not in _REQUESTED and name.lower() not in _STATE
+        ]
+    return endpoints, warnings

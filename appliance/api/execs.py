@@ -16,8 +16,6 @@ from appliance.http import Reply, Request
 from appliance.streams import stdcopy
 from appliance.streams.detach import parse_keys
 
-_NAMES = frozenset(ExecConfig.__struct_encode_fields__)
-
 
 class ExecStartRequest(msgspec.Struct, kw_only=True, rename="pascal"):
     """Docker's ExecStartConfig. `tty`: whether the client reads the output as it is, without frames."""
@@ -135,11 +133,8 @@ class ExecRoutes:
 
 
 def _decode(body: dict[str, Any]) -> ExecConfig:
-    """InvalidParameter names the first field that is unknown or has the wrong type."""
+    """InvalidParameter names the first field that has the wrong type. As in Docker, unknown fields have no effect."""
     fold(body, ExecConfig)
-    for name, value in body.items():
-        if value is not None and name not in _NAMES:
-            raise InvalidParameter(f"invalid JSON: {name} is not a field of an exec")
     config = convert(body, ExecConfig)
     if any("\0" in text for text in (*(config.cmd or ()), *(config.env or ()), config.user, config.working_dir)):
         raise InvalidParameter("invalid JSON: a string contains NUL")

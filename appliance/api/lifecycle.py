@@ -8,13 +8,15 @@ from appliance.api.backend import ContainerBackend, SignalBackend, UpdateBackend
 from appliance.api.fields import HOST, decode
 from appliance.api.host_config_checks import check_host_config
 from appliance.api.router import Route
-from appliance.container.fields import Update
+from appliance.container.fields import Decision, Update
 from appliance.container.go_json import fold
 from appliance.container.host_config import HostConfig
 from appliance.errors import InvalidParameter, NotFound
 from appliance.http import Reply, Request
 
-_UPDATABLE = frozenset(field.name for field in HOST.values() if field.update is not Update.NO)
+_NOT_UPDATABLE = frozenset(
+    field.name for field in HOST.values() if field.update is Update.NO and field.decision is not Decision.REFUSED
+)
 
 
 class LifecycleRoutes:
@@ -102,10 +104,9 @@ class LifecycleRoutes:
         if not isinstance(body, dict):
             raise InvalidParameter("invalid JSON: an update is an object")
         fold(body, HostConfig)
-        unknown = {name for name, value in body.items() if value} - _UPDATABLE
-        if unknown:
-            raise InvalidParameter(f"{', '.join(sorted(unknown))} cannot be updated")
-        wanted, warnings = decode(body, HostConfig)
+        ignored = {name: value for name, value in body.items() if name in _NOT_UPDATABLE}
+        wanted, warnings = decode({name: value for name, value in body.items() if name not in ignored}, HostConfig)
+        warnings += [f"{name} cannot be updated and was ignored" for name, value in ignored.items() if value]
         await self._updates.update(request.path["name"], wanted, check_host_config)
         await reply.json(200, {"Warnings": warnings or None})
 

@@ -8,6 +8,7 @@ import trio
 
 from appliance.api.lifecycle import LifecycleRoutes
 from appliance.api.router import Router
+from appliance.container.host_config import HostConfig
 from appliance.errors import NotFound
 from tests.appliance.api.asking import ask
 from tests.appliance.http.wire import served
@@ -85,8 +86,13 @@ async def test_update() -> None:
     assert (await _ask(backend, "POST /containers/box/update", {"memory": 1 << 30}))[0] == 200
     method, name, wanted, _ = backend.calls[0]
     assert (method, name, wanted.memory) == ("update", "box", 1 << 30)
-    status, body = await _ask(backend, "POST /containers/box/update", {"Privileged": True, "Binds": ["/a:/b"]})
-    assert (status, body) == (400, {"message": "Binds, Privileged cannot be updated"})
+    # Docker's UpdateConfig has no Binds and no foo, so dockerd ignores them.
+    status, body = await _ask(backend, "POST /containers/box/update", {"foo": 1, "Binds": ["/a:/b"], "Dns": []})
+    assert status == 200
+    assert body == {"Warnings": ["foo is not known here and was ignored", "Binds cannot be updated and was ignored"]}
+    assert backend.calls[1][2] == HostConfig()
+    status, body = await _ask(backend, "POST /containers/box/update", {"CpuRealtimePeriod": 5})
+    assert (status, body["message"].startswith("CpuRealtimePeriod is not supported")) == (400, True)
     assert (await _ask(backend, "POST /containers/box/update", []))[0] == 400
 
 

@@ -97,7 +97,6 @@ def test_endpoint_settings(given: Any, expected: EndpointSettings) -> None:
         ({"IPAMConfig": {"IPv4Address": 5}}, "invalid JSON: IPv4Address in IPAMConfig is not a string"),
         ({"IPAMConfig": {"LinkLocalIPs": ["1.2.3.4"]}}, "invalid link-local IP address: 1.2.3.4"),
         ({"MacAddress": "x"}, "invalid MAC address: x"),
-        ({"Nonsense": 1}, "Nonsense in EndpointSettings is not supported"),
     ],
 )
 def test_endpoint_settings_that_cannot_be(given: Any, text: str) -> None:
@@ -109,3 +108,9 @@ def test_driver_options_of_an_endpoint_have_no_effect() -> None:
     endpoints, warnings = decode_endpoints({"n": {"DriverOpts": {"a": "b"}}, "m": None})
     assert endpoints == {"n": EndpointSettings(driver_opts={"a": "b"}), "m": EndpointSettings()}
     assert warnings == ["endpoint option a of network n has no effect"]
+
+
+def test_unknown_members_of_an_endpoint_are_ignored() -> None:
+    endpoints, warnings = decode_endpoints({"n": {"Nonsense": 1, "IPAddress": "10.0.0.1", "aliases": ["a"], "y": 0}})
+    assert endpoints == {"n": EndpointSettings(aliases=["a"])}
+    assert warnings == ["Nonsense of network n is not known here and was ignored"]
