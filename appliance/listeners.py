@@ -11,9 +11,8 @@ from pathlib import Path
 
 import trio
 
-from appliance import __version__
 from appliance.api.access import handler_for
-from appliance.api.router import NEWEST, Router, dotted
+from appliance.api.router import ENGINE_VERSION, NEWEST, Router, dotted
 from appliance.config import Config, Rule, parse_rule
 from appliance.errors import InvalidParameter
 from appliance.http import (
@@ -29,7 +28,10 @@ from appliance.http import (
 from appliance.http.listener import BACKLOG
 
 log = logging.getLogger("vchd")
-_FIXED_HEADERS = f"Api-Version: {dotted(NEWEST)}\r\nOstype: linux\r\nServer: vch/{__version__} (linux)\r\n".encode()
+# Header fields of every answer. The Docker CLI reads the operating system out of Server, which has to look like dockerd's.
+_FIXED_HEADERS = (
+    f"Api-Version: {dotted(NEWEST)}\r\nOstype: linux\r\nServer: Docker/{ENGINE_VERSION} (linux)\r\n".encode()
+)
 
 Serve = Callable[[trio.socket.SocketType, Handler], Awaitable[None]]
 """Serves the requests of one connection with a handler."""

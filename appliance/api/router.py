@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 Version = tuple[int, int]
 OLDEST: Version = (1, 22)
 NEWEST: Version = (1, 51)
+# The last Docker Engine whose newest API is NEWEST. Clients compare it with the versions that they need.
+ENGINE_VERSION = "28.5.2"
 Route = Callable[[Request, Reply], Awaitable[None]]
 _PREFIX = re.compile(r"/v([0-9]{1,3})\.([0-9]{1,3})(/.*)")
 

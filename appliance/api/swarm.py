@@ -6,10 +6,9 @@ from typing import Any, Protocol
 
 import msgspec
 
-from appliance import __version__
 from appliance.api.fields import read_object, text_map
 from appliance.api.filters import Filters, parse_filters
-from appliance.api.router import Route
+from appliance.api.router import ENGINE_VERSION, Route
 from appliance.container.times import rfc3339
 from appliance.errors import InvalidParameter, NotFound, Unsupported
 from appliance.http import Reply, Request
@@ -244,7 +243,7 @@ def node_shape(record: SwarmRecord) -> dict[str, Any]:
             "Platform": {"Architecture": "x86_64", "OS": "linux"},
             "Resources": {"NanoCPUs": (os.cpu_count() or 1) * 10**9, "MemoryBytes": memory},
             "Engine": {
-                "EngineVersion": __version__,
+                "EngineVersion": ENGINE_VERSION,
                 "Plugins": [{"Type": "Network", "Name": name} for name in ("bridge", "host", "null", "overlay")]
                 + [{"Type": "Volume", "Name": "local"}],
             },

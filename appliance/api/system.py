@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from appliance import __version__
 from appliance.api.backend import ContainerRegistry, DaemonBackend, NetworkBackend
-from appliance.api.router import NEWEST, OLDEST, Route, dotted
+from appliance.api.router import ENGINE_VERSION, NEWEST, OLDEST, Route, dotted
 from appliance.api.swarm import SwarmBackend, info_shape
 from appliance.config import Config
 from appliance.container.lifecycle import status_word
@@ -82,12 +82,13 @@ class SystemRoutes:
         await reply.json(
             200,
             {
-                "Platform": {"Name": "vch: a virtual container host"},
-                "Version": __version__,
+                "Platform": {"Name": f"vch {__version__}: a virtual container host"},
+                "Version": ENGINE_VERSION,
                 **details,
                 "Experimental": True,
                 "Components": [
-                    {"Name": "Engine", "Version": __version__, "Details": {**details, "Experimental": "true"}},
+                    {"Name": "Engine", "Version": ENGINE_VERSION, "Details": {**details, "Experimental": "true"}},
+                    {"Name": "vch", "Version": __version__, "Details": {}},
                     {
                         "Name": driver["Driver"],
                         "Version": driver["Version"],
@@ -140,7 +141,7 @@ class SystemRoutes:
                 "CgroupVersion": "2",
                 "NEventsListener": 0,
                 "KernelVersion": platform.release(),
-                "OperatingSystem": "vch",
+                "OperatingSystem": f"vch {__version__}",
                 "OSVersion": "",
                 "OSType": "linux",
                 "Architecture": "x86_64",
@@ -160,7 +161,7 @@ class SystemRoutes:
                 "Name": platform.node(),
                 "Labels": list(self._settings.config.labels),
                 "ExperimentalBuild": True,
-                "ServerVersion": __version__,
+                "ServerVersion": ENGINE_VERSION,
                 "Runtimes": {"vch": {"path": ""}},
                 "DefaultRuntime": "vch",
                 "Swarm": info_shape(self._swarm.record),

@@ -57,8 +57,11 @@ def run(options: argparse.Namespace) -> str | None:
         if options.command == "version":
             print(f"vch {__version__}")
             daemon = json.loads(_get(options.host, "/version"))
-            parts = ", ".join(f"{part['Name']} {part['Version']}" for part in daemon["Components"])
-            print(f"vchd {daemon['Version']}, API {daemon['MinAPIVersion']} to {daemon['ApiVersion']}: {parts}")
+            versions = {part["Name"]: part["Version"] for part in daemon["Components"]}
+            # vchd 0.1 reported its own version as that of the engine.
+            own = versions.pop("vch", daemon["Version"])
+            parts = ", ".join(f"{name} {version}" for name, version in versions.items())
+            print(f"vchd {own}, API {daemon['MinAPIVersion']} to {daemon['ApiVersion']}: {parts}")
         elif options.command == "trace":
             sys.stdout.write(_get(options.host, f"/vch/debug/trace/{urllib.parse.quote(options.container)}").decode())
         else:

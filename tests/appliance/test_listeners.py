@@ -58,7 +58,7 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
     head = answer.split(b"\r\n\r\n")[0].lower()
     assert b"\r\nostype: linux" in head
     assert b"\r\napi-version: 1." in head
-    assert b"\r\nserver: vch/" in head
+    assert b"\r\nserver: docker/" in head
     assert b"\r\ndate: " in head
     assert not path.exists()
     assert not pidfile.exists()

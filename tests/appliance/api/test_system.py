@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from appliance import __version__
 from appliance.api.router import Router
 from appliance.api.system import SystemRoutes
 from appliance.container.lifecycle import Created
@@ -47,14 +48,18 @@ async def test_ping() -> None:
 async def test_version() -> None:
     status, shape = await ask(_routes(), "GET /version")
     assert (status, shape["ApiVersion"], shape["MinAPIVersion"]) == (200, "1.51", "1.22")
-    engine, driver = shape["Components"]
-    assert engine["Details"]["Experimental"] == "true"
+    # testcontainers for Java refuses a server before 1.6.0; the version is that of a Docker Engine with this API.
+    assert (shape["Version"], shape["Platform"]) == ("28.5.2", {"Name": f"vch {__version__}: a virtual container host"})
+    engine, ours, driver = shape["Components"]
+    assert (engine["Version"], engine["Details"]["Experimental"]) == ("28.5.2", "true")
+    assert ours == {"Name": "vch", "Version": __version__, "Details": {}}
     assert driver == {"Name": "fake", "Version": "1.0", "Details": {"Acceleration": "none"}}
 
 
 async def test_info() -> None:
     status, shape = await ask(_routes(), "GET /info")
     assert status == 200
+    assert (shape["ServerVersion"], shape["OperatingSystem"]) == ("28.5.2", f"vch {__version__}")
     assert (shape["ID"], shape["Containers"], shape["ContainersStopped"], shape["ContainersRunning"]) == ("id", 1, 1, 0)
     assert shape["DriverStatus"] == [["Pool", "2"]]
     assert shape["Warnings"] is None

@@ -12,8 +12,8 @@ from appliance.cli import daemon
 from appliance.cli.main import parser
 
 _VERSION = {
-    "Components": [{"Name": "Engine", "Version": "1"}],
-    "Version": "2.0",
+    "Components": [{"Name": "Engine", "Version": "28"}, {"Name": "vch", "Version": "2.0"}],
+    "Version": "28",
     "MinAPIVersion": "1.24",
     "ApiVersion": "1.51",
 }
@@ -42,7 +42,7 @@ def address() -> Iterator[str]:
 
 def test_answers_are_printed(address: str, capsys: pytest.CaptureFixture[str]) -> None:
     for words, text in (
-        (["version"], f"vch {__version__}\nvchd 2.0, API 1.24 to 1.51: Engine 1\n"),
+        (["version"], f"vch {__version__}\nvchd 2.0, API 1.24 to 1.51: Engine 28\n"),
         (["dump"], "tasks"),
         (["trace", "web"], "0 ms"),
     ):
