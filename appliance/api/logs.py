@@ -14,7 +14,10 @@ _BATCH = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class LogQuery:
-    """The query parameters of the route. `streams`: 1 stdout, 2 stderr. `tail` None: all entries. Times are unix ns."""
+    """The query parameters of the route. `streams`: 1 stdout, 2 stderr. `tail` None: all entries. Times are unix ns.
+
+    `details` stands before each line, see `logdrivers.details_prefix`.
+    """
 
     streams: frozenset[int]
     follow: bool = False
@@ -22,6 +25,7 @@ class LogQuery:
     since: int | None = None
     until: int | None = None
     timestamps: bool = False
+    details: bytes = b""
 
 
 def _select(log: LogFile, query: LogQuery, last: int) -> int:
@@ -56,15 +60,22 @@ def _piece(log: LogFile, query: LogQuery, entry: Entry, middle: set[int], framed
     if entry.stream not in query.streams or (query.until is not None and entry.time_ns > query.until):
         return b""
     data = log.payload(entry)
-    if query.timestamps and entry.stream not in middle:
-        data = rfc3339(entry.time_ns).encode() + b" " + data
+    if entry.stream not in middle:
+        data = query.details + data
+        if query.timestamps:
+            data = rfc3339(entry.time_ns).encode() + b" " + data
     return stdcopy.frame(entry.stream, data) if framed else data
 
 
 async def send_logs(reply: Reply, container: Container, query: LogQuery) -> None:
     """Send the stored entries; with `follow`, also new entries until the container exits. The head is sent already."""
     log = container.open_log()
-    plain = not query.timestamps and query.until is None and (query.streams == {1, 2} or not log.framed)
+    plain = (
+        not query.timestamps
+        and not query.details
+        and query.until is None
+        and (query.streams == {1, 2} or not log.framed)
+    )
     position = _select(log, query, log.entries)
     while True:
         ended = not container.running

@@ -13,7 +13,7 @@ from appliance.api.router import Route
 from appliance.api.times import parse_time
 from appliance.errors import InvalidParameter, Unsupported
 from appliance.http import HijackedStream, Reply, Request, WebSocketStream
-from appliance.logdrivers import driver_named
+from appliance.logdrivers import details_prefix, driver_named
 from appliance.streams.detach import parse_keys
 
 
@@ -88,7 +88,8 @@ class StreamRoutes:
         container = self._registry.get(request.path["name"])
         if not (request.flag("stdout") or request.flag("stderr")):
             raise InvalidParameter("Bad parameters: you must choose at least one stream")
-        if not driver_named(container.record.log_driver).readable:
+        driver = driver_named(container.record.log_driver)
+        if not driver.readable:
             raise Unsupported("configured logging driver does not support reading")
         tail = request.text("tail")
         query = LogQuery(
@@ -98,6 +99,7 @@ class StreamRoutes:
             since=parse_time(request.text("since")),
             until=parse_time(request.text("until")),
             timestamps=request.flag("timestamps"),
+            details=details_prefix(driver.attributes(container.record)) if request.flag("details") else b"",
         )
         kind = MULTIPLEXED if not container.tty and request.version >= (1, 42) else RAW
         await reply.start(kind)

@@ -4,6 +4,7 @@ A driver knows its options, how much of a log stays on disk, and whether the log
 the engine hands over the container's log (`driver.ContainerLog`).
 """
 
+from appliance.logdrivers.attributes import details_prefix
 from appliance.logdrivers.driver import ContainerLog, LogDriver, LogLimits, ShippingDriver
 from appliance.logdrivers.options import buffer_bytes, drops_oldest
 from appliance.logdrivers.registry import DEFAULT, driver_named, driver_names
@@ -15,6 +16,7 @@ __all__ = [
     "LogLimits",
     "ShippingDriver",
     "buffer_bytes",
+    "details_prefix",
     "driver_named",
     "driver_names",
     "drops_oldest",

@@ -39,6 +39,9 @@ class LogDriver(Protocol):
     def limits(self, options: Options) -> LogLimits | None:
         """How much of the log stays in the container's folder; None: vchd writes no log file and drops the output."""
 
+    def attributes(self, record: ContainerRecord) -> dict[str, str]:
+        """What `docker logs --details` shows before each line of the container's log."""
+
 
 class ContainerLog(Protocol):
     """What a shipping driver sees of a container. The engine's Container satisfies it."""

@@ -1,9 +1,13 @@
 """json-file, Docker's default: a log file without a limit, unless `max-size` sets one."""
 
+from appliance.container.container_record import ContainerRecord
+from appliance.diag.syslog import TAG_VALUES, fill_tag
+from appliance.errors import InvalidParameter
+from appliance.logdrivers.attributes import log_attributes
 from appliance.logdrivers.driver import LogLimits, Options
 from appliance.logdrivers.options import DELIVERY, check_delivery, check_names, parse_limits
 
-_OPTIONS = DELIVERY | {"max-size", "max-file"}
+_OPTIONS = DELIVERY | {"max-size", "max-file", "labels", "env", "tag"}
 
 
 class JsonFileDriver:
@@ -17,8 +21,16 @@ class JsonFileDriver:
         warnings = check_names(self.name, options, _OPTIONS)
         self.limits(options)
         check_delivery(options)
+        try:
+            fill_tag(options.get("tag", ""), dict.fromkeys(TAG_VALUES, ""))
+        except InvalidParameter as error:
+            warnings.append(f"log option tag was discarded: {error}")
         return warnings
 
     def limits(self, options: Options) -> LogLimits:
         """See LogDriver."""
         return parse_limits(options, LogLimits())
+
+    def attributes(self, record: ContainerRecord) -> dict[str, str]:
+        """See LogDriver."""
+        return log_attributes(record)

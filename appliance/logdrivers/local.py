@@ -1,5 +1,6 @@
 """local: a log file of at most 100 MiB, unless `max-size` and `max-file` say otherwise."""
 
+from appliance.container.container_record import ContainerRecord
 from appliance.logdrivers.driver import LogLimits, Options
 from appliance.logdrivers.options import DELIVERY, check_delivery, check_names, parse_limits
 
@@ -24,3 +25,7 @@ class LocalDriver:
     def limits(self, options: Options) -> LogLimits:
         """See LogDriver."""
         return parse_limits(options, _DEFAULT)
+
+    def attributes(self, record: ContainerRecord) -> dict[str, str]:
+        """See LogDriver. As in moby, this driver's log keeps none."""
+        return {}

@@ -1,5 +1,6 @@
 """none: vchd drops the output; only attached clients see it."""
 
+from appliance.container.container_record import ContainerRecord
 from appliance.logdrivers.driver import Options
 
 
@@ -15,3 +16,7 @@ class NoneDriver:
 
     def limits(self, options: Options) -> None:
         """See LogDriver."""
+
+    def attributes(self, record: ContainerRecord) -> dict[str, str]:
+        """See LogDriver. As in moby, this driver's log keeps none."""
+        return {}

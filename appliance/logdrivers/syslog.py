@@ -10,6 +10,7 @@ import ssl
 
 import trio
 
+from appliance.container.container_record import ContainerRecord
 from appliance.diag.syslog import (
     ERROR,
     INFORMATIONAL,
@@ -21,6 +22,7 @@ from appliance.diag.syslog import (
     parse_facility,
     parse_format,
 )
+from appliance.logdrivers.attributes import tag_values
 from appliance.logdrivers.driver import ContainerLog, LogLimits, Options
 from appliance.logdrivers.options import DELIVERY, check_delivery, check_names, parse_limits
 from appliance.streams import stdcopy
@@ -69,6 +71,10 @@ class SyslogDriver:
     def limits(self, options: Options) -> LogLimits:
         """See LogDriver."""
         return parse_limits(options, _CACHE, prefix="cache-")
+
+    def attributes(self, record: ContainerRecord) -> dict[str, str]:
+        """See LogDriver. As in moby, this driver's log keeps none."""
+        return {}
 
     async def ship(self, log: ContainerLog) -> None:
         """See ShippingDriver."""
@@ -142,21 +148,12 @@ class _Shipper:
     def __init__(self, container_log: ContainerLog) -> None:
         record = container_log.record
         options = record.log_options
-        values = {
-            "ID": record.id[:12],
-            "FullID": record.id,
-            "Name": record.name,
-            "ImageName": record.image,
-            "ImageID": record.image_id[7:19],
-            "ImageFullID": record.image_id,
-            "DaemonName": "vchd",
-        }
         self._log = container_log
         self._address = parse_address(options.get("syslog-address") or "")
         self._formatter = Formatter(
             parse_facility(options.get("syslog-facility") or ""),
             parse_format(options.get("syslog-format") or ""),
-            fill_tag(options.get("tag") or _DEFAULT_TAG, values),
+            fill_tag(options.get("tag") or _DEFAULT_TAG, tag_values(record)),
             platform.node() or "vch",
         )
         self._position_file = container_log.folder / "log.sent"

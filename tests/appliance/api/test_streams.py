@@ -9,6 +9,9 @@ import trio
 
 from appliance.api.router import Router
 from appliance.api.streams import StreamRoutes
+from appliance.container.config import ContainerConfig
+from appliance.container.container_record import ContainerRecord
+from appliance.container.host_config import HostConfig, LogConfig
 from appliance.guest import Fanout
 from appliance.streams import stdcopy
 from appliance.streams.logfile import LogFile
@@ -28,7 +31,10 @@ class _Box:
         self.stdin = None
         self.running = self.removed = False
         self.log_news = trio.Event()
-        self.record = SimpleNamespace(log_driver=driver, config=SimpleNamespace(open_stdin=False, stdin_once=False))
+        options = {"labels": "color", "tag": "{{.Name}}"}
+        config = ContainerConfig(labels={"color": "dark red"})
+        host_config = HostConfig(log_config=LogConfig(driver, options))
+        self.record = ContainerRecord("c1", "box", 0, "sha256:1", "busybox", config, host_config)
         self._log = LogFile(folder, framed=not tty)
         self._log.append(1, 1_000_000_000, 4, b"out\n")
         self._log.append(1 if tty else 2, 2_000_000_000, 8, b"err\n")
@@ -63,6 +69,11 @@ async def _answer(box: _Box, line: str, headers: str = "") -> tuple[bytes, bytes
         ("stdout=1&stderr=1&since=2", stdcopy.frame(2, b"err\n")),
         ("stdout=1&stderr=1&until=1", stdcopy.frame(1, b"out\n")),
         ("stdout=1&timestamps=1", stdcopy.frame(1, b"1970-01-01T00:00:01.000000000Z out\n")),
+        ("stdout=1&details=1", stdcopy.frame(1, b"color=dark+red,tag=box out\n")),
+        (
+            "stdout=1&details=1&timestamps=1&until=1",
+            stdcopy.frame(1, b"1970-01-01T00:00:01.000000000Z color=dark+red,tag=box out\n"),
+        ),
         ("stdout=1&follow=1", stdcopy.frame(1, b"out\n")),
     ],
 )
@@ -85,7 +96,7 @@ async def test_logs_that_are_refused(tmp_path: Path) -> None:
         400,
         {"message": "Bad parameters: you must choose at least one stream"},
     )
-    box.record.log_driver = "none"
+    box = _Box(tmp_path, driver="none")
     assert await ask(_routes(box), "GET /containers/box/logs?stdout=1") == (
         501,
         {"message": "configured logging driver does not support reading"},

@@ -5,6 +5,7 @@ import pytest
 from appliance.errors import InvalidParameter
 from appliance.logdrivers.driver import LogLimits
 from appliance.logdrivers.json_file import JsonFileDriver
+from tests.appliance.logdrivers.records import record_with
 
 
 def test_no_limit_by_default() -> None:
@@ -29,7 +30,12 @@ def test_wrong_limits(options: dict[str, str], text: str) -> None:
 
 
 def test_options_without_effect_are_named() -> None:
-    assert JsonFileDriver().check({"max-size": "1m", "tag": "x", "labels": "a"}) == [
-        "log option labels was discarded",
-        "log option tag was discarded",
+    assert JsonFileDriver().check({"max-size": "1m", "tag": "{{.Nonsense}}", "labels": "a", "compress": "true"}) == [
+        "log option compress was discarded",
+        "log option tag was discarded: the log tag's {{.Nonsense}} is not supported",
     ]
+
+
+def test_attributes_are_those_of_the_container() -> None:
+    record = record_with("json-file", {"tag": "{{.Name}}"})
+    assert JsonFileDriver().attributes(record) == {"tag": "name"}

@@ -6,6 +6,7 @@ import pytest
 import trio
 import trio.testing
 
+from appliance.container.container_record import ContainerRecord
 from appliance.container.lifecycle import Created, Exited, Running
 from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.logging.shipping import start_shipping, wait_shipped
@@ -31,6 +32,9 @@ class _Shipping:
 
     def limits(self, options: Options) -> LogLimits:
         return LogLimits()
+
+    def attributes(self, record: ContainerRecord) -> dict[str, str]:
+        return {}
 
     async def ship(self, log: ContainerLog) -> None:
         self.calls += 1
