@@ -56,6 +56,7 @@ from appliance.engine.machines.provisioner import MachineProvisioner
 from appliance.engine.machines.suspend_watcher import SuspendWatcher
 from appliance.engine.model.container import Container
 from appliance.engine.model.events import EventBus
+from appliance.engine.model.exec_repository import ExecRepository
 from appliance.engine.model.registry import ContainerRegistry
 from appliance.engine.model.repository import ContainerRepository
 from appliance.engine.networking.connections import Connections
@@ -152,6 +153,7 @@ async def composed(config: Config, hosting: Hosting | None = None) -> AsyncItera
         stores = await _stores(process, hosting, machines, networks)
         services, recovery = _services(process, machines, stores)
         await recovery.restore()
+        services.execs.restored()
         await stores.images.sweep()
         disks = [*services.storage.disks(), *stores.volumes.disks()]
         await stores.disks.sweep(disks, stores.images.layers(), stores.images.stacks())
@@ -234,7 +236,7 @@ def _services(process: Process, machines: Machines, stores: Stores) -> tuple[Ser
     )
     file_sessions = FileSessions(provisioner, volumes, allocator, machines.fast_paths, nursery)
     suspend_watcher = SuspendWatcher(repository)
-    execs = Execs(registry, repository, nursery)
+    execs = Execs(registry, repository, ExecRepository(process.database), nursery)
     watchers: list[RunWatcher] = [
         HealthMonitor(repository),
         HostPorts(allocator.published, repository),
@@ -267,7 +269,7 @@ def _services(process: Process, machines: Machines, stores: Stores) -> tuple[Ser
         connections=connections,
         status=DaemonStatus(machines.driver, provisioner, stores.quota),
     )
-    resumption = RunResumption(provisioner, supervisor, resources, repository, suspend_watcher, nursery)
+    resumption = RunResumption(provisioner, supervisor, resources, repository, suspend_watcher, execs, nursery)
     recovery = Recovery(machines.driver, registry, repository, storage, allocator, supervisor, resumption)
     return services, recovery
 

@@ -21,3 +21,12 @@ class ExecConfig(msgspec.Struct, kw_only=True, frozen=True, rename=go_names()):
     detach_keys: str = ""
     console_size: list[Int64] | None = None
     container: str = ""
+
+
+class ExecRecord(msgspec.Struct, kw_only=True):
+    """A stored exec: a later daemon knows the exec by its id. `exit_code` is None until the exec has ended; `began`: it was started."""
+
+    container: str
+    config: ExecConfig
+    began: bool = False
+    exit_code: int | None = None

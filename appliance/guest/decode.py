@@ -44,6 +44,7 @@ def decode_process(message: process_pb2.ProcessState) -> ProcessState:
         message.started_ns,
         message.acknowledged_offset,
         message.join,
+        message.terminal,
     )
 
 

@@ -31,6 +31,11 @@ class Fanout:
     def __init__(self) -> None:
         self._attachments: list[Attachment] = []
 
+    @property
+    def attached(self) -> bool:
+        """Whether a client is attached."""
+        return bool(self._attachments)
+
     def attach(self, streams: frozenset[int]) -> Attachment:
         attachment = Attachment(self, streams)
         self._attachments.append(attachment)

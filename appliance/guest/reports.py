@@ -65,6 +65,7 @@ class ProcessState:
     started_ns: int
     acknowledged_offset: int
     join: str
+    terminal: bool = False
 
 
 @dataclass(frozen=True, slots=True)

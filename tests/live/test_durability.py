@@ -20,10 +20,19 @@ def _numbers(daemon: Daemon, name: str) -> list[int]:
     return [int(line) for line in daemon.must("logs", name).split("\n")[:-1] if line]
 
 
+def _begin_exec(daemon: Daemon, name: str, script: str) -> str:
+    """Create and start an exec, and leave. Return its id."""
+    body = {"Cmd": ["sh", "-c", script], "AttachStdout": True}
+    exec_id: str = json.loads(daemon.request("POST", f"/containers/{name}/exec", body)[1])["Id"]
+    assert daemon.request("POST", f"/exec/{exec_id}/start", {"Detach": True})[0] == 200
+    return exec_id
+
+
 def test_a_counter_is_gap_free_across_three_kills(short_path: Path) -> None:
     with running_daemon(short_path) as daemon:
         daemon.must("run", "-d", "--name", "counter", "busybox", "sh", "-c", _COUNTER)
         daemon.must("create", "--name", "waiting", "busybox", "echo", "made before")
+        exec_id = _begin_exec(daemon, "counter", "echo first; sleep 1; echo last; exit 7")
         seen = 0
         for _ in range(3):
             deadline = time.monotonic() + 60
@@ -39,6 +48,9 @@ def test_a_counter_is_gap_free_across_three_kills(short_path: Path) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.2)
         assert daemon.must("inspect", "counter", "--format", "{{.State.Status}}").strip() == "running"
+        # The exec's output waits for a client, though three daemons have come and gone.
+        until(lambda: json.loads(daemon.request("GET", f"/exec/{exec_id}/json")[1])["ExitCode"] == 7)
+        assert daemon.request("POST", f"/exec/{exec_id}/start", {"Tty": True}) == (200, "first\nlast\n")
         daemon.must("kill", "counter")
         assert daemon.must("wait", "counter").strip() == "137"
         numbers = _numbers(daemon, "counter")

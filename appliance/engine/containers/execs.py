@@ -1,23 +1,26 @@
-"""Execs: further processes in a running container. Only this process knows them: a restart of the daemon forgets them."""
+"""Execs: further processes in a running container. Their records outlive the daemon, so a later daemon knows them by their ids."""
 
 import logging
 import secrets
 import time
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import trio
 
-from appliance.container.exec_config import ExecConfig
+from appliance.container.exec_config import ExecConfig, ExecRecord
 from appliance.container.spec import build_exec_spec
 from appliance.diag.isolated import IsolatedTasks
+from appliance.engine.containers.exec_takeover import ExecTakeover
 from appliance.engine.machines.boot import exec_error
 from appliance.engine.model.container import Container
+from appliance.engine.model.exec_repository import ExecRepository
 from appliance.engine.model.registry import ContainerRegistry
 from appliance.engine.model.repository import ContainerRepository
 from appliance.engine.model.run import Run
 from appliance.errors import Conflict, InvalidParameter, NotFound, VchError, leaves, unforeseen
-from appliance.guest import Fanout, GuestSession, ProcessSetup, StartRefused, StdinPipe, exit_code
+from appliance.guest import Fanout, GuestSession, Output, ProcessSetup, StartRefused, StdinPipe, exit_code
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +34,10 @@ _ACK_BYTES = 128 << 10
 
 @dataclass(slots=True)
 class Exec:
-    """One exec. `exit_code` is None until it has ended; `began`: it was started."""
+    """One exec. `exit_code` is None until it has ended; `began`: it was started.
+
+    `takeover` is set while an earlier daemon's exec waits for a client that takes its output.
+    """
 
     id: str
     container: Container
@@ -44,6 +50,11 @@ class Exec:
     pid: int = 0
     size: tuple[int, int] = (0, 0)
     ended_at: float = 0.0
+    takeover: ExecTakeover | None = None
+
+    @property
+    def record(self) -> ExecRecord:
+        return ExecRecord(container=self.container.id, config=self.config, began=self.began, exit_code=self.exit_code)
 
     @property
     def tty(self) -> bool:
@@ -55,11 +66,18 @@ class Exec:
 
 
 class Execs:
-    """`nursery` owns the execs that run. Errors carry Docker's texts."""
+    """`nursery` owns the execs that run; `records` are their records. Errors carry Docker's texts."""
 
-    def __init__(self, registry: ContainerRegistry, repository: ContainerRepository, nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        registry: ContainerRegistry,
+        repository: ContainerRepository,
+        records: ExecRepository,
+        nursery: trio.Nursery,
+    ) -> None:
         self._registry = registry
         self._repository = repository
+        self._records = records
         self._tasks = IsolatedTasks(nursery)
         self._execs: dict[str, Exec] = {}
 
@@ -86,18 +104,26 @@ class Execs:
             raise Conflict(f"container {container.id} has {_MOST} execs: wait until some have ended")
         one = Exec(secrets.token_hex(32), container, config)
         self._execs[one.id] = one
+        self._records.queue(one.id, one.record)
         self._emit(one, f"exec_create: {' '.join(one.command)}")
         return one
 
     async def start(self, exec_id: str) -> None:
-        """Return once the process runs. Conflict when the exec ran before; InvalidParameter or VchError when it cannot start."""
+        """Return once the process runs. Conflict when the exec ran before; InvalidParameter or VchError when it cannot start.
+
+        The first client that attaches to an exec of an earlier daemon gets the output that the guest still has.
+        """
         one = self.get(exec_id)
+        if one.takeover is not None and one.fanout.attached:
+            one.takeover.claim()
+            return
         if one.exit_code is not None:
             raise Conflict(f"Error: Exec command {one.id} has already run")
         if one.began:
             raise Conflict(f"Error: Exec command {one.id} is already running")
         session = self._session(one.container, one.container.id)
         one.began = one.running = True
+        self._records.queue(one.id, one.record)
         self._emit(one, f"exec_start: {' '.join(one.command)}")
         outcome: list[VchError] = []
         ready = trio.Event()
@@ -119,7 +145,62 @@ class Execs:
         await container.wait_end_of(run)
         for one in list(self._execs.values()):
             if one.container is container and not one.running:
-                del self._execs[one.id]
+                self._forget(one)
+
+    # -- execs of an earlier daemon -------------------------------------------------------------------------------
+
+    def restore(self, container: Container) -> None:
+        """Register the execs of a container whose run goes on since an earlier daemon."""
+        for exec_id, record in self._records.take(container.id).items():
+            one = self._execs[exec_id] = Exec(exec_id, container, record.config, began=record.began)
+            one.exit_code = record.exit_code
+            one.running = one.began and one.exit_code is None
+            one.ended_at = time.monotonic()
+
+    def restored(self) -> None:
+        """Forget the execs of containers whose runs have ended while no daemon ran."""
+        self._records.drop_unclaimed()
+
+    async def resume(self, container: Container, run: Run) -> None:
+        """Take over the execs that the guest of a resumed run has."""
+        # Processes that this daemon launches have a reader already.
+        launching = run.session.launching
+        processes = {
+            key: process
+            for key, process in (await run.session.processes()).items()
+            if process.join and key not in launching
+        }
+        for one in self._execs.values():
+            if one.container is container and one.running and one.id not in processes.keys() | launching:
+                # The earlier daemon ended before the guest had received the start.
+                one.began = one.running = False
+        for process in processes.values():
+            unrecorded = ExecConfig(tty=process.terminal, attach_stdout=True, attach_stderr=True)
+            one = self._execs.setdefault(process.id, Exec(process.id, container, unrecorded))
+            one.began, one.pid = True, process.pid
+            one.running = one.exit_code is None
+            one.takeover = ExecTakeover(process.acknowledged_offset)
+            self._tasks.start_soon(self._take_over, one, one.takeover, run.session)
+
+    async def _take_over(self, one: Exec, takeover: ExecTakeover, session: GuestSession) -> None:
+        """Keep the output until a client takes it, then hand it over. The guest forgets an ended exec after a while."""
+        code = 137  # the code if the machine ends before the process
+        try:
+            status = await takeover.keep(session, one.id)
+            if status is not None:
+                code = exit_code(status)
+                if one.running:
+                    self._record_end(one, code)
+                await takeover.wait_claimed(_KEPT_SECONDS)
+            one.takeover = None
+            if takeover.claimed:
+                code = await self._hand_over(one, session, takeover.offset, None)
+        except* VchError as group:
+            log.info("exec %s of an earlier daemon: %s", one.id[:12], leaves(group)[0])
+        one.takeover = None
+        if one.running:
+            self._record_end(one, code)
+        await self._end(one, session)
 
     @staticmethod
     def _session(container: Container, ref: str) -> GuestSession:
@@ -135,7 +216,11 @@ class Execs:
         now = time.monotonic()
         for one in list(self._execs.values()):
             if one.exit_code is not None and now - one.ended_at > _KEPT_SECONDS:
-                del self._execs[one.id]
+                self._forget(one)
+
+    def _forget(self, one: Exec) -> None:
+        if self._execs.pop(one.id, None) is not None:
+            self._records.remove(one.id)
 
     def _emit(self, one: Exec, action: str, **attributes: str) -> None:
         self._repository.emit(one.container, action, execID=one.id, **attributes)
@@ -153,27 +238,14 @@ class Execs:
         code = 137  # the code if the machine ends before the process
         started = False
         try:
-            async with trio.open_nursery() as nursery, session.launch(None, process, _START_SECONDS) as launched:
+            async with session.launch(None, process, _START_SECONDS) as launched:
                 started = True
                 one.pid = launched.started.pid
                 if one.tty and one.size != (process.rows, process.columns):
                     # The client resized the terminal during the start.
                     await session.resize(one.id, *one.size)
                 ready.set()
-                if one.config.attach_stdin:
-                    nursery.start_soon(one.stdin.run, session, one.id)
-                offset = acknowledged = 0
-                async with aclosing(session.follow(one.id, 0, launched.output())) as output:
-                    async for batch in output:
-                        for record in batch.records:
-                            await one.fanout.publish(record.stream, record.data)
-                            offset = record.end
-                        if batch.exit is not None:
-                            code = exit_code(batch.exit)
-                        elif offset - acknowledged >= _ACK_BYTES:
-                            await session.acknowledge(one.id, offset)
-                            acknowledged = offset
-                nursery.cancel_scope.cancel()
+                code = await self._hand_over(one, session, 0, launched.output())
         except* StartRefused as group:
             (refused,) = (error for error in leaves(group) if isinstance(error, StartRefused))
             text, code = exec_error(refused)
@@ -190,30 +262,55 @@ class Execs:
             if not started:
                 code = 126
                 outcome.append(unforeseen(leaves(group)[0]))
-        # Recorded before the streams end: clients ask for the exit code right after that.
+        self._record_end(one, code, started=started)
+        ready.set()
+        await self._end(one, session if started else None)
+
+    @staticmethod
+    async def _hand_over(
+        one: Exec, session: GuestSession, offset: int, output: AsyncGenerator[Output, None] | None
+    ) -> int:
+        """Hand the clients' input to the process and its output, from `offset` on, to the clients. Return the exit code.
+
+        `output` is a stream that is open already. VchError when the guest fails or is gone.
+        """
+        code = 137
+        acknowledged = offset
+        async with trio.open_nursery() as nursery:
+            if one.config.attach_stdin:
+                nursery.start_soon(one.stdin.run, session, one.id)
+            async with aclosing(session.follow(one.id, offset, output)) as batches:
+                async for batch in batches:
+                    for record in batch.records:
+                        await one.fanout.publish(record.stream, record.data)
+                        offset = record.end
+                    if batch.exit is not None:
+                        code = exit_code(batch.exit)
+                    elif offset - acknowledged >= _ACK_BYTES:
+                        await session.acknowledge(one.id, offset)
+                        acknowledged = offset
+            nursery.cancel_scope.cancel()
+        return code
+
+    def _record_end(self, one: Exec, code: int, *, started: bool = True) -> None:
+        """Before the streams end: clients ask for the exit code right after that."""
         one.running = False
         one.exit_code = code
         one.ended_at = time.monotonic()
-        one.fanout.end_run()
-        one.stdin.renew()
-        ready.set()
         if started:
             self._emit(one, "exec_die", exitCode=str(code))
-            try:
+
+    async def _end(self, one: Exec, session: GuestSession | None) -> None:
+        """End the streams of an exec whose end is recorded, and remove the exec from the guest if the guest has it."""
+        one.fanout.end_run()
+        one.stdin.renew()
+        if one.id not in self._execs or not one.container.running:
+            self._forget(one)
+        try:
+            if one.id in self._execs:
+                # The guest keeps the exit code until the record has it.
+                await self._records.queue(one.id, one.record).wait()
+            if session is not None:
                 await session.delete_process(one.id)
-            except VchError:
-                pass
-        if not one.container.running:
-            self._execs.pop(one.id, None)
-
-
-async def drain(session: GuestSession, process_id: str, offset: int) -> None:
-    """Read the output of an earlier daemon's exec from `offset` on, so that it does not block, and forget the exec when it ends."""
-    try:
-        async with aclosing(session.follow(process_id, offset)) as output:
-            async for batch in output:
-                if batch.records:
-                    await session.acknowledge(process_id, batch.records[-1].end)
-        await session.delete_process(process_id)
-    except VchError as error:
-        log.info("exec %s of an earlier daemon: %s", process_id[:12], error)
+        except VchError:
+            pass

@@ -7,7 +7,7 @@ import trio
 
 from appliance.container.lifecycle import Pause, Start
 from appliance.diag.isolated import IsolatedTasks
-from appliance.engine.containers.execs import drain
+from appliance.engine.containers.execs import Execs
 from appliance.engine.containers.run_resources import RunResources
 from appliance.engine.containers.supervisor import StartAttempt, StartCancelled, Supervisor
 from appliance.engine.machines.boot import begin_found
@@ -35,6 +35,7 @@ class RunResumption:
         resources: RunResources,
         repository: ContainerRepository,
         suspend_watcher: SuspendWatcher,
+        execs: Execs,
         nursery: trio.Nursery,
     ) -> None:
         self._provisioner = provisioner
@@ -42,12 +43,14 @@ class RunResumption:
         self._resources = resources
         self._repository = repository
         self._suspend_watcher = suspend_watcher
+        self._execs = execs
         self._tasks = IsolatedTasks(nursery)
 
     async def resume(self, container: Container, machine: Machine) -> None:
         """Follow the run of a machine that is on. Returns before the guest has answered."""
         self._resources.reacquire(container)
         if container.running:
+            self._execs.restore(container)
             self._tasks.start_soon(self._follow, container, machine)
         else:
             await self._tasks.start(self._follow_start, container, machine)
@@ -113,7 +116,7 @@ class RunResumption:
             elif not container.paused:
                 container.move(Pause(container.id))
             self._supervisor.watch(container, run)
-            await self._drain_execs(run)
+            await self._execs.resume(container, run)
             return RunningProcess(log_file.guest_offset if log_file is not None else state.acknowledged_offset)
 
         await run.supervise(begin, lambda ended: self._supervisor.ended(container, ended))
@@ -129,10 +132,3 @@ class RunResumption:
         while (placement := machine.placement).suspended:
             await machine.wait_changed(placement)
         await run.session.awaken(_AWAKE_SECONDS)
-
-    async def _drain_execs(self, run: Run) -> None:
-        """Read the output of the earlier daemon's execs, so that they do not block. No client is attached to them."""
-        for process in (await run.session.processes()).values():
-            # Processes that this daemon launches have a reader already.
-            if process.join and process.id not in run.session.launching:
-                self._tasks.start_soon(drain, run.session, process.id, process.acknowledged_offset)

@@ -1,17 +1,20 @@
 """Runs that an earlier vchd started and a later one takes over: execs, suspended machines, machines that do not answer."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import trio
 import trio.testing
 
 from appliance.container.exec_config import ExecConfig
 from appliance.container.host_config import HostConfig
 from appliance.container.lifecycle import Created, Exited
-from appliance.errors import NotFound
+from appliance.engine.containers.execs import Exec
+from appliance.errors import Conflict, NotFound
 from appliance.hypervisor.fake import Faults, VersatileMachine
-from tests.appliance.engine.guest import Process
-from tests.appliance.engine.harness import Host, engine, log_text
+from tests.appliance.engine.guest import Process, echo
+from tests.appliance.engine.harness import Engine, Host, engine, log_text
 
 
 async def writer(process: Process) -> int:
@@ -21,25 +24,102 @@ async def writer(process: Process) -> int:
     return 0
 
 
-async def test_execs_of_an_earlier_daemon_do_not_block(tmp_path: Path, nursery: trio.Nursery) -> None:
+async def _until(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(20):
+        while not condition():
+            await trio.testing.wait_all_tasks_blocked(0.002)
+
+
+async def _output_of(daemon: Engine, one: Exec) -> str:
+    """Start an exec and return what it prints."""
+    attachment = one.fanout.attach(frozenset({1, 2}))
+    await daemon.services.execs.start(one.id)
+    return b"".join([data async for _, data in attachment.output()]).decode()
+
+
+async def test_an_exec_of_an_earlier_daemon_is_known_with_its_output(tmp_path: Path, nursery: trio.Nursery) -> None:
+    host = Host(nursery, writer=writer, echo=echo)
+    async with engine(host, tmp_path) as daemon:
+        container = await daemon.run()
+        config = ExecConfig(cmd=["writer"], attach_stdout=True)
+        one = daemon.services.execs.create(container.id, config)
+        waiting = daemon.services.execs.create(container.id, ExecConfig(cmd=["echo", "x"]))
+        ended = daemon.services.execs.create(container.id, ExecConfig(cmd=["echo", "x"]))
+        await daemon.services.execs.start(one.id)
+        await _output_of(daemon, ended)
+    process = host.guest.process(one.id)
+    # The output of the time without a daemon is not lost.
+    process.signal(10)
+    async with engine(host, tmp_path) as daemon:
+        execs = daemon.services.execs
+        found = execs.get(one.id)
+        assert (found.config, found.running, found.exit_code) == (config, True, None)
+        assert (execs.get(ended.id).running, execs.get(ended.id).exit_code) == (False, 0)
+        await _until(lambda: found.takeover is not None)
+        assert await _output_of(daemon, execs.get(waiting.id)) == "x\n"
+        # Without a client that attaches, this is a second start.
+        with pytest.raises(Conflict, match="is already running"):
+            await execs.start(one.id)
+        async with trio.open_nursery() as client:
+            attachment = found.fanout.attach(frozenset({1}))
+            await execs.start(one.id)
+            output = attachment.output()
+            assert (await anext(output))[1] == b"line\n"
+            with pytest.raises(Conflict, match="is already running"):
+                await execs.start(one.id)
+            process.signal(15)
+            assert [data async for data in output] == []
+            client.cancel_scope.cancel()
+        assert (found.running, found.exit_code) == (False, 0)
+        (vm,) = host.guest.vms.values()
+        await _until(lambda: one.id not in vm.processes)
+        assert daemon.registry.get(container.id).running
+        await daemon.stop(daemon.registry.get(container.id))
+        await _until(lambda: daemon.database.load("exec") == {})
+
+
+async def test_the_output_of_an_exec_that_ended_without_a_daemon(tmp_path: Path, nursery: trio.Nursery) -> None:
+    host = Host(nursery, writer=writer)
+    async with engine(host, tmp_path) as daemon:
+        container = await daemon.run()
+        one = daemon.services.execs.create(container.id, ExecConfig(cmd=["writer"], attach_stdout=True))
+        await daemon.services.execs.start(one.id)
+    process = host.guest.process(one.id)
+    process.signal(10)
+    process.signal(15)
+    async with engine(host, tmp_path) as daemon:
+        found = daemon.services.execs.get(one.id)
+        await _until(lambda: found.exit_code == 0)
+        assert await _output_of(daemon, found) == "line\n"
+        (vm,) = host.guest.vms.values()
+        await _until(lambda: one.id not in vm.processes)
+
+
+async def test_an_exec_without_a_record(tmp_path: Path, nursery: trio.Nursery) -> None:
+    """Version 0.1 stored no execs."""
     host = Host(nursery, writer=writer)
     async with engine(host, tmp_path) as daemon:
         container = await daemon.run()
         one = daemon.services.execs.create(container.id, ExecConfig(cmd=["writer"]))
         await daemon.services.execs.start(one.id)
-    process = host.guest.process(one.id)
+        await daemon.database.remove("exec", one.id)
+    host.guest.process(one.id).signal(10)
     async with engine(host, tmp_path) as daemon:
-        process.signal(10)
-        # Nobody is attached, but the guest need not store the output for ever.
-        while process.spool.acknowledged < len("line\n"):
-            await trio.testing.wait_all_tasks_blocked(0.002)
-        process.signal(15)
-        (vm,) = host.guest.vms.values()
-        while one.id in vm.processes:
-            await trio.testing.wait_all_tasks_blocked(0.002)
-        # The new daemon does not know it, and the container runs on.
-        assert daemon.services.execs.ids_of(container.id) == []
-        assert daemon.registry.get(container.id).running
+        await _until(lambda: daemon.services.execs.ids_of(container.id) == [one.id])
+        host.guest.process(one.id).signal(15)
+        assert await _output_of(daemon, daemon.services.execs.get(one.id)) == "line\n"
+
+
+async def test_execs_of_a_container_that_ended_without_a_daemon(tmp_path: Path, nursery: trio.Nursery) -> None:
+    host = Host(nursery, writer=writer)
+    async with engine(host, tmp_path) as daemon:
+        container = await daemon.run()
+        one = daemon.services.execs.create(container.id, ExecConfig(cmd=["writer"]))
+    host.power_off(container.id)
+    async with engine(host, tmp_path) as daemon:
+        with pytest.raises(NotFound):
+            daemon.services.execs.get(one.id)
+        await _until(lambda: daemon.database.load("exec") == {})
 
 
 async def test_a_suspended_machine_is_waited_for(tmp_path: Path, nursery: trio.Nursery) -> None:
