@@ -3,8 +3,11 @@
 import subprocess
 from pathlib import Path
 
+# Keys of elliptic curves are made in no time; those of RSA take a while.
+_EC = ("ec", "-pkeyopt", "ec_paramgen_curve:P-256")
 
-def self_signed(folder: Path, address: str) -> tuple[Path, Path]:
+
+def self_signed(folder: Path, address: str, *, rsa: bool = False) -> tuple[Path, Path]:
     """A server's own certificate for an IP address, and its key."""
     certificate, key = folder / "cert.pem", folder / "key.pem"
     subprocess.run(
@@ -13,7 +16,7 @@ def self_signed(folder: Path, address: str) -> tuple[Path, Path]:
             "req",
             "-x509",
             "-newkey",
-            "rsa:2048",
+            *(("rsa:2048",) if rsa else _EC),
             "-nodes",
             "-days",
             "2",
@@ -44,7 +47,7 @@ class Authority:
             "req",
             "-x509",
             "-newkey",
-            "rsa:2048",
+            *_EC,
             "-nodes",
             "-days",
             "2",
@@ -69,7 +72,16 @@ class Authority:
         usage = f"subjectAltName=IP:{address}\n" if address else "extendedKeyUsage=clientAuth\n"
         more.write_text(usage)
         self._openssl(
-            "req", "-newkey", "rsa:2048", "-nodes", "-subj", subject, "-keyout", str(key), "-out", str(request)
+            "req",
+            "-newkey",
+            *_EC,
+            "-nodes",
+            "-subj",
+            subject,
+            "-keyout",
+            str(key),
+            "-out",
+            str(request),
         )
         self._openssl(
             "x509",

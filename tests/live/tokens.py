@@ -34,7 +34,7 @@ class TokenService:
     @contextlib.contextmanager
     def running(self) -> Iterator[dict[str, str]]:
         """Yield the registry's settings for this token service."""
-        certificate, key = self_signed(self.folder, "127.0.0.1")
+        certificate, key = self_signed(self.folder, "127.0.0.1", rsa=True)
         self._key = serialization.load_pem_private_key(key.read_bytes(), None)
         der = x509.load_pem_x509_certificate(certificate.read_bytes()).public_bytes(serialization.Encoding.DER)
         self._chain = [base64.b64encode(der).decode()]

@@ -42,7 +42,7 @@ def test_an_ova_is_complete_and_the_same_each_time(tmp_path: Path) -> None:
 def test_the_signature_of_the_manifest(tmp_path: Path) -> None:
     system = tmp_path / "system"
     system.write_bytes(bytes(1 << 20))
-    certificate, key = self_signed(tmp_path, "127.0.0.1")
+    certificate, key = self_signed(tmp_path, "127.0.0.1", rsa=True)
     pack("vch", system, tmp_path, tmp_path / "signed.ova", (key, certificate))
     members = _members(tmp_path / "signed.ova")
     assert list(members)[:3] == ["vch.ovf", "vch.mf", "vch.cert"]
