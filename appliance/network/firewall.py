@@ -51,6 +51,28 @@ def removal(table: str) -> str:
     return "".join(f"add table {family} {table}\ndelete table {family} {table}\n" for family in ("ip", "ip6"))
 
 
+def frame_removal(table: str) -> str:
+    """The commands that remove the table of frame_rules. They succeed when there is no table."""
+    return f"add table bridge {table}\ndelete table bridge {table}\n"
+
+
+def frame_rules(table: str) -> str:
+    """The commands that replace our table for frames of guests between the ports of bridges.
+
+    Guests are behind taps (`vch-0`, `vch-1`...). A guest is neither a router (RFC 4861: router advertisement, redirect) nor a bridge
+    (IEEE 802.1D: a physical switch may shut the port of a host that sends BPDUs).
+    """
+    return frame_removal(table) + (
+        f"table bridge {table} {{\n"
+        " chain guests {\n"
+        "  type filter hook prerouting priority -300;\n"
+        '  iifname "vch-*" icmpv6 type { nd-router-advert, nd-redirect } drop\n'
+        '  iifname "vch-*" ether daddr 01:80:c2:00:00:00 drop\n'
+        " }\n"
+        "}\n"
+    )
+
+
 def rules(
     table: str, networks: Iterable[NetworkRecord], publications: Iterable[Publication], uplink: Uplink | None = None
 ) -> str:
@@ -146,6 +168,7 @@ def _family(
         "input": (
             "type filter hook input priority filter",
             [
+                *(["iifname @bridges icmpv6 type { nd-router-advert, nd-redirect } drop"] if family == "ip6" else []),
                 "ct state established,related accept",
                 *shared.input,
                 "iifname @internal meta l4proto { tcp, udp } th dport 53 accept",

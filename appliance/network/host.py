@@ -11,13 +11,12 @@ import trio
 
 from appliance.errors import Conflict, InvalidParameter, Unavailable
 from appliance.network.addresses import Network, parse_subnet
-from appliance.network.firewall import Nft, Publication, element, removal, rules
+from appliance.network.firewall import Nft, Publication, element, frame_removal, frame_rules, removal, rules
+from appliance.network.interface_settings import refuse_routes_of_guests, write_sysctl
 from appliance.network.netlink import Link, Netlink, NetlinkError, forget_udp_flows
 from appliance.network.network_record import NetworkRecord, Uplink
 
 log = logging.getLogger(__name__)
-
-_SYSCTL = Path("/proc/sys/net")
 
 
 class HostNetwork(Protocol):
@@ -90,6 +89,7 @@ class BridgedHostNetwork:
         self.shared_bridge = uplink.bridge if uplink is not None else ""
         self._alias = f"vch {table}"
         self._nft = Nft()
+        self._filters_frames = True
         _write_sysctl("ipv4/ip_forward", "1")
 
     async def add(self, network: NetworkRecord, *, new: bool) -> None:
@@ -121,6 +121,13 @@ class BridgedHostNetwork:
     def set_rules(self, networks: Iterable[NetworkRecord], publications: Iterable[Publication]) -> None:
         """See HostNetwork."""
         self._nft.run(rules(self._table, networks, publications, self._uplink))
+        if self._filters_frames:
+            try:
+                self._nft.run(frame_rules(self._table))
+            except Unavailable as error:
+                # A kernel without CONFIG_NF_TABLES_BRIDGE. The host itself is protected by the other tables.
+                self._filters_frames = False
+                log.warning("router advertisements of a container reach other containers of its network: %s", error)
 
     def publish(self, publications: Iterable[Publication]) -> None:
         """See HostNetwork."""
@@ -147,6 +154,8 @@ class BridgedHostNetwork:
         """See HostNetwork."""
         with contextlib.suppress(Unavailable):
             self._nft.run(removal(self._table))
+        with contextlib.suppress(Unavailable):
+            self._nft.run(frame_removal(self._table))
         for network in networks:
             with contextlib.suppress(Unavailable):
                 await self.remove(network)
@@ -165,7 +174,7 @@ def _redirect_flows(publication: Publication) -> None:
 
 def _write_sysctl(name: str, value: str) -> None:
     try:
-        (_SYSCTL / name).write_text(value)
+        write_sysctl(name, value)
     except OSError as error:
         raise Unavailable(f"cannot set net/{name}: {error}") from error
 
@@ -196,6 +205,12 @@ def _add_bridge(network: NetworkRecord, new: bool, alias: str, uplink: Uplink | 
             raise Conflict(f"bridge name {name} belongs to a network device of the host")
         elif bridge.kind != "bridge":
             raise Conflict(f"network device {name} is not a bridge")
+        if bridge.alias == alias:
+            # The host may use a bridge of its own (`--bridge`) in its LAN, whose routers it obeys.
+            try:
+                refuse_routes_of_guests(name)
+            except OSError as error:
+                raise Unavailable(f"bridge {name} of network {network.name}: {error}") from error
         _add_addresses(netlink, bridge, network)
         if network.mtu:
             netlink.set_mtu(bridge, network.mtu)

@@ -1,9 +1,13 @@
-"""Tap devices (tun(4), linux/if_tun.h): the host's ends of NICs. A tap exists as long as a QEMU holds its descriptor."""
+"""Tap devices (tun(4), linux/if_tun.h): the host's ends of NICs. A tap exists as long as a QEMU holds its descriptor.
+
+A tap is up only as a port of a bridge: as a device of its own, it would be a link between the guest and the host.
+"""
 
 import fcntl
 import os
 import socket
 import struct
+from pathlib import Path
 
 from appliance.errors import HypervisorError
 from appliance.hypervisor.driver import NO_BRIDGE
@@ -26,7 +30,7 @@ def open_tap(bridge: str, *, isolated: bool) -> tuple[int, str]:
             flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR
             answer = fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", b"vch-%d", flags))
             name = answer[:16].rstrip(b"\0").decode()
-            _set_up(name)
+            _refuse_ipv6(name)
             attach(name, bridge, isolated=isolated)
         except BaseException:
             os.close(fd)
@@ -34,6 +38,14 @@ def open_tap(bridge: str, *, isolated: bool) -> tuple[int, str]:
     except OSError as error:
         raise HypervisorError(f"cannot create a tap on bridge {bridge}: {error}") from error
     return fd, name
+
+
+def _refuse_ipv6(name: str) -> None:
+    """The host has no address on a tap, and takes none from a router advertisement of the guest."""
+    path = Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
+    # A host that was booted with ipv6.disable=1 has no such file.
+    if path.exists():
+        path.write_text("1")
 
 
 def _set_up(name: str) -> None:
@@ -44,13 +56,14 @@ def _set_up(name: str) -> None:
 
 
 def attach(name: str, bridge: str, *, isolated: bool) -> None:
-    """Put a tap on a bridge, unless it is NO_BRIDGE. OSError when the bridge does not exist."""
+    """Put a tap on a bridge and switch it on, unless the bridge is NO_BRIDGE. OSError when the bridge does not exist."""
     if bridge == NO_BRIDGE:
         return
     index = socket.if_nametoindex(name)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
         fcntl.ioctl(control, _SIOCBRADDIF, struct.pack("16si20x", bridge.encode(), index))
     _set_port(index, isolated)
+    _set_up(name)
 
 
 def _set_port(index: int, isolated: bool) -> None:

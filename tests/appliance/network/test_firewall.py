@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from appliance.errors import Unavailable
-from appliance.network.firewall import Nft, Publication, element, removal, rules
+from appliance.network.firewall import Nft, Publication, element, frame_removal, frame_rules, removal, rules
 from appliance.network.network_record import OPTION_MASQUERADE, NetworkRecord, Pool, Uplink
 
 _FRONT = NetworkRecord("id1", "front", "bridge", 0, [Pool("10.9.0.0/24", gateway="10.9.0.1")], bridge="br-front")
@@ -89,7 +89,7 @@ def test_a_kernel_takes_the_rules_again_and_again(uplink: Uplink | None) -> None
         "id3", "six", "bridge", 0, [Pool("fd00:9::/64", gateway="fd00:9::1")], ipv6=True, bridge="br-six"
     )
     networks = [_FRONT, _network("inner", internal=True), _network("deep", bridge="br-front", internal=True), six]
-    text = rules("test", networks, [_WEB, _DNS, _SIX], uplink)
+    text = rules("test", networks, [_WEB, _DNS, _SIX], uplink) + frame_rules("test")
     script = text * 2 + element("delete", "test", _WEB) + element("add", "test", _WEB) + "list ruleset\n"
     done = subprocess.run(
         ["unshare", "-n", "nft", "-f", "-"], input=script, capture_output=True, text=True, check=False
@@ -98,7 +98,7 @@ def test_a_kernel_takes_the_rules_again_and_again(uplink: Uplink | None) -> None
     assert done.stdout.count("table ip test") == 1
     gone = subprocess.run(
         ["unshare", "-n", "nft", "-f", "-"],
-        input=removal("test") + text + removal("test") + "list ruleset\n",
+        input=removal("test") + text + removal("test") + frame_removal("test") + "list ruleset\n",
         capture_output=True,
         text=True,
         check=True,
