@@ -9,6 +9,7 @@ import logging
 import random
 import socket
 import struct
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import dnslib
 import trio
 
 from appliance.http.listener import accept_connections, bind_to_device, open_tcp_listener
+from appliance.network.dns_query import MalformedQuery, parse_query_untrusted
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +30,9 @@ _LARGEST = 65535
 _DATAGRAM = 512
 _UPSTREAM_SECONDS = 5.0
 _CLIENT_SECONDS = 10.0
-# The limits of each network: queries that wait for other servers, and TCP connections.
+# The limits of each network and of each client: queries that wait for other servers, and TCP connections.
 _PENDING = 256
+_PENDING_OF_SOURCE = 32
 _RESOLV_CONF = Path("/etc/resolv.conf")
 
 
@@ -83,7 +86,7 @@ class NameServer:
         self._resolve = resolve
         self._reverse = reverse
         self._label = f"name server of network {network_id[:12]}"
-        self._slots = trio.Semaphore(_PENDING)
+        self._pending = Counter[str]()
 
     @asynccontextmanager
     async def listen(self, address: str, device: str) -> AsyncIterator[None]:
@@ -117,9 +120,11 @@ class NameServer:
             reply = self._answer_or_fail(data, peer[0])
             if isinstance(reply, bytes):
                 await _send(listener, _fitting(reply, data), peer)
-            elif self._slots.value:
-                self._slots.acquire_nowait()
+            elif self._take_slot(peer[0]):
                 nursery.start_soon(self._pass_on_datagram, listener, data, peer, reply)
+            else:
+                # As moby's resolver does.
+                await _send(listener, _failure(data, dnslib.RCODE.REFUSED), peer)
 
     async def _pass_on_datagram(
         self, listener: trio.socket.SocketType, data: bytes, peer: tuple[str, int], servers: tuple[str, ...]
@@ -128,28 +133,42 @@ class NameServer:
             reply = await _ask(data, servers, stream=False)
             await _send(listener, reply or _failure(data), peer)
         finally:
-            self._slots.release()
+            self._release_slot(peer[0])
 
     async def _serve(self, connection: trio.socket.SocketType) -> None:
-        try:
-            self._slots.acquire_nowait()
-        except trio.WouldBlock:
-            return
-        try:
-            with trio.move_on_after(_CLIENT_SECONDS), contextlib.suppress(OSError, EOFError):
-                source = connection.getpeername()[0]
-                while True:
-                    data = await _receive_framed(connection)
-                    reply = self._answer_or_fail(data, source)
-                    if not isinstance(reply, bytes):
-                        reply = await _ask(data, reply, stream=True) or _failure(data)
-                    await _send_all(connection, struct.pack(">H", len(reply)) + reply)
-        finally:
-            self._slots.release()
+        with contextlib.suppress(OSError, EOFError):
+            source = connection.getpeername()[0]
+            if not self._take_slot(source):
+                return
+            try:
+                with trio.move_on_after(_CLIENT_SECONDS):
+                    while True:
+                        data = await _receive_framed(connection)
+                        reply = self._answer_or_fail(data, source)
+                        if not isinstance(reply, bytes):
+                            reply = await _ask(data, reply, stream=True) or _failure(data)
+                        if not reply:
+                            return
+                        await _send_all(connection, struct.pack(">H", len(reply)) + reply)
+            finally:
+                self._release_slot(source)
+
+    def _take_slot(self, source: str) -> bool:
+        """Count a query that waits for another server, or a TCP connection. False when the client or the network has too many."""
+        if self._pending.total() >= _PENDING or self._pending[source] >= _PENDING_OF_SOURCE:
+            return False
+        self._pending[source] += 1
+        return True
+
+    def _release_slot(self, source: str) -> None:
+        self._pending[source] -= 1
+        if not self._pending[source]:
+            del self._pending[source]
 
     # -- answers --------------------------------------------------------------------------------------------------
 
     def _answer_or_fail(self, data: bytes, source: str) -> bytes | tuple[str, ...]:
+        """As _answer; b"" for a client that gets no answer."""
         try:
             return self._answer(data, source)
         except Exception:
@@ -160,18 +179,17 @@ class NameServer:
     def _answer(self, data: bytes, source: str) -> bytes | tuple[str, ...]:
         """The answer, or the servers to ask."""
         try:
-            query = dnslib.DNSRecord.parse(data)
-            name = str(query.q.qname).rstrip(".").lower()
-        except Exception:  # dnslib raises many kinds of errors for malformed questions
-            return _failure(data, dnslib.RCODE.FORMERR)
+            query = parse_query_untrusted(data)
+        except MalformedQuery:
+            return _failure(data)
         kinds = dnslib.QTYPE
+        name = query.name
         reply = query.reply()
-        reply.header.ra = 1
-        if query.q.qtype == kinds.PTR:
+        if query.kind == kinds.PTR:
             address = _address_of(name)
             found = self._reverse(source, address) if address else None
             if found is not None:
-                reply.add_answer(dnslib.RR(query.q.qname, kinds.PTR, rdata=dnslib.PTR(found), ttl=_TTL))
+                reply.add_answer(dnslib.RR(reply.q.qname, kinds.PTR, rdata=dnslib.PTR(found), ttl=_TTL))
                 return bytes(reply.pack())
         answer = self._resolve(self._network, source, name)
         if answer.servers is not None:
@@ -180,10 +198,10 @@ class NameServer:
         random.shuffle(addresses)  # clients use the first address: spread them
         for text in addresses:
             version = ipaddress.ip_address(text).version
-            if query.q.qtype == kinds.A and version == 4:
-                reply.add_answer(dnslib.RR(query.q.qname, kinds.A, rdata=dnslib.A(text), ttl=_TTL))
-            elif query.q.qtype == kinds.AAAA and version == 6:
-                reply.add_answer(dnslib.RR(query.q.qname, kinds.AAAA, rdata=dnslib.AAAA(text), ttl=_TTL))
+            if query.kind == kinds.A and version == 4:
+                reply.add_answer(dnslib.RR(reply.q.qname, kinds.A, rdata=dnslib.A(text), ttl=_TTL))
+            elif query.kind == kinds.AAAA and version == 6:
+                reply.add_answer(dnslib.RR(reply.q.qname, kinds.AAAA, rdata=dnslib.AAAA(text), ttl=_TTL))
         return bytes(reply.pack())
 
 
@@ -191,8 +209,8 @@ def _fitting(reply: bytes, data: bytes) -> bytes:
     """The answer if the client takes datagrams of its size (RFC 1035 4.2.1, RFC 6891), else "truncated": the client asks by TCP."""
     if len(reply) <= _DATAGRAM:
         return reply
-    query = dnslib.DNSRecord.parse(data)
-    if len(reply) <= max((row.rclass for row in query.ar if row.rtype == dnslib.QTYPE.OPT), default=_DATAGRAM):
+    query = parse_query_untrusted(data)
+    if len(reply) <= query.datagram:
         return reply
     short = query.reply()
     short.header.tc = 1
@@ -200,12 +218,14 @@ def _fitting(reply: bytes, data: bytes) -> bytes:
 
 
 def _failure(data: bytes, code: int = dnslib.RCODE.SERVFAIL) -> bytes:
-    """An error as the answer. It repeats the question if that can be parsed, else only its id."""
-    header = dnslib.DNSHeader(id=int.from_bytes(data[:2].ljust(2, b"\0"), "big"), qr=1, ra=1, rcode=code)
-    with contextlib.suppress(Exception):
-        query = dnslib.DNSRecord.parse(data)
-        return bytes(dnslib.DNSRecord(header, q=query.q).pack())
-    return bytes(dnslib.DNSRecord(header).pack())
+    """An error as the answer. It repeats the question if that can be parsed, else only its id. b"": no answer."""
+    try:
+        return bytes(parse_query_untrusted(data).reply(code).pack())
+    except MalformedQuery as error:
+        if error.code is None:
+            return b""
+        header = dnslib.DNSHeader(id=int.from_bytes(data[:2], "big"), qr=1, ra=1, rcode=error.code)
+        return bytes(dnslib.DNSRecord(header).pack())
 
 
 def _address_of(name: str) -> str | None:
@@ -242,6 +262,8 @@ async def _ask(data: bytes, servers: tuple[str, ...], *, stream: bool) -> bytes 
 
 
 async def _send(listener: trio.socket.SocketType, reply: bytes, peer: tuple[str, int]) -> None:
+    if not reply:
+        return
     with contextlib.suppress(OSError):
         await listener.sendto(reply, peer)
 
@@ -254,12 +276,12 @@ async def _send_all(connection: trio.socket.SocketType, data: bytes) -> None:
 
 async def _receive_framed(connection: trio.socket.SocketType) -> bytes:
     async def exactly(size: int) -> bytes:
-        data = b""
+        data = bytearray()
         while len(data) < size:
             piece = await connection.recv(size - len(data))
             if not piece:
                 raise EOFError
             data += piece
-        return data
+        return bytes(data)
 
     return await exactly(struct.unpack(">H", await exactly(2))[0])

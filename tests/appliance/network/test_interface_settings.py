@@ -30,7 +30,7 @@ def _mac(text: str) -> bytes:
 
 
 def _sum(data: bytes) -> int:
-    total = sum(struct.unpack(f">{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f">{len(data) // 2}H", data))
     return ~(total % 0xFFFF) & 0xFFFF
 
 
