@@ -100,9 +100,19 @@ class ArchiveRoutes:
             await _send(reply, archive)
 
     async def changes(self, request: Request, reply: Reply) -> None:
-        """GET /containers/{name}/changes."""
-        found = await self._backend.changes(request.path["name"])
-        await reply.json(200, [{"Path": one.path, "Kind": one.kind} for one in found] or None)
+        """GET /containers/{name}/changes: null, or an array, written as the guest reports its elements."""
+        async with self._backend.changes(request.path["name"]) as batches:
+            async for batch in batches:
+                elements = msgspec.json.encode([{"Path": one.path, "Kind": one.kind} for one in batch])[1:-1]
+                if not reply.started:
+                    await reply.start("application/json")
+                    await reply.write(b"[" + elements)
+                else:
+                    await reply.write(b"," + elements)
+        if not reply.started:
+            await reply.json(200, None)
+        else:
+            await reply.write(b"]\n")
 
     async def export(self, request: Request, reply: Reply) -> None:
         """GET /containers/{name}/export: a tar of the whole root."""

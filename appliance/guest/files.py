@@ -13,6 +13,9 @@ from tether.rpc.status import Code, RpcError
 
 # As much as filesystem.proto allows in a message.
 _PIECE = 256 << 10
+# A guest reads 256 KiB of its list for each message; encoded, that is at most twice as much. Changes of one turn of the event loop.
+_CHANGES_BYTES = 1 << 20
+_CHANGES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +107,14 @@ class GuestFiles:
             if problem:
                 raise problem[0]
 
-    async def changes(self) -> list[Change]:
-        """The changes to the image, sorted by path."""
-        found: list[Change] = []
-        request = filesystem_pb2.ListChangesRequest()
-        async with self._session.stream(
-            "Filesystem/ListChanges", request, filesystem_pb2.ListChangesResponse
-        ) as stream:
+    async def changes(self) -> AsyncGenerator[list[Change], None]:
+        """The changes to the image, sorted by path, some at a time: a guest may report any number of them."""
+        request, response = filesystem_pb2.ListChangesRequest(), filesystem_pb2.ListChangesResponse
+        async with self._session.stream("Filesystem/ListChanges", request, response, most=_CHANGES_BYTES) as stream:
             while batch := await stream.receive():
-                found += [Change(one.kind, one.path) for part in batch for one in part.changes]
-        return found
+                for part in batch:
+                    for start in range(0, len(part.changes), _CHANGES):
+                        yield [Change(one.kind, one.path) for one in part.changes[start : start + _CHANGES]]
 
 
 async def _pieces(source: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:

@@ -37,7 +37,7 @@ from appliance.guest.setup import GuestSetup, NetworkConfig, ProcessSetup, Resum
 from protos.tether.v1 import metrics_pb2, network_pb2, process_pb2, sandbox_pb2, stdio_pb2
 from tether.launch import oci
 from tether.rpc.bridge import LoopThread
-from tether.rpc.client import Channel, ServerStream
+from tether.rpc.client import MAX_MESSAGE, Channel, ServerStream
 from tether.rpc.status import Code, RpcError
 from tether.transport import FastPath, Line
 
@@ -212,11 +212,11 @@ class GuestSession:
 
     @asynccontextmanager
     async def stream(
-        self, method: str, request: Message | None, response: type[Out]
+        self, method: str, request: Message | None, response: type[Out], *, most: int = MAX_MESSAGE
     ) -> AsyncIterator[ServerStream[Out]]:
-        """A streaming call, not repeated. Errors as those of `call`."""
+        """A streaming call, not repeated. Errors as those of `call`. A response has at most `most` bytes."""
         try:
-            async with self._channel.stream(f"/tether.v1.{method}", request, response) as stream:
+            async with self._channel.stream(f"/tether.v1.{method}", request, response, most=most) as stream:
                 yield stream
         except RpcError as error:
             raise translate(error) from error

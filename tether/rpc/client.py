@@ -6,6 +6,7 @@ import socket
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -60,6 +61,13 @@ def _failure(code: grpc.StatusCode, message: str, details: bytes = b"") -> RpcEr
     return RpcError.decode_untrusted(code.value[0], message, details)
 
 
+@dataclass(frozen=True, slots=True)
+class _TooLong:
+    """In place of a message that was not parsed: parsed, a message of many small parts takes fifty times its size."""
+
+    size: int
+
+
 class ServerStream(Generic[Out]):
     """The responses of a call, read ahead up to a bound."""
 
@@ -78,13 +86,18 @@ class ServerStream(Generic[Out]):
                 message = await self.call.read()
                 if message is grpc.aio.EOF:
                     break
+                if isinstance(message, _TooLong):
+                    self._error = RpcError(
+                        Code.RESOURCE_EXHAUSTED, f"the guest sends a message of {message.size} bytes"
+                    )
+                    break
                 self._queue.append(message)
                 self._queued += message.ByteSize()
                 self._changed.set()
                 while self._queued > _READ_AHEAD:
                     self._changed.clear()
                     await self._changed.wait()
-            code = await self.call.code()
+            code = grpc.StatusCode.OK if self._error is not None else await self.call.code()
             if code is not grpc.StatusCode.OK:
                 self._error = _failure(code, await self.call.details() or "")
         except grpc.RpcError as error:
@@ -165,20 +178,28 @@ class Channel:
 
     @asynccontextmanager
     async def stream(
-        self, path: str, request: Message | None, response: type[Out], *, timeout: float | None = None
+        self,
+        path: str,
+        request: Message | None,
+        response: type[Out],
+        *,
+        timeout: float | None = None,
+        most: int = MAX_MESSAGE,
     ) -> AsyncIterator[ServerStream[Out]]:
-        """A call that streams responses; with `request` None also requests. Leaving the block cancels what is left of it."""
+        """A call that streams responses; with `request` None also requests. Leaving the block cancels what is left of it.
+
+        A response of more than `most` bytes ends the call (RpcError RESOURCE_EXHAUSTED).
+        """
         channel = await self._ready(timeout)
+
+        def parse(data: bytes) -> Out | _TooLong:
+            return response.FromString(data) if len(data) <= most else _TooLong(len(data))
 
         async def start() -> tuple[ServerStream[Out], asyncio.Task[None]]:
             if request is None:
-                call = channel.stream_stream(path, _serialize, response.FromString)(
-                    timeout=timeout, wait_for_ready=True
-                )
+                call = channel.stream_stream(path, _serialize, parse)(timeout=timeout, wait_for_ready=True)
             else:
-                call = channel.unary_stream(path, _serialize, response.FromString)(
-                    request, timeout=timeout, wait_for_ready=True
-                )
+                call = channel.unary_stream(path, _serialize, parse)(request, timeout=timeout, wait_for_ready=True)
             stream = ServerStream[Out](self._loop, call)
             return stream, asyncio.create_task(stream._pump())
 

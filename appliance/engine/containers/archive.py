@@ -60,9 +60,11 @@ class Archive:
                     raise InvalidParameter(str(error)) from error
         self._repository.emit(container, "extract-to-dir")
 
-    async def changes(self, ref: str) -> list[Change]:
-        async with self._file_sessions.files(self._registry.get(ref)) as files:
-            return await files.changes()
+    @asynccontextmanager
+    async def changes(self, ref: str) -> AsyncIterator[AsyncGenerator[list[Change], None]]:
+        """The changes of the container to its image, some at a time."""
+        async with self._file_sessions.files(self._registry.get(ref)) as files, aclosing(files.changes()) as changes:
+            yield changes
 
     @asynccontextmanager
     async def export(self, ref: str) -> AsyncIterator[AsyncGenerator[bytes, None]]:

@@ -12,7 +12,7 @@ import pytest
 from appliance.api.archive import ArchiveRoutes, go_mode
 from appliance.api.router import Router
 from appliance.errors import NotFound
-from appliance.guest import PathStat
+from appliance.guest import Change, PathStat
 from tests.appliance.api.asking import ask
 from tests.appliance.http.wire import served
 
@@ -41,6 +41,7 @@ class _Files:
 
     def __init__(self) -> None:
         self.written: tuple[Any, ...] = ()
+        self.changed: list[list[Change]] = []
 
     async def stat(self, ref: str, path: str) -> PathStat:
         if path != "/file":
@@ -58,8 +59,13 @@ class _Files:
     async def write(self, ref: str, path: str, source: AsyncGenerator[bytes, None], **options: bool) -> None:
         self.written = (ref, path, b"".join([piece async for piece in source]), options)
 
-    async def changes(self, ref: str) -> list[Any]:
-        return []
+    @asynccontextmanager
+    async def changes(self, ref: str) -> AsyncIterator[AsyncGenerator[list[Change], None]]:
+        yield self._batches()
+
+    async def _batches(self) -> AsyncGenerator[list[Change], None]:
+        for batch in self.changed:
+            yield batch
 
     @asynccontextmanager
     async def export(self, ref: str) -> AsyncIterator[AsyncGenerator[bytes, None]]:
@@ -85,6 +91,17 @@ async def test_stat() -> None:
         "mtime": "1970-01-01T00:00:01.000000000Z",
         "linkTarget": "",
     }
+
+
+async def test_changes() -> None:
+    files = _Files()
+    routes = ArchiveRoutes(files).routes()
+    assert await ask(routes, "GET /containers/box/changes") == (200, None)
+    files.changed = [[Change(0, "/etc"), Change(1, '/etc/"')], [Change(2, "/tmp")]]
+    status, chunks = await ask(routes, "GET /containers/box/changes")
+    body = b"".join(chunks.split(b"\r\n")[1::2])
+    found = [{"Path": "/etc", "Kind": 0}, {"Path": '/etc/"', "Kind": 1}, {"Path": "/tmp", "Kind": 2}]
+    assert (status, json.loads(body)) == (200, found)
 
 
 async def test_read_and_export() -> None:

@@ -9,6 +9,7 @@ from appliance.errors import Conflict, InvalidParameter, NotFound, VchError
 from appliance.guest import Change, GuestFiles, PathStat
 from protos.tether.v1 import filesystem_pb2
 from tests.appliance.guest.served import served
+from tests.steps import cpu_of_steps, in_fresh_process
 from tether.rpc.call import Call
 from tether.rpc.status import Code, RpcError
 
@@ -165,5 +166,51 @@ async def test_a_client_that_breaks_its_upload(guest: _Files) -> None:
 
 async def test_changes(guest: _Files) -> None:
     async with served((filesystem_pb2.DESCRIPTOR, "Filesystem", guest)) as session:
-        found = await GuestFiles(session).changes()
+        found = [one async for batch in GuestFiles(session).changes() for one in batch]
     assert found == [Change(0, "/etc"), Change(1, "/etc/x"), Change(2, "/tmp")]
+
+
+class _Flood(_Files):
+    """Reports half a million changes of two bytes in each MiB."""
+
+    def __init__(self, size: int, times: int) -> None:
+        super().__init__()
+        self.message = filesystem_pb2.ListChangesResponse(changes=[filesystem_pb2.Change()] * (size // 2))
+        self.times = times
+
+    async def list_changes(self, request: filesystem_pb2.ListChangesRequest, call: Call) -> None:
+        for _ in range(self.times):
+            await call.send(self.message)
+
+
+async def _count(size: int, times: int) -> int:
+    async with served((filesystem_pb2.DESCRIPTOR, "Filesystem", _Flood(size, times))) as session:
+        return sum([len(batch) async for batch in GuestFiles(session).changes()])
+
+
+def count_a_flood() -> int:
+    return trio.run(_count, 512 << 10, 3)
+
+
+def test_a_flood_of_changes_takes_no_more_memory_than_a_message() -> None:
+    """30 MB of the wire became 499 MB: each change of two bytes was an object, and all were kept."""
+    run = in_fresh_process(count_a_flood)
+    assert run.result == 3 << 18
+    assert run.grown < 80 << 20, run
+
+
+async def test_a_message_with_more_changes_than_a_guest_sends_is_refused() -> None:
+    async with served((filesystem_pb2.DESCRIPTOR, "Filesystem", _Flood(2 << 20, 1))) as session:
+        with pytest.raises(VchError, match=r"the guest sends a message of 2097152 bytes"):
+            await anext(GuestFiles(session).changes())
+
+
+async def test_no_step_of_a_flood_of_changes_is_long() -> None:
+    async with served((filesystem_pb2.DESCRIPTOR, "Filesystem", _Flood(200_000, 1))) as session:
+        changes = GuestFiles(session).changes()
+        await anext(changes)
+        with cpu_of_steps() as steps:
+            async for _ in changes:
+                await trio.lowlevel.checkpoint()
+    assert steps.count >= 98
+    assert steps.longest < 0.05, steps

@@ -67,7 +67,8 @@ async def test_write(daemon: Engine, host: Host, container: Container) -> None:
 async def test_changes(daemon: Engine, host: Host, container: Container) -> None:
     kinds = filesystem_pb2.Change
     host.guest.disk.changes = [(kinds.MODIFIED, "/etc"), (kinds.ADDED, "/etc/motd"), (kinds.DELETED, "/bin/sh")]
-    changes = await daemon.services.archive.changes("web")
+    async with daemon.services.archive.changes("web") as batches:
+        changes = [one async for batch in batches for one in batch]
     assert changes == [Change(0, "/etc"), Change(1, "/etc/motd"), Change(2, "/bin/sh")]
 
 

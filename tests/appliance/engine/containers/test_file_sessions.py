@@ -176,7 +176,8 @@ async def test_a_removal_ends_the_session(daemon: Engine, host: Host) -> None:
     assert container.removed
     assert host.vms.vms == {}
     with pytest.raises(NotFound, match=f"^No such container: {container.id}$"):
-        await daemon.services.archive.changes(container.id)
+        async with daemon.services.archive.changes(container.id):
+            pass
 
 
 async def test_a_user_that_waits_while_the_container_is_removed(daemon: Engine, host: Host) -> None:
