@@ -19,9 +19,16 @@ from appliance.container.host_config import (
 )
 from appliance.errors import InvalidParameter
 
+# The kinds of words in a mode, and the words of each: moby allows one word of a kind.
 _PROPAGATIONS = frozenset(("private", "rprivate", "slave", "rslave", "shared", "rshared"))
-_CONSISTENCIES = frozenset(("consistent", "cached", "delegated", "default"))
-_VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+_READ_WRITE = frozenset(("ro", "rw"))
+_LABELS = frozenset(("z", "Z"))
+_CONSISTENCIES = frozenset(("consistent", "cached", "delegated"))
+_COPY_MODES = frozenset(("nocopy",))
+_MODE_KINDS = (_READ_WRITE, _LABELS, _PROPAGATIONS, _COPY_MODES, _CONSISTENCIES)
+# The options of a tmpfs in Mounts, as in moby's validTmpfsOptions.
+_TMPFS_OPTIONS = frozenset(("exec", "noexec"))
+VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 
 
 class MountRecord(msgspec.Struct):
@@ -49,65 +56,83 @@ def clean(path: str) -> str:
     return os.path.normpath("/" + path.lstrip("/")) if path.startswith("/") else path
 
 
+def parse_mode(mode: str) -> frozenset[str] | None:
+    """The words of a mode such as `ro,z`; None if a word is unknown, or if two words are of one kind."""
+    words = mode.split(",") if mode else []
+    kinds = [next((kind for kind in _MODE_KINDS if word in kind), None) for word in words]
+    if None in kinds or len(set(kinds)) < len(kinds):
+        return None
+    return frozenset(words)
+
+
 def parse_bind(text: str) -> MountRecord:
-    """An element of Binds: [source:]destination[:mode]. InvalidParameter in moby's words."""
-    parts = text.split(":")
-    if not text or len(parts) > 3 or not all(parts):
+    """An element of Binds: [source:]destination, or source:destination:mode. InvalidParameter in moby's words."""
+    parts = text.split(":", 3)
+    if not parts[0] or len(parts) > 3 or (len(parts) == 2 and parse_mode(parts[1]) is not None):
         raise InvalidParameter(f"invalid volume specification: '{text}'")
     source, destination, mode = ("", parts[0], "") if len(parts) == 1 else (parts[0], parts[1], "".join(parts[2:]))
-    if len(parts) == 2 and not destination.startswith("/"):
-        # moby: destination and mode.
-        source, destination, mode = "", parts[0], parts[1]
-    record = MountRecord("bind" if source.startswith("/") else "volume", clean(destination), mode=mode)
-    _check_destination(record.destination, f"invalid volume specification: '{text}': ")
-    if record.type == "bind":
-        record.source, record.create, record.propagation = clean(source), True, "rprivate"
+    words = parse_mode(mode)
+    if words is None:
+        raise InvalidParameter(f"invalid mode: {mode}")
+    kind = "bind" if source.startswith("/") else "volume"
+    before = f"invalid volume specification: '{text}': invalid mount config for type \"{kind}\": "
+    for other, field, foreign in (("volume", "VolumeOptions", _COPY_MODES), ("bind", "BindOptions", _PROPAGATIONS)):
+        if kind != other and words & foreign:
+            raise InvalidParameter(f"{before}field {field} must not be specified")
+    _check_destination(destination, before)
+    record = MountRecord(kind, clean(destination), mode=mode, read_only="ro" in words, no_copy="nocopy" in words)
+    if kind == "bind":
+        record.source, record.create = clean(source), True
+        record.propagation = next(iter(words & _PROPAGATIONS), "rprivate")
     else:
         record.name, record.anonymous = source, not source
-        if source and not _VOLUME_NAME.fullmatch(source):
-            raise InvalidParameter(
-                f'create {source}: "{source}" includes invalid characters for a local volume name, only '
-                '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path'
-            )
-    for word in filter(None, mode.split(",")):
-        if word in ("ro", "rw"):
-            record.read_only = word == "ro"
-        elif word == "nocopy" and record.type == "volume":
-            record.no_copy = True
-        elif word in _PROPAGATIONS and record.type == "bind":
-            record.propagation = word
-        elif word not in ("z", "Z") and word not in _CONSISTENCIES:
-            raise InvalidParameter(f"invalid volume specification: '{text}': invalid mode: {mode}")
+        if source:
+            check_volume_name(source)
     return record
 
 
+def check_volume_name(name: str) -> None:
+    """InvalidParameter in the words of moby's volume driver `local`. A name longer than 255 bytes cannot be a directory."""
+    if len(name) == 1:
+        raise InvalidParameter(
+            f"create {name}: volume name is too short, names should be at least two alphanumeric characters"
+        )
+    if not VOLUME_NAME.fullmatch(name) or len(name) > 255:
+        raise InvalidParameter(
+            f'create {name}: "{name}" includes invalid characters for a local volume name, only '
+            '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path'
+        )
+
+
 def _check_destination(destination: str, before: str) -> None:
-    if not destination.startswith("/"):
-        raise InvalidParameter(f"{before}invalid mount path: '{destination}' mount path must be absolute")
-    if destination == "/":
+    if not destination:
+        raise InvalidParameter(f"{before}field Target must not be empty")
+    if os.path.normpath(destination) in ("/", "//"):
         raise InvalidParameter(f"{before}invalid specification: destination can't be '/'")
+    _check_absolute(destination, before)
+
+
+def _check_absolute(path: str, before: str) -> None:
+    if not path.startswith("/"):
+        raise InvalidParameter(f"{before}invalid mount path: '{path}' mount path must be absolute")
 
 
 def parse_mount(given: Mount) -> MountRecord:
     """An element of Mounts. InvalidParameter in moby's words."""
     kind, target, source = given.type or "", given.target or "", given.source or ""
-    if kind not in ("bind", "volume", "tmpfs"):
-        raise InvalidParameter(f'invalid mount config for type "{kind}": mount type unknown: "{kind}"')
     before = f'invalid mount config for type "{kind}": '
-    if not target:
-        raise InvalidParameter(f"{before}field Target must not be empty")
-    if not target.startswith("/"):
-        raise InvalidParameter(f"{before}invalid mount target: {target}: mount path must be absolute")
-    record = MountRecord(kind, clean(target), read_only=bool(given.read_only))
-    _check_destination(record.destination, before)
-    bind, volume, tmpfs = given.bind_options, given.volume_options, given.tmpfs_options
-    for other, name, options, empty in (
-        ("bind", "BindOptions", bind, BindOptions()),
-        ("volume", "VolumeOptions", volume, VolumeOptions()),
-        ("tmpfs", "TmpfsOptions", tmpfs, TmpfsOptions()),
+    bind, volume, tmpfs = given.bind_options or None, given.volume_options or None, given.tmpfs_options or None
+    for other, name, options in (
+        ("bind", "BindOptions", bind),
+        ("volume", "VolumeOptions", volume),
+        ("tmpfs", "TmpfsOptions", tmpfs),
     ):
-        if other != kind and options and options != empty:
+        if other != kind and options is not None:
             raise InvalidParameter(f"{before}field {name} must not be specified")
+    _check_destination(target, before)
+    if kind not in ("bind", "volume", "tmpfs"):
+        raise InvalidParameter(f"{before}mount type unknown")
+    record = MountRecord(kind, clean(target), read_only=bool(given.read_only))
     if kind == "bind":
         _take_bind(record, source, bind or BindOptions(), before)
     elif kind == "volume":
@@ -120,23 +145,23 @@ def parse_mount(given: Mount) -> MountRecord:
 def _take_bind(record: MountRecord, source: str, options: BindOptions, before: str) -> None:
     if not source:
         raise InvalidParameter(f"{before}field Source must not be empty")
-    if not source.startswith("/"):
-        raise InvalidParameter(f"{before}invalid mount path: '{source}' mount path must be absolute")
-    record.source = clean(source)
     record.propagation = options.propagation or "rprivate"
     if record.propagation not in _PROPAGATIONS:
         raise InvalidParameter(f"{before}invalid propagation mode: {record.propagation}")
+    _check_absolute(source, before)
+    record.source = clean(source)
     record.create = bool(options.create_mountpoint)
 
 
 def _take_volume(record: MountRecord, source: str, options: VolumeOptions, before: str) -> None:
     record.name, record.anonymous = source, not source
     record.no_copy = bool(options.no_copy)
-    record.subpath = options.subpath or ""
-    if record.subpath.startswith("/") or ".." in record.subpath.split("/"):
-        raise InvalidParameter(f"{before}subpath must be a relative path within the volume")
-    if record.subpath and not source:
-        raise InvalidParameter(f"{before}must not set Subpath when using anonymous volumes")
+    if options.subpath:
+        if not source:
+            raise InvalidParameter(f"{before}must not set Subpath when using anonymous volumes")
+        record.subpath = os.path.normpath(options.subpath)
+        if record.subpath.startswith("/") or record.subpath.split("/")[0] == "..":
+            raise InvalidParameter(f"{before}subpath must be a relative path within the volume")
     driver = options.driver_config or VolumeDriverConfig()
     if driver.name not in (UNSET, "", "local"):
         raise InvalidParameter(
@@ -153,18 +178,23 @@ def _take_tmpfs(record: MountRecord, source: str, options: TmpfsOptions, before:
     if size < 0:
         raise InvalidParameter(f"{before}SizeBytes must not be negative")
     record.options = {"mode": f"{options.mode or 0o1777:o}", **({"size": str(size)} if size else {})}
-    for option in filter(None, options.options or ()):
+    for option in options.options or ():
+        if not 1 <= len(option) <= 2:
+            raise InvalidParameter(f"{before}invalid option array length")
+        if option[0] not in _TMPFS_OPTIONS:
+            raise InvalidParameter(f"{before}invalid option: {option[0]}")
         record.options[option[0]] = option[1] if len(option) > 1 else ""
 
 
-def parse_volumes_from(text: str) -> tuple[str, bool | None]:
-    """(container, read-only) of an element of VolumesFrom; None for read-only means as in that container."""
+def parse_volumes_from(text: str) -> tuple[str, bool]:
+    """(container, whether all its mounts become read-only) of an element of VolumesFrom: container[:mode]."""
+    if not text:
+        raise InvalidParameter("volumes-from specification cannot be an empty string")
     name, _, mode = text.partition(":")
-    if not name:
-        raise InvalidParameter(f"malformed volumes-from specification: {text}")
-    if mode not in ("", "ro", "rw", "z", "Z"):
-        raise InvalidParameter(f"invalid mode for volumes-from: {mode}")
-    return name, {"ro": True, "rw": False}.get(mode)
+    words = parse_mode(mode)
+    if words is None or words & (_PROPAGATIONS | _COPY_MODES):
+        raise InvalidParameter(f"invalid mode: {mode}")
+    return name, "ro" in words
 
 
 def check_mounts(host_config: HostConfig) -> list[str]:

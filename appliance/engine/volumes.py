@@ -192,10 +192,10 @@ class Volumes:
                 # 400, as in moby: the client takes 404 for a missing image.
                 raise InvalidParameter(str(error)) from error
             for mount in other.record.mounts:
-                copy = msgspec.structs.replace(mount, anonymous=False, no_copy=True)
-                if read_only is not None:
-                    copy.read_only = copy.read_only or read_only
-                found[copy.destination] = copy
+                # An anonymous volume stays anonymous: it goes with the last container that uses it.
+                found[mount.destination] = msgspec.structs.replace(
+                    mount, mode="", no_copy=True, read_only=mount.read_only or read_only
+                )
         for mount in [
             *(parse_bind(text) for text in host_config.binds or ()),
             *(parse_mount(one) for one in host_config.mounts or ()),

@@ -29,4 +29,7 @@ def translate(error: RpcError) -> VchError:
         return Conflict(error.message)
     if error.code is Code.INVALID_ARGUMENT:
         return InvalidParameter(error.message)
+    if error.code is Code.ABORTED:
+        # The guest has the whole text that clients see.
+        return VchError(error.message)
     return GuestFailure(f"guest: {error}", error.code)

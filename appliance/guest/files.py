@@ -20,13 +20,17 @@ _CHANGES = 1000
 
 @dataclass(frozen=True, slots=True)
 class PathStat:
-    """The result of lstat(2): `mode` is st_mode; `link_target` is the absolute final target of a symbolic link."""
+    """The result of lstat(2): `mode` is st_mode; `link_target` is the absolute final target of a symbolic link.
+
+    `resolved` is the absolute path with all links followed; "" from a guest of version 0.1.
+    """
 
     name: str
     size: int
     mode: int
     mtime_ns: int
     link_target: str
+    resolved: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ class GuestFiles:
         """Stat a path; the last link is followed only if a slash is behind it. NotFound."""
         request = filesystem_pb2.StatRequest(id=self._id, path=path)
         found = await self._session.call("Filesystem/Stat", request, filesystem_pb2.StatResponse)
-        return PathStat(found.name, found.size, found.mode, found.mtime_ns, found.link_target)
+        return PathStat(found.name, found.size, found.mode, found.mtime_ns, found.link_target, found.resolved)
 
     def read(self, path: str = "") -> AsyncGenerator[bytes, None]:
         """A tar of a file or tree; without a path of the whole root. VchError before the first piece, or when the guest stops early."""

@@ -6,7 +6,6 @@ virtiofs has no quota. So a volume with a size is a thin disk instead, which one
 
 import logging
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from functools import partial
@@ -16,13 +15,13 @@ import msgspec
 import trio
 
 from appliance.config import parse_size
+from appliance.container.mounts import VOLUME_NAME, check_volume_name
 from appliance.errors import InvalidParameter, Unavailable, VchError
 from appliance.hypervisor import VOLUME_OPTIONS, DiskKind, Disks
 from appliance.volume.nfs import NfsStore
 
 log = logging.getLogger(__name__)
 
-NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 DIRECTORY, DISK, BIND, TMPFS, NFS = "directory", "disk", "bind", "tmpfs", "nfs"
 # The size of a disk when volumes cannot be directories and the client gives no size.
 _DISK_BYTES = 10 << 30
@@ -65,11 +64,7 @@ class VolumeStore:
 
     def decide_kind(self, record: VolumeRecord) -> None:
         """Set `kind` and what belongs to it by the options of a volume. InvalidParameter with Docker's text for wrong options."""
-        if not NAME.fullmatch(record.name) or len(record.name) > 255:
-            raise InvalidParameter(
-                f'create {record.name}: "{record.name}" includes invalid characters for a local volume name, only '
-                '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path'
-            )
+        check_volume_name(record.name)
         options = record.options
         unknown = set(options) - {"type", "device", "o", "size"} - ({_STORE} if self._stores else set())
         if unknown:
@@ -135,7 +130,7 @@ class VolumeStore:
 
     async def list_on_server(self, store: str) -> list[tuple[str, str]]:
         """The volumes in a store on a server, each with the store. Unavailable when the server does not answer."""
-        return [(name, store) for name in await self._nfs_stores[store].recover() if NAME.fullmatch(name)]
+        return [(name, store) for name in await self._nfs_stores[store].recover() if VOLUME_NAME.fullmatch(name)]
 
     @staticmethod
     def _decide_nfs(record: VolumeRecord, flags: list[str]) -> None:

@@ -1,5 +1,6 @@
 """The container's files: Filesystem of protos/tether/v1/filesystem.proto."""
 
+import errno
 import functools
 import os
 import posixpath
@@ -174,6 +175,9 @@ class FilesystemService:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise RpcError(Code.NOT_FOUND, f"{request.path}: {str(error.strerror).lower()}") from error
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                # moby's text.
+                raise RpcError(Code.ABORTED, f"evalSymlinksInScope: too many links in {request.path}") from error
             raise RpcError(Code.FAILED_PRECONDITION, f"{request.path}: {str(error.strerror).lower()}") from error
 
     async def read_archive(self, request: filesystem_pb2.ReadArchiveRequest, call: Call) -> None:
@@ -276,14 +280,19 @@ def _stat(root: int, place: ContainerPath) -> filesystem_pb2.StatResponse:
             raise NotADirectoryError(20, "not a directory")
     finally:
         os.close(fd)
-    target = _end_of_links(root, place.path) if stat.S_ISLNK(found.st_mode) else ""
+    resolved = _end_of_links(root, place.path)
     return filesystem_pb2.StatResponse(
-        name=place.name, size=found.st_size, mode=found.st_mode, mtime_ns=found.st_mtime_ns, link_target=target
+        name=place.name,
+        size=found.st_size,
+        mode=found.st_mode,
+        mtime_ns=found.st_mtime_ns,
+        link_target=resolved if stat.S_ISLNK(found.st_mode) else "",
+        resolved=resolved,
     )
 
 
 def _end_of_links(root: int, path: str) -> str:
-    """Return the path that a symbolic link leads to after all links; the path need not exist."""
+    """Return the path that a path leads to after all links; it need not exist. OSError (ELOOP) for a loop of links."""
     resolved = "/"
     waiting = path.split("/")[::-1]
     followed = 0
@@ -306,7 +315,7 @@ def _end_of_links(root: int, path: str) -> str:
             continue
         followed += 1
         if followed > _MOST_LINKS:
-            return resolved_name
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         if target.startswith("/"):
             resolved = "/"
         waiting += target.split("/")[::-1]

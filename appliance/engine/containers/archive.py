@@ -3,11 +3,12 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 
+from appliance.container.mounts import clean
 from appliance.engine.containers.file_sessions import FileSessions
 from appliance.engine.model.container import Container
 from appliance.engine.model.registry import ContainerRegistry
 from appliance.engine.model.repository import ContainerRepository
-from appliance.errors import Conflict, Forbidden, InvalidParameter, NotFound
+from appliance.errors import Conflict, InvalidParameter, NotFound
 from appliance.guest import Change, PathStat
 
 
@@ -49,11 +50,11 @@ class Archive:
     ) -> None:
         """Unpack a tar into a directory; with `copy_owner` the container's user owns the files."""
         container = self._registry.get(ref)
-        if container.record.host_config.readonly_rootfs:
-            raise Forbidden("container rootfs is marked read-only")
         owner = container.record.config.user if copy_owner else ""
         async with self._file_sessions.files(container) as files:
             with _named(path, ref):
+                found = await files.stat(path)
+                _check_writable(container, found.resolved or clean(path))
                 try:
                     await files.write(path, source, no_overwrite_dir_non_dir=no_overwrite_dir_non_dir, owner=owner)
                 except Conflict as error:
@@ -79,6 +80,18 @@ class Archive:
         """The changes of the container to its image, as a layer's tar."""
         async with self._file_sessions.files(container) as files, aclosing(files.read_layer()) as archive:
             yield archive
+
+
+def _check_writable(container: Container, path: str) -> None:
+    """InvalidParameter if `path`, which has no links, is in a read-only volume, or in no volume and the root is read-only."""
+    above = [
+        mount for mount in container.record.mounts if f"{path.rstrip('/')}/".startswith(f"{mount.destination.rstrip('/')}/")
+    ]
+    if above:
+        if max(above, key=lambda mount: len(mount.destination)).read_only:
+            raise InvalidParameter("mounted volume is marked read-only")
+    elif container.record.host_config.readonly_rootfs:
+        raise InvalidParameter("container rootfs is marked read-only")
 
 
 @contextmanager

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!protos/tether/v1/filesystem.proto\x12\ttether.v1\"\xec\x01\n\x05Mount\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.tether.v1.Mount.Kind\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x0f\n\x07options\x18\x05 \x03(\t\x12\x1d\n\x04\x64isk\x18\x06 \x01(\x0b\x32\x0f.tether.v1.Disk\x12\r\n\x05lower\x18\x07 \x03(\t\x12\r\n\x05upper\x18\x08 \x01(\t\x12\r\n\x05\x62lank\x18\t \x03(\t\"3\n\x04Kind\x12\t\n\x05PLAIN\x10\x00\x12\x08\n\x04\x44ISK\x10\x01\x12\x0b\n\x07OVERLAY\x10\x02\x12\t\n\x05SHARE\x10\x03\"\x8e\x01\n\x06Volume\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x02 \x01(\t\x12\x11\n\tread_only\x18\x03 \x01(\x08\x12\x0f\n\x07\x63opy_up\x18\x04 \x01(\x08\x12\x0c\n\x04make\x18\x05 \x01(\x08\x12\x0c\n\x04type\x18\x06 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x07 \x01(\t\x12\x0f\n\x07options\x18\x08 \x03(\t\"d\n\x04\x44isk\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\r\x12\x0e\n\x06target\x18\x02 \x01(\r\x12\x0b\n\x03lun\x18\x03 \x01(\r\x12\x11\n\tpartition\x18\x04 \x01(\r\x12\x0e\n\x06serial\x18\x05 \x01(\t\x12\x0b\n\x03pci\x18\x06 \x01(\t\"\'\n\x0bStatRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\"_\n\x0cStatResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x0c\n\x04mode\x18\x03 \x01(\r\x12\x10\n\x08mtime_ns\x18\x04 \x01(\x03\x12\x13\n\x0blink_target\x18\x05 \x01(\t\".\n\x12ReadArchiveRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\"\x1c\n\x0c\x41rchiveChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"n\n\x13WriteArchiveRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12 \n\x18no_overwrite_dir_non_dir\x18\x03 \x01(\x08\x12\r\n\x05owner\x18\x04 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\"D\n\x14WriteArchiveResponse\x12\x0f\n\x07\x65ntries\x18\x01 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x02 \x01(\r\x12\r\n\x05\x65rror\x18\x03 \x01(\t\"\x14\n\x12ListChangesRequest\"9\n\x13ListChangesResponse\x12\"\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x11.tether.v1.Change\"\x12\n\x10ReadLayerRequest\"j\n\x06\x43hange\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.tether.v1.Change.Kind\x12\x0c\n\x04path\x18\x02 \x01(\t\",\n\x04Kind\x12\x0c\n\x08MODIFIED\x10\x00\x12\t\n\x05\x41\x44\x44\x45\x44\x10\x01\x12\x0b\n\x07\x44\x45LETED\x10\x02\x32\xf8\x02\n\nFilesystem\x12\x37\n\x04Stat\x12\x16.tether.v1.StatRequest\x1a\x17.tether.v1.StatResponse\x12G\n\x0bReadArchive\x12\x1d.tether.v1.ReadArchiveRequest\x1a\x17.tether.v1.ArchiveChunk0\x01\x12S\n\x0cWriteArchive\x12\x1e.tether.v1.WriteArchiveRequest\x1a\x1f.tether.v1.WriteArchiveResponse(\x01\x30\x01\x12N\n\x0bListChanges\x12\x1d.tether.v1.ListChangesRequest\x1a\x1e.tether.v1.ListChangesResponse0\x01\x12\x43\n\tReadLayer\x12\x1b.tether.v1.ReadLayerRequest\x1a\x17.tether.v1.ArchiveChunk0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!protos/tether/v1/filesystem.proto\x12\ttether.v1\"\xec\x01\n\x05Mount\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.tether.v1.Mount.Kind\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x0f\n\x07options\x18\x05 \x03(\t\x12\x1d\n\x04\x64isk\x18\x06 \x01(\x0b\x32\x0f.tether.v1.Disk\x12\r\n\x05lower\x18\x07 \x03(\t\x12\r\n\x05upper\x18\x08 \x01(\t\x12\r\n\x05\x62lank\x18\t \x03(\t\"3\n\x04Kind\x12\t\n\x05PLAIN\x10\x00\x12\x08\n\x04\x44ISK\x10\x01\x12\x0b\n\x07OVERLAY\x10\x02\x12\t\n\x05SHARE\x10\x03\"\x8e\x01\n\x06Volume\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x02 \x01(\t\x12\x11\n\tread_only\x18\x03 \x01(\x08\x12\x0f\n\x07\x63opy_up\x18\x04 \x01(\x08\x12\x0c\n\x04make\x18\x05 \x01(\x08\x12\x0c\n\x04type\x18\x06 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x07 \x01(\t\x12\x0f\n\x07options\x18\x08 \x03(\t\"d\n\x04\x44isk\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\r\x12\x0e\n\x06target\x18\x02 \x01(\r\x12\x0b\n\x03lun\x18\x03 \x01(\r\x12\x11\n\tpartition\x18\x04 \x01(\r\x12\x0e\n\x06serial\x18\x05 \x01(\t\x12\x0b\n\x03pci\x18\x06 \x01(\t\"\'\n\x0bStatRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\"q\n\x0cStatResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x0c\n\x04mode\x18\x03 \x01(\r\x12\x10\n\x08mtime_ns\x18\x04 \x01(\x03\x12\x13\n\x0blink_target\x18\x05 \x01(\t\x12\x10\n\x08resolved\x18\x06 \x01(\t\".\n\x12ReadArchiveRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\"\x1c\n\x0c\x41rchiveChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"n\n\x13WriteArchiveRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12 \n\x18no_overwrite_dir_non_dir\x18\x03 \x01(\x08\x12\r\n\x05owner\x18\x04 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\"D\n\x14WriteArchiveResponse\x12\x0f\n\x07\x65ntries\x18\x01 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x02 \x01(\r\x12\r\n\x05\x65rror\x18\x03 \x01(\t\"\x14\n\x12ListChangesRequest\"9\n\x13ListChangesResponse\x12\"\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x11.tether.v1.Change\"\x12\n\x10ReadLayerRequest\"j\n\x06\x43hange\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.tether.v1.Change.Kind\x12\x0c\n\x04path\x18\x02 \x01(\t\",\n\x04Kind\x12\x0c\n\x08MODIFIED\x10\x00\x12\t\n\x05\x41\x44\x44\x45\x44\x10\x01\x12\x0b\n\x07\x44\x45LETED\x10\x02\x32\xf8\x02\n\nFilesystem\x12\x37\n\x04Stat\x12\x16.tether.v1.StatRequest\x1a\x17.tether.v1.StatResponse\x12G\n\x0bReadArchive\x12\x1d.tether.v1.ReadArchiveRequest\x1a\x17.tether.v1.ArchiveChunk0\x01\x12S\n\x0cWriteArchive\x12\x1e.tether.v1.WriteArchiveRequest\x1a\x1f.tether.v1.WriteArchiveResponse(\x01\x30\x01\x12N\n\x0bListChanges\x12\x1d.tether.v1.ListChangesRequest\x1a\x1e.tether.v1.ListChangesResponse0\x01\x12\x43\n\tReadLayer\x12\x1b.tether.v1.ReadLayerRequest\x1a\x17.tether.v1.ArchiveChunk0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,25 +42,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATREQUEST']._serialized_start=534
   _globals['_STATREQUEST']._serialized_end=573
   _globals['_STATRESPONSE']._serialized_start=575
-  _globals['_STATRESPONSE']._serialized_end=670
-  _globals['_READARCHIVEREQUEST']._serialized_start=672
-  _globals['_READARCHIVEREQUEST']._serialized_end=718
-  _globals['_ARCHIVECHUNK']._serialized_start=720
-  _globals['_ARCHIVECHUNK']._serialized_end=748
-  _globals['_WRITEARCHIVEREQUEST']._serialized_start=750
-  _globals['_WRITEARCHIVEREQUEST']._serialized_end=860
-  _globals['_WRITEARCHIVERESPONSE']._serialized_start=862
-  _globals['_WRITEARCHIVERESPONSE']._serialized_end=930
-  _globals['_LISTCHANGESREQUEST']._serialized_start=932
-  _globals['_LISTCHANGESREQUEST']._serialized_end=952
-  _globals['_LISTCHANGESRESPONSE']._serialized_start=954
-  _globals['_LISTCHANGESRESPONSE']._serialized_end=1011
-  _globals['_READLAYERREQUEST']._serialized_start=1013
-  _globals['_READLAYERREQUEST']._serialized_end=1031
-  _globals['_CHANGE']._serialized_start=1033
-  _globals['_CHANGE']._serialized_end=1139
-  _globals['_CHANGE_KIND']._serialized_start=1095
-  _globals['_CHANGE_KIND']._serialized_end=1139
-  _globals['_FILESYSTEM']._serialized_start=1142
-  _globals['_FILESYSTEM']._serialized_end=1518
+  _globals['_STATRESPONSE']._serialized_end=688
+  _globals['_READARCHIVEREQUEST']._serialized_start=690
+  _globals['_READARCHIVEREQUEST']._serialized_end=736
+  _globals['_ARCHIVECHUNK']._serialized_start=738
+  _globals['_ARCHIVECHUNK']._serialized_end=766
+  _globals['_WRITEARCHIVEREQUEST']._serialized_start=768
+  _globals['_WRITEARCHIVEREQUEST']._serialized_end=878
+  _globals['_WRITEARCHIVERESPONSE']._serialized_start=880
+  _globals['_WRITEARCHIVERESPONSE']._serialized_end=948
+  _globals['_LISTCHANGESREQUEST']._serialized_start=950
+  _globals['_LISTCHANGESREQUEST']._serialized_end=970
+  _globals['_LISTCHANGESRESPONSE']._serialized_start=972
+  _globals['_LISTCHANGESRESPONSE']._serialized_end=1029
+  _globals['_READLAYERREQUEST']._serialized_start=1031
+  _globals['_READLAYERREQUEST']._serialized_end=1049
+  _globals['_CHANGE']._serialized_start=1051
+  _globals['_CHANGE']._serialized_end=1157
+  _globals['_CHANGE_KIND']._serialized_start=1113
+  _globals['_CHANGE_KIND']._serialized_end=1157
+  _globals['_FILESYSTEM']._serialized_start=1160
+  _globals['_FILESYSTEM']._serialized_end=1536
 # @@protoc_insertion_point(module_scope)

@@ -84,18 +84,20 @@ class StatRequest(_message.Message):
     def __init__(self, id: _Optional[str] = ..., path: _Optional[str] = ...) -> None: ...
 
 class StatResponse(_message.Message):
-    __slots__ = ("name", "size", "mode", "mtime_ns", "link_target")
+    __slots__ = ("name", "size", "mode", "mtime_ns", "link_target", "resolved")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     MTIME_NS_FIELD_NUMBER: _ClassVar[int]
     LINK_TARGET_FIELD_NUMBER: _ClassVar[int]
+    RESOLVED_FIELD_NUMBER: _ClassVar[int]
     name: str
     size: int
     mode: int
     mtime_ns: int
     link_target: str
-    def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ..., mode: _Optional[int] = ..., mtime_ns: _Optional[int] = ..., link_target: _Optional[str] = ...) -> None: ...
+    resolved: str
+    def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ..., mode: _Optional[int] = ..., mtime_ns: _Optional[int] = ..., link_target: _Optional[str] = ..., resolved: _Optional[str] = ...) -> None: ...
 
 class ReadArchiveRequest(_message.Message):
     __slots__ = ("id", "path")

@@ -32,6 +32,9 @@ class GuestDisk:
     hold: trio.Event | None = None
     held: trio.Event = field(default_factory=trio.Event)
     broken: str = ""
+    # Path of a link to what it leads to. A guest of version 0.1 does not tell that.
+    links: dict[str, str] = field(default_factory=dict)
+    resolves: bool = True
 
 
 class FileService:
@@ -51,7 +54,10 @@ class FileService:
         self._requests.append(request)
         path, content = self._find(request.path)
         mode = stat.S_IFDIR | 0o755 if content is None else stat.S_IFREG | 0o644
-        return filesystem_pb2.StatResponse(name=posixpath.basename(path) or "/", size=len(content or b""), mode=mode)
+        resolved = self._disk.links.get(path, path) if self._disk.resolves else ""
+        return filesystem_pb2.StatResponse(
+            name=posixpath.basename(path) or "/", size=len(content or b""), mode=mode, resolved=resolved
+        )
 
     async def read_archive(self, request: filesystem_pb2.ReadArchiveRequest, call: Call) -> None:
         self._requests.append(request)

@@ -199,21 +199,33 @@ async def test_volumes_are_made_for_a_container_and_anonymous_ones_go_with_it(tm
         assert room.names() == {"data"}
 
 
-async def test_an_anonymous_volume_that_another_container_took_over_stays(tmp_path: Path) -> None:
+async def test_an_anonymous_volume_goes_with_its_last_user(tmp_path: Path) -> None:
+    """moby's registerMountPoints copies the specification of a mount: without a source the volume is anonymous for both."""
     async with _opened(tmp_path) as room:
         first = await room.container("first", volumes=("/data",))
         second = await room.container("second", {"VolumesFrom": ["first:ro"]})
         (taken,) = second.record.mounts
-        assert (taken.name, taken.read_only, taken.anonymous) == (first.record.mounts[0].name, True, False)
+        assert (taken.name, taken.read_only, taken.anonymous) == (first.record.mounts[0].name, True, True)
         # moby copies an image's files into a volume only for the container that made it.
         assert taken.no_copy
         room.containers.remove(first)
         await room.volumes.discard_anonymous(first)
         assert room.names() == {taken.name}
-        # It is not the second container's to remove.
         room.containers.remove(second)
         await room.volumes.discard_anonymous(second)
-        assert room.names() == {taken.name}
+        assert room.names() == set()
+
+
+async def test_a_named_volume_of_another_container_stays(tmp_path: Path) -> None:
+    async with _opened(tmp_path) as room:
+        first = await room.container("first", {"Binds": ["data:/data:ro,z"]})
+        second = await room.container("second", {"VolumesFrom": ["first:rw"]})
+        # `rw` does not make a read-only mount writable. The mode is not taken over.
+        assert [(mount.read_only, mount.mode) for mount in second.record.mounts] == [(True, "")]
+        for container in (first, second):
+            room.containers.remove(container)
+            await room.volumes.discard_anonymous(container)
+        assert room.names() == {"data"}
 
 
 async def test_the_order_in_which_mounts_win(tmp_path: Path) -> None:

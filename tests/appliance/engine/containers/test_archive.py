@@ -8,7 +8,8 @@ import pytest
 from appliance.container.config import ContainerConfig
 from appliance.container.host_config import HostConfig
 from appliance.engine.model.container import Container
-from appliance.errors import Forbidden, InvalidParameter, NotFound
+from appliance.container.mounts import MountRecord
+from appliance.errors import InvalidParameter, NotFound
 from appliance.guest import Change
 from protos.tether.v1 import filesystem_pb2
 from tests.appliance.engine.guest_files import files_of, tar_of
@@ -59,8 +60,9 @@ async def test_write(daemon: Engine, host: Host, container: Container) -> None:
     assert host.guest.disk.files["/etc/motd"] == b"hello" * 1000
     assert host.guest.disk.files["/etc/d"] is None
     seen_by = container.id if container.running else ""
+    looked = filesystem_pb2.StatRequest(id=seen_by, path="/etc")
     first = filesystem_pb2.WriteArchiveRequest(id=seen_by, path="/etc", no_overwrite_dir_non_dir=True)
-    assert host.guest.requests == [first]
+    assert host.guest.requests == [looked, first]
     assert daemon.events(container)[-1] == "extract-to-dir"
 
 
@@ -108,18 +110,55 @@ async def test_an_unknown_container(daemon: Engine) -> None:
 
 async def test_a_read_only_root(daemon: Engine, host: Host) -> None:
     await daemon.create(name="web", host=HostConfig(readonly_rootfs=True))
-    with pytest.raises(Forbidden, match=r"^container rootfs is marked read-only$"):
+    with pytest.raises(InvalidParameter, match=r"^container rootfs is marked read-only$"):
         await write(daemon, "web", "/etc", {"motd": b""})
     assert "/etc/motd" not in host.guest.disk.files
     # It can be read.
     assert (await daemon.services.archive.stat("web", "/etc/hostname")).size == 6
 
 
+@pytest.mark.parametrize("readonly_rootfs", [False, True])
+async def test_the_mount_decides_whether_files_can_be_written(
+    daemon: Engine, host: Host, readonly_rootfs: bool
+) -> None:
+    """As moby's checkWritablePath. The deepest mount counts, after all links of the path."""
+    container = await daemon.create(name="web", host=HostConfig(readonly_rootfs=readonly_rootfs))
+    container.record.mounts = [
+        MountRecord("tmpfs", "/v"),
+        MountRecord("tmpfs", "/v/ro", read_only=True),
+        MountRecord("tmpfs", "/ro", read_only=True),
+        MountRecord("tmpfs", "/ro/rw"),
+    ]
+    files = host.guest.disk.files
+    folders = ("/v", "/v/sub", "/v/ro", "/v/ro/x", "/ro", "/ro/rw", "/ro/rw/x", "/row", "/link")
+    files |= dict.fromkeys(folders)
+    host.guest.disk.links["/link"] = "/v/ro/x"
+    refusals = {}
+    for folder in folders:
+        try:
+            await write(daemon, "web", f"{folder}/", {"f": b""})
+        except InvalidParameter as error:
+            refusals[folder] = str(error)
+        assert (f"{folder}/f" in files) == (folder not in refusals)
+    read_only = dict.fromkeys(("/v/ro", "/v/ro/x", "/ro", "/link"), "mounted volume is marked read-only")
+    root = {"/row": "container rootfs is marked read-only"} if readonly_rootfs else {}
+    assert refusals == read_only | root
+
+
+async def test_a_guest_of_version_0_1_does_not_resolve_links(daemon: Engine, host: Host) -> None:
+    container = await daemon.create(name="web", host=HostConfig(readonly_rootfs=True))
+    container.record.mounts = [MountRecord("tmpfs", "/etc")]
+    host.guest.disk.resolves = False
+    await write(daemon, "web", "/etc/.", {"motd": b""})
+    with pytest.raises(InvalidParameter, match=r"^container rootfs is marked read-only$"):
+        await write(daemon, "web", "/etc/..", {"motd": b""})
+
+
 @pytest.mark.parametrize(("copy", "owner"), [(True, "joe:staff"), (False, "")])
 async def test_the_owner_of_new_files(daemon: Engine, host: Host, copy: bool, owner: str) -> None:
     await daemon.create(name="web", config=ContainerConfig(user="joe:staff"))
     await write(daemon, "web", "/etc", {"motd": b""}, owner=copy)
-    (first,) = host.guest.requests
+    _, first = host.guest.requests
     assert isinstance(first, filesystem_pb2.WriteArchiveRequest)
     assert first.owner == owner
 
