@@ -317,6 +317,7 @@ def test_copies_go_through_volumes(daemon: Daemon, tmp_path: Path) -> None:
         "create",
         "--name",
         "still",
+        "--read-only",
         "-v",
         "dir:/data/d",
         "-v",
@@ -334,8 +335,9 @@ def test_copies_go_through_volumes(daemon: Daemon, tmp_path: Path) -> None:
             assert (tmp_path / "out").read_text() == "copied\n"
         assert (_mount_point(daemon, "dir") / state).read_text() == "copied\n"
         refused = daemon.docker("cp", str(tmp_path / "in"), "still:/ro/x")
-        assert refused.returncode
-        assert "read-only" in refused.stderr.lower()
+        assert "mounted volume is marked read-only" in refused.stderr
+        refused = daemon.docker("cp", str(tmp_path / "in"), "still:/etc/x")
+        assert "container rootfs is marked read-only" in refused.stderr
         if state == "created":
             daemon.must("start", "still")
     # `diff` and `export` leave volumes out.

@@ -85,7 +85,7 @@ def test_a_mode_has_one_word_of_each_kind() -> None:
         assert parse_mode(first) == {first}
         for second, other in words:
             # The same word twice is two words.
-            expected = {first, second} if kind != other else None
+            expected = frozenset((first, second)) if kind != other else None
             assert parse_mode(f"{first},{second}") == expected
     for nonsense in ("x", "RO", "ro ", "ro,,z", ",", "default"):
         assert parse_mode(nonsense) is None
