@@ -85,7 +85,9 @@ class Archive:
 def _check_writable(container: Container, path: str) -> None:
     """InvalidParameter if `path`, which has no links, is in a read-only volume, or in no volume and the root is read-only."""
     above = [
-        mount for mount in container.record.mounts if f"{path.rstrip('/')}/".startswith(f"{mount.destination.rstrip('/')}/")
+        mount
+        for mount in container.record.mounts
+        if f"{path.rstrip('/')}/".startswith(f"{mount.destination.rstrip('/')}/")
     ]
     if above:
         if max(above, key=lambda mount: len(mount.destination)).read_only:

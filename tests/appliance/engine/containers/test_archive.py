@@ -7,8 +7,8 @@ import pytest
 
 from appliance.container.config import ContainerConfig
 from appliance.container.host_config import HostConfig
-from appliance.engine.model.container import Container
 from appliance.container.mounts import MountRecord
+from appliance.engine.model.container import Container
 from appliance.errors import InvalidParameter, NotFound
 from appliance.guest import Change
 from protos.tether.v1 import filesystem_pb2
