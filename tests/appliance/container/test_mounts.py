@@ -82,7 +82,7 @@ _ALL_KINDS = (*_KINDS, ("consistent", "cached", "delegated"))
 def test_a_mode_has_one_word_of_each_kind() -> None:
     words = [(word, kind) for kind in _ALL_KINDS for word in kind]
     for first, kind in words:
-        assert parse_mode(first) == {first}
+        assert parse_mode(first) == frozenset((first,))
         for second, other in words:
             # The same word twice is two words.
             expected = frozenset((first, second)) if kind != other else None
