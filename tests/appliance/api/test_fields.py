@@ -67,7 +67,7 @@ def test_a_field_of_another_type_is_refused(place: str, name: str, field: Field)
         ({"Binds": ["/a:/b", "/c:/b"]}, "Duplicate mount point: /b"),
         ({"PortBindings": {"80/sctp": []}}, "sctp ports cannot be published"),
         ({"PortBindings": {"80/tcp": [{"HostPort": "90000"}]}}, "invalid port range"),
-        ({"Mounts": [{"Type": "tmpfs", "Target": "rel"}]}, "invalid mount target"),
+        ({"Mounts": [{"Type": "tmpfs", "Target": "rel"}]}, "invalid mount path"),
         ({"Devices": [{"PathOnHost": "/etc/passwd"}]}, "names no device"),
         ({"SecurityOpt": ["seccomp={"]}, "Decoding seccomp profile failed"),
         ({"LogConfig": {"Type": "json-file", "Config": {"max-buffer-size": "1m"}}}, "only supported with"),
