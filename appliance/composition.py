@@ -231,7 +231,7 @@ def _services(process: Process, machines: Machines, stores: Stores) -> tuple[Ser
         machines.pools,
         Admission(os.cpu_count() or 1),
         images,
-        MachineSize(config.vm_memory, config.vm_cpus),
+        MachineSize(machines.usual.memory_mib, machines.usual.cpus),
         process.loop,
     )
     file_sessions = FileSessions(provisioner, volumes, allocator, machines.fast_paths, nursery)

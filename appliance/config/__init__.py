@@ -4,6 +4,7 @@ from appliance.config.container_network import LEVELS, ContainerNetwork, parse_c
 from appliance.config.flags import parse_arguments
 from appliance.config.model import Config, default_guest
 from appliance.config.parsers import (
+    MOST_VM_CPUS,
     Rule,
     bracketed,
     ends_of,
@@ -16,6 +17,7 @@ from appliance.config.vsphere import VsphereConfig, required
 
 __all__ = [
     "LEVELS",
+    "MOST_VM_CPUS",
     "Config",
     "ContainerNetwork",
     "Rule",

@@ -11,6 +11,7 @@ from appliance.config.parsers import (
     check_interface_address,
     check_pool,
     check_syslog_server,
+    check_vm_cpus,
     check_vm_memory,
     parse_rule,
     parse_size,
@@ -76,15 +77,31 @@ class Config:
     accel: str = setting(
         "auto", rows.MACHINES, "CPU virtualisation of QEMU; auto: KVM where it works", choices=("auto", "kvm", "tcg")
     )
-    vm_memory: int = setting(
-        256,
+    vm_memory: int | None = setting(
+        None,
         rows.MACHINES,
-        "Memory, in MiB, of a VM whose container has no memory limit",
+        "Memory, in MiB, of a VM whose container has no memory limit (default: 2304, of which the container has 2 GiB; with QEMU at most "
+        "half of the host's memory). QEMU takes from the host what the guest touches",
         metavar="MIB",
-        property=Property(label="VM memory", check=check_vm_memory),
+        check=check_vm_memory,
+        property=Property(
+            label="VM memory",
+            help="Memory, in MiB, of a VM whose container has no memory limit; empty for 2304, of which the container has 2 GiB",
+        ),
         option=Option(names=("--container-memory",)),
     )
-    vm_cpus: int = setting(1, rows.MACHINES, "CPUs of a VM whose container has no CPU limit", metavar="COUNT")
+    vm_cpus: int | None = setting(
+        None,
+        rows.MACHINES,
+        "CPUs of a VM (default: as many as the host of vchd has). The cgroup limits the container to less",
+        metavar="COUNT",
+        check=check_vm_cpus,
+        property=Property(
+            label="VM CPUs",
+            help="CPUs of a VM; empty for as many as the appliance has",
+        ),
+        option=Option(names=("--container-cpus",)),
+    )
     vm_template: bool = setting(
         True,
         rows.MACHINES,

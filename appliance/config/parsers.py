@@ -11,6 +11,8 @@ from appliance.errors import InvalidParameter
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _SMALLEST_VM_MEMORY, _LARGEST_VM_MEMORY = 64, 1 << 20
 _LARGEST_POOL = 1000
+# QEMU's machine type `pc` has no more.
+MOST_VM_CPUS = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,12 @@ def check_vm_memory(text: str) -> None:
     """The memory of an appliance's VMs, in MiB."""
     if not text.isdecimal() or not _SMALLEST_VM_MEMORY <= int(text) <= _LARGEST_VM_MEMORY:
         raise InvalidParameter(f"'{text}' is not between {_SMALLEST_VM_MEMORY} and {_LARGEST_VM_MEMORY} MiB")
+
+
+def check_vm_cpus(text: str) -> None:
+    """The number of CPUs of an appliance's VMs."""
+    if not text.isdecimal() or not 0 < int(text) <= MOST_VM_CPUS:
+        raise InvalidParameter(f"'{text}' is not a number of CPUs between 1 and {MOST_VM_CPUS}")
 
 
 def check_pool(text: str) -> None:

@@ -1,5 +1,6 @@
 """What the composition root needs of a hypervisor beyond its driver: the host's network, the connection, the pools of waiting machines."""
 
+import os
 from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from appliance.config import Config
+from appliance.config import MOST_VM_CPUS, Config
 from appliance.engine.machines.pool import Pool
 from appliance.engine.networking.networks import Networks
 from appliance.hypervisor import Cloning, Disks, Driver, MachineSpec
@@ -16,6 +17,11 @@ from tether.rpc.bridge import LoopThread
 
 if TYPE_CHECKING:
     from appliance.guest.fast_path import FastPaths
+
+# A container without a memory limit has 2 GiB. The rest is for its guest's kernel and tether. The sizes of larger machines are powers
+# of two times this size, so that limits of 4, 8, 16... GiB fit, too.
+_DEFAULT_MEMORY_MIB = 2304
+_SMALLEST_DEFAULT_MIB = 256
 
 
 @dataclass(slots=True)
@@ -63,6 +69,13 @@ class Hosting(ABC):
         """Build driver, disks and pools, inside the block of `connected`. `nursery` runs their tasks."""
 
 
-def usual_machine(config: Config, networks: Networks) -> MachineSpec:
-    """The machine of a container without limits of its own."""
-    return MachineSpec("any", config.vm_memory, config.vm_cpus, (), networks.allocator.blank.nic)
+def usual_machine(config: Config, networks: Networks, host_mib: int | None = None) -> MachineSpec:
+    """The machine of a container without limits of its own. `host_mib`: memory of the host that runs the machines, if known.
+
+    A size that the settings do not name is at most half of the host's memory.
+    """
+    memory = config.vm_memory or _DEFAULT_MEMORY_MIB
+    if config.vm_memory is None and host_mib is not None:
+        memory = max(min(memory, host_mib // 2), _SMALLEST_DEFAULT_MIB)
+    cpus = config.vm_cpus or min(os.cpu_count() or 1, MOST_VM_CPUS)
+    return MachineSpec("any", memory, cpus, (), networks.allocator.blank.nic)

@@ -13,7 +13,7 @@ from appliance.engine.networking.networks import Networks
 from appliance.errors import InvalidParameter
 from appliance.hosting.contract import Hosting, Machines, usual_machine
 from appliance.hypervisor import SOME_SHARES, LocalDisks
-from appliance.hypervisor.qemu import QemuDriver, default_pool, has_room
+from appliance.hypervisor.qemu import QemuDriver, default_pool, has_room, memory_mib
 from appliance.network.host import BridgedHostNetwork, HostNetwork, UserModeHostNetwork, may_create_bridges
 from tether.rpc.bridge import LoopThread
 
@@ -40,7 +40,8 @@ class QemuHosting(Hosting):
 
     async def machines(self, loop: LoopThread, networks: Networks, nursery: trio.Nursery) -> Machines:
         """See Hosting."""
-        config, blank, usual = self._config, networks.allocator.blank, usual_machine(self._config, networks)
+        config, blank = self._config, networks.allocator.blank
+        usual = usual_machine(config, networks, memory_mib("MemTotal"))
         disks = LocalDisks(config.data_root)
         await disks.prepare()
         rehearsal = LocalRehearsal(loop, config.data_root, disks, blank)

@@ -3,6 +3,7 @@
 import concurrent.futures
 import hashlib
 import http.server
+import json
 import os
 import re
 import subprocess
@@ -15,6 +16,9 @@ from tests.live.daemon import Daemon
 from tests.live.terminal import Terminal
 
 pytestmark = pytest.mark.live
+
+# The memory of a VM without limits.
+SIZE_MIB = 2304
 
 
 def test_echo_leaves_nothing_behind(daemon: Daemon) -> None:
@@ -182,7 +186,10 @@ def test_configuration_reaches_the_process(daemon: Daemon) -> None:
 
 
 def test_limits_are_those_of_a_docker_host(daemon: Daemon) -> None:
-    """Without options: the limits of processes, and the kernel's settings that servers check at their start."""
+    """Without options: the limits of processes, and the kernel's settings that servers check at their start.
+
+    CPUs and memory of the container, `docker info` and `docker stats` agree.
+    """
     names = (
         "fs/file-max",
         "fs/inotify/max_user_watches",
@@ -192,10 +199,25 @@ def test_limits_are_those_of_a_docker_host(daemon: Daemon) -> None:
         "net/ipv4/ip_forward",
     )
     script = (
-        "ulimit -Hn; ulimit -Sn; ulimit -u; ulimit -c;"
+        "nproc; sed -n 's/MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo; ulimit -Hn; ulimit -Sn; ulimit -u; ulimit -c;"
         f"cd /proc/sys; cat {' '.join(names)}; su -s /bin/sh nobody -c 'ulimit -Sn 10032; ulimit -n; ulimit -u'"
     )
-    assert daemon.must("run", "--rm", "busybox", "sh", "-c", script).split() == [
+    daemon.must(
+        "run", "-d", "--name", "limits", "busybox", "sh", "-c", f"({script}) > /part; mv /part /limits; sleep 1000"
+    )
+    stats = json.loads(daemon.request("GET", "/containers/limits/stats?stream=0")[1])
+    cpus, memory, *found = daemon.must(
+        "exec", "limits", "sh", "-c", "until cat /limits 2>/dev/null; do sleep 0.1; done"
+    ).split()
+    daemon.must("rm", "-f", "limits")
+    assert int(cpus) == stats["cpu_stats"]["online_cpus"]
+    assert int(memory) << 10 == stats["memory_stats"]["limit"]
+    info = json.loads(daemon.request("GET", "/info")[1])
+    facts = dict(info["DriverStatus"])
+    assert (facts["VM CPUs"], facts["VM memory"], info["NCPU"]) == (cpus, f"{SIZE_MIB} MiB", int(cpus))
+    # All of the 2 GiB are for the container.
+    assert 2048 <= int(memory) >> 10 < SIZE_MIB
+    assert found == [
         *("1048576", "1024", "unlimited", "unlimited"),
         *(str((1 << 63) - 1), "1048576", "4194304", "131072", "1048576", "1"),
         *("10032", "unlimited"),

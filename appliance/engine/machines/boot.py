@@ -58,8 +58,10 @@ from appliance.hypervisor import (
 from appliance.logdrivers import buffer_bytes, drops_oldest
 from appliance.network.network_record import Endpoint
 
-# Memory of the kernel and the tether, MiB, in addition to the container's limit.
-_OVERHEAD_MIB = 160
+# Memory of the kernel and the tether, in addition to the container's limit. The kernel's page structures and hash tables take more
+# in a larger machine: 1/64 and some.
+_OVERHEAD_MIB = 152
+_OVERHEAD_PART = 40
 # Time for all DHCP servers to answer.
 _LEASE_SECONDS = 60.0
 _BOOT_SECONDS = 120.0
@@ -93,7 +95,7 @@ def machine_spec(
     disks = [Disk(path, True) for path in layers]
     return MachineSpec(
         container.id,
-        _memory_class(max(size.memory_mib, limit + _OVERHEAD_MIB if limit else 0), size.memory_mib),
+        _memory_class(max(size.memory_mib, _least_memory(limit)), size.memory_mib),
         max(size.cpus, -(-nano // 1_000_000_000), _highest_cpu(host_config) + 1),
         (Disk(container.upper, False), *disks, *mount_plan.disks),
         nics[0] if nics else None,
@@ -111,7 +113,7 @@ def resource_shares(host_config: HostConfig) -> ResourceShares:
 def fits(machine: MachineSpec, host_config: HostConfig) -> str:
     """Why a running machine is too small for new limits; "" when it is large enough."""
     limit = host_config.memory >> 20
-    if limit + _OVERHEAD_MIB > machine.memory_mib and limit:
+    if _least_memory(limit) > machine.memory_mib:
         return f"its VM has {machine.memory_mib} MiB, too few for that limit: restart the container to get a larger VM"
     wanted = -(-host_config.nano_cpus // 1_000_000_000)
     if wanted > machine.cpus:
@@ -126,6 +128,11 @@ def fits(machine: MachineSpec, host_config: HostConfig) -> str:
 def _highest_cpu(host_config: HostConfig) -> int:
     """The highest CPU number in CpusetCpus, 0 when it is empty."""
     return max((int(number) for number in re.findall("[0-9]+", host_config.cpuset_cpus)), default=0)
+
+
+def _least_memory(limit_mib: int) -> int:
+    """The memory of a machine, in MiB, whose container can use all of its limit; 0 without a limit."""
+    return limit_mib + limit_mib // _OVERHEAD_PART + _OVERHEAD_MIB if limit_mib else 0
 
 
 def _memory_class(wanted_mib: int, smallest_mib: int) -> int:

@@ -57,6 +57,8 @@ class MachineProvisioner:
         """For `docker info`."""
         return {
             "Machines waiting": str(sum(pool.ready for pool in self._pools)),
+            "VM memory": f"{self._size.memory_mib} MiB",
+            "VM CPUs": str(self._size.cpus),
             "Starts queued": str(self._admission.queued),
         }
 

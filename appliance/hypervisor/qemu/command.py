@@ -96,7 +96,6 @@ def command(
     """Return argv. The machine is minimal: no firmware menu, no display, no default device."""
     cpu = "host" if accel == "kvm" else "max,-erms"  # TCG emulates REP MOVSB byte by byte
     acceleration = "kvm" if accel == "kvm" else f"tcg,thread={'multi' if spec.cpus > 1 else 'single'},tb-size=64"
-    machine = "pc,vmport=off,hpet=off"
     arguments = [
         program,
         "-nodefaults",
@@ -107,18 +106,17 @@ def command(
         "-name",
         f"vch-{spec.id[:12]}",
     ]
-    if origin.slotted or origin.memory >= 0:
-        machine += ",memory-backend=ram"
-        kind = "memory-backend-ram"
-        if origin.memory >= 0:
-            share = "on" if origin.shares else "off"
-            kind = f"memory-backend-file,mem-path=/proc/self/fd/{origin.memory},share={share}"
-        arguments += ["-object", f"{kind},id=ram,size={spec.memory_mib}M"]
+    kind = "memory-backend-ram"
+    if origin.memory >= 0:
+        share = "on" if origin.shares else "off"
+        kind = f"memory-backend-file,mem-path=/proc/self/fd/{origin.memory},share={share}"
+    # Nothing is reserved: a machine may be larger than the host's free memory, and takes what its guest touches.
+    arguments += ["-object", f"{kind},id=ram,size={spec.memory_mib}M,reserve=off"]
     if origin.waits:
         arguments += ["-incoming", "defer"]
     arguments += [
         "-machine",
-        machine,
+        "pc,vmport=off,hpet=off,memory-backend=ram",
         "-accel",
         acceleration,
         "-cpu",

@@ -33,7 +33,7 @@ async def test_inspect_shows_no_secret(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 async def test_conf_is_a_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    values = {**deployed().values, "labels": "a=b,c=d", "vm-memory": "256", "vm-pool": "2", "tls-verify": "false"}
+    values = {**deployed().values, "labels": "a=b,c=d", "vm-memory": "", "vm-pool": "2", "tls-verify": "false"}
     await Vch(monkeypatch, FakeAppliances(deployed(values=values)))("inspect", "prod", "--conf")
     said = capsys.readouterr().out
     assert said.startswith("vch create --target vc.example --user admin --name prod ")

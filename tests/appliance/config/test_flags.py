@@ -21,7 +21,9 @@ def _parse_file(folder: Path, content: object) -> object:
     ("key", "value", "problem"),
     [
         ("vm-memory", True, "vm-memory: expected a number, got true"),
-        ("vm-memory", "much", "vm-memory: 'much' is not a number"),
+        ("vm-memory", "much", "vm-memory: 'much' is not between 64 and 1048576 MiB"),
+        ("vm-memory", 63, "vm-memory: '63' is not between 64 and 1048576 MiB"),
+        ("vm-cpus", 0, "vm-cpus: '0' is not a number of CPUs between 1 and 255"),
         ("labels", "a=b", 'labels: expected a list of texts, got "a=b"'),
         ("labels", [1], r"labels: expected a list of texts, got \[1\]"),
         ("tlsverify", "yes", 'tlsverify: expected true or false, got "yes"'),
@@ -50,7 +52,7 @@ def test_all_forms_of_a_value(tmp_path: Path) -> None:
     ("flags", "problem"),
     [
         (["--storage-quota", "much"], "--storage-quota: invalid size: 'much'"),
-        (["--vm-memory", "x"], "--vm-memory: 'x' is not a number"),
+        (["--vm-memory", "x"], "--vm-memory: 'x' is not between 64 and 1048576 MiB"),
         (["--volume-store", "x"], "--volume-store: invalid volume store 'x'"),
         (["--syslog-address", "host"], "--syslog-address: invalid syslog-address 'host'"),
         (["--tls-allow", "full:CN=x"], "--tls-allow needs --tlsverify"),

@@ -1,5 +1,6 @@
 """What `docker info` shows of the engine: the hypervisor, waiting machines, queued starts, the storage quota."""
 
+import os
 from pathlib import Path
 
 import trio
@@ -11,7 +12,8 @@ async def test_the_status_of_a_daemon(tmp_path: Path, nursery: trio.Nursery) -> 
     async with engine(Host(nursery), tmp_path) as daemon:
         status = daemon.services.status
         assert status.hypervisor() == {"Driver": "fake"}
-        assert await status.status() == {"Driver": "fake", "Machines waiting": "0", "Starts queued": "0"}
+        size = {"VM memory": "2304 MiB", "VM CPUs": str(os.cpu_count())}
+    assert await status.status() == {"Driver": "fake", "Machines waiting": "0", "Starts queued": "0", **size}
 
 
 async def test_a_quota_is_shown(tmp_path: Path, nursery: trio.Nursery) -> None:

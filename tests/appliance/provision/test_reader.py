@@ -5,7 +5,7 @@ from appliance.provision.reader import Reader
 
 def test_a_property_has_its_default() -> None:
     reader = Reader({"tenant": " prod "})
-    assert (reader.text("tenant"), reader.text("vm-memory"), reader.text("datacenter")) == ("prod", "256", "")
+    assert (reader.text("tenant"), reader.text("vm-pool"), reader.text("datacenter")) == ("prod", "0", "")
     assert (reader.boolean("tls-verify"), reader.boolean("ssh")) == (True, False)
 
 

@@ -69,7 +69,7 @@ def _disks(count: int) -> list[GuestDisk]:
 
 @pytest.mark.parametrize(
     ("limit_mib", "machine_mib"),
-    [(0, 256), (6, 256), (96, 256), (97, 512), (352, 512), (353, 1024), (864, 1024), (4096, 8192)],
+    [(0, 256), (6, 256), (96, 256), (102, 256), (103, 512), (352, 512), (353, 1024), (851, 1024), (4096, 8192)],
 )
 def test_a_memory_limit_and_its_machine(limit_mib: int, machine_mib: int) -> None:
     host_config = HostConfig(memory=limit_mib * MIB)
@@ -77,6 +77,13 @@ def test_a_memory_limit_and_its_machine(limit_mib: int, machine_mib: int) -> Non
     assert spec.memory_mib == machine_mib
     assert fits(spec, host_config) == ""
     assert machine_spec(_container(host_config), [], [], MountPlan(), SIZE, limited=False).memory_mib == 256
+
+
+@pytest.mark.parametrize("limit_gib", [1, 2, 4, 8, 16, 32])
+def test_a_usual_memory_limit_fits_the_next_size(limit_gib: int) -> None:
+    host_config = HostConfig(memory=limit_gib << 30)
+    size = MachineSize(2304, 2)
+    assert machine_spec(_container(host_config), [], [], MountPlan(), size).memory_mib == 2304 * max(limit_gib // 2, 1)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +129,7 @@ def test_disks_and_nics_in_order() -> None:
     ("host_config", "text"),
     [
         (
-            HostConfig(memory=97 * MIB),
+            HostConfig(memory=103 * MIB),
             "its VM has 256 MiB, too few for that limit: restart the container to get a larger VM",
         ),
         (

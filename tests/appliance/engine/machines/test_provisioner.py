@@ -139,7 +139,8 @@ async def test_checkpoints_that_do_not_start(source: _Source, tmp_path: Path) ->
 
 async def test_a_start_waits_for_its_turn_and_stops_the_pool(source: _Source, mock_clock: MockClock) -> None:
     facts = source.provisioner.facts
-    assert facts() == {"Machines waiting": "0", "Starts queued": "0"}
+    size = {"VM memory": "256 MiB", "VM CPUs": "1"}
+    assert facts() == {"Machines waiting": "0", "Starts queued": "0", **size}
     entered = trio.Event()
 
     async def second() -> None:
@@ -151,7 +152,7 @@ async def test_a_start_waits_for_its_turn_and_stops_the_pool(source: _Source, mo
             nursery.start_soon(source.pool.run)
             nursery.start_soon(second)
             await trio.testing.wait_all_tasks_blocked()
-            assert facts() == {"Machines waiting": "0", "Starts queued": "1"}
+            assert facts() == {"Machines waiting": "0", "Starts queued": "1", **size}
             assert not entered.is_set()
             mock_clock.jump(30)
             await trio.testing.wait_all_tasks_blocked()
@@ -160,7 +161,7 @@ async def test_a_start_waits_for_its_turn_and_stops_the_pool(source: _Source, mo
         while not source.pool.ready:
             await trio.testing.wait_all_tasks_blocked()
             mock_clock.jump(0.1)
-        assert facts() == {"Machines waiting": "1", "Starts queued": "0"}
+        assert facts() == {"Machines waiting": "1", "Starts queued": "0", **size}
         nursery.cancel_scope.cancel()
 
 

@@ -90,4 +90,4 @@ def test_memory_for_shares_and_for_a_saved_state() -> None:
     assert "mem-path=/proc/self/fd/7,share=on" in " ".join(_argv(spec, shared_boot_origin(7), shares=5))
     saved = _argv(spec, saved_origin(slotted=False))
     assert _options(saved, "-incoming") == ["defer"]
-    assert "memory-backend" not in " ".join(saved)
+    assert "memory-backend-ram,id=ram,size=256M,reserve=off" in saved
