@@ -35,6 +35,9 @@ MAX_MESSAGE = 4 << 20
 # A stream's handler waits while this much of its output has not left.
 _HIGH_WATER = 128 << 10
 _PREFIX = struct.Struct(">BI")
+# Bytes of a failure's text, and of its details in base64: together they fit into the metadata that the client takes.
+_MOST_TEXT = 4096
+_MOST_DETAILS = 16 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,11 +188,11 @@ class Call:
         if not self._headers_sent:
             headers += [(b":status", b"200"), (b"content-type", b"application/grpc")]
         headers.append((b"grpc-status", str(int(error.code)).encode()))
-        headers.append(
-            (b"grpc-message", urllib.parse.quote(error.message, safe=" ~!@#$^&*()_+-=[]{};':\",./<>?").encode())
-        )
-        if details := error.encode_details():
-            headers.append((b"grpc-status-details-bin", base64.b64encode(details).rstrip(b"=")))
+        text = error.message.encode("utf-8", "replace")[:_MOST_TEXT].decode("utf-8", "ignore")
+        headers.append((b"grpc-message", urllib.parse.quote(text, safe=" ~!@#$^&*()_+-=[]{};':\",./<>?").encode()))
+        details = base64.b64encode(error.encode_details()).rstrip(b"=")
+        if 0 < len(details) <= _MOST_DETAILS:
+            headers.append((b"grpc-status-details-bin", details))
         self._headers_sent = True
         self._session.http.send_headers(self._stream, headers, end=True)
 

@@ -24,9 +24,13 @@ Out = TypeVar("Out", bound=Message)
 MAX_MESSAGE = 4 << 20
 # Received messages of a stream that may wait for their reader, bytes: then the stream's own window closes.
 _READ_AHEAD = 512 << 10
+_MAX_METADATA = 32 << 10
 _OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_send_message_length", MAX_MESSAGE),
+    # Trailers with error details: above the first value grpcio may refuse a call, above the second it does.
+    ("grpc.max_metadata_size", _MAX_METADATA),
+    ("grpc.absolute_max_metadata_size", 2 * _MAX_METADATA),
     ("grpc.default_authority", "tether"),
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 1000),

@@ -10,6 +10,8 @@ from protos.tether.v1 import status_pb2
 M = TypeVar("M", bound=Message)
 
 _PREFIX = "type.googleapis.com/"
+# PATH_MAX. A path that is longer does not exist.
+_LONGEST_TEXT = 4096
 
 
 class Code(enum.IntEnum):
@@ -34,6 +36,20 @@ class Code(enum.IntEnum):
     UNAUTHENTICATED = 16
 
 
+def _shortened(message: Message) -> Message:
+    """The message, or a copy without the rest of texts that no trailer can hold."""
+    long = [
+        field.name for field, value in message.ListFields() if isinstance(value, str) and len(value) > _LONGEST_TEXT
+    ]
+    if not long:
+        return message
+    copy = type(message)()
+    copy.CopyFrom(message)
+    for name in long:
+        setattr(copy, name, getattr(copy, name)[:_LONGEST_TEXT])
+    return copy
+
+
 class RpcError(Exception):
     """A call that failed: raised by handlers in the guest, and by calls on the appliance."""
 
@@ -41,7 +57,7 @@ class RpcError(Exception):
         super().__init__(f"{code.name}: {message}")
         self.code = code
         self.message = message
-        self._details = [(message.DESCRIPTOR.full_name, message.SerializeToString()) for message in details]
+        self._details = [(message.DESCRIPTOR.full_name, _shortened(message).SerializeToString()) for message in details]
 
     def detail(self, kind: type[M]) -> M | None:
         """Return the first detail of that type, None when there is none (or it does not parse)."""
@@ -69,4 +85,5 @@ class RpcError(Exception):
         if not self._details:
             return b""
         details = [status_pb2.Detail(type_url=_PREFIX + name, value=value) for name, value in self._details]
-        return status_pb2.Status(code=self.code, message=self.message, details=details).SerializeToString()
+        # Without the text, which is a trailer of its own.
+        return status_pb2.Status(code=self.code, details=details).SerializeToString()

@@ -28,6 +28,8 @@ class Echo:
     def unary(self, request: Record) -> Record:
         if request.data == b"fail":
             raise RpcError(Code.NOT_FOUND, "nothing: 100 %\nnewline é", AttachRequest(id="detail"))
+        if request.data == b"long":
+            raise RpcError(Code.NOT_FOUND, "é" * request.offset, AttachRequest(id="x" * request.offset))
         if request.data == b"bug":
             raise ValueError("a bug")
         return request

@@ -21,6 +21,10 @@ _FORBIDDEN = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"tra
 _PSEUDO = frozenset((b":method", b":scheme", b":path", b":authority"))
 
 
+# As many of the smallest frames as an endpoint could have a reason for. Empty ones cost no bytes of the block.
+_MOST_CONTINUATIONS = 64
+
+
 class HeaderReader:
     """Puts the peer's header blocks together and decodes them."""
 
@@ -30,6 +34,7 @@ class HeaderReader:
         self._decoder = Decoder(max_header_list_size=max_list)
         # Stream, flags of its HEADERS frame, and what has come of a block that is not complete.
         self._open: tuple[int, int, bytearray] | None = None
+        self._continuations = 0
 
     def check_order(self, frame: Frame) -> None:
         """Nothing may come between the frames of one block."""
@@ -48,6 +53,7 @@ class HeaderReader:
         if frame.flags & END_HEADERS:
             return self._decode(block), bool(frame.flags & END_STREAM)
         self._open = (frame.stream, frame.flags, bytearray(block))
+        self._continuations = 0
         return None
 
     def continue_untrusted(self, frame: Frame) -> tuple[Headers, bool] | None:
@@ -56,7 +62,8 @@ class HeaderReader:
             raise ProtocolError(Code.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
         _, first_flags, block = self._open
         block += frame.payload
-        if len(block) > self._max_list:
+        self._continuations += 1
+        if len(block) > self._max_list or self._continuations > _MOST_CONTINUATIONS:
             raise ProtocolError(Code.ENHANCE_YOUR_CALM, "header block too large")
         if not frame.flags & END_HEADERS:
             return None

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from hpack import Encoder
+from hpack import Encoder, NeverIndexedHeaderTuple
 
-from tether.rpc.http2.events import Event, Writable
+from tether.rpc.http2.events import Event, StreamReset, Writable
 from tether.rpc.http2.frames import (
     CONTINUATION,
     DATA,
@@ -23,6 +23,11 @@ from tether.rpc.http2.headers import Headers
 from tether.rpc.http2.streams import Stream, StreamTable
 
 _MOST_FRAME = 64 << 10
+# The size of a header list as RFC 9113 6.5.2 counts it. Longer lists reset their stream.
+MAX_HEADER_LIST = 64 << 10
+_ENTRY = 32
+# hpack's Huffman coder takes quadratic time: 0.2 ms for this many bytes, 0.3 s for 64 KiB.
+_LONGEST_HUFFMAN = 256
 
 
 class Sender:
@@ -73,6 +78,10 @@ class Sender:
         state = self._table.open.get(stream)
         if state is None or state.ending:
             return
+        if sum(len(name) + len(value) + _ENTRY for name, value in headers) > MAX_HEADER_LIST:
+            self._emit(StreamReset(stream, Code.INTERNAL_ERROR))
+            self.reset(stream, Code.INTERNAL_ERROR)
+            return
         if end and state.outgoing:
             state.trailers = headers
             state.ending = True
@@ -83,7 +92,7 @@ class Sender:
             self._finish(stream, state)
 
     def _put_headers(self, stream: int, headers: Headers, end: bool) -> None:
-        block = self._encoder.encode(headers)
+        block = b"".join(self._encode(name, value) for name, value in headers)
         flags = END_STREAM if end else 0
         kind = HEADERS
         for start in range(0, len(block), self._max_frame):
@@ -91,6 +100,12 @@ class Sender:
             last = END_HEADERS if start + len(part) >= len(block) else 0
             self.put(kind, flags | last, stream, part)
             kind, flags = CONTINUATION, 0
+
+    def _encode(self, name: bytes, value: bytes) -> bytes:
+        if len(value) <= _LONGEST_HUFFMAN:
+            return self._encoder.encode([(name, value)])
+        # Not indexed either: a value that never comes again would only evict others from the table.
+        return self._encoder.encode([NeverIndexedHeaderTuple(name, value)], huffman=False)
 
     def send_data(self, stream: int, data: bytes, *, end: bool) -> None:
         state = self._table.open.get(stream)
