@@ -2,11 +2,11 @@
 
 import asyncio
 import os
-import socket
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -15,7 +15,7 @@ import trio
 from google.protobuf.message import Message
 
 from tether.rpc.bridge import CallAbandoned, LoopThread
-from tether.rpc.grpcio_socket import GrpcioSocket
+from tether.rpc.grpcio_socket import GrpcioSocket, listen_in_private
 from tether.rpc.status import Code, RpcError
 from tether.transport import FastPath, Line, LineClosed, LineFlooded
 
@@ -153,7 +153,6 @@ class Channel:
         self._loop = loop
         self._line = line
         self._window = window
-        self._address = f"vch-{os.getpid()}-{os.urandom(12).hex()}"
         self._grpc: grpc.aio.Channel | None = None
         self._opened = trio.Event()
         self._socket: GrpcioSocket | None = None
@@ -233,10 +232,8 @@ class Channel:
 
     async def run(self) -> None:
         """Carry the channel until its line closes. Ends all calls then."""
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-        listener.bind("\0" + self._address)
-        listener.listen(4)
-        joined = self._socket = GrpcioSocket(self._line, self._window, self._on_opened)
+        listener, place = listen_in_private()
+        joined = self._socket = GrpcioSocket(self._line, self._window, partial(self._on_opened, place))
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(joined.accept_loop, trio.socket.from_stdlib_socket(listener))
@@ -248,6 +245,7 @@ class Channel:
             pass
         finally:
             listener.close()
+            os.close(place)
             self._line.close()
             self.closed = True
             self._opened.set()
@@ -268,12 +266,12 @@ class Channel:
         if self._socket is not None:
             self._socket.reset()
 
-    async def _on_opened(self) -> None:
+    async def _on_opened(self, place: int) -> None:
         self.sessions += 1
         if self._grpc is None:
 
             async def make() -> grpc.aio.Channel:
-                return grpc.aio.insecure_channel(f"unix-abstract:{self._address}", options=_OPTIONS)
+                return grpc.aio.insecure_channel(f"unix:/proc/self/fd/{place}", options=_OPTIONS)
 
             self._grpc = await self._loop.run(make)
             self._opened.set()

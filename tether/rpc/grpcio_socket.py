@@ -3,6 +3,7 @@
 import os
 import socket
 import struct
+import tempfile
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,29 @@ from tether.transport import JunkAllowance, Line, LinkedLine
 
 # Pieces of data up to this size are joined while they wait: one-byte frames would take a hundred times their size.
 _SMALL = 4096
+
+
+def listen_in_private() -> tuple[socket.socket, int]:
+    """A listening unix socket that only this process can connect to, and a descriptor of its place: connect to /proc/self/fd/DESCRIPTOR.
+
+    grpcio's Python interface takes no end of a socket pair, and dials again for each session of the link. So the socket is bound in
+    a folder that only this user may enter, and removed from there at once. An abstract socket could be dialled by any local process.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        with tempfile.TemporaryDirectory(prefix="vch-") as folder:
+            opened = os.open(folder, os.O_PATH | os.O_CLOEXEC)
+            try:
+                # The path of a unix socket has 107 bytes at most, and TMPDIR may be longer.
+                path = f"/proc/self/fd/{opened}/grpc"
+                listener.bind(path)
+                listener.listen(4)
+                return listener, os.open(path, os.O_PATH | os.O_CLOEXEC)
+            finally:
+                os.close(opened)
+    except BaseException:
+        listener.close()
+        raise
 
 
 class GrpcioSocket:
