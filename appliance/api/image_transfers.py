@@ -21,7 +21,7 @@ from appliance.image.layer import received
 from appliance.image.load import load
 from appliance.image.platform import Platform, parse_platform
 from appliance.image.progress import Progress, Report
-from appliance.image.reference import DOCKER_HUB, Reference, parse_reference
+from appliance.image.reference import DOCKER_HUB, Reference, parse_reference, tag_reference
 from appliance.image.save import save
 from appliance.image.store import ImageRecord, ImageStore
 from appliance.registry import Credentials
@@ -142,10 +142,7 @@ class ImageTransferRoutes:
     async def _import(self, request: Request, reply: Reply, platform: Platform) -> None:
         """Make an image of a tar: the request's body (`fromSrc` "-"), or what a URL returns."""
         origin, name = request.text("fromSrc"), request.text("repo")
-        tag = request.text("tag")
-        reference = parse_reference(f"{name}:{tag}" if tag else name).with_default_tag() if name else None
-        if reference is not None and reference.digest:
-            raise InvalidParameter("cannot import digest reference")
+        reference = tag_reference(name, request.text("tag")) if name else None
         message = request.text("message") or f"Imported from {origin}"
         sender, receiver = trio.open_memory_channel[bytes](2)
         record: ImageRecord | None = None

@@ -10,10 +10,11 @@ from appliance.api.image_filters import image_filter, parse_image_filters
 from appliance.api.image_shapes import inspect_image, list_image, seconds_of
 from appliance.api.router import Route
 from appliance.container.commit import Commit
+from appliance.container.config import ContainerConfig
 from appliance.container.event import Event
 from appliance.errors import Conflict, InvalidParameter, NotFound
 from appliance.http import Reply, Request
-from appliance.image.reference import parse_reference
+from appliance.image.reference import tag_reference
 from appliance.image.store import ImageStore, familiar_names
 
 
@@ -94,10 +95,7 @@ class ImageRoutes:
     async def tag(self, request: Request, reply: Reply) -> None:
         """POST /images/{name}/tag."""
         record = self._store.get(request.path["name"])
-        repository, tag = request.text("repo"), request.text("tag")
-        reference = parse_reference(f"{repository}:{tag}" if tag else repository).with_default_tag()
-        if reference.digest:
-            raise InvalidParameter("refusing to create a tag with a digest reference")
+        reference = tag_reference(request.text("repo"), request.text("tag"))
         await self._store.tag(record, reference, time.time())
         self._emit("tag", record.id, str(reference))
         await reply.empty(201)
@@ -144,13 +142,19 @@ class ImageRoutes:
         if not isinstance(body, dict):
             raise InvalidParameter("invalid JSON: a configuration is an object")
         config, _ = decode_config(body)
-        repository, tag = request.text("repo"), request.text("tag")
-        name = f"{repository}:{tag}" if repository and tag else repository
+        repository = request.text("repo")
+        name = str(tag_reference(repository, request.text("tag"))) if repository else ""
         pause = request.flag("pause", request.version >= (1, 13))
+        # Without a member that Docker knows, a body is as no body.
         wanted = Commit(
-            name, request.text("comment"), request.text("author"), pause, request.query.get("changes", []), config
+            name,
+            request.text("comment"),
+            request.text("author"),
+            pause,
+            request.query.get("changes", []),
+            None if config == ContainerConfig() else config,
         )
         record = await self._commits.commit(request.text("container"), wanted)
         if name:
-            self._emit("tag", record.id, str(parse_reference(name).with_default_tag()))
+            self._emit("tag", record.id, name)
         await reply.json(201, {"Id": record.id})

@@ -7,11 +7,14 @@ from appliance.container.config import ContainerConfig
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """`name` is repo[:tag] or "". `config` overrides the container's configuration; `changes` are Dockerfile instructions."""
+    """`name` is repo[:tag] or "". `config` overrides the container's configuration, None overrides nothing.
+
+    `changes` are Dockerfile instructions, applied to `config` before it overrides the container's.
+    """
 
     name: str
     comment: str
     author: str
     pause: bool
     changes: list[str]
-    config: ContainerConfig
+    config: ContainerConfig | None

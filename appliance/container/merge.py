@@ -1,14 +1,15 @@
-"""A user's configuration over an image's. Pure."""
+"""A user's configuration over an image's (moby daemon/commit.go, merge). Pure."""
 
 import msgspec
 
-from appliance.container.config import ContainerConfig
+from appliance.container.config import ContainerConfig, HealthConfig
 
-_INHERITED = ("user", "working_dir", "stop_signal", "healthcheck", "stop_timeout", "shell")
+# Docker does not inherit `shell`, `stop_timeout` and `on_build`.
+_INHERITED = ("user", "working_dir", "stop_signal")
 
 
 def merge_config(config: ContainerConfig, image: ContainerConfig) -> ContainerConfig:
-    """The user's configuration over the image's, as moby's runconfig.Merge. Neither changes."""
+    """The user's configuration, with what it leaves open taken from the image's. Neither changes."""
     merged = msgspec.structs.replace(config)
     for attribute in _INHERITED:
         if not getattr(config, attribute) and getattr(image, attribute):
@@ -20,11 +21,22 @@ def merge_config(config: ContainerConfig, image: ContainerConfig) -> ContainerCo
             merged.entrypoint = image.entrypoint
     elif config.entrypoint == [""]:
         merged.entrypoint = None
+    if image.healthcheck:
+        merged.healthcheck = _merge_health(config.healthcheck or HealthConfig(), image.healthcheck)
     own = list(config.env or ())
     names = {entry.partition("=")[0] for entry in own}
     # A name without = removes the variable (docker run -e NAME with NAME unset at the client).
-    merged.env = [entry for entry in image.env or () if entry.partition("=")[0] not in names] + own
+    merged.env = own + [entry for entry in image.env or () if entry.partition("=")[0] not in names]
     merged.labels = (image.labels or {}) | (config.labels or {})
     merged.exposed_ports = (image.exposed_ports or {}) | (config.exposed_ports or {})
     merged.volumes = (image.volumes or {}) | (config.volumes or {}) or None
+    return merged
+
+
+def _merge_health(own: HealthConfig, image: HealthConfig) -> HealthConfig:
+    """Each field for itself: a client that sends only an interval keeps the image's test."""
+    merged = msgspec.structs.replace(own)
+    for attribute in HealthConfig.__struct_fields__:
+        if not getattr(own, attribute) and getattr(image, attribute):
+            setattr(merged, attribute, getattr(image, attribute))
     return merged

@@ -1,5 +1,6 @@
 """Signal names as the docker CLI takes them (moby/sys/signal), Linux on x86-64."""
 
+import re
 import signal
 
 from appliance.errors import InvalidParameter
@@ -16,7 +17,7 @@ _NAMES |= {f"RTMIN+{n}": _RTMIN + n for n in range(1, 16)} | {f"RTMAX-{n}": _RTM
 
 def parse_signal(text: str) -> int:
     """1 to 64 from a number or a name with or without SIG, in any case. InvalidParameter in Docker's words."""
-    if text.lstrip("-").isdigit():
+    if re.fullmatch(r"-?[0-9]{1,9}", text):
         number = int(text)
         if 1 <= number <= 64:
             return number

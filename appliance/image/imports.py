@@ -3,6 +3,7 @@
 import time
 
 import msgspec
+import trio
 
 from appliance.container.config import ContainerConfig
 from appliance.container.times import rfc3339
@@ -18,7 +19,7 @@ async def import_tar(
     store: ImageStore, source: Source, reference: Reference | None, message: str, changes: list[str], platform: Platform
 ) -> ImageRecord:
     """Make an image of a tar, compressed or not, and tag it if `reference` is given. ProtocolError if the source is not a tar."""
-    config = apply_instructions(ContainerConfig(), changes)
+    config = await trio.to_thread.run_sync(apply_instructions, ContainerConfig(), changes)
     layer = await store.add_new_layer(source)
     async with store.pinned([layer.diff_id]):
         created = rfc3339(time.time_ns())

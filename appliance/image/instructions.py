@@ -1,180 +1,256 @@
 """Applies Dockerfile instructions to an image's configuration: `docker commit --change`, `docker import --change`. Pure.
 
-Sources: Dockerfile reference; moby builder/dockerfile. Instructions that run or copy something are refused, as by Docker.
+Instructions that run or copy something are refused, as by Docker.
+Sources: moby daemon/builder/dockerfile (BuildFromConfig, dispatchers), buildkit frontend/dockerfile/instructions.
 """
 
-import json
+import posixpath
 import re
-import shlex
 from collections.abc import Callable
 
 import msgspec
 
 from appliance.container.config import ContainerConfig, Empty, HealthConfig
+from appliance.container.signals import parse_signal
 from appliance.container.times import parse_duration
 from appliance.errors import InvalidParameter
+from appliance.image.dockerfile import arguments, key_values, logical_lines, split_instruction, string_list
+from appliance.image.shell_words import Expander
+
+_DEFAULT_SHELL = ("/bin/sh", "-c")
+_MOST_PORTS = 3 * 65536
+_MILLISECOND = 1_000_000
 
 
-def apply_instructions(config: ContainerConfig, lines: list[str]) -> ContainerConfig:
-    """Return a changed copy of the configuration. Each text has one or more lines. InvalidParameter with Docker's text."""
-    result = msgspec.structs.replace(config)
-    for text in lines:
-        for line in text.replace("\\\n", " ").splitlines():
-            line = line.strip()
-            if not line or line.startswith("#"):
-                continue
-            name, _, rest = line.partition(" ")
-            handler = _HANDLERS.get(name.upper())
-            if handler is None:
-                raise InvalidParameter(f"{name.upper()} is not a valid change command")
-            handler(result, rest.strip())
-    return result
+def apply_instructions(config: ContainerConfig, changes: list[str]) -> ContainerConfig:
+    """Return a changed copy of the configuration. Each text has one or more lines. InvalidParameter with Docker's text.
+
+    This takes time that grows with the values to which variables expand: call it in a thread.
+    """
+    if not changes:
+        return config
+    parsed = [_parse(line) for line in logical_lines("\n".join(changes))]
+    if not parsed:
+        raise InvalidParameter("file with no instructions")
+    builder = _Builder(config)
+    for name, flags, rest in parsed:
+        _HANDLERS[name](builder, flags, rest)
+    return builder.result()
 
 
-def _command(text: str) -> list[str]:
-    """The words of a command in the exec form (a JSON list) or the shell form."""
-    if text.startswith("["):
-        try:
-            words = json.loads(text)
-        except ValueError:
-            words = None
-        if isinstance(words, list) and all(isinstance(word, str) for word in words):
+def _parse(line: str) -> tuple[str, list[str], str]:
+    name, flags, rest = split_instruction(line)
+    upper = name.upper()
+    if upper not in _HANDLERS:
+        raise InvalidParameter(f"{name} is not a valid change command")
+    if upper != "HEALTHCHECK":
+        _refuse_flags(flags, ())
+    if upper == "ONBUILD":
+        # The trigger stays as it is written.
+        _check_trigger(rest)
+    return upper, flags, rest
+
+
+class _Builder:
+    """The configuration, while instructions change it. The environment is kept by name."""
+
+    def __init__(self, config: ContainerConfig) -> None:
+        self.config = msgspec.structs.replace(config)
+        self.command_set = False
+        self._environment = {entry.partition("=")[0]: entry for entry in config.env or ()}
+        self._values = {key: entry.partition("=")[2] for key, entry in self._environment.items()}
+        self._expander = Expander()
+        self._ports_left = _MOST_PORTS
+
+    def result(self) -> ContainerConfig:
+        if self._environment:
+            self.config.env = list(self._environment.values())
+        return self.config
+
+    def expand(self, text: str) -> str:
+        return self._expander.word(text, self._values)
+
+    def command(self, text: str) -> list[str]:
+        """The words of a command: a JSON list, or a line for the shell."""
+        words = string_list(text)
+        if words is not None:
             return words
-    return ["/bin/sh", "-c", text] if text else []
+        return [*(self.config.shell or _DEFAULT_SHELL), *([text] if text else [])]
+
+    def cmd(self, flags: list[str], text: str) -> None:
+        self.config.cmd = self.command(text)
+        self.command_set = bool(text) and string_list(text) != []
+
+    def entrypoint(self, flags: list[str], text: str) -> None:
+        # An empty entrypoint changes nothing, as in Docker: the container's is merged in again.
+        self.config.entrypoint = (self.command(text) or None) if text else None
+        if not self.command_set:
+            self.config.cmd = None
+
+    def env(self, flags: list[str], text: str) -> None:
+        # All values of one instruction see the variables from before it.
+        pairs = [(self.expand(key), self.expand(value)) for key, value in key_values("ENV", text)]
+        for key, value in pairs:
+            self._environment[key] = f"{key}={value}"
+            self._values[key] = value
+
+    def label(self, flags: list[str], text: str) -> None:
+        pairs = {self.expand(key): self.expand(value) for key, value in key_values("LABEL", text)}
+        self.config.labels = (self.config.labels or {}) | pairs
+
+    def expose(self, flags: list[str], text: str) -> None:
+        if not text:
+            raise InvalidParameter("EXPOSE requires at least one argument")
+        ports: dict[str, Empty] = {}
+        for word in self._expander.words(text, self._values):
+            first, last, protocol = _port_range(word)
+            self._ports_left -= last - first + 1
+            if self._ports_left < 0:
+                raise InvalidParameter("EXPOSE has too many ports")
+            ports |= {f"{port}/{protocol}": Empty() for port in range(first, last + 1)}
+        self.config.exposed_ports = {**(self.config.exposed_ports or {}), **ports}
+
+    def user(self, flags: list[str], text: str) -> None:
+        self.config.user = self.expand(_only_argument("USER", text))
+
+    def workdir(self, flags: list[str], text: str) -> None:
+        path = self.expand(_only_argument("WORKDIR", text))
+        if not path:
+            raise InvalidParameter("cannot normalize nothing")
+        joined = posixpath.normpath(posixpath.join("/", self.config.working_dir, path))
+        self.config.working_dir = f"/{joined.lstrip('/')}"
+
+    def volume(self, flags: list[str], text: str) -> None:
+        paths = [path.strip() for path in arguments(text)]
+        if not paths:
+            raise InvalidParameter("VOLUME requires at least one argument")
+        paths = [self.expand(path) for path in paths if path]
+        if not paths or not all(paths):
+            raise InvalidParameter("VOLUME specified can not be an empty string")
+        self.config.volumes = {**(self.config.volumes or {}), **{path: Empty() for path in paths}}
+
+    def stop_signal(self, flags: list[str], text: str) -> None:
+        name = self.expand(_only_argument("STOPSIGNAL", text))
+        parse_signal(name)
+        self.config.stop_signal = name
+
+    def on_build(self, flags: list[str], text: str) -> None:
+        self.config.on_build = [*(self.config.on_build or ()), text]
+
+    def healthcheck(self, flags: list[str], text: str) -> None:
+        if not text:
+            raise InvalidParameter("HEALTHCHECK requires at least one argument")
+        kind, rest = (*text.split(maxsplit=1), "")[:2]
+        match kind.upper():
+            case "NONE" if rest:
+                raise InvalidParameter("HEALTHCHECK NONE takes no arguments")
+            case "NONE":
+                self.config.healthcheck = HealthConfig(test=["NONE"])
+                return
+        health = _health_flags(flags)
+        if kind.upper() != "CMD":
+            raise InvalidParameter(f'Unknown type "{kind.upper()}" in HEALTHCHECK (try CMD)')
+        if not rest or string_list(rest) == []:
+            raise InvalidParameter("Missing command after HEALTHCHECK CMD")
+        words = string_list(rest)
+        health.test = ["CMD-SHELL", rest] if words is None else ["CMD", *words]
+        self.config.healthcheck = health
 
 
-def _words(name: str, text: str) -> list[str]:
-    try:
-        words = shlex.split(text)
-    except ValueError as error:
-        raise InvalidParameter(f"{name}: {error}") from error
-    if not words:
-        raise InvalidParameter(f"{name} requires at least one argument")
-    return words
-
-
-def _pairs(name: str, text: str) -> dict[str, str]:
-    words = _words(name, text)
-    if "=" not in words[0]:
-        key, _, value = text.partition(" ")
-        if not value.strip():
-            raise InvalidParameter(f"{name} must have two arguments")
-        return {key: value.strip()}
-    pairs = dict(word.partition("=")[::2] for word in words)
-    if "" in pairs or any("=" not in word for word in words):
-        raise InvalidParameter(f'Syntax error - can\'t find = in "{text}". Must be of the form: name=value')
-    return pairs
-
-
-def _cmd(config: ContainerConfig, text: str) -> None:
-    config.cmd = _command(text)
-
-
-def _entrypoint(config: ContainerConfig, text: str) -> None:
-    config.entrypoint = _command(text)
-
-
-def _env(config: ContainerConfig, text: str) -> None:
-    pairs = _pairs("ENV", text)
-    kept = [entry for entry in config.env or () if entry.partition("=")[0] not in pairs]
-    config.env = kept + [f"{key}={value}" for key, value in pairs.items()]
-
-
-def _label(config: ContainerConfig, text: str) -> None:
-    config.labels = (config.labels or {}) | _pairs("LABEL", text)
-
-
-def _expose(config: ContainerConfig, text: str) -> None:
-    ports = {}
-    for word in _words("EXPOSE", text):
-        number, _, protocol = word.partition("/")
-        if not re.fullmatch(r"[0-9]+(-[0-9]+)?", number) or protocol.lower() not in ("", "tcp", "udp", "sctp"):
-            raise InvalidParameter(f"invalid containerPort: {word}")
-        first, _, last = number.partition("-")
-        if not 0 < int(first) <= int(last or first) < 1 << 16:
-            raise InvalidParameter(f"invalid containerPort: {word}")
-        for port in range(int(first), int(last or first) + 1):
-            ports[f"{port}/{protocol.lower() or 'tcp'}"] = Empty()
-    config.exposed_ports = {**(config.exposed_ports or {}), **ports}
-
-
-def _user(config: ContainerConfig, text: str) -> None:
-    (config.user,) = _exactly_one("USER", text)
-
-
-def _exactly_one(name: str, text: str) -> list[str]:
-    words = _words(name, text)
-    if len(words) != 1:
+def _only_argument(name: str, text: str) -> str:
+    if not text:
         raise InvalidParameter(f"{name} requires exactly one argument")
-    return words
+    return text
 
 
-def _workdir(config: ContainerConfig, text: str) -> None:
-    (path,) = _exactly_one("WORKDIR", text)
-    config.working_dir = path if path.startswith("/") else f"{config.working_dir}/{path}"
+def _check_trigger(text: str) -> None:
+    if not text:
+        raise InvalidParameter("ONBUILD requires at least one argument")
+    name, _, rest = split_instruction(text)
+    match name.upper():
+        case "ONBUILD":
+            raise InvalidParameter("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed")
+        case "FROM" | "MAINTAINER":
+            raise InvalidParameter(f"{name.upper()} isn't allowed as an ONBUILD trigger")
+        case "ENV" | "LABEL":
+            key_values(name.upper(), rest)
 
 
-def _volume(config: ContainerConfig, text: str) -> None:
-    words = _command(text) if text.startswith("[") else _words("VOLUME", text)
-    config.volumes = {**(config.volumes or {}), **{word: Empty() for word in words}}
+def _port_range(word: str) -> tuple[int, int, str]:
+    """First and last port and the protocol of `[[ip:]hostPort:]port[-port][/protocol]`."""
+    ports, _, protocol = word.rpartition(":")[2].partition("/")
+    if not ports:
+        raise InvalidParameter(f"no port specified: {word}<empty>")
+    protocol = protocol.lower() or "tcp"
+    if protocol not in ("tcp", "udp", "sctp"):
+        raise InvalidParameter(f"invalid proto: {protocol}")
+    found = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", ports)
+    first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+    if not first <= last < 1 << 16:
+        raise InvalidParameter(f"invalid containerPort: {ports}")
+    return first, last, protocol
 
 
-def _stopsignal(config: ContainerConfig, text: str) -> None:
-    (config.stop_signal,) = _exactly_one("STOPSIGNAL", text)
+def _refuse_flags(flags: list[str], known: tuple[str, ...]) -> dict[str, str]:
+    """The values of the known flags. InvalidParameter for another flag, for a repeated one and for one without a value."""
+    values: dict[str, str] = {}
+    for flag in flags:
+        name, equals, value = flag.partition("=")
+        if name not in known:
+            raise InvalidParameter(f"unknown flag: {name}")
+        if name in values:
+            raise InvalidParameter(f"duplicate flag specified: {name}")
+        if not equals:
+            raise InvalidParameter(f"missing a value on flag: {name}")
+        values[name] = value
+    return values
 
 
-def _onbuild(config: ContainerConfig, text: str) -> None:
-    if not text or text.split()[0].upper() in ("ONBUILD", "FROM", "MAINTAINER"):
-        raise InvalidParameter(f"{(text.split() or ['ONBUILD'])[0]} isn't allowed as an ONBUILD trigger")
-    config.on_build = [*(config.on_build or ()), text]
+_TIMES = {
+    "--interval": "interval",
+    "--timeout": "timeout",
+    "--start-period": "start_period",
+    "--start-interval": "start_interval",
+}
 
 
-def _duration_ns(text: str) -> int:
-    duration = 0 if text == "0" else parse_duration(text)
+def _health_flags(flags: list[str]) -> HealthConfig:
+    values = _refuse_flags(flags, (*_TIMES, "--retries"))
+    health = HealthConfig()
+    for flag, attribute in _TIMES.items():
+        if duration := _duration_ns(flag.removeprefix("--"), values.get(flag, "")):
+            setattr(health, attribute, duration)
+    retries = values.get("--retries") or "0"
+    if not re.fullmatch(r"[+-]?[0-9]{1,9}", retries):
+        raise InvalidParameter(f'strconv.ParseInt: parsing "{retries}": invalid syntax')
+    if int(retries) < 0:
+        raise InvalidParameter(f"--retries cannot be negative ({int(retries)})")
+    if int(retries):
+        health.retries = int(retries)
+    return health
+
+
+def _duration_ns(name: str, text: str) -> int:
+    if not text or text == "0":
+        return 0
+    duration = parse_duration(text.lstrip("+-"))
     if duration is None:
         raise InvalidParameter(f'time: invalid duration "{text}"')
+    if duration and (duration < _MILLISECOND or text.startswith("-")):
+        raise InvalidParameter(f'Interval "{name}" cannot be less than 1ms')
     return duration
 
 
-def _healthcheck(config: ContainerConfig, text: str) -> None:
-    health = HealthConfig()
-    while match := re.match(r"--([a-z-]+)=(\S+)\s*", text):
-        match match[1]:
-            case "retries" if match[2].isdigit():
-                health.retries = int(match[2])
-            case "interval":
-                health.interval = _duration_ns(match[2])
-            case "timeout":
-                health.timeout = _duration_ns(match[2])
-            case "start-period":
-                health.start_period = _duration_ns(match[2])
-            case "start-interval":
-                health.start_interval = _duration_ns(match[2])
-            case flag:
-                raise InvalidParameter(f"Unknown flag: {flag}")
-        text = text[match.end() :]
-    kind, _, rest = text.partition(" ")
-    if kind.upper() == "NONE" and not rest.strip():
-        config.healthcheck = HealthConfig(test=["NONE"])
-        return
-    if kind.upper() != "CMD" or not rest.strip():
-        raise InvalidParameter(f'Unknown type "{kind}" in HEALTHCHECK (try CMD)')
-    words = _command(rest.strip())
-    shell = words[:2] == ["/bin/sh", "-c"] and not rest.strip().startswith("[")
-    health.test = ["CMD-SHELL", rest.strip()] if shell else ["CMD", *words]
-    config.healthcheck = health
-
-
-_HANDLERS: dict[str, Callable[[ContainerConfig, str], None]] = {
-    "CMD": _cmd,
-    "ENTRYPOINT": _entrypoint,
-    "ENV": _env,
-    "EXPOSE": _expose,
-    "LABEL": _label,
-    "ONBUILD": _onbuild,
-    "STOPSIGNAL": _stopsignal,
-    "USER": _user,
-    "VOLUME": _volume,
-    "WORKDIR": _workdir,
-    "HEALTHCHECK": _healthcheck,
+_HANDLERS: dict[str, Callable[[_Builder, list[str], str], None]] = {
+    "CMD": _Builder.cmd,
+    "ENTRYPOINT": _Builder.entrypoint,
+    "ENV": _Builder.env,
+    "EXPOSE": _Builder.expose,
+    "HEALTHCHECK": _Builder.healthcheck,
+    "LABEL": _Builder.label,
+    "ONBUILD": _Builder.on_build,
+    "STOPSIGNAL": _Builder.stop_signal,
+    "USER": _Builder.user,
+    "VOLUME": _Builder.volume,
+    "WORKDIR": _Builder.workdir,
 }

@@ -68,3 +68,17 @@ def parse_reference(text: str) -> Reference:
     if len(domain) + len(path) > 254:
         raise InvalidParameter("repository name must not be more than 255 characters")
     return Reference(domain, path, tag, digest)
+
+
+def tag_reference(repository: str, tag: str = "") -> Reference:
+    """The name that a new tag gives to an image; `tag` replaces the tag of `repository`. InvalidParameter with Docker's text."""
+    reference = parse_reference(repository)
+    if reference.digest:
+        raise InvalidParameter("refusing to create a tag with a digest reference")
+    if tag and not _TAG.fullmatch(tag):
+        raise InvalidParameter("invalid tag format")
+    if tag:
+        reference = Reference(reference.domain, reference.path, tag)
+    if reference.familiar_name == "sha256":
+        raise InvalidParameter("refusing to create an ambiguous tag using digest algorithm as name")
+    return reference.with_default_tag()

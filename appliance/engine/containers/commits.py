@@ -17,10 +17,10 @@ from appliance.engine.containers.signals import Signals
 from appliance.engine.model.container import Container
 from appliance.engine.model.registry import ContainerRegistry
 from appliance.engine.model.repository import ContainerRepository
-from appliance.errors import Conflict, InvalidParameter, VchError
+from appliance.errors import Conflict, VchError
 from appliance.image.config import CommittedConfig, History, RootFs
 from appliance.image.instructions import apply_instructions
-from appliance.image.reference import parse_reference
+from appliance.image.reference import tag_reference
 from appliance.image.store import ImageRecord, ImageStore
 
 # The digest of an empty tar, for which no layer is added.
@@ -51,11 +51,10 @@ class Commits:
         """Make the image, and tag it if `wanted` has a name. After a VchError nothing remains."""
         container = self._registry.get(ref)
         # Errors of the request are found before the container is paused.
-        reference = parse_reference(wanted.name).with_default_tag() if wanted.name else None
-        if reference is not None and reference.digest:
-            raise InvalidParameter("refusing to create a tag with a digest reference")
-        base = apply_instructions(container.record.config, wanted.changes)
-        merged = merge_config(wanted.config, base)
+        reference = tag_reference(wanted.name) if wanted.name else None
+        own = container.record.config if wanted.config is None else wanted.config
+        changed = await trio.to_thread.run_sync(apply_instructions, own, wanted.changes)
+        merged = merge_config(changed, container.record.config)
         with tempfile.TemporaryFile(dir=self._scratch) as file:
             ran = container.running
             try:

@@ -131,6 +131,10 @@ async def test_tag_and_remove(tmp_path: Path) -> None:
         assert await images.ask("POST /images/app:1/tag?repo=team/app&tag=2") == (201, b"")
         assert await images.names() == [["app:1", "team/app:2"]]
         assert (await images.ask("POST /images/app:1/tag?repo=BAD"))[0] == 400
+        assert await images.ask("POST /images/app:1/tag?repo=sha256&tag=y") == (
+            400,
+            {"message": "refusing to create an ambiguous tag using digest algorithm as name"},
+        )
         assert await images.ask("DELETE /images/app:1") == (200, [{"Untagged": "app:1"}])
         status, done = await images.ask("DELETE /images/team/app:2")
         assert (status, done[0], len(done)) == (200, {"Untagged": "team/app:2"}, 3)

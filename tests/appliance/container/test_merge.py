@@ -1,5 +1,6 @@
-"""A user's configuration over an image's, as moby's runconfig.Merge."""
+"""A user's configuration over an image's, as moby daemon/commit.go, merge."""
 
+import msgspec
 import pytest
 
 from appliance.container.config import ContainerConfig, Empty, HealthConfig
@@ -35,22 +36,44 @@ def test_what_the_image_adds() -> None:
         user="you",
         working_dir="/w",
         stop_signal="INT",
+        # Docker does not inherit the next three.
         stop_timeout=5,
         shell=["sh"],
+        on_build=["RUN x"],
         healthcheck=HealthConfig(test=["NONE"]),
     )
     merged = merge_config(own, image)
     assert merged == ContainerConfig(
-        env=["B=3", "A=1", "GONE"],
+        env=["A=1", "GONE", "B=3"],
         labels={"a": "own", "b": "image"},
         exposed_ports={"90/tcp": Empty(), "80/tcp": Empty()},
         volumes={"/v": Empty()},
         user="me",
         working_dir="/w",
         stop_signal="INT",
-        stop_timeout=5,
-        shell=["sh"],
+        stop_timeout=0,
         healthcheck=HealthConfig(test=["NONE"]),
     )
     assert own.env == ["A=1", "GONE"]
     assert image.env == ["A=2", "B=3", "GONE=4"]
+
+
+_CHECK = HealthConfig(test=["CMD", "x"], interval=1, timeout=2, start_period=3, start_interval=4, retries=5)
+
+
+@pytest.mark.parametrize(
+    ("own", "image", "merged"),
+    [
+        (HealthConfig(interval=9), _CHECK, msgspec.structs.replace(_CHECK, interval=9)),
+        (HealthConfig(test=[], retries=9), _CHECK, msgspec.structs.replace(_CHECK, retries=9)),
+        (HealthConfig(test=["NONE"]), _CHECK, msgspec.structs.replace(_CHECK, test=["NONE"])),
+        (HealthConfig(test=["CMD", "y"], timeout=0), _CHECK, msgspec.structs.replace(_CHECK, test=["CMD", "y"])),
+        (None, _CHECK, _CHECK),
+        (HealthConfig(interval=9), None, HealthConfig(interval=9)),
+        (None, None, None),
+    ],
+)
+def test_health_checks_merge_by_field(
+    own: HealthConfig | None, image: HealthConfig | None, merged: HealthConfig | None
+) -> None:
+    assert merge_config(ContainerConfig(healthcheck=own), ContainerConfig(healthcheck=image)).healthcheck == merged

@@ -14,7 +14,7 @@ from tests.appliance.engine.harness import Engine, Host
 def wanted(
     name: str = "", *, pause: bool = True, changes: list[str] | None = None, config: ContainerConfig | None = None
 ) -> Commit:
-    return Commit(name, "a comment", "Jane", pause, changes or [], config or ContainerConfig())
+    return Commit(name, "a comment", "Jane", pause, changes or [], config)
 
 
 async def commit(daemon: Engine, request: Commit) -> ImageRecord:
@@ -109,12 +109,17 @@ async def test_no_changes_make_no_layer(daemon: Engine, host: Host) -> None:
 
 async def test_the_configuration_of_the_image(daemon: Engine) -> None:
     await daemon.create("sleeper", name="web")
-    changes = ["ENV A=1", 'ENTRYPOINT ["/init"]', "USER joe\nWORKDIR /srv"]
+    changes = ["ENV A=$B$PATH", 'ENTRYPOINT ["/init"]', "USER joe\nWORKDIR /srv", "ONBUILD RUN x"]
     given = ContainerConfig(cmd=["other"], env=["B=2"])
     config = daemon.stores.images.config((await commit(daemon, wanted(changes=changes, config=given))).id).config
-    # What the client gives wins over the container's and its changes.
-    assert (config.cmd, config.entrypoint, config.user, config.working_dir) == (["other"], ["/init"], "joe", "/srv")
-    assert sorted(config.env or []) == ["A=1", "B=2", "PATH=/bin"]
+    # The changes see and change what the client gives; both win over the container's configuration.
+    assert (config.cmd, config.entrypoint, config.user, config.working_dir) == (None, ["/init"], "joe", "/srv")
+    assert config.env == ["B=2", "A=2", "PATH=/bin"]
+    assert config.on_build == ["RUN x"]
+    # Without a configuration from the client they see and change the container's.
+    config = daemon.stores.images.config((await commit(daemon, wanted(changes=changes))).id).config
+    assert (config.cmd, config.entrypoint, config.on_build) == (None, ["/init"], ["RUN x"])
+    assert config.env == ["PATH=/bin", "A=/bin"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,125 @@
+"""The syntax of Dockerfile instructions: lines, flags, words, lists. Pure. Variables stay as they are.
+
+Source: buildkit frontend/dockerfile/parser.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+
+import msgspec
+
+from appliance.errors import InvalidParameter
+
+_BLANKS = re.compile(r"[\t\v\f\r ]+")
+# A backslash at the end of a line, unless another backslash is before it.
+_CONTINUED = re.compile(r"(^|[^\\])\\[ \t]*$")
+_NOT_STRINGS = "when using JSON array syntax, arrays must be comprised of strings only"
+
+
+def logical_lines(text: str) -> Iterator[str]:
+    """The instructions of a Dockerfile, with continued lines joined, without comments and empty lines."""
+    lines = iter(text.split("\n"))
+    for line in lines:
+        line = line.rstrip("\r").lstrip()
+        if not line or line.startswith("#"):
+            continue
+        joined = ""
+        while (found := _CONTINUED.search(line)) is not None:
+            joined += line[: found.start()] + found[1]
+            # Comments and empty lines between continued lines do not end them.
+            line = next((one for one in lines if one.strip() and not one.lstrip().startswith("#")), "").rstrip("\r")
+        if joined or line:
+            yield joined + line
+
+
+def split_instruction(line: str) -> tuple[str, list[str], str]:
+    """The name of an instruction, its flags (`--name=value`) and the rest of its line."""
+    name, *rest = _BLANKS.split(line.strip(), maxsplit=1)
+    flags, rest_of_line = _flags(rest[0]) if rest else ([], "")
+    return name, flags, rest_of_line.strip()
+
+
+def _flags(text: str) -> tuple[list[str], str]:
+    """Words at the start that begin with `--`, and what follows them. Quotes and backslashes are taken out of the words."""
+    flags: list[str] = []
+    while (text := text.lstrip()).startswith("--"):
+        word, at, quote = "", 0, ""
+        while at < len(text) and (quote or not text[at].isspace()):
+            char = text[at]
+            if char == "\\":
+                at += 1
+                word += text[at : at + 1]
+            elif char == quote or (not quote and char in "'\""):
+                quote = "" if quote else char
+            else:
+                word += char
+            at += 1
+        text = text[at:]
+        if word == "--":
+            break
+        flags.append(word)
+    return flags, text
+
+
+def split_words(text: str) -> list[str]:
+    """The words between blanks. Quotes and backslashes keep blanks in a word, and stay in it."""
+    words, start, at, quote = [], -1, 0, ""
+    while at < len(text):
+        char = text[at]
+        if not quote and char.isspace():
+            if start >= 0:
+                words.append(text[start:at])
+            start = -1
+        else:
+            start = at if start < 0 else start
+            if char == quote:
+                quote = ""
+            elif not quote and char in "'\"":
+                quote = char
+            elif char == "\\" and quote != "'":
+                at += 1
+        at += 1
+    if start >= 0:
+        # A backslash at the end is left out.
+        words.append(text[start:-1] if at > len(text) else text[start:])
+    return [word for word in words if word]
+
+
+def key_values(name: str, text: str) -> list[tuple[str, str]]:
+    """The pairs of `KEY=value ...` or of the old form `KEY value`, as they are written. InvalidParameter with Docker's texts."""
+    words = split_words(text)
+    if not words:
+        raise InvalidParameter(f"{name} requires at least one argument")
+    if "=" not in words[0]:
+        key, *value = _BLANKS.split(text, maxsplit=1)
+        if not value:
+            raise InvalidParameter(f"{name} must have two arguments")
+        return [(key, value[0])]
+    for word in words:
+        if "=" not in word:
+            quoted = json.dumps(word, ensure_ascii=False)
+            raise InvalidParameter(f"Syntax error - can't find = in {quoted}. Must be of the form: name=value")
+        if word.startswith("="):
+            raise InvalidParameter(f"{name} names can not be blank")
+    return [(key, value) for key, _, value in (word.partition("=") for word in words)]
+
+
+def string_list(text: str) -> list[str] | None:
+    """The strings of a JSON list; None for a text that is not one. InvalidParameter for a list of other things."""
+    if not text.lstrip().startswith("["):
+        return None
+    try:
+        values: list[object] = msgspec.json.decode(text, type=list[object])
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+    strings = [value for value in values if isinstance(value, str)]
+    if len(strings) != len(values):
+        raise InvalidParameter(_NOT_STRINGS)
+    return strings
+
+
+def arguments(text: str) -> list[str]:
+    """The words of a JSON list, or those between blanks."""
+    strings = string_list(text)
+    return (_BLANKS.split(text) if text else []) if strings is None else strings

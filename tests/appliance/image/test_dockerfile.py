@@ -1,0 +1,85 @@
+"""The syntax of Dockerfile instructions, as buildkit frontend/dockerfile/parser."""
+
+import pytest
+
+from appliance.errors import InvalidParameter
+from appliance.image.dockerfile import arguments, key_values, logical_lines, split_instruction, split_words, string_list
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("", []),
+        ("\n  # comment\n\r\n", []),
+        ("ENV A=1\nENV B=2\r\n", ["ENV A=1", "ENV B=2"]),
+        ("  ENV A=1 \\\n  B=2", ["ENV A=1   B=2"]),
+        ("CMD a \\  \n# comment\n\n b\nUSER x", ["CMD a  b", "USER x"]),
+        ("CMD a \\\\\nUSER x", ["CMD a \\\\", "USER x"]),
+        ("CMD a\\", ["CMD a"]),
+        ("\\\nUSER x", ["USER x"]),
+    ],
+)
+def test_lines(text: str, lines: list[str]) -> None:
+    assert list(logical_lines(text)) == lines
+
+
+@pytest.mark.parametrize(
+    ("line", "parts"),
+    [
+        ("CMD", ("CMD", [], "")),
+        ("cmd  a b ", ("cmd", [], "a b")),
+        (
+            "HEALTHCHECK --interval=1s  --retries=2 CMD --x",
+            ("HEALTHCHECK", ["--interval=1s", "--retries=2"], "CMD --x"),
+        ),
+        ('X --a=\'b c\' --d="e\\"f" -- --g', ("X", ["--a=b c", '--d=e"f'], "--g")),
+        ("X -a", ("X", [], "-a")),
+        ("X --a", ("X", ["--a"], "")),
+    ],
+)
+def test_instructions(line: str, parts: tuple[str, list[str], str]) -> None:
+    assert split_instruction(line) == parts
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", []),
+        ("a  b\tc", ["a", "b", "c"]),
+        ("a='b c' d=\"e f\"", ["a='b c'", 'd="e f"']),
+        (r"a=b\ c d=\"e", [r"a=b\ c", r"d=\"e"]),
+        ("a='\\' b", ["a='\\'", "b"]),
+        ('a="\\" b" c', ['a="\\" b"', "c"]),
+        ("a='b c", ["a='b c"]),
+        ("a=b\\", ["a=b"]),
+    ],
+)
+def test_words(text: str, words: list[str]) -> None:
+    assert split_words(text) == words
+
+
+def test_pairs() -> None:
+    assert key_values("ENV", "A=1 B='2 3' C=") == [("A", "1"), ("B", "'2 3'"), ("C", "")]
+    assert key_values("ENV", "A  some words") == [("A", "some words")]
+    for text, message in (
+        ("", "ENV requires at least one argument"),
+        ("A", "ENV must have two arguments"),
+        ("=1", "ENV names can not be blank"),
+        ("A=1 B", 'Syntax error - can\'t find = in "B". Must be of the form: name=value'),
+    ):
+        with pytest.raises(InvalidParameter) as caught:
+            key_values("ENV", text)
+        assert str(caught.value) == message
+
+
+def test_lists() -> None:
+    assert string_list('["a", "b c"]') == ["a", "b c"]
+    assert string_list("[]") == []
+    assert string_list("a b") is None
+    assert string_list('["a"] b') is None
+    assert string_list("[" * 100_000) is None
+    assert arguments('["/a b"]') == ["/a b"]
+    assert arguments("/a  /b") == ["/a", "/b"]
+    assert arguments("") == []
+    with pytest.raises(InvalidParameter, match="arrays must be comprised of strings only"):
+        string_list('["a", 1]')
