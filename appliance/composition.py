@@ -195,7 +195,11 @@ async def _stores(process: Process, hosting: Hosting, machines: Machines, networ
     quota = Quota(config.storage_quota)
     tasks = IsolatedTasks(process.nursery)
     images = ImageStore(
-        process.database, config.data_root, lambda layer: tasks.start_soon(_forget, disks, layer), quota.admit
+        process.database,
+        config.data_root,
+        lambda layer: tasks.start_soon(_forget, disks, layer),
+        quota.admit,
+        quota.room,
     )
     quota.count(images.layers_used)
     no_shares = why_no_shares(machines.driver)

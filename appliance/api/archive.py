@@ -12,7 +12,7 @@ from appliance.container.times import rfc3339
 from appliance.errors import InvalidParameter, NotFound
 from appliance.guest import PathStat
 from appliance.http import Reply, Request
-from appliance.streams.compression import decompressed
+from appliance.streams.decompressed import decompressed
 
 _TAR = "application/x-tar"
 # The header has the bits of Go's os.FileMode: st_mode's type, Go's bits.

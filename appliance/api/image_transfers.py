@@ -16,8 +16,8 @@ from appliance.api.router import Route
 from appliance.container.event import Event
 from appliance.errors import InvalidParameter, VchError, one_by_itself
 from appliance.http import Reply, Request
+from appliance.image.conversion import received
 from appliance.image.imports import import_tar
-from appliance.image.layer import received
 from appliance.image.load import load
 from appliance.image.platform import Platform, parse_platform
 from appliance.image.progress import Progress, Report

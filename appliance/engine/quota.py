@@ -27,6 +27,10 @@ class Quota:
                 + (f", and {_sized(more)} more are needed" if more else "")
             )
 
+    async def room(self) -> int | None:
+        """The bytes that may be added. None without a quota."""
+        return max(0, self._limit - await self._used()) if self._limit else None
+
     async def _used(self) -> int:
         return sum([await use() for use in self._uses])
 

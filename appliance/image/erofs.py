@@ -41,6 +41,9 @@ class Limits:
     written: int = _MAX_DISK
 
 
+NO_LIMITS = Limits()
+
+
 class QuotaExceeded(Exception):
     """The layer's files are larger than the storage quota allows. `content` is their size so far, in bytes."""
 
@@ -62,7 +65,7 @@ def write_erofs(
     read: Callable[[int], bytes],
     out: BinaryIO,
     copied: Callable[[int], None] = lambda _: None,
-    limits: Limits = Limits(),
+    limits: Limits = NO_LIMITS,
 ) -> Result:
     """Convert a tar into a disk. `read(n)` returns n bytes, fewer only at the end; `out` is seekable and empty.
 
@@ -158,7 +161,8 @@ class _Writer:
         if entry.xattrs:
             node.xattrs.update(entry.xattrs)
             sizes = [len(key) + len(value) for key, value in node.xattrs.items()]
-            if len(sizes) > 1024 or sum(sizes) > _MAX_XATTRS or max(map(len, node.xattrs)) > 255:
+            longest = max(map(len, node.xattrs.values()))
+            if len(sizes) > 1024 or sum(sizes) > _MAX_XATTRS or longest > 65535 or max(map(len, node.xattrs)) > 255:
                 raise ProtocolError("invalid tar: too many or too large extended attributes")
             self._tree.count_text(sum(sizes))
 

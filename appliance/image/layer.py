@@ -1,31 +1,20 @@
-"""Converts a layer's blob (a compressed tar) into a read-only disk, and computes both digests on the way. Blocking; runs in threads."""
+"""Converts a layer's blob (a compressed tar) into a read-only disk, and computes both digests on the way. Blocking.
+
+The daemon does this in other processes, see conversion.py.
+"""
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import trio
-
-from appliance.image.erofs import write_erofs
+from appliance.image.erofs import NO_LIMITS, Limits, write_erofs
 from appliance.image.recipe import RecipeWriter
-from appliance.streams.compression import Decoder, decoder_for
+from appliance.streams.compression import MAGIC, Decoder, decoder_for
 
 Source = Callable[[], bytes]
-"""Returns the next piece of the blob, b"" at its end."""
-
-
-def received(channel: "trio.MemoryReceiveChannel[bytes]") -> Source:
-    """A source that receives pieces from a channel. For use in a thread that trio has started."""
-
-    def source() -> bytes:
-        try:
-            return trio.from_thread.run(channel.receive)
-        except trio.EndOfChannel:
-            return b""
-
-    return source
+"""Returns the next piece of the blob, b"" at its end. Blocking."""
 
 
 class _Stream:
@@ -36,27 +25,42 @@ class _Stream:
         self._recipe = recipe
         self.blob = hashlib.sha256()
         self.plain = hashlib.sha256()
-        self._decoder: Decoder | None = None
+        self._pieces = self._decompress()
         self._buffer = b""
         self._position = 0
 
-    def _more(self) -> bool:
+    def _pull(self) -> bytes:
         raw = self._source()
-        if not raw:
-            return False
         self.blob.update(raw)
-        if self._decoder is None:
-            self._decoder = decoder_for(raw)
-        data = self._decoder.decompress(raw)
-        self.plain.update(data)
-        self._buffer = self._buffer[self._position :] + data
-        self._position = 0
-        return True
+        return raw
+
+    def _decompress(self) -> Iterator[bytes]:
+        data = b""
+        while len(data) < MAGIC:
+            raw = self._pull()
+            data += raw
+            if not raw:
+                break
+        decoder: Decoder = decoder_for(data)
+        more = len(data) >= MAGIC
+        while data:
+            for piece in decoder.decompress(data):
+                self.plain.update(piece)
+                yield piece
+            # A source must not be read again after its end.
+            data = self._pull() if more else b""
+        decoder.finish()
 
     def read(self, size: int) -> bytes:
-        while len(self._buffer) - self._position < size:
-            if not self._more():
-                break
+        have = len(self._buffer) - self._position
+        if have < size:
+            pieces = [self._buffer[self._position :]]
+            for piece in self._pieces:
+                pieces.append(piece)
+                have += len(piece)
+                if have >= size:
+                    break
+            self._buffer, self._position = b"".join(pieces), 0
         data = self._buffer[self._position : self._position + size]
         self._position += len(data)
         self._recipe.read(data)
@@ -64,11 +68,10 @@ class _Stream:
 
     def drain(self) -> None:
         """Read to the end of the blob: padding after the archive is part of both digests."""
-        more = True
-        while more:
-            self._recipe.read(self._buffer[self._position :])
-            self._buffer, self._position = b"", 0
-            more = self._more()
+        self._recipe.read(self._buffer[self._position :])
+        self._buffer, self._position = b"", 0
+        for piece in self._pieces:
+            self._recipe.read(piece)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +84,17 @@ class Layer:
     disk_size: int
 
 
-def convert_untrusted(source: Source, target: Path, recipe: Path) -> Layer:
+def convert_untrusted(source: Source, target: Path, recipe: Path, limits: Limits = NO_LIMITS) -> Layer:
     """Write the disk of a blob, and the recipe that makes its tar again; sync both.
 
-    ProtocolError for a blob that is not a complete tar; both files are removed then.
+    ProtocolError for a blob that is not a complete tar, QuotaExceeded or OSError (ENOSPC) for a layer beyond `limits`. Both files are
+    removed then.
     """
     try:
         with open(target, "wb", buffering=1 << 20) as out, open(recipe, "wb", buffering=1 << 16) as steps:
             writer = RecipeWriter(steps)
             stream = _Stream(source, writer)
-            result = write_erofs(stream.read, out, writer.copied)
+            result = write_erofs(stream.read, out, writer.copied, limits)
             stream.drain()
             writer.close()
             for file in (steps, out):

@@ -8,7 +8,7 @@ import trio
 
 from appliance.errors import NotFound, ProtocolError, one_by_itself
 from appliance.image.config import parse_config_untrusted
-from appliance.image.layer import received
+from appliance.image.conversion import received
 from appliance.image.manifest import Descriptor, ImageIndex, ImageManifest, parse_manifest_untrusted
 from appliance.image.platform import OURS, Platform, platform_of
 from appliance.image.progress import Progress, Report, layer_progress

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import zstandard
+from backports import zstd
 
 from appliance.errors import ProtocolError
 
@@ -26,7 +26,8 @@ class RecipeWriter:
     """Writes a recipe while a tar is read in order. `close` finishes the file."""
 
     def __init__(self, out: BinaryIO) -> None:
-        self._out = zstandard.ZstdCompressor(_LEVEL).stream_writer(out, closefd=False)
+        self._file = out
+        self._compressor = zstd.ZstdCompressor(_LEVEL)
         # The last read. The next call tells whether these bytes went to the disk.
         self._last = b""
         self._start = self._length = 0
@@ -48,19 +49,22 @@ class RecipeWriter:
     def _settle(self) -> None:
         if self._last:
             self._flush_copy()
-            self._out.write(_LITERAL.pack(b"L", len(self._last)) + self._last)
+            self._write(_LITERAL.pack(b"L", len(self._last)) + self._last)
             self._last = b""
 
     def _flush_copy(self) -> None:
         if self._length:
-            self._out.write(_COPY.pack(b"C", self._start, self._length))
+            self._write(_COPY.pack(b"C", self._start, self._length))
             self._length = 0
 
     def close(self) -> None:
         """Write the last step. The underlying file stays open."""
         self._settle()
         self._flush_copy()
-        self._out.close()  # type: ignore[no-untyped-call]
+        self._file.write(self._compressor.flush())
+
+    def _write(self, step: bytes) -> None:
+        self._file.write(self._compressor.compress(step))
 
 
 class _Steps:
@@ -68,19 +72,22 @@ class _Steps:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._decoder = zstandard.ZstdDecompressor().decompressobj()
+        self._decoder = zstd.ZstdDecompressor()
         self._buffer = b""
         self._position = 0
 
     def read(self, size: int) -> bytes:
         """The next bytes; fewer only at the end of a complete recipe."""
         while len(self._buffer) - self._position < size and not self._decoder.eof:
-            compressed = self._file.read(_READ)
-            if not compressed:
-                raise ProtocolError(_DAMAGED)
+            compressed = b""
+            if self._decoder.needs_input:
+                compressed = self._file.read(_READ)
+                if not compressed:
+                    raise ProtocolError(_DAMAGED)
             try:
-                more = self._decoder.decompress(compressed)
-            except zstandard.ZstdError as error:
+                # A few bytes may stand for gigabytes: a layer may end with any number of zeros.
+                more = self._decoder.decompress(compressed, _PIECE)
+            except zstd.ZstdError as error:
                 raise ProtocolError(_DAMAGED) from error
             self._buffer, self._position = self._buffer[self._position :] + more, 0
         data = self._buffer[self._position : self._position + size]
@@ -101,7 +108,10 @@ def tar_of(recipe: Path, disk: Path) -> Iterator[bytes]:
         while kind := steps.read(1):
             if kind == b"L":
                 (size,) = struct.unpack("<I", steps.exactly(4))
-                yield steps.exactly(size)
+                while size:
+                    literal = steps.exactly(min(_PIECE, size))
+                    yield literal
+                    size -= len(literal)
                 continue
             if kind != b"C":
                 raise ProtocolError(_DAMAGED)

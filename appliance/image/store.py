@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -14,10 +15,12 @@ import trio
 
 from appliance.errors import Conflict, InvalidParameter, NotFound, ProtocolError, Unavailable
 from appliance.image.config import ImageConfig, parse_config, parse_config_untrusted
-from appliance.image.layer import Layer, Source, convert_untrusted
+from appliance.image.conversion import CONVERTERS
+from appliance.image.erofs import Limits, QuotaExceeded
+from appliance.image.layer import Layer, Source
 from appliance.image.recipe import tar_of
 from appliance.image.reference import Reference, parse_reference
-from appliance.store import Database
+from appliance.store import Database, room_on
 
 _MOST_BLOBS = 20
 
@@ -51,6 +54,7 @@ class ImageStore:
     """The images below `root`. `layers/HEX.erofs` is a layer's disk; partial files have other names, and the next start removes them.
 
     `on_layer_gone` gets the path of each disk that was removed. `admit` raises Unavailable when the quota has no room for that many bytes.
+    `room` returns the bytes that the quota has left, None without a quota: a layer that needs more does not get on the disk.
     """
 
     def __init__(
@@ -59,8 +63,10 @@ class ImageStore:
         root: Path,
         on_layer_gone: Callable[[Path], None] = lambda _: None,
         admit: Callable[[int], Awaitable[None]] | None = None,
+        room: Callable[[], Awaitable[int | None]] | None = None,
     ) -> None:
         self._admit = admit
+        self._room = room
         self._admission = trio.Lock()
         self._database = database
         self._on_layer_gone = on_layer_gone
@@ -174,9 +180,17 @@ class ImageStore:
     async def _convert(self, source: Source) -> tuple[Layer, Path]:
         """Write a disk and its recipe under temporary names. Unavailable when the file system is full."""
         partial = self._layers / f"{os.urandom(8).hex()}.part"
-        convert = functools.partial(convert_untrusted, source, partial, _recipe_of(partial))
+        room = await self._room() if self._room is not None else None
+        limits = Limits() if room is None else Limits(content=room)
+        limits = replace(limits, written=room_on(self._layers))
+        convert = functools.partial(CONVERTERS.convert, source, partial, _recipe_of(partial), limits)
         try:
             return await trio.to_thread.run_sync(convert, limiter=self._conversions), partial
+        except QuotaExceeded as error:
+            # The quota's own words, with its present figures.
+            if self._admit is not None:
+                await self._admit(error.content)
+            raise Unavailable("storage quota exceeded") from error
         except OSError as error:
             raise Unavailable(f"failed to register layer: {error.strerror or error}") from error
 

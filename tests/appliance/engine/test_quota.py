@@ -23,6 +23,12 @@ async def test_without_a_limit_all_is_admitted() -> None:
     quota = _quota(0, 100 * _GIB)
     await quota.admit(1 << 60)
     assert await quota.facts() == {}
+    assert await quota.room() is None
+
+
+async def test_the_room_that_is_left() -> None:
+    assert await _quota(3 * _GIB, _GIB, _GIB).room() == _GIB
+    assert await _quota(3 * _GIB, 5 * _GIB).room() == 0
 
 
 async def test_images_and_containers_count_together() -> None:

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import zstandard
+from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -138,7 +138,7 @@ def test_compressions_and_digests(tmp_path: Path) -> None:
     blobs = {
         "plain": plain,
         "gzip": gzip.compress(plain[:50_000]) + gzip.compress(plain[50_000:]),
-        "zstd": zstandard.compress(plain),
+        "zstd": zstd.compress(plain),
     }
     for name, blob in blobs.items():
         layer = convert(blob, tmp_path / name)

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 import trio
-import zstandard
+from backports import zstd
 
 from appliance.engine.model.events import EventBus
 from appliance.engine.transfers import Transfers
@@ -60,7 +60,7 @@ async def pulled(store: ImageStore, host: str, name: str, known: Credentials | N
 
 async def test_a_multi_platform_image_with_three_compressions(tmp_path: Path) -> None:
     layers = tars()
-    blobs = [layers[0], gzip.compress(layers[1]), zstandard.compress(layers[2])]
+    blobs = [layers[0], gzip.compress(layers[1]), zstd.compress(layers[2])]
     config = config_of(layers)
     with real_registry(tmp_path) as host:
         pusher = Pusher(host, "team/app")

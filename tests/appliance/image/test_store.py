@@ -179,6 +179,35 @@ async def test_a_quota_refuses_a_layer_and_leaves_nothing(tmp_path: Path) -> Non
         assert database.load("layer") == {}
 
 
+async def test_a_quota_ends_a_conversion_before_the_disk_is_full(tmp_path: Path) -> None:
+    """The layer is refused as soon as its files pass the room that is left."""
+
+    async def admit(size: int) -> None:
+        if size > 1 << 20:
+            raise Unavailable(f"no room for {size}")
+
+    async def room() -> int:
+        return 1 << 20
+
+    read = 0
+    blob = io.BytesIO(Tar().add("a", bytes(1 << 20)).add("b", bytes(64 << 20)).bytes())
+
+    def source() -> bytes:
+        nonlocal read
+        data = blob.read(1 << 16)
+        read += len(data)
+        return data
+
+    async with Database.open(tmp_path / "state.db") as database:
+        store = ImageStore(database, tmp_path, admit=admit, room=room)
+        with pytest.raises(Unavailable, match=f"no room for {65 << 20}"):
+            await store.add_new_layer(source)
+        assert read < 8 << 20
+        assert list((tmp_path / "layers").iterdir()) == []
+        # What fits is taken.
+        await store.add_new_layer(io.BytesIO(_tar("a")).read)
+
+
 async def test_known_blobs_are_bounded_and_the_latest_is_first(tmp_path: Path) -> None:
     async with opened_store(tmp_path) as store:
         for number in range(30):

@@ -170,6 +170,13 @@ def test_global_headers_cost_nothing_in_the_entries_that_follow() -> None:
     assert peak < 2 << 20
 
 
+@pytest.mark.parametrize(("name", "value"), [("a", "v" * 65536), ("n" * 251, "v")])
+def test_an_xattr_that_no_inode_can_hold(name: str, value: str) -> None:
+    tar = Tar().add("f", pax_headers={f"SCHILY.xattr.user.{name}": value})
+    with pytest.raises(ProtocolError, match="extended attributes"):
+        erofs.write_erofs(io.BytesIO(tar.bytes()).read, io.BytesIO())
+
+
 def test_a_file_has_at_most_as_many_xattr_bytes_as_an_inode_can_say() -> None:
     tar = Tar()
     for number in range(4):
