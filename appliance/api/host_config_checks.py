@@ -5,7 +5,6 @@ import re
 from typing import Any
 
 import msgspec
-from msgspec import UNSET
 
 from appliance.api.fields import decode
 from appliance.container.host_config import HostConfig
@@ -152,13 +151,13 @@ def _check_lists(host_config: HostConfig) -> None:
         if not name or not address:
             raise InvalidParameter(f'bad format for add-host: "{entry}"')
     for limit in host_config.ulimits or ():
-        soft, hard = limit.soft or 0, limit.hard or 0
-        if limit.name is UNSET:
+        soft, hard = limit.soft, limit.hard
+        if not limit.name:
             raise InvalidParameter("invalid JSON: malformed Ulimits")
         if hard != -1 and soft > hard:
             raise InvalidParameter(f"ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}")
     for device in host_config.devices or ():
-        path = device.path_on_host or ""
+        path = device.path_on_host
         if not path.startswith("/dev/") or ".." in path:
             given = msgspec.json.encode(device).decode()
             raise InvalidParameter(f"invalid device: {given} names no device of the guest")
@@ -169,7 +168,7 @@ def _check_lists(host_config: HostConfig) -> None:
 
 def _check_restart(host_config: HostConfig) -> None:
     policy = host_config.restart_policy
-    name, count = policy.name or "no", policy.maximum_retry_count or 0
+    name, count = policy.name or "no", policy.maximum_retry_count
     if name not in ("no", "always", "unless-stopped", "on-failure"):
         raise InvalidParameter(
             f"invalid restart policy: unknown policy '{name}'; use one of 'no', 'always', 'on-failure', "

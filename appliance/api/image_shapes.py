@@ -14,6 +14,23 @@ from appliance.container.times import ZERO, rfc3339
 from appliance.image.config import ImageConfig
 from appliance.image.store import ImageRecord, familiar_names
 
+_NOT_OF_IMAGES = frozenset(
+    (
+        "Hostname",
+        "Domainname",
+        "AttachStdin",
+        "AttachStdout",
+        "AttachStderr",
+        "Tty",
+        "OpenStdin",
+        "StdinOnce",
+        "Image",
+        "NetworkDisabled",
+        "MacAddress",
+        "StopTimeout",
+    )
+)
+
 
 class _Source(msgspec.Struct):
     """The part of an image's config that says from which container it was committed. Its content is not verified."""
@@ -58,6 +75,12 @@ def seconds_of(when: str | None) -> int:
         return 0
 
 
+def _image_config(config: ContainerConfig, version: Version) -> dict[str, Any]:
+    """Config of an image. Since API 1.50 without the fields that only containers have."""
+    shape = config_shape(config) | {"Labels": config.labels}
+    return shape if version < (1, 50) else {name: value for name, value in shape.items() if name not in _NOT_OF_IMAGES}
+
+
 def inspect_image(record: ImageRecord, config: ImageConfig, size: int, version: Version) -> dict[str, Any]:
     shape: dict[str, Any] = {
         "Id": record.id,
@@ -68,11 +91,11 @@ def inspect_image(record: ImageRecord, config: ImageConfig, size: int, version: 
         "Created": config.created or ZERO,
         "DockerVersion": config.docker_version or "",
         "Author": config.author or "",
-        "Config": config_shape(config.config) | {"Labels": config.config.labels},
+        "Config": _image_config(config.config, version),
         "Architecture": config.platform.architecture,
         "Os": config.platform.system,
         "Size": size,
-        "GraphDriver": {"Name": "erofs", "Data": None},
+        "GraphDriver": {"Name": "erofs", "Data": {}},
         "RootFS": {"Type": "layers", "Layers": config.diff_ids},
         "Metadata": {"LastTagTime": rfc3339(int(record.tagged * 1e9))},
     }

@@ -45,7 +45,8 @@ def network_shape(
         "IPAM": {
             "Driver": "dhcp" if record.dhcp else "default",
             "Options": record.ipam_options,
-            "Config": configs if record.driver not in ("host", "null") else None if version >= (1, 48) else [],
+            # dockerd 28 shows null for host and none. Its API description has a list, and so did dockerd 20.
+            "Config": configs if record.driver not in ("host", "null") else [],
         },
         "Internal": record.internal,
         "Attachable": record.attachable,

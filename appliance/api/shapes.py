@@ -40,7 +40,8 @@ def host_config_shape(host_config: HostConfig, version: Version) -> dict[str, An
     shown = _HOST_DEFAULTS | given
     log_config = host_config.log_config
     shown["LogConfig"] = {"Type": log_config.type or "json-file", "Config": log_config.config}
-    shown["RestartPolicy"] = given.get("RestartPolicy") or {"Name": "no", "MaximumRetryCount": 0}
+    policy = host_config.restart_policy
+    shown["RestartPolicy"] = {"Name": policy.name or "no", "MaximumRetryCount": policy.maximum_retry_count}
     if shown["NetworkMode"] in ("", "default"):
         shown["NetworkMode"] = "bridge" if version >= (1, 44) else "default"
     shown["MaskedPaths"] = masked_paths(host_config) or None
@@ -241,7 +242,7 @@ def inspect_container(container: Container, networks: NetworkBackend, version: V
         "AppArmorProfile": "",
         "ExecIDs": None,
         "HostConfig": host_config_shape(record.host_config, version),
-        "GraphDriver": {"Name": "erofs", "Data": None},
+        "GraphDriver": {"Name": "erofs", "Data": {}},
         "Mounts": [mount_shape(mount) for mount in record.mounts],
         "Config": config_shape(record.config),
         "NetworkSettings": _network_settings(container, networks, version),

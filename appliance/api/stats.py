@@ -142,14 +142,12 @@ def _cpu(guest: Metrics) -> dict[str, Any]:
 
 
 def _blkio(guest: Metrics | None) -> dict[str, Any]:
-    """The counters of cgroup v2. The lists that only cgroup v1 has are null, as in dockerd."""
+    """The counters of cgroup v2. The lists that only cgroup v1 has are null, as in dockerd and its API description."""
 
-    def listed(read: str, write: str) -> list[dict[str, Any]] | None:
-        if guest is None or not guest.blocks:
-            return None
+    def listed(read: str, write: str) -> list[dict[str, Any]]:
         return [
             {"major": one.major, "minor": one.minor, "op": op, "value": getattr(one, field)}
-            for one in guest.blocks
+            for one in (guest.blocks if guest is not None else ())
             for op, field in (("read", read), ("write", write))
         ]
 

@@ -105,6 +105,8 @@ class SystemRoutes:
         running, paused = words["running"], words["paused"]
         facts = await self._daemon.status()
         proxies = self._settings.proxies
+        # Since API 1.49 without the commit that dockerd expected.
+        commit = {"ID": ""} if request.version >= (1, 49) else {"ID": "", "Expected": ""}
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         await reply.json(
             200,
@@ -170,8 +172,9 @@ class SystemRoutes:
                 "InitBinary": "tini",
                 "SecurityOptions": [],
                 "Warnings": None if self._networks.bridged else [_USER_MODE],
-                "ContainerdCommit": {"ID": "", "Expected": ""},
-                "RuncCommit": {"ID": "", "Expected": ""},
-                "InitCommit": {"ID": "", "Expected": ""},
+                "ContainerdCommit": commit,
+                "RuncCommit": commit,
+                "InitCommit": commit,
+                "CDISpecDirs": [],
             },
         )

@@ -25,8 +25,8 @@ _Unread = list[Any]
 class RestartPolicy(msgspec.Struct, rename="pascal", frozen=True):
     """`name` is no, always, unless-stopped, on-failure, or empty for no."""
 
-    name: str | UnsetType = UNSET
-    maximum_retry_count: Int64 | UnsetType = UNSET
+    name: str = ""
+    maximum_retry_count: Int64 = 0
 
 
 class LogConfig(msgspec.Struct, rename="pascal", frozen=True):
@@ -48,17 +48,17 @@ PortBindings = dict[str, list[PortBinding] | None]
 
 
 class DeviceMapping(msgspec.Struct, rename="pascal", frozen=True):
-    path_on_host: str | UnsetType = UNSET
-    path_in_container: str | UnsetType = UNSET
-    cgroup_permissions: str | UnsetType = UNSET
+    path_on_host: str = ""
+    path_in_container: str = ""
+    cgroup_permissions: str = ""
 
 
 class Ulimit(msgspec.Struct, rename="pascal", frozen=True):
     """`hard` -1: unlimited."""
 
-    name: str | UnsetType = UNSET
-    hard: Int64 | UnsetType = UNSET
-    soft: Int64 | UnsetType = UNSET
+    name: str = ""
+    hard: Int64 = 0
+    soft: Int64 = 0
 
 
 class BindOptions(msgspec.Struct, rename="pascal", frozen=True):

@@ -187,8 +187,7 @@ def _process(
         cwd=config.working_dir or "/",
         capabilities=oci.Capabilities(bounding=granted, effective=granted, permitted=granted),
         rlimits=tuple(
-            oci.Rlimit(f"RLIMIT_{(limit.name or '').upper()}", limit.soft or 0, limit.hard or 0)
-            for limit in host_config.ulimits or ()
+            oci.Rlimit(f"RLIMIT_{limit.name.upper()}", limit.soft, limit.hard) for limit in host_config.ulimits or ()
         ),
         no_new_privileges=any(not option.endswith(("=false", ":false")) for option in security),
         oom_score_adj=host_config.oom_score_adj,

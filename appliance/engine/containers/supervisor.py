@@ -340,4 +340,4 @@ class Supervisor:
 
 def _policy_of(container: Container) -> Policy:
     policy = container.record.host_config.restart_policy
-    return Policy(policy.name or "", policy.maximum_retry_count or 0)
+    return Policy(policy.name, policy.maximum_retry_count)

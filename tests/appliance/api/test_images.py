@@ -75,6 +75,20 @@ async def test_import_list_and_inspect(tmp_path: Path) -> None:
     async with opened(tmp_path) as images:
         assert await images.names() == [["app:1"]]
         status, shape = await images.ask("GET /images/app:1/json")
+        assert shape["GraphDriver"] == {"Name": "erofs", "Data": {}}
+        # API 1.50 removed the fields that only containers have.
+        old = (await images.ask("GET /v1.49/images/app:1/json"))[1]["Config"]
+        assert (old.pop("Hostname"), "Hostname" in shape["Config"]) == ("", False)
+        assert old.keys() - shape["Config"].keys() == {
+            "Domainname",
+            "AttachStdin",
+            "AttachStdout",
+            "AttachStderr",
+            "Tty",
+            "OpenStdin",
+            "StdinOnce",
+            "Image",
+        }
         assert (status, shape["RepoTags"], shape["Comment"], shape["Os"]) == (200, ["app:1"], "made", "linux")
         status, rows = await images.ask(f"GET /images/{shape['Id']}/history")
         assert (status, len(rows), rows[0]["Id"], rows[0]["Tags"], rows[0]["Comment"]) == (

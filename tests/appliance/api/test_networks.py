@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from appliance.api.network_shapes import network_shape
 from appliance.api.networks import NetworkRoutes
 from appliance.errors import NotFound
 from appliance.network.network_record import NetworkRecord, Pool
@@ -197,3 +198,11 @@ async def test_connect_and_disconnect() -> None:
     assert await _ask("POST /networks/front/connect", {"container": "box"}, networks) == (200, b"")
     assert await _ask("POST /networks/front/disconnect", {"Container": "box", "force": True}, networks) == (200, b"")
     assert networks.calls == [("front", "box"), ("front", "box", True)]
+
+
+@pytest.mark.parametrize("version", [(1, 41), (1, 51)])
+@pytest.mark.parametrize("driver", ["host", "null"])
+def test_a_network_without_subnets_has_an_empty_list_of_them(driver: str, version: tuple[int, int]) -> None:
+    nothing: Any = None
+    shape = network_shape(NetworkRecord("id", "none", driver, 0), nothing, version, members=False)
+    assert shape["IPAM"]["Config"] == []

@@ -14,11 +14,16 @@ from appliance.api.shapes import config_shape, host_config_shape
 from appliance.container.config import ContainerConfig
 from appliance.container.container_record import ContainerRecord
 from appliance.container.go_json import decode_stored
-from appliance.container.host_config import HostConfig, RestartPolicy
+from appliance.container.host_config import DeviceMapping, HostConfig, RestartPolicy, Ulimit
 
 RECORDED: list[dict[str, Any]] = json.loads((Path(__file__).parent / "data/rows_0_1.json").read_text())
 # Null is the zero value now, as for dockerd; members that vchd never knew are not kept.
-CHANGED: dict[str, dict[str, Any]] = {"raw1": {"Memory": 0}}
+# RestartPolicy has both members, as Go's struct.
+CHANGED: dict[str, dict[str, Any]] = {
+    "py1": {"RestartPolicy": {"Name": "always", "MaximumRetryCount": 0}},
+    "raw1": {"Memory": 0},
+    "raw2": {"RestartPolicy": {"Name": "no", "MaximumRetryCount": 0}},
+}
 DROPPED = {"raw2": {"Unknown", "Whatever"}}
 # Fields of HostConfig that vchd learned after version 0.1 and always shows: each name with its default.
 NEWER: dict[str, Any] = {}
@@ -55,11 +60,12 @@ def test_a_row_that_is_stored_again_holds_the_same(case: dict[str, Any]) -> None
     assert (row["id"], row["name"], row["attachments"]) == tuple(
         case["row"][key] for key in ("id", "name", "attachments")
     )
-    # Only zero values and unknown members are left out.
+    # Only zero values and unknown members are left out; Go's structs get all their members.
     for key in ("config", "host"):
         for name, value in row[key].items():
-            if value and value != {"Type": "", "Config": {}}:
-                assert case["row"][key][name] == value
+            if value and value not in ({"Type": "", "Config": {}}, {"Name": "", "MaximumRetryCount": 0}):
+                before = case["row"][key][name]
+                assert value == (value | before if isinstance(before, dict) else before)
 
 
 def test_the_endpoint_settings_of_a_row() -> None:
@@ -113,8 +119,20 @@ def test_what_inspect_shows_when_nothing_is_given() -> None:
         (
             HostConfig(restart_policy=RestartPolicy(name="always")),
             "RestartPolicy",
-            {"Name": "always"},
-            {"Name": "always"},
+            {"Name": "always", "MaximumRetryCount": 0},
+            {"Name": "always", "MaximumRetryCount": 0},
+        ),
+        (
+            HostConfig(devices=[DeviceMapping("/dev/kvm")]),
+            "Devices",
+            [{"PathOnHost": "/dev/kvm", "PathInContainer": "", "CgroupPermissions": ""}],
+            [{"PathOnHost": "/dev/kvm", "PathInContainer": "", "CgroupPermissions": ""}],
+        ),
+        (
+            HostConfig(ulimits=[Ulimit("nofile", 9)]),
+            "Ulimits",
+            [{"Name": "nofile", "Hard": 9, "Soft": 0}],
+            [{"Name": "nofile", "Hard": 9, "Soft": 0}],
         ),
         (HostConfig(init=None), "Init", None, None),
     ],

@@ -86,6 +86,8 @@ async def test_without_a_stream_there_are_two_samples_one_second_apart(autojump_
 async def test_a_container_that_does_not_run() -> None:
     status, shape = await _ask("GET /containers/box/stats?stream=0", _Stats(None), running=False)
     assert (status, shape["read"], shape["pids_stats"], shape["memory_stats"]) == (200, "0001-01-01T00:00:00Z", {}, {})
+    # The lists of cgroup v2 are never null.
+    assert shape["blkio_stats"]["io_service_bytes_recursive"] == shape["blkio_stats"]["io_serviced_recursive"] == []
 
 
 async def test_a_limit_of_processes_is_shown() -> None:

@@ -61,6 +61,8 @@ async def test_info() -> None:
     assert status == 200
     assert (shape["ServerVersion"], shape["OperatingSystem"]) == ("28.5.2", f"vch {__version__}")
     assert (shape["ID"], shape["Containers"], shape["ContainersStopped"], shape["ContainersRunning"]) == ("id", 1, 1, 0)
+    assert (shape["CDISpecDirs"], shape["RuncCommit"]) == ([], {"ID": ""})
+    assert (await ask(_routes(), "GET /v1.48/info"))[1]["RuncCommit"] == {"ID": "", "Expected": ""}
     assert shape["DriverStatus"] == [["Pool", "2"]]
     assert shape["Warnings"] is None
     assert shape["Swarm"]["LocalNodeState"] == "inactive"
