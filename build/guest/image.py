@@ -17,6 +17,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,7 @@ WHEELS = ("protobuf", "hpack", "trio", "outcome", "sniffio", "attrs", "sortedcon
 PYTHON = "usr/lib/python3.11"
 
 # The parts of the standard library and of wheels that the tether never imports. A small initrd boots faster.
+_KEPT, _KEPT_SECONDS = 8, 86400
 _LEFT_OUT = re.compile(
     r"(^|/)(test|tests|_tests|testing|[^/]*\.dist-info|idlelib|tkinter|turtledemo|ensurepip|lib2to3|distutils|pydoc_data|unittest|sqlite3|curses|dbm|venv|xmlrpc|"
     r"wsgiref|config-3[^/]*|__pycache__|asyncio|multiprocessing|concurrent|xml|email|html|http|urllib/robotparser\.py|"
@@ -288,6 +290,7 @@ def build(cache: Path) -> Path:
     key = input_key(packages, wheels)
     target = cache / "guest" / key
     if (target / "manifest.json").exists():
+        os.utime(target)
         return target
     downloads = cache / "downloads"
     files = fetch_packages(packages, downloads)
@@ -314,9 +317,15 @@ def build(cache: Path) -> Path:
         except OSError:
             if not (target / "manifest.json").exists():  # else a concurrent build has made the same folder
                 raise
-    for old in sorted(target.parent.iterdir(), key=lambda path: path.stat().st_mtime)[:-8]:
-        shutil.rmtree(old, ignore_errors=True)
+    _remove_old(target.parent)
     return target
+
+
+def _remove_old(images: Path) -> None:
+    """Remove guest images beyond the newest, but for those of the last day: a running vchd may boot VMs from them."""
+    for old in sorted(images.iterdir(), key=lambda path: path.stat().st_mtime)[:-_KEPT]:
+        if old.stat().st_mtime < time.time() - _KEPT_SECONDS:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def main() -> None:
