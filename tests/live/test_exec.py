@@ -13,6 +13,7 @@ import docker
 import pytest
 
 from tests.live.daemon import Daemon, running_daemon
+from tests.live.waiting import until
 
 pytestmark = pytest.mark.live
 
@@ -63,6 +64,28 @@ def test_an_exec_sees_the_containers_processes(daemon: Daemon, box: str) -> None
     processes = daemon.must("exec", box, "ps").splitlines()
     assert any("sleep 100000" in line and line.split()[0] == "1" for line in processes)
     assert not any("tether" in line for line in processes)
+
+
+def test_a_container_with_cgroups_of_its_own(daemon: Daemon) -> None:
+    # As systemd, kind and docker in docker do: a cgroup that has controllers for those below can hold no process.
+    script = (
+        "cd /sys/fs/cgroup; mkdir init; echo 1 > init/cgroup.procs; echo '+pids +memory' > cgroup.subtree_control;"
+        "echo extra:x:77:root >> /etc/group; echo nested; exec sleep 1000"
+    )
+    flags = ("--privileged", "--health-cmd", "cat /proc/self/cgroup; id -G", "--health-interval", "300ms")
+    daemon.must("run", "-d", "--name", "nested", *flags, "busybox", "sh", "-c", script)
+    try:
+        until(lambda: "nested" in daemon.must("logs", "nested"))
+        ask = "cat /proc/self/cgroup; id -G"
+        # Root is in its groups of /etc/group, as in the container's first process.
+        assert daemon.must("exec", "nested", "sh", "-c", ask) == "0::/init\n0 77\n"
+        probes = "{{range .State.Health.Log}}{{.ExitCode}} {{.Output}}{{end}}"
+        until(lambda: "0 0::/init\n0 77" in daemon.must("inspect", "nested", "--format", probes))
+        assert "sleep 1000" in daemon.must("top", "nested")
+        daemon.must("pause", "nested")
+        daemon.must("unpause", "nested")
+    finally:
+        daemon.must("rm", "-f", "nested")
 
 
 def test_stdin_is_passed_on_and_ends(daemon: Daemon, box: str) -> None:

@@ -165,7 +165,8 @@ def test_configuration_reaches_the_process(daemon: Daemon) -> None:
     )
     script = (
         "hostname; hostname -f; id -un; pwd; echo $COLOUR; ulimit -n; ulimit -Hn; grep CapEff /proc/self/status;"
-        "touch /x 2>&1; touch /scratch/x && echo written; cat /proc/1/comm; cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max"
+        "touch /x 2>&1; touch /scratch/x && echo written; httpd -p 80 && echo listens; ping -c1 127.0.0.1 >/dev/null && echo pings;"
+        "cat /proc/1/comm; cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max"
     )
     output = daemon.must("run", "--rm", *options, "busybox", "sh", "-c", script)
     assert output.splitlines() == [
@@ -179,6 +180,8 @@ def test_configuration_reaches_the_process(daemon: Daemon) -> None:
         "CapEff:\t0000000000000000",
         "touch: /x: Read-only file system",
         "written",
+        "listens",
+        "pings",
         "docker-init",
         "67108864",
         "77",
@@ -240,9 +243,12 @@ def test_network_reaches_out_and_names_resolve_locally(host_daemon: Daemon) -> N
     try:
         # With user-mode networking, the gateway's address leads to the host's loopback.
         script = (
-            f"wget -qO- http://172.17.0.1:{server.server_port}/; echo; ip -o -4 addr show eth0; grep box /etc/hosts"
+            f"wget -qO- http://172.17.0.1:{server.server_port}/; echo; ip -o -4 addr show eth0; grep box /etc/hosts;"
+            "ping -c1 box >/dev/null && echo resolves"
         )
-        lines = host_daemon.must("run", "--rm", "--hostname", "box", "busybox", "sh", "-c", script).splitlines()
+        lines = host_daemon.must(
+            "run", "--rm", "--hostname", "box.example.org", "busybox", "sh", "-c", script
+        ).splitlines()
     finally:
         server.shutdown()
         thread.join()
@@ -250,7 +256,7 @@ def test_network_reaches_out_and_names_resolve_locally(host_daemon: Daemon) -> N
     assert lines[0] == "from outside"
     address = re.search(r"inet (172\.17\.\d+\.\d+)/16", lines[1])
     assert address is not None
-    assert lines[2] == f"{address[1]}\tbox"
+    assert lines[2:] == [f"{address[1]}\tbox.example.org box", "resolves"]
 
 
 def test_what_is_written_survives_a_restart(daemon: Daemon) -> None:

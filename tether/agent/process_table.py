@@ -291,7 +291,7 @@ class ProcessTable:
             stdio = ChildStdio()
             if not entry.spec.process.terminal:
                 if entry.stdin_read < 0:
-                    entry.stdin_read = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+                    entry.stdin_read = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
                 for _ in range(2):
                     reading, writing = os.pipe2(os.O_CLOEXEC)
                     os.set_blocking(reading, False)
