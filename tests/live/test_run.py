@@ -165,7 +165,7 @@ def test_configuration_reaches_the_process(daemon: Daemon) -> None:
     )
     script = (
         "hostname; hostname -f; id -un; pwd; echo $COLOUR; ulimit -n; ulimit -Hn; grep CapEff /proc/self/status;"
-        "touch /x 2>&1; touch /scratch/x && echo written; httpd -p 80 && echo listens; ping -c1 127.0.0.1 >/dev/null && echo pings;"
+        "touch /x 2>&1; touch /scratch/x && echo written; httpd -p 80 && echo listens;"
         "cat /proc/1/comm; cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max"
     )
     output = daemon.must("run", "--rm", *options, "busybox", "sh", "-c", script)
@@ -181,7 +181,6 @@ def test_configuration_reaches_the_process(daemon: Daemon) -> None:
         "touch: /x: Read-only file system",
         "written",
         "listens",
-        "pings",
         "docker-init",
         "67108864",
         "77",
