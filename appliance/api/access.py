@@ -7,8 +7,8 @@ from appliance.config import Rule
 from appliance.http import Handler, Peer, Reply, Request
 
 _READS = ("GET", "HEAD")
-# Not a read although its method is GET: the client's input goes to the container.
-_WRITES_BY_GET = re.compile(r"(/v[0-9.]+)?/containers/[^/]+/attach/ws")
+# Not reads of the API although their method is GET: the client's input goes to the container; `dir` names any folder of the host.
+_MORE_THAN_READS = re.compile(r"(/v[0-9.]+)?/containers/[^/]+/(attach/ws(\?.*)?|checkpoints\?.+)")
 
 
 def handler_for(peer: Peer, rules: Sequence[Rule], handler: Handler) -> Handler:
@@ -21,7 +21,7 @@ def handler_for(peer: Peer, rules: Sequence[Rule], handler: Handler) -> Handler:
     async def restricted(request: Request, reply: Reply) -> None:
         if not allowed:
             await reply.json(403, {"message": f"authorization denied: {client} is not authorised to use this API"})
-        elif request.method not in _READS or _WRITES_BY_GET.fullmatch(request.raw_path):
+        elif request.method not in _READS or _MORE_THAN_READS.fullmatch(request.target):
             await reply.json(403, {"message": f"authorization denied: {client} may only read"})
         else:
             await handler(request, reply)

@@ -23,7 +23,7 @@ class CheckpointRoutes:
 
     async def list(self, request: Request, reply: Reply) -> None:
         """GET /containers/{name}/checkpoints."""
-        names = self._backend.list(request.path["name"], request.text("dir"))
+        names = await self._backend.list(request.path["name"], request.text("dir"))
         await reply.json(200, [{"Name": name} for name in names])
 
     async def create(self, request: Request, reply: Reply) -> None:

@@ -19,7 +19,7 @@ from appliance.engine.model.container import Container
 from appliance.engine.model.registry import ContainerRegistry
 from appliance.engine.model.repository import ContainerRepository
 from appliance.engine.model.run import Run
-from appliance.errors import InvalidParameter, Unsupported, VchError
+from appliance.errors import InvalidParameter, NotFound, Unsupported, VchError
 from appliance.hypervisor import Checkpointable
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,7 @@ _FOLDER = "checkpoints"
 # File names have 255 bytes; an unfinished checkpoint has a longer name.
 _LONGEST_NAME = 200
 _AWAKE_SECONDS = 30.0
+_MOST_FACTS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +46,28 @@ class Checkpoints:
         self._registry = registry
         self._repository = repository
 
-    def list(self, ref: str, directory: str) -> list[str]:
-        """Names, sorted. VchError when the client's directory does not exist."""
+    async def list(self, ref: str, directory: str) -> list[str]:
+        """Names, sorted. NotFound or InvalidParameter when the client's directory is not one.
+
+        In the client's directory only checkpoints of this container have a name: what else is there is not the client's business.
+        """
         container = self._registry.get(ref)
         root = self._root(container, directory)
-        if not root.exists():
-            if directory:
-                raise VchError(f"checkpoint  does not exist for container {ref}")
-            return []
-        return sorted(path.name for path in root.iterdir() if NAME.fullmatch(path.name) and path.is_dir())
+
+        def find() -> list[str]:
+            if not directory:
+                return [path.name for path in root.iterdir()] if root.exists() else []
+            if not root.exists():
+                raise NotFound(f'checkpoint directory "{root}" does not exist for container {ref}')
+            if not root.is_dir():
+                raise InvalidParameter(f'checkpoint directory "{root}" exists but is not a directory')
+            return [path.name for path in root.iterdir() if _owner(path) == container.id]
+
+        try:
+            names = await trio.to_thread.run_sync(find)
+        except OSError as error:
+            raise VchError(f"cannot read checkpoint directory {root}: {error.strerror}") from error
+        return sorted(name for name in names if NAME.fullmatch(name) and (root / name).is_dir())
 
     async def create(self, ref: str, checkpoint_id: str, directory: str, *, leave_running: bool) -> None:
         """Save a running container. After a failure the container runs on and no files remain."""
@@ -142,6 +156,18 @@ class Checkpoints:
         if not path.is_absolute() or ".." in path.parts or "\0" in directory:
             raise InvalidParameter(f"invalid checkpoint directory {directory}: it must be an absolute path without ..")
         return path
+
+
+def _owner(folder: Path) -> str:
+    """The ID of the container whose checkpoint is in the folder; "" when the folder is not a checkpoint."""
+    path = folder / "container.json"
+    try:
+        if not path.is_file() or path.stat().st_size > _MOST_FACTS:
+            return ""
+        facts = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return ""
+    return str(facts.get("container", "")) if isinstance(facts, dict) else ""
 
 
 def remove_unfinished(container: Container) -> None:

@@ -28,7 +28,14 @@ def test_full_access(rule: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"GET /v1.51/info", b"HEAD /_ping", b"GET /containers/attach/json", b"GET /v1.51/containers/box/attach/w"]
+    "line",
+    [
+        b"GET /v1.51/info",
+        b"HEAD /_ping",
+        b"GET /containers/attach/json",
+        b"GET /v1.51/containers/box/attach/w",
+        b"GET /containers/box/checkpoints",
+    ],
 )
 async def test_a_reader_reads(line: bytes) -> None:
     assert (await _status(_ALICE, [parse_rule("read:OU=ops")], line)).startswith(b"HTTP/1.1 200 OK")
@@ -42,6 +49,8 @@ async def test_a_reader_reads(line: bytes) -> None:
         b"PUT /containers/box/archive",
         b"GET /containers/box/attach/ws",
         b"GET /v1.51/containers/box/attach/ws?stdin=1",
+        b"GET /v1.51/containers/box/checkpoints?dir=/etc",
+        b"GET /containers/box/checkpoints?dir=/etc",
     ],
 )
 async def test_a_reader_does_not_write(line: bytes) -> None:

@@ -14,7 +14,7 @@ class _Checkpoints:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
 
-    def list(self, ref: str, directory: str) -> list[str]:
+    async def list(self, ref: str, directory: str) -> list[str]:
         return [f"{ref}-{directory}"]
 
     async def create(self, ref: str, checkpoint_id: str, directory: str, *, leave_running: bool) -> None:

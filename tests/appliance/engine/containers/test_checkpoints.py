@@ -1,6 +1,7 @@
 """Checkpoints without VMs: a scripted guest keeps its processes when its machine is saved, as the saved memory of a VM does."""
 
 import json
+import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -62,7 +63,7 @@ async def test_a_checkpoint_ends_the_container(daemon: Engine, host: Host, web: 
     # Docker kills the processes.
     assert (web.state.exit_code, web.state.error) == (137, "")
     assert daemon.events(web) == ["create", "start", "die", "checkpoint"]
-    assert daemon.services.checkpoints.list("web", "") == ["one"]
+    assert await daemon.services.checkpoints.list("web", "") == ["one"]
     assert host.vms.vms == {}
     facts = json.loads((web.folder / "checkpoints" / "one" / "container.json").read_text())
     assert facts == {"container": web.id, "log_offset": len("ready\n")}
@@ -116,7 +117,7 @@ async def test_a_start_without_the_checkpoint_begins_again(daemon: Engine, host:
     await daemon.start(web)
     await logged(web, "ready\nready\n")
     assert host.guest.launched == [web.id, web.id]
-    assert daemon.services.checkpoints.list("web", "") == ["one"]
+    assert await daemon.services.checkpoints.list("web", "") == ["one"]
 
 
 async def test_a_checkpoint_without_its_process(daemon: Engine, host: Host, web: Container) -> None:
@@ -136,7 +137,7 @@ async def test_names(daemon: Engine, web: Container) -> None:
         assert str(caught.value) == text
     for name in ("c1", "a_b.c-d", "a" * 200):
         await create(daemon, name, leave_running=True)
-    assert daemon.services.checkpoints.list("web", "") == ["a_b.c-d", "a" * 200, "c1"]
+    assert await daemon.services.checkpoints.list("web", "") == ["a_b.c-d", "a" * 200, "c1"]
     with pytest.raises(VchError) as caught:
         await create(daemon, "c1")
     assert str(caught.value) == (
@@ -149,9 +150,9 @@ async def test_only_a_running_container_has_a_checkpoint_made(daemon: Engine) ->
     await daemon.create(name="web")
     with pytest.raises(VchError, match=r"^Container web not running$"):
         await create(daemon, "one")
-    assert daemon.services.checkpoints.list("web", "") == []
+    assert await daemon.services.checkpoints.list("web", "") == []
     with pytest.raises(NotFound, match=r"^No such container: other$"):
-        daemon.services.checkpoints.list("other", "")
+        await daemon.services.checkpoints.list("other", "")
 
 
 class Full(VersatileMachine):
@@ -174,7 +175,7 @@ async def test_a_checkpoint_that_fails(full: Engine, host: Host) -> None:
     with pytest.raises(VchError, match=r"^Cannot checkpoint container web: no space left$"):
         await create(full, "one")
     assert container.running
-    assert full.services.checkpoints.list("web", "") == []
+    assert await full.services.checkpoints.list("web", "") == []
     assert list((container.folder / "checkpoints").iterdir()) == []
     assert "checkpoint" not in full.events(container)
     # A later end is an end as any other.
@@ -225,11 +226,22 @@ async def test_a_damaged_machine(daemon: Engine, host: Host, web: Container) -> 
 
 async def test_a_directory_of_the_client(daemon: Engine, web: Container, tmp_path: Path) -> None:
     directory = str(tmp_path / "elsewhere")
-    with pytest.raises(VchError, match=r"^checkpoint  does not exist for container web$"):
-        daemon.services.checkpoints.list("web", directory)
+    with pytest.raises(NotFound, match=r'^checkpoint directory ".*" does not exist for container web'):
+        await daemon.services.checkpoints.list("web", directory)
     await create(daemon, "one", directory)
-    assert daemon.services.checkpoints.list("web", directory) == ["one"]
-    assert daemon.services.checkpoints.list("web", "") == []
+    assert await daemon.services.checkpoints.list("web", directory) == ["one"]
+    assert await daemon.services.checkpoints.list("web", "") == []
+    # What else the host has there is not listed.
+    for name, facts in (("private", None), ("other", '{"container": "x"}'), ("odd", "[" * 5000), ("list", "[]")):
+        folder = Path(directory) / name
+        folder.mkdir()
+        if facts is not None:
+            (folder / "container.json").write_text(facts)
+    os.mkfifo(Path(directory) / "private" / "container.json")
+    assert await daemon.services.checkpoints.list("web", directory) == ["one"]
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidParameter, match=r'^checkpoint directory ".*" exists but is not a directory$'):
+        await daemon.services.checkpoints.list("web", str(tmp_path / "file"))
     await start(daemon, "one", directory)
     assert web.running
 
@@ -255,7 +267,7 @@ async def test_removal(daemon: Engine, web: Container) -> None:
     await create(daemon, "one", leave_running=True)
     await create(daemon, "two", leave_running=True)
     await daemon.services.checkpoints.remove("web", "one", "")
-    assert daemon.services.checkpoints.list("web", "") == ["two"]
+    assert await daemon.services.checkpoints.list("web", "") == ["two"]
     assert not (web.folder / "checkpoints" / "one").exists()
 
 
@@ -276,7 +288,7 @@ async def test_a_checkpoint_that_a_killed_daemon_left(host: Host, tmp_path: Path
         await create(daemon, "one", leave_running=True)
         half = container.folder / "checkpoints" / ".two.half"
         (half / "machine").mkdir(parents=True)
-        assert daemon.services.checkpoints.list("web", "") == ["one"]
+        assert await daemon.services.checkpoints.list("web", "") == ["one"]
     async with engine(host, tmp_path) as daemon:
         assert not half.exists()
-        assert daemon.services.checkpoints.list("web", "") == ["one"]
+        assert await daemon.services.checkpoints.list("web", "") == ["one"]
