@@ -32,7 +32,8 @@ class HijackedStream:
         try:
             while not self._body.finished:
                 while self._body.take_untrusted(self._received):
-                    pass
+                    # A client that sends many small chunks at once shares the loop with the others.
+                    await trio.lowlevel.checkpoint()
                 if not self._body.finished:
                     data = await self._socket.recv(size)
                     if not data:

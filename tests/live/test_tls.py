@@ -180,3 +180,18 @@ def test_invalid_tls_settings(short_path: Path, flags: tuple[str, ...], text: st
     with pytest.raises(AssertionError, match=text):
         daemon.start(*flags)
     daemon.close()
+
+
+def test_http_without_tls_and_pages_of_other_sites_are_refused(secured: Secured, operator: tuple[Path, Path]) -> None:
+    address = ("127.0.0.1", secured.port)
+    with socket.create_connection(address, 20) as plain:
+        plain.sendall(b"GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n")
+        answer = b"".join(iter(lambda: plain.recv(1000), b""))
+    assert answer == b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
+    context = ssl.create_default_context(cafile=secured.authority.certificate)
+    context.load_cert_chain(*operator)
+    with context.wrap_socket(socket.create_connection(address, 20), server_hostname="127.0.0.1") as line:
+        line.sendall(
+            b"POST /containers/x/stop HTTP/1.1\r\nHost: d\r\nOrigin: https://evil.test\r\nContent-Length: 0\r\n\r\n"
+        )
+        assert line.recv(1000).startswith(b"HTTP/1.1 403 Forbidden\r\n")

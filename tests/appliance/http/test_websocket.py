@@ -12,6 +12,7 @@ from appliance.errors import InvalidParameter
 from appliance.http import HijackedStream, Reply, Request, WebSocketStream
 from appliance.http.websocket import accept_header
 from tests.appliance.http.wire import COMMON, served
+from tests.steps import cpu_of_steps
 
 _HANDSHAKE = {
     "upgrade": "websocket",
@@ -66,6 +67,24 @@ async def test_messages_are_bytes_whatever_their_boundaries() -> None:
         while len(received) < 18:
             received += await stream.receive()
         assert received == b"first second third"
+
+
+@pytest.mark.parametrize("content", [b"", b"x"])
+async def test_many_small_messages_share_the_loop(content: bytes) -> None:
+    count = 12_000
+    async with _joined() as (peer, stream), trio.open_nursery() as nursery:
+        messages = peer.connection.send(BytesMessage(content)) * count
+        with cpu_of_steps() as steps:
+            nursery.start_soon(
+                trio.SocketStream(peer.socket).send_all, messages + peer.connection.send(BytesMessage(b"."))
+            )
+            received = 0
+            while data := await stream.receive():
+                received += len(data)
+                if data == b".":
+                    break
+        assert received == count * len(content) + 1
+        assert steps.longest < 0.05, steps
 
 
 @pytest.mark.parametrize(("binary", "message"), [(True, BytesMessage(b"\xe2\x82")), (False, TextMessage("\ufffd"))])
