@@ -269,7 +269,7 @@ def _services(process: Process, machines: Machines, stores: Stores) -> tuple[Ser
         updates=Updates(registry, repository),
         stats=Stats(registry, repository),
         archive=archive,
-        commits=Commits(registry, repository, archive, images, signals, process.scratch),
+        commits=Commits(registry, repository, archive, images, signals),
         connections=connections,
         status=DaemonStatus(machines.driver, provisioner, stores.quota),
     )

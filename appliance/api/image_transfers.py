@@ -5,18 +5,18 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
-import trio
 
 from appliance.api.backend import EventBackend, TransferBackend
 from appliance.api.filters import parse_filters, parse_number
 from appliance.api.router import Route
 from appliance.container.event import Event
-from appliance.errors import InvalidParameter, VchError, one_by_itself
+from appliance.errors import InvalidParameter, VchError
 from appliance.http import Reply, Request
-from appliance.image.conversion import received
+from appliance.image.archive import receive
+from appliance.image.conversion import source_of
 from appliance.image.imports import import_tar
 from appliance.image.load import load
 from appliance.image.platform import Platform, parse_platform
@@ -144,21 +144,10 @@ class ImageTransferRoutes:
         origin, name = request.text("fromSrc"), request.text("repo")
         reference = tag_reference(name, request.text("tag")) if name else None
         message = request.text("message") or f"Imported from {origin}"
-        sender, receiver = trio.open_memory_channel[bytes](2)
-        record: ImageRecord | None = None
-
-        async def feed() -> None:
-            async with sender, aclosing(request.body() if origin == "-" else self._transfers.fetch(origin)) as body:
-                async for piece in body:
-                    await sender.send(piece)
-
-        with one_by_itself():
-            async with receiver, trio.open_nursery() as nursery:
-                nursery.start_soon(feed)
-                changes = request.query.get("changes", [])
-                record = await import_tar(self._store, received(receiver), reference, message, changes, platform)
-                nursery.cancel_scope.cancel()
-        assert record is not None
+        changes = request.query.get("changes", [])
+        body = request.body() if origin == "-" else self._transfers.fetch(origin)
+        async with source_of(body) as source:
+            record = await import_tar(self._store, source, reference, message, changes, platform)
         self._emit("import", record.id, str(reference) if reference is not None else record.id)
         await reply.start("application/json")
         await reply.write(_line({"status": record.id}))
@@ -166,20 +155,18 @@ class ImageTransferRoutes:
     async def load(self, request: Request, reply: Reply) -> None:
         """POST /images/load. `quiet` has no effect: there are no progress lines."""
         with tempfile.NamedTemporaryFile(dir=self._scratch) as file:
-            async for piece in request.body():
-                await trio.to_thread.run_sync(file.write, piece) if len(piece) > 1 << 16 else file.write(piece)
-            file.flush()
             # As moby: the head goes with the first loaded image (skopeo waits no longer), and the body reports a faulty archive.
-            failure = await self._load_all(Path(file.name), reply)
+            failure = await self._load_all(request, file, reply)
             if not reply.started:
                 await reply.start("application/json")
             if failure is not None:
                 await reply.write(_line(_error(failure)))
 
-    async def _load_all(self, path: Path, reply: Reply) -> VchError | None:
-        """Load an archive and report each image. Returns the error that ended the load, if any."""
+    async def _load_all(self, request: Request, file: IO[bytes], reply: Reply) -> VchError | None:
+        """Receive and load an archive, and report each image. Returns the error that ended the load, if any."""
         try:
-            async for record, name in load(self._store, path):
+            await receive(request.body(), file, self._scratch)
+            async for record, name in load(self._store, Path(file.name)):
                 text = f"Loaded image: {name}" if name else f"Loaded image ID: {record.id}"
                 if not reply.started:
                     await reply.start("application/json")

@@ -9,13 +9,15 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import msgspec
 import trio
 
 import appliance
-from appliance.errors import ProtocolError, Unavailable
+from appliance.errors import ProtocolError, Unavailable, one_by_itself
 from appliance.image.converter import Job, Reply, read_frame, write_frame
 from appliance.image.erofs import NO_LIMITS, Limits, QuotaExceeded
 from appliance.image.layer import Layer, Source
@@ -23,6 +25,27 @@ from appliance.image.layer import Layer, Source
 _COMMAND = (sys.executable, "-s", "-m", "appliance.image.converter")
 _FRAME = 1 << 20
 _IDLE_SECONDS = 10.0
+
+
+@asynccontextmanager
+async def source_of(pieces: AsyncGenerator[bytes, None]) -> AsyncIterator[Source]:
+    """A source of what a generator yields, for use in a thread that trio has started. Closes the generator.
+
+    If the generator fails, the block is cancelled, so that a layer never ends where its sender broke off; the error is raised then.
+    """
+    sender, receiver = trio.open_memory_channel[bytes](2)
+
+    async def feed() -> None:
+        async with aclosing(pieces):
+            async for piece in pieces:
+                await sender.send(piece)
+        sender.close()
+
+    with one_by_itself():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(feed)
+            yield received(receiver)
+            nursery.cancel_scope.cancel()
 
 
 def received(channel: "trio.MemoryReceiveChannel[bytes]") -> Source:

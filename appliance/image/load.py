@@ -1,25 +1,22 @@
 """`docker load`: archives of `docker save` (manifest.json) and OCI image layouts (index.json), from a file on disk."""
 
-import tarfile
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import msgspec
 import trio
 
 from appliance.errors import ProtocolError
+from appliance.image.archive import Archive
 from appliance.image.config import parse_config_untrusted
 from appliance.image.manifest import ArchivedImage, Descriptor, ImageIndex, parse_manifest_untrusted
 from appliance.image.platform import OURS, platform_of
 from appliance.image.reference import parse_reference
 from appliance.image.store import ImageRecord, ImageStore
 
-_MAX_JSON = 8 << 20
 _MAX_MANIFESTS = 10_000
-_PIECE = 1 << 20
 _MALFORMED = "invalid archive: malformed manifest"
 
 
@@ -32,41 +29,6 @@ class _Plan:
     names: list[str]
 
 
-class _Archive:
-    """The members of an archive, by name. Directories, devices and the like are ignored."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        try:
-            self._tar = tarfile.open(fileobj=file, mode="r:*")  # noqa: SIM115
-            self._members = {
-                m.name.removeprefix("./"): m for m in self._tar.getmembers() if m.isreg() or m.islnk() or m.issym()
-            }
-        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-            # For a file that is not an archive, tarfile gives one line per compression.
-            text = "invalid tar header" if "\n" in str(error) else error
-            raise ProtocolError(f"invalid archive: {text}") from error
-
-    def open(self, name: str) -> IO[bytes]:
-        member = self._members.get(name)
-        try:
-            # docker save before 25 writes a layer that two images share as a link.
-            file = self._tar.extractfile(member) if member is not None else None
-        except (KeyError, tarfile.TarError) as error:
-            raise ProtocolError(f"invalid archive: {name}: {error}") from error
-        if file is None:
-            raise ProtocolError(f"invalid archive: {name} is missing")
-        return file
-
-    def has(self, name: str) -> bool:
-        return name in self._members
-
-    def read_bytes(self, name: str) -> bytes:
-        data = self.open(name).read(_MAX_JSON + 1)
-        if len(data) > _MAX_JSON:
-            raise ProtocolError(f"invalid archive: {name} is too large")
-        return data
-
-
 def _blob(descriptor: Descriptor) -> str:
     """The member that holds a blob."""
     algorithm, _, value = descriptor.digest.partition(":")
@@ -75,7 +37,7 @@ def _blob(descriptor: Descriptor) -> str:
     return f"blobs/sha256/{value}"
 
 
-def _plan_untrusted(archive: _Archive) -> list[_Plan]:
+def _plan_untrusted(archive: Archive) -> list[_Plan]:
     """Every image for this machine's platform, in the order of the archive."""
     if archive.has("manifest.json"):
         try:
@@ -88,7 +50,7 @@ def _plan_untrusted(archive: _Archive) -> list[_Plan]:
     raise ProtocolError("invalid archive: neither manifest.json nor index.json is in it")
 
 
-def _plan_index_untrusted(archive: _Archive) -> list[_Plan]:
+def _plan_index_untrusted(archive: Archive) -> list[_Plan]:
     """The images of index.json. An entry may be an index again, whose name its images have by default."""
     found: list[_Plan] = []
     waiting = [("index.json", "")]
@@ -120,20 +82,27 @@ def _fits(entry: Descriptor) -> bool:
     return not entry.platform or OURS.fits(platform_of(entry.platform.os, entry.platform.architecture))
 
 
+def _config_untrusted(archive: Archive, plan: _Plan) -> tuple[bytes, list[str]]:
+    """An image's config, and the diff ids in it."""
+    config = archive.read_bytes(plan.config)
+    return config, parse_config_untrusted(config).diff_ids
+
+
 async def load(store: ImageStore, path: Path) -> AsyncIterator[tuple[ImageRecord, str | None]]:
-    """Load every image of the archive; yield (image, name or None) as soon as the image is usable. ProtocolError for a broken archive."""
+    """Load every image of an archive without compression (see archive.receive).
+
+    Yields (image, name or None) as soon as the image is usable. ProtocolError for a broken archive.
+    """
     with open(path, "rb") as file:
-        archive = await trio.to_thread.run_sync(_Archive, file)
+        archive = await trio.to_thread.run_sync(Archive, file)
         for plan in await trio.to_thread.run_sync(_plan_untrusted, archive):
-            config = archive.read_bytes(plan.config)
-            diff_ids = parse_config_untrusted(config).diff_ids
+            config, diff_ids = await trio.to_thread.run_sync(_config_untrusted, archive, plan)
             if len(diff_ids) != len(plan.layers):
                 raise ProtocolError(f"invalid archive: {len(plan.layers)} layers, but {len(diff_ids)} diff ids")
             async with store.pinned(diff_ids):
                 for diff_id, layer in zip(diff_ids, plan.layers, strict=True):
                     if not store.has_layer(diff_id):
-                        source = archive.open(layer)
-                        await store.add_layer(diff_id, lambda source=source: source.read(_PIECE))  # type: ignore[misc]
+                        await store.add_layer(diff_id, archive.source(layer))
                 record = await store.add_image(config)
             for name in plan.names:
                 reference = parse_reference(name).with_default_tag()

@@ -1,5 +1,6 @@
 """Layers as the guest's kernel sees them, through `docker load` and `docker run`."""
 
+import gzip
 import hashlib
 import os
 import struct
@@ -10,6 +11,7 @@ import pytest
 from tests.archives import Tar
 from tests.live.daemon import Daemon
 from tests.live.images import busybox_layer, image_archive
+from tests.steps import peak_rss
 
 pytestmark = pytest.mark.live
 
@@ -88,6 +90,59 @@ def test_a_hundred_thousand_files(daemon: Daemon) -> None:
     done = daemon.docker("run", "--rm", "layers:many", "sh", "-c", script)
     assert done.stdout.split() == ["100", "1000", "100000", "9990"]
     assert "No such file" in done.stderr
+
+
+def test_names_and_hard_links_through_links_of_the_same_layer(daemon: Daemon) -> None:
+    """As a real dockerd unpacks them: in a chroot, where the kernel follows the links of the layer."""
+    below, layer = Tar(), Tar()
+    below.add("low/old", b"below").add("low/kept", b"below").add("ldir", kind=tarfile.SYMTYPE, linkname="low")
+    for folder in ("usr", "usr/bin", "real"):
+        layer.add(f"l/{folder}", kind=tarfile.DIRTYPE, mode=0o755)
+    layer.add("l/bin", kind=tarfile.SYMTYPE, linkname="usr/bin").add("l/bin/tool", b"tool")
+    layer.add("l/lib", kind=tarfile.SYMTYPE, linkname="/l/../../l/usr").add("l/lib/so", b"so")
+    layer.add("l/real/old", b"old").add("l/sl", kind=tarfile.SYMTYPE, linkname="real")
+    layer.add("l/hl", kind=tarfile.LNKTYPE, linkname="l/sl/old").add("l/hs", kind=tarfile.LNKTYPE, linkname="l/sl")
+    # A whiteout through a link, and a directory that replaces one of the layer below.
+    layer.add("s", kind=tarfile.SYMTYPE, linkname="low").add("s/.wh.old")
+    # A link of a lower layer is not followed.
+    layer.add("ldir/own", b"own")
+    _load(daemon, "layers:through", below.bytes(), layer.bytes())
+    script = (
+        "cd /l; for l in bin lib sl hs; do readlink $l; done; cat usr/bin/tool usr/so hl; echo; stat -c %h real/old sl;"
+        "ls -A /low; ls -A /ldir; test -d /ldir -a ! -L /ldir && echo directory"
+    )
+    shown = daemon.must("run", "--rm", "layers:through", "sh", "-c", script).split()
+    assert shown[:4] == ["usr/bin", "/l/../../l/usr", "real", "real"]
+    assert shown[4:] == ["toolsoold", "2", "2", "kept", "own", "directory"]
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        ([("up", tarfile.LNKTYPE, "low/f")], "link /low/f /up: no such file or directory"),
+        ([("a", tarfile.SYMTYPE, "a"), ("a/f", tarfile.REGTYPE, "")], "open /a/f: too many levels of symbolic links"),
+        ([("a", tarfile.REGTYPE, ""), ("a/f", tarfile.REGTYPE, "")], "open /a/f: not a directory"),
+        ([("low/.wh..", tarfile.REGTYPE, "")], "invalid whiteout name"),
+    ],
+)
+def test_what_docker_refuses_is_refused_in_its_words(
+    daemon: Daemon, names: list[tuple[str, bytes, str]], text: str
+) -> None:
+    layer = Tar()
+    for name, kind, link in names:
+        layer.add(name, kind=kind, linkname=link)
+    assert text in daemon.docker("import", "-", "layers:refused", stdin=layer.bytes()).stderr
+
+
+def test_a_bomb_is_refused_and_the_daemon_stays_small(daemon: Daemon) -> None:
+    """A few hundred KiB stand for 130 MiB of extended attributes, and for a GiB that is not read any more."""
+    values = {f"SCHILY.xattr.user.{name}": "v" * 60_000 for name in "ab"}
+    entry = Tar().add("f", pax_headers=values).bytes().rstrip(b"\0")
+    member = gzip.compress(entry + bytes(-len(entry) % 512))
+    before = peak_rss(daemon.pid)
+    shown = daemon.docker("import", "-", "layers:bomb", stdin=member * 10_000)
+    assert "invalid tar: more than 128 MiB of names and extended attributes" in shown.stderr
+    assert peak_rss(daemon.pid) < before + (32 << 20)
 
 
 def test_whiteouts_hide_what_is_below(daemon: Daemon) -> None:

@@ -1,9 +1,6 @@
 """`docker commit`: an image of a container's present files."""
 
-import tempfile
 import time
-from pathlib import Path
-from typing import Any
 
 import msgspec
 import trio
@@ -19,18 +16,17 @@ from appliance.engine.model.registry import ContainerRegistry
 from appliance.engine.model.repository import ContainerRepository
 from appliance.errors import Conflict, VchError
 from appliance.image.config import CommittedConfig, History, RootFs
+from appliance.image.conversion import source_of
 from appliance.image.instructions import apply_instructions
+from appliance.image.layer import Layer
 from appliance.image.reference import tag_reference
 from appliance.image.store import ImageRecord, ImageStore
 
 # The digest of an empty tar, for which no layer is added.
 _EMPTY = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"
-_PIECE = 1 << 20
 
 
 class Commits:
-    """`scratch` is a folder for layers under construction."""
-
     def __init__(
         self,
         registry: ContainerRegistry,
@@ -38,13 +34,11 @@ class Commits:
         archive: Archive,
         images: ImageStore,
         signals: Signals,
-        scratch: Path,
     ) -> None:
         self._registry = registry
         self._archive = archive
         self._images = images
         self._repository = repository
-        self._scratch = scratch
         self._signals = signals
 
     async def commit(self, ref: str, wanted: Commit) -> ImageRecord:
@@ -55,18 +49,14 @@ class Commits:
         own = container.record.config if wanted.config is None else wanted.config
         changed = await trio.to_thread.run_sync(apply_instructions, own, wanted.changes)
         merged = merge_config(changed, container.record.config)
-        with tempfile.TemporaryFile(dir=self._scratch) as file:
-            ran = container.running
-            try:
-                await self._spool_layer(container, file, pause=wanted.pause)
-            except VchError:
-                if not ran or container.running:
-                    raise
-                # The container ended meanwhile, and its machine too. Its files do not change now, so no pause is needed.
-                file.seek(0)
-                file.truncate()
-                await self._spool_layer(container, file, pause=False)
-            layer = await self._images.add_new_layer(lambda: file.read(_PIECE))
+        ran = container.running
+        try:
+            layer = await self._store_layer(container, pause=wanted.pause)
+        except VchError:
+            if not ran or container.running:
+                raise
+            # The container ended meanwhile, and its machine too. Its files do not change now, so no pause is needed.
+            layer = await self._store_layer(container, pause=False)
         config = self._image_config(container, wanted, merged, layer.diff_id)
         record = await self._images.add_image(msgspec.json.encode(config), container.record.image_id)
         if reference is not None:
@@ -80,7 +70,8 @@ class Commits:
         )
         return record
 
-    async def _spool_layer(self, container: Container, file: Any, *, pause: bool) -> None:
+    async def _store_layer(self, container: Container, *, pause: bool) -> Layer:
+        """Convert the layer while the guest sends it: nothing that a guest may send without end waits on the disk."""
         paused = False
         if pause and container.running and not container.paused:
             try:
@@ -89,9 +80,8 @@ class Commits:
             except Conflict:
                 pass  # it has just ended, or another client paused it
         try:
-            async with self._archive.layer(container) as archive:
-                async for data in archive:
-                    await trio.to_thread.run_sync(file.write, data)
+            async with self._archive.layer(container) as archive, source_of(archive) as source:
+                return await self._images.add_new_layer(source)
         finally:
             if paused:
                 with trio.CancelScope(shield=True):
@@ -99,7 +89,6 @@ class Commits:
                         await self._signals.unpause(container.id)
                     except VchError:
                         pass  # it was ended or unpaused meanwhile
-        file.seek(0)
 
     def _image_config(
         self, container: Container, wanted: Commit, config: ContainerConfig, diff_id: str

@@ -5,7 +5,7 @@ import gzip
 import io
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ import trio
 
 from appliance.errors import ProtocolError, Unavailable
 from appliance.image import conversion
-from appliance.image.conversion import Converters, received
+from appliance.image.conversion import Converters, received, source_of
 from appliance.image.erofs import NO_LIMITS, Limits, QuotaExceeded
 from appliance.image.layer import Layer, convert_untrusted
 from appliance.image.recipe import tar_of
@@ -133,3 +133,32 @@ async def test_a_channel_is_read_in_a_thread(tmp_path: Path, converters: Convert
             converters.convert, received(receiver), tmp_path / "disk", tmp_path / "recipe"
         )
     assert layer.size == 21_000
+
+
+async def test_a_sender_that_breaks_off_makes_no_layer(tmp_path: Path, converters: Converters) -> None:
+    """Without its last block the archive would still be a complete one."""
+
+    async def pieces() -> AsyncGenerator[bytes, None]:
+        yield _TAR
+        raise Unavailable("the guest is gone")
+
+    with pytest.raises(Unavailable, match="the guest is gone"):
+        async with source_of(pieces()) as source:
+            await trio.to_thread.run_sync(converters.convert, source, tmp_path / "disk", tmp_path / "recipe")
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_layer_that_is_refused_closes_its_sender(tmp_path: Path, converters: Converters) -> None:
+    closed = trio.Event()
+
+    async def pieces() -> AsyncGenerator[bytes, None]:
+        try:
+            while True:
+                yield b"junk" * 10_000
+        finally:
+            closed.set()
+
+    with pytest.raises(ProtocolError, match="invalid tar header"):
+        async with source_of(pieces()) as source:
+            await trio.to_thread.run_sync(converters.convert, source, tmp_path / "disk", tmp_path / "recipe")
+    assert closed.is_set()

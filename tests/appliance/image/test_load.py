@@ -6,6 +6,7 @@ import io
 import json
 import os
 import tarfile
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from appliance.errors import ProtocolError, VchError
 from appliance.image import load as module
+from appliance.image.archive import receive
 from appliance.image.load import load
 from appliance.image.store import ImageStore
 from tests.appliance.image.test_pull import config_of, opened_store
@@ -23,8 +25,13 @@ _LAYER = Tar().add("file", b"content" * 3000).bytes()
 
 
 async def _loaded(store: ImageStore, archive: bytes, folder: Path) -> list[tuple[str, str | None]]:
+    async def body() -> AsyncGenerator[bytes, None]:
+        for start in range(0, len(archive), 100_000):
+            yield archive[start : start + 100_000]
+
     path = folder / "archive"
-    path.write_bytes(archive)
+    with open(path, "wb") as file:
+        await receive(body(), file, folder)
     return [(record.id, name) async for record, name in load(store, path)]
 
 

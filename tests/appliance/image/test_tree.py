@@ -43,13 +43,19 @@ def _tree(*entries: tuple[bytes, str] | tuple[bytes, str, str]) -> str:
     ("entries", "shown"),
     [
         # A name through a link of the same layer: the link stays.
-        ([(_DIR, "usr/"), (_DIR, "usr/bin/"), (_LINK, "bin", "usr/bin"), (_FILE, "bin/tool")],
-         "lbin dusr dusr/bin -usr/bin/tool"),
+        (
+            [(_DIR, "usr/"), (_DIR, "usr/bin/"), (_LINK, "bin", "usr/bin"), (_FILE, "bin/tool")],
+            "lbin dusr dusr/bin -usr/bin/tool",
+        ),
         ([(_DIR, "usr/"), (_LINK, "bin", "/usr"), (_FILE, "bin/tool")], "lbin dusr -usr/tool"),
-        ([(_DIR, "usr/"), (_DIR, "a/"), (_LINK, "a/bin", "../../../usr"), (_FILE, "a/bin/tool")],
-         "da la/bin dusr -usr/tool"),
-        ([(_DIR, "x/"), (_LINK, "l", "m"), (_LINK, "m", "./x//"), (_DIR, "l/d/"), (_FILE, "l/d/f")],
-         "ll lm dx dx/d -x/d/f"),
+        (
+            [(_DIR, "usr/"), (_DIR, "a/"), (_LINK, "a/bin", "../../../usr"), (_FILE, "a/bin/tool")],
+            "da la/bin dusr -usr/tool",
+        ),
+        (
+            [(_DIR, "x/"), (_LINK, "l", "m"), (_LINK, "m", "./x//"), (_DIR, "l/d/"), (_FILE, "l/d/f")],
+            "ll lm dx dx/d -x/d/f",
+        ),
         ([(_DIR, "x/y/"), (_LINK, "l", "x/y"), (_LINK, "x/y/up", ".."), (_FILE, "l/up/f")], "ll dx -x/f dx/y lx/y/up"),
         ([(_DIR, "x/y/"), (_LINK, "l", "x/y"), (_FILE, "l/../f")], "-f ll dx dx/y"),
         # containerd creates what the link points to; dockerd 20.10 refuses the archive.
@@ -57,13 +63,17 @@ def _tree(*entries: tuple[bytes, str] | tuple[bytes, str, str]) -> str:
         ([(_LINK, "s", "low"), (_FILE, "s/.wh.f")], "dlow wlow/f ls"),
         ([(_DIR, "low/"), (_LINK, "s", "low"), (_FILE, "s/.wh..wh..opq")], "olow ls"),
         # A link in the last component is replaced, and what was behind it is not touched.
-        ([(_DIR, "usr/"), (_FILE, "usr/f"), (_LINK, "bin", "usr"), (_DIR, "bin/"), (_FILE, "bin/g")],
-         "dbin -bin/g dusr -usr/f"),
+        (
+            [(_DIR, "usr/"), (_FILE, "usr/f"), (_LINK, "bin", "usr"), (_DIR, "bin/"), (_FILE, "bin/g")],
+            "dbin -bin/g dusr -usr/f",
+        ),
         ([(_DIR, "a/"), (_FILE, "a/b"), (_FILE, "a")], "-a"),
         ([(_LINK, "l", "x"), (_FILE, "l/f"), (_LINK, "l", "y"), (_FILE, "l/f")], "ll dx -x/f dy -y/f"),
         # Hard links.
-        ([(_DIR, "real/"), (_FILE, "real/old"), (_LINK, "sl", "real"), (_HARD, "hl", "sl/old"), (_HARD, "hs", "sl")],
-         "-hl lhs dreal -real/old lsl"),
+        (
+            [(_DIR, "real/"), (_FILE, "real/old"), (_LINK, "sl", "real"), (_HARD, "hl", "sl/old"), (_HARD, "hs", "sl")],
+            "-hl lhs dreal -real/old lsl",
+        ),
         ([(_FILE, "a"), (_HARD, "b", "/a"), (_HARD, "c", "./a")], "-a -b -c"),
         ([(_DIR, "d/"), (_FILE, "a"), (_HARD, "d/b", "d/../a")], "-a dd -d/b"),
         # Whiteouts hide lower layers only.
@@ -76,13 +86,15 @@ def _tree(*entries: tuple[bytes, str] | tuple[bytes, str, str]) -> str:
         ([(_FILE, "a/.wh....")], "da wa/..."),
         ([(_FILE, "a/.wh..x")], "da wa/.x"),
         ([(_FILE, "a/.wh..wh.x"), (_FILE, ".wh..wh.aufs")], "da"),
-        ([(_DIR, ".wh..wh.plnk/"), (_FILE, ".wh..wh.plnk/1"), (_HARD, "n", ".wh..wh.plnk/1")],
-         "d.wh..wh.plnk -.wh..wh.plnk/1 -n"),
+        (
+            [(_DIR, ".wh..wh.plnk/"), (_FILE, ".wh..wh.plnk/1"), (_HARD, "n", ".wh..wh.plnk/1")],
+            "d.wh..wh.plnk -.wh..wh.plnk/1 -n",
+        ),
         ([(_DIR, ".wh.x/"), (_FILE, ".wh.x/f")], "d.wh.x -.wh.x/f wx"),
         ([(_DIR, "a/"), (_DIR, "a/.wh..wh..opq/")], "oa"),
         ([(_FILE, ".")], ""),
     ],
-)  # fmt: skip
+)
 def test_names_resolve_as_in_a_chroot(entries: list[tuple[bytes, str]], shown: str) -> None:
     assert _tree(*entries) == shown
 
