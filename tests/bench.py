@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.bench_sizes import compare_sizes
 from tests.live.daemon import Daemon
 from tests.live.images import busybox_archive
 from tests.live.oracle import dockerd
@@ -478,13 +479,15 @@ def files_and_figures(targets: list[Target], folder: Path) -> None:
 
 
 def main() -> None:
-    """Run all measurements, or those of the argument: `files`, `images` or `networks`."""
+    """Run all measurements, or those of the argument: `files`, `images`, `networks` or `sizes`."""
     part = sys.argv[1] if len(sys.argv) > 1 else ""
     root = Path(tempfile.mkdtemp(prefix="vch-bench-", dir="/tmp"))
     root.chmod(0o711)
     if part in ("", "images"):
         images(root)
-    if part == "images":
+    if part in ("", "sizes"):
+        compare_sizes(root, _made)
+    if part in ("images", "sizes"):
         shutil.rmtree(root, ignore_errors=True)
         return
     daemon = Daemon(root)

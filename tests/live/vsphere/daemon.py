@@ -149,6 +149,9 @@ def running_vsphere(
                 _INTERFACE,
                 "--tenant",
                 "test",
+                # Each VM boots without KVM here, and a second CPU makes a boot a third slower.
+                "--vm-cpus",
+                "1",
                 *flags,
             ]
             try:
