@@ -19,6 +19,11 @@ _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 SYSCTLS = {
     "fs.file-max": (1 << 63) - 1,
     "fs.nr_open": 1073741816,
+    # As procps of Debian and systemd: no tricks with links, pipes and files of others in /tmp.
+    "fs.protected_fifos": 1,
+    "fs.protected_hardlinks": 1,
+    "fs.protected_regular": 2,
+    "fs.protected_symlinks": 1,
     # Watches take kernel memory only when they are used, and the cgroup of the container pays for it.
     "fs.inotify.max_user_watches": 1048576,
     "fs.inotify.max_user_instances": 1024,
