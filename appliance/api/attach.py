@@ -1,5 +1,6 @@
 """Connects a hijacked connection with the stdio of a container or an exec."""
 
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import trio
@@ -22,7 +23,7 @@ async def pump(
     stdin: StdinPipe | None,
     closes_stdin: bool,
     keys: bytes,
-    past: list[bytes],
+    past: AsyncGenerator[bytes, None] | None,
     framed: bool,
 ) -> None:
     """Copy bytes until the output of the process has ended, or the client detaches or disconnects.
@@ -63,11 +64,12 @@ async def pump(
         else:
             nursery.start_soon(watch_input)
         try:
-            if past:
+            if past is not None:
                 # docker-py loses bytes that arrive together with the head: its buffer takes them, and it reads from the socket.
                 await trio.sleep(_PAUSE_AFTER_HEAD)
-            for data in past:
-                await stream.send(data)
+                async with aclosing(past) as older:
+                    async for data in older:
+                        await stream.send(data)
             if attachment is not None:
                 async with aclosing(attachment.output()) as output:
                     async for number, data in output:

@@ -88,7 +88,7 @@ class ExecRoutes:
                     stdin=one.stdin if one.config.attach_stdin else None,
                     closes_stdin=not one.tty,
                     keys=keys,
-                    past=[],
+                    past=None,
                     framed=framed,
                 )
         finally:

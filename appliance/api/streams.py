@@ -1,7 +1,7 @@
 """Routes for the output and input of containers: attach and logs."""
 
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
 
 import trio
@@ -15,6 +15,7 @@ from appliance.errors import InvalidParameter, Unsupported
 from appliance.http import HijackedStream, Reply, Request, WebSocketStream
 from appliance.logdrivers import details_prefix, driver_named
 from appliance.streams.detach import parse_keys
+from appliance.streams.logfile import Place
 
 
 class StreamRoutes:
@@ -61,10 +62,10 @@ class StreamRoutes:
         keys = parse_keys(request.text("detachKeys"))
         streams = self._streams(request, container.tty)
         stdin = request.flag("stdin") and container.record.config.open_stdin
-        past: list[bytes] = []
+        past: AsyncGenerator[bytes, None] | None = None
         if request.flag("logs") and streams:
             log = container.open_log()
-            past = list(render(log, LogQuery(streams), log.first, log.entries, framed=framed and log.framed))
+            past = render(log, LogQuery(streams), Place(log.first), log.entries, framed=framed and log.framed)
         self._containers.attached(request.path["name"])
         attachment = container.fanout.attach(streams) if request.flag("stream") and streams else None
         try:

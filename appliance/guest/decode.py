@@ -1,5 +1,7 @@
 """From protobuf messages to the values of `reports.py`."""
 
+from collections.abc import Iterator
+
 from appliance.guest.reports import (
     BlockMetrics,
     BootStep,
@@ -19,16 +21,36 @@ from appliance.guest.reports import (
 )
 from protos.tether.v1 import metrics_pb2, network_pb2, process_pb2, sandbox_pb2, stdio_pb2
 
+# Records of one turn of the event loop.
+_RECORDS = 256
+# No program writes as much.
+_LAST_OFFSET = 1 << 62
+
 # A newer tether may send numbers that this appliance does not know.
 _PHASES = {phase.value: phase for phase in Phase}
 _FAILURES = {kind.value: kind for kind in FailureKind}
 
 
-def decode_output(message: stdio_pb2.Records) -> Output:
-    """Each record's bytes are copied once, here: every access to a bytes field of protobuf makes a copy."""
-    return Output(
-        [OutputRecord(one.stream, one.time_ns, one.offset, one.data) for one in message.records],
-        decode_exit(message.exit) if message.HasField("exit") else None,
+def decode_outputs(message: stdio_pb2.Records) -> Iterator[Output]:
+    """The records, some at a time: a hostile guest puts half a million of one byte into a message.
+
+    Each record's bytes are copied once, here: every access to a bytes field of protobuf makes a copy.
+    """
+    status = decode_exit(message.exit) if message.HasField("exit") else None
+    records = message.records
+    count = len(records)
+    for start in range(0, max(1, count), _RECORDS):
+        some = [_record(one) for one in (records if count <= _RECORDS else records[start : start + _RECORDS])]
+        yield Output(some, status if start + _RECORDS >= count else None)
+
+
+def _record(message: stdio_pb2.Record) -> OutputRecord:
+    """A guest that lies about stream or offset must not break the log."""
+    return OutputRecord(
+        message.stream if message.stream in (stdio_pb2.STDOUT, stdio_pb2.STDERR) else stdio_pb2.STDOUT,
+        message.time_ns,
+        min(message.offset, _LAST_OFFSET),
+        message.data,
     )
 
 

@@ -1,10 +1,11 @@
 """Distributes the output of a process to all attached clients."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 
 import trio
 
 _WAITING = 16
+_PIECE = 64 << 10
 
 
 class Attachment:
@@ -23,6 +24,21 @@ class Attachment:
         self._fanout.remove(self)
         self._receiver.close()
         self.sender.close()
+
+
+def _joined(outputs: Sequence[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+    """The same outputs, in pieces of up to `_PIECE` bytes where neighbours are of the same stream."""
+    parts: list[bytes] = []
+    size = last = 0
+    for stream, data in outputs:
+        if parts and (stream != last or size + len(data) > _PIECE):
+            yield last, b"".join(parts)
+            parts, size = [], 0
+        parts.append(data)
+        size += len(data)
+        last = stream
+    if parts:
+        yield last, b"".join(parts)
 
 
 class Fanout:
@@ -47,12 +63,20 @@ class Fanout:
 
     async def publish(self, stream: int, data: bytes) -> None:
         """Send data to all clients. The slowest client blocks the process, as in Docker."""
-        for attachment in list(self._attachments):
-            if stream in attachment.streams:
-                try:
-                    await attachment.sender.send((stream, data))
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    self.remove(attachment)
+        await self.publish_all([(stream, data)])
+
+    async def publish_all(self, outputs: Sequence[tuple[int, bytes]]) -> None:
+        """Send outputs in their order to the clients that are attached at the call. Small outputs of one stream are joined."""
+        attachments = list(self._attachments)
+        if not attachments:
+            return
+        for stream, data in _joined(outputs) if len(outputs) > 1 else outputs:
+            for attachment in attachments:
+                if stream in attachment.streams:
+                    try:
+                        await attachment.sender.send((stream, data))
+                    except (trio.BrokenResourceError, trio.ClosedResourceError):
+                        self.remove(attachment)
 
     def end_run(self) -> None:
         """The run is over: each attachment ends after the output that is queued."""

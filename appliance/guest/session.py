@@ -16,7 +16,7 @@ from appliance.guest.decode import (
     decode_leases,
     decode_listeners,
     decode_metrics,
-    decode_output,
+    decode_outputs,
     decode_process,
     decode_started,
     decode_step,
@@ -67,7 +67,9 @@ class Launched:
         batch = self._first or await self._stream.receive()
         while batch:
             for response in batch:
-                yield decode_output(response.output)
+                for output in decode_outputs(response.output):
+                    yield output
+                    await trio.lowlevel.checkpoint()
             batch = await self._stream.receive()
 
 
@@ -372,7 +374,9 @@ class GuestSession:
         async with self._channel.stream("/tether.v1.Log/Read", request, stdio_pb2.Records) as stream:
             while batch := await stream.receive():
                 for records in batch:
-                    yield decode_output(records)
+                    for output in decode_outputs(records):
+                        yield output
+                        await trio.lowlevel.checkpoint()
 
     @asynccontextmanager
     async def feed_stdin(self) -> AsyncIterator[ServerStream[stdio_pb2.AttachResponse]]:

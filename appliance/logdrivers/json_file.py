@@ -1,11 +1,15 @@
-"""json-file, Docker's default: a log file without a limit, unless `max-size` sets one."""
+"""json-file, Docker's default: a log file of at most 100 MiB, unless `max-size` and `max-file` say otherwise.
+
+moby's json-file has no limit unless an operator sets one, so that a container fills the disk of its host by its output; Docker's
+documentation advises against this default. Here the limit is that of moby's driver local. `max-size=-1` is no limit.
+"""
 
 from appliance.container.container_record import ContainerRecord
 from appliance.diag.syslog import TAG_VALUES, fill_tag
 from appliance.errors import InvalidParameter
 from appliance.logdrivers.attributes import log_attributes
 from appliance.logdrivers.driver import LogLimits, Options
-from appliance.logdrivers.options import DELIVERY, check_delivery, check_names, parse_limits
+from appliance.logdrivers.options import DEFAULT_LIMITS, DELIVERY, check_delivery, check_names, parse_limits
 
 _OPTIONS = DELIVERY | {"max-size", "max-file", "labels", "env", "tag"}
 
@@ -29,7 +33,8 @@ class JsonFileDriver:
 
     def limits(self, options: Options) -> LogLimits:
         """See LogDriver."""
-        return parse_limits(options, LogLimits())
+        # With max-size, one file is moby's default.
+        return parse_limits(options, LogLimits(DEFAULT_LIMITS.size, 1) if options.get("max-size") else DEFAULT_LIMITS)
 
     def attributes(self, record: ContainerRecord) -> dict[str, str]:
         """See LogDriver."""

@@ -2,11 +2,9 @@
 
 from appliance.container.container_record import ContainerRecord
 from appliance.logdrivers.driver import LogLimits, Options
-from appliance.logdrivers.options import DELIVERY, check_delivery, check_names, parse_limits
+from appliance.logdrivers.options import DEFAULT_LIMITS, DELIVERY, check_delivery, check_names, parse_limits
 
 _OPTIONS = DELIVERY | {"max-size", "max-file"}
-# moby: daemon/logger/local
-_DEFAULT = LogLimits(20 << 20, 5)
 
 
 class LocalDriver:
@@ -24,7 +22,7 @@ class LocalDriver:
 
     def limits(self, options: Options) -> LogLimits:
         """See LogDriver."""
-        return parse_limits(options, _DEFAULT)
+        return parse_limits(options, DEFAULT_LIMITS)
 
     def attributes(self, record: ContainerRecord) -> dict[str, str]:
         """See LogDriver. As in moby, this driver's log keeps none."""

@@ -6,6 +6,8 @@ from appliance.logdrivers.driver import LogLimits, Options
 
 # How the guest hands the output over: every driver that takes output has these two.
 DELIVERY = frozenset(("mode", "max-buffer-size"))
+# moby: daemon/logger/local
+DEFAULT_LIMITS = LogLimits(20 << 20, 5)
 # Docker's drivers also know these. Our log file has one format and one entry per line, so these options change nothing.
 _WITHOUT_EFFECT = frozenset(("compress", "labels", "labels-regex", "env", "env-regex", "tag", "cache-disabled"))
 

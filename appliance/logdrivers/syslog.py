@@ -207,8 +207,9 @@ class _Shipper:
                 self._stream = await _connect(self._address, self._options)
             for entry in file.iterate(position, min(file.entries, position + _BATCH_ENTRIES)):
                 severity = ERROR if entry.stream == stdcopy.STDERR else INFORMATIONAL
-                line = file.payload(entry)[:_LONGEST_BYTES]
-                await self._stream.send_all(self._formatter.message(severity, entry.time_ns, line))
+                for line in file.lines(entry):
+                    message = self._formatter.message(severity, entry.time_ns, line[:_LONGEST_BYTES])
+                    await self._stream.send_all(message)
                 position += 1
             self._warned = False
         except (OSError, ValueError, trio.BrokenResourceError) as error:

@@ -281,9 +281,9 @@ class Execs:
                 nursery.start_soon(one.stdin.run, session, one.id)
             async with aclosing(session.follow(one.id, offset, output)) as batches:
                 async for batch in batches:
-                    for record in batch.records:
-                        await one.fanout.publish(record.stream, record.data)
-                        offset = record.end
+                    await one.fanout.publish_all([(record.stream, record.data) for record in batch.records])
+                    if batch.records:
+                        offset = batch.records[-1].end
                     if batch.exit is not None:
                         code = exit_code(batch.exit)
                     elif offset - acknowledged >= _ACK_BYTES:

@@ -1,6 +1,6 @@
 """A client's connection and a container's stdio, joined."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -48,7 +48,14 @@ async def _joined(*, output: bool = True, stdin: bool = True, **options: Any) ->
     ours, theirs = trio.socket.socketpair()
     joined = _Joined(Client(ours))
     attachment = joined.fanout.attach(frozenset({1, 2})) if output else None
-    settings: Any = {"tty": False, "closes_stdin": True, "keys": parse_keys(""), "past": [], "framed": True, **options}
+    settings: Any = {
+        "tty": False,
+        "closes_stdin": True,
+        "keys": parse_keys(""),
+        "past": None,
+        "framed": True,
+        **options,
+    }
 
     async def run() -> None:
         with theirs:
@@ -76,8 +83,13 @@ async def test_output_is_framed_and_ends_with_the_process() -> None:
         await joined.client.expect_end(stdcopy.header(1, 3) + b"out" + stdcopy.header(2, 3) + b"err")
 
 
+async def _older() -> AsyncGenerator[bytes, None]:
+    yield b"older "
+    yield b"output "
+
+
 async def test_plain_output_behind_what_was_there_before() -> None:
-    async with _joined(framed=False, past=[b"older ", b"output "]) as joined:
+    async with _joined(framed=False, past=_older()) as joined:
         await joined.fanout.publish(1, b"new")
         joined.fanout.end_run()
         await joined.client.expect_end(b"older output new")

@@ -1,5 +1,8 @@
 """What the engine sees of a guest, and the messages that it becomes."""
 
+from pathlib import Path
+
+from appliance.container.times import rfc3339
 from appliance.guest import (
     DiskMount,
     ExitStatus,
@@ -17,9 +20,10 @@ from appliance.guest import (
     ShareMount,
     StateFile,
 )
-from appliance.guest.decode import decode_failure, decode_output, decode_process
+from appliance.guest.decode import decode_failure, decode_outputs, decode_process
 from appliance.guest.encode import encode_process, encode_resumption, encode_setup, renew_clock
 from appliance.hypervisor import GuestDisk, ScsiAddress
+from appliance.streams.logfile import LogFile
 from protos.tether.v1 import filesystem_pb2, network_pb2, process_pb2, sandbox_pb2, stdio_pb2
 
 
@@ -112,11 +116,35 @@ def test_output_keeps_offsets_and_the_exit() -> None:
         records=[stdio_pb2.Record(stream=stdio_pb2.STDERR, time_ns=7, offset=10, data=b"abc")],
         exit=process_pb2.ExitStatus(signal=9, oom_killed=True, final_offset=13),
     )
-    output = decode_output(message)
+    (output,) = decode_outputs(message)
     assert output.records == [OutputRecord(2, 7, 10, b"abc")]
     assert output.records[0].end == 13
     assert output.exit == ExitStatus(0, 9, True, 0, 13)
-    assert decode_output(stdio_pb2.Records()).exit is None
+    (empty,) = decode_outputs(stdio_pb2.Records())
+    assert (empty.records, empty.exit) == ([], None)
+
+
+def test_many_records_come_in_turns() -> None:
+    """A message of 4 MiB holds half a million records of a byte."""
+    records = [stdio_pb2.Record(stream=stdio_pb2.STDOUT, offset=number, data=b"x") for number in range(1000)]
+    outputs = list(decode_outputs(stdio_pb2.Records(records=records, exit=process_pb2.ExitStatus(code=3))))
+    assert [len(output.records) for output in outputs] == [256, 256, 256, 232]
+    assert [record.offset for output in outputs for record in output.records] == list(range(1000))
+    assert [output.exit.code for output in outputs if output.exit is not None] == [3]
+    assert outputs[-1].exit is not None
+
+
+def test_a_record_that_lies_can_be_logged_and_shown(tmp_path: Path) -> None:
+    huge = (1 << 64) - 1
+    lie = stdio_pb2.Record(time_ns=huge, offset=huge, data=b"x")
+    lie.MergeFromString(b"\x08\x63")  # stream 99
+    (output,) = decode_outputs(stdio_pb2.Records(records=[lie]))
+    (record,) = output.records
+    assert record.stream == 1
+    log = LogFile(tmp_path, framed=True)
+    log.append(record.stream, record.time_ns, record.end, record.data)
+    assert rfc3339(log.entry(0).time_ns) == "2554-07-21T23:34:33.709551615Z"
+    log.close()
 
 
 def test_numbers_of_a_newer_tether_are_taken_for_the_usual_case() -> None:

@@ -8,9 +8,12 @@ from appliance.logdrivers.json_file import JsonFileDriver
 from tests.appliance.logdrivers.records import record_with
 
 
-def test_no_limit_by_default() -> None:
+def test_limits() -> None:
+    """By default those of `local`: a container that floods does not fill the disk. With max-size, moby's single file."""
     driver = JsonFileDriver()
-    assert driver.limits({}) == LogLimits(0, 1)
+    assert driver.limits({}) == LogLimits(20 << 20, 5)
+    assert driver.limits({"max-file": "2"}) == LogLimits(20 << 20, 2)
+    assert driver.limits({"max-size": "10m"}) == LogLimits(10 << 20, 1)
     assert driver.limits({"max-size": "10m", "max-file": "3"}) == LogLimits(10 << 20, 3)
     assert driver.limits({"max-size": "-1"}) == LogLimits(0, 1)
 

@@ -14,12 +14,13 @@ from appliance.container.host_config import HostConfig
 from appliance.container.spec import build_exec_spec
 from appliance.engine.model.run import Ended, Run, RunningProcess, RunStreams
 from appliance.errors import HypervisorError, InvalidParameter, VchError
-from appliance.guest import ExitStatus, Fanout, GuestSession, Output, OutputRecord, ProcessSetup, StdinPipe
+from appliance.guest import Attachment, ExitStatus, Fanout, GuestSession, Output, OutputRecord, ProcessSetup, StdinPipe
 from appliance.hypervisor import MachineSpec
 from appliance.hypervisor.fake import FakeDriver, FakeMachine
-from appliance.streams.logfile import LogFile
+from appliance.streams.logfile import LogFile, Place
 from tests.appliance.engine.guest import Process, Program, Vm, echo
 from tests.appliance.engine.harness import Host
+from tests.steps import cpu_of_steps
 from tether.rpc.bridge import LoopThread
 from tether.transport import JunkAllowance
 
@@ -52,11 +53,11 @@ class Room:
         self.released = 0
         self._folder = folder
         self._session = session
-        self._log = log
+        self.log = log
         self.run = self.make_run(cleans_disks=True)
 
     def make_run(self, *, cleans_disks: bool) -> Run:
-        streams = RunStreams(self.fanout, self.stdin, self._log, lambda: None)
+        streams = RunStreams(self.fanout, self.stdin, self.log, lambda: None)
         return Run(PROCESS, self.machine, self._session, streams, self._release, cleans_disks=cleans_disks)
 
     def _release(self) -> None:
@@ -298,3 +299,71 @@ async def test_what_accompanies_a_run(make_room: MakeRoom) -> None:
         assert done == ["short"]
         room.host.power_off("m")
     assert done == ["short", "cancelled"]
+
+
+@pytest.mark.parametrize("how", ["yes", "one byte at a time", "no line feed"])
+async def test_a_program_that_floods_keeps_no_turn_long(make_room: MakeRoom, how: str) -> None:
+    """`yes ""` made each ping take a second: a record of 256 KiB was split, framed and written in one turn."""
+    total = 1 << 20
+
+    async def program(process: Process) -> int:
+        if how == "one byte at a time":
+            for _ in range(4000):
+                process.write("\n")
+        else:
+            for _ in range(4):
+                process.write(("\n" if how == "yes" else "x") * (total // 4))
+        return 0
+
+    room = await make_room(program)
+    attachment = room.fanout.attach(frozenset({1, 2}))
+    received = bytearray()
+
+    async def read() -> None:
+        async for _, data in attachment.output():
+            received.extend(data)
+
+    with cpu_of_steps() as steps:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await room.supervise()
+            room.fanout.end_run()
+    assert bytes(received) == room.logged
+    assert len(received) == (4000 if how == "one byte at a time" else total)
+    assert steps.longest < 0.05, steps
+
+
+async def test_who_attaches_during_a_flood_finds_each_byte_once(make_room: MakeRoom) -> None:
+    """In the log, or live: a large record is logged in a thread, meanwhile clients come."""
+    go_on = trio.Event()
+
+    async def program(process: Process) -> int:
+        await go_on.wait()
+        for number in range(20):
+            process.write(f"{number:05}\n" * 2000)
+            await trio.sleep(0.002)
+        return 0
+
+    room = await make_room(program)
+    seen: list[tuple[int, bytearray]] = []
+
+    async def read(attachment: Attachment, before: int) -> None:
+        received = bytearray()
+        seen.append((before, received))
+        async for _, data in attachment.output():
+            received.extend(data)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(room.supervise)
+        await room.began.wait()
+        go_on.set()
+        while not room.endings:
+            log = room.log
+            before = log.position(Place(log.entries))
+            nursery.start_soon(read, room.fanout.attach(frozenset({1, 2})), before)
+            await trio.sleep(0.001)
+        room.fanout.end_run()
+    whole = room.logged
+    assert len(seen) > 5
+    for before, received in seen:
+        assert whole[before:] == received
