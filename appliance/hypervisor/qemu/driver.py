@@ -19,6 +19,7 @@ import trio
 from appliance.errors import HypervisorError
 from appliance.hypervisor.driver import Driver, Machine, MachineSpec, Power
 from appliance.hypervisor.qemu.machine import QemuMachine
+from appliance.hypervisor.qemu.machine_logs import keep_trimmed
 from appliance.hypervisor.qemu.process import PROGRAM, boot_id, running_titles, title
 from appliance.hypervisor.qemu.record import MachineRecord
 from appliance.hypervisor.qemu.shares import find_virtiofsd
@@ -73,6 +74,7 @@ class QemuDriver(Driver):
         self.guest_digest = await trio.to_thread.run_sync(_digest, (self.kernel, self.initrd))
         if self._templates is not None:
             self._nursery.start_soon(self._templates.run)
+        self._nursery.start_soon(keep_trimmed, self._root)
 
     # -- for machines ---------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import trio
 from appliance.diag import mark
 from appliance.errors import HypervisorError
 from appliance.hypervisor.driver import Forward, GuestDisk, Machine, MachineSpec, Nic, Power, ScsiAddress, Usage
-from appliance.hypervisor.qemu import hotplug, nics, saved
+from appliance.hypervisor.qemu import hotplug, machine_logs, nics, saved
 from appliance.hypervisor.qemu.command import (
     BOOT,
     MOST_MORE_NICS,
@@ -26,7 +26,7 @@ from appliance.hypervisor.qemu.command import (
     shared_boot_origin,
 )
 from appliance.hypervisor.qemu.monitor import Monitor
-from appliance.hypervisor.qemu.process import connect_tether, last_words, short, start_qemu
+from appliance.hypervisor.qemu.process import connect_tether, short, start_qemu
 from appliance.hypervisor.qemu.record import MachineRecord
 from appliance.hypervisor.qemu.shares import serve
 from appliance.hypervisor.qemu.slots import lengthen, luns_of
@@ -397,4 +397,4 @@ class QemuMachine(Machine):
             raise HypervisorError(f"machine {self.id[:12]} cannot be reached: {error}\n{self.last_words()}") from error
 
     def last_words(self) -> str:
-        return last_words(self.folder)
+        return machine_logs.last_words(self.folder)

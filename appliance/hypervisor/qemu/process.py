@@ -178,14 +178,3 @@ async def connect_tether(folder: Path) -> Line:
         connection.close()
         raise
     return Line(connection.detach())
-
-
-def last_words(folder: Path) -> str:
-    """The end of each log in a machine's folder: QEMU's command line and messages, virtiofsd's messages, the console."""
-    words = []
-    for name in ("command", "qemu.log", "virtiofsd.log", "console.log"):
-        with contextlib.suppress(OSError):
-            text = (folder / name).read_bytes()[-2000:].decode("utf-8", "replace").strip()
-            if text:
-                words.append(f"{name}: {text}")
-    return "\n".join(words)

@@ -163,16 +163,6 @@ async def test_a_guest_that_floods_the_port_is_hung_up_and_no_step_is_long(junk:
     assert steps.longest < 0.05, steps
 
 
-async def test_the_allowance_covers_what_happens_and_refills() -> None:
-    allowance = JunkAllowance(0.0, burst=100, rate=10)
-    assert not allowance.exceeded(100, 0.0)
-    assert not allowance.exceeded(110, 1.0)
-    assert allowance.exceeded(131, 2.0)
-    rested = JunkAllowance(0.0, burst=100, rate=10)
-    assert not rested.exceeded(100, 1000.0)
-    assert rested.exceeded(201, 1000.0)
-
-
 async def test_a_line_that_loses_a_byte_stays_within_the_allowance() -> None:
     """The link repeats what came after the loss, and nobody hangs up."""
     link = Connection(lambda: 5, 0.0)
