@@ -23,6 +23,8 @@ from protos.tether.v1 import metrics_pb2, network_pb2, process_pb2, sandbox_pb2,
 
 # Records of one turn of the event loop.
 _RECORDS = 256
+# Of anything else that a guest lists.
+_FEW, _MANY = 64, 8192
 # No program writes as much.
 _LAST_OFFSET = 1 << 62
 
@@ -88,11 +90,16 @@ def decode_table(message: process_pb2.TopResponse) -> ProcessTable:
 
 
 def decode_leases(message: network_pb2.Leases) -> list[Lease]:
-    return [Lease(one.interface, one.address, one.gateway, tuple(one.dns), tuple(one.search)) for one in message.leases]
+    """The first leases: a guest has one for each NIC."""
+    return [
+        Lease(one.interface, one.address, one.gateway, tuple(one.dns[:_FEW]), tuple(one.search[:_FEW]))
+        for one in message.leases[:_FEW]
+    ]
 
 
 def decode_listeners(message: network_pb2.Listeners) -> list[Listener]:
-    return [Listener(one.protocol, one.port) for one in message.listeners]
+    """The first listeners: more ports than this are not published anyway."""
+    return [Listener(one.protocol, one.port) for one in message.listeners[:_MANY]]
 
 
 def decode_metrics(message: metrics_pb2.Sample) -> Metrics:

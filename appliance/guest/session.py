@@ -47,6 +47,8 @@ _TIMEOUT = 30.0
 # Time for all DHCP servers to answer.
 _LEASE_TIMEOUT = 90.0
 _PAUSE, _MOST_PAUSE = 0.05, 5.0
+# All leases, or all ports that a guest listens at.
+_WATCHED_BYTES = 256 << 10
 
 log = logging.getLogger(__name__)
 
@@ -233,7 +235,7 @@ class GuestSession:
         pause = _PAUSE
         while not self.closed:
             try:
-                async with self.stream(method, request, response) as stream:
+                async with self.stream(method, request, response, most=_WATCHED_BYTES) as stream:
                     while batch := await stream.receive():
                         pause = _PAUSE
                         await take(batch[-1])
@@ -269,7 +271,8 @@ class GuestSession:
 
     async def leases(self) -> list[Lease]:
         """The DHCP leases of the guest so far."""
-        async with self.stream("Network/WatchLeases", network_pb2.WatchLeasesRequest(), network_pb2.Leases) as stream:
+        request, response = network_pb2.WatchLeasesRequest(), network_pb2.Leases
+        async with self.stream("Network/WatchLeases", request, response, most=_WATCHED_BYTES) as stream:
             with trio.move_on_after(_TIMEOUT):
                 if batch := await stream.receive():
                     return decode_leases(batch[-1])

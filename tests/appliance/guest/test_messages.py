@@ -20,7 +20,7 @@ from appliance.guest import (
     ShareMount,
     StateFile,
 )
-from appliance.guest.decode import decode_failure, decode_outputs, decode_process
+from appliance.guest.decode import decode_failure, decode_leases, decode_listeners, decode_outputs, decode_process
 from appliance.guest.encode import encode_process, encode_resumption, encode_setup, renew_clock
 from appliance.hypervisor import GuestDisk, ScsiAddress
 from appliance.streams.logfile import LogFile
@@ -153,3 +153,11 @@ def test_numbers_of_a_newer_tether_are_taken_for_the_usual_case() -> None:
     assert decode_process(newer).phase is Phase.RUNNING
     failure = decode_failure(process_pb2.StartFailure.FromString(b"\x08\x63\x10\x02"))
     assert (failure.kind, failure.errno) == (FailureKind.OTHER, 2)
+
+
+def test_what_a_guest_lists_is_bounded() -> None:
+    """100 000 invalid leases were 100 000 warnings in one turn of the event loop."""
+    lease = network_pb2.Lease(interface="eth0", dns=["x"] * 1000, search=["x"] * 1000)
+    leases = decode_leases(network_pb2.Leases(leases=[lease] * 1000))
+    assert (len(leases), len(leases[0].dns), len(leases[0].search)) == (64, 64, 64)
+    assert len(decode_listeners(network_pb2.Listeners(listeners=[network_pb2.Listener(port=1)] * 10_000))) == 8192
