@@ -14,6 +14,7 @@ import pytest
 
 from tests.live.daemon import Daemon
 from tests.live.terminal import Terminal
+from tests.steps import cpu_seconds
 
 pytestmark = pytest.mark.live
 
@@ -67,6 +68,20 @@ def test_64_mib_there_and_back(daemon: Daemon) -> None:
         daemon.command("run", "--rm", "-i", "busybox", "cat"), input=data, capture_output=True, timeout=300, check=True
     )
     assert hashlib.sha256(done.stdout).digest() == hashlib.sha256(data).digest()
+
+
+def test_a_flood_of_line_feeds(daemon: Daemon) -> None:
+    """`yes ""` made each ping take a second, and 7 MB of output took 293 MB of disk and 2 us a byte."""
+    before = cpu_seconds(daemon.pid)
+    daemon.must("run", "-d", "--name", "flood", "busybox", "sh", "-c", "yes '' | head -c 1000000")
+    daemon.must("wait", "flood")
+    assert cpu_seconds(daemon.pid) - before < 1.5
+    identity = daemon.must("inspect", "-f", "{{.Id}}", "flood").strip()
+    files = (daemon.root / "data").glob(f"containers/{identity}/log.*")
+    assert sum(file.stat().st_blocks * 512 for file in files) < 10_000_000
+    assert daemon.must("logs", "--tail", "3", "flood") == "\n" * 3
+    assert daemon.must("logs", "flood") == "\n" * 1_000_000
+    daemon.must("rm", "flood")
 
 
 def test_logs_keep_streams_apart(daemon: Daemon) -> None:
