@@ -38,13 +38,15 @@ class Destinations:
 
     async def _own_kinds(self) -> set[str]:
         if self._kinds is None:
-            self._kinds = set()
+            # Requests beside this one look them up, too: they must not see half of the kinds.
+            kinds: set[str] = set()
             for host in self._hosts:
                 try:
                     found = await addresses_of(host, 0)
                 except (OSError, UnicodeError):
                     continue  # A proxy may know the name.
-                self._kinds |= {_kind_of(ipaddress.ip_address(address.partition("%")[0])) for address in found}
+                kinds |= {_kind_of(ipaddress.ip_address(address.partition("%")[0])) for address in found}
+            self._kinds = kinds
         return self._kinds
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 import httpcore
 import httpx
 import pytest
+import trio
 
 from appliance.errors import ProtocolError
 from appliance.registry import destinations as module
@@ -64,6 +65,18 @@ async def test_a_registry_of_this_host_may_name_this_host_but_not_the_link() -> 
     await destinations.check("x", ["127.0.0.1", "::1"])
     with pytest.raises(ProtocolError, match="link-local"):
         await destinations.check("x", ["169.254.169.254"])
+
+
+async def test_requests_beside_each_other_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def slow(host: str, port: int) -> list[str]:
+        await trio.testing.wait_all_tasks_blocked()
+        return _NAMES[host]
+
+    monkeypatch.setattr(module, "addresses_of", slow)
+    destinations = Destinations(["local.test"])
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(destinations.check, "x", ["127.0.0.1"])
 
 
 class _Backend(httpcore.AsyncNetworkBackend):
