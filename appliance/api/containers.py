@@ -19,6 +19,7 @@ from appliance.api.endpoints import decode_endpoints
 from appliance.api.fields import CONFIG, fold_names
 from appliance.api.filters import parse_filters
 from appliance.api.host_config_checks import decode_host_config
+from appliance.api.image_names import ImageNames
 from appliance.api.router import Route
 from appliance.api.shapes import inspect_container, list_container
 from appliance.container.lifecycle import Created, Exited
@@ -75,9 +76,11 @@ class ContainerRoutes:
         now, version = time.time_ns(), request.version
         # Encoded one by one: a thousand shapes alive at once cost the garbage collector more than all the encoding.
         encode = msgspec.json.Encoder().encode
+        names = ImageNames(self._images)
         shapes = [
             encode(
                 list_container(one, self._networks, version, now)
+                | {"Image": names.shown(one.record)}
                 | (await self._sizes(one) if request.flag("size") else {})
             )
             for one in found

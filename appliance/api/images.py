@@ -2,6 +2,8 @@
 
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from appliance.api.backend import CommitBackend, ContainerRegistry, EventBackend
 from appliance.api.config_checks import decode_config
@@ -15,7 +17,7 @@ from appliance.container.event import Event
 from appliance.errors import Conflict, InvalidParameter, NotFound
 from appliance.http import Reply, Request
 from appliance.image.reference import tag_reference
-from appliance.image.store import ImageStore, familiar_names
+from appliance.image.store import ImageRecord, ImageStore, familiar_names
 
 
 class ImageRoutes:
@@ -54,7 +56,8 @@ class ImageRoutes:
         users = Counter(container.record.image_id for container in self._containers.all())
         shared = self._store.shared_sizes() if request.flag("shared-size") else {}
         shapes = []
-        for record in filter(None, map(selected.shown, self._store.all())):
+        listed = self._store.all() if request.flag("all") else self._store.listed()
+        for record in filter(None, map(selected.shown, listed)):
             shape = list_image(
                 record, self._store.config(record.id), self._store.size(record), users[record.id], request.version
             )
@@ -86,8 +89,9 @@ class ImageRoutes:
                 }
             )
         rows.reverse()
-        if rows:
-            rows[0] |= {"Id": record.id, "Tags": familiar_names(record.references) or None}
+        # A commit adds one row, so that the rows below the first are those of the images it was committed from.
+        for row, image in zip(rows, (record, *self._store.ancestors(record)), strict=False):
+            row |= {"Id": image.id, "Tags": familiar_names(image.references) or None}
         await reply.json(200, rows)
 
     # -- changing -------------------------------------------------------------------------------------------------
@@ -103,10 +107,26 @@ class ImageRoutes:
     async def remove(self, request: Request, reply: Reply) -> None:
         """DELETE /images/{name}."""
         name = request.path["name"]
-        done = await self._store.remove(name, self._containers.user_of_image, force=request.flag("force"))
-        for item in done:
-            self._emit("delete" if "Deleted" in item else "untag", item.get("Deleted") or item["Untagged"], name)
+        with self._removal_events(self._store.get(name)) as done:
+            done += await self._store.remove(
+                name,
+                self._containers.user_of_image,
+                force=request.flag("force"),
+                prune_parents=not request.flag("noprune"),
+            )
         await reply.json(200, done)
+
+    @contextmanager
+    def _removal_events(self, record: ImageRecord) -> Iterator[list[dict[str, str]]]:
+        """Emit what a removal of the image does: the list that the block fills with the results of ImageStore.remove."""
+        images = {record.id, *(image.id for image in self._store.ancestors(record))}
+        done: list[dict[str, str]] = []
+        yield done
+        for item in done:
+            if "Untagged" in item:
+                self._emit("untag", record.id, record.id)
+            elif item["Deleted"] in images:
+                self._emit("delete", item["Deleted"], item["Deleted"])
 
     async def prune(self, request: Request, reply: Reply) -> None:
         """POST /images/prune."""
@@ -117,21 +137,19 @@ class ImageRoutes:
         selected = await image_filter(filters.without("dangling"), self._store)
         deleted: list[dict[str, str]] = []
         space = 0
-        for record in self._store.all():
+        for record in self._store.listed():
             if (only_dangling and record.references) or not selected.keep(record):
                 continue
-            if self._containers.user_of_image(record.id) is not None:
+            if any(self._containers.user_of_image(record.id, running=running) for running in (True, False)):
                 continue
             sizes = {diff_id: self._store.layer_size(diff_id) for diff_id in self._store.config(record.id).diff_ids}
-            try:
-                done = await self._store.remove(record.id, self._containers.user_of_image, force=True)
-            except (Conflict, NotFound):
-                continue  # a container uses it now, or another client has removed it
-            for item in done:
-                space += sizes.get(item.get("Deleted", ""), 0)
-                self._emit(
-                    "delete" if "Deleted" in item else "untag", item.get("Deleted") or item["Untagged"], record.id
-                )
+            with self._removal_events(record) as done:
+                for name in [*record.references, *record.digests] or [record.id]:
+                    try:
+                        done += await self._store.remove(name, self._containers.user_of_image, force=False)
+                    except (Conflict, NotFound):
+                        continue  # a container uses it now, or another client has removed it
+            space += sum(sizes.get(item.get("Deleted", ""), 0) for item in done)
             deleted += done
         self._events.publish(Event("image", "prune", "", {"reclaimed": str(space)}))
         await reply.json(200, {"ImagesDeleted": deleted or None, "SpaceReclaimed": space})

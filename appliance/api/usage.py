@@ -5,6 +5,7 @@ from collections import Counter
 from typing import Any
 
 from appliance.api.backend import ContainerRegistry, NetworkBackend, StorageBackend, VolumeBackend
+from appliance.api.image_names import ImageNames
 from appliance.api.image_shapes import list_image
 from appliance.api.router import Route
 from appliance.api.shapes import list_container
@@ -75,15 +76,16 @@ class UsageRoutes:
                 ),
                 "SharedSize": shared[record.id],
             }
-            for record in self._images.all()
+            for record in self._images.listed()
         ]
 
     async def _container_rows(self, request: Request) -> list[dict[str, Any]]:
         now = time.time_ns()
+        names = ImageNames(self._images)
         rows = []
         for container in self._containers.all():
             used = await self._storage.used(container.id)
             root = used + self._images.size(self._images.get(container.record.image_id))
             row = list_container(container, self._networks, request.version, now)
-            rows.append({**row, "SizeRw": used, "SizeRootFs": root})
+            rows.append({**row, "Image": names.shown(container.record), "SizeRw": used, "SizeRootFs": root})
         return rows

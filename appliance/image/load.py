@@ -13,7 +13,7 @@ from appliance.image.archive import Archive
 from appliance.image.config import parse_config_untrusted
 from appliance.image.manifest import ArchivedImage, Descriptor, ImageIndex, parse_manifest_untrusted
 from appliance.image.platform import OURS, platform_of
-from appliance.image.reference import parse_reference
+from appliance.image.reference import tag_reference
 from appliance.image.store import ImageRecord, ImageStore
 
 _MAX_MANIFESTS = 10_000
@@ -88,10 +88,19 @@ def _config_untrusted(archive: Archive, plan: _Plan) -> tuple[bytes, list[str]]:
     return config, parse_config_untrusted(config).diff_ids
 
 
-async def load(store: ImageStore, path: Path) -> AsyncIterator[tuple[ImageRecord, str | None]]:
-    """Load every image of an archive without compression (see archive.receive).
+@dataclass(frozen=True, slots=True)
+class LoadedImage:
+    """An image that is usable now, by a name or, with "", by its id. `replaced` is the id of the image that had the name before, or ""."""
 
-    Yields (image, name or None) as soon as the image is usable. ProtocolError for a broken archive.
+    record: ImageRecord
+    name: str = ""
+    replaced: str = ""
+
+
+async def load(store: ImageStore, path: Path) -> AsyncIterator[LoadedImage]:
+    """Load every image of an archive without compression (see archive.receive); yield each name as soon as it is usable.
+
+    ProtocolError for a broken archive.
     """
     with open(path, "rb") as file:
         archive = await trio.to_thread.run_sync(Archive, file)
@@ -105,8 +114,9 @@ async def load(store: ImageStore, path: Path) -> AsyncIterator[tuple[ImageRecord
                         await store.add_layer(diff_id, archive.source(layer))
                 record = await store.add_image(config)
             for name in plan.names:
-                reference = parse_reference(name).with_default_tag()
+                reference = tag_reference(name)
+                before = store.id_of(reference)
                 await store.tag(record, reference, time.time())
-                yield record, str(reference)
+                yield LoadedImage(record, str(reference), before if before != record.id else "")
             if not plan.names:
-                yield record, None
+                yield LoadedImage(record)

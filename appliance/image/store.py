@@ -9,17 +9,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import trio
 
-from appliance.errors import Conflict, InvalidParameter, NotFound, ProtocolError, Unavailable
+from appliance.errors import InvalidParameter, NotFound, ProtocolError, Unavailable
 from appliance.image.config import ImageConfig, parse_config, parse_config_untrusted
 from appliance.image.conversion import CONVERTERS
 from appliance.image.erofs import Limits, QuotaExceeded
 from appliance.image.layer import Layer, Source
 from appliance.image.recipe import tar_of
 from appliance.image.reference import Reference, parse_reference
+from appliance.image.removal import ImageUse, plan_removal
 from appliance.store import Database, room_on
 
 _MOST_BLOBS = 20
@@ -39,6 +41,12 @@ class ImageRecord(msgspec.Struct):
     sizes: list[int] = []
     tagged: float = 0.0
     parent: str = ""
+
+
+class ImageUsers(Protocol):
+    """The short id of a container of an image that runs, or of one that does not run."""
+
+    def __call__(self, image_id: str, *, running: bool) -> str | None: ...
 
 
 class Blob(msgspec.Struct, frozen=True):
@@ -95,6 +103,17 @@ class ImageStore:
     def all(self) -> list[ImageRecord]:
         return list(self._images.values())
 
+    def listed(self) -> list[ImageRecord]:
+        """All images but those without a name from which another image was committed: `docker images` hides them."""
+        parents = {record.parent for record in self._images.values()}
+        return [one for one in self._images.values() if one.references or one.digests or one.id not in parents]
+
+    def ancestors(self, record: ImageRecord) -> Iterator[ImageRecord]:
+        """The images from which an image was committed, as far as they are here, the nearest first."""
+        while (parent := self._images.get(record.parent)) is not None:
+            yield parent
+            record = parent
+
     def get(self, text: str) -> ImageRecord:
         """Find an image by id, id prefix, name[:tag] or name@digest. NotFound with Docker's text."""
         plain = text.removeprefix("sha256:")
@@ -121,6 +140,11 @@ class ImageStore:
         if len(found) == 1:
             return found[0]
         raise NotFound(f"No such image: {text if ':' in text else text + ':latest'}")
+
+    def id_of(self, reference: Reference) -> str:
+        """The id of the image that has this tag, "" for none."""
+        name = f"{reference.name}:{reference.tag}"
+        return next((record.id for record in self._images.values() if name in record.references), "")
 
     def config(self, image_id: str) -> ImageConfig:
         return self._configs[image_id]
@@ -278,50 +302,43 @@ class ImageStore:
             await self._save(record)
         return changed
 
-    async def remove(self, text: str, in_use: Callable[[str], str | None], *, force: bool) -> list[dict[str, str]]:
+    async def remove(
+        self, text: str, user_of: ImageUsers, *, force: bool, prune_parents: bool = True
+    ) -> list[dict[str, str]]:
         """`docker rmi`: untag an image, and delete it when no name is left. Conflict with Docker's text.
 
-        `in_use` returns the short id of a container that uses the image. Returns {"Untagged": name} and {"Deleted": id} in order.
+        Returns {"Untagged": name} and {"Deleted": id} in order, also for the untagged images from which the deleted image was committed.
         """
         record = self.get(text)
-        by_id = record.id.removeprefix("sha256:").startswith(text.removeprefix("sha256:"))
-        user = in_use(record.id)
-        done: list[dict[str, str]] = []
         names = [*record.references, *record.digests]
-        if by_id:
-            if len(record.references) > 1 and not force:
-                raise Conflict(
-                    f"conflict: unable to delete {record.id[7:19]} (must be forced) - image is referenced in multiple repositories"
-                )
-            if user is not None and not force:
-                raise Conflict(
-                    f"conflict: unable to delete {record.id[7:19]} (must be forced) - image is being used by stopped container {user}"
-                )
-            removed = names
-        else:
-            reference = parse_reference(text).with_default_tag()
-            name = f"{reference.name}@{reference.digest}" if reference.digest else f"{reference.name}:{reference.tag}"
-            rest = [item for item in record.references if item != name]
-            if not rest and user is not None and not force:
-                raise Conflict(
-                    f'conflict: unable to remove repository reference "{text}" (must force) - container {user} is using its '
-                    f"referenced image {record.id[7:19]}"
-                )
-            removed = names if not rest else [name]
-        for name in removed:
-            done.append({"Untagged": _familiar(name)})
-            for names_of in (record.references, record.digests):
-                if name in names_of:
-                    names_of.remove(name)
-        if record.references or user is not None:
+        removal = plan_removal(text, record.id, names, self._use(record, user_of), force=force)
+        record.references = [name for name in record.references if name not in removal.names]
+        record.digests = [name for name in record.digests if name not in removal.names]
+        done = [{"Untagged": _familiar(name)} for name in removal.names]
+        if not removal.deletes:
             await self._save(record)
             return done
+        done += await self._delete(record)
+        parent = self._images.get(record.parent)
+        while prune_parents and parent is not None and self._is_unused(parent, user_of):
+            done += await self._delete(parent)
+            parent = self._images.get(parent.parent)
+        return done
+
+    def _use(self, record: ImageRecord, user_of: ImageUsers) -> ImageUse:
+        running, stopped = (user_of(record.id, running=running) or "" for running in (True, False))
+        return ImageUse(running, stopped, any(other.parent == record.id for other in self._images.values()))
+
+    def _is_unused(self, record: ImageRecord, user_of: ImageUsers) -> bool:
+        use = self._use(record, user_of)
+        return not (record.references or record.digests or use.container or use.has_children)
+
+    async def _delete(self, record: ImageRecord) -> list[dict[str, str]]:
         await self._database.remove("image", record.id)
         del self._images[record.id]
         config = self._configs.pop(record.id)
-        done.append({"Deleted": record.id})
-        done += [{"Deleted": diff_id} for diff_id in await self._collect(reversed(config.diff_ids))]
-        return done
+        gone = await self._collect(reversed(config.diff_ids))
+        return [{"Deleted": key} for key in (record.id, *gone)]
 
     @asynccontextmanager
     async def pinned(self, diff_ids: Iterable[str]) -> AsyncIterator[None]:

@@ -31,9 +31,10 @@ class ContainerRegistry:
                 return matches[0]
         raise NotFound(f"No such container: {ref}")
 
-    def user_of_image(self, image_id: str) -> str | None:
-        """The short id of a container of the image, if there is one."""
-        return next((c.id[:12] for c in self._containers.values() if c.record.image_id == image_id), None)
+    def user_of_image(self, image_id: str, *, running: bool) -> str | None:
+        """The short id of a container of the image that runs, or of one that does not run, if there is one."""
+        users = (c for c in self._containers.values() if c.record.image_id == image_id)
+        return next((c.id[:12] for c in users if running == (c.running or c.restarting)), None)
 
     def add(self, container: Container) -> None:
         """Add a container, under its name."""

@@ -15,6 +15,7 @@ from appliance.registry import Credentials
 from tests.appliance.api.asking import ask
 from tests.appliance.api.test_images import lines, opened
 from tests.appliance.http.wire import served
+from tests.archives import Tar
 
 
 class _Registry:
@@ -124,6 +125,14 @@ async def test_save_and_load(tmp_path: Path) -> None:
         status, answer = await images.ask("POST /images/load", archive)
         assert (status, lines(answer)) == (200, [{"stream": "Loaded image: app:1\n"}])
         assert await images.names() == [["app:1"]]
+        # The name moves from the image that has it to the one of the archive.
+        await images.ask("DELETE /images/app:1")
+        await images.ask("POST /images/create?fromSrc=-&repo=app&tag=1", Tar().add("other", b"x").bytes())
+        other = (await images.ask("GET /images/app:1/json"))[1]["Id"]
+        assert lines((await images.ask("POST /images/load", archive))[1]) == [
+            {"stream": f"The image app:1 already exists, renaming the old one with ID {other} to empty string\n"},
+            {"stream": "Loaded image: app:1\n"},
+        ]
         status, answer = await images.ask("POST /images/load", b"no tar at all")
         assert status == 200
         assert [list(line) for line in lines(answer)] == [["errorDetail", "error"]]

@@ -52,8 +52,8 @@ async def opened(root: Path, *, users: tuple[str, ...] = (), import_one: bool = 
             def all(self) -> list[Any]:
                 return [SimpleNamespace(record=SimpleNamespace(image_id=record.id)) for record in store.all() if users]
 
-            def user_of_image(self, image_id: str) -> str | None:
-                return users[0] if users else None
+            def user_of_image(self, image_id: str, *, running: bool) -> str | None:
+                return users[0] if users and not running else None
 
         containers: Any = Containers()
         nothing: Any = None

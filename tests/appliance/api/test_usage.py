@@ -23,7 +23,7 @@ class _Volumes:
 
 
 class _Images:
-    def all(self) -> list[Any]:
+    def listed(self) -> list[Any]:
         return []
 
     async def layers_used(self) -> int:

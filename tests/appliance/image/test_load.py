@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from appliance.errors import ProtocolError, VchError
+from appliance.errors import InvalidParameter, ProtocolError, VchError
 from appliance.image import load as module
 from appliance.image.archive import receive
 from appliance.image.load import load
@@ -32,7 +32,7 @@ async def _loaded(store: ImageStore, archive: bytes, folder: Path) -> list[tuple
     path = folder / "archive"
     with open(path, "wb") as file:
         await receive(body(), file, folder)
-    return [(record.id, name) async for record, name in load(store, path)]
+    return [(image.record.id, image.name or None) async for image in load(store, path)]
 
 
 def _id(config: bytes) -> str:
@@ -168,3 +168,25 @@ async def test_devices_and_names_outside_are_no_members(tmp_path: Path) -> None:
         with pytest.raises(ProtocolError, match="neither"):
             await _loaded(store, tar.bytes(), tmp_path)
     assert os.listdir(tmp_path / "layers") == []
+
+
+async def test_a_name_that_another_image_had(tmp_path: Path) -> None:
+    other = Tar().add("other", b"x").bytes()
+    configs = [config_of([_LAYER]), config_of([other])]
+
+    def archive(config: bytes, layer: bytes, name: str) -> bytes:
+        return _docker(
+            [{"Config": "c", "RepoTags": [name], "Layers": ["l"]}],
+            c=config,
+            l=layer,
+        )
+
+    async with opened_store(tmp_path) as store:
+        replaced = []
+        for config, layer in ((configs[0], _LAYER), (configs[0], _LAYER), (configs[1], other)):
+            (tmp_path / "archive").write_bytes(archive(config, layer, "app:1"))
+            replaced += [image.replaced async for image in load(store, tmp_path / "archive")]
+        assert replaced == ["", "", _id(configs[0])]
+        (tmp_path / "archive").write_bytes(archive(configs[1], other, "sha256:1"))
+        with pytest.raises(InvalidParameter, match="refusing to create an ambiguous tag"):
+            [_ async for _ in load(store, tmp_path / "archive")]

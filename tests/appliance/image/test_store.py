@@ -27,7 +27,7 @@ async def _image(store: ImageStore, tars: list[bytes], *names: str) -> ImageReco
     return record
 
 
-def _nobody(_: str) -> None:
+def _nobody(image_id: str, *, running: bool) -> None:
     return None
 
 
@@ -101,30 +101,45 @@ def store_id(path: Path) -> str:
     return f"sha256:{path.stem}"
 
 
-async def test_rules_of_removal(tmp_path: Path) -> None:
-    def user(_: str) -> str:
-        return "0123456789ab"
+async def test_an_image_in_use_stays_without_a_name(tmp_path: Path) -> None:
+    def user(image_id: str, *, running: bool) -> str | None:
+        return None if running else "0123456789ab"
 
     async with opened_store(tmp_path) as store:
-        record = await _image(store, [_tar("a")], "one", "two")
-        short = record.id[7:19]
-        with pytest.raises(Conflict) as caught:
-            await store.remove(short, _nobody, force=False)
-        assert "(must be forced) - image is referenced in multiple repositories" in str(caught.value)
-        assert await store.remove("one", user, force=False) == [{"Untagged": "one:latest"}]
-        with pytest.raises(Conflict) as caught:
-            await store.remove("two", user, force=False)
-        assert str(caught.value) == (
-            'conflict: unable to remove repository reference "two" (must force) - container 0123456789ab is using its '
-            f"referenced image {short}"
-        )
-        with pytest.raises(Conflict, match="image is being used by stopped container 0123456789ab"):
-            await store.remove(short, user, force=False)
-        # By force the names go, and the image stays for its container.
-        assert await store.remove(short, user, force=True) == [{"Untagged": "two:latest"}]
+        record = await _image(store, [_tar("a")], "one")
+        with pytest.raises(Conflict, match="container 0123456789ab is using its referenced image"):
+            await store.remove("one", user, force=False)
+        assert await store.remove("one", user, force=True) == [{"Untagged": "one:latest"}]
         assert store.get(record.id) is record
+        with pytest.raises(Conflict, match="image is being used by stopped container 0123456789ab"):
+            await store.remove(record.id, user, force=False)
         assert (await store.remove(record.id, _nobody, force=False))[0] == {"Deleted": record.id}
         assert store.all() == []
+
+
+async def test_images_that_were_committed_from_others(tmp_path: Path) -> None:
+    async with opened_store(tmp_path) as store:
+        tars = [_tar("base"), _tar("middle"), _tar("top")]
+        base = await _image(store, tars[:1], "base")
+        for tar in tars[1:]:
+            await store.add_new_layer(io.BytesIO(tar).read)
+        middle = await store.add_image(config_of(tars[:2]), base.id)
+        top = await store.add_image(config_of(tars), middle.id)
+        # An image without a name is listed as long as no other image was made of it.
+        assert [record.id for record in store.listed()] == [base.id, top.id]
+        assert [record.id for record in store.ancestors(top)] == [middle.id, base.id]
+        with pytest.raises(Conflict, match=r"cannot be forced\) - image has dependent child images"):
+            await store.remove(middle.id, _nobody, force=True)
+        deleted = await store.remove(top.id, _nobody, force=False, prune_parents=False)
+        assert deleted[0] == {"Deleted": top.id}
+        assert [record.id for record in store.listed()] == [base.id, middle.id]
+        for tar in tars[2:]:
+            await store.add_new_layer(io.BytesIO(tar).read)
+        top = await store.add_image(config_of(tars), middle.id)
+        # The parent without a name goes, too; the one with a name stays.
+        deleted = await store.remove(top.id, _nobody, force=False)
+        assert [item["Deleted"] for item in deleted if item["Deleted"] in (top.id, middle.id)] == [top.id, middle.id]
+        assert [record.id for record in store.all()] == [base.id]
 
 
 async def test_pinned_layers_wait_for_their_image(tmp_path: Path) -> None:

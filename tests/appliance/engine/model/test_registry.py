@@ -63,5 +63,6 @@ def test_an_invalid_name_is_refused(name: str) -> None:
 def test_the_user_of_an_image() -> None:
     registry = ContainerRegistry()
     added(registry, "ab" * 32, "web", "sha256:2")
-    assert registry.user_of_image("sha256:2") == "ab" * 6
-    assert registry.user_of_image("sha256:1") is None
+    assert registry.user_of_image("sha256:2", running=False) == "ab" * 6
+    assert registry.user_of_image("sha256:2", running=True) is None
+    assert registry.user_of_image("sha256:1", running=False) is None
