@@ -43,8 +43,8 @@ def list_image(
     record: ImageRecord, config: ImageConfig, size: int, containers: int, version: Version
 ) -> dict[str, Any]:
     tags, digests = familiar_names(record.references), familiar_names(record.digests)
-    if version < (1, 43) and not tags:
-        tags = ["<none>:<none>"]
+    if version < (1, 43) and not tags and not digests:
+        tags, digests = ["<none>:<none>"], ["<none>@<none>"]
     shape = {
         "Id": record.id,
         "ParentId": record.parent,
@@ -54,7 +54,7 @@ def list_image(
         "Size": size,
         "SharedSize": -1,
         "Labels": config.config.labels,
-        "Containers": containers,
+        "Containers": containers if version >= (1, 51) else -1,
     }
     if version < (1, 44):
         shape["VirtualSize"] = size

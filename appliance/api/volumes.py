@@ -105,7 +105,8 @@ class VolumeRoutes:
         everything = _all_volumes(filters)
 
         def wanted(record: VolumeRecord) -> bool:
-            return (everything or record.anonymous) and filters.labels(record.labels)
+            # As Docker, never a volume with options.
+            return (everything or record.anonymous) and not record.options and filters.labels(record.labels)
 
         removed, space = await self._volumes.prune(wanted)
         await reply.json(200, {"VolumesDeleted": removed, "SpaceReclaimed": space})

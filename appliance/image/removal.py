@@ -1,9 +1,16 @@
 """What `docker rmi` takes away: names, and the image with its last name (moby daemon/images/image_delete.go). Pure."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from appliance.errors import Conflict
 from appliance.image.reference import parse_reference
+
+
+class ImageUsers(Protocol):
+    """The short id of a container of an image that runs, or of one that does not run."""
+
+    def __call__(self, image_id: str, *, running: bool) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)

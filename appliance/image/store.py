@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 import trio
@@ -21,7 +20,7 @@ from appliance.image.erofs import Limits, QuotaExceeded
 from appliance.image.layer import Layer, Source
 from appliance.image.recipe import tar_of
 from appliance.image.reference import Reference, parse_reference
-from appliance.image.removal import ImageUse, plan_removal
+from appliance.image.removal import ImageUse, ImageUsers, plan_removal
 from appliance.store import Database, room_on
 
 _MOST_BLOBS = 20
@@ -41,12 +40,6 @@ class ImageRecord(msgspec.Struct):
     sizes: list[int] = []
     tagged: float = 0.0
     parent: str = ""
-
-
-class ImageUsers(Protocol):
-    """The short id of a container of an image that runs, or of one that does not run."""
-
-    def __call__(self, image_id: str, *, running: bool) -> str | None: ...
 
 
 class Blob(msgspec.Struct, frozen=True):

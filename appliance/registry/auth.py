@@ -56,7 +56,8 @@ async def authorization(
         return _basic(known)
     if kind.lower() != "bearer":
         return None
-    fields = dict(re.findall(r'(\w+)="([^"]*)"', rest))
+    # Names start where a word does: otherwise a long word takes quadratic time.
+    fields = dict(re.findall(r'(?<!\w)(\w+)="([^"]*)"', rest))
     realm = fields.get("realm", "")
     if not realm.startswith(("https://", "http://")):
         raise ProtocolError(f"registry {host} sent an authentication realm that is not a URL")

@@ -82,7 +82,30 @@ def _facts(member: tarfile.TarInfo) -> tuple[object, ...]:
 
 
 def test_commit_has_what_diff_says(daemon: Daemon, changed: str) -> None:
-    image = daemon.must("commit", "-c", "LABEL a=b", "-c", 'CMD ["cat", "/t/gone"]', changed, "committed:1").strip()
+    changes = (
+        "LABEL a=$PATH",
+        'ENTRYPOINT ["cat"]',
+        'CMD ["/t/gone"]',
+        "ENV PATH=/sbin:$PATH B=${NONE:-x}",
+        "WORKDIR /with blanks",
+        "ONBUILD RUN $B",
+    )
+    flags = [word for change in changes for word in ("-c", change)]
+    image = daemon.must("commit", *flags, changed, "committed:1").strip()
+    found = json.loads(daemon.must("inspect", image))[0]["Config"]
+    assert (found["Labels"], found["WorkingDir"], found["OnBuild"]) == ({"a": "/bin"}, "/with blanks", ["RUN $B"])
+    assert found["Env"] == ["PATH=/sbin:/bin", "B=x"]
+    # Without a new command, the new entrypoint has no arguments.
+    other = daemon.must("commit", "-c", 'ENTRYPOINT ["/app"]', changed, "committed:2").strip()
+    assert (
+        daemon.must("inspect", other, "--format", "{{json .Config.Entrypoint}} {{json .Config.Cmd}}")
+        == '["/app"] null\n'
+    )
+    # Neither true nor false as `dangling` makes a prune remove images that have names.
+    daemon.must("image", "prune", "-f", "--filter", "dangling=True", "--filter", "label=a")
+    assert (
+        daemon.docker("image", "prune", "-f", "--filter", "dangling=True", "--filter", "dangling=False").returncode == 1
+    )
     layers = json.loads(daemon.must("inspect", image, "--format", "{{json .RootFS.Layers}}"))
     assert len(layers) == 4
     # A container of the image has no changes, and the same files as the container that was committed.
@@ -95,8 +118,13 @@ def test_commit_has_what_diff_says(daemon: Daemon, changed: str) -> None:
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             exports.append([_facts(one) for one in archive])
     assert exports[0] == exports[1]
+    # A name that moved, or that is gone, is not the container's image any more.
+    shown = ("ps", "-a", "--filter", "name=again", "--format", "{{.Image}}")
+    assert daemon.must(*shown) == "committed:1\n"
+    daemon.must("tag", "committed:2", "committed:1")
+    assert daemon.must(*shown) == f"{image.removeprefix('sha256:')[:12]}\n"
     daemon.must("rm", "again")
-    daemon.must("rmi", "committed:1")
+    daemon.must("rmi", "committed:1", "committed:2")
 
 
 def test_a_commit_without_changes_adds_no_layer(daemon: Daemon) -> None:

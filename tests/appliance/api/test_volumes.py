@@ -113,7 +113,11 @@ async def test_lists_and_filters() -> None:
     ],
 )
 async def test_filters_of_prune(query: str, status: int, pruned: list[str] | str) -> None:
-    volumes = _Volumes(_record("data", labels={"a": "b"}), _record("f00", anonymous=True))
+    volumes = _Volumes(
+        _record("data", labels={"a": "b"}),
+        _record("f00", anonymous=True),
+        _record("share", labels={"a": "b"}, options={"type": "nfs"}),
+    )
     found = await ask(VolumeRoutes(volumes).routes(), f"POST /volumes/prune?{query}")
     assert (found[0], found[1].get("VolumesDeleted", found[1].get("message"))) == (status, pruned)
 

@@ -9,6 +9,7 @@ from appliance.errors import ProtocolError, Unauthorized, Unavailable
 from appliance.registry.auth import Credentials, NoBasicCredentials, authorization
 from appliance.registry.destinations import Destinations
 from appliance.registry.wire import ComeBackLater
+from tests.steps import cpu_of_steps
 
 _CHALLENGE = 'Bearer realm="https://auth.test/token?kept=1",service="registry.test",scope="repository:app:pull"'
 _Handler = Callable[[httpx.Request], httpx.Response]
@@ -105,3 +106,9 @@ async def test_a_token_service_that_does_not_answer() -> None:
 
     with pytest.raises(Unavailable, match=r"cannot get a token for registry\.test: refused"):
         await _answer(handler)
+
+
+async def test_a_hostile_challenge_takes_no_time() -> None:
+    with cpu_of_steps() as steps, pytest.raises(ProtocolError):
+        await _answer(_token, f"Bearer {'a' * 60_000}")
+    assert steps.longest < 0.05
