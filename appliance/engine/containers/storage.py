@@ -8,6 +8,7 @@ from pathlib import Path
 
 import trio
 
+from appliance.container.lifecycle import Exited
 from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.model.container import Container
 from appliance.engine.model.registry import ContainerRegistry
@@ -16,6 +17,7 @@ from appliance.errors import VchError
 from appliance.hypervisor import SCRATCH, Disks
 
 log = logging.getLogger(__name__)
+_UNMOUNT_SECONDS = 5.0
 
 
 class ContainerStorage:
@@ -64,8 +66,16 @@ class ContainerStorage:
         return [container.upper for container in self._registry.all()]
 
     async def used(self, ref: str) -> int:
-        """Bytes that a container's disk takes."""
-        return await self._disks.used(self._registry.get(ref).upper)
+        """Bytes that a container's disk takes, with what the container wrote last once it has exited.
+
+        The guest of a running container writes to the disk within seconds.
+        """
+        container = self._registry.get(ref)
+        if container.run is not None and isinstance(container.state, Exited):
+            # The guest unmounts the disk after the process has exited, before the machine goes.
+            with trio.move_on_after(_UNMOUNT_SECONDS):
+                await container.run.gone.wait()
+        return await self._disks.used(container.upper)
 
     async def total_used(self) -> int:
         """Bytes that the disks of all containers take."""

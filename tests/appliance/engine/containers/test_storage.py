@@ -1,6 +1,8 @@
 """Folders and disks of containers, and how much room they take."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import trio
@@ -9,7 +11,7 @@ import trio.testing
 from appliance.container.config import ContainerConfig
 from appliance.container.container_record import ContainerRecord
 from appliance.container.host_config import HostConfig
-from appliance.container.lifecycle import Created
+from appliance.container.lifecycle import Created, Exited
 from appliance.engine.containers.storage import ContainerStorage
 from appliance.engine.model.container import Container
 from appliance.engine.model.registry import ContainerRegistry
@@ -79,6 +81,29 @@ async def test_use(room: Room) -> None:
     assert await room.storage.total_used() == SCRATCH.size + 100
     with pytest.raises(NotFound):
         await room.storage.used("c3")
+
+
+async def test_use_of_a_container_whose_machine_is_going(room: Room, autojump_clock: trio.testing.MockClock) -> None:
+    container = await room.container(1)
+    run: Any = SimpleNamespace(gone=trio.Event())
+    container.run = run
+    # A machine that runs or starts is not waited for.
+    before = trio.current_time()
+    await room.storage.used("c1")
+    assert trio.current_time() == before
+    container.state = Exited(1, 2, 0)
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def unmount() -> None:
+            await trio.sleep(0.2)
+            room.disks.sizes[container.upper] = 5 << 20
+            run.gone.set()
+
+        assert await room.storage.used("c1") == 5 << 20
+    run.gone = trio.Event()
+    await room.storage.used("c1")
+    assert trio.current_time() - before < 10
 
 
 async def test_the_quota(room: Room) -> None:
