@@ -12,6 +12,7 @@ import pytest
 from appliance.api.image_transfers import ImageTransferRoutes
 from appliance.api.images import ImageRoutes
 from appliance.engine.model.events import EventBus
+from appliance.image.store import ImageStore
 from tests.appliance.api.asking import ask
 from tests.appliance.image.test_pull import opened_store
 from tests.archives import Tar
@@ -20,8 +21,9 @@ from tests.archives import Tar
 class _Images:
     """The routes, and their events."""
 
-    def __init__(self, routes: Any, events: EventBus) -> None:
+    def __init__(self, routes: Any, events: EventBus, store: ImageStore) -> None:
         self.routes = routes
+        self.store = store
         self._events = events
 
     async def ask(self, line: str, body: Any = None) -> tuple[int, Any]:
@@ -62,7 +64,7 @@ async def opened(root: Path, *, users: tuple[str, ...] = (), import_one: bool = 
             **ImageRoutes(store, containers, nothing, events).routes(),
             **ImageTransferRoutes(store, nothing, events, root / "scratch").routes(),
         }
-        images = _Images(routes, events)
+        images = _Images(routes, events, store)
         if import_one:
             status, answer = await images.ask(
                 "POST /images/create?fromSrc=-&repo=app&tag=1&message=made&changes=LABEL%20a=1", _tar()
@@ -193,6 +195,36 @@ async def test_filters_of_prune(tmp_path: Path, filters: str, pruned: bool) -> N
 async def test_an_image_in_use_is_not_pruned(tmp_path: Path) -> None:
     async with opened(tmp_path, users=("c1",)) as images:
         assert (await images.ask('POST /images/prune?filters={"dangling":["0"]}'))[1]["ImagesDeleted"] is None
+
+
+async def _commit(images: _Images, parent: str, comment: str) -> str:
+    """An image that a commit without changes makes of another image; its id."""
+    config = json.loads(images.store.get(parent).config)
+    config["history"].append({"comment": comment, "empty_layer": True})
+    record = await images.store.add_image(json.dumps(config).encode(), images.store.get(parent).id)
+    return record.id
+
+
+async def test_images_that_were_committed_from_others(tmp_path: Path) -> None:
+    async with opened(tmp_path) as images:
+        base = images.store.get("app:1").id
+        middle = await _commit(images, "app:1", "one")
+        top = await _commit(images, middle, "two")
+        # The untagged image between the others is hidden.
+        assert [shape["Id"] for shape in (await images.ask("GET /images/json"))[1]] == [base, top]
+        assert len((await images.ask("GET /images/json?all=1"))[1]) == 3
+        rows = (await images.ask(f"GET /images/{top}/history"))[1]
+        assert [(row["Id"], row["Tags"], row["Comment"]) for row in rows] == [
+            (top, None, "two"),
+            (middle, None, "one"),
+            (base, ["app:1"], "made"),
+        ]
+        assert (await images.ask(f"DELETE /images/{middle}?force=1"))[0] == 409
+        # A prune of dangling images takes the image that has no name, and its parent without a name.
+        status, body = await images.ask("POST /images/prune")
+        assert (status, body["ImagesDeleted"]) == (200, [{"Deleted": top}, {"Deleted": middle}])
+        assert images.told()[-3:] == [("delete", top), ("delete", middle), ("prune", "")]
+        assert await images.names("?all=1") == [["app:1"]]
 
 
 def lines(answer: bytes) -> list[Any]:
