@@ -24,7 +24,7 @@ from protos.tether.v1 import metrics_pb2, network_pb2, process_pb2, sandbox_pb2,
 # Records of one turn of the event loop.
 _RECORDS = 256
 # Of anything else that a guest lists.
-_FEW, _MANY = 64, 8192
+_FEW, _MANY = 256, 8192
 # No program writes as much.
 _LAST_OFFSET = 1 << 62
 
@@ -116,8 +116,8 @@ def decode_metrics(message: metrics_pb2.Sample) -> Metrics:
         memory_stat=dict(message.memory_stat),
         pids=message.pids,
         pids_limit=message.pids_limit,
-        interfaces=tuple(_interface(one) for one in message.interfaces),
-        blocks=tuple(_block(one) for one in message.blocks),
+        interfaces=tuple(_interface(one) for one in message.interfaces[:_FEW]),
+        blocks=tuple(_block(one) for one in message.blocks[:_FEW]),
     )
 
 

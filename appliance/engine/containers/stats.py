@@ -1,5 +1,7 @@
 """The processes and the resource usage of running containers: `docker top` and `docker stats`."""
 
+import trio
+
 from appliance.container.top import parse_ps, ps_arguments
 from appliance.engine.model.registry import ContainerRegistry
 from appliance.engine.model.repository import ContainerRepository
@@ -24,7 +26,8 @@ class Stats:
         except InvalidParameter as error:
             raise InvalidParameter(f"ps: {str(error).partition(chr(10))[0]}") from error
         self._repository.emit(container, "top")
-        return parse_ps(table.output.decode("utf-8", "replace"), set(table.pids))
+        # The guest may send megabytes.
+        return await trio.to_thread.run_sync(parse_ps, table.output.decode("utf-8", "replace"), set(table.pids))
 
     async def sample(self, ref: str) -> tuple[Metrics, Usage] | None:
         """One sample of the guest's and one of the hypervisor's metrics; None while the container does not run."""

@@ -20,11 +20,18 @@ from appliance.guest import (
     ShareMount,
     StateFile,
 )
-from appliance.guest.decode import decode_failure, decode_leases, decode_listeners, decode_outputs, decode_process
+from appliance.guest.decode import (
+    decode_failure,
+    decode_leases,
+    decode_listeners,
+    decode_metrics,
+    decode_outputs,
+    decode_process,
+)
 from appliance.guest.encode import encode_process, encode_resumption, encode_setup, renew_clock
 from appliance.hypervisor import GuestDisk, ScsiAddress
 from appliance.streams.logfile import LogFile
-from protos.tether.v1 import filesystem_pb2, network_pb2, process_pb2, sandbox_pb2, stdio_pb2
+from protos.tether.v1 import filesystem_pb2, metrics_pb2, network_pb2, process_pb2, sandbox_pb2, stdio_pb2
 
 
 def test_a_setup_becomes_a_configure_request() -> None:
@@ -159,5 +166,9 @@ def test_what_a_guest_lists_is_bounded() -> None:
     """100 000 invalid leases were 100 000 warnings in one turn of the event loop."""
     lease = network_pb2.Lease(interface="eth0", dns=["x"] * 1000, search=["x"] * 1000)
     leases = decode_leases(network_pb2.Leases(leases=[lease] * 1000))
-    assert (len(leases), len(leases[0].dns), len(leases[0].search)) == (64, 64, 64)
+    assert (len(leases), len(leases[0].dns), len(leases[0].search)) == (256, 256, 256)
+    sample = metrics_pb2.Sample(
+        interfaces=[metrics_pb2.InterfaceSample()] * 1000, blocks=[metrics_pb2.BlockSample()] * 1000
+    )
+    assert (len(decode_metrics(sample).interfaces), len(decode_metrics(sample).blocks)) == (256, 256)
     assert len(decode_listeners(network_pb2.Listeners(listeners=[network_pb2.Listener(port=1)] * 10_000))) == 8192
