@@ -148,7 +148,9 @@ class LogFile:
         position, offset = self._size, self.guest_offset
         for stream, time_ns, offset, data in outputs:
             end = offset - len(data)
-            for lines in _entries(data):
+            # The usual case: a line.
+            is_line = data.find(b"\n", 0, -1) < 0 and len(data) <= _LONGEST_LINE
+            for lines in ([data],) if is_line and data else _entries(data):
                 size = sum(map(len, lines))
                 end += size
                 if self.framed:
@@ -347,7 +349,7 @@ def _entries(data: bytes) -> Iterator[list[bytes]]:
         stop = start + _MOST_BYTES
         # Cut between lines if there is such a place.
         stop = data.rfind(b"\n", start, stop) + 1 or stop if stop < len(data) else len(data)
-        lines = _LINES.findall(data, start, stop)
+        lines = _LINES.findall(data, start, stop) if data.find(b"\n", start, stop) >= 0 else [data[start:stop]]
         start = stop
         if max(map(len, lines)) > _LONGEST_LINE:
             yield from _cut(lines)
