@@ -34,7 +34,8 @@ VOLUME_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 class MountRecord(msgspec.Struct):
     """One mount. `type` is bind, volume or tmpfs; `source` a path of the host; `mode` as the client wrote it.
 
-    `create` makes a missing source of a bind; `subpath` is a part of a volume; `options` those of a new volume or a tmpfs.
+    `create` makes a missing source of a bind; `subpath` is a part of a volume; `options` those of a new volume or a tmpfs;
+    `consistency` is consistent, cached, delegated or "", which leaves it to us; `recursive`: with the mounts below the source.
     """
 
     type: str
@@ -50,6 +51,8 @@ class MountRecord(msgspec.Struct):
     labels: dict[str, str] = {}
     options: dict[str, str] = {}
     anonymous: bool = False
+    consistency: str = ""
+    recursive: bool = True
 
 
 def clean(path: str) -> str:
@@ -75,12 +78,20 @@ def parse_bind(text: str) -> MountRecord:
     if words is None:
         raise InvalidParameter(f"invalid mode: {mode}")
     kind = "bind" if source.startswith("/") else "volume"
+    consistency = next(iter(words & _CONSISTENCIES), "")
     before = f"invalid volume specification: '{text}': invalid mount config for type \"{kind}\": "
     for other, field, foreign in (("volume", "VolumeOptions", _COPY_MODES), ("bind", "BindOptions", _PROPAGATIONS)):
         if kind != other and words & foreign:
             raise InvalidParameter(f"{before}field {field} must not be specified")
     _check_destination(destination, before)
-    record = MountRecord(kind, clean(destination), mode=mode, read_only="ro" in words, no_copy="nocopy" in words)
+    record = MountRecord(
+        kind,
+        clean(destination),
+        mode=mode,
+        read_only="ro" in words,
+        no_copy="nocopy" in words,
+        consistency=consistency,
+    )
     if kind == "bind":
         record.source, record.create = clean(source), True
         record.propagation = next(iter(words & _PROPAGATIONS), "rprivate")
@@ -132,7 +143,12 @@ def parse_mount(given: Mount) -> MountRecord:
     _check_destination(target, before)
     if kind not in ("bind", "volume", "tmpfs"):
         raise InvalidParameter(f"{before}mount type unknown")
-    record = MountRecord(kind, clean(target), read_only=bool(given.read_only))
+    consistency = given.consistency or ""
+    if consistency not in _CONSISTENCIES | {"", "default"}:
+        raise InvalidParameter(f"{before}invalid consistency: {consistency}")
+    record = MountRecord(
+        kind, clean(target), read_only=bool(given.read_only), consistency=consistency.removeprefix("default")
+    )
     if kind == "bind":
         _take_bind(record, source, bind or BindOptions(), before)
     elif kind == "volume":
@@ -151,6 +167,15 @@ def _take_bind(record: MountRecord, source: str, options: BindOptions, before: s
     _check_absolute(source, before)
     record.source = clean(source)
     record.create = bool(options.create_mountpoint)
+    record.recursive = not options.non_recursive
+    for name, chosen in (
+        ("ReadOnlyNonRecursive", options.read_only_non_recursive),
+        ("ReadOnlyForceRecursive", options.read_only_force_recursive),
+    ):
+        if chosen and not record.read_only:
+            raise InvalidParameter(f"mount options conflict: !ReadOnly && BindOptions.{name}")
+    if options.read_only_non_recursive:
+        raise InvalidParameter(f"{before}ReadOnlyNonRecursive is not supported: mounts below it are read-only too")
 
 
 def _take_volume(record: MountRecord, source: str, options: VolumeOptions, before: str) -> None:

@@ -298,8 +298,21 @@ class Volumes:
                 if record.kind == BIND and not path.exists():
                     raise InvalidParameter(f"failed to mount local volume: mount {path}: no such file or directory")
             placed.append(PlacedMount(mount, share=len(shares)))
-            shares.append(Share(path, mount.read_only, mount.subpath))
+            cached = self._may_be_cached(mount, container)
+            shares.append(Share(path, mount.read_only, mount.subpath, mount.recursive, cached))
         return MountPlan(tuple(placed), tuple(shares), tuple(disks))
+
+    def _may_be_cached(self, mount: MountRecord, container: Container) -> bool:
+        """Whether the container's machine may keep names and attributes of files for a moment.
+
+        The client's word counts. Without it, a machine caches the volumes that no other container has. Programs of the host may
+        change paths of the host at any time. Docker's documentation asks them to leave the files of volumes alone.
+        """
+        if mount.consistency:
+            return mount.consistency != "consistent"
+        if mount.type == "bind" or self.get(mount.name).kind != DIRECTORY:
+            return False
+        return self.users(mount.name) == [container.id]
 
     def holders(self, container: Container) -> list[Container]:
         """The other containers whose machines have a disk that this container mounts."""

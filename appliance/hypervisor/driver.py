@@ -127,12 +127,16 @@ SHARE_TAG = "vch"
 class Share:
     """A directory or file of the host. The guest sees it in the file system `SHARE_TAG`, by its index in `MachineSpec.shares`.
 
-    With `part`, a path below `path`, only that part is shared. No symbolic link in `part` leads out of `path`.
+    With `part`, a path below `path`, only that part is shared. No symbolic link in `part` leads out of `path`. `recursive`: with the
+    mounts below the path. `cached`: the guest may keep names and attributes for a second, in which it does not see changes of
+    others. The guest caches nothing if one of a machine's shares is not `cached`.
     """
 
     path: Path
     read_only: bool
     part: str = ""
+    recursive: bool = True
+    cached: bool = False
 
 
 # The shares of a machine in the pool: the machine will have shares, and `Adaptable.become` says which.

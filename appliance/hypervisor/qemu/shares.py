@@ -1,7 +1,7 @@
 """Shares of one machine, served by a virtiofsd that lives as long as the machine's QEMU.
 
 All shares are bind-mounted into one directory, in a mount namespace of virtiofsd's own. A read-only share is read-only on the
-host's side, and the guest can reach nothing but the shares.
+host's side, with all mounts below it. The guest can reach nothing but the shares.
 """
 
 import os
@@ -17,8 +17,11 @@ from tether.system.linux import open_in_root
 
 # Debian has QEMU 7.2's C program here. Later versions have the Rust program in PATH.
 _PROGRAMS = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
-# A guest may not create device nodes. Nothing is cached longer than the open file: another machine may change a file.
-_OPTIONS = "cache=auto,timeout=0,xattr,announce_submounts,modcaps=-mknod,max_idle_threads=1,log_level=err"
+# A guest may not create device nodes. File contents are cached as long as the file is open: another machine may change a file.
+_OPTIONS = "cache=auto,xattr,announce_submounts,modcaps=-mknod,max_idle_threads=1,log_level=err"
+# How long a guest keeps names and attributes of shares that it may cache. Each lookup of a name costs a guest without KVM half a
+# millisecond, and a path of five names five lookups. 1 s is virtiofsd's own default.
+_CACHED_SECONDS = 1
 _STAGE = """
 set -e
 stage=$1; shift
@@ -26,12 +29,17 @@ mount -t tmpfs -o size=1m,mode=755 vch "$stage"
 while [ "$1" != -- ]; do
     if [ "$2" = d ]; then mkdir "$stage/$1"; else : > "$stage/$1"; fi
     # A namespace can bind only its own mounts. So the source is looked up again by name, and must be the same file.
-    mount --no-canonicalize --rbind "$(readlink "/proc/self/fd/$3")" "$stage/$1"
+    mount --no-canonicalize --$5 "$(readlink "/proc/self/fd/$3")" "$stage/$1"
     if [ "$(stat -Lc %d:%i "/proc/self/fd/$3")" != "$(stat -c %d:%i "$stage/$1")" ]; then
         echo "share $1 was replaced meanwhile" >&2; exit 1
     fi
-    mount --no-canonicalize -o "remount,bind,nodev,$4" "$stage/$1"
-    shift 4
+    # Flags that the host's mount has stay: mount(8) adds to them unless a flag says the opposite, as `rw` would.
+    mount --no-canonicalize -o "remount,bind,$4" "$stage/$1"
+    # The mounts below, too. Root may not see some, such as a user's FUSE file system: then virtiofsd does not see it either.
+    findmnt -Rrno TARGET "$stage/$1" | while read -r place; do
+        mount --no-canonicalize -o "remount,bind,$4" "$(env printf %b "$place")" || :
+    done
+    shift 5
 done
 shift
 exec "$@"
@@ -40,6 +48,11 @@ exec "$@"
 
 def find_virtiofsd() -> str | None:
     return shutil.which("virtiofsd") or next((program for program in _PROGRAMS if os.access(program, os.X_OK)), None)
+
+
+def cache_seconds(shares: tuple[Share, ...]) -> int:
+    """How long a guest keeps names and attributes. There is one virtiofsd for all shares of a machine."""
+    return _CACHED_SECONDS if all(share.cached for share in shares) else 0
 
 
 def serve(folder: Path, shares: tuple[Share, ...]) -> socket.socket:
@@ -70,7 +83,8 @@ def serve(folder: Path, shares: tuple[Share, ...]) -> socket.socket:
                     stack.callback(os.close, source)
                 passed.append(source)
                 kind = "d" if os.path.isdir(f"/proc/self/fd/{source}") else "f"
-                arguments += [str(number), kind, str(source), "ro" if share.read_only else "rw"]
+                flags, bind = "nodev,ro" if share.read_only else "nodev", "rbind" if share.recursive else "bind"
+                arguments += [str(number), kind, str(source), flags, bind]
             log = stack.enter_context(open(folder / "virtiofsd.log", "wb"))
             subprocess.Popen(
                 [
@@ -87,7 +101,7 @@ def serve(folder: Path, shares: tuple[Share, ...]) -> socket.socket:
                     "-f",
                     f"--fd={listener.fileno()}",
                     "-o",
-                    f"source={stage},{_OPTIONS}",
+                    f"source={stage},timeout={cache_seconds(shares)},{_OPTIONS}",
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -150,6 +150,21 @@ def test_volumes_from() -> None:
             {"Type": "bind", "Source": "/a", "Target": "/b", "BindOptions": {"Propagation": "x"}},
             "invalid propagation mode",
         ),
+        ({"Type": "volume", "Target": "/b", "Consistency": "sometimes"}, "invalid consistency: sometimes"),
+        *(
+            ({"Type": "bind", "Source": "/a", "Target": "/b", "BindOptions": {name: True}}, f"!ReadOnly && .*{name}")
+            for name in ("ReadOnlyNonRecursive", "ReadOnlyForceRecursive")
+        ),
+        (
+            {
+                "Type": "bind",
+                "Source": "/a",
+                "Target": "/b",
+                "ReadOnly": True,
+                "BindOptions": {"ReadOnlyNonRecursive": True},
+            },
+            "ReadOnlyNonRecursive is not supported",
+        ),
     ],
 )
 def test_mounts_that_cannot_be(given: dict[str, Any], text: str) -> None:

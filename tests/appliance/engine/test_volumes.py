@@ -327,6 +327,38 @@ async def test_each_kind_of_mount_has_its_place(tmp_path: Path) -> None:
         assert (server.device, server.options) == ("127.0.0.1:/exported", ("vers=4.2", "rw", "addr=127.0.0.1"))
 
 
+@pytest.mark.parametrize(
+    ("binds", "others", "cached"),
+    [
+        # The only container that has the volume caches it. A path of the host is the host's, too.
+        (["data:/d"], [], [True]),
+        (["data:/d:consistent"], [], [False]),
+        (["data:/d"], ["data:/d:ro"], [False]),
+        (["data:/d:cached", "{root}:/p"], ["data:/d"], [True, False]),
+        (["{root}:/p:delegated", "{root}:/q:ro"], [], [True, False]),
+    ],
+)
+async def test_a_machine_caches_what_nobody_else_changes(
+    tmp_path: Path, binds: list[str], others: list[str], cached: list[bool]
+) -> None:
+    async with _opened(tmp_path) as room:
+        container = await room.container("one", {"Binds": [bind.format(root=tmp_path) for bind in binds]})
+        await room.container("other", {"Binds": others})
+        plan = await room.volumes.mount_plan(container)
+        assert [share.cached for share in plan.shares] == cached
+
+
+async def test_mounts_below_a_path_of_the_host(tmp_path: Path) -> None:
+    async with _opened(tmp_path) as room:
+        mount = {"Type": "bind", "Source": str(tmp_path), "Target": "/p", "BindOptions": {"NonRecursive": True}}
+        container = await room.container("one", {"Mounts": [mount], "Binds": [f"{tmp_path}:/q"]})
+        plan = await room.volumes.mount_plan(container)
+        assert {placed.mount.destination: plan.shares[placed.share].recursive for placed in plan.placed} == {
+            "/p": False,
+            "/q": True,
+        }
+
+
 async def test_a_disk_is_of_one_machine_at_a_time(tmp_path: Path) -> None:
     async with _opened(tmp_path) as room:
         await room.volumes.create("disk", {}, {"size": "1g"})
