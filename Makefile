@@ -6,7 +6,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup run check test test-matrix test-takeover test-vsphere ova test-ova bench lint format protos clean
+.PHONY: setup run check test test-matrix test-takeover test-vsphere test-files ova test-ova bench lint format protos clean
 
 setup: $(VENV)/.packages $(VENV)/.installed
 	@$(BIN)/python build/guest/image.py --link $(VENV)/share/vch/guest >/dev/null
@@ -45,6 +45,10 @@ test-takeover: setup
 test-vsphere: setup
 	@VCH_TEST_HYPERVISOR=vsphere $(BIN)/python -m pytest -q tests/live/test_exec.py tests/live/test_restart.py \
 	    tests/live/test_networks.py tests/live/test_archive.py tests/live/test_health.py tests/live/test_pause.py
+
+# System calls on each kind of file system of a container: what works, and what volume/README.md lists as refused.
+test-files: setup
+	@VCH_TEST_FILES=1 $(BIN)/python -m pytest -q tests/live/test_filesystem_calls.py
 
 # The appliance, as root; prints where it is. OVA="--out FILE" copies it, "--sign-key KEY --sign-cert CERT" signs it.
 ova: setup
