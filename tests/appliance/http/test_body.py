@@ -99,6 +99,6 @@ def test_one_call_takes_many_small_chunks_but_not_all() -> None:
 
 def test_chunk_extensions_are_bounded_but_chunks_of_one_byte_are_not() -> None:
     """The limit of Go's net/http/internal/chunked.go."""
-    assert _read(ChunkedBody(), [b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\n"])[0] == b"x" * 100_000
+    assert _read(ChunkedBody(), [b"1\r\nx\r\n" * 20_000 + b"0\r\n\r\n"])[0] == b"x" * 20_000
     with pytest.raises(ProtocolError, match="chunked encoding contains too much non-data"):
         _read(ChunkedBody(), [b"1;" + b"e" * 100 + b"\r\nx\r\n" for _ in range(1000)])

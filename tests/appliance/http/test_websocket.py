@@ -69,11 +69,10 @@ async def test_messages_are_bytes_whatever_their_boundaries() -> None:
         assert received == b"first second third"
 
 
-@pytest.mark.parametrize("content", [b"", b"x"])
-async def test_many_small_messages_share_the_loop(content: bytes) -> None:
-    count = 12_000
+async def test_many_small_messages_share_the_loop() -> None:
+    count = 6_000
     async with _joined() as (peer, stream), trio.open_nursery() as nursery:
-        messages = peer.connection.send(BytesMessage(content)) * count
+        messages = (peer.connection.send(BytesMessage(b"")) + peer.connection.send(BytesMessage(b"x"))) * count
         with cpu_of_steps() as steps:
             nursery.start_soon(
                 trio.SocketStream(peer.socket).send_all, messages + peer.connection.send(BytesMessage(b"."))
@@ -83,7 +82,7 @@ async def test_many_small_messages_share_the_loop(content: bytes) -> None:
                 received += len(data)
                 if data == b".":
                     break
-        assert received == count * len(content) + 1
+        assert received == count + 1
         assert steps.longest < 0.05, steps
 
 
