@@ -187,7 +187,9 @@ class Transfers:
         complaint = f"malformed manifest of {reference}"
         async with self._open(reference.domain, credentials) as registry:
             found = await find_manifest(registry, reference, reference.digest or reference.tag)
-            manifest = parse_manifest_untrusted(found.content, complaint, found.media_type)
+            manifest = await trio.to_thread.run_sync(
+                parse_manifest_untrusted, found.content, complaint, found.media_type
+            )
             if isinstance(manifest, ImageIndex):
                 platforms = [entry.platform for entry in manifest.manifests if entry.platform]
             else:

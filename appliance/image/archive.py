@@ -10,7 +10,7 @@ import trio
 
 from appliance.errors import ProtocolError, Unavailable
 from appliance.image import tarstream
-from appliance.image.layer import Source
+from appliance.image.layer import FilePart
 from appliance.store import room_on
 from appliance.streams.decompressed import decompressed
 
@@ -18,7 +18,6 @@ _MAX_MEMBERS = 100_000
 _MAX_NAMES = 16 << 20  # bytes of all names and link targets
 _MAX_LINKS = 40
 _MAX_JSON = 8 << 20
-_PIECE = 1 << 20
 _CHECKED = 16 << 20  # bytes between two looks at the file system
 
 
@@ -48,16 +47,16 @@ class _Member(NamedTuple):
 class Archive:
     """The files of an archive, by name. Directories, devices and the like are ignored. Blocking. ProtocolError for a bad archive."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._members: dict[str, _Member] = {}
         try:
-            self._index()
+            with open(path, "rb") as file:
+                self._index(file)
         except ProtocolError as error:
             raise ProtocolError(f"invalid archive: {str(error).removeprefix('archive/tar: ')}") from error
 
-    def _index(self) -> None:
-        file = self._file
+    def _index(self, file: IO[bytes]) -> None:
         end = file.seek(0, 2)
         file.seek(0)
         names = 0
@@ -92,27 +91,19 @@ class Archive:
             raise ProtocolError(f"invalid archive: {name} is missing")
         return member
 
-    def source(self, name: str) -> Source:
+    def source(self, name: str) -> FilePart:
         """Return a source of a member's bytes."""
-        offset, left, _ = self._find(name)
-
-        def source() -> bytes:
-            nonlocal offset, left
-            self._file.seek(offset)
-            data = self._file.read(min(_PIECE, left))
-            offset += len(data)
-            left -= len(data)
-            return data
-
-        return source
+        offset, size, _ = self._find(name)
+        return FilePart(str(self._path), offset, size)
 
     def read_bytes(self, name: str) -> bytes:
         """Read a member, at most 8 MiB."""
         member = self._find(name)
         if member.size > _MAX_JSON:
             raise ProtocolError(f"invalid archive: {name} is too large")
-        self._file.seek(member.offset)
-        return self._file.read(member.size)
+        with open(self._path, "rb") as file:
+            file.seek(member.offset)
+            return file.read(member.size)
 
 
 def _text(name: bytes) -> str:

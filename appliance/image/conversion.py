@@ -4,13 +4,14 @@ A converter takes one layer after another, since each start of Python takes 0.1 
 """
 
 import atexit
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -20,7 +21,7 @@ import appliance
 from appliance.errors import ProtocolError, Unavailable, one_by_itself
 from appliance.image.converter import Job, Reply, read_frame, write_frame
 from appliance.image.erofs import NO_LIMITS, Limits, QuotaExceeded
-from appliance.image.layer import Layer, Source
+from appliance.image.layer import FilePart, Layer, Source
 
 _COMMAND = (sys.executable, "-s", "-m", "appliance.image.converter")
 _FRAME = 1 << 20
@@ -71,6 +72,9 @@ class _Converter:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        # A user without privileges may have used up its share of large pipes.
+        with suppress(OSError):
+            fcntl.fcntl(self._stdin, fcntl.F_SETPIPE_SZ, _FRAME)
 
     @property
     def pid(self) -> int:
@@ -85,7 +89,7 @@ class _Converter:
         return read_frame(self._stdout) is not None
 
     def feed(self, source: Source) -> Reply:
-        """Send the blob and return the reply. Unavailable if the process ends without a reply."""
+        """Send the blob, and return the reply."""
         try:
             while data := source():
                 for start in range(0, len(data), _FRAME):
@@ -93,6 +97,10 @@ class _Converter:
             write_frame(self._stdin, b"")
         except BrokenPipeError:
             pass  # it has failed, and its reply says how
+        return self.reply()
+
+    def reply(self) -> Reply:
+        """Wait for the reply. Unavailable if the process ends without one."""
         reply = read_frame(self._stdout)
         if reply is None:
             self.end()
@@ -123,9 +131,10 @@ class Converters:
 
     def convert(self, source: Source, disk: Path, recipe: Path, limits: Limits = NO_LIMITS) -> Layer:
         """See convert_untrusted. Blocking. Unavailable if the converter was killed or has crashed."""
-        converter = self._begin(Job(str(disk), str(recipe), limits))
+        blob = source if isinstance(source, FilePart) else None
+        converter = self._begin(Job(str(disk), str(recipe), limits, blob))
         try:
-            reply = converter.feed(source)
+            reply = converter.reply() if blob is not None else converter.feed(source)
         except BaseException:
             converter.kill()
             # A process that was killed leaves its files.

@@ -1,10 +1,11 @@
 """The program that converts layers: `python -m appliance.image.converter`, a child process of vchd (see conversion.py).
 
 Standard input and output carry frames: a length (4 bytes, little endian), and as many bytes. vchd sends a Job, the converter answers with
-an empty frame; vchd sends the blob in frames, and an empty frame at its end; the converter answers with a Reply. After a failure it ends,
-else it waits for the next Job until its input ends.
+an empty frame; vchd sends the blob in frames, and an empty frame at its end, unless the blob is part of a file; the converter answers
+with a Reply. After a failure it ends, else it waits for the next Job until its input ends.
 """
 
+import contextlib
 import resource
 import signal
 import struct
@@ -16,7 +17,7 @@ import msgspec
 
 from appliance.errors import ProtocolError
 from appliance.image.erofs import Limits, QuotaExceeded
-from appliance.image.layer import Layer, convert_untrusted
+from appliance.image.layer import FilePart, Layer, convert_untrusted
 
 MAX_MEMORY = 2 << 30
 """Bytes of address space of a converter. A layer with a million files takes about half of it."""
@@ -25,11 +26,12 @@ _KEPT_MEMORY = 256 << 20  # a converter that needed more memory does not wait fo
 
 
 class Job(msgspec.Struct):
-    """`disk` and `recipe` are the paths of the files to write."""
+    """`disk` and `recipe` are the paths of the files to write. `blob` is a blob in a file, None for a blob that comes in frames."""
 
     disk: str
     recipe: str
     limits: Limits
+    blob: FilePart | None = None
 
 
 class Reply(msgspec.Struct):
@@ -62,10 +64,13 @@ def write_frame(stream: IO[bytes], data: bytes) -> None:
 
 def _confine() -> None:
     """Bound what a hostile layer can take from the host."""
-    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    memory = MAX_MEMORY if most == resource.RLIM_INFINITY else min(MAX_MEMORY, most)
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # When memory is short, the kernel ends this process first.
-    Path("/proc/self/oom_score_adj").write_text("500")
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
     # A terminal's Ctrl-C is for vchd. Its converters end with it, since their input ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -78,7 +83,7 @@ def _convert(job: Job, stdin: IO[bytes]) -> Reply:
         return data
 
     try:
-        return Reply(convert_untrusted(source, Path(job.disk), Path(job.recipe), job.limits))
+        return Reply(convert_untrusted(job.blob or source, Path(job.disk), Path(job.recipe), job.limits))
     except ProtocolError as error:
         return Reply(text=str(error))
     except QuotaExceeded as error:
@@ -87,6 +92,12 @@ def _convert(job: Job, stdin: IO[bytes]) -> Reply:
         return Reply(errno=error.errno or 0)
     except MemoryError:
         return Reply(text=f"the layer needs more than {MAX_MEMORY >> 30} GiB of memory to be converted")
+
+
+def _peak_memory() -> int:
+    """Bytes. (getrusage would count the memory of vchd, which this process shared until its exec.)"""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def main() -> None:
@@ -100,7 +111,7 @@ def main() -> None:
         except EOFError:
             return
         write_frame(stdout, msgspec.json.encode(reply))
-        if reply.layer is None or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10 > _KEPT_MEMORY:
+        if reply.layer is None or _peak_memory() > _KEPT_MEMORY:
             return
 
 

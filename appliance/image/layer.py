@@ -15,6 +15,24 @@ from appliance.streams.compression import MAGIC, Decoder, decoder_for
 
 Source = Callable[[], bytes]
 """Returns the next piece of the blob, b"" at its end. Blocking."""
+_PIECE = 1 << 20
+
+
+@dataclass(slots=True)
+class FilePart:
+    """A source: part of a file. A converter reads the file itself."""
+
+    path: str
+    offset: int
+    size: int
+
+    def __call__(self) -> bytes:
+        with open(self.path, "rb", buffering=0) as file:
+            file.seek(self.offset)
+            data = file.read(min(_PIECE, self.size))
+        self.offset += len(data)
+        self.size -= len(data)
+        return data
 
 
 class _Stream:

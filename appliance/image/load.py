@@ -102,21 +102,20 @@ async def load(store: ImageStore, path: Path) -> AsyncIterator[LoadedImage]:
 
     ProtocolError for a broken archive.
     """
-    with open(path, "rb") as file:
-        archive = await trio.to_thread.run_sync(Archive, file)
-        for plan in await trio.to_thread.run_sync(_plan_untrusted, archive):
-            config, diff_ids = await trio.to_thread.run_sync(_config_untrusted, archive, plan)
-            if len(diff_ids) != len(plan.layers):
-                raise ProtocolError(f"invalid archive: {len(plan.layers)} layers, but {len(diff_ids)} diff ids")
-            async with store.pinned(diff_ids):
-                for diff_id, layer in zip(diff_ids, plan.layers, strict=True):
-                    if not store.has_layer(diff_id):
-                        await store.add_layer(diff_id, archive.source(layer))
-                record = await store.add_image(config)
-            for name in plan.names:
-                reference = tag_reference(name)
-                before = store.id_of(reference)
-                await store.tag(record, reference, time.time())
-                yield LoadedImage(record, str(reference), before if before != record.id else "")
-            if not plan.names:
-                yield LoadedImage(record)
+    archive = await trio.to_thread.run_sync(Archive, path)
+    for plan in await trio.to_thread.run_sync(_plan_untrusted, archive):
+        config, diff_ids = await trio.to_thread.run_sync(_config_untrusted, archive, plan)
+        if len(diff_ids) != len(plan.layers):
+            raise ProtocolError(f"invalid archive: {len(plan.layers)} layers, but {len(diff_ids)} diff ids")
+        async with store.pinned(diff_ids):
+            for diff_id, layer in zip(diff_ids, plan.layers, strict=True):
+                if not store.has_layer(diff_id):
+                    await store.add_layer(diff_id, archive.source(layer))
+            record = await store.add_image(config)
+        for name in plan.names:
+            reference = tag_reference(name)
+            before = store.id_of(reference)
+            await store.tag(record, reference, time.time())
+            yield LoadedImage(record, str(reference), before if before != record.id else "")
+        if not plan.names:
+            yield LoadedImage(record)

@@ -97,11 +97,20 @@ class _Kind(msgspec.Struct, rename="camel"):
     layers: msgspec.Raw | UnsetType = UNSET
 
 
+_MAX_DESCRIPTORS = 10_000
 _EMPTY = (b"null", b"[]", b"{}")
 
 
 def _is_given(member: msgspec.Raw | UnsetType) -> bool:
     return member is not UNSET and bytes(member).strip() not in _EMPTY
+
+
+def _bounded(document: ImageManifest | ImageIndex, complaint: str) -> ImageManifest | ImageIndex:
+    """Refuse more descriptors than the callers should loop over: a document of 4 MiB may have 300 000."""
+    found = document.manifests if isinstance(document, ImageIndex) else document.layers
+    if len(found) > _MAX_DESCRIPTORS:
+        raise ProtocolError(f"{complaint}: more than {_MAX_DESCRIPTORS} descriptors")
+    return document
 
 
 def parse_manifest_untrusted(content: bytes, complaint: str, media_type: str = "") -> ImageManifest | ImageIndex:
@@ -121,9 +130,9 @@ def parse_manifest_untrusted(content: bytes, complaint: str, media_type: str = "
         if kind.manifests is not UNSET and (_is_given(kind.manifests) or kind.config is UNSET):
             if called & _MANIFEST_TYPES:
                 raise ProtocolError(f"{complaint}: media-type: expected manifest but found index")
-            return msgspec.json.decode(content, type=ImageIndex)
+            return _bounded(msgspec.json.decode(content, type=ImageIndex), complaint)
         if called & _INDEX_TYPES:
             raise ProtocolError(f"{complaint}: media-type: expected index but found manifest")
-        return msgspec.json.decode(content, type=ImageManifest)
+        return _bounded(msgspec.json.decode(content, type=ImageManifest), complaint)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ProtocolError(f"{complaint}: {error}") from error

@@ -18,7 +18,7 @@ from appliance.image.store import Blob, ImageStore
 from appliance.registry import ComeBackLater, Manifest, Registry, read_at_most
 
 _PARALLEL = 3
-_MAX_CONFIG = 8 << 20
+_MAX_CONFIG = 4 << 20
 _CONFIGS = frozenset(
     (
         "application/vnd.docker.container.image.v1+json",
@@ -52,7 +52,7 @@ async def pull(
         _check_kind(layer, _LAYERS)
     blobs = [Blob(layer.digest, layer.size, layer.media_type or "", reference.name) for layer in manifest.layers]
     config = await _config(registry, reference, manifest.config.digest)
-    parsed = parse_config_untrusted(config)
+    parsed = await trio.to_thread.run_sync(parse_config_untrusted, config)
     if len(parsed.diff_ids) != len(blobs):
         raise ProtocolError(f"malformed image {reference}: {len(blobs)} layers, but {len(parsed.diff_ids)} diff ids")
     if platform.given and not platform.fits(parsed.platform):
@@ -116,13 +116,13 @@ async def _manifest(
     """The manifest for the platform, and the digest that the user sees: that of the index, if the registry has one."""
     complaint = f"malformed manifest of {reference}"
     found = await find_manifest(registry, reference, wanted)
-    manifest = parse_manifest_untrusted(found.content, complaint, found.media_type)
+    manifest = await trio.to_thread.run_sync(parse_manifest_untrusted, found.content, complaint, found.media_type)
     if isinstance(manifest, ImageIndex):
         chosen = [entry for entry in manifest.manifests if platform.fits(_platform_in(entry))]
         if not chosen:
             raise NotFound(f"no matching manifest for {platform} in the manifest list entries for {reference}")
         inner = await find_manifest(registry, reference, chosen[0].digest)
-        manifest = parse_manifest_untrusted(inner.content, complaint, inner.media_type)
+        manifest = await trio.to_thread.run_sync(parse_manifest_untrusted, inner.content, complaint, inner.media_type)
         if isinstance(manifest, ImageIndex):
             raise ProtocolError(f"{complaint}: an index inside of an index")
     return manifest, digest_of(found.content)

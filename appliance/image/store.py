@@ -261,7 +261,7 @@ class ImageStore:
         """Record an image whose layers are all in the store. An image that is recorded already stays as it is."""
         image_id = f"sha256:{hashlib.sha256(config).hexdigest()}"
         if image_id not in self._images:
-            parsed = parse_config_untrusted(config)
+            parsed = await trio.to_thread.run_sync(parse_config_untrusted, config)
             missing = [diff_id for diff_id in parsed.diff_ids if not self.has_layer(diff_id)]
             if missing:
                 raise ProtocolError(f"the image's layer {missing[0]} is missing")

@@ -20,6 +20,12 @@ async def _body(data: bytes) -> AsyncGenerator[bytes, None]:
     yield data
 
 
+def _archive(folder: Path, data: bytes) -> Archive:
+    path = folder / "archive"
+    path.write_bytes(data)
+    return Archive(path)
+
+
 async def test_an_archive_is_stored_without_its_compression(tmp_path: Path) -> None:
     data = Tar().add("file", bytes(100_000)).bytes()
     file = io.BytesIO()
@@ -38,10 +44,10 @@ async def test_an_archive_takes_no_more_than_the_disk_has(tmp_path: Path, monkey
     assert steps.longest < 0.05
 
 
-def test_members_by_name() -> None:
+def test_members_by_name(tmp_path: Path) -> None:
     tar = Tar().add("./a", b"one").add("d/b", b"two").add("hard", kind=tarfile.LNKTYPE, linkname="./a")
     tar.add("d/soft", kind=tarfile.SYMTYPE, linkname="../hard").add("device", kind=tarfile.CHRTYPE)
-    archive = Archive(io.BytesIO(tar.bytes()))
+    archive = _archive(tmp_path, tar.bytes())
     for name, data in {"a": b"one", "d/b": b"two", "hard": b"one", "d/soft": b"one"}.items():
         assert archive.read_bytes(name) == data
         source = archive.source(name)
@@ -50,32 +56,32 @@ def test_members_by_name() -> None:
 
 
 @pytest.mark.parametrize("target", ["loop", "missing"])
-def test_links_that_lead_nowhere(target: str) -> None:
-    archive = Archive(io.BytesIO(Tar().add("loop", kind=tarfile.SYMTYPE, linkname=target).bytes()))
+def test_links_that_lead_nowhere(tmp_path: Path, target: str) -> None:
+    archive = _archive(tmp_path, (Tar().add("loop", kind=tarfile.SYMTYPE, linkname=target).bytes()))
     with pytest.raises(ProtocolError, match="invalid archive: loop is missing"):
         archive.read_bytes("loop")
 
 
 @pytest.mark.parametrize("cut", [100, 700, 100_000])
-def test_an_archive_that_is_cut_off(cut: int) -> None:
+def test_an_archive_that_is_cut_off(tmp_path: Path, cut: int) -> None:
     with pytest.raises(ProtocolError, match="invalid archive: unexpected EOF"):
-        Archive(io.BytesIO(Tar().add("a", bytes(200_000)).bytes()[:cut]))
+        _archive(tmp_path, (Tar().add("a", bytes(200_000)).bytes()[:cut]))
 
 
-def test_the_index_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_index_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MAX_MEMBERS", 100)
     tar = Tar(tarfile.USTAR_FORMAT)
     for number in range(101):
         tar.add(str(number))
     with pytest.raises(ProtocolError, match="invalid archive: more than 100 files"):
-        Archive(io.BytesIO(tar.bytes()))
+        _archive(tmp_path, tar.bytes())
     monkeypatch.setattr(module, "_MAX_NAMES", 1 << 20)
     tar = Tar()
     for number in range(99):
         tar.add(f"{number}", pax_headers={"comment": "x" * (1 << 18)})
-    archive = io.BytesIO(tar.bytes())
+    data = tar.bytes()
     tracemalloc.start()
-    Archive(archive)
+    _archive(tmp_path, data)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 4 << 20

@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import hashlib
 import io
 import os
 import signal
@@ -15,7 +16,7 @@ from appliance.errors import ProtocolError, Unavailable
 from appliance.image import conversion
 from appliance.image.conversion import Converters, received, source_of
 from appliance.image.erofs import NO_LIMITS, Limits, QuotaExceeded
-from appliance.image.layer import Layer, convert_untrusted
+from appliance.image.layer import FilePart, Layer, convert_untrusted
 from appliance.image.recipe import tar_of
 from tests.archives import Tar
 
@@ -47,6 +48,15 @@ def test_the_result_is_that_of_a_conversion_in_this_process(converters: Converte
     converters.close()
     with pytest.raises(ProcessLookupError):
         os.kill(kept.pid, 0)
+
+
+def test_a_converter_reads_part_of_a_file_itself(converters: Converters, tmp_path: Path) -> None:
+    (tmp_path / "archive").write_bytes(b"before" + _TAR + b"behind")
+    part = FilePart(str(tmp_path / "archive"), 6, len(_TAR))
+    layer = converters.convert(part, tmp_path / "disk", tmp_path / "recipe")
+    assert layer.diff_id == f"sha256:{hashlib.sha256(_TAR).hexdigest()}"
+    with pytest.raises(ProtocolError, match="unexpected EOF"):
+        converters.convert(FilePart(part.path, 6, 3000), tmp_path / "disk", tmp_path / "recipe")
 
 
 def test_errors_keep_their_words_and_leave_nothing(converters: Converters, tmp_path: Path) -> None:

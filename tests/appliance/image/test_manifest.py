@@ -106,6 +106,14 @@ def test_an_ambiguous_document_is_refused(document: object, media_type: str, tex
         parse_manifest_untrusted(json.dumps(document).encode(), "complaint", media_type)
 
 
+@pytest.mark.parametrize(
+    "document", [{**_MANIFEST, "layers": _MANIFEST["layers"] * 10_001}, {"manifests": _INDEX["manifests"] * 10_001}]
+)
+def test_descriptors_are_bounded(document: object) -> None:
+    with pytest.raises(ProtocolError, match="more than 10000 descriptors"):
+        _parse(document)
+
+
 def test_empty_members_of_the_other_kind_do_no_harm() -> None:
     manifest = {**_MANIFEST, "manifests": []}
     assert isinstance(parse_manifest_untrusted(json.dumps(manifest).encode(), "", _OCI_MANIFEST), ImageManifest)
