@@ -153,15 +153,15 @@ def test_implied_directories_are_counted(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_names_link_targets_and_xattrs_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tree, "MAX_TEXT", 1 << 20)
-    with pytest.raises(ProtocolError, match="more than 1 MiB of names"):
-        _tree(*((_FILE, f"{number:0255}") for number in range(5000)))
-    with pytest.raises(ProtocolError, match="more than 1 MiB of names"):
-        _tree(*((_LINK, str(number), "t" * 4000) for number in range(300)))
+    monkeypatch.setattr(tree, "MAX_TEXT", 64 << 10)
+    with pytest.raises(ProtocolError, match="MiB of names"):
+        _tree(*((_FILE, f"{number:0255}") for number in range(300)))
+    with pytest.raises(ProtocolError, match="MiB of names"):
+        _tree(*((_LINK, str(number), "t" * 4000) for number in range(20)))
     tar = Tar()
-    for number in range(20):
+    for number in range(2):
         tar.add(str(number), pax_headers={"SCHILY.xattr.user.a": "v" * 60_000})
-    with pytest.raises(ProtocolError, match="more than 1 MiB of names"):
+    with pytest.raises(ProtocolError, match="MiB of names"):
         erofs.write_erofs(io.BytesIO(tar.bytes()).read, io.BytesIO())
 
 
