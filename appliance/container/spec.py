@@ -231,6 +231,7 @@ def build_spec(config: ContainerConfig, host_config: HostConfig, hostname: str, 
         sysctl=_sysctls(host_config),
         resources=resources_of(host_config),
         seccomp=_seccomp(host_config),
+        guest_devices=host_config.privileged or None,
     )
     return oci.encode(
         oci.Spec(

@@ -82,6 +82,10 @@ def test_a_container_with_cgroups_of_its_own(daemon: Daemon) -> None:
         probes = "{{range .State.Health.Log}}{{.ExitCode}} {{.Output}}{{end}}"
         until(lambda: "0 0::/init\n0 77" in daemon.must("inspect", "nested", "--format", probes))
         assert "sleep 1000" in daemon.must("top", "nested")
+        # A privileged container has the guest's devices, but not the tether's.
+        devices = daemon.must("exec", "nested", "find", "/dev").split()
+        assert {"/dev/kmsg", "/dev/fuse", "/dev/net/tun"} <= set(devices)
+        assert not [name for name in devices if "vport" in name or "ttyS" in name]
         daemon.must("pause", "nested")
         daemon.must("unpause", "nested")
     finally:

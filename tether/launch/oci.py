@@ -6,7 +6,7 @@ the JSON. The JSON name of a member is its name here in camel case (`masked_path
 
 Two members of `User` differ from OCI: `username` (Windows only in OCI) holds Docker's "name[:group]", and
 `additional_groups` holds names of groups. Only the guest can look them up, in the container's own /etc/passwd and
-/etc/group.
+/etc/group. `guest_devices` of `Linux` is not in OCI: all device nodes of the guest, which only the guest knows.
 
 These are NamedTuples because the guest defines them at each boot: a frozen dataclass takes eight times as long to define.
 """
@@ -158,6 +158,7 @@ class Linux(NamedTuple):
     resources: Resources = Resources()
     seccomp: Seccomp | None = None
     devices: tuple[Device, ...] | None = None
+    guest_devices: bool | None = None
 
 
 class Spec(NamedTuple):

@@ -3,6 +3,7 @@
 Every path of the spec is resolved inside the container's root (openat2), so that no link of an image leads a mount outside.
 """
 
+import contextlib
 import os
 import stat
 
@@ -33,6 +34,10 @@ _PROPAGATION = {
 _PROPAGATION |= {f"r{name}": value | linux.MS_REC for name, value in _PROPAGATION.items()}
 
 _DEVICES = (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
+# Directories of /dev with file systems of their own, and the devices that the tether's channel or the console may use: an init
+# system in a privileged container would start a login on each serial line.
+_NO_DEVICES = frozenset(("pts", "shm", "fd", "mqueue"))
+_OUR_DEVICES = ("vport", "ttyS", "hvc", "console")
 _LINKS = (
     ("ptmx", "pts/ptmx"),
     ("fd", "/proc/self/fd"),
@@ -170,6 +175,9 @@ def _make_devices(root: int, spec: Spec) -> None:
             os.symlink(target, name, dir_fd=directory)
         if os.path.exists("/proc/kcore"):
             os.symlink("/proc/kcore", "core", dir_fd=directory)
+    if spec.linux.guest_devices:
+        with step("make the guest's devices", "/dev"):
+            _copy_devices("/dev", directory)
     kinds = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
     for device in spec.linux.devices or ():
         with step("make device", device.path):
@@ -189,6 +197,24 @@ def _make_devices(root: int, spec: Spec) -> None:
             os.chown(device.path.lstrip("/"), device.uid, device.gid, dir_fd=root, follow_symlinks=False)
     os.umask(old_mask)
     os.close(directory)
+
+
+def _copy_devices(source: str, target: int) -> None:
+    """Make the device nodes below `source` in a directory too, unless there are such (containerd, oci/utils_unix.go, HostDevices)."""
+    for entry in os.scandir(source):
+        found = entry.stat(follow_symlinks=False)
+        if stat.S_ISDIR(found.st_mode) and entry.name not in _NO_DEVICES:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(entry.name, 0o755, dir_fd=target)
+            inside = os.open(entry.name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=target)
+            _copy_devices(entry.path, inside)
+            os.close(inside)
+        elif (stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode)) and not entry.name.startswith(_OUR_DEVICES):
+            try:
+                os.mknod(entry.name, found.st_mode, found.st_rdev, dir_fd=target)
+            except FileExistsError:
+                continue
+            os.chown(entry.name, found.st_uid, found.st_gid, dir_fd=target, follow_symlinks=False)
 
 
 def hide_paths(spec: Spec) -> None:

@@ -171,7 +171,8 @@ def _ext4(target: str, disk: GuestDisk, format_options: Sequence[str]) -> DiskMo
 def _modules(host_config: HostConfig, mount_plan: MountPlan) -> list[str]:
     """Kernel modules that the container's devices and mounts need."""
     wanted = {device.path_on_host for device in host_config.devices or ()}
-    modules = [module for path, module in (("/dev/net/tun", "tun"), ("/dev/fuse", "fuse")) if path in wanted]
+    on_demand = (("/dev/net/tun", "tun"), ("/dev/fuse", "fuse"))
+    modules = [module for path, module in on_demand if host_config.privileged or path in wanted]
     if mount_plan.shares:
         modules.append("virtiofs")
     if any(placed.server is not None for placed in mount_plan.placed):

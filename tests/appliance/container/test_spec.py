@@ -29,6 +29,8 @@ def _since_0_1(spec: dict[str, Any]) -> dict[str, Any]:
     user = spec["process"]["user"]
     user["username"] = user["username"] or "0"
     if linux := spec.get("linux"):
+        if spec["hostname"] == "priv":
+            linux["guestDevices"] = True
         linux["sysctl"] = PORTS_AND_PING | linux["sysctl"]
         if "/proc/acpi" in linux["maskedPaths"]:
             linux["maskedPaths"].insert(2, "/proc/interrupts")

@@ -1,6 +1,7 @@
 """Mounts of a spec: options by table, paths confined to the root, and a real root in a mount namespace of the test's own."""
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,15 @@ def _enter(directory: str) -> None:
         os.chown(root / name, 7, 8)
     # A hostile image: its /etc leads out of the root.
     (root / "etc").symlink_to("../../../../elsewhere")
+    linux.mount("tmpfs", "/dev", "tmpfs")
+    os.mkdir("/dev/net")
+    os.mkdir("/dev/pts")
+    os.mknod("/dev/null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    for name in ("kmsg", "net/tun", "pts/0", "vport0p1", "ttyS0"):
+        os.mknod(f"/dev/{name}", stat.S_IFCHR | 0o640, os.makedev(1, 11))
+        os.chown(f"/dev/{name}", 7, 8)
+    os.mknod("/dev/sda", stat.S_IFBLK | 0o600, os.makedev(8, 0))
+    Path("/dev/file").touch()
     spec = Spec(
         raw=b"",
         process=oci.Process(args=("true",)),
@@ -79,6 +89,7 @@ def _enter(directory: str) -> None:
             masked_paths=("/secret", "/dev/zero", "/missing"),
             readonly_paths=("/keep", "/missing"),
             devices=(oci.Device("/dev/mine", "c", 1, 3, 0o600, 7, 8),),
+            guest_devices=True,
         ),
         namespaces=frozenset(("mount",)),
     )
@@ -91,6 +102,12 @@ def _enter(directory: str) -> None:
     assert os.stat("/dev/full").st_rdev == os.makedev(1, 7)
     mine = os.stat("/dev/mine")
     assert (mine.st_rdev, mine.st_mode & 0o777, mine.st_uid, mine.st_gid) == (os.makedev(1, 3), 0o600, 7, 8)
+    # The guest's devices, but for those of the tether.
+    assert set(os.listdir("/dev")) >= {"kmsg", "net", "sda", "mine"}
+    assert not set(os.listdir("/dev")) & {"pts", "vport0p1", "ttyS0", "file"}
+    found = os.stat("/dev/net/tun")
+    assert (found.st_rdev, found.st_mode & 0o777, found.st_uid, found.st_gid) == (os.makedev(1, 11), 0o640, 7, 8)
+    assert stat.S_ISBLK(os.stat("/dev/sda").st_mode)
     assert os.readlink("/dev/fd") == "/proc/self/fd"
     # A tmpfs has the mode of the directory below it, unless the options say another; its owner is root.
     modes = [
