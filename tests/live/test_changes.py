@@ -120,7 +120,7 @@ def test_commit_has_what_diff_says(daemon: Daemon, changed: str) -> None:
     daemon.must("tag", "committed:2", "committed:1")
     assert daemon.must(*shown) == f"{image.removeprefix('sha256:')[:12]}\n"
     daemon.must("rm", "again")
-    daemon.must("rmi", "committed:1", "committed:2")
+    daemon.must("rmi", "committed:1", "committed:2", image)
 
 
 def test_a_commit_without_changes_adds_no_layer(daemon: Daemon) -> None:
