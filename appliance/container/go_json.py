@@ -39,25 +39,23 @@ def _members(struct: type) -> dict[str, _Member]:
 def fold(given: dict[str, object], struct: type[msgspec.Struct]) -> None:
     """Change an object in place to what `struct` expects. Members that the struct does not have stay as they are.
 
-    Member names get the case of their known names. Null where the zero value is not null is removed. A string that stands
+    Member names get the case of their known names; of several with one name the last counts, as in Go (docker-java sends both
+    EnableIPv6 and enableIPv6). Null where the zero value is not null is removed. A string that stands
     for a list of one string becomes that list. Objects that lie deeper are changed the same way.
     """
     members = _members(struct)
-    for name in list(given):
+    items = list(given.items())
+    given.clear()
+    for name, value in items:
         member = members.get(name.lower())
         if member is None:
-            continue
-        if name != member.name:
-            value = given.pop(name)
-            given.setdefault(member.name, value)
-        value = given[member.name]
-        if value is None:
-            if not member.nullable:
-                del given[member.name]
-        elif member.accepts_text and isinstance(value, str):
-            given[member.name] = [value]
-        else:
-            _fold_value(value, member.type)
+            given[name] = value
+        elif value is not None or member.nullable:
+            if member.accepts_text and isinstance(value, str):
+                value = [value]
+            else:
+                _fold_value(value, member.type)
+            given[member.name] = value
 
 
 def _fold_value(value: Any, expected: inspect.Type) -> None:

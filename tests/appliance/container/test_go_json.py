@@ -22,8 +22,9 @@ def _decode(given: dict[str, Any], struct: type[msgspec.Struct]) -> msgspec.Stru
     ("given", "expected"),
     [
         ({"MEMORY": 7, "utsmode": "host"}, HostConfig(memory=7, uts_mode="host")),
-        ({"Memory": 7, "memory": 8}, HostConfig(memory=7)),
+        ({"Memory": 7, "memory": 8}, HostConfig(memory=8)),
         ({"memory": 8, "Memory": 7}, HostConfig(memory=7)),
+        ({"memory": None, "Memory": None, "Binds": ["a:/b"], "binds": None}, HostConfig(binds=None)),
         ({"mounts": [{"type": "bind", "TARGET": "/a"}]}, HostConfig(mounts=[Mount(type="bind", target="/a")])),
         ({"RestartPolicy": {"name": "always"}}, HostConfig(restart_policy=RestartPolicy(name="always"))),
         ({"Ulimits": [{"Name": "core", "hard": None}]}, HostConfig(ulimits=[Ulimit(name="core")])),
