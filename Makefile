@@ -6,7 +6,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup run check test test-matrix test-takeover test-vsphere test-files ova test-ova bench lint format protos clean
+.PHONY: setup run check test test-matrix test-takeover test-vsphere test-files test-clients ova test-ova bench lint format protos clean
 
 setup: $(VENV)/.packages $(VENV)/.installed
 	@$(BIN)/python build/guest/image.py --link $(VENV)/share/vch/guest >/dev/null
@@ -57,6 +57,10 @@ ova: setup
 # It boots by BIOS and by UEFI, and runs a container on VMware's simulator with a stand-in host.
 test-ova: setup
 	@VCH_TEST_OVA=1 $(BIN)/python -m pytest -q tests/live/vsphere/test_ova.py
+
+# Client tools and libraries of Java, Node, Go and Rust against a vchd; the first run downloads and builds them.
+test-clients: setup
+	@$(BIN)/python -m pytest -q tests/clients
 
 bench: setup
 	@$(BIN)/python -m tests.bench

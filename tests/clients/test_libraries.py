@@ -1,0 +1,67 @@
+"""The libraries that programs use: each driver makes, watches and removes containers, and fails by itself when something is wrong."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from tests.clients.cache import prepared
+from tests.live.daemon import Daemon
+
+_SECONDS = 500
+_NPM = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts"]
+_MAVEN = ["mvn", "-q", "-B", "test-compile", "dependency:copy-dependencies"]
+_GO = ["go", "test", "-c", "-mod=mod", "-o", "clients.test", "."]
+
+
+def run(daemon: Daemon, folder: Path, *command: str) -> str:
+    """The output of a client's program, which must succeed."""
+    # Ryuk, the cleaner of testcontainers, needs the daemon's socket in a container.
+    env = os.environ | {"DOCKER_HOST": daemon.host, "TESTCONTAINERS_RYUK_DISABLED": "true"}
+    done = subprocess.run(
+        [*daemon.inside(), *command],
+        cwd=folder,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, f"{' '.join(command)}: {done.returncode}\n{done.stdout[-8000:]}{done.stderr[-8000:]}"
+    return done.stdout
+
+
+def _java(daemon: Daemon, test: str) -> None:
+    classes = "target/test-classes:target/dependency/*"
+    launcher = "org.junit.platform.console.ConsoleLauncher"
+    said = run(daemon, prepared("java", _MAVEN), "java", "-cp", classes, launcher, "execute", "--select-class", test)
+    assert "1 tests successful" in said
+
+
+def test_docker_java(daemon: Daemon) -> None:
+    _java(daemon, "DockerJavaTest")
+
+
+def test_testcontainers_for_java(daemon: Daemon) -> None:
+    _java(daemon, "TestcontainersTest")
+
+
+def test_dockerode(daemon: Daemon) -> None:
+    run(daemon, prepared("node", _NPM), "node", "--test", "dockerode.test.mjs")
+
+
+def test_testcontainers_for_node(daemon: Daemon) -> None:
+    run(daemon, prepared("node", _NPM), "node", "--test", "testcontainers.test.mjs")
+
+
+def test_testcontainers_for_go(daemon: Daemon) -> None:
+    run(daemon, prepared("go", _GO), "./clients.test", "-test.v", "-test.run", "TestAServerAndItsClient")
+
+
+def test_answers_fit_the_types_of_docker(daemon: Daemon) -> None:
+    run(daemon, prepared("go", _GO), "./clients.test", "-test.v", "-test.run", "TestAnswersFitTheTypes")
+
+
+def test_bollard(daemon: Daemon) -> None:
+    folder = prepared("bollard", ["cargo", "build", "--quiet"])
+    assert "all answers fit" in run(daemon, folder, "target/debug/vch-bollard")
