@@ -35,7 +35,7 @@ class TestcontainersTest {
             assertEquals("err\n", result.getStderr());
             try (GenericContainer<?> client = new GenericContainer<>("busybox")
                     .withNetwork(network)
-                    .withCommand("sh", "-c", "wget -q -O - http://web:8080/index.html; sleep 1000")
+                    .withCommand("sh", "-c", "wget -q -O - http://web:8080/index.html; echo; sleep 1000")
                     .waitingFor(Wait.forLogMessage(".*hello from java.*", 1))) {
                 client.start();
             }
