@@ -14,12 +14,24 @@ from pathlib import Path
 
 _GOVMOMI = "github.com/vmware/govmomi", "0.56.0"
 _COMPOSE = "github.com/docker/compose/v2", "2.40.3"
+_COMPOSE_5 = "github.com/docker/compose/v5", "5.6.0"
+_ACT = "github.com/nektos/act", "0.2.89"
 _H2SPEC = "github.com/summerwind/h2spec", "2.2.1+incompatible"
 
 
 def compose() -> Path | None:
     """docker compose as a program of its own; None without Go."""
     return _build("docker-compose", *_COMPOSE, f"{_COMPOSE[0]}/cmd")
+
+
+def compose_5() -> Path | None:
+    """The fifth version of docker compose as a program of its own; None without Go."""
+    return _build("docker-compose", *_COMPOSE_5, f"{_COMPOSE_5[0]}/cmd")
+
+
+def act() -> Path | None:
+    """The program that runs GitHub's workflows in containers; None without Go."""
+    return _build("act", *_ACT, _ACT[0])
 
 
 def h2spec() -> Path | None:
