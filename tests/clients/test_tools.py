@@ -44,6 +44,8 @@ def test_act(daemon: Daemon, tmp_path: Path) -> None:
         subprocess.run(["git", *command], cwd=project, check=True)
     # The daemon's socket cannot be bound into a container.
     options = ["-P", "ubuntu-latest=busybox", "--pull=false", "--rm", "--container-daemon-socket", "-"]
+    # The network namespace has only its loopback and the bridges of vchd.
+    options += ["--cache-server-addr", "127.0.0.1", "--artifact-server-addr", "127.0.0.1"]
     said = run(daemon, project, str(tool), "push", *options)
     assert "number is 4" in said
     assert "Job succeeded" in said
