@@ -32,8 +32,8 @@ from build.guest.iso import write_iso  # noqa: E402
 WHEELS = ("protobuf", "hpack", "trio", "outcome", "sniffio", "attrs", "sortedcontainers", "idna")
 PYTHON = "usr/lib/python3.11"
 
-# The parts of the standard library and of wheels that the tether never imports. A small initrd boots faster.
 _KEPT, _KEPT_SECONDS = 8, 86400
+# The parts of the standard library and of wheels that the tether never imports. A small initrd boots faster.
 _LEFT_OUT = re.compile(
     r"(^|/)(test|tests|_tests|testing|[^/]*\.dist-info|idlelib|tkinter|turtledemo|ensurepip|lib2to3|distutils|pydoc_data|unittest|sqlite3|curses|dbm|venv|xmlrpc|"
     r"wsgiref|config-3[^/]*|__pycache__|asyncio|multiprocessing|concurrent|xml|email|html|http|urllib/robotparser\.py|"
