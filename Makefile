@@ -6,7 +6,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup run check test test-matrix test-takeover test-vsphere test-files test-clients ova test-ova bench lint format protos clean
+.PHONY: setup run check test test-matrix test-takeover test-vsphere test-files test-clients test-apps ova test-ova bench lint format protos clean
 
 setup: $(VENV)/.packages $(VENV)/.installed
 	@$(BIN)/python build/guest/image.py --link $(VENV)/share/vch/guest >/dev/null
@@ -61,6 +61,10 @@ test-ova: setup
 # Client tools and libraries of Java, Node, Go and Rust against a vchd; the first run downloads and builds them.
 test-clients: setup
 	@$(BIN)/python -m pytest -q tests/clients
+
+# Ten programs that people run, each in an image of Debian's packages: start, work, kill, start, stop.
+test-apps: setup
+	@$(BIN)/python -m pytest -q tests/apps
 
 bench: setup
 	@$(BIN)/python -m tests.bench
