@@ -79,6 +79,30 @@ def _as_answered_now(answers: Answers) -> None:
     for network in answers.networks.values():
         # moby answers with an empty list for networks without subnets.
         network["IPAM"]["Config"] = network["IPAM"]["Config"] or []
+    by_id = {image["Id"]: image for image in answers.images.values()}
+    for image in answers.images.values():
+        image["GraphDriver"]["Data"] = {}
+        if image["Parent"]:
+            # A history names the images that a commit began with (moby's ImageHistory).
+            item = image["History"][1]
+            item["Id"], item["Tags"] = image["Parent"], by_id[image["Parent"]]["RepoTags"]
+        # Since API 1.50 an image's configuration has no members that concern containers alone.
+        for name in _OF_CONTAINERS_ALONE:
+            assert not image["Config"].pop(name), name
+
+
+# Members of a container's configuration that images had, too, always empty.
+_OF_CONTAINERS_ALONE = (
+    "AttachStderr",
+    "AttachStdin",
+    "AttachStdout",
+    "Domainname",
+    "Hostname",
+    "Image",
+    "OpenStdin",
+    "StdinOnce",
+    "Tty",
+)
 
 
 def _of_container_now(container: dict[str, Any]) -> None:
