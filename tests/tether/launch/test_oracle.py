@@ -61,6 +61,8 @@ def spec_for(bundle: Path, config: dict[str, Any], host: dict[str, Any]) -> dict
     spec["mounts"] = [mount for mount in spec["mounts"] if mount["type"] != "bind"]
     # A container shares the network namespace of its guest, for which crun sets no sysctl.
     spec["linux"]["sysctl"] = {}
+    # The devices of the guest are no part of OCI's specification.
+    spec["linux"].pop("guestDevices", None)
     held = _held()
     for names in spec["process"]["capabilities"].values():
         names[:] = [name for name in names if held >> CAPABILITIES.index(name.removeprefix("CAP_")) & 1]
