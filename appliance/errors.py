@@ -36,6 +36,13 @@ class Unavailable(VchError):
     """A service that the request needs does not answer; a later attempt may succeed."""
 
 
+class RemoteFailed(Unavailable):
+    """A server that the client has named, a registry for instance, cannot be reached or has failed.
+
+    dockerd answers 500 then: it is not dockerd that is unavailable.
+    """
+
+
 class NotInSwarm(VchError):
     """This node is not in a swarm, or is in a swarm already."""
 

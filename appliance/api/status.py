@@ -12,6 +12,7 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (errors.Forbidden, 403),
     (errors.Unsupported, 501),
     (errors.NotInSwarm, 503),
+    (errors.RemoteFailed, 500),
     (errors.Unavailable, 503),
     (errors.VchError, 500),
 )

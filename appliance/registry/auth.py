@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import httpx
 import msgspec
 
-from appliance.errors import ProtocolError, Unauthorized, Unavailable, VchError
+from appliance.errors import ProtocolError, RemoteFailed, Unauthorized, VchError
 from appliance.registry.destinations import GUARDED, Destinations, send_following
 from appliance.registry.wire import ComeBackLater, check_encoding, in_turns, read_at_most, retry_after, words_of
 
@@ -72,7 +72,7 @@ async def authorization(
         finally:
             await response.aclose()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise Unavailable(f"cannot get a token for {host}: {words_of(error)}") from error
+        raise RemoteFailed(f"cannot get a token for {host}: {words_of(error)}") from error
     if response.status_code in (401, 403):
         raise Unauthorized(f"unauthorized: incorrect username or password for {host}")
     if response.status_code == 429 or response.status_code >= 500:

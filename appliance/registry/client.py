@@ -14,7 +14,7 @@ import httpx
 import msgspec
 import trio
 
-from appliance.errors import NotFound, ProtocolError, Unauthorized, Unavailable, VchError
+from appliance.errors import NotFound, ProtocolError, RemoteFailed, Unauthorized, VchError
 from appliance.registry.auth import Credentials
 from appliance.registry.proxies import NO_PROXIES, Proxies
 from appliance.registry.session import Session
@@ -99,7 +99,7 @@ class Registry:
         if response.status_code == 401:
             raise Unauthorized(f"login attempt to {self._session.base}/v2/ failed with status: 401 Unauthorized")
         if response.status_code >= 400:
-            raise Unavailable(f"login attempt to {self._session.base}/v2/ failed with status: {response.status_code}")
+            raise RemoteFailed(f"login attempt to {self._session.base}/v2/ failed with status: {response.status_code}")
 
     def _check(self, response: httpx.Response, what: str) -> None:
         status = response.status_code
@@ -117,7 +117,7 @@ class Registry:
                 f"received unexpected HTTP status {status} from {self.host} for {what}", retry_after(response)
             )
         if status >= 400:
-            raise Unavailable(f"received unexpected HTTP status {status} from {self.host} for {what}")
+            raise RemoteFailed(f"received unexpected HTTP status {status} from {self.host} for {what}")
 
     # -- pull -----------------------------------------------------------------------------------------------------
 
@@ -200,7 +200,7 @@ class Registry:
                 retry_after(response),
             )
         if response.status_code >= 400:
-            raise Unavailable(f"received unexpected HTTP status {response.status_code} from {self.host} for {what}")
+            raise RemoteFailed(f"received unexpected HTTP status {response.status_code} from {self.host} for {what}")
 
     async def has_blob(self, repository: str, digest: str) -> bool:
         path = f"/v2/{repository}/blobs/{digest}"
@@ -289,9 +289,9 @@ class Registry:
         try:
             response = await self._session.get(f"{base}/v1/search?{query}", "")
         except httpx.HTTPError as error:
-            raise Unavailable(f"search at {self.host}: {error!r}") from error
+            raise RemoteFailed(f"search at {self.host}: {error!r}") from error
         if response.status_code >= 400:
-            raise Unavailable(f"Unexpected status code {response.status_code} of the search at {self.host}")
+            raise RemoteFailed(f"Unexpected status code {response.status_code} of the search at {self.host}")
         try:
             return msgspec.json.decode(response.content, type=_SearchAnswer).results
         except (msgspec.MsgspecError, RecursionError) as error:

@@ -8,7 +8,7 @@ from urllib.parse import urljoin
 
 import httpx
 
-from appliance.errors import ProtocolError, Unavailable, VchError
+from appliance.errors import ProtocolError, RemoteFailed, VchError
 from appliance.registry.auth import Credentials, NoBasicCredentials, authorization
 from appliance.registry.destinations import GUARDED, Destinations, same_origin, send_following
 from appliance.registry.proxies import Proxies, ProxyTransport
@@ -150,7 +150,7 @@ class Session:
             if base in self._mirrors and response.status_code >= 400 and response.status_code != 401:
                 # The registry itself may have what the mirror lacks.
                 await response.aclose()
-                problem = Unavailable(f"mirror {base}: {response.status_code}")
+                problem = RemoteFailed(f"mirror {base}: {response.status_code}")
                 continue
             if base and base not in self._mirrors:
                 self._base = base
@@ -158,7 +158,7 @@ class Session:
         where = f"{bases[-1]}/v2/" if bases[-1] else path
         text = f'{method.capitalize()} "{where}": {words_of(problem)}'
         # Retry only a registry that has answered before.
-        raise (ComeBackLater(text) if self._base is not None else Unavailable(text)) from problem
+        raise (ComeBackLater(text) if self._base is not None else RemoteFailed(text)) from problem
 
     @asynccontextmanager
     async def guarded(

@@ -13,7 +13,7 @@ from typing import IO, cast
 import httpx
 import trio
 
-from appliance.errors import ProtocolError, Unavailable, leaves
+from appliance.errors import ProtocolError, RemoteFailed, leaves
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ Sent = Callable[[int], Awaitable[None]]
 """Gets the number of bytes of an upload that have been sent."""
 
 
-class ComeBackLater(Unavailable):
+class ComeBackLater(RemoteFailed):
     """The registry fails for now. `after`: the pause in seconds that the registry asks for, or None."""
 
     def __init__(self, text: str, after: float | None = None) -> None:
@@ -85,7 +85,7 @@ def verification(certificates: Path | None, insecure: bool) -> ssl.SSLContext | 
             elif path.suffix == ".cert":
                 context.load_cert_chain(path, path.with_suffix(".key"))
     except (OSError, ssl.SSLError) as error:
-        raise Unavailable(f"{path}: {error}") from error
+        raise RemoteFailed(f"{path}: {error}") from error
     if insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -19,6 +19,7 @@ from appliance.api.status import status_of
         (errors.Unsupported(), 501),
         (errors.NotInSwarm(), 503),
         (errors.Unavailable(), 503),
+        (errors.RemoteFailed(), 500),
         (errors.HypervisorError(), 500),
         (errors.VchError(), 500),
         (ValueError(), 500),
