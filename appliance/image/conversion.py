@@ -67,7 +67,14 @@ class _Converter:
     def __init__(self) -> None:
         environment = {"PYTHONPATH": str(Path(appliance.__file__).parents[1]), "LC_ALL": "C.UTF-8"}
         self._process = subprocess.Popen(
-            _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=environment, cwd="/"
+            _COMMAND,
+            # The interpreter that runs now: its path may lead through a folder that vchd's user may not enter.
+            executable="/proc/self/exe",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env=environment,
+            cwd="/",
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
