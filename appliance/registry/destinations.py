@@ -19,8 +19,6 @@ GUARDED = "vch.destinations"
 MAX_REDIRECTS = 10
 _FORM = "application/x-www-form-urlencoded"
 
-_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
 
 class Destinations:
     """The addresses to which the peer `hosts` may send us: loopback and link-local addresses only if a host itself has one."""
@@ -32,7 +30,7 @@ class Destinations:
     async def check(self, host: str, addresses: Sequence[str]) -> None:
         """ProtocolError when one of the addresses of `host` is out of reach for the peer."""
         for address in addresses:
-            kind = _kind_of(ipaddress.ip_address(address.partition("%")[0]))
+            kind = _kind_of(address)
             if kind and kind not in await self._own_kinds():
                 raise ProtocolError(f"a redirect to {host} is refused: it has the {kind} address {address}")
 
@@ -45,13 +43,14 @@ class Destinations:
                     found = await addresses_of(host, 0)
                 except (OSError, UnicodeError):
                     continue  # A proxy may know the name.
-                kinds |= {_kind_of(ipaddress.ip_address(address.partition("%")[0])) for address in found}
+                kinds |= {_kind_of(address) for address in found}
             self._kinds = kinds
         return self._kinds
 
 
-def _kind_of(address: _Address) -> str:
-    """ "" for an address that any peer may name."""
+def _kind_of(text: str) -> str:
+    """The kind of an address, which may have a zone; "" for one that any peer may name."""
+    address = ipaddress.ip_address(text.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
     # Linux connects to the unspecified address as to loopback.

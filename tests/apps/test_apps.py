@@ -260,8 +260,8 @@ SSHD = App("sshd", ("openssh-server", "openssh-client"), ('ENTRYPOINT ["/usr/sbi
 def test_sshd(daemon: Daemon) -> None:
     login = ("ssh", "-o", "StrictHostKeyChecking=accept-new", "localhost")
     with running(daemon, SSHD, "--tmpfs", "/run/sshd") as app:
-        app.does("sh", "-c", "mkdir -p -m 700 /root/.ssh; cd /root/.ssh; ssh-keygen -q -t ed25519 -N '' -f id_ed25519")
-        app.does("sh", "-c", "cat /root/.ssh/id_ed25519.pub > /root/.ssh/authorized_keys")
+        app.does("sh", "-c", "mkdir -p -m 700 ~/.ssh; cd ~/.ssh; ssh-keygen -q -t ed25519 -N '' -f id_ed25519")
+        app.does("sh", "-c", "cat ~/.ssh/id_ed25519.pub > ~/.ssh/authorized_keys")
         app.until_it_does(*login, "echo by ssh > /data/file")
         app.crash()
         # The host's keys are the same: ssh would refuse others.

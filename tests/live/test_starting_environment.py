@@ -85,7 +85,7 @@ EXEC = ("-t", "-u", "7", "-e", "A=b", "-w", "/tmp")
 _KERNEL = "the kernel's, or what it knows of the machine"
 _NUMBERS = "numbers that count processes, memory or time"
 _OWN = "each daemon has its own disks, networks and paths"
-_HOST = "limits that dockerd inherits from whoever started it; tests/live/test_run.py asserts ours"
+_HOST = "dockerd inherits these limits from the program that started it; tests/live/test_run.py asserts those of vch"
 # Regular expressions of facts that depend on the machine or the run.
 NOT_COMPARED = {
     r"status (Vm|Rss|Huge|Cpus|Mems|Spec|THP|untag|Kthread|x86).*": _KERNEL,

@@ -1,4 +1,6 @@
-"""The layer above the image's: what Docker gives each container, and what is no change of the container.
+"""Makes the layer between the image's layers and the container's: it holds the files that Docker adds to each container.
+
+`docker diff` and `docker commit` do not count these files as changes of the container.
 
 moby makes such a layer too (daemon/initlayer/setup_unix.go). /.dockerenv tells programs that they run in a container; readers of
 the mount table find it at /etc/mtab.

@@ -60,7 +60,6 @@ class ServerConnection:
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self.closed = False
-        self._going_away = False
         self._first_frame = True
         self._events: deque[Event] = deque()
         self._frames = FrameReader(self.limits.max_frame)
@@ -101,11 +100,6 @@ class ServerConnection:
 
     def reset(self, stream: int, code: Code) -> None:
         self._sender.reset(stream, code)
-
-    def go_away(self) -> None:
-        """Take no new streams; open streams go on (graceful, RFC 9113 section 6.8)."""
-        self._going_away = True
-        self._put_goaway(Code.NO_ERROR, "")
 
     def _put_goaway(self, code: Code, text: str) -> None:
         payload = U32.pack(self._table.highest) + U32.pack(code) + text.encode()[:128]
@@ -238,7 +232,7 @@ class ServerConnection:
             return  # Late trailers of a stream that was reset here. They had to be decoded: they change hpack's table.
         self._table.highest = stream
         check_request(headers, stream)
-        if len(self._table.open) >= self.limits.max_streams or self._going_away:
+        if len(self._table.open) >= self.limits.max_streams:
             self._table.mark_reset(stream)
             self._sender.put_reset(stream, Code.REFUSED_STREAM)
             return
