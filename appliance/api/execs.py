@@ -48,7 +48,7 @@ class ExecRoutes:
         config = _decode(body)
         if config.detach_keys:
             parse_keys(config.detach_keys)
-        one = self._backend.create(request.path["name"], config)
+        one = await self._backend.create(request.path["name"], config)
         await reply.json(201, {"Id": one.id})
 
     async def start(self, request: Request, reply: Reply) -> None:

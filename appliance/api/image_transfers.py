@@ -166,15 +166,16 @@ class ImageTransferRoutes:
         """Receive and load an archive, and report each image. Returns the error that ended the load, if any."""
         try:
             await receive(request.body(), file, self._scratch)
-            async for image in load(self._store, Path(file.name)):
-                if not reply.started:
-                    await reply.start("application/json")
-                if image.replaced:
-                    text = f"The image {image.name} already exists, renaming the old one with ID {image.replaced} to empty string"
+            async with aclosing(load(self._store, Path(file.name))) as images:
+                async for image in images:
+                    if not reply.started:
+                        await reply.start("application/json")
+                    if image.replaced:
+                        text = f"The image {image.name} already exists, renaming the old one with ID {image.replaced} to empty string"
+                        await reply.write(_line({"stream": f"{text}\n"}))
+                    text = f"Loaded image: {image.name}" if image.name else f"Loaded image ID: {image.record.id}"
                     await reply.write(_line({"stream": f"{text}\n"}))
-                text = f"Loaded image: {image.name}" if image.name else f"Loaded image ID: {image.record.id}"
-                await reply.write(_line({"stream": f"{text}\n"}))
-                self._emit("load", image.record.id, image.name or image.record.id)
+                    self._emit("load", image.record.id, image.name or image.record.id)
         except VchError as error:
             return error
         return None

@@ -1,7 +1,7 @@
 """`docker load`: archives of `docker save` (manifest.json) and OCI image layouts (index.json), from a file on disk."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,7 +97,7 @@ class LoadedImage:
     replaced: str = ""
 
 
-async def load(store: ImageStore, path: Path) -> AsyncIterator[LoadedImage]:
+async def load(store: ImageStore, path: Path) -> AsyncGenerator[LoadedImage, None]:
     """Load every image of an archive without compression (see archive.receive); yield each name as soon as it is usable.
 
     ProtocolError for a broken archive.

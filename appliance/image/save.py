@@ -3,6 +3,7 @@
 import io
 import tarfile
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
 
 import msgspec
 
@@ -30,8 +31,9 @@ async def save(store: ImageStore, wanted: list[tuple[ImageRecord, list[str]]]) -
     """The archive of some images, each with the full names under which the archive lists it."""
     diff_ids = [diff_id for record, _ in wanted for diff_id in store.config(record.id).diff_ids]
     async with store.pinned(diff_ids):
-        async for piece in in_thread(batched(_archive(store, wanted))):
-            yield piece
+        async with aclosing(in_thread(batched(_archive(store, wanted)))) as pieces:
+            async for piece in pieces:
+                yield piece
 
 
 def _archive(store: ImageStore, wanted: list[tuple[ImageRecord, list[str]]]) -> Iterator[bytes]:

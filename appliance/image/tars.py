@@ -1,7 +1,7 @@
 """Reads layers as tars, plain or compressed, in threads: for `docker save` and `docker push`."""
 
 import hashlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from typing import IO
 
 import trio
@@ -27,7 +27,7 @@ def batched(pieces: Iterator[bytes], size: int = _PIECE) -> Iterator[bytes]:
         yield b"".join(waiting)
 
 
-async def in_thread(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+async def in_thread(pieces: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
     """Iterate over a blocking iterator in threads."""
     while True:
         piece = await trio.to_thread.run_sync(next, pieces, None)

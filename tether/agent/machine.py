@@ -6,6 +6,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterable
+from contextlib import aclosing
 from pathlib import Path
 
 import trio
@@ -85,8 +86,9 @@ class SandboxService:
         started = process_pb2.StartResponse(pid=entry.pid, started_ns=entry.started_ns)
         mark("program runs")
         await call.send(sandbox_pb2.LaunchResponse(started=started, steps=steps))
-        async for records in self._stdio.follow(request.process.id, 0):
-            await call.send(sandbox_pb2.LaunchResponse(output=records))
+        async with aclosing(self._stdio.follow(request.process.id, 0)) as output:
+            async for records in output:
+                await call.send(sandbox_pb2.LaunchResponse(output=records))
 
     async def configure(
         self,

@@ -4,7 +4,8 @@ import errno
 import os
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Protocol
 
 import trio
@@ -220,10 +221,13 @@ class StdioService:
             request = await call.receive()
 
     async def read(self, request: stdio_pb2.ReadRequest, call: Call) -> None:
-        async for records in self.follow(request.id, request.offset, follow=request.follow):
-            await call.send(records)
+        async with aclosing(self.follow(request.id, request.offset, follow=request.follow)) as output:
+            async for records in output:
+                await call.send(records)
 
-    async def follow(self, process_id: str, offset: int, *, follow: bool = True) -> AsyncIterator[stdio_pb2.Records]:
+    async def follow(
+        self, process_id: str, offset: int, *, follow: bool = True
+    ) -> AsyncGenerator[stdio_pb2.Records, None]:
         """Yield the output of a process from `offset` on; with `follow` until it ends, and its exit status last."""
         _, spool = self._find(process_id)
         if offset < spool.acknowledged:

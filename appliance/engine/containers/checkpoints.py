@@ -73,11 +73,12 @@ class Checkpoints:
         """Save a running container. After a failure the container runs on and no files remain."""
         container = self._registry.get(ref)
         async with container.lock:
-            if not isinstance(container.state, Running) or container.run is None:
+            run = await container.current_run()
+            if run is None or not isinstance(container.state, Running):
                 raise VchError(f"Container {ref} not running")
             if not NAME.fullmatch(checkpoint_id) or len(checkpoint_id) > _LONGEST_NAME:
                 raise VchError(f"Invalid checkpoint ID ({checkpoint_id}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
-            run, machine = container.run, container.run.machine
+            machine = run.machine
             if not isinstance(machine, Checkpointable):
                 raise Unsupported("this hypervisor does not support checkpoints")
             root = self._root(container, directory)

@@ -92,10 +92,10 @@ class Execs:
             raise NotFound(f"No such exec instance: {exec_id}")
         return found
 
-    def create(self, ref: str, config: ExecConfig) -> Exec:
+    async def create(self, ref: str, config: ExecConfig) -> Exec:
         """Register an exec. Conflict when the container does not run."""
         container = self._registry.get(ref)
-        self._session(container, ref)
+        await self._session(container, ref)
         if not config.cmd:
             raise InvalidParameter("No exec command specified")
         build_exec_spec(container.record.config, container.record.host_config, config)
@@ -119,9 +119,10 @@ class Execs:
             return
         if one.exit_code is not None:
             raise Conflict(f"Error: Exec command {one.id} has already run")
+        if not one.began:
+            session = await self._session(one.container, one.container.id)
         if one.began:
             raise Conflict(f"Error: Exec command {one.id} is already running")
-        session = self._session(one.container, one.container.id)
         one.began = one.running = True
         self._records.queue(one.id, one.record)
         self._emit(one, f"exec_start: {' '.join(one.command)}")
@@ -203,14 +204,15 @@ class Execs:
         await self._end(one, session)
 
     @staticmethod
-    def _session(container: Container, ref: str) -> GuestSession:
+    async def _session(container: Container, ref: str) -> GuestSession:
         if container.restarting:
             raise Conflict(f"Container {ref} is restarting, wait until the container is running")
-        if not container.running or container.run is None:
+        run = await container.current_run()
+        if run is None:
             raise Conflict(f"Container {container.id} is not running")
         if container.paused:
             raise Conflict(f"Container {ref} is paused, unpause the container before exec")
-        return container.run.session
+        return run.session
 
     def _collect(self) -> None:
         now = time.monotonic()

@@ -83,9 +83,10 @@ class FileSessions:
         async with container.lock:
             current = None if container.running else await self._open(container)
         if current is None:
-            if container.run is None:
+            run = await container.current_run()
+            if run is None:
                 raise Conflict(f"container {container.id} is not ready: try again")
-            yield GuestFiles(container.run.session, container.id)
+            yield GuestFiles(run.session, container.id)
             return
         try:
             yield GuestFiles(current.session)

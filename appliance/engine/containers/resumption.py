@@ -103,6 +103,7 @@ class RunResumption:
             await machine.destroy()
             raise
         run = container.run = self._supervisor.make_run(container, machine, session)
+        container.notify()
 
         async def begin(run: Run, _: AsyncExitStack) -> RunningProcess:
             await self._wait_awake(container, run)

@@ -13,6 +13,7 @@ from appliance.engine.machines.suspend_watcher import SuspendWatcher, suspended_
 from appliance.engine.model.container import Container
 from appliance.engine.model.registry import ContainerRegistry
 from appliance.engine.model.repository import ContainerRepository
+from appliance.engine.model.run import Run
 from appliance.errors import Conflict, NotModified, VchError
 from appliance.hypervisor import Suspendable
 
@@ -45,7 +46,8 @@ class Signals:
             return
         if await self._give_up(container):
             return
-        if not container.running or container.run is None:
+        run = await container.current_run()
+        if run is None:
             raise Conflict(f"cannot kill container: {ref}: container {container.id} is not running")
         if number in (9, 15) or for_removal:
             container.record.stopped_by_user = True
@@ -55,9 +57,9 @@ class Signals:
         try:
             if suspended_machine(container) is not None:
                 # The guest would receive the signal only after the machine is resumed.
-                await container.run.machine.kill()
+                await run.machine.kill()
             else:
-                await container.run.session.signal(container.id, number)
+                await run.session.signal(container.id, number)
         except Conflict:
             if for_removal:
                 return
@@ -66,7 +68,7 @@ class Signals:
             # The guest does not answer, so the machine is powered off.
             if number != 9:
                 raise
-            await container.run.machine.kill()
+            await run.machine.kill()
         self._repository.emit(container, "kill", signal=str(number))
         if container.paused and number == self._stop_signal(container) != 9:
             # A paused process cannot act on its stop signal.
@@ -127,24 +129,25 @@ class Signals:
     async def pause(self, ref: str) -> None:
         container = self._registry.get(ref)
         lifecycle.advance(container.state, Pause(container.id))
-        assert container.run is not None
+        run = await self._run_of(container)
+        lifecycle.advance(container.state, Pause(container.id))
         if not self._pause_by_suspend:
-            await container.run.session.pause(container.id)
-        elif isinstance(container.run.machine, Suspendable):
-            await container.run.machine.suspend()
+            await run.session.pause(container.id)
+        elif isinstance(run.machine, Suspendable):
+            await run.machine.suspend()
         self._suspend_watcher.pause(container)
 
     async def unpause(self, ref: str) -> None:
         container = self._registry.get(ref)
         lifecycle.advance(container.state, Unpause(container.id))
-        assert container.run is not None
+        run = await self._run_of(container)
         await self._wake(container)
         # Before the processes continue: clients see `unpause` before a `die` that follows at once.
         self._suspend_watcher.unpause(container)
         try:
             # A container in a suspended machine need not be frozen in it, too.
             with contextlib.suppress(Conflict):
-                await container.run.session.unpause(container.id)
+                await run.session.unpause(container.id)
         except VchError:
             self._suspend_watcher.pause(container)
             raise
@@ -162,7 +165,13 @@ class Signals:
 
     async def resize(self, ref: str, rows: int, columns: int) -> None:
         container = self._registry.get(ref)
-        if not container.running or container.run is None:
-            raise Conflict(f"container {container.id} is not running")
-        await container.run.session.resize(container.id, rows, columns)
+        run = await self._run_of(container)
+        await run.session.resize(container.id, rows, columns)
         self._repository.emit(container, "resize", height=str(rows), width=str(columns))
+
+    @staticmethod
+    async def _run_of(container: Container) -> Run:
+        run = await container.current_run()
+        if run is None:
+            raise Conflict(f"container {container.id} is not running")
+        return run

@@ -19,10 +19,11 @@ class Stats:
         """(titles, rows) of ps for the container's processes."""
         container = self._registry.get(ref)
         words = ps_arguments(arguments)
-        if not container.running or container.run is None:
+        run = await container.current_run()
+        if run is None:
             raise Conflict(f"Container {container.id} is not running")
         try:
-            table = await container.run.session.top(container.id, words)
+            table = await run.session.top(container.id, words)
         except InvalidParameter as error:
             raise InvalidParameter(f"ps: {str(error).partition(chr(10))[0]}") from error
         self._repository.emit(container, "top")
@@ -32,8 +33,8 @@ class Stats:
     async def sample(self, ref: str) -> tuple[Metrics, Usage] | None:
         """One sample of the guest's and one of the hypervisor's metrics; None while the container does not run."""
         container = self._registry.get(ref)
-        run = container.run
-        if not container.running or run is None:
+        run = await container.current_run()
+        if run is None:
             return None
         try:
             return await run.session.sample(container.id), await run.machine.usage()

@@ -38,9 +38,9 @@ class Updates:
                 check(new)
             except InvalidParameter as error:
                 raise InvalidParameter(f"{before}{error}") from error
-            run = container.run
             limited = any(field.update is Update.LIMIT for field, _ in changed)
-            if limited and container.running and run is not None:
+            run = await container.current_run() if limited else None
+            if run is not None:
                 if problem := fits(run.machine.spec, new):
                     raise Conflict(f"{before}{problem}")
                 await run.session.update(container.id, resources_of(new))

@@ -8,7 +8,7 @@ import io
 import shutil
 import tarfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -135,8 +135,8 @@ class ContainerRehearsal:
         setup = replace(setup, modules=[*setup.modules, "virtiofs"])
         output = b""
         status = None
-        async with session.launch(setup, process, _BOOT_SECONDS) as launched:
-            async for batch in launched.output():
+        async with session.launch(setup, process, _BOOT_SECONDS) as launched, aclosing(launched.output()) as batches:
+            async for batch in batches:
                 output += b"".join(record.data for record in batch.records)
                 if batch.exit is not None:
                     status = batch.exit

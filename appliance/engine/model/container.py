@@ -17,6 +17,9 @@ from appliance.logdrivers import LogDriver, LogLimits, driver_named
 from appliance.network.network_record import Endpoint
 from appliance.streams.logfile import LogFile
 
+# How long a request waits until a new daemon has reached the guest of a container that runs.
+_REACH_SECONDS = 30
+
 
 def _already_set() -> trio.Event:
     event = trio.Event()
@@ -122,6 +125,16 @@ class Container:
     def notify(self) -> None:
         changed, self.changed = self.changed, trio.Event()
         changed.set()
+
+    async def current_run(self) -> Run | None:
+        """The run of a container that runs, else None.
+
+        A daemon that has just started knows which containers run before it has reached their guests: wait for that, some seconds.
+        """
+        with trio.move_on_after(_REACH_SECONDS):
+            while self.running and self.run is None:
+                await self.changed.wait()
+        return self.run if self.running else None
 
     async def wait_end_of(self, run: Run) -> None:
         """Return when this run of the container is over."""

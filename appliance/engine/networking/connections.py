@@ -136,7 +136,7 @@ class Connections:
             )
 
     async def _plug(self, container: Container, attachment: Attachment) -> None:
-        run = container.run
+        run = await container.current_run()
         if run is None or not isinstance(run.machine, Pluggable):
             raise Unsupported("this hypervisor cannot add a NIC to a running machine")
         before = ingress_endpoint(container.endpoints)
@@ -204,7 +204,7 @@ class Connections:
             await self.disconnect(record.id, container.id, force=True)
 
     async def _unplug(self, container: Container, endpoint: Endpoint, *, force: bool) -> None:
-        run = container.run
+        run = await container.current_run()
         before = ingress_endpoint(container.endpoints)
         if endpoint.interface:
             if run is None or not isinstance(run.machine, Pluggable):

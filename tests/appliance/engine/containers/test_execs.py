@@ -36,7 +36,7 @@ async def over(one: Exec) -> None:
 
 async def test_an_exec_prints_and_ends(daemon: Engine, host: Host) -> None:
     container = await daemon.run()
-    one = daemon.services.execs.create(container.id, config("echo", "hello"))
+    one = await daemon.services.execs.create(container.id, config("echo", "hello"))
     assert (one.began, one.running, one.exit_code) == (False, False, None)
     assert await output_of(daemon, one) == "hello\n"
     # The exit code is there when the output ends.
@@ -54,7 +54,7 @@ async def test_the_exit_code_is_the_process_s(daemon: Engine, host: Host) -> Non
 
     host.guest.programs["fail"] = fail
     container = await daemon.run()
-    one = daemon.services.execs.create(container.id, config("fail"))
+    one = await daemon.services.execs.create(container.id, config("fail"))
     await output_of(daemon, one)
     assert one.exit_code == 42
     assert daemon.services.execs.get(one.id) is one
@@ -68,7 +68,7 @@ async def test_stdin_reaches_the_process_until_its_end(daemon: Engine, host: Hos
 
     host.guest.programs["cat"] = cat
     container = await daemon.run()
-    one = daemon.services.execs.create(container.id, config("cat", stdin=True))
+    one = await daemon.services.execs.create(container.id, config("cat", stdin=True))
     assert await one.stdin.write(b"some words")
     one.stdin.close()
     assert await output_of(daemon, one) == "SOME WORDS"
@@ -79,13 +79,13 @@ async def test_only_a_running_container_has_execs(daemon: Engine) -> None:
     execs = daemon.services.execs
     container = await daemon.create(name="web")
     with pytest.raises(Conflict, match=f"^Container {container.id} is not running$"):
-        execs.create("web", config("echo"))
+        await execs.create("web", config("echo"))
     await daemon.start(container)
     await daemon.services.signals.pause("web")
     with pytest.raises(Conflict, match=r"^Container web is paused, unpause the container before exec$"):
-        execs.create("web", config("echo"))
+        await execs.create("web", config("echo"))
     with pytest.raises(NotFound, match=r"^No such container: other$"):
-        execs.create("other", config("echo"))
+        await execs.create("other", config("echo"))
 
 
 async def test_a_restarting_container_has_no_execs(daemon: Engine, host: Host) -> None:
@@ -96,12 +96,12 @@ async def test_a_restarting_container_has_no_execs(daemon: Engine, host: Host) -
     container = await daemon.run("fail", name="web", host=HostConfig(restart_policy=RestartPolicy("always", 0)))
     await daemon.until(container, lambda: container.restarting)
     with pytest.raises(Conflict, match=r"^Container web is restarting, wait until the container is running$"):
-        daemon.services.execs.create("web", config("echo"))
+        await daemon.services.execs.create("web", config("echo"))
 
 
 async def test_a_container_that_is_paused_between_create_and_start(daemon: Engine) -> None:
     container = await daemon.run()
-    one = daemon.services.execs.create(container.id, config("echo", "x"))
+    one = await daemon.services.execs.create(container.id, config("echo", "x"))
     await daemon.services.signals.pause(container.id)
     with pytest.raises(Conflict, match="is paused, unpause the container before exec"):
         await daemon.services.execs.start(one.id)
@@ -112,7 +112,7 @@ async def test_a_container_that_is_paused_between_create_and_start(daemon: Engin
 async def test_an_exec_without_a_command(daemon: Engine) -> None:
     container = await daemon.run()
     with pytest.raises(InvalidParameter, match=r"^No exec command specified$"):
-        daemon.services.execs.create(container.id, ExecConfig())
+        await daemon.services.execs.create(container.id, ExecConfig())
     assert daemon.services.execs.ids_of(container.id) == []
 
 
@@ -128,7 +128,7 @@ async def test_an_unknown_exec(daemon: Engine) -> None:
 async def test_an_exec_starts_once(daemon: Engine, host: Host) -> None:
     execs = daemon.services.execs
     container = await daemon.run()
-    one = execs.create(container.id, config("sleeper"))
+    one = await execs.create(container.id, config("sleeper"))
     await execs.start(one.id)
     assert (one.running, one.pid) == (True, host.guest.process(one.id).pid)
     with pytest.raises(Conflict, match=f"^Error: Exec command {one.id} is already running$"):
@@ -153,7 +153,7 @@ async def test_a_program_that_cannot_run(
 ) -> None:
     host.guest.refusals[failure.subject] = failure
     container = await daemon.run()
-    one = daemon.services.execs.create(container.id, config(failure.subject))
+    one = await daemon.services.execs.create(container.id, config(failure.subject))
     with pytest.raises(InvalidParameter) as caught:
         await daemon.services.execs.start(one.id)
     assert str(caught.value) == text
@@ -166,7 +166,7 @@ async def test_a_user_that_does_not_exist(daemon: Engine, host: Host) -> None:
     failure = process_pb2.StartFailure(kind=process_pb2.StartFailure.NO_SUCH_USER, subject="joe")
     host.guest.refusals["id"] = failure
     container = await daemon.run()
-    one = daemon.services.execs.create(container.id, config("id"))
+    one = await daemon.services.execs.create(container.id, config("id"))
     with pytest.raises(VchError, match="unable to find user joe: no matching entries in passwd file"):
         await daemon.services.execs.start(one.id)
     assert one.exit_code == 126
@@ -175,7 +175,7 @@ async def test_a_user_that_does_not_exist(daemon: Engine, host: Host) -> None:
 async def test_a_terminal_is_resized(daemon: Engine, host: Host) -> None:
     execs = daemon.services.execs
     container = await daemon.run()
-    one = execs.create(container.id, config("sleeper", tty=True))
+    one = await execs.create(container.id, config("sleeper", tty=True))
     # Before the start nothing can be resized: the size is that of the start.
     await execs.resize(one.id, 24, 80)
     assert host.guest.requests == []
@@ -188,7 +188,7 @@ async def test_a_terminal_is_resized(daemon: Engine, host: Host) -> None:
 async def test_a_terminal_is_resized_while_it_starts(daemon: Engine, host: Host) -> None:
     execs = daemon.services.execs
     container = await daemon.run()
-    one = execs.create(container.id, config("sleeper", tty=True))
+    one = await execs.create(container.id, config("sleeper", tty=True))
     host.guest.hold = trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(execs.start, one.id)
@@ -201,8 +201,8 @@ async def test_a_terminal_is_resized_while_it_starts(daemon: Engine, host: Host)
 async def test_ids_of_a_container(daemon: Engine) -> None:
     execs = daemon.services.execs
     container, other = await daemon.run(name="web"), await daemon.run()
-    ended, waiting = (execs.create("web", config("echo", word)) for word in ("a", "b"))
-    execs.create(other.id, config("echo"))
+    ended, waiting = [await execs.create("web", config("echo", word)) for word in ("a", "b")]
+    await execs.create(other.id, config("echo"))
     await output_of(daemon, ended)
     assert execs.ids_of("web") == [ended.id, waiting.id]
     await daemon.stop(container)
@@ -212,7 +212,7 @@ async def test_ids_of_a_container(daemon: Engine) -> None:
 async def test_the_container_ends_under_an_exec(daemon: Engine, host: Host) -> None:
     execs = daemon.services.execs
     container = await daemon.run()
-    one = execs.create(container.id, config("sleeper", "exec"))
+    one = await execs.create(container.id, config("sleeper", "exec"))
     await execs.start(one.id)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(over, one)
@@ -224,7 +224,7 @@ async def test_the_container_ends_under_an_exec(daemon: Engine, host: Host) -> N
 async def test_the_machine_dies_under_an_exec(daemon: Engine, host: Host) -> None:
     execs = daemon.services.execs
     container = await daemon.run()
-    one = execs.create(container.id, config("sleeper", "exec"))
+    one = await execs.create(container.id, config("sleeper", "exec"))
     await execs.start(one.id)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(over, one)
@@ -236,7 +236,7 @@ async def test_the_machine_dies_under_an_exec(daemon: Engine, host: Host) -> Non
 async def test_execs_of_an_earlier_run_are_forgotten(daemon: Engine) -> None:
     execs = daemon.services.execs
     container = await daemon.run()
-    one = execs.create(container.id, config("echo"))
+    one = await execs.create(container.id, config("echo"))
     await daemon.stop(container)
     await daemon.start(container)
     assert execs.ids_of(container.id) == []
@@ -247,14 +247,14 @@ async def test_execs_of_an_earlier_run_are_forgotten(daemon: Engine) -> None:
 async def test_a_container_has_at_most_1000_execs(daemon: Engine) -> None:
     await daemon.run(name="web")
     for _ in range(1000):
-        daemon.services.execs.create("web", config("echo"))
+        await daemon.services.execs.create("web", config("echo"))
     with pytest.raises(Conflict, match="has 1000 execs: wait until some have ended"):
-        daemon.services.execs.create("web", config("echo"))
+        await daemon.services.execs.create("web", config("echo"))
 
 
 async def test_a_client_that_leaves_does_not_cancel_the_start(daemon: Engine, host: Host) -> None:
     container = await daemon.run()
-    one = daemon.services.execs.create(container.id, config("echo", "x"))
+    one = await daemon.services.execs.create(container.id, config("echo", "x"))
     attachment = one.fanout.attach(frozenset({1}))
     host.guest.hold = trio.Event()
     with trio.CancelScope() as client:

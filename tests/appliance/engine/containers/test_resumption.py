@@ -37,14 +37,27 @@ async def _output_of(daemon: Engine, one: Exec) -> str:
     return b"".join([data async for _, data in attachment.output()]).decode()
 
 
+async def test_requests_wait_until_a_new_daemon_has_reached_the_guest(tmp_path: Path, nursery: trio.Nursery) -> None:
+    host = Host(nursery, writer=writer, echo=echo)
+    async with engine(host, tmp_path) as daemon:
+        await daemon.run("writer", name="web")
+    async with engine(host, tmp_path) as daemon:
+        assert daemon.registry.get("web").run is None, "this test has come too late"
+        one = await daemon.services.execs.create("web", ExecConfig(cmd=["echo", "x"], attach_stdout=True))
+        assert await _output_of(daemon, one) == "x\n"
+    async with engine(host, tmp_path) as daemon:
+        await daemon.services.signals.pause("web")
+        assert daemon.registry.get("web").paused
+
+
 async def test_an_exec_of_an_earlier_daemon_is_known_with_its_output(tmp_path: Path, nursery: trio.Nursery) -> None:
     host = Host(nursery, writer=writer, echo=echo)
     async with engine(host, tmp_path) as daemon:
         container = await daemon.run()
         config = ExecConfig(cmd=["writer"], attach_stdout=True)
-        one = daemon.services.execs.create(container.id, config)
-        waiting = daemon.services.execs.create(container.id, ExecConfig(cmd=["echo", "x"]))
-        ended = daemon.services.execs.create(container.id, ExecConfig(cmd=["echo", "x"]))
+        one = await daemon.services.execs.create(container.id, config)
+        waiting = await daemon.services.execs.create(container.id, ExecConfig(cmd=["echo", "x"]))
+        ended = await daemon.services.execs.create(container.id, ExecConfig(cmd=["echo", "x"]))
         await daemon.services.execs.start(one.id)
         await _output_of(daemon, ended)
     process = host.guest.process(one.id)
@@ -82,7 +95,7 @@ async def test_the_output_of_an_exec_that_ended_without_a_daemon(tmp_path: Path,
     host = Host(nursery, writer=writer)
     async with engine(host, tmp_path) as daemon:
         container = await daemon.run()
-        one = daemon.services.execs.create(container.id, ExecConfig(cmd=["writer"], attach_stdout=True))
+        one = await daemon.services.execs.create(container.id, ExecConfig(cmd=["writer"], attach_stdout=True))
         await daemon.services.execs.start(one.id)
     process = host.guest.process(one.id)
     process.signal(10)
@@ -100,7 +113,7 @@ async def test_an_exec_without_a_record(tmp_path: Path, nursery: trio.Nursery) -
     host = Host(nursery, writer=writer)
     async with engine(host, tmp_path) as daemon:
         container = await daemon.run()
-        one = daemon.services.execs.create(container.id, ExecConfig(cmd=["writer"]))
+        one = await daemon.services.execs.create(container.id, ExecConfig(cmd=["writer"]))
         await daemon.services.execs.start(one.id)
         await daemon.database.remove("exec", one.id)
     host.guest.process(one.id).signal(10)
@@ -114,7 +127,7 @@ async def test_execs_of_a_container_that_ended_without_a_daemon(tmp_path: Path, 
     host = Host(nursery, writer=writer)
     async with engine(host, tmp_path) as daemon:
         container = await daemon.run()
-        one = daemon.services.execs.create(container.id, ExecConfig(cmd=["writer"]))
+        one = await daemon.services.execs.create(container.id, ExecConfig(cmd=["writer"]))
     host.power_off(container.id)
     async with engine(host, tmp_path) as daemon:
         with pytest.raises(NotFound):
