@@ -38,7 +38,7 @@ class _Execs:
             size=(0, 0),
         )
 
-    def create(self, ref: str, config: ExecConfig) -> Any:
+    async def create(self, ref: str, config: ExecConfig) -> Any:
         self.config = config
         return self.exec
 
