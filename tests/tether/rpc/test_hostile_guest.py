@@ -139,27 +139,22 @@ async def test_a_guest_that_floods_the_port_is_hung_up_and_no_step_is_long(junk:
     flooder = threading.Thread(target=flood)
     async with echo_channel() as (good, _), LoopThread.open() as loop:
         channel = Channel(loop, Line(here.detach()))
-        turns = 0
         with cpu_of_steps() as steps:
             flooder.start()
             with trio.fail_after(60):
                 async with trio.open_nursery() as nursery:
 
                     async def others() -> None:
-                        nonlocal turns
-                        while True:
+                        for _ in range(20):
                             await good.unary("/t/Unary", Record(offset=1), Record, timeout=20)
-                            turns += 1
 
                     nursery.start_soon(others)
                     await channel.run()
-                    nursery.cancel_scope.cancel()
     flooder.join()
     there.close()
     assert channel.fault == "the guest sends junk to its tether's port"
     assert channel.closed
     assert sent < 60 << 20
-    assert turns > 5
     assert steps.longest < 0.05, steps
 
 
