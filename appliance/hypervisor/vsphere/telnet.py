@@ -1,14 +1,17 @@
-"""Telnet as ESXi's network serial ports speak it (RFC 854, 855, 856, 858; VMware's option 232). No I/O."""
+"""Telnet as ESXi's network serial ports speak it (RFC 854, 855, 856, 858, 1143; VMware's option 232). No I/O."""
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum, auto
 
 IAC, DONT, DO, WONT, WILL, SB, SE = 255, 254, 253, 252, 251, 250, 240
 BINARY, SUPPRESS_GO_AHEAD, VMWARE = 0, 3, 232
 _OFFERED = frozenset((BINARY, SUPPRESS_GO_AHEAD, VMWARE))
 # VMware's messages have some dozens of bytes; the longest holds a URI.
 _MOST_SUBNEGOTIATION = 4096
+# A peer may request each of 256 options at both ends, and some of them again.
+_MOST_ANSWERS = 1024
 _ESCAPED = bytes((IAC, IAC))
 # A guest may write nothing but the byte 255, which the host escapes.
 _ESCAPED_RUN = re.compile(rb"(?:\xff\xff)+")
@@ -42,28 +45,39 @@ def subnegotiation(option: int, body: bytes) -> bytes:
     return bytes((IAC, SB, option)) + escape(body) + bytes((IAC, SE))
 
 
+class _State(Enum):
+    """The state of an option at one end. An option that has none is off, and was never requested."""
+
+    REFUSED = auto()
+    OFF = auto()
+    # This end requested the option. The peer's next word on it is the answer, which must not be answered in turn:
+    # else two ends whose requests cross answer each other for ever (RFC 1143).
+    REQUESTED = auto()
+    ON = auto()
+
+
 class Telnet:
     """One end of a connection. Answers to the peer's commands collect in `to_send`."""
 
     def __init__(self) -> None:
         self._rest = b""
         self._body: bytearray | None = None
-        # The state of each option at each end. Only a change is answered, so that the ends do not answer each other for ever.
-        self._ours: dict[int, bool] = {}
-        self._theirs: dict[int, bool] = {}
+        self._ours: dict[int, _State] = {}
+        self._theirs: dict[int, _State] = {}
+        self._answers = 0
         self.to_send = bytearray()
 
     def open(self) -> None:
         """Request the options that a serial port needs."""
         for option in sorted(_OFFERED):
-            self._theirs[option] = True
+            self._theirs[option] = _State.REQUESTED
             self.to_send += bytes((IAC, DO, option))
         for option in (BINARY, SUPPRESS_GO_AHEAD):
-            self._ours[option] = True
+            self._ours[option] = _State.REQUESTED
             self.to_send += bytes((IAC, WILL, option))
 
     def receive(self, data: bytes) -> Iterator[Data | Subnegotiation]:
-        """Return data and messages in received bytes. TelnetError when a subnegotiation is too long."""
+        """Return data and messages in received bytes. TelnetError when a subnegotiation is too long, or options change too often."""
         data, self._rest = self._rest + data, b""
         at = 0
         plain = bytearray()
@@ -121,11 +135,24 @@ class Telnet:
         # Other commands (NOP, AYT, BRK...) have no effect on a serial port.
         return None
 
-    def _negotiate(self, known: dict[int, bool], option: int, wanted: bool, yes: int, no: int) -> None:
-        agreed = wanted and option in _OFFERED
-        before = known.get(option)
-        if before is agreed:
-            return
-        known[option] = agreed
-        if before is not None or wanted:
-            self.to_send += bytes((IAC, yes if agreed else no, option))
+    def _negotiate(self, states: dict[int, _State], option: int, wanted: bool, yes: int, no: int) -> None:
+        """Take the peer's WILL or DO (`wanted`), WONT or DONT for an option. Only a change that it made is answered."""
+        before = states.get(option)
+        if before is _State.REQUESTED:
+            states[option] = _State.ON if wanted else _State.OFF
+        elif wanted and option not in _OFFERED:
+            if before is not _State.REFUSED:
+                states[option] = _State.REFUSED
+                self._answer(no, option)
+        elif wanted and before is not _State.ON:
+            states[option] = _State.ON
+            self._answer(yes, option)
+        elif not wanted and before is _State.ON:
+            states[option] = _State.OFF
+            self._answer(no, option)
+
+    def _answer(self, code: int, option: int) -> None:
+        self._answers += 1
+        if self._answers > _MOST_ANSWERS:
+            raise TelnetError(f"more than {_MOST_ANSWERS} changes of options")
+        self.to_send += bytes((IAC, code, option))

@@ -79,6 +79,29 @@ def test_options() -> None:
     assert telnet.to_send == bytes((IAC, DONT, BINARY))
 
 
+@pytest.mark.parametrize("begun", [b"", bytes((IAC, WONT, BINARY)), bytes((IAC, DONT, BINARY, IAC, DO, BINARY))])
+def test_two_ends_do_not_answer_each_other_for_ever(begun: bytes) -> None:
+    """RFC 1143: a change that crosses a request began a loop that never ended."""
+    first, second = Telnet(), Telnet()
+    first.open()
+    second.to_send += begun
+    for _ in range(10):
+        told, first.to_send = bytes(first.to_send), bytearray()
+        answer, second.to_send = bytes(second.to_send), bytearray()
+        if not told and not answer:
+            break
+        list(second.receive(told))
+        list(first.receive(answer))
+    else:
+        pytest.fail("they still answer each other")
+
+
+def test_a_peer_that_changes_its_mind_for_ever() -> None:
+    telnet = Telnet()
+    with pytest.raises(TelnetError, match="changes of options"):
+        list(telnet.receive(bytes((IAC, WILL, BINARY, IAC, WONT, BINARY)) * 1000))
+
+
 def test_a_subnegotiation_without_end() -> None:
     telnet = Telnet()
     with pytest.raises(TelnetError, match="more than 4096 bytes"):
