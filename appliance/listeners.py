@@ -11,7 +11,7 @@ from pathlib import Path
 
 import trio
 
-from appliance.api.access import handler_for
+from appliance.api.access import principal_of
 from appliance.api.router import ENGINE_VERSION, NEWEST, Router, dotted
 from appliance.config import Config, Rule, parse_rule
 from appliance.errors import InvalidParameter
@@ -32,9 +32,6 @@ log = logging.getLogger("vchd")
 _FIXED_HEADERS = (
     f"Api-Version: {dotted(NEWEST)}\r\nOstype: linux\r\nServer: Docker/{ENGINE_VERSION} (linux)\r\n".encode()
 )
-
-Serve = Callable[[trio.socket.SocketType, Handler], Awaitable[None]]
-"""Serves the requests of one connection with a handler."""
 
 
 @contextlib.asynccontextmanager
@@ -118,12 +115,16 @@ def _names_of(host: str) -> list[str]:
 
 
 async def _serve_secured(
-    serve: Serve, front: TlsFront, rules: Sequence[Rule], handler: Handler, connection: trio.socket.SocketType
+    serve: Callable[..., Awaitable[None]],
+    front: TlsFront,
+    rules: Sequence[Rule],
+    handler: Handler,
+    connection: trio.socket.SocketType,
 ) -> None:
     async with front.opened(connection) as found:
         if found is not None:
             plain, peer = found
-            await serve(plain, handler_for(peer, rules, handler))
+            await serve(plain, handler, principal=principal_of(peer, rules))
 
 
 async def _accept(

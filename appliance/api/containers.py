@@ -21,7 +21,7 @@ from appliance.api.filters import parse_filters
 from appliance.api.host_config_checks import decode_host_config
 from appliance.api.image_names import ImageNames
 from appliance.api.router import Route
-from appliance.api.shapes import inspect_container, list_container
+from appliance.api.shapes import hide_env_values, inspect_container, list_container
 from appliance.container.lifecycle import Created, Exited
 from appliance.errors import Conflict, InvalidParameter, NotFound
 from appliance.http import Reply, Request
@@ -90,6 +90,8 @@ class ContainerRoutes:
     async def inspect(self, request: Request, reply: Reply) -> None:
         container = self._registry.get(request.path["name"])
         shape = inspect_container(container, self._networks, request.version)
+        if not request.principal.role.sees_env:
+            hide_env_values(shape, "Config")
         shape["ExecIDs"] = self._execs.ids_of(container.id) or None
         if request.flag("size"):
             shape |= await self._sizes(container)

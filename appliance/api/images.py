@@ -11,6 +11,7 @@ from appliance.api.filters import parse_filters
 from appliance.api.image_filters import image_filter, parse_image_filters
 from appliance.api.image_shapes import inspect_image, list_image, seconds_of
 from appliance.api.router import Route
+from appliance.api.shapes import hide_env_values
 from appliance.container.commit import Commit
 from appliance.container.config import ContainerConfig
 from appliance.container.event import Event
@@ -69,7 +70,10 @@ class ImageRoutes:
         """GET /images/{name}/json."""
         record = self._store.get(request.path["name"])
         config = self._store.config(record.id)
-        await reply.json(200, inspect_image(record, config, self._store.size(record), request.version))
+        shape = inspect_image(record, config, self._store.size(record), request.version)
+        if not request.principal.role.sees_env:
+            hide_env_values(shape, "Config", "ContainerConfig")
+        await reply.json(200, shape)
 
     async def history(self, request: Request, reply: Reply) -> None:
         """GET /images/{name}/history."""

@@ -5,6 +5,7 @@ import re
 import urllib.parse
 from collections.abc import Awaitable, Callable
 
+from appliance.api.access import RouteKey, check_access, check_authorised
 from appliance.api.status import status_of
 from appliance.errors import InvalidParameter, NotModified, VchError, unforeseen
 from appliance.http import Disconnected, Reply, Request
@@ -26,20 +27,27 @@ def dotted(version: Version) -> str:
 
 
 class Router:
-    """Routes by method and path. `{name}` matches one segment of a path, `{name:.*}` one or more."""
+    """Routes by method and path. `{name}` matches one segment of a path, `{name:.*}` one or more.
 
-    def __init__(self) -> None:
+    `keys` are the method and path of each route. A client whose role does not allow a route gets 403. `scope`: what the routes see
+    are the objects of this scope, "" for all objects; a client of another scope gets 403.
+    """
+
+    def __init__(self, scope: str = "") -> None:
+        self._scope = scope
         self._static: dict[tuple[str, str], Route] = {}
-        self._patterns: dict[str, list[tuple[re.Pattern[str], Route]]] = {}
+        self._patterns: dict[str, list[tuple[re.Pattern[str], str, Route]]] = {}
+        self.keys: list[RouteKey] = []
 
     def add(self, method: str, path: str, route: Route) -> None:
         """Add one route. Patterns are tried in the order in which they were added."""
+        self.keys.append((method, path))
         if "{" not in path:
             self._static[(method, path)] = route
             return
         pattern = re.sub(r"\{(\w+):\.\*\}", r"(?P<\1>.+)", path)
         pattern = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", pattern)
-        self._patterns.setdefault(method, []).append((re.compile(pattern), route))
+        self._patterns.setdefault(method, []).append((re.compile(pattern), path, route))
 
     def add_all(self, routes: dict[tuple[str, str], Route]) -> None:
         """Add routes by (method, path)."""
@@ -67,6 +75,7 @@ class Router:
             await reply.json(500, {"message": str(unforeseen(error))})
 
     async def _dispatch(self, request: Request, reply: Reply) -> None:
+        check_authorised(request.principal, self._scope)
         path = request.raw_path
         request.version = NEWEST
         if path.startswith("/v") and (match := _PREFIX.fullmatch(path)):
@@ -84,15 +93,17 @@ class Router:
             path = match[3]
         route = self._static.get((request.method, path))
         if route is None:
-            route = self._match(request, path)
+            path, route = self._match(request, path)
         if route is None:
             await reply.json(404, {"message": "page not found"})
             return
+        check_access(request, (request.method, path))
         await route(request, reply)
 
-    def _match(self, request: Request, path: str) -> Route | None:
-        for pattern, route in self._patterns.get(request.method, ()):
+    def _match(self, request: Request, path: str) -> tuple[str, Route | None]:
+        """The path of the route as it was added, and the route; fills `request.path`."""
+        for pattern, added, route in self._patterns.get(request.method, ()):
             if match := pattern.fullmatch(path):
                 request.path = {name: urllib.parse.unquote(value) for name, value in match.groupdict().items()}
-                return route
-        return None
+                return added, route
+        return path, None

@@ -66,6 +66,12 @@ def config_shape(config: ContainerConfig) -> dict[str, Any]:
     return shown
 
 
+def hide_env_values(shape: dict[str, Any], *members: str) -> None:
+    """Replace the values of environment variables in the Config members of an inspect answer, for a client that must not see them."""
+    for config in (shape[member] for member in members if member in shape):
+        config["Env"] = [f"{entry.partition('=')[0]}=***" for entry in config["Env"] or ()]
+
+
 def container_state(container: Container) -> dict[str, Any]:
     state = container.state
     code, error, oom, started, finished, pid = 0, "", False, 0, 0, 0

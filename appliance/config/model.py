@@ -329,8 +329,9 @@ class Config:
     tls_allow: tuple[str, ...] = setting(
         (),
         rows.TLS,
-        "Access rule: full:CN=NAME, full:OU=UNIT, read:CN=NAME or read:OU=UNIT of the client certificate's subject. A client that "
-        "matches no rule is denied (default: every authenticated client has full access)",
+        "Access rule: ROLE:CN=NAME or ROLE:OU=UNIT of the client certificate's subject; the roles are none, read, files, registry, "
+        "scoped and full. The most generous rule that matches counts. A client that matches no rule is denied (default: every "
+        "authenticated client has full access)",
         metavar="RULE",
         check=parse_rule,
         property=Property(label="Access rules"),

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from appliance.errors import InvalidParameter
+from appliance.roles import ROLE_NAMES, Role
 
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _SMALLEST_VM_MEMORY, _LARGEST_VM_MEMORY = 64, 1 << 20
@@ -17,9 +18,9 @@ MOST_VM_CPUS = 255
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """An access rule of `--tls-allow`: clients whose certificate has `value` as its CN or OU (`key`) get full or read-only access."""
+    """An access rule of `--tls-allow`: clients whose certificate has `value` as its CN or OU (`key`) have this role."""
 
-    full: bool
+    role: Role
     key: str
     value: str
 
@@ -30,12 +31,12 @@ class Rule:
 
 def parse_rule(text: str) -> Rule:
     """An access rule from its text, for example `read:OU=auditors`."""
-    found = re.fullmatch(r"(full|read):(CN|OU)=(.+)", text)
-    if found is None:
+    found = re.fullmatch(r"([a-z]+):(CN|OU)=(.+)", text)
+    if found is None or found[1] not in ROLE_NAMES:
         raise InvalidParameter(
-            f"invalid access rule '{text}': use full:CN=NAME, full:OU=UNIT, read:CN=NAME or read:OU=UNIT"
+            f"invalid access rule '{text}': use ROLE:CN=NAME or ROLE:OU=UNIT; the roles are {', '.join(ROLE_NAMES)}"
         )
-    return Rule(found[1] == "full", found[2], found[3])
+    return Rule(Role(found[1]), found[2], found[3])
 
 
 def parse_volume_store(text: str) -> tuple[str, str]:

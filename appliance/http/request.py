@@ -11,6 +11,7 @@ import trio
 from appliance.errors import InvalidParameter
 from appliance.http.connection import Connection, Disconnected
 from appliance.http.head import Head
+from appliance.roles import LOCAL, Principal
 
 MAX_JSON = 8 << 20
 _MAX_QUERY_FIELDS = 1000
@@ -18,15 +19,19 @@ _FALSE = ("", "0", "no", "false", "none")
 
 
 class Request:
-    """The router fills `path` with the parts of the path that the route names, and `version` with the API version."""
+    """The router fills `path` with the parts of the path that the route names, and `version` with the API version.
 
-    def __init__(self, connection: Connection, head: Head) -> None:
+    `principal` is the client that sends the request.
+    """
+
+    def __init__(self, connection: Connection, head: Head, principal: Principal = LOCAL) -> None:
         self._connection = connection
         self.method = head.method
         self.target = head.target
         self.headers = head.headers
         self.raw_path, _, self._raw_query = head.target.partition("?")
         self._query: dict[str, list[str]] | None = None
+        self.principal = principal
         self.path: dict[str, str] = {}
         self.version = (0, 0)
 

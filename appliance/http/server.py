@@ -11,6 +11,7 @@ from appliance.http.connection import Connection, Disconnected
 from appliance.http.readiness import Readiness
 from appliance.http.reply import Reply
 from appliance.http.request import Request
+from appliance.roles import LOCAL, Principal
 
 Handler = Callable[[Request, Reply], Awaitable[None]]
 
@@ -21,19 +22,23 @@ async def serve_connection(
     common_headers: Callable[[], bytes],
     readiness: Readiness,
     limits: ClientLimits,
+    principal: Principal = LOCAL,
 ) -> None:
-    """Serve requests until the connection ends, then close the socket. `common_headers` returns header lines for an answer."""
+    """Serve requests of `principal` until the connection ends, then close the socket.
+
+    `common_headers` returns header lines for an answer.
+    """
     connection = Connection(sock, common_headers, readiness, limits)
     with sock:
         readiness.add(sock.fileno())
         try:
-            await _serve(connection, handler)
+            await _serve(connection, handler, principal)
             await connection.linger()
         finally:
             readiness.remove(sock.fileno())
 
 
-async def _serve(connection: Connection, handler: Handler) -> None:
+async def _serve(connection: Connection, handler: Handler, principal: Principal) -> None:
     with suppress(Disconnected):
         while connection.keep_alive:
             try:
@@ -45,5 +50,5 @@ async def _serve(connection: Connection, handler: Handler) -> None:
             if head is None:
                 return
             reply = Reply(connection, head_only=head.method == "HEAD", chunked=head.http_version != "1.0")
-            await handler(Request(connection, head), reply)
+            await handler(Request(connection, head, principal), reply)
             await reply.finish()

@@ -13,6 +13,7 @@ import trio
 from appliance.api.router import Router
 from appliance.config import Config, parse_arguments
 from appliance.errors import InvalidParameter
+from appliance.http import Reply, Request
 from appliance.listeners import api_listens
 from tests.live.certificates import Authority
 
@@ -125,8 +126,13 @@ async def test_tls_and_rules(tmp_path: Path) -> None:
         stream = await trio.open_ssl_over_tcp_stream("127.0.0.1", port, ssl_context=context, https_compatible=True)
         return (await _get(stream, method))[:12]
 
+    async def never(request: Request, reply: Reply) -> None:
+        raise AssertionError
+
+    router = Router()
+    router.add("POST", "/nothing", never)
     with trio.fail_after(20):
-        async with api_listens(config, Router()):
+        async with api_listens(config, router):
             assert await ask(auditor, "GET") == b"HTTP/1.1 404"
             assert await ask(auditor, "POST") == b"HTTP/1.1 403"
             with pytest.raises(trio.BrokenResourceError):

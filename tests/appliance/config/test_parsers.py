@@ -23,6 +23,7 @@ from appliance.config.parsers import (
     parse_volume_store,
 )
 from appliance.errors import InvalidParameter
+from appliance.roles import Role
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ def test_sizes(text: str, size: int) -> None:
 
 
 def test_rules() -> None:
-    assert parse_rule("full:CN=me") == Rule(True, "CN", "me")
+    assert parse_rule("full:CN=me") == Rule(Role.FULL, "CN", "me")
     rule = parse_rule("read:OU=audit")
     assert rule.fits("me", ["ops", "audit"])
     assert not rule.fits("audit", ["ops"])

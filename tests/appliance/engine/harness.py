@@ -93,6 +93,7 @@ class Engine:
     def __init__(self, daemon: Daemon) -> None:
         self.services = daemon.services
         self.stores = daemon.stores
+        self.router = daemon.router
         self.registry = daemon.process.registry
         self._bus = daemon.process.events
         self.database = daemon.process.database

@@ -8,6 +8,7 @@ import trio
 
 from appliance.errors import ProtocolError
 from appliance.http import ClientLimits, Handler, Readiness, Reply, Request, serve_connection
+from appliance.roles import LOCAL, Principal
 
 COMMON = b"Server: test\r\n"
 CLOSE = b"Connection: close\r\n"
@@ -89,7 +90,7 @@ class Client:
 
 
 @asynccontextmanager
-async def served(handler: Handler = echo) -> AsyncIterator[Client]:
+async def served(handler: Handler = echo, principal: Principal = LOCAL) -> AsyncIterator[Client]:
     """A connection that is served. At the end of the block the client leaves, and the server has to notice."""
     ours, theirs = trio.socket.socketpair()
     readiness, limits = Readiness(), ClientLimits()
@@ -98,7 +99,7 @@ async def served(handler: Handler = echo) -> AsyncIterator[Client]:
         nursery.start_soon(limits.run)
         with ours, trio.fail_after(5000):
             async with trio.open_nursery() as connection:
-                connection.start_soon(serve_connection, theirs, handler, common, readiness, limits)
+                connection.start_soon(serve_connection, theirs, handler, common, readiness, limits, principal)
                 yield Client(ours)
                 ours.close()
         assert theirs.fileno() < 0
