@@ -30,7 +30,8 @@ from appliance.api.system import SystemRoutes, SystemSettings
 from appliance.api.unsupported import UnsupportedRoutes
 from appliance.api.usage import UsageRoutes
 from appliance.api.volumes import VolumeRoutes
-from appliance.config import Config, parse_container_network
+from appliance.config import Config, parse_container_network, parse_ulimit
+from appliance.container.host_config import Ulimit
 from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.containers.archive import Archive
 from appliance.engine.containers.checkpoints import Checkpoints
@@ -222,6 +223,12 @@ async def _forget(disks: Disks, layer: Path) -> None:
         log.warning("the disk of layer %s stays until the next start: %s", layer.stem[:12], error)
 
 
+def _default_ulimits(config: Config) -> tuple[Ulimit, ...]:
+    """As in dockerd, the last of several limits with one name counts."""
+    limits = (parse_ulimit(text) for text in config.default_ulimits)
+    return tuple({limit.name: Ulimit(limit.name, limit.hard, limit.soft) for limit in limits}.values())
+
+
 def _services(process: Process, machines: Machines, stores: Stores) -> tuple[Services, Recovery]:
     config, nursery, registry = process.config, process.nursery, process.registry
     networks, volumes, images, allocator = stores.networks, stores.volumes, stores.images, stores.networks.allocator
@@ -240,9 +247,11 @@ def _services(process: Process, machines: Machines, stores: Stores) -> tuple[Ser
     )
     file_sessions = FileSessions(provisioner, volumes, allocator, machines.fast_paths, nursery)
     suspend_watcher = SuspendWatcher(repository)
-    execs = Execs(registry, repository, ExecRepository(process.database), nursery)
+    ulimits = _default_ulimits(config)
+    resources = RunResources(networks, connections, volumes, ulimits)
+    execs = Execs(registry, repository, ExecRepository(process.database), resources.process_config, nursery)
     watchers: list[RunWatcher] = [
-        HealthMonitor(repository),
+        HealthMonitor(repository, resources.process_config),
         HostPorts(allocator.published, repository),
         suspend_watcher,
         connections,
@@ -250,7 +259,6 @@ def _services(process: Process, machines: Machines, stores: Stores) -> tuple[Ser
     ]
     if machines.fast_paths is not None:
         watchers.append(FastPathWatcher(machines.fast_paths))
-    resources = RunResources(networks, connections, volumes)
     ended, to_remove = trio.open_memory_channel[Container](math.inf)
     supervisor = Supervisor(provisioner, resources, file_sessions, repository, watchers, ended, nursery)
     signals = Signals(registry, repository, supervisor, suspend_watcher, pause_by_suspend=config.pause_by == "suspend")
@@ -260,7 +268,7 @@ def _services(process: Process, machines: Machines, stores: Stores) -> tuple[Ser
     archive = Archive(registry, file_sessions, repository)
     services = Services(
         containers=ContainerService(registry, repository, supervisor, checkpoints, signals),
-        creation=ContainerCreation(registry, repository, images, allocator, volumes, storage),
+        creation=ContainerCreation(registry, repository, images, allocator, volumes, storage, ulimits),
         removal=removal,
         signals=signals,
         storage=storage,

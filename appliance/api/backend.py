@@ -14,7 +14,7 @@ from appliance.container.endpoint_settings import EndpointSettings
 from appliance.container.event import Event
 from appliance.container.exec_config import ExecConfig
 from appliance.container.health import Health
-from appliance.container.host_config import HostConfig
+from appliance.container.host_config import HostConfig, Ulimit
 from appliance.container.lifecycle import State
 from appliance.diag import Trace
 from appliance.guest import Change, Fanout, Metrics, PathStat, StdinPipe
@@ -114,7 +114,10 @@ class ContainerRegistry(Protocol):
 
 
 class CreationBackend(Protocol):
-    """engine.containers.creation."""
+    """engine.containers.creation. `ulimits` are the daemon's, for containers that do not set these ulimits themselves."""
+
+    @property
+    def ulimits(self) -> Sequence[Ulimit]: ...
 
     def check_platform(self, image: str, platform: Platform) -> list[str]: ...
     async def create(

@@ -21,8 +21,9 @@ from appliance.api.filters import parse_filters
 from appliance.api.host_config_checks import decode_host_config
 from appliance.api.image_names import ImageNames
 from appliance.api.router import Route
-from appliance.api.shapes import hide_env_values, inspect_container, list_container
+from appliance.api.shapes import hide_env_values, host_config_shape, inspect_container, list_container
 from appliance.container.lifecycle import Created, Exited
+from appliance.container.merge import merge_ulimits
 from appliance.errors import Conflict, InvalidParameter, NotFound
 from appliance.http import Reply, Request
 from appliance.image.platform import parse_platform
@@ -92,6 +93,9 @@ class ContainerRoutes:
         shape = inspect_container(container, self._networks, request.version)
         if not request.principal.role.sees_env:
             hide_env_values(shape, "Config")
+        # The daemon's ulimits of today, as in moby (getInspectData).
+        host_config = merge_ulimits(container.record.host_config, self._creation.ulimits)
+        shape["HostConfig"] = host_config_shape(host_config, request.version)
         shape["ExecIDs"] = self._execs.ids_of(container.id) or None
         if request.flag("size"):
             shape |= await self._sizes(container)

@@ -11,6 +11,7 @@ from appliance.config.parsers import (
     host_and_port,
     parse_rule,
     parse_size,
+    parse_ulimit,
     parse_volume_store,
 )
 from appliance.config.vsphere import VsphereConfig, required
@@ -30,6 +31,7 @@ __all__ = [
     "parse_container_network",
     "parse_rule",
     "parse_size",
+    "parse_ulimit",
     "parse_volume_store",
     "required",
 ]

@@ -138,6 +138,8 @@ def _flat(content: Mapping[str, object]) -> dict[str, object]:
 
 def _from_json(row: Setting, value: object) -> object:
     """The value of a setting from its JSON. InvalidParameter when it has a wrong type, or is malformed."""
+    if row.from_object is not None and isinstance(value, dict):
+        value = row.from_object(value)
     match row.kind, value:
         case "on" | "on|off", bool():
             return value

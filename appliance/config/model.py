@@ -15,7 +15,9 @@ from appliance.config.parsers import (
     check_vm_memory,
     parse_rule,
     parse_size,
+    parse_ulimit,
     parse_volume_store,
+    ulimits_of_object,
 )
 from appliance.config.rows import Option, Property, setting
 from appliance.config.vsphere import VsphereConfig
@@ -121,6 +123,20 @@ class Config:
             check=check_pool,
         ),
         option=Option(names=("--container-pool",)),
+    )
+    default_ulimits: tuple[str, ...] = setting(
+        (),
+        rows.MACHINES,
+        "Ulimit of containers that do not set this ulimit themselves, for example nofile=1024:2048",
+        flags=("--default-ulimit",),
+        metavar="NAME=SOFT[:HARD]",
+        check=parse_ulimit,
+        from_object=ulimits_of_object,
+        property=Property(
+            label="Default ulimits",
+            help="Ulimits of containers that do not set these ulimits themselves: NAME=SOFT or NAME=SOFT:HARD",
+        ),
+        option=Option(names=("--default-ulimit",)),
     )
     pause_by: str = setting(
         "freeze",

@@ -3,7 +3,7 @@
 import ipaddress
 import re
 import urllib.parse
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from appliance.errors import InvalidParameter
@@ -12,6 +12,8 @@ from appliance.roles import ROLE_NAMES, Role
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _SMALLEST_VM_MEMORY, _LARGEST_VM_MEMORY = 64, 1 << 20
 _LARGEST_POOL = 1000
+# setrlimit(2), as docker/go-units names them (ulimit.go).
+_ULIMITS = re.compile("core|cpu|data|fsize|locks|memlock|msgqueue|nice|nofile|nproc|rss|rtprio|rttime|sigpending|stack")
 # QEMU's machine type `pc` has no more.
 MOST_VM_CPUS = 255
 
@@ -53,6 +55,51 @@ def parse_size(text: str) -> int:
     if match is None:
         raise InvalidParameter(f"invalid size: '{text}'")
     return int(float(match[1]) * _UNITS[match[2]])
+
+
+@dataclass(frozen=True, slots=True)
+class UlimitText:
+    """A ulimit as `--default-ulimit` and `docker run --ulimit` have it; -1: unlimited."""
+
+    name: str
+    soft: int
+    hard: int
+
+
+def parse_ulimit(text: str) -> UlimitText:
+    """A ulimit from NAME=SOFT[:HARD], with the texts of docker/go-units (ulimit.go)."""
+    name, equals, values = text.partition("=")
+    if not equals:
+        raise InvalidParameter(f"invalid ulimit argument: {text}")
+    if not _ULIMITS.fullmatch(name):
+        raise InvalidParameter(f"invalid ulimit type: {name}")
+    limits = values.split(":")
+    if len(limits) > 2:
+        raise InvalidParameter(
+            f"too many limit value arguments - {values}, can only have up to two, `soft[:hard]`",
+        )
+    for limit in limits:
+        if not re.fullmatch(r"[+-]?[0-9]+", limit) or not -(1 << 63) <= int(limit) < 1 << 63:
+            raise InvalidParameter(f'strconv.ParseInt: parsing "{limit}": invalid syntax')
+    soft, hard = int(limits[0]), int(limits[-1])
+    refusal = "ulimit soft limit must be less than or equal to hard limit"
+    if hard != -1 and soft == -1:
+        raise InvalidParameter(f"{refusal}: soft: -1 (unlimited), hard: {hard}")
+    if hard != -1 and soft > hard:
+        raise InvalidParameter(f"{refusal}: {soft} > {hard}")
+    return UlimitText(name, soft, hard)
+
+
+def ulimits_of_object(given: Mapping[str, object]) -> list[str]:
+    """The texts of dockerd's `default-ulimits`: {"nofile": {"Name": "nofile", "Soft": 1024, "Hard": 2048}, ...}."""
+    texts = []
+    for key, limit in given.items():
+        known = limit if isinstance(limit, dict) else {}
+        name, soft, hard = known.get("Name", key), known.get("Soft", 0), known.get("Hard", 0)
+        if not known or known.keys() - {"Name", "Soft", "Hard"} or type(soft) is not int or type(hard) is not int:
+            raise InvalidParameter(f"invalid ulimit {key}: expected an object with Name, Soft and Hard")
+        texts.append(f"{name}={soft}:{hard}")
+    return texts
 
 
 def bracketed(host: str) -> str:

@@ -1,6 +1,6 @@
 """What a row of the table of settings says. The rows are the fields of `model.py`, and `appliance.py`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal, TypeVar, get_type_hints
@@ -93,6 +93,8 @@ class Setting:
     # What turns the text into the value; `check` only looks at the text. Both raise InvalidParameter for a malformed text.
     parse: Callable[[str], object] = str
     check: Check | None = None
+    # Turns a JSON object into the list that the setting is; the setting has two forms in the configuration file.
+    from_object: Callable[[Mapping[str, object]], list[str]] | None = None
     property: Property | None = None
     option: Option | None = None
 
@@ -132,6 +134,7 @@ def setting(
     choices: tuple[str, ...] = (),
     parse: Callable[[str], object] | None = None,
     check: Check | None = None,
+    from_object: Callable[[Mapping[str, object]], list[str]] | None = None,
     property: Property | None = None,
     option: Option | None = None,
     factory: Callable[[], T] | None = None,
@@ -153,6 +156,7 @@ def setting(
         choices=choices,
         parse=parse or str,
         check=check,
+        from_object=from_object,
         property=property,
         option=option,
     )

@@ -1,8 +1,11 @@
-"""A user's configuration over an image's (moby daemon/commit.go, merge). Pure."""
+"""A user's configuration over an image's (moby daemon/commit.go, merge) and the daemon's. Pure."""
+
+from collections.abc import Sequence
 
 import msgspec
 
 from appliance.container.config import ContainerConfig, HealthConfig
+from appliance.container.host_config import HostConfig, Ulimit
 
 # Docker does not inherit `shell`, `stop_timeout` and `on_build`.
 _INHERITED = ("user", "working_dir", "stop_signal")
@@ -31,6 +34,14 @@ def merge_config(config: ContainerConfig, image: ContainerConfig) -> ContainerCo
     merged.exposed_ports = (image.exposed_ports or {}) | (config.exposed_ports or {})
     merged.volumes = (image.volumes or {}) | (config.volumes or {}) or None
     return merged
+
+
+def merge_ulimits(host_config: HostConfig, defaults: Sequence[Ulimit]) -> HostConfig:
+    """The container's own ulimits, and the daemon's for the names that it does not set (moby, oci_linux.go, mergeUlimits)."""
+    own = host_config.ulimits or []
+    names = {limit.name for limit in own}
+    added = [limit for limit in defaults if limit.name not in names]
+    return msgspec.structs.replace(host_config, ulimits=[*own, *added]) if added else host_config
 
 
 def _merge_health(own: HealthConfig, image: HealthConfig) -> HealthConfig:

@@ -340,11 +340,16 @@ def test_the_default_network_resolves_only_links(daemon: Daemon) -> None:
     daemon.must("run", "-d", "--name", "database", "--expose", "5432", "-e", "SECRET=s", "busybox", "sleep", "1000")
     assert daemon.shell("nslookup database").returncode
     address = _inspect(daemon, "database", "{{.NetworkSettings.IPAddress}}")
-    said = daemon.shell("--link", "database:db", "ping -c1 db; grep db /etc/hosts; env").stdout
+    health = ("--health-cmd=echo $DB_PORT", "--health-interval=1s")
+    daemon.must("run", "-d", "--name", "linked", "--link", "database:db", *health, "busybox", "sleep", "1000")
+    script = "ping -c1 db | grep from; grep db /etc/hosts; echo; env; echo; tr '\\0' '\\n' < /proc/1/environ"
+    said, own, first = daemon.must("exec", "linked", "sh", "-c", script).split("\n\n")
     assert f"from {address}" in said
     assert f"{address}\tdb " in said
     for line in (f"DB_PORT=tcp://{address}:5432", f"DB_PORT_5432_TCP_ADDR={address}", "DB_ENV_SECRET=s"):
-        assert line in said.splitlines()
+        assert line in own.splitlines()
+        assert line in first.splitlines()
+    until(lambda: f"tcp://{address}:5432" in _inspect(daemon, "linked", "{{json .State.Health.Log}}"))
     daemon.must("stop", "-t", "0", "database")
     assert "Cannot link to a non running container" in daemon.shell("--link", "database:db", "true").stderr
 

@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from collections.abc import Sequence
 
 import trio
 
@@ -9,7 +10,7 @@ from appliance.container.capabilities import capabilities
 from appliance.container.config import ContainerConfig
 from appliance.container.container_record import ContainerRecord
 from appliance.container.endpoint_settings import EndpointSettings
-from appliance.container.host_config import HostConfig
+from appliance.container.host_config import HostConfig, Ulimit
 from appliance.container.lifecycle import Created
 from appliance.container.links import parse_link
 from appliance.container.merge import merge_config
@@ -29,7 +30,7 @@ _RANDOM_NAMES = 100
 
 
 class ContainerCreation:
-    """Errors carry Docker's texts."""
+    """Errors carry Docker's texts. `ulimits` are the daemon's, for containers that do not set these ulimits themselves."""
 
     def __init__(
         self,
@@ -39,6 +40,7 @@ class ContainerCreation:
         allocator: EndpointAllocator,
         volumes: Volumes,
         storage: ContainerStorage,
+        ulimits: Sequence[Ulimit] = (),
     ) -> None:
         self._registry = registry
         self._repository = repository
@@ -46,6 +48,7 @@ class ContainerCreation:
         self._allocator = allocator
         self._volumes = volumes
         self._storage = storage
+        self.ulimits = ulimits
 
     def check_platform(self, image: str, platform: Platform) -> list[str]:
         """NotFound when the client asked for another platform than the image's; a warning when the image's is not the daemon's."""

@@ -3,7 +3,7 @@
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -14,6 +14,7 @@ from appliance.container.spec import build_exec_spec
 from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.containers.exec_takeover import ExecTakeover
 from appliance.engine.machines.boot import exec_error
+from appliance.engine.machines.guest_config import ProcessConfig
 from appliance.engine.model.container import Container
 from appliance.engine.model.exec_repository import ExecRepository
 from appliance.engine.model.registry import ContainerRegistry
@@ -66,18 +67,23 @@ class Exec:
 
 
 class Execs:
-    """`nursery` owns the execs that run; `records` are their records. Errors carry Docker's texts."""
+    """`nursery` owns the execs that run; `records` are their records. Errors carry Docker's texts.
+
+    `configure` returns the configuration of a further process in a container.
+    """
 
     def __init__(
         self,
         registry: ContainerRegistry,
         repository: ContainerRepository,
         records: ExecRepository,
+        configure: Callable[[Container], ProcessConfig],
         nursery: trio.Nursery,
     ) -> None:
         self._registry = registry
         self._repository = repository
         self._records = records
+        self._configure = configure
         self._tasks = IsolatedTasks(nursery)
         self._execs: dict[str, Exec] = {}
 
@@ -98,7 +104,7 @@ class Execs:
         await self._session(container, ref)
         if not config.cmd:
             raise InvalidParameter("No exec command specified")
-        build_exec_spec(container.record.config, container.record.host_config, config)
+        self._spec(container, config)
         self._collect()
         if len(self.ids_of(container.id)) >= _MOST:
             raise Conflict(f"container {container.id} has {_MOST} execs: wait until some have ended")
@@ -123,12 +129,13 @@ class Execs:
             session = await self._session(one.container, one.container.id)
         if one.began:
             raise Conflict(f"Error: Exec command {one.id} is already running")
+        spec = self._spec(one.container, one.config)
         one.began = one.running = True
         self._records.queue(one.id, one.record)
         self._emit(one, f"exec_start: {' '.join(one.command)}")
         outcome: list[VchError] = []
         ready = trio.Event()
-        self._tasks.start_soon(self._run, one, session, ready, outcome)
+        self._tasks.start_soon(self._run, one, spec, session, ready, outcome)
         with trio.CancelScope(shield=True):
             await ready.wait()
         if outcome:
@@ -227,11 +234,16 @@ class Execs:
     def _emit(self, one: Exec, action: str, **attributes: str) -> None:
         self._repository.emit(one.container, action, execID=one.id, **attributes)
 
-    async def _run(self, one: Exec, session: GuestSession, ready: trio.Event, outcome: list[VchError]) -> None:
-        container = one.container.record
+    def _spec(self, container: Container, config: ExecConfig) -> bytes:
+        own = self._configure(container)
+        return build_exec_spec(own.config, own.host_config, config)
+
+    async def _run(
+        self, one: Exec, spec: bytes, session: GuestSession, ready: trio.Event, outcome: list[VchError]
+    ) -> None:
         process = ProcessSetup(
             one.id,
-            build_exec_spec(container.config, container.host_config, one.config),
+            spec,
             join=one.container.id,
             stdin=one.config.attach_stdin,
             rows=one.size[0],

@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 import trio
@@ -12,6 +12,7 @@ from appliance.container.health import MOST_OUTPUT, Health, HealthCheck, Probe, 
 from appliance.container.lifecycle import Running
 from appliance.container.spec import build_exec_spec
 from appliance.engine.machines.boot import exec_error
+from appliance.engine.machines.guest_config import ProcessConfig
 from appliance.engine.model.container import Container
 from appliance.engine.model.repository import ContainerRepository
 from appliance.engine.model.run import Run
@@ -22,8 +23,11 @@ _KILL_SECONDS = 10.0
 
 
 class HealthMonitor:
-    def __init__(self, repository: ContainerRepository) -> None:
+    """`configure` returns the configuration of a further process in a container."""
+
+    def __init__(self, repository: ContainerRepository, configure: Callable[[Container], ProcessConfig]) -> None:
         self._repository = repository
+        self._configure = configure
 
     async def watch(self, container: Container, run: Run) -> None:
         """Probe a container until the run is over. A container without a check has no health."""
@@ -51,9 +55,14 @@ class HealthMonitor:
 
     async def _probe(self, container: Container, session: GuestSession, check: HealthCheck) -> Probe:
         """Run the check once. Its output is cut at 4 KiB."""
-        record = container.record
+        try:
+            own = self._configure(container)
+        except VchError as error:
+            # A linked container does not run. As in moby, the probe fails without a process.
+            now = time.time_ns()
+            return Probe(now, now, -1, str(error))
         probe_id, shown = secrets.token_hex(32), " ".join(check.command)
-        spec = build_exec_spec(record.config, record.host_config, ExecConfig(cmd=check.command))
+        spec = build_exec_spec(own.config, own.host_config, ExecConfig(cmd=check.command))
         process = ProcessSetup(probe_id, spec, join=container.id)
         seconds = check.timeout / 1e9
         self._repository.emit(container, f"exec_create: {shown}", execID=probe_id)

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from appliance.engine.machines.guest_config import GuestConfig
+from appliance.container.host_config import Ulimit
+from appliance.engine.machines.guest_config import GuestConfig, ProcessConfig, process_config
 from appliance.engine.model.container import Container
 from appliance.engine.networking.connections import Connections
 from appliance.engine.networking.networks import Networks
@@ -13,11 +14,16 @@ from appliance.network.network_record import Endpoint
 
 
 class RunResources:
-    def __init__(self, networks: Networks, connections: Connections, volumes: Volumes) -> None:
+    """`ulimits` are the daemon's, for containers that do not set these ulimits themselves."""
+
+    def __init__(
+        self, networks: Networks, connections: Connections, volumes: Volumes, ulimits: Sequence[Ulimit] = ()
+    ) -> None:
         self._networks = networks
         self._allocator = networks.allocator
         self._connections = connections
         self._volumes = volumes
+        self._ulimits = tuple(ulimits)
 
     def acquire(self, container: Container) -> None:
         """Take the container's endpoints on all its networks, and its ports: all or nothing."""
@@ -46,7 +52,15 @@ class RunResources:
         InvalidParameter, NotFound or Conflict say why the container cannot start.
         """
         config = self._connections.guest_config(container)
-        return replace(config, mount_plan=await self._volumes.mount_plan(container))
+        return replace(config, mount_plan=await self._volumes.mount_plan(container), ulimits=self._ulimits)
+
+    def process_config(self, container: Container) -> ProcessConfig:
+        """The configuration of a further process in a running container.
+
+        As in moby (setupLinkedContainers), links count as they are now: InvalidParameter when a linked container does not run.
+        """
+        record = container.record
+        return process_config(record.config, record.host_config, self._connections.links(container), self._ulimits)
 
     def take_leases(self, container: Container, leases: Sequence[Lease]) -> bool:
         """Record the addresses that DHCP servers gave the container's guest; True when any of them is new."""

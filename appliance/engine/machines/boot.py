@@ -8,8 +8,6 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from appliance.container.config import ContainerConfig
 from appliance.container.host_config import HostConfig
 from appliance.container.spec import ROOT, build_spec
@@ -19,6 +17,7 @@ from appliance.engine.machines.guest_config import (
     GuestConfig,
     network_config,
     own_mounts,
+    process_config,
     state_files,
     volumes_of,
 )
@@ -202,15 +201,12 @@ def launch_setup(
         modules=_modules(host_config, guest_config.mount_plan),
         files=state_files(config, host_config, guest_config),
     )
-    linked = [entry for link in guest_config.links for entry in link.env]
-    if linked:
-        # Later entries win: the container's own variables override those of its links.
-        config = msgspec.structs.replace(config, env=[*linked, *(config.env or ())])
+    own = process_config(config, host_config, guest_config.links, guest_config.ulimits)
     log_options = host_config.log_config.config
     rows, columns = host_config.console_size or (0, 0)
     process = ProcessSetup(
         id=machine_id,
-        spec=build_spec(config, host_config, config.hostname, own_mounts(guest_config.mount_plan)),
+        spec=build_spec(own.config, own.host_config, config.hostname, own_mounts(guest_config.mount_plan)),
         stdin=config.open_stdin,
         drop_oldest=drops_oldest(log_options),
         spool_bytes=min(buffer_bytes(log_options), 64 << 20),

@@ -1,13 +1,16 @@
 """The environment of a container: endpoints, names, links, mounts; and the files and settings of its guest that follow from it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from appliance.config import ends_of
 from appliance.container.config import ContainerConfig
 from appliance.container.endpoint_settings import EndpointIPAMConfig
-from appliance.container.host_config import HostConfig
+from appliance.container.host_config import HostConfig, Ulimit
+from appliance.container.merge import merge_ulimits
 from appliance.container.spec import tmpfs_mount
 from appliance.engine.model.mount_plan import MountPlan, PlacedMount
 from appliance.guest import GuestVolume, Interface, NetworkConfig, StateFile
@@ -40,12 +43,31 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class GuestConfig:
-    """A container's endpoints, the daemon's DNS servers, legacy links, and mounts."""
+    """A container's endpoints, the daemon's DNS servers, legacy links, mounts, and the daemon's default ulimits."""
 
     endpoints: list[Endpoint]
     dns: tuple[str, ...] = ()
     links: tuple[Link, ...] = ()
     mount_plan: MountPlan = field(default_factory=MountPlan)
+    ulimits: tuple[Ulimit, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessConfig:
+    """The configuration of a container's processes: its own, with what its links and the daemon add."""
+
+    config: ContainerConfig
+    host_config: HostConfig
+
+
+def process_config(
+    config: ContainerConfig, host_config: HostConfig, links: Iterable[Link], ulimits: Sequence[Ulimit]
+) -> ProcessConfig:
+    """Add the variables of the links and the daemon's ulimits. As in moby, what the container sets itself wins."""
+    linked = [entry for link in links for entry in link.env]
+    if linked:
+        config = msgspec.structs.replace(config, env=[*linked, *(config.env or ())])
+    return ProcessConfig(config, merge_ulimits(host_config, ulimits))
 
 
 def state_files(config: ContainerConfig, host_config: HostConfig, guest_config: GuestConfig) -> list[StateFile]:

@@ -45,30 +45,33 @@ class Connections:
 
     def guest_config(self, container: Container) -> GuestConfig:
         """The configuration of a container that has its endpoints. InvalidParameter when a linked container does not run."""
-        return GuestConfig(container.endpoints, self._dns, tuple(self._links(container, starting=True)))
+        return GuestConfig(container.endpoints, self._dns, tuple(self.links(container)))
 
-    def _links(self, container: Container, *, starting: bool) -> Iterable[Link]:
-        """The legacy links. A start requires that all linked containers run; later, those that do not run are left out."""
+    def links(self, container: Container, *, strict: bool = True) -> Iterable[Link]:
+        """The legacy links. InvalidParameter when a linked container does not run; unless `strict`, it is left out."""
         if not any(endpoint.network.name == "bridge" for endpoint in container.endpoints):
             return
         for text in container.record.host_config.links or ():
             name, alias = parse_link(text)
-            try:
-                target = self._registry.get(name)
-            except NotFound:
-                if starting:
-                    raise
-                continue
-            address = _address_on(target, "bridge")
-            if not target.running or not address:
-                if not starting:
+            target = self._linked(name)
+            address = _address_on(target, "bridge") if target is not None else ""
+            if target is None or not target.running or not address:
+                if not strict:
                     continue
+                # As in moby, which keeps the link when the linked container is removed.
+                found = target.record.name if target is not None else name
                 raise InvalidParameter(
-                    f"Cannot link to a non running container: /{target.record.name} AS /{container.record.name}/{alias}"
+                    f"Cannot link to a non running container: /{found} AS /{container.record.name}/{alias}"
                 )
             env = link_environment(container.record.name, alias, address, target.record.config)
             names = dict.fromkeys((alias, target.id[:12], target.record.name))
             yield Link(" ".join(names), address, tuple(env))
+
+    def _linked(self, name: str) -> Container | None:
+        try:
+            return self._registry.get(name)
+        except NotFound:
+            return None
 
     def take_leases(self, container: Container, leases: Sequence[Lease]) -> bool:
         """Record the addresses that DHCP servers gave the container's guest; True when any of them is new."""
@@ -83,7 +86,7 @@ class Connections:
         if container.run is None or not container.running:
             return
         record = container.record
-        guest_config = GuestConfig(container.endpoints, self._dns, tuple(self._links(container, starting=False)))
+        guest_config = GuestConfig(container.endpoints, self._dns, tuple(self.links(container, strict=False)))
         await container.run.session.write_files(state_files(record.config, record.host_config, guest_config))
 
     async def notify_linked(self, started: Container) -> None:

@@ -33,6 +33,14 @@ def _parse_file(folder: Path, content: object) -> object:
         ("container-networks", ["name=x"], "container-networks: name=x: name=NAME and portgroup=PORTGROUP"),
         ("tls-allow", ["all"], "tls-allow: invalid access rule 'all'"),
         ("pidfile", None, "pidfile: expected a text, got null"),
+        ("default-ulimits", ["nofile"], "default-ulimits: invalid ulimit argument: nofile"),
+        (
+            "default-ulimits",
+            {"nofile": 3},
+            "default-ulimits: invalid ulimit nofile: expected an object with Name, Soft and Hard",
+        ),
+        ("default-ulimits", {"x": {"Soft": 1, "Hard": 1}}, "default-ulimits: invalid ulimit type: x"),
+        ("default-ulimits", "x", 'default-ulimits: expected a list of texts, got "x"'),
     ],
 )
 def test_wrong_values_of_the_file(tmp_path: Path, key: str, value: object, problem: str) -> None:
@@ -45,6 +53,11 @@ def test_all_forms_of_a_value(tmp_path: Path) -> None:
         assert _parse_file(tmp_path, {"storage-quota": quota}) == parse_arguments(["--storage-quota", "1g"])
     for template in (False, "off"):
         assert _parse_file(tmp_path, {"vm-template": template}) == parse_arguments(["--vm-template", "off"])
+    # dockerd's form, and the list that the appliance writes.
+    limits = {"nofile": {"Name": "nofile", "Hard": 2048, "Soft": 1024}, "core": {"Hard": 0, "Soft": 0}}
+    for ulimits in (limits, ["nofile=1024:2048", "core=0:0"]):
+        flags = ["--default-ulimit", "nofile=1024:2048", "--default-ulimit", "core=0:0"]
+        assert _parse_file(tmp_path, {"default-ulimits": ulimits}) == parse_arguments(flags)
     assert _parse_file(tmp_path, {"http-proxy": "x"}) == _parse_file(tmp_path, {"proxies": {"http-proxy": "x"}})
 
 

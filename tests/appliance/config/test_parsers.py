@@ -6,6 +6,7 @@ import pytest
 
 from appliance.config.parsers import (
     Rule,
+    UlimitText,
     bracketed,
     check_address,
     check_host_name,
@@ -20,6 +21,7 @@ from appliance.config.parsers import (
     host_and_port,
     parse_rule,
     parse_size,
+    parse_ulimit,
     parse_volume_store,
 )
 from appliance.errors import InvalidParameter
@@ -83,3 +85,34 @@ def test_malformed_texts_are_refused(parse: Callable[[str], object], good: str, 
     parse(good)
     with pytest.raises(InvalidParameter):
         parse(bad)
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [
+        ("nofile=1024:2048", UlimitText("nofile", 1024, 2048)),
+        ("core=0", UlimitText("core", 0, 0)),
+        ("nproc=-1", UlimitText("nproc", -1, -1)),
+        ("memlock=5:-1", UlimitText("memlock", 5, -1)),
+    ],
+)
+def test_ulimits(text: str, limit: UlimitText) -> None:
+    assert parse_ulimit(text) == limit
+
+
+@pytest.mark.parametrize(
+    ("text", "refusal"),
+    [
+        ("nofile", "invalid ulimit argument: nofile"),
+        ("as=1", "invalid ulimit type: as"),
+        ("nofile=1:2:3", "too many limit value arguments - 1:2:3, can only have up to two, `soft[:hard]`"),
+        ("nofile=x", 'strconv.ParseInt: parsing "x": invalid syntax'),
+        ("nofile=", 'strconv.ParseInt: parsing "": invalid syntax'),
+        ("nofile=2:1", "ulimit soft limit must be less than or equal to hard limit: 2 > 1"),
+        ("nofile=-1:1", "ulimit soft limit must be less than or equal to hard limit: soft: -1 (unlimited), hard: 1"),
+    ],
+)
+def test_malformed_ulimits(text: str, refusal: str) -> None:
+    with pytest.raises(InvalidParameter) as raised:
+        parse_ulimit(text)
+    assert str(raised.value) == refusal

@@ -4,7 +4,8 @@ import msgspec
 import pytest
 
 from appliance.container.config import ContainerConfig, Empty, HealthConfig
-from appliance.container.merge import merge_config
+from appliance.container.host_config import HostConfig, Ulimit
+from appliance.container.merge import merge_config, merge_ulimits
 
 
 @pytest.mark.parametrize(
@@ -77,3 +78,13 @@ def test_health_checks_merge_by_field(
     own: HealthConfig | None, image: HealthConfig | None, merged: HealthConfig | None
 ) -> None:
     assert merge_config(ContainerConfig(healthcheck=own), ContainerConfig(healthcheck=image)).healthcheck == merged
+
+
+def test_ulimits_of_the_daemon() -> None:
+    default = Ulimit("nofile", hard=20, soft=10)
+    own = HostConfig(ulimits=[Ulimit("core", 0, 0)])
+    assert merge_ulimits(own, ()) is own
+    assert merge_ulimits(own, (default,)).ulimits == [Ulimit("core", 0, 0), default]
+    assert merge_ulimits(HostConfig(), (default,)).ulimits == [default]
+    assert merge_ulimits(own, (Ulimit("core", 9, 9),)) is own
+    assert own.ulimits == [Ulimit("core", 0, 0)]

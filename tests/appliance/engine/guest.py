@@ -46,6 +46,11 @@ class Process:
         assert self.spec.process is not None
         return list(self.spec.process.args)
 
+    @property
+    def env(self) -> list[str]:
+        assert self.spec.process is not None
+        return list(self.spec.process.env)
+
     def write(self, text: str) -> None:
         """Write to stdout."""
         self.spool.put(STDOUT, text.encode())

@@ -8,7 +8,8 @@ import pytest
 import trio
 
 from appliance.container.config import ContainerConfig, Empty
-from appliance.container.host_config import HostConfig
+from appliance.container.exec_config import ExecConfig
+from appliance.container.host_config import HostConfig, Ulimit
 from appliance.container.lifecycle import Created
 from appliance.errors import Conflict, HypervisorError, InvalidParameter, NotFound, Unavailable
 from appliance.hypervisor import SCRATCH, DiskKind
@@ -33,6 +34,21 @@ async def host(nursery: trio.Nursery) -> Host:
     host = Host(nursery)
     host.disks = FullDisks()
     return host
+
+
+async def test_ulimits_of_the_daemon_count_where_the_container_sets_none(host: Host, tmp_path: Path) -> None:
+    flags = ("--default-ulimit", "nofile=1:1", "--default-ulimit", "nofile=10:20", "--default-ulimit", "core=5")
+    async with engine(host, tmp_path, *flags) as daemon:
+        container = await daemon.run(host=HostConfig(ulimits=[Ulimit("core", 7, 7)]))
+        one = await daemon.services.execs.create(container.id, ExecConfig(cmd=["echo"]))
+        await daemon.services.execs.start(one.id)
+        for process in (host.guest.process(container.id), host.guest.process(one.id)):
+            assert process.spec.process is not None
+            limits = [(limit.type, limit.soft, limit.hard) for limit in process.spec.process.rlimits or ()]
+            assert limits == [("RLIMIT_CORE", 7, 7), ("RLIMIT_NOFILE", 10, 20)]
+        # The record keeps the client's words: another daemon may have other defaults.
+        assert container.record.host_config.ulimits == [Ulimit("core", 7, 7)]
+        assert daemon.services.creation.ulimits == (Ulimit("nofile", 20, 10), Ulimit("core", 5, 5))
 
 
 async def test_a_container(daemon: Engine, host: Host) -> None:

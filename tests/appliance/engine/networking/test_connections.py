@@ -8,6 +8,7 @@ import trio
 
 from appliance.container.config import ContainerConfig, Empty
 from appliance.container.endpoint_settings import EndpointSettings
+from appliance.container.exec_config import ExecConfig
 from appliance.container.host_config import HostConfig, PortBinding
 from appliance.engine.model.container import Container
 from appliance.errors import Conflict, Forbidden, HypervisorError, InvalidParameter, NotFound, Unsupported
@@ -254,14 +255,19 @@ async def test_a_link_gives_a_name_and_variables(daemon: Engine, host: Host) -> 
     web = await daemon.run(name="web", host=HostConfig(links=["db:store"]))
     guest = host.guest.vm_of(web.id)
     assert f"10.11.0.2\tstore {db.id[:12]} db\n" in guest.file("hosts")
-    process = host.guest.process(web.id).spec.process
-    assert process is not None
     assert {
         "STORE_NAME=/web/store",
         "STORE_PORT=tcp://10.11.0.2:5432",
         "STORE_PORT_5432_TCP_ADDR=10.11.0.2",
         "STORE_ENV_PASSWORD=x",
-    } <= set(process.env)
+    } <= set(host.guest.process(web.id).env)
+    # A further process has the variables, too; those of the exec and of the container win.
+    for variables, expected in ((None, "x"), (["STORE_ENV_PASSWORD=own"], "own")):
+        one = await daemon.services.execs.create(web.id, ExecConfig(cmd=["echo"], env=variables))
+        await daemon.services.execs.start(one.id)
+        env = host.guest.process(one.id).env
+        assert "STORE_PORT=tcp://10.11.0.2:5432" in env
+        assert f"STORE_ENV_PASSWORD={expected}" in env
     # The linked container comes back at another address.
     await daemon.stop(db)
     await daemon.start(db)
@@ -278,6 +284,13 @@ async def test_a_link_to_a_container_that_does_not_run(daemon: Engine) -> None:
     assert web.endpoints == []
     await daemon.start(db)
     await daemon.start(web)
-    # Later, a linked container that is gone is left out.
+    # An exec is refused, as in moby (setupLinkedContainers), also after the removal of the linked container.
+    one = await daemon.services.execs.create(web.id, ExecConfig(cmd=["echo"]))
+    await daemon.stop(db)
+    with pytest.raises(InvalidParameter, match=r"^Cannot link to a non running container: /db AS /web/store$"):
+        await daemon.services.execs.start(one.id)
     await daemon.remove(db, force=True)
+    with pytest.raises(InvalidParameter, match=r"^Cannot link to a non running container: /db AS /web/store$"):
+        await daemon.services.execs.create(web.id, ExecConfig(cmd=["echo"]))
+    # The files leave the linked container out.
     await daemon.services.connections.refresh(web)
