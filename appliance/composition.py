@@ -72,6 +72,7 @@ from appliance.engine.volumes import Volumes
 from appliance.errors import VchError
 from appliance.hosting import Hosting, Machines, hosting_of, served_stores
 from appliance.hypervisor import Disks, why_no_shares
+from appliance.image.conversion import Converters
 from appliance.image.store import ImageStore
 from appliance.registry import Credentials, Proxies, Registry
 from appliance.registry.insecure import is_insecure
@@ -198,6 +199,7 @@ async def _stores(process: Process, hosting: Hosting, machines: Machines, networ
     images = ImageStore(
         process.database,
         config.data_root,
+        Converters(process.nursery),
         lambda layer: tasks.start_soon(_forget, disks, layer),
         quota.admit,
         quota.room,

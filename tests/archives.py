@@ -25,3 +25,22 @@ class Tar:
     def bytes(self) -> bytes:
         self._tar.close()
         return self._out.getvalue()
+
+
+class Pieces:
+    """A blob as a registry or a client sends it: iterates over pieces of it. `sent` counts the bytes so far."""
+
+    def __init__(self, blob: bytes, size: int = 1 << 16) -> None:
+        self._blob = blob
+        self._size = size
+        self.sent = 0
+
+    def __aiter__(self) -> "Pieces":
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece = self._blob[self.sent : self.sent + self._size]
+        if not piece:
+            raise StopAsyncIteration
+        self.sent += len(piece)
+        return piece

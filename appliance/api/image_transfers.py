@@ -16,7 +16,6 @@ from appliance.container.event import Event
 from appliance.errors import InvalidParameter, VchError
 from appliance.http import Reply, Request
 from appliance.image.archive import receive
-from appliance.image.conversion import source_of
 from appliance.image.imports import import_tar
 from appliance.image.load import load
 from appliance.image.platform import Platform, parse_platform
@@ -146,8 +145,8 @@ class ImageTransferRoutes:
         message = request.text("message") or f"Imported from {origin}"
         changes = request.query.get("changes", [])
         body = request.body() if origin == "-" else self._transfers.fetch(origin)
-        async with source_of(body) as source:
-            record = await import_tar(self._store, source, reference, message, changes, platform)
+        async with aclosing(body):
+            record = await import_tar(self._store, body, reference, message, changes, platform)
         self._emit("import", record.id, str(reference) if reference is not None else record.id)
         await reply.start("application/json")
         await reply.write(_line({"status": record.id}))
@@ -156,16 +155,24 @@ class ImageTransferRoutes:
         """POST /images/load. `quiet` has no effect: there are no progress lines."""
         with tempfile.NamedTemporaryFile(dir=self._scratch) as file:
             # As moby: the head goes with the first loaded image (skopeo waits no longer), and the body reports a faulty archive.
-            failure = await self._load_all(request, file, reply)
+            failure = await self._receive_and_load(request, file, reply)
             if not reply.started:
                 await reply.start("application/json")
             if failure is not None:
                 await reply.write(_line(_error(failure)))
 
-    async def _load_all(self, request: Request, file: IO[bytes], reply: Reply) -> VchError | None:
-        """Receive and load an archive, and report each image. Returns the error that ended the load, if any."""
+    async def _receive_and_load(self, request: Request, file: IO[bytes], reply: Reply) -> VchError | None:
+        """Load an archive while the client is connected. Returns the error that ended the load, if any."""
         try:
             await receive(request.body(), file, self._scratch)
+        except VchError as error:
+            return error
+        async with request.while_connected():
+            return await self._load_all(file, reply)
+
+    async def _load_all(self, file: IO[bytes], reply: Reply) -> VchError | None:
+        """Load each image and report it. Returns the error that ended the load, if any."""
+        try:
             async with aclosing(load(self._store, Path(file.name))) as images:
                 async for image in images:
                     if not reply.started:

@@ -8,7 +8,6 @@ import trio
 
 from appliance.errors import NotFound, ProtocolError, one_by_itself
 from appliance.image.config import parse_config_untrusted
-from appliance.image.conversion import received
 from appliance.image.manifest import Descriptor, ImageIndex, ImageManifest, parse_manifest_untrusted
 from appliance.image.platform import OURS, Platform, platform_of
 from appliance.image.progress import Progress, Report, layer_progress
@@ -168,7 +167,7 @@ async def _layer(
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_download, registry, repository, blob, sender, progress)
-            layer = await store.add_layer(diff_id, received(receiver), blob)
+            layer = await store.add_layer(diff_id, receiver, blob)
             if layer is None:
                 # Another pull has stored the same layer meanwhile.
                 nursery.cancel_scope.cancel()

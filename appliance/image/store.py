@@ -1,6 +1,5 @@
 """The image store: configs by id, references, and layers as disks. Reads come from memory; a change is on disk when its method returns."""
 
-import functools
 import hashlib
 import os
 import re
@@ -15,9 +14,9 @@ import trio
 
 from appliance.errors import InvalidParameter, NotFound, ProtocolError, Unavailable
 from appliance.image.config import ImageConfig, parse_config, parse_config_untrusted
-from appliance.image.conversion import CONVERTERS
+from appliance.image.conversion import BlobSource, Converters
 from appliance.image.erofs import Limits, QuotaExceeded
-from appliance.image.layer import Layer, Source
+from appliance.image.layer import Layer
 from appliance.image.recipe import tar_of
 from appliance.image.reference import Reference, parse_reference
 from appliance.image.removal import ImageUse, ImageUsers, plan_removal
@@ -62,6 +61,7 @@ class ImageStore:
         self,
         database: Database,
         root: Path,
+        converters: Converters,
         on_layer_gone: Callable[[Path], None] = lambda _: None,
         admit: Callable[[int], Awaitable[None]] | None = None,
         room: Callable[[], Awaitable[int | None]] | None = None,
@@ -70,6 +70,7 @@ class ImageStore:
         self._room = room
         self._admission = trio.Lock()
         self._database = database
+        self._converters = converters
         self._on_layer_gone = on_layer_gone
         self._layers = root / "layers"
         self._layers.mkdir(parents=True, exist_ok=True)
@@ -77,7 +78,6 @@ class ImageStore:
         self._configs: dict[str, ImageConfig] = {}
         self._locks: dict[str, trio.Lock] = {}
         self._pins: Counter[str] = Counter()
-        self._conversions = trio.CapacityLimiter(max(2, os.cpu_count() or 1))
         for partial in self._layers.glob("*.part*"):
             partial.unlink()
         self._blobs: dict[str, list[Blob]] = {
@@ -161,7 +161,7 @@ class ImageStore:
         async with lock:
             yield
 
-    async def add_layer(self, diff_id: str, source: Source, blob: Blob | None = None) -> Layer | None:
+    async def add_layer(self, diff_id: str, source: BlobSource, blob: Blob | None = None) -> Layer | None:
         """Convert a blob into a layer's disk. Returns None, and does not read the source, if the store has the layer.
 
         ProtocolError when the bytes do not have the digest of `blob`, or the tar in them does not have the digest `diff_id`.
@@ -183,7 +183,7 @@ class ImageStore:
                 await self.learn(diff_id, blob)
             return layer
 
-    async def add_new_layer(self, source: Source) -> Layer:
+    async def add_new_layer(self, source: BlobSource) -> Layer:
         """Convert a tar into a layer's disk; the digest is not known before. ProtocolError if the source is not a tar."""
         layer, partial = await self._convert(source)
         try:
@@ -194,15 +194,14 @@ class ImageStore:
             _unlink(partial)
         return layer
 
-    async def _convert(self, source: Source) -> tuple[Layer, Path]:
+    async def _convert(self, source: BlobSource) -> tuple[Layer, Path]:
         """Write a disk and its recipe under temporary names. Unavailable when the file system is full."""
         partial = self._layers / f"{os.urandom(8).hex()}.part"
         room = await self._room() if self._room is not None else None
         limits = Limits() if room is None else Limits(content=room)
         limits = replace(limits, written=room_on(self._layers))
-        convert = functools.partial(CONVERTERS.convert, source, partial, _recipe_of(partial), limits)
         try:
-            return await trio.to_thread.run_sync(convert, limiter=self._conversions), partial
+            return await self._converters.convert(source, partial, _recipe_of(partial), limits), partial
         except QuotaExceeded as error:
             # The quota's own words, with its present figures.
             if self._admit is not None:

@@ -16,7 +16,6 @@ from appliance.engine.model.registry import ContainerRegistry
 from appliance.engine.model.repository import ContainerRepository
 from appliance.errors import Conflict, VchError
 from appliance.image.config import CommittedConfig, History, RootFs
-from appliance.image.conversion import source_of
 from appliance.image.instructions import apply_instructions
 from appliance.image.layer import Layer
 from appliance.image.reference import tag_reference
@@ -80,8 +79,8 @@ class Commits:
             except Conflict:
                 pass  # it has just ended, or another client paused it
         try:
-            async with self._archive.layer(container) as archive, source_of(archive) as source:
-                return await self._images.add_new_layer(source)
+            async with self._archive.layer(container) as archive:
+                return await self._images.add_new_layer(archive)
         finally:
             if paused:
                 with trio.CancelScope(shield=True):

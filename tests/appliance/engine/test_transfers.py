@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import http.server
-import io
 import json
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -23,7 +22,7 @@ from appliance.image.reference import Reference, parse_reference
 from appliance.image.store import ImageStore
 from appliance.registry import Credentials, Proxies, Registry
 from tests.appliance.image.test_pull import Lie, config_of, opened_store
-from tests.archives import Tar
+from tests.archives import Pieces, Tar
 from tests.live.registry import LyingRegistry
 
 _ANYBODY = Credentials()
@@ -129,7 +128,7 @@ async def test_what_cannot_be_pushed_because_it_is_not_here(tmp_path: Path) -> N
     async with _opened(tmp_path) as (transfers, store, _):
         with pytest.raises(NotFound, match="An image does not exist locally with the tag: app"):
             await transfers.push(parse_reference("app"), _ANYBODY, _Lines())
-        await store.add_new_layer(io.BytesIO(Tar().add("a", b"x").bytes()).read)
+        await store.add_new_layer(Pieces(Tar().add("a", b"x").bytes()))
         record = await store.add_image(config_of([Tar().add("a", b"x").bytes()]))
         await store.tag(record, parse_reference("app:v1"), 0.0)
         with pytest.raises(NotFound, match="tag does not exist: app:v2"):

@@ -1,7 +1,6 @@
 """`docker import`."""
 
 import gzip
-import io
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from appliance.image.imports import import_tar
 from appliance.image.platform import Platform
 from appliance.image.reference import parse_reference
 from tests.appliance.image.test_pull import opened_store
-from tests.archives import Tar
+from tests.archives import Pieces, Tar
 
 _TAR = Tar().add("file", b"content" * 3000).bytes()
 
@@ -20,7 +19,7 @@ async def test_a_tar_becomes_an_image_of_one_layer(tmp_path: Path) -> None:
     async with opened_store(tmp_path) as store:
         record = await import_tar(
             store,
-            io.BytesIO(gzip.compress(_TAR)).read,
+            Pieces(gzip.compress(_TAR)),
             parse_reference("app:v1"),
             "a message",
             ["CMD run", "ENV A=b"],
@@ -40,7 +39,7 @@ async def test_a_tar_becomes_an_image_of_one_layer(tmp_path: Path) -> None:
 
 async def test_without_a_name_it_has_only_its_id(tmp_path: Path) -> None:
     async with opened_store(tmp_path) as store:
-        record = await import_tar(store, io.BytesIO(_TAR).read, None, "", [], Platform())
+        record = await import_tar(store, Pieces(_TAR), None, "", [], Platform())
         assert record.references == []
         assert store.get(record.id) is record
 
@@ -48,8 +47,8 @@ async def test_without_a_name_it_has_only_its_id(tmp_path: Path) -> None:
 async def test_a_wrong_change_or_tar_leaves_nothing(tmp_path: Path) -> None:
     async with opened_store(tmp_path) as store:
         with pytest.raises(InvalidParameter, match="RUN is not a valid change command"):
-            await import_tar(store, io.BytesIO(_TAR).read, None, "", ["RUN x"], Platform())
+            await import_tar(store, Pieces(_TAR), None, "", ["RUN x"], Platform())
         with pytest.raises(ProtocolError):
-            await import_tar(store, io.BytesIO(b"not a tar" * 1000).read, None, "", [], Platform())
+            await import_tar(store, Pieces(b"not a tar" * 1000), None, "", [], Platform())
         assert store.all() == []
         assert list((tmp_path / "layers").iterdir()) == []

@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import io
 import json
 import os
 import tarfile
@@ -19,7 +18,7 @@ from appliance.image.load import load
 from appliance.image.store import ImageStore
 from tests.appliance.image.test_pull import config_of, opened_store
 from tests.appliance.image.test_save import archive_of
-from tests.archives import Tar
+from tests.archives import Pieces, Tar
 
 _LAYER = Tar().add("file", b"content" * 3000).bytes()
 
@@ -71,7 +70,7 @@ async def test_what_save_has_written_is_loaded(tmp_path: Path) -> None:
     for folder in (first, second):
         folder.mkdir()
     async with opened_store(first) as store:
-        await store.add_new_layer(io.BytesIO(_LAYER).read)
+        await store.add_new_layer(Pieces(_LAYER))
         record = await store.add_image(config_of([_LAYER]))
         archive = await archive_of(store, [(record, ["docker.io/library/app:v1", "docker.io/library/other:v1"])])
     async with opened_store(second) as store:

@@ -2,11 +2,10 @@
 
 import gzip
 import hashlib
-import io
 import json
 import os
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from backports import zstd
 from appliance.engine.model.events import EventBus
 from appliance.engine.transfers import Transfers
 from appliance.errors import NotFound, ProtocolError, Unavailable, VchError
+from appliance.image.conversion import Converters
 from appliance.image.platform import Platform
 from appliance.image.progress import Progress
 from appliance.image.pull import pull
@@ -26,7 +26,7 @@ from appliance.image.reference import parse_reference
 from appliance.image.store import ImageStore
 from appliance.registry import Credentials, Proxies, Registry
 from appliance.store import Database
-from tests.archives import Tar
+from tests.archives import Pieces, Tar
 from tests.live.registry import OCI_INDEX, LyingRegistry, Pusher, image_manifest, real_registry
 
 
@@ -42,9 +42,17 @@ def config_of(layers: list[bytes]) -> bytes:
 
 
 @asynccontextmanager
-async def opened_store(root: Path) -> AsyncIterator[ImageStore]:
-    async with Database.open(root / "state.db") as database:
-        yield ImageStore(database, root)
+async def opened_store(
+    root: Path,
+    layers: Path | None = None,
+    on_layer_gone: Callable[[Path], None] = lambda _: None,
+    admit: Callable[[int], Awaitable[None]] | None = None,
+    room: Callable[[], Awaitable[int | None]] | None = None,
+) -> AsyncIterator[ImageStore]:
+    """A store with its database in `root`, and its layers below `layers`, by default below `root`, too."""
+    async with Database.open(root / "state.db") as database, trio.open_nursery() as nursery:
+        yield ImageStore(database, layers or root, Converters(nursery), on_layer_gone, admit, room)
+        nursery.cancel_scope.cancel()
 
 
 async def pulled(store: ImageStore, host: str, name: str, known: Credentials | None = None) -> list[dict[str, Any]]:
@@ -371,8 +379,7 @@ async def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path: Path, small_
         tar = Tar().add("file", os.urandom(4 << 20)).bytes()
         lie.manifest = image_manifest(config_of([tar]), [gzip.compress(tar)], lie.put)
         lie.serve_manifest()
-        async with Database.open(tmp_path / "state.db") as database:
-            store = ImageStore(database, small_disk)
+        async with opened_store(tmp_path, small_disk) as store:
             with pytest.raises(Unavailable, match="failed to register layer: No space left on device"):
                 await pulled(store, registry.host, "app")
             assert list((small_disk / "layers").iterdir()) == []
@@ -431,7 +438,7 @@ async def test_files_of_a_killed_pull_are_removed(tmp_path: Path) -> None:
             await pulled(store, registry.host, "app")
             kept = sorted(path.name for path in (tmp_path / "layers").iterdir())
             other = Tar().add("other", b"x").bytes()
-            await store.add_new_layer(io.BytesIO(other).read)
+            await store.add_new_layer(Pieces(other))
             (tmp_path / "layers/half.part").write_bytes(b"x")
             (tmp_path / "layers/half.part.recipe").write_bytes(b"x")
         async with opened_store(tmp_path) as store:

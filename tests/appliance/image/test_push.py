@@ -3,7 +3,6 @@
 import contextlib
 import gzip
 import http.server
-import io
 import json
 import os
 import socket
@@ -22,7 +21,7 @@ from appliance.image.reference import Reference
 from appliance.image.store import ImageStore
 from appliance.registry import Credentials, Registry
 from tests.appliance.image.test_pull import config_of, opened_store
-from tests.archives import Tar
+from tests.archives import Pieces, Tar
 
 
 class _Forgetful:
@@ -93,7 +92,7 @@ class _Forgetful:
 
 
 async def _pushed(store: ImageStore, host: str, tar: bytes, scratch: Path) -> list[dict[str, Any]]:
-    layer = await store.add_new_layer(io.BytesIO(tar).read)
+    layer = await store.add_new_layer(Pieces(tar))
     assert layer.size
     record = await store.add_image(config_of([tar]))
     lines: list[dict[str, Any]] = []

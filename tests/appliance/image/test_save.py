@@ -10,7 +10,7 @@ from typing import Any
 from appliance.image.save import save
 from appliance.image.store import ImageRecord, ImageStore
 from tests.appliance.image.test_pull import config_of, opened_store
-from tests.archives import Tar
+from tests.archives import Pieces, Tar
 
 
 async def archive_of(store: ImageStore, wanted: list[tuple[ImageRecord, list[str]]]) -> bytes:
@@ -32,7 +32,7 @@ async def test_the_archive_is_dockers_and_an_oci_layout(tmp_path: Path) -> None:
     base, top = (Tar().add(name, name.encode() * 5000).bytes() for name in ("base", "top"))
     async with opened_store(tmp_path) as store:
         for tar in (base, top):
-            await store.add_new_layer(io.BytesIO(tar).read)
+            await store.add_new_layer(Pieces(tar))
         one = await store.add_image(config_of([base]))
         two = await store.add_image(config_of([base, top]))
         wanted = [(one, ["docker.io/library/app:v1", "registry.example/team/app:v1"]), (two, [])]

@@ -1,6 +1,6 @@
 """The image store: names, removal, layers that images share, what survives a restart."""
 
-import io
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from appliance.image.reference import parse_reference
 from appliance.image.store import Blob, ImageRecord, ImageStore
 from appliance.store import Database
 from tests.appliance.image.test_pull import config_of, opened_store
-from tests.archives import Tar
+from tests.archives import Pieces, Tar
 
 
 def _tar(name: str) -> bytes:
@@ -20,7 +20,7 @@ def _tar(name: str) -> bytes:
 
 async def _image(store: ImageStore, tars: list[bytes], *names: str) -> ImageRecord:
     for tar in tars:
-        await store.add_new_layer(io.BytesIO(tar).read)
+        await store.add_new_layer(Pieces(tar))
     record = await store.add_image(config_of(tars))
     for name in names:
         await store.tag(record, parse_reference(name).with_default_tag(), 1.0)
@@ -81,8 +81,7 @@ async def test_a_tag_moves_from_one_image_to_the_next(tmp_path: Path) -> None:
 
 async def test_layers_stay_as_long_as_an_image_has_them(tmp_path: Path) -> None:
     gone: list[Path] = []
-    async with Database.open(tmp_path / "state.db") as database:
-        store = ImageStore(database, tmp_path, gone.append)
+    async with opened_store(tmp_path, on_layer_gone=gone.append) as store:
         base, top = _tar("base"), _tar("top")
         one, two = await _image(store, [base], "one"), await _image(store, [base, top], "two")
         assert store.shared_sizes() == {one.id: 4000, two.id: 4000}
@@ -122,7 +121,7 @@ async def test_images_that_were_committed_from_others(tmp_path: Path) -> None:
         tars = [_tar("base"), _tar("middle"), _tar("top")]
         base = await _image(store, tars[:1], "base")
         for tar in tars[1:]:
-            await store.add_new_layer(io.BytesIO(tar).read)
+            await store.add_new_layer(Pieces(tar))
         middle = await store.add_image(config_of(tars[:2]), base.id)
         top = await store.add_image(config_of(tars), middle.id)
         # An image without a name is listed as long as no other image was made of it.
@@ -134,7 +133,7 @@ async def test_images_that_were_committed_from_others(tmp_path: Path) -> None:
         assert deleted[0] == {"Deleted": top.id}
         assert [record.id for record in store.listed()] == [base.id, middle.id]
         for tar in tars[2:]:
-            await store.add_new_layer(io.BytesIO(tar).read)
+            await store.add_new_layer(Pieces(tar))
         top = await store.add_image(config_of(tars), middle.id)
         # The parent without a name goes, too; the one with a name stays.
         deleted = await store.remove(top.id, _nobody, force=False)
@@ -144,7 +143,7 @@ async def test_images_that_were_committed_from_others(tmp_path: Path) -> None:
 
 async def test_pinned_layers_wait_for_their_image(tmp_path: Path) -> None:
     async with opened_store(tmp_path) as store:
-        layer = await store.add_new_layer(io.BytesIO(_tar("a")).read)
+        layer = await store.add_new_layer(Pieces(_tar("a")))
         async with store.pinned([layer.diff_id]):
             await store.sweep()
             assert store.has_layer(layer.diff_id)
@@ -162,13 +161,13 @@ async def test_two_pulls_of_a_layer_convert_it_once(tmp_path: Path) -> None:
     read: list[int] = []
 
     async with opened_store(tmp_path) as store:
-        layer = await store.add_new_layer(io.BytesIO(tar).read)
+        layer = await store.add_new_layer(Pieces(tar))
 
-        def source() -> bytes:
+        async def source() -> AsyncGenerator[bytes, None]:
             read.append(1)
-            return b""
+            yield b""
 
-        assert await store.add_layer(layer.diff_id, source) is None
+        assert await store.add_layer(layer.diff_id, source()) is None
         assert read == []
 
 
@@ -176,9 +175,9 @@ async def test_a_blob_with_another_digest_than_expected(tmp_path: Path) -> None:
     async with opened_store(tmp_path) as store:
         wrong = "sha256:" + "0" * 64
         with pytest.raises(ProtocolError, match=f"its config says {wrong}"):
-            await store.add_layer(wrong, io.BytesIO(_tar("a")).read)
+            await store.add_layer(wrong, Pieces(_tar("a")))
         with pytest.raises(ProtocolError, match="filesystem layer verification failed for digest sha256:1"):
-            await store.add_layer(wrong, io.BytesIO(_tar("a")).read, Blob("sha256:1", 1, "", "x"))
+            await store.add_layer(wrong, Pieces(_tar("a")), Blob("sha256:1", 1, "", "x"))
         assert list((tmp_path / "layers").iterdir()) == []
 
 
@@ -186,11 +185,11 @@ async def test_a_quota_refuses_a_layer_and_leaves_nothing(tmp_path: Path) -> Non
     async def admit(size: int) -> None:
         raise Unavailable(f"no room for {size}")
 
-    async with Database.open(tmp_path / "state.db") as database:
-        store = ImageStore(database, tmp_path, admit=admit)
+    async with opened_store(tmp_path, admit=admit) as store:
         with pytest.raises(Unavailable, match="no room for 1000"):
-            await store.add_new_layer(io.BytesIO(_tar("a")).read)
+            await store.add_new_layer(Pieces(_tar("a")))
         assert list((tmp_path / "layers").iterdir()) == []
+    async with Database.open(tmp_path / "state.db") as database:
         assert database.load("layer") == {}
 
 
@@ -204,23 +203,14 @@ async def test_a_quota_ends_a_conversion_before_the_disk_is_full(tmp_path: Path)
     async def room() -> int:
         return 1 << 20
 
-    read = 0
-    blob = io.BytesIO(Tar().add("a", bytes(1 << 20)).add("b", bytes(64 << 20)).bytes())
-
-    def source() -> bytes:
-        nonlocal read
-        data = blob.read(1 << 16)
-        read += len(data)
-        return data
-
-    async with Database.open(tmp_path / "state.db") as database:
-        store = ImageStore(database, tmp_path, admit=admit, room=room)
+    source = Pieces(Tar().add("a", bytes(1 << 20)).add("b", bytes(64 << 20)).bytes())
+    async with opened_store(tmp_path, admit=admit, room=room) as store:
         with pytest.raises(Unavailable, match=f"no room for {65 << 20}"):
             await store.add_new_layer(source)
-        assert read < 8 << 20
+        assert source.sent < 8 << 20
         assert list((tmp_path / "layers").iterdir()) == []
         # What fits is taken.
-        await store.add_new_layer(io.BytesIO(_tar("a")).read)
+        await store.add_new_layer(Pieces(_tar("a")))
 
 
 async def test_known_blobs_are_bounded_and_the_latest_is_first(tmp_path: Path) -> None:
@@ -234,7 +224,7 @@ async def test_known_blobs_are_bounded_and_the_latest_is_first(tmp_path: Path) -
         assert [blob.repository for blob in known].count("repository20") == 1
 
 
-async def test_a_full_thread_pool_does_not_block_the_loop(tmp_path: Path) -> None:
+async def test_many_conversions_at_once_do_not_block_the_loop(tmp_path: Path) -> None:
     """Conversions of many layers at once run beside the loop."""
     async with opened_store(tmp_path) as store:
         beats = 0
@@ -249,7 +239,7 @@ async def test_a_full_thread_pool_does_not_block_the_loop(tmp_path: Path) -> Non
             nursery.start_soon(heart)
             async with trio.open_nursery() as inner:
                 for number in range(20):
-                    inner.start_soon(store.add_new_layer, io.BytesIO(_tar(f"file{number}") + bytes(1 << 20)).read)
+                    inner.start_soon(store.add_new_layer, Pieces(_tar(f"file{number}") + bytes(1 << 20)))
             nursery.cancel_scope.cancel()
         assert beats > 5
         assert len(store.layers()) == 20

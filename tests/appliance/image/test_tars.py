@@ -9,7 +9,7 @@ from pathlib import Path
 
 from appliance.image.tars import batched, compress, in_thread, tar_size
 from tests.appliance.image.test_pull import opened_store
-from tests.archives import Tar
+from tests.archives import Pieces, Tar
 
 
 def test_small_pieces_become_larger_ones() -> None:
@@ -34,7 +34,7 @@ async def test_a_blocking_iterator_runs_in_threads() -> None:
 async def test_the_same_layer_compresses_to_the_same_bytes(tmp_path: Path) -> None:
     tar = Tar().add("file", b"content" * 30_000).bytes()
     async with opened_store(tmp_path) as store:
-        layer = await store.add_new_layer(io.BytesIO(tar).read)
+        layer = await store.add_new_layer(Pieces(tar))
         assert tar_size(store, layer.diff_id) == len(tar)
         outs = [io.BytesIO(), io.BytesIO()]
         results = [compress(store, layer.diff_id, out) for out in outs]

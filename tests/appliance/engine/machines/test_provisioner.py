@@ -1,6 +1,5 @@
 """Where a container's machine comes from: the pool, else a new machine, which boots or goes on from a checkpoint."""
 
-import io
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -27,7 +26,7 @@ from appliance.hypervisor.fake import CloningDriver, FakeDriver, FakeHost, Fault
 from appliance.image.store import ImageStore
 from tests.appliance.engine.guest import ScriptedGuest
 from tests.appliance.image.test_pull import config_of, opened_store
-from tests.archives import Tar
+from tests.archives import Pieces, Tar
 from tether.rpc.bridge import LoopThread
 
 KIND = MachineSpec("any", 256, 1, nic=Nic("02:42:0a:0b:00:fe", bridge=NO_BRIDGE))
@@ -168,7 +167,7 @@ async def test_a_start_waits_for_its_turn_and_stops_the_pool(source: _Source, mo
 async def test_the_machine_of_a_container(source: _Source) -> None:
     tars = [Tar().add(name, name.encode()).bytes() for name in ("a", "b")]
     for tar in tars:
-        await source._images.add_new_layer(io.BytesIO(tar).read)
+        await source._images.add_new_layer(Pieces(tar))
     image = await source._images.add_image(config_of(tars))
     container = _container(image.id, HostConfig(memory=500 << 20))
     plan = MountPlan(disks=(Disk(Path("/volume"), False),))
