@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import dnslib
 import trio
@@ -33,7 +32,6 @@ _CLIENT_SECONDS = 10.0
 # The limits of each network and of each client: queries that wait for other servers, and TCP connections.
 _PENDING = 256
 _PENDING_OF_SOURCE = 32
-_RESOLV_CONF = Path("/etc/resolv.conf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,34 +46,6 @@ Resolve = Callable[[str, str, str], Answer]
 """From a network's id, the client's address and a name in lower case to the answer."""
 Reverse = Callable[[str, str], str | None]
 """From the client's address and an address to the name of that address."""
-
-
-@dataclass(frozen=True, slots=True)
-class HostResolver:
-    """The host's resolv.conf(5)."""
-
-    servers: tuple[str, ...]
-    search: tuple[str, ...]
-    options: tuple[str, ...]
-
-
-def host_resolver() -> HostResolver:
-    """Read the host's resolv.conf(5) now: it changes when the host changes networks."""
-    servers: list[str] = []
-    search: tuple[str, ...] = ()
-    options: tuple[str, ...] = ()
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        for line in _RESOLV_CONF.read_text().splitlines():
-            words = line.split()
-            match words[:1]:
-                case ["nameserver"] if len(words) > 1:
-                    with contextlib.suppress(ValueError):
-                        servers.append(str(ipaddress.ip_address(words[1].partition("%")[0])))
-                case ["search"] | ["domain"]:
-                    search = tuple(words[1:])
-                case ["options"]:
-                    options = tuple(words[1:])
-    return HostResolver(tuple(servers), search, options)
 
 
 class NameServer:

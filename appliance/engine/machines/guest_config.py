@@ -14,7 +14,7 @@ from appliance.container.merge import merge_ulimits
 from appliance.container.spec import tmpfs_mount
 from appliance.engine.model.mount_plan import MountPlan, PlacedMount
 from appliance.guest import GuestVolume, Interface, NetworkConfig, StateFile
-from appliance.network.dns_server import host_resolver
+from appliance.network.host_resolver import HostResolver, host_resolver, resolver_without_network
 from appliance.network.network_record import Endpoint, gateway_endpoint, ingress_endpoint
 from tether.launch import oci
 
@@ -97,24 +97,43 @@ def state_files(config: ContainerConfig, host_config: HostConfig, guest_config: 
 
 
 def _resolv_conf(host_config: HostConfig, guest_config: GuestConfig, out: Endpoint | None) -> list[str]:
-    resolver = host_resolver()
+    """As in moby, the host's resolv.conf(5), in which Docker's servers and the client's settings replace the host's."""
     knows_names = [endpoint for endpoint in guest_config.endpoints if endpoint.network.names_are_known]
     asked = out or next(iter(guest_config.endpoints), None)
+    if asked is None or asked.network.driver == "null":
+        base = resolver_without_network()
+        offered = base.servers
+    elif asked.network.is_external:
+        # What the network's DHCP servers say, not the daemon's host.
+        base = HostResolver(search=asked.search)
+        offered = (asked.dns,)
+    else:
+        base = host_resolver()
+        offered = (asked.dns,)
     servers = list(host_config.dns or ())
     if knows_names and asked is not None and asked.nic.bridge:
         # The daemon's DNS server answers, and forwards other queries to the container's servers.
         servers = [(asked if asked.dns else knows_names[0]).dns]
-    elif not servers and asked is not None:
-        servers = list(asked.servers or guest_config.dns or (asked.dns,))
-    own_search = asked.search if asked is not None and asked.network.is_external else resolver.search
-    search = [domain for domain in host_config.dns_search or own_search if domain != "."]
-    options = host_config.dns_options or (["ndots:0"] if knows_names else [])
+    elif not servers:
+        servers = list((asked.servers if asked is not None else ()) or guest_config.dns or offered)
+    search = [domain for domain in host_config.dns_search or base.search if domain != "."]
+    options = list(host_config.dns_options or base.options)
+    if knows_names:
+        options = [option for option in options if not _is_wrong_ndots(option)]
+        if not any(option.startswith("ndots:") for option in options):
+            # What moby's resolver requires (Resolver.ResolverOptions).
+            options.append("ndots:0")
     lines = [f"nameserver {server}" for server in servers if server]
     if search:
         lines.append(f"search {' '.join(search)}")
     if options:
         lines.append(f"options {' '.join(options)}")
-    return lines
+    return [*lines, *base.other]
+
+
+def _is_wrong_ndots(option: str) -> bool:
+    name, _, value = option.partition(":")
+    return name == "ndots" and not value.isdecimal()
 
 
 def _link_local(endpoint: Endpoint) -> list[str]:

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 
 from appliance.engine.model.container import Container
-from appliance.network.dns_server import Answer, host_resolver
+from appliance.network.dns_server import Answer
+from appliance.network.host_resolver import host_resolver
 from appliance.network.network_record import Endpoint, gateway_endpoint
 
 _HOST_NAMES = ("host.docker.internal", "gateway.docker.internal")

@@ -20,7 +20,7 @@ from appliance.engine.machines.guest_config import (
 from appliance.engine.model.mount_plan import MountPlan, NfsVolume, PlacedMount
 from appliance.guest import GuestVolume, Interface, NetworkConfig
 from appliance.hypervisor import Nic
-from appliance.network import dns_server
+from appliance.network import host_resolver
 from appliance.network.network_record import (
     EXTERNAL,
     OPTION_MTU,
@@ -34,6 +34,7 @@ from tether.launch import oci
 DEFAULT = NetworkRecord("1", "bridge", "bridge", 0, [Pool("10.11.0.0/24", gateway="10.11.0.1")])
 FRONT = NetworkRecord("2", "front", "bridge", 0, options={OPTION_MTU: "1400"})
 INNER = NetworkRecord("3", "inner", "bridge", 0, internal=True)
+NONE = NetworkRecord("6", "none", "null", 0)
 LAN = NetworkRecord("4", "lan", EXTERNAL, 0)
 FIXED_LAN = NetworkRecord("5", "wan", EXTERNAL, 0, [Pool("192.0.2.0/24", "192.0.2.64-192.0.2.95", "192.0.2.1")])
 
@@ -48,7 +49,7 @@ def resolv_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The resolv.conf of the daemon's host."""
     path = tmp_path / "resolv.conf"
     path.write_text("nameserver 192.0.2.53\nsearch host.example\n")
-    monkeypatch.setattr(dns_server, "_RESOLV_CONF", path)
+    monkeypatch.setattr(host_resolver, "_RESOLV_CONF", path)
     return path
 
 
@@ -142,7 +143,20 @@ def test_extra_hosts_and_links_come_before_the_container() -> None:
 @pytest.mark.parametrize(
     ("endpoints", "host_config", "dns", "text"),
     [
-        ([], HostConfig(), (), "search host.example\n"),
+        ([], HostConfig(), (), "nameserver 192.0.2.53\nsearch host.example\n"),
+        ([_endpoint(NONE, address=False, bridge="")], HostConfig(), (), "nameserver 192.0.2.53\nsearch host.example\n"),
+        (
+            [_endpoint(NONE, address=False, bridge="")],
+            HostConfig(),
+            ("192.0.2.1",),
+            "nameserver 192.0.2.1\nsearch host.example\n",
+        ),
+        (
+            [_endpoint(NONE, address=False, bridge="")],
+            HostConfig(dns=["192.0.2.8"]),
+            (),
+            "nameserver 192.0.2.8\nsearch host.example\n",
+        ),
         ([_endpoint(DEFAULT)], HostConfig(), (), "nameserver 10.11.0.1\nsearch host.example\n"),
         ([_endpoint(DEFAULT)], HostConfig(), ("192.0.2.1",), "nameserver 192.0.2.1\nsearch host.example\n"),
         (
@@ -165,6 +179,12 @@ def test_extra_hosts_and_links_come_before_the_container() -> None:
             (),
             "nameserver 10.11.0.1\nsearch host.example\noptions ndots:2\n",
         ),
+        (
+            [_endpoint(FRONT)],
+            HostConfig(dns_options=["rotate", "ndots:x"]),
+            (),
+            "nameserver 10.11.0.1\nsearch host.example\noptions rotate ndots:0\n",
+        ),
         ([_endpoint(INNER)], HostConfig(), (), "nameserver 10.11.0.1\nsearch host.example\noptions ndots:0\n"),
         # The search domains of an external network are its own.
         (
@@ -185,6 +205,17 @@ def test_extra_hosts_and_links_come_before_the_container() -> None:
 )
 def test_resolv_conf(endpoints: list[Endpoint], host_config: HostConfig, dns: tuple[str, ...], text: str) -> None:
     assert _files(endpoints, host_config, dns=dns)["resolv.conf"] == text
+
+
+def test_other_lines_of_the_host_are_copied(resolv_conf: Path) -> None:
+    """As in moby's resolvconf.go: options and unknown directives. Those of an external network are its own."""
+    resolv_conf.write_text("nameserver 192.0.2.53\noptions edns0\nsortlist 192.0.2.0\noptions rotate\n")
+    tail = "options edns0 rotate\nsortlist 192.0.2.0\n"
+    assert _files([])["resolv.conf"] == f"nameserver 192.0.2.53\n{tail}"
+    assert _files([_endpoint(DEFAULT)])["resolv.conf"] == f"nameserver 10.11.0.1\n{tail}"
+    named = "nameserver 10.11.0.1\noptions edns0 rotate ndots:0\nsortlist 192.0.2.0\n"
+    assert _files([_endpoint(FRONT)])["resolv.conf"] == named
+    assert _files([_endpoint(LAN, servers=("192.0.2.3",))])["resolv.conf"] == "nameserver 192.0.2.3\n"
 
 
 def test_interfaces() -> None:
