@@ -16,6 +16,7 @@ from appliance.container.exec_config import ExecConfig
 from appliance.container.health import Health
 from appliance.container.host_config import HostConfig, Ulimit
 from appliance.container.lifecycle import State
+from appliance.container.prune_guard import PruneGuard
 from appliance.diag import Trace
 from appliance.guest import Change, Fanout, Metrics, PathStat, StdinPipe
 from appliance.hypervisor import Usage
@@ -190,6 +191,8 @@ class NetworkBackend(Protocol):
     def members(self, record: NetworkRecord) -> Sequence[tuple[Container, Endpoint]]: ...
     async def create(self, wanted: NetworkRecord, *, unique: bool) -> NetworkRecord: ...
     async def remove(self, ref: str) -> None: ...
+    @property
+    def pruning(self) -> PruneGuard: ...
     async def prune(self, wanted: Callable[[NetworkRecord], bool]) -> list[str]: ...
 
 

@@ -145,22 +145,24 @@ class ContainerRoutes:
     async def prune(self, request: Request, reply: Reply) -> None:
         filters = parse_filters(request.text("filters"), "POST /containers/prune")
         until = filters.until()
-        deleted: list[str] = []
-        space = 0
-        for container in self._registry.all():
-            if (
-                container.restarting
-                or not isinstance(container.state, Created | Exited)
-                or (until is not None and container.record.created > until)
-                or not filters.labels(container.record.config.labels or {})
-            ):
-                continue
-            try:
-                size = await self._storage.used(container.id)
-                await self._removal.remove(container.id, force=False)
-            except (Conflict, NotFound, OSError):
-                continue  # it was started or removed meanwhile
-            deleted.append(container.id)
-            space += size
-        self._removal.pruned(space)
+        # As in moby, not beside a prune of networks either.
+        with self._networks.pruning.running():
+            deleted: list[str] = []
+            space = 0
+            for container in self._registry.all():
+                if (
+                    container.restarting
+                    or not isinstance(container.state, Created | Exited)
+                    or (until is not None and container.record.created > until)
+                    or not filters.labels(container.record.config.labels or {})
+                ):
+                    continue
+                try:
+                    size = await self._storage.used(container.id)
+                    await self._removal.remove(container.id, force=False)
+                except (Conflict, NotFound, OSError):
+                    continue  # it was started or removed meanwhile
+                deleted.append(container.id)
+                space += size
+            self._removal.pruned(space)
         await reply.json(200, {"ContainersDeleted": deleted or None, "SpaceReclaimed": space})

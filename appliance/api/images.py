@@ -15,6 +15,7 @@ from appliance.api.shapes import hide_env_values
 from appliance.container.commit import Commit
 from appliance.container.config import ContainerConfig
 from appliance.container.event import Event
+from appliance.container.prune_guard import PruneGuard
 from appliance.errors import Conflict, InvalidParameter, NotFound
 from appliance.http import Reply, Request
 from appliance.image.reference import tag_reference
@@ -33,6 +34,7 @@ class ImageRoutes:
         self._containers = containers
         self._commits = commits
         self._events = events
+        self.pruning = PruneGuard()
 
     def routes(self) -> dict[tuple[str, str], Route]:
         """See Router.add_all."""
@@ -139,23 +141,24 @@ class ImageRoutes:
         filters.until()
         # Here `dangling=false` means all images without containers.
         selected = await image_filter(filters.without("dangling"), self._store)
-        deleted: list[dict[str, str]] = []
-        space = 0
-        for record in self._store.listed():
-            if (only_dangling and record.references) or not selected.keep(record):
-                continue
-            if any(self._containers.user_of_image(record.id, running=running) for running in (True, False)):
-                continue
-            sizes = {diff_id: self._store.layer_size(diff_id) for diff_id in self._store.config(record.id).diff_ids}
-            with self._removal_events(record) as done:
-                for name in [*record.references, *record.digests] or [record.id]:
-                    try:
-                        done += await self._store.remove(name, self._containers.user_of_image, force=False)
-                    except (Conflict, NotFound):
-                        continue  # a container uses it now, or another client has removed it
-            space += sum(sizes.get(item.get("Deleted", ""), 0) for item in done)
-            deleted += done
-        self._events.publish(Event("image", "prune", "", {"reclaimed": str(space)}))
+        with self.pruning.running():
+            deleted: list[dict[str, str]] = []
+            space = 0
+            for record in self._store.listed():
+                if (only_dangling and record.references) or not selected.keep(record):
+                    continue
+                if any(self._containers.user_of_image(record.id, running=running) for running in (True, False)):
+                    continue
+                sizes = {diff_id: self._store.layer_size(diff_id) for diff_id in self._store.config(record.id).diff_ids}
+                with self._removal_events(record) as done:
+                    for name in [*record.references, *record.digests] or [record.id]:
+                        try:
+                            done += await self._store.remove(name, self._containers.user_of_image, force=False)
+                        except (Conflict, NotFound):
+                            continue  # a container uses it now, or another client has removed it
+                space += sum(sizes.get(item.get("Deleted", ""), 0) for item in done)
+                deleted += done
+            self._events.publish(Event("image", "prune", "", {"reclaimed": str(space)}))
         await reply.json(200, {"ImagesDeleted": deleted or None, "SpaceReclaimed": space})
 
     async def commit(self, request: Request, reply: Reply) -> None:

@@ -15,6 +15,7 @@ from appliance.container.config import ContainerConfig
 from appliance.container.event import Event
 from appliance.container.host_config import HostConfig
 from appliance.container.mounts import MountRecord, clean, parse_bind, parse_mount, parse_volumes_from
+from appliance.container.prune_guard import PruneGuard
 from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.model.container import Container
 from appliance.engine.model.events import EventBus
@@ -56,6 +57,7 @@ class Volumes:
         # Name of a volume that is a disk, to the id of the container whose machine has it.
         self._holders: dict[str, str] = {}
         self._locks: dict[str, trio.Lock] = {}
+        self.pruning = PruneGuard()
 
     async def open(self, tasks: IsolatedTasks) -> None:
         """Load the volumes. If a server of a volume store does not answer soon, a task asks again, and the start goes on."""
@@ -160,21 +162,25 @@ class Volumes:
         self._emit("destroy", name)
 
     async def prune(self, wanted: Callable[[VolumeRecord], bool]) -> tuple[list[str], int]:
-        """Remove the unused volumes for which `wanted` is true. Returns their names, and how many bytes are free now."""
-        removed: list[str] = []
-        space = 0
-        for record in self.all():
-            if self.users(record.name) or not wanted(record):
-                continue
-            size = max(0, await self.used(record))
-            try:
-                await self.remove(record.name)
-            except (Conflict, NotFound):
-                continue  # a container uses it now, or another client has removed it
-            removed.append(record.name)
-            space += size
-        self._events.publish(Event("volume", "prune", "", {"reclaimed": str(space)}))
-        return removed, space
+        """Remove the unused volumes for which `wanted` is true. Returns their names, and how many bytes are free now.
+
+        Conflict while another prune runs.
+        """
+        with self.pruning.running():
+            removed: list[str] = []
+            space = 0
+            for record in self.all():
+                if self.users(record.name) or not wanted(record):
+                    continue
+                size = max(0, await self.used(record))
+                try:
+                    await self.remove(record.name)
+                except (Conflict, NotFound):
+                    continue  # a container uses it now, or another client has removed it
+                removed.append(record.name)
+                space += size
+            self._events.publish(Event("volume", "prune", "", {"reclaimed": str(space)}))
+            return removed, space
 
     def _emit(self, action: str, name: str, **more: str) -> None:
         self._events.publish(Event("volume", action, name, {"driver": "local", **more}))

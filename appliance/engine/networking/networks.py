@@ -12,6 +12,7 @@ import trio
 
 from appliance.config import ContainerNetwork
 from appliance.container.event import Event
+from appliance.container.prune_guard import PruneGuard
 from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.model.container import Container
 from appliance.engine.model.events import EventBus
@@ -98,6 +99,8 @@ class Networks:
         self._overlay_pools: OverlayPools | None = None
         # Networks are made and removed one at a time, so that their subnets do not overlap.
         self._changing = trio.Lock()
+        # A prune of containers takes it, too.
+        self.pruning = PruneGuard()
 
     @property
     def bridged(self) -> bool:
@@ -349,18 +352,25 @@ class Networks:
             await self._host.remove(record)
 
     async def prune(self, wanted: Callable[[NetworkRecord], bool]) -> list[str]:
-        """Remove the unused networks for which `wanted` is true. Returns their names."""
-        removed = []
-        for record in self.all():
-            if record.predefined or record.is_external or record.ingress or self.members(record) or not wanted(record):
-                continue
-            try:
-                await self.remove(record.id)
-            except (Forbidden, NotFound):
-                continue  # a container has joined, or another client has removed it
-            removed.append(record.name)
-        self._events.publish(Event("network", "prune", "", {"reclaimed": "0"}))
-        return removed
+        """Remove the unused networks for which `wanted` is true. Returns their names. Conflict while another prune runs."""
+        with self.pruning.running():
+            removed = []
+            for record in self.all():
+                if (
+                    record.predefined
+                    or record.is_external
+                    or record.ingress
+                    or self.members(record)
+                    or not wanted(record)
+                ):
+                    continue
+                try:
+                    await self.remove(record.id)
+                except (Forbidden, NotFound):
+                    continue  # a container has joined, or another client has removed it
+                removed.append(record.name)
+            self._events.publish(Event("network", "prune", "", {"reclaimed": "0"}))
+            return removed
 
     def _emit(self, action: str, record: NetworkRecord, **more: str) -> None:
         self._events.publish(Event("network", action, record.id, {"name": record.name, "type": record.driver, **more}))

@@ -7,6 +7,7 @@ import pytest
 
 from appliance.api.network_shapes import network_shape
 from appliance.api.networks import NetworkRoutes
+from appliance.container.prune_guard import PruneGuard
 from appliance.errors import NotFound
 from appliance.network.network_record import NetworkRecord, Pool
 from tests.appliance.api.asking import ask
@@ -20,6 +21,7 @@ class _Networks:
     def __init__(self, *records: NetworkRecord) -> None:
         self.records = list(records)
         self.calls: list[Any] = []
+        self.pruning = PruneGuard()
 
     def all(self) -> list[NetworkRecord]:
         return list(self.records)

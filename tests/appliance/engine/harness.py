@@ -95,9 +95,9 @@ class Engine:
         self.stores = daemon.stores
         self.router = daemon.router
         self.registry = daemon.process.registry
-        self._bus = daemon.process.events
+        self.bus = daemon.process.events
         self.database = daemon.process.database
-        self._repository = ContainerRepository(self.database, self._bus)
+        self._repository = ContainerRepository(self.database, self.bus)
 
     async def create(
         self, *command: str, name: str = "", host: HostConfig | None = None, config: ContainerConfig | None = None
@@ -147,21 +147,21 @@ class Engine:
 
     def events(self, container: Container) -> list[str]:
         """The actions of the container's events so far."""
-        return [event.action for event in self._bus.past(0) if event.id == container.id]
+        return [event.action for event in self.bus.past(0) if event.id == container.id]
 
     def all_events(self) -> list[Event]:
         """The events of containers, networks, volumes and images so far."""
-        return self._bus.past(0)
+        return self.bus.past(0)
 
     def attributes(self, container: Container, action: str) -> dict[str, str]:
         """The attributes of the container's last event with this action."""
-        return [event.attributes for event in self._bus.past(0) if (event.id, event.action) == (container.id, action)][
+        return [event.attributes for event in self.bus.past(0) if (event.id, event.action) == (container.id, action)][
             -1
         ]
 
     async def emitted(self, container: Container, action: str, times: int = 1) -> None:
         """Wait until the container has had this event so often."""
-        with self._bus.watch() as events:
+        with self.bus.watch() as events:
             while self.events(container).count(action) < times:
                 await events.receive()
 

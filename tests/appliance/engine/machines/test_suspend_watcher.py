@@ -34,8 +34,8 @@ def _vm(host: Host, container: Container) -> FakeVm:
 
 async def _seen(daemon: Engine, container: Container, action: str) -> dict[str, str]:
     """Wait for an event of the container; its attributes."""
-    with daemon._bus.watch() as events:
-        for event in daemon._bus.past(0):
+    with daemon.bus.watch() as events:
+        for event in daemon.bus.past(0):
             if (event.action, event.id) == (action, container.id):
                 return event.attributes
         async for event in events:

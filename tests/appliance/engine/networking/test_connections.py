@@ -82,7 +82,7 @@ def _applied(host: Host, container: Container) -> dict[str, tuple[list[str], lis
 def _network_events(daemon: Engine, container: Container) -> list[str]:
     return [
         f"{event.action} {event.attributes['name']}"
-        for event in daemon._bus.past(0)
+        for event in daemon.bus.past(0)
         if event.type == "network" and event.attributes.get("container") == container.id
     ]
 
