@@ -83,6 +83,8 @@ def _print_slowest(reports: list[Path]) -> None:
 def main() -> int:
     more = sys.argv[1:]
     begun = time.monotonic()
+    # The tests start Python some hundred times: without bytecode each start compiles the daemon, and pytest each test.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if more[:1] == ["--check"]:

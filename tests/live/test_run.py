@@ -252,7 +252,7 @@ def test_network_reaches_out_and_names_resolve_locally(host_daemon: Daemon) -> N
             pass
 
     server = http.server.HTTPServer(("127.0.0.1", 0), Hello)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
         # With user-mode networking, the gateway's address leads to the host's loopback.

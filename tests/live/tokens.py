@@ -68,7 +68,7 @@ class TokenService:
             def log_message(self, *_: object) -> None: ...
 
         with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
+            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
             self.realm = f"http://127.0.0.1:{server.server_address[1]}/token"
             yield {
                 "realm": self.realm,

@@ -95,7 +95,7 @@ async def cat_run(folder: Path) -> AsyncIterator[tuple[Run, StdinPipe, Machine]]
 @pytest.mark.parametrize("seed", range(3))
 async def test_stdin_output_and_exit_through_resets(tmp_path: Path, seed: int) -> None:
     source = random.Random(seed)
-    data = source.randbytes(24 << 20)
+    data = source.randbytes(8 << 20)
     endings: list[Ended] = []
     async with cat_run(tmp_path) as (run, stdin, _), trio.open_nursery() as nursery:
 

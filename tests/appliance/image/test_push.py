@@ -78,7 +78,7 @@ class _Forgetful:
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.host = f"127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
 
     @contextlib.contextmanager
     def serving(self) -> Iterator["_Forgetful"]:
@@ -106,7 +106,11 @@ async def _pushed(store: ImageStore, host: str, tar: bytes, scratch: Path) -> li
 
 
 @pytest.mark.parametrize("broken", [0, 1, 3])
-async def test_an_upload_that_breaks_off_goes_on_from_there(tmp_path: Path, broken: int) -> None:
+async def test_an_upload_that_breaks_off_goes_on_from_there(
+    tmp_path: Path, broken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("appliance.registry.client._UPLOAD_PAUSE", 0.01)
+    monkeypatch.setattr("appliance.image.retry._FIRST_SECONDS", 0.01)
     tar = Tar().add("file", os.urandom(12 << 20)).bytes()
     with _Forgetful(broken).serving() as registry:
         async with opened_store(tmp_path) as store:

@@ -96,8 +96,8 @@ async def test_an_encoded_document_is_refused() -> None:
 
 
 def _meet_bombs() -> None:
-    """Requests whose answers, redirects and tokens are bombs, each 200 MiB when it is decoded."""
-    bomb = _bomb(200 << 20)
+    """Requests whose answers, redirects and tokens are bombs, each 64 MiB when it is decoded."""
+    bomb = _bomb(64 << 20)
 
     async def meet() -> None:
         with LyingRegistry() as server:

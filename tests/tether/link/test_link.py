@@ -173,7 +173,7 @@ def test_any_bytes_are_survived(data: bytes) -> None:
     end.connection.data_to_send(10.0)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 # Each end was in a session with an earlier life of the other, and had challenged the other's challenge.
 @example(seed=52782924, evil=0.35546875, reboots=3)
 @given(seed=st.integers(0, 1 << 32), evil=st.floats(0, 0.5), reboots=st.integers(0, 4))

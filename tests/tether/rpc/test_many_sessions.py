@@ -1,4 +1,4 @@
-"""Hundreds of idle sessions: no thread of their own, little memory, all still answer."""
+"""Many idle sessions: no thread of their own, little memory, all still answer."""
 
 import os
 import socket
@@ -11,7 +11,7 @@ from tether.rpc.bridge import LoopThread
 from tether.rpc.client import Channel
 from tether.transport import Line
 
-SESSIONS = 500
+SESSIONS = 150
 
 
 def _threads() -> int:

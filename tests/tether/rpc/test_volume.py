@@ -6,8 +6,8 @@ import trio
 
 from tests.tether.rpc.echo import AttachRequest, AttachResponse, Record, echo_channel
 
-CALLS = int(os.environ.get("VCH_CALLS", "3000"))
-MEGABYTES = int(os.environ.get("VCH_MEGABYTES", "128"))
+CALLS = int(os.environ.get("VCH_CALLS", "500"))
+MEGABYTES = int(os.environ.get("VCH_MEGABYTES", "32"))
 _PIECE = bytes(range(256)) * 240
 
 

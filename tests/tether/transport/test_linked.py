@@ -77,7 +77,7 @@ async def test_all_data_arrives_whichever_line_breaks(seed: int, identity: tuple
     source = random.Random(seed)
     breaks = 0
     slow_a, slow_b = _pair()
-    a, b = _End(slow_a, source.randbytes(24 << 20)), _End(slow_b, source.randbytes(24 << 20))
+    a, b = _End(slow_a, source.randbytes(8 << 20)), _End(slow_b, source.randbytes(8 << 20))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(a.linked.run)
         nursery.start_soon(b.linked.run)
