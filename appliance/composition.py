@@ -8,35 +8,21 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import trio
 
-from appliance.api.archive import ArchiveRoutes
-from appliance.api.checkpoints import CheckpointRoutes
-from appliance.api.containers import ContainerRoutes
-from appliance.api.debug import DebugRoutes
-from appliance.api.events import EventRoutes
-from appliance.api.execs import ExecRoutes
-from appliance.api.image_transfers import ImageTransferRoutes
-from appliance.api.images import ImageRoutes
-from appliance.api.lifecycle import LifecycleRoutes
-from appliance.api.networks import NetworkRoutes
-from appliance.api.router import Router
-from appliance.api.stats import StatsRoutes
-from appliance.api.streams import StreamRoutes
-from appliance.api.swarm import SwarmRoutes
-from appliance.api.system import SystemRoutes, SystemSettings
-from appliance.api.unsupported import UnsupportedRoutes
-from appliance.api.usage import UsageRoutes
-from appliance.api.volumes import VolumeRoutes
+from appliance.api.routes import Api, Backends, router_over
+from appliance.api.scopes.router import scoped_router
+from appliance.api.system import SystemSettings
 from appliance.config import Config, parse_container_network, parse_ulimit
 from appliance.container.host_config import Ulimit
 from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.containers.archive import Archive
 from appliance.engine.containers.checkpoints import Checkpoints
 from appliance.engine.containers.commits import Commits
-from appliance.engine.containers.creation import ContainerCreation
+from appliance.engine.containers.creation import ContainerCreation, ContainerDefaults
 from appliance.engine.containers.execs import Execs
 from appliance.engine.containers.file_sessions import FileSessions
 from appliance.engine.containers.health import HealthMonitor
@@ -76,6 +62,7 @@ from appliance.image.conversion import Converters
 from appliance.image.store import ImageStore
 from appliance.registry import Credentials, Proxies, Registry
 from appliance.registry.insecure import is_insecure
+from appliance.roles import Role
 from appliance.store import Database
 from appliance.volume.store import VolumeStore
 from tether.rpc.bridge import LoopThread
@@ -133,7 +120,7 @@ class Daemon:
     process: Process
     stores: Stores
     services: Services
-    router: Router
+    router: Api
 
 
 @asynccontextmanager
@@ -164,7 +151,7 @@ async def composed(config: Config, hosting: Hosting | None = None) -> AsyncItera
         # The objects so far stay until the end, so the garbage collector can skip them.
         gc.freeze()
         try:
-            yield Daemon(process, stores, services, _routes(process, stores, services, host_id))
+            yield Daemon(process, stores, services, _api(process, stores, services, host_id))
         finally:
             with trio.CancelScope(shield=True):
                 await networks.close()
@@ -250,6 +237,7 @@ def _services(process: Process, machines: Machines, stores: Stores) -> tuple[Ser
     file_sessions = FileSessions(provisioner, volumes, allocator, machines.fast_paths, nursery)
     suspend_watcher = SuspendWatcher(repository)
     ulimits = _default_ulimits(config)
+    defaults = ContainerDefaults(ulimits, Role(config.docker_socket_default))
     resources = RunResources(networks, connections, volumes, ulimits)
     execs = Execs(registry, repository, ExecRepository(process.database), resources.process_config, nursery)
     watchers: list[RunWatcher] = [
@@ -270,7 +258,7 @@ def _services(process: Process, machines: Machines, stores: Stores) -> tuple[Ser
     archive = Archive(registry, file_sessions, repository)
     services = Services(
         containers=ContainerService(registry, repository, supervisor, checkpoints, signals),
-        creation=ContainerCreation(registry, repository, images, allocator, volumes, storage, ulimits),
+        creation=ContainerCreation(registry, repository, images, allocator, volumes, storage, defaults),
         removal=removal,
         signals=signals,
         storage=storage,
@@ -288,9 +276,9 @@ def _services(process: Process, machines: Machines, stores: Stores) -> tuple[Ser
     return services, recovery
 
 
-def _routes(process: Process, stores: Stores, services: Services, host_id: str) -> Router:
+def _api(process: Process, stores: Stores, services: Services, host_id: str) -> Api:
     config, registry, events = process.config, process.registry, process.events
-    networks, images, volumes = stores.networks, stores.images, stores.volumes
+    networks, images = stores.networks, stores.images
     proxies = Proxies.of(os.environ, config.http_proxy, config.https_proxy, config.no_proxy)
 
     def dial(host: str, credentials: Credentials) -> Registry:
@@ -306,28 +294,28 @@ def _routes(process: Process, stores: Stores, services: Services, host_id: str) 
 
     transfers = Transfers(images, events, dial, config.allow_registries, process.scratch, process.nursery, proxies)
     swarm = Swarm(process.database, networks, services.connections)
-    settings = SystemSettings(config, host_id, proxies)
-    router = Router()
-    for routes in (
-        ContainerRoutes(
-            registry, services.creation, services.removal, services.storage, services.execs, networks, images
-        ),
-        LifecycleRoutes(services.containers, services.signals, services.updates),
-        StreamRoutes(registry, services.containers),
-        ExecRoutes(services.execs),
-        ArchiveRoutes(services.archive),
-        StatsRoutes(registry, services.stats),
-        CheckpointRoutes(services.checkpoints),
-        ImageRoutes(images, registry, services.commits, events),
-        ImageTransferRoutes(images, transfers, events, process.scratch),
-        NetworkRoutes(networks, services.connections),
-        VolumeRoutes(volumes),
-        UnsupportedRoutes(),
-        UsageRoutes(registry, services.storage, networks, images, volumes),
-        SwarmRoutes(swarm),
-        SystemRoutes(settings, services.status, registry, networks, images, swarm),
-        EventRoutes(events),
-        DebugRoutes(registry, config.data_root),
-    ):
-        router.add_all(routes.routes())
-    return router
+    backends = Backends(
+        settings=SystemSettings(config, host_id, proxies),
+        scratch=process.scratch,
+        daemon=services.status,
+        events=events,
+        containers=registry,
+        creation=services.creation,
+        removal=services.removal,
+        lifecycle=services.containers,
+        signals=services.signals,
+        updates=services.updates,
+        storage=services.storage,
+        stats=services.stats,
+        files=services.archive,
+        execs=services.execs,
+        checkpoints=services.checkpoints,
+        commits=services.commits,
+        images=images,
+        transfers=transfers,
+        networks=networks,
+        connections=services.connections,
+        volumes=stores.volumes,
+        swarm=swarm,
+    )
+    return Api(router_over(backends), partial(scoped_router, backends))

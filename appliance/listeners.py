@@ -12,7 +12,7 @@ from pathlib import Path
 import trio
 
 from appliance.api.access import principal_of
-from appliance.api.router import ENGINE_VERSION, NEWEST, Router, dotted
+from appliance.api.router import ENGINE_VERSION, NEWEST, dotted
 from appliance.config import Config, Rule, parse_rule
 from appliance.errors import InvalidParameter
 from appliance.http import (
@@ -35,7 +35,7 @@ _FIXED_HEADERS = (
 
 
 @contextlib.asynccontextmanager
-async def api_listens(config: Config, router: Router) -> AsyncIterator[None]:
+async def api_listens(config: Config, router: Handler) -> AsyncIterator[None]:
     """Accept API connections on all hosts of the configuration until the block ends. InvalidParameter or OSError says why not."""
     async with trio.open_nursery() as nursery:
         rules = [parse_rule(text) for text in config.tls_allow]

@@ -129,9 +129,10 @@ def check_authorised(principal: Principal, scope: str) -> None:
 def check_access(request: Request, key: RouteKey) -> None:
     """Forbidden when the request's principal may not call this route with these query parameters."""
     principal = request.principal
-    if principal.role is Role.FULL:
+    if principal.role is Role.FULL and not principal.scope:
         return
-    if principal.role not in _ALLOWED.get(key, ()):
+    allowed = _ALLOWED.get(key, ())
+    if principal.role not in allowed or (principal.scope and Role.SCOPED not in allowed):
         raise _denied(principal, f"{key[0]} {key[1].replace(':.*', '')}")
     parameter = _FULL_PARAMETERS.get(key)
     if parameter is not None and any(request.query.get(parameter, ())):

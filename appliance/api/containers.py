@@ -132,7 +132,7 @@ class ContainerRoutes:
         host_config, host_warnings = decode_host_config(host)
         warnings = config_warnings + host_warnings + endpoint_warnings
         warnings += self._creation.check_platform(config.image, parse_platform(request.text("platform")))
-        container = await self._creation.create(request.text("name"), config, host_config, endpoints)
+        container = await self._creation.create(request.text("name"), config, host_config, endpoints, request.principal)
         await reply.json(201, {"Id": container.id, "Warnings": warnings})
 
     async def remove(self, request: Request, reply: Reply) -> None:

@@ -39,8 +39,9 @@ class EventRoutes:
             since_text, until_text = request.text("since"), request.text("until")
             raise InvalidParameter(f"`since` time ({since_text}) cannot be after `until` time ({until_text})")
         seconds_left = float("inf") if until is None else (until - time.time_ns()) / 1e9
-        with self._events.watch() as live:
-            past = [] if since is None else self._events.past(since)
+        scope = request.principal.scope
+        with self._events.watch(scope) as live:
+            past = [] if since is None else self._events.past(since, scope)
             async with request.while_connected():
                 await reply.start("application/json")
                 for event in past:

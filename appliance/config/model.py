@@ -22,6 +22,7 @@ from appliance.config.parsers import (
 from appliance.config.rows import Option, Property, setting
 from appliance.config.vsphere import VsphereConfig
 from appliance.hypervisors import HYPERVISORS
+from appliance.roles import ROLE_NAMES
 
 _PACKAGED_GUEST = Path("/usr/share/vch/guest")
 
@@ -68,6 +69,15 @@ class Config:
         metavar="NAME=VALUE",
         property=Property(label="Labels"),
         option=Option(names=("--label",)),
+    )
+    docker_socket_default: str = setting(
+        "full",
+        rows.DAEMON,
+        "Role of the API socket that a container mounts, unless its label vch.docker-socket names a role: none, read, files, registry, "
+        "scoped (only the objects that the container has made), or full, as in Docker",
+        choices=ROLE_NAMES,
+        property=Property(label="Role of API sockets in containers", default="scoped"),
+        option=Option(names=("--docker-socket-default",)),
     )
     vsphere: VsphereConfig = VsphereConfig()
     hypervisor: str = setting(

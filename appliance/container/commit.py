@@ -9,7 +9,8 @@ from appliance.container.config import ContainerConfig
 class Commit:
     """`name` is repo[:tag] or "". `config` overrides the container's configuration, None overrides nothing.
 
-    `changes` are Dockerfile instructions, applied to `config` before it overrides the container's.
+    `changes` are Dockerfile instructions, applied to `config` before it overrides the container's. `only_new_name`: no image may have
+    the name.
     """
 
     name: str
@@ -18,3 +19,4 @@ class Commit:
     pause: bool
     changes: list[str]
     config: ContainerConfig | None
+    only_new_name: bool = False

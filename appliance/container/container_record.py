@@ -11,6 +11,8 @@ from appliance.container.lifecycle import Created, Exited, Running, State
 from appliance.container.mounts import MountRecord
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+# A full or a short ID.
+LIKE_AN_ID = re.compile(r"[a-f0-9]{12,64}")
 
 
 class Binding(msgspec.Struct, frozen=True):
@@ -50,6 +52,8 @@ class ContainerRecord(msgspec.Struct):
     """A stored container. Times are unix ns; `state` is created, running or exited.
 
     The first log entry of the present run has the number `run_first_entry`; its output begins at the guest's offset `run_offset`.
+    `owner` is the scope of the principal that made the container, "" for a principal that sees all objects. `socket_role` is the role of
+    the API socket in the container, "" in a container of an earlier version.
     """
 
     id: str
@@ -72,6 +76,8 @@ class ContainerRecord(msgspec.Struct):
     run_offset: int = 0
     restarts: int = 0
     stopped_by_user: bool = False
+    owner: str = ""
+    socket_role: str = ""
 
     @property
     def log_driver(self) -> str:

@@ -125,22 +125,30 @@ class Volumes:
     # -- create and remove ----------------------------------------------------------------------------------------
 
     async def create(
-        self, name: str, labels: dict[str, str], options: dict[str, str], *, anonymous: bool = False
+        self,
+        name: str,
+        labels: dict[str, str],
+        options: dict[str, str],
+        *,
+        anonymous: bool = False,
+        owner: str = "",
     ) -> VolumeRecord:
-        """Make a volume, or return the existing volume of that name. Conflict if that has other options."""
+        """Make a volume, or return the existing volume of that name. Conflict if that has other options or belongs to another owner."""
         name = name or secrets.token_hex(32)
         async with self._locks.setdefault(name, trio.Lock()):
             if name in self._records:
                 known = self._records[name]
+                if owner not in ("", known.owner):
+                    raise Conflict(f"create {name}: volume name must be unique")
                 if options and options != known.options:
                     raise Conflict(f"create {name}: volume already exists with other options")
                 return known
-            record = VolumeRecord(name, time.time_ns(), "", labels, options, anonymous)
+            record = VolumeRecord(name, time.time_ns(), "", labels, options, anonymous, owner=owner)
             self._store.decide_kind(record)
             await self._store.create(record)
             await self._database.put(_KIND, name, msgspec.json.encode(record))
             self._records[name] = record
-        self._emit("create", name)
+        self._emit("create", name, owner)
         return record
 
     async def remove(self, name: str, *, force: bool = False) -> None:
@@ -148,8 +156,11 @@ class Volumes:
             if force:
                 return
             raise NotFound(f"get {name}: no such volume")
+        record = self._records[name]
         async with self._locks.setdefault(name, trio.Lock()):
-            record = self.get(name)
+            if self.get(name) is not record:
+                # Removed meanwhile, and made again by somebody else.
+                raise NotFound(f"get {name}: no such volume")
             users = self.users(name)
             if users:
                 raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
@@ -159,7 +170,7 @@ class Volumes:
             del self._records[name]
             await self._store.remove(record)
         self._locks.pop(name, None)
-        self._emit("destroy", name)
+        self._emit("destroy", name, record.owner)
 
     async def prune(self, wanted: Callable[[VolumeRecord], bool]) -> tuple[list[str], int]:
         """Remove the unused volumes for which `wanted` is true. Returns their names, and how many bytes are free now.
@@ -182,13 +193,16 @@ class Volumes:
             self._events.publish(Event("volume", "prune", "", {"reclaimed": str(space)}))
             return removed, space
 
-    def _emit(self, action: str, name: str, **more: str) -> None:
-        self._events.publish(Event("volume", action, name, {"driver": "local", **more}))
+    def _emit(self, action: str, name: str, owner: str, **more: str) -> None:
+        self._events.publish(Event("volume", action, name, {"driver": "local", **more}, owner=owner))
 
     # -- of containers --------------------------------------------------------------------------------------------
 
-    async def plan(self, config: ContainerConfig, host_config: HostConfig) -> list[MountRecord]:
-        """Decide the mounts of a new container, and make its volumes. InvalidParameter when a path of the host does not exist."""
+    async def plan(self, config: ContainerConfig, host_config: HostConfig, owner: str = "") -> list[MountRecord]:
+        """Decide the mounts of an owner's new container, and make its volumes.
+
+        InvalidParameter when a path of the host does not exist. Conflict when a volume belongs to another owner.
+        """
         found: dict[str, MountRecord] = {}
         for text in host_config.volumes_from or ():
             name, read_only = parse_volumes_from(text)
@@ -197,6 +211,8 @@ class Volumes:
             except NotFound as error:
                 # 400, as in moby: the client takes 404 for a missing image.
                 raise InvalidParameter(str(error)) from error
+            if owner not in ("", other.record.owner):
+                raise InvalidParameter(f"No such container: {name}")
             for mount in other.record.mounts:
                 # An anonymous volume stays anonymous: it goes with the last container that uses it.
                 found[mount.destination] = msgspec.structs.replace(
@@ -221,7 +237,7 @@ class Volumes:
                 if mount.type == "volume" and driver != "local" and mount.name not in self._records:
                     raise NotFound(f'error looking up volume plugin {driver}: plugin "{driver}" not found')
                 if mount.type == "volume":
-                    await self._provide(mount, made)
+                    await self._provide(mount, made, owner)
                 elif mount.type == "bind":
                     self._check_bind(mount)
         except BaseException:
@@ -231,10 +247,10 @@ class Volumes:
             raise
         return list(found.values())
 
-    async def _provide(self, mount: MountRecord, made: list[str]) -> None:
+    async def _provide(self, mount: MountRecord, made: list[str], owner: str) -> None:
         """Make the volume of a mount, if it does not exist, and add it to `made`."""
         is_new = mount.name not in self._records
-        record = await self.create(mount.name, mount.labels, mount.options, anonymous=mount.anonymous)
+        record = await self.create(mount.name, mount.labels, mount.options, anonymous=mount.anonymous, owner=owner)
         mount.name = record.name
         if is_new:
             made.append(record.name)
@@ -348,7 +364,7 @@ class Volumes:
                 del self._holders[name]
 
     def emit(self, action: str, container: Container) -> None:
-        """Publish the event `mount` or `unmount` for each volume of a container."""
+        """Publish the event `mount` or `unmount`, which belongs to the container's owner, for each volume of a container."""
         for mount in container.record.mounts:
             if mount.type != "volume":
                 continue
@@ -359,7 +375,7 @@ class Volumes:
                     "propagation": "",
                     "read/write": str(not mount.read_only).lower(),
                 }
-            self._emit(action, mount.name, **more)
+            self._emit(action, mount.name, container.record.owner, **more)
 
 
 async def _nfs_volume(number: int, record: VolumeRecord) -> NfsVolume:

@@ -56,6 +56,8 @@ class NetworkRecord(msgspec.Struct):
     ingress: bool = False
     dns: list[str] = []
     firewall: str = ""
+    # The scope of the principal that made the network, "" for a principal that sees all objects.
+    owner: str = ""
 
     @property
     def predefined(self) -> bool:

@@ -33,7 +33,8 @@ _STORE = "VolumeStore"
 class VolumeRecord(msgspec.Struct):
     """One volume. `created`: unix ns. `kind`: DIRECTORY, DISK, BIND, TMPFS or NFS. `size`: bytes of a disk.
 
-    `device`: path of a bind, SERVER:/PATH of an NFS volume. `flags`: options for mount(8).
+    `device`: path of a bind, SERVER:/PATH of an NFS volume. `flags`: options for mount(8). `owner`: the scope of the principal that
+    made the volume, "" for a principal that sees all objects.
     """
 
     name: str
@@ -45,6 +46,7 @@ class VolumeRecord(msgspec.Struct):
     size: int = 0
     device: str = ""
     flags: str = ""
+    owner: str = ""
 
 
 class VolumeStore:

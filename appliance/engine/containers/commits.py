@@ -14,11 +14,11 @@ from appliance.engine.containers.signals import Signals
 from appliance.engine.model.container import Container
 from appliance.engine.model.registry import ContainerRegistry
 from appliance.engine.model.repository import ContainerRepository
-from appliance.errors import Conflict, VchError
+from appliance.errors import Conflict, Forbidden, VchError
 from appliance.image.config import CommittedConfig, History, RootFs
 from appliance.image.instructions import apply_instructions
 from appliance.image.layer import Layer
-from appliance.image.reference import tag_reference
+from appliance.image.reference import Reference, tag_reference
 from appliance.image.store import ImageRecord, ImageStore
 
 # The digest of an empty tar, for which no layer is added.
@@ -41,10 +41,11 @@ class Commits:
         self._signals = signals
 
     async def commit(self, ref: str, wanted: Commit) -> ImageRecord:
-        """Make the image, and tag it if `wanted` has a name. After a VchError nothing remains."""
+        """Make the image, and tag it if `wanted` has a name. Forbidden when the image must not take over a name that is in use."""
         container = self._registry.get(ref)
         # Errors of the request are found before the container is paused.
         reference = tag_reference(wanted.name) if wanted.name else None
+        self._check_name(wanted, reference)
         own = container.record.config if wanted.config is None else wanted.config
         changed = await trio.to_thread.run_sync(apply_instructions, own, wanted.changes)
         merged = merge_config(changed, container.record.config)
@@ -58,6 +59,8 @@ class Commits:
             layer = await self._store_layer(container, pause=False)
         config = self._image_config(container, wanted, merged, layer.diff_id)
         record = await self._images.add_image(msgspec.json.encode(config), container.record.image_id)
+        # Again: a commit takes long, and the name may be in use now.
+        self._check_name(wanted, reference)
         if reference is not None:
             await self._images.tag(record, reference, time.time())
         self._repository.emit(
@@ -68,6 +71,15 @@ class Commits:
             imageRef=str(reference) if reference is not None else "",
         )
         return record
+
+    def _check_name(self, wanted: Commit, reference: Reference | None) -> None:
+        if reference is None or not wanted.only_new_name:
+            return
+        name = f"{reference.name}:{reference.tag}"
+        if any(name in image.references for image in self._images.all()):
+            raise Forbidden(
+                f"authorization denied: the image name {reference} is in use, and a scoped client may not change it"
+            )
 
     async def _store_layer(self, container: Container, *, pause: bool) -> Layer:
         """Convert the layer while the guest sends it: nothing that a guest may send without end waits on the disk."""

@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import trio
 
@@ -25,12 +26,21 @@ from appliance.engine.volumes import Volumes
 from appliance.errors import InvalidParameter, NotFound
 from appliance.image.platform import Platform
 from appliance.image.store import ImageStore
+from appliance.roles import LOCAL, Principal, Role, socket_role
 
 _RANDOM_NAMES = 100
 
 
+@dataclass(frozen=True, slots=True)
+class ContainerDefaults:
+    """The daemon's settings for containers that do not set these themselves: ulimits, and the role of the container's API socket."""
+
+    ulimits: Sequence[Ulimit] = ()
+    socket_role: Role = Role.FULL
+
+
 class ContainerCreation:
-    """Errors carry Docker's texts. `ulimits` are the daemon's, for containers that do not set these ulimits themselves."""
+    """Errors carry Docker's texts."""
 
     def __init__(
         self,
@@ -40,7 +50,7 @@ class ContainerCreation:
         allocator: EndpointAllocator,
         volumes: Volumes,
         storage: ContainerStorage,
-        ulimits: Sequence[Ulimit] = (),
+        defaults: ContainerDefaults = ContainerDefaults(),
     ) -> None:
         self._registry = registry
         self._repository = repository
@@ -48,7 +58,8 @@ class ContainerCreation:
         self._allocator = allocator
         self._volumes = volumes
         self._storage = storage
-        self.ulimits = ulimits
+        self.ulimits = defaults.ulimits
+        self._socket_role = defaults.socket_role
 
     def check_platform(self, image: str, platform: Platform) -> list[str]:
         """NotFound when the client asked for another platform than the image's; a warning when the image's is not the daemon's."""
@@ -66,12 +77,18 @@ class ContainerCreation:
         ]
 
     async def create(
-        self, name: str, config: ContainerConfig, host_config: HostConfig, networks: dict[str, EndpointSettings]
+        self,
+        name: str,
+        config: ContainerConfig,
+        host_config: HostConfig,
+        networks: dict[str, EndpointSettings],
+        creator: Principal = LOCAL,
     ) -> Container:
         """Make a container of a complete configuration; `config.image` names an image in the store.
 
-        `networks` are EndpointSettings by a network's name or id.
+        `networks` are EndpointSettings by a network's name or id. The container belongs to the scope of its creator.
         """
+        api_role = socket_role(config.labels or {}, self._socket_role, creator)
         image = self._images.get(config.image)
         merged = merge_config(config, self._images.config(image.id).config)
         arguments(merged)
@@ -81,16 +98,25 @@ class ContainerCreation:
             self._check_link(parse_link(link)[0])
         await self._storage.check_quota()
         container_id = secrets.token_hex(32)
-        name = self._registry.take_name(name or self._free_name(), container_id)
+        name = self._registry.take_name(name or self._free_name(), container_id, creator.scope)
         if not merged.hostname:
             merged.hostname = container_id[:12]
         now = time.time_ns()
         record = ContainerRecord(
-            container_id, name, now, image.id, config.image, merged, host_config, attachments=attachments
+            container_id,
+            name,
+            now,
+            image.id,
+            config.image,
+            merged,
+            host_config,
+            attachments=attachments,
+            owner=creator.scope,
+            socket_role=api_role.value,
         )
         container = Container(record, self._storage.folder(container_id), Created())
         try:
-            record.mounts = await self._volumes.plan(merged, host_config)
+            record.mounts = await self._volumes.plan(merged, host_config, creator.scope)
             await self._storage.create(container)
             await self._repository.save(container)
         except BaseException:

@@ -64,7 +64,7 @@ class ContainerService:
         if name.removeprefix("/") == container.record.name:
             raise InvalidParameter("Renaming a container with the same name as its current name")
         old = container.record.name
-        container.record.name = self._registry.take_name(name, container.id)
+        container.record.name = self._registry.take_name(name, container.id, container.record.owner)
         try:
             await self._repository.save(container)
         except BaseException:

@@ -17,30 +17,38 @@ class EventBus:
 
     def __init__(self) -> None:
         self._past: deque[Event] = deque(maxlen=_KEPT)
-        self._watchers: list[trio.MemorySendChannel[Event]] = []
+        # Each with the scope whose events it receives, "" for all events.
+        self._watchers: list[tuple[trio.MemorySendChannel[Event], str]] = []
 
     def publish(self, event: Event) -> None:
         self._past.append(event)
         for watcher in list(self._watchers):
+            sender, scope = watcher
+            if scope not in ("", event.owner):
+                continue
             try:
-                watcher.send_nowait(event)
+                sender.send_nowait(event)
             except trio.WouldBlock:
                 # The client does not read: its stream ends, so that the queue stays bounded.
                 self._watchers.remove(watcher)
-                watcher.close()
+                sender.close()
 
-    def past(self, since_ns: int) -> list[Event]:
-        """Stored events from `since_ns` on, unix ns."""
-        return [event for event in self._past if event.time_ns >= since_ns]
+    def past(self, since_ns: int, scope: str = "") -> list[Event]:
+        """Stored events of a scope, "" for all events, from `since_ns` on, unix ns."""
+        return [event for event in self._past if event.time_ns >= since_ns and scope in ("", event.owner)]
 
     @contextmanager
-    def watch(self) -> Iterator[trio.MemoryReceiveChannel[Event]]:
-        """All events from now on, while the block lasts. The channel ends for a watcher that does not read."""
+    def watch(self, scope: str = "") -> Iterator[trio.MemoryReceiveChannel[Event]]:
+        """The events of a scope, "" for all events, from now on, while the block lasts.
+
+        The channel ends for a watcher that does not read.
+        """
         sender, receiver = trio.open_memory_channel[Event](_WAITING)
-        self._watchers.append(sender)
+        watcher = (sender, scope)
+        self._watchers.append(watcher)
         try:
             with sender, receiver:
                 yield receiver
         finally:
-            if sender in self._watchers:
-                self._watchers.remove(sender)
+            if watcher in self._watchers:
+                self._watchers.remove(watcher)

@@ -2,7 +2,7 @@
 
 import re
 
-from appliance.container.container_record import NAME
+from appliance.container.container_record import LIKE_AN_ID, NAME
 from appliance.engine.model.container import Container
 from appliance.errors import Conflict, InvalidParameter, NotFound
 
@@ -49,14 +49,22 @@ class ContainerRegistry:
     def has_name(self, name: str) -> bool:
         return name in self._names
 
-    def take_name(self, name: str, container_id: str) -> str:
-        """Reserve a name for a container; the name without a leading slash. Conflict when another container has it."""
+    def take_name(self, name: str, container_id: str, owner: str = "") -> str:
+        """Reserve a name for a container of an owner; the name without a leading slash. Conflict when another container has it.
+
+        An owner learns no ids of others, and gets no name that looks like an id: clients would mistake it for another's container.
+        """
         name = name.removeprefix("/")
         if not NAME.fullmatch(name):
             raise InvalidParameter(f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
+        if owner and LIKE_AN_ID.fullmatch(name):
+            raise InvalidParameter(f"Invalid container name ({name}), names that look like an ID are not allowed")
         if name in self._names:
+            holder = self._containers.get(self._names[name])
+            foreign = owner and (holder is None or holder.record.owner != owner)
+            by = "" if foreign else f' by container "{self._names[name]}"'
             raise Conflict(
-                f'Conflict. The container name "/{name}" is already in use by container "{self._names[name]}". '
+                f'Conflict. The container name "/{name}" is already in use{by}. '
                 "You have to remove (or rename) that container to be able to reuse that name."
             )
         self._names[name] = container_id

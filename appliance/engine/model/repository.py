@@ -38,4 +38,4 @@ class ContainerRepository:
         """Publish an event with Docker's attributes of a container."""
         labels = container.record.config.labels or {}
         shown = {**labels, "image": container.record.image, "name": container.record.name, **attributes}
-        self._events.publish(Event("container", action, container.id, shown))
+        self._events.publish(Event("container", action, container.id, shown, owner=container.record.owner))

@@ -53,7 +53,7 @@ class Connections:
             return
         for text in container.record.host_config.links or ():
             name, alias = parse_link(text)
-            target = self._linked(name)
+            target = self._linked(container, name)
             address = _address_on(target, "bridge") if target is not None else ""
             if target is None or not target.running or not address:
                 if not strict:
@@ -67,11 +67,16 @@ class Connections:
             names = dict.fromkeys((alias, target.id[:12], target.record.name))
             yield Link(" ".join(names), address, tuple(env))
 
-    def _linked(self, name: str) -> Container | None:
+    def _linked(self, container: Container, name: str) -> Container | None:
+        """The container to which a link leads, None if there is none.
+
+        A container of an owner has no links to containers of others, who may have the name of a removed container now.
+        """
         try:
-            return self._registry.get(name)
+            target = self._registry.get(name)
         except NotFound:
             return None
+        return target if container.record.owner in ("", target.record.owner) else None
 
     def take_leases(self, container: Container, leases: Sequence[Lease]) -> bool:
         """Record the addresses that DHCP servers gave the container's guest; True when any of them is new."""
@@ -161,9 +166,9 @@ class Connections:
             raise
         self._networks.emit("connect", container, endpoint)
 
-    def _is_on(self, attachment: Attachment, record: NetworkRecord) -> bool:
+    def _is_on(self, container: Container, attachment: Attachment, record: NetworkRecord) -> bool:
         try:
-            return self._allocator.network_of(attachment) is record
+            return self._allocator.network_of(attachment, container.record.owner) is record
         except (NotFound, InvalidParameter):
             return False
 
@@ -188,7 +193,9 @@ class Connections:
         record = self._networks.get(network)
         container = self._registry.get(ref)
         async with container.lock:
-            attachment = next((one for one in container.record.attachments if self._is_on(one, record)), None)
+            attachment = next(
+                (one for one in container.record.attachments if self._is_on(container, one, record)), None
+            )
             if attachment is None:
                 raise Forbidden(f"container {container.id} is not connected to network {record.name}")
             if record.driver == "host" and container.running:

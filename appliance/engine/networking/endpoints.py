@@ -137,12 +137,18 @@ class EndpointAllocator:
             return ref, ""
         return record.name, record.id
 
-    def network_of(self, attachment: Attachment) -> NetworkRecord:
-        """The network of an attachment. NotFound when it does not exist; InvalidParameter when its name is ambiguous."""
+    def network_of(self, attachment: Attachment, owner: str = "") -> NetworkRecord:
+        """The network to which an owner's container is attached. NotFound when there is none; InvalidParameter for an ambiguous name.
+
+        A new network of the same name takes the place of a removed network, unless another owner has made it.
+        """
         try:
             return self._find(attachment.network_id)
         except NotFound:
-            return self._find(attachment.network)
+            record = self._find(attachment.network)
+        if record.owner != owner and not record.predefined:
+            raise NotFound(f"network {attachment.network} not found")
+        return record
 
     def check(self, attachment: Attachment) -> None:
         """Check the endpoint settings against the network. InvalidParameter with Docker's text."""
@@ -188,7 +194,7 @@ class EndpointAllocator:
 
     def acquire(self, container: Container, attachment: Attachment, *, again: bool = False) -> Endpoint:
         """Acquire one endpoint; with `again` the endpoint in the record of a container that runs since before the daemon's restart."""
-        record = self.network_of(attachment)
+        record = self.network_of(attachment, container.record.owner)
         if record.scope == SWARM and not record.attachable:
             raise Forbidden(
                 f"Could not attach to network {attachment.network}: rpc error: code = PermissionDenied desc = network {record.name} "

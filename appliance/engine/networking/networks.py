@@ -270,7 +270,7 @@ class Networks:
                 with trio.CancelScope(shield=True):
                     await self._tear_down(record)
                 raise
-        self._emit("create", record)
+        self._emit("create", record, record.owner)
         return record
 
     def _check_driver(self, record: NetworkRecord) -> None:
@@ -301,11 +301,13 @@ class Networks:
 
     async def _choose_subnets(self, record: NetworkRecord) -> None:
         ours = [parse_subnet(pool.subnet) for other in self._records.values() for pool in other.pools]
+        # A bridge takes its subnet away from the host. Only a client with full access may do that to a subnet that the host uses.
+        used = await trio.to_thread.run_sync(self._host.routes) if record.owner and record.pools else []
         for index, pool in enumerate(record.pools):
             subnet = parse_subnet(pool.subnet)
             if subnet.num_addresses < _MIN_ADDRESSES:
                 raise InvalidParameter(f"invalid subnet {subnet}: too few addresses")
-            others = [*ours, *(parse_subnet(other.subnet) for other in record.pools[:index])]
+            others = [*ours, *used, *(parse_subnet(other.subnet) for other in record.pools[:index])]
             if any(subnet.version == other.version and subnet.overlaps(other) for other in others):
                 raise Forbidden("invalid pool request: Pool overlaps with other one on this address space")
             pool.subnet = str(subnet)
@@ -340,7 +342,7 @@ class Networks:
                 self._records[record.id] = record
                 self.allocator.endpoints.setdefault(record.id, {})
                 raise
-        self._emit("destroy", record)
+        self._emit("destroy", record, record.owner)
 
     async def _tear_down(self, record: NetworkRecord) -> None:
         self._records.pop(record.id, None)
@@ -372,9 +374,10 @@ class Networks:
             self._events.publish(Event("network", "prune", "", {"reclaimed": "0"}))
             return removed
 
-    def _emit(self, action: str, record: NetworkRecord, **more: str) -> None:
-        self._events.publish(Event("network", action, record.id, {"name": record.name, "type": record.driver, **more}))
+    def _emit(self, action: str, record: NetworkRecord, owner: str, **more: str) -> None:
+        attributes = {"name": record.name, "type": record.driver, **more}
+        self._events.publish(Event("network", action, record.id, attributes, owner=owner))
 
     def emit(self, action: str, container: Container, endpoint: Endpoint) -> None:
-        """Publish the event `connect` or `disconnect`."""
-        self._emit(action, endpoint.network, container=container.id)
+        """Publish the event `connect` or `disconnect`, which belongs to the owner of the container."""
+        self._emit(action, endpoint.network, container.record.owner, container=container.id)

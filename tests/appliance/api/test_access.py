@@ -12,6 +12,7 @@ import trio
 import appliance.api
 from appliance.api.access import check_access, document, known_routes, principal_of
 from appliance.api.router import Router
+from appliance.api.routes import Api
 from appliance.config import parse_rule
 from appliance.errors import Forbidden
 from appliance.http import Peer, Reply, Request
@@ -102,7 +103,7 @@ def _principal(role: Role) -> Principal:
     return Principal("container:abc", role, "container:abc" if role is Role.SCOPED else "")
 
 
-def _spy(router: Router, scope: str) -> Router:
+def _spy(router: Router | Api, scope: str) -> Router:
     """A router with the same routes, each of which answers 200."""
 
     async def called(request: Request, reply: Reply) -> None:

@@ -36,7 +36,9 @@ class _Volumes:
     async def used(self, record: VolumeRecord) -> int:
         return 100
 
-    async def create(self, name: str, labels: dict[str, str], options: dict[str, str]) -> VolumeRecord:
+    async def create(
+        self, name: str, labels: dict[str, str], options: dict[str, str], *, owner: str = ""
+    ) -> VolumeRecord:
         self.created = (name, labels, options)
         return _record(name, labels=labels, options=options)
 
