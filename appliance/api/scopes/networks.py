@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from appliance.api.backend import ConnectionBackend, Container, ContainerRegistry, NetworkBackend
 from appliance.container.container_record import LIKE_AN_ID
 from appliance.container.endpoint_settings import EndpointSettings
+from appliance.container.prune_guard import PruneGuard
 from appliance.errors import Forbidden, InvalidParameter, NotFound
 from appliance.network.network_record import OPTION_BRIDGE, Endpoint, NetworkRecord
 
@@ -19,6 +20,10 @@ class ScopedNetworks:
     @property
     def bridged(self) -> bool:
         return self._backend.bridged
+
+    @property
+    def pruning(self) -> PruneGuard:
+        return self._backend.pruning
 
     def all(self) -> list[NetworkRecord]:
         # Not `host`, which would publish whatever a container listens at.
