@@ -1,6 +1,6 @@
 """What the routes call. The engine satisfies these without importing them; `composition.py` hands it over."""
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -143,6 +143,7 @@ class StorageBackend(Protocol):
     """engine.containers.storage. `used` is in bytes."""
 
     async def used(self, ref: str) -> int: ...
+    async def sync(self, refs: Iterable[str]) -> None: ...
 
 
 class ContainerBackend(Protocol):

@@ -74,6 +74,8 @@ class ContainerRoutes:
         found.sort(key=lambda container: container.record.created, reverse=True)
         if limit > 0:
             found = found[:limit]
+        if request.flag("size"):
+            await self._storage.sync(container.id for container in found)
         now, version = time.time_ns(), request.version
         # Encoded one by one: a thousand shapes alive at once cost the garbage collector more than all the encoding.
         encode = msgspec.json.Encoder().encode
@@ -98,6 +100,7 @@ class ContainerRoutes:
         shape["HostConfig"] = host_config_shape(host_config, request.version)
         shape["ExecIDs"] = self._execs.ids_of(container.id) or None
         if request.flag("size"):
+            await self._storage.sync([container.id])
             shape |= await self._sizes(container)
         await reply.json(200, shape)
 

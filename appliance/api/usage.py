@@ -83,7 +83,9 @@ class UsageRoutes:
         now = time.time_ns()
         names = ImageNames(self._images)
         rows = []
-        for container in self._containers.all():
+        containers = self._containers.all()
+        await self._storage.sync(container.id for container in containers)
+        for container in containers:
             used = await self._storage.used(container.id)
             root = used + self._images.size(self._images.get(container.record.image_id))
             row = list_container(container, self._networks, request.version, now)

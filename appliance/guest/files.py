@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import trio
 from google.protobuf.message import Message
 
+from appliance.guest.failures import GuestFailure
 from appliance.guest.session import GuestSession
 from protos.tether.v1 import filesystem_pb2
 from tether.rpc.status import Code, RpcError
@@ -110,6 +111,15 @@ class GuestFiles:
                 nursery.cancel_scope.cancel()
             if problem:
                 raise problem[0]
+
+    async def sync(self, timeout: float) -> None:
+        """Have the guest write to the container's own disk what processes have written. A guest of version 0.1 does nothing."""
+        request, response = filesystem_pb2.SyncRequest(), filesystem_pb2.SyncResponse
+        try:
+            await self._session.call("Filesystem/Sync", request, response, timeout)
+        except GuestFailure as error:
+            if error.code is not Code.UNIMPLEMENTED:
+                raise
 
     async def changes(self) -> AsyncGenerator[list[Change], None]:
         """The changes to the image, sorted by path, some at a time: a guest may report any number of them."""

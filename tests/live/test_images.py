@@ -496,20 +496,26 @@ def test_a_registry_has_to_prove_its_identity(tmp_path: Path) -> None:
 
 def test_system_df(daemon: Daemon) -> None:
     _load(daemon, "counted:1", _layer("counted", bytes(1000)))
-    daemon.must("run", "--name", "counts", "-v", "/v", "counted:1", "dd", "if=/dev/zero", "of=/y", "bs=1M", "count=3")
+    daemon.must("run", "-d", "--name", "counts", "-v", "/v", "counted:1", "sleep", "1000")
+    daemon.must("exec", "counts", "dd", "if=/dev/zero", "of=/y", "bs=1M", "count=3")
+    # The guest has not written that to its disk by itself yet. Zeros take as much space as other bytes.
+    assert json.loads(daemon.must("inspect", "--size", "counts"))[0]["SizeRw"] >= 3 << 20
+    daemon.must("exec", "counts", "dd", "if=/dev/zero", "of=/z", "bs=1M", "count=3")
+    (listed,) = json.loads(daemon.request("GET", "/v1.51/containers/json?size=1")[1])
+    assert listed["SizeRw"] >= 6 << 20
+    daemon.must("exec", "counts", "dd", "if=/dev/zero", "of=/zz", "bs=1M", "count=3")
     code, said = daemon.request("GET", "/v1.51/system/df")
     found = json.loads(said)
     assert code == 200
     assert found["LayersSize"] > 0
     assert any("counted:1" in (image["RepoTags"] or ()) and image["Containers"] == 1 for image in found["Images"])
     assert [container["Names"] for container in found["Containers"]] == [["/counts"]]
-    # Zeros take as much space as other bytes.
-    assert found["Containers"][0]["SizeRw"] >= 3 << 20
+    assert found["Containers"][0]["SizeRw"] >= 9 << 20
     assert found["Volumes"][0]["UsageData"]["RefCount"] == 1
     assert found["BuildCache"] == []
     assert "Images" in daemon.must("system", "df")
     assert json.loads(daemon.request("GET", "/v1.51/system/df?type=volume")[1]).get("Images") is None
-    daemon.must("rm", "-v", "counts")
+    daemon.must("rm", "-fv", "counts")
 
 
 def test_builds_and_plugins_are_refused_by_name(daemon: Daemon, tmp_path: Path) -> None:

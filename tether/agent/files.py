@@ -239,6 +239,15 @@ class FilesystemService:
             await unpacker.finish()
         return filesystem_pb2.WriteArchiveResponse(entries=int(count or b"0"))
 
+    async def sync(self, request: filesystem_pb2.SyncRequest) -> filesystem_pb2.SyncResponse:
+        def work(_: int, out: int) -> None:
+            linux.syncfs(f"{_STATE}/upper")
+
+        # syncfs takes as long as the disk does.
+        async with child(self._reaper, work) as syncer:
+            await syncer.finish()
+        return filesystem_pb2.SyncResponse()
+
     async def list_changes(self, request: filesystem_pb2.ListChangesRequest, call: Call) -> None:
         def work(_: int, out: int) -> None:
             os.chroot(_STATE)

@@ -49,6 +49,15 @@ def umount(target: str, flags: int = 0) -> None:
     _check(_libc.umount2(_bytes(target), flags), target)
 
 
+def syncfs(path: str) -> None:
+    """syncfs(2) of the file system that a path is on."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _check(_libc.syncfs(fd), path)
+    finally:
+        os.close(fd)
+
+
 def pivot_root(new: str, old: str) -> None:
     """pivot_root(2)."""
     _check(_libc.syscall(_SYS_PIVOT_ROOT, _bytes(new), _bytes(old)), new)

@@ -3,21 +3,25 @@
 import functools
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import trio
 
 from appliance.container.lifecycle import Exited
 from appliance.diag.isolated import IsolatedTasks
+from appliance.engine.machines.suspend_watcher import suspended_machine
 from appliance.engine.model.container import Container
 from appliance.engine.model.registry import ContainerRegistry
+from appliance.engine.model.run import Run
 from appliance.engine.quota import Quota
 from appliance.errors import VchError
+from appliance.guest import GuestFiles
 from appliance.hypervisor import SCRATCH, Disks
 
 log = logging.getLogger(__name__)
 _UNMOUNT_SECONDS = 5.0
+_SYNC_SECONDS = 5.0
 
 
 class ContainerStorage:
@@ -65,10 +69,26 @@ class ContainerStorage:
         """The writable disks of all containers."""
         return [container.upper for container in self._registry.all()]
 
+    async def sync(self, refs: Iterable[str]) -> None:
+        """Have the guests of running containers write to their disks, so that `used` counts it. Guests have a few seconds, together."""
+        containers = [self._registry.get(ref) for ref in refs]
+        with trio.move_on_after(_SYNC_SECONDS):
+            async with trio.open_nursery() as nursery:
+                for container in containers:
+                    if container.running and container.run is not None and suspended_machine(container) is None:
+                        nursery.start_soon(self._sync, container, container.run)
+
+    @staticmethod
+    async def _sync(container: Container, run: Run) -> None:
+        try:
+            await GuestFiles(run.session).sync(_SYNC_SECONDS)
+        except VchError as error:
+            log.info("container %s has not written all to its disk: %s", container.id[:12], error)
+
     async def used(self, ref: str) -> int:
         """Bytes that a container's disk takes, with what the container wrote last once it has exited.
 
-        The guest of a running container writes to the disk within seconds.
+        What a running container has written is on the disk within seconds, or after `sync`.
         """
         container = self._registry.get(ref)
         if container.run is not None and isinstance(container.state, Exited):

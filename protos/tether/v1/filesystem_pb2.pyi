@@ -151,6 +151,14 @@ class ReadLayerRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class SyncRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SyncResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class Change(_message.Message):
     __slots__ = ("kind", "path")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):

@@ -1,5 +1,6 @@
 """Disk usage, with stores in memory."""
 
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,12 +34,18 @@ class _Images:
         return {}
 
 
+class _Storage:
+    async def sync(self, refs: Iterable[str]) -> None:
+        assert list(refs) == []
+
+
 def _routes() -> Any:
     containers: Any = SimpleNamespace(all=list)
     volumes: Any = _Volumes()
     images: Any = _Images()
     nothing: Any = None
-    return UsageRoutes(containers, nothing, nothing, images, volumes).routes()
+    storage: Any = _Storage()
+    return UsageRoutes(containers, storage, nothing, images, volumes).routes()
 
 
 async def test_everything() -> None:

@@ -50,6 +50,14 @@ class FileService:
             raise RpcError(Code.NOT_FOUND, f"{path}: no such file or directory")
         return path, self._disk.files[path]
 
+    async def sync(self, request: filesystem_pb2.SyncRequest) -> filesystem_pb2.SyncResponse:
+        self._requests.append(request)
+        if self._disk.broken:
+            raise RpcError(Code.UNIMPLEMENTED, self._disk.broken)
+        if self._disk.hold is not None:
+            await self._disk.hold.wait()
+        return filesystem_pb2.SyncResponse()
+
     def stat(self, request: filesystem_pb2.StatRequest) -> filesystem_pb2.StatResponse:
         self._requests.append(request)
         path, content = self._find(request.path)

@@ -19,6 +19,8 @@ from appliance.engine.quota import Quota
 from appliance.errors import HypervisorError, NotFound, Unavailable
 from appliance.hypervisor import SCRATCH
 from appliance.hypervisor.fake import FakeDisks
+from protos.tether.v1 import filesystem_pb2
+from tests.appliance.engine.harness import Engine, Host, engine
 
 LIMIT = 3 * SCRATCH.size
 
@@ -140,3 +142,25 @@ async def test_discard_later(room: Room) -> None:
     while container.folder.exists():
         await trio.testing.wait_all_tasks_blocked(0.002)
     assert room.disks.sizes == {}
+
+
+async def test_guests_write_to_their_disks_before_a_count(daemon: Engine, host: Host) -> None:
+    """A guest of version 0.1 answers UNIMPLEMENTED: the count is of what is on the disk."""
+    running, stopped = await daemon.run(), await daemon.create()
+    await daemon.services.storage.sync([running.id, stopped.id])
+    assert host.guest.requests == [filesystem_pb2.SyncRequest()]
+    host.guest.disk.broken = "unknown method"
+    await daemon.services.storage.sync([running.id])
+    assert len(host.guest.requests) == 2
+
+
+async def test_a_guest_that_does_not_write_delays_a_count_for_seconds_only(
+    host: Host, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with engine(host, tmp_path) as daemon:
+        containers = [await daemon.run() for _ in range(3)]
+        host.guest.disk.hold = trio.Event()
+        before = trio.current_time()
+        await daemon.services.storage.sync(container.id for container in containers)
+        # All guests together.
+        assert 0 < trio.current_time() - before < 10
