@@ -1,30 +1,18 @@
 """Patterns that clients send: regular expressions as moby matches names (RE2), and the globs of `reference` (Go's path.Match).
 
-RE2 takes time that is linear in the text, whatever the pattern. A pattern that is too large when compiled is malformed.
-Threads of their own do the work, for a bounded time.
+A pattern that is too large when compiled is malformed. Threads of their own do the work, for a bounded time.
 """
 
 import functools
-import time
 from collections.abc import Iterable, Iterator
-from typing import Protocol
 
 import re2
 import trio
 
+from appliance.container.expressions import compile_expression, search_names
 from appliance.errors import InvalidParameter
 
-_OPTIONS = re2.Options()
-_OPTIONS.max_mem = 1 << 20
-_OPTIONS.never_capture = True
-_OPTIONS.log_errors = False
-# CPU time of one call, in seconds. A thousand names take milliseconds, unless a client wants them to take long.
-_MOST_SECONDS = 2.0
 _threads = trio.CapacityLimiter(2)
-
-
-class _Expression(Protocol):
-    def search(self, text: str) -> object | None: ...
 
 
 async def matching_names(patterns: list[str], names: Iterable[str]) -> set[str]:
@@ -48,12 +36,12 @@ async def matching_globs(globs: list[str], names: Iterable[str]) -> set[str]:
 
 def _matching_names(patterns: list[str], names: set[str]) -> set[str]:
     found = names.intersection(patterns)
-    return found | _search([pattern for pattern in patterns if _compile(pattern) is not None], names - found)
+    return found | _search([pattern for pattern in patterns if compile_expression(pattern) is not None], names - found)
 
 
 def _matching_globs(globs: list[str], names: set[str]) -> set[str]:
     expressions = [f"^(?:{_expression(glob)})$" for glob in globs]
-    if any(_compile(expression) is None for expression in expressions):
+    if any(compile_expression(expression) is None for expression in expressions):
         raise InvalidParameter("syntax error in pattern")
     return _search(expressions, names)
 
@@ -63,29 +51,10 @@ def _search(expressions: list[str], names: set[str]) -> set[str]:
     joined = None
     # An unclosed \Q of an expression would quote the expressions behind it.
     if not any("\\Q" in one for one in expressions):
-        joined = _compile("|".join(f"(?:{one})" for one in expressions)) if expressions else None
+        joined = compile_expression("|".join(f"(?:{one})" for one in expressions)) if expressions else None
     # Together the expressions may be too large.
-    compiled = [joined] if joined is not None else map(_compile, expressions)
-    found: set[str] = set()
-    end = time.thread_time() + _MOST_SECONDS
-    for one in compiled:
-        for name in names - found:
-            if one is not None and one.search(name):
-                found.add(name)
-            if time.thread_time() > end:
-                raise InvalidParameter("the patterns of the filter are too complex")
-    return found
-
-
-def _compile(expression: str) -> _Expression | None:
-    """The compiled expression, None for a malformed one."""
-    # The cache of re2 would keep the memory of 128 expressions.
-    re2.purge()
-    try:
-        compiled: _Expression = re2.compile(expression, _OPTIONS)
-    except (re2.error, UnicodeEncodeError):
-        return None
-    return compiled
+    compiled = [joined] if joined is not None else map(compile_expression, expressions)
+    return search_names(compiled, names)
 
 
 _escaped = functools.lru_cache(maxsize=256)(re2.escape)

@@ -11,9 +11,10 @@ from appliance.api.backend import ContainerBackend, ContainerRegistry
 from appliance.api.logs import LogQuery, render, send_logs
 from appliance.api.router import Route
 from appliance.api.times import parse_time
+from appliance.container.container_record import ContainerRecord
 from appliance.errors import InvalidParameter, Unsupported
 from appliance.http import HijackedStream, Reply, Request, WebSocketStream
-from appliance.logdrivers import details_prefix, driver_named
+from appliance.logdrivers import LogDriver, details_prefix, driver_named
 from appliance.streams.detach import parse_keys
 from appliance.streams.logfile import Place
 
@@ -100,7 +101,7 @@ class StreamRoutes:
             since=parse_time(request.text("since")),
             until=parse_time(request.text("until")),
             timestamps=request.flag("timestamps"),
-            details=details_prefix(driver.attributes(container.record)) if request.flag("details") else b"",
+            details=await _details(driver, container.record) if request.flag("details") else b"",
         )
         kind = MULTIPLEXED if not container.tty and request.version >= (1, 42) else RAW
         await reply.start(kind)
@@ -110,6 +111,11 @@ class StreamRoutes:
         async with request.while_connected():
             with trio.move_on_after(_seconds_until(query.until)):
                 await send_logs(reply, container, query)
+
+
+async def _details(driver: LogDriver, record: ContainerRecord) -> bytes:
+    # A thread, since a client's regular expressions select the attributes.
+    return details_prefix(await trio.to_thread.run_sync(driver.attributes, record))
 
 
 def _seconds_until(time_ns: int | None) -> float:

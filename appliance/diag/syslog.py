@@ -25,7 +25,10 @@ _FACILITIES = (
 _LOCAL = {f"local{number}": 16 + number for number in range(8)}
 _FORMATS = ("", "rfc3164", "rfc5424", "rfc5424micro")
 # The fields that a tag may contain, as {{.Name}}.
-TAG_VALUES = ("ID", "FullID", "Name", "ImageName", "ImageID", "ImageFullID", "DaemonName")
+TAG_VALUES = (
+    *("ID", "FullID", "Name", "ImageName", "ImageID", "ImageFullID", "DaemonName", "Command", "Hostname"),
+    *("ContainerID", "ContainerName", "ContainerImageID", "ContainerImageName", "ContainerEntrypoint"),
+)
 ERROR, WARNING, INFORMATIONAL, DEBUG = 3, 4, 6, 7
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 

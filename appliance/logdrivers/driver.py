@@ -40,7 +40,7 @@ class LogDriver(Protocol):
         """How much of the log stays in the container's folder; None: vchd writes no log file and drops the output."""
 
     def attributes(self, record: ContainerRecord) -> dict[str, str]:
-        """What `docker logs --details` shows before each line of the container's log."""
+        """What `docker logs --details` shows before each line of the container's log. It may take seconds: call it in a thread."""
 
 
 class ContainerLog(Protocol):

@@ -5,13 +5,11 @@ documentation advises against this default. Here the limit is that of moby's dri
 """
 
 from appliance.container.container_record import ContainerRecord
-from appliance.diag.syslog import TAG_VALUES, fill_tag
-from appliance.errors import InvalidParameter
-from appliance.logdrivers.attributes import log_attributes
+from appliance.logdrivers.attributes import ATTRIBUTES, check_attributes, log_attributes
 from appliance.logdrivers.driver import LogLimits, Options
 from appliance.logdrivers.options import DEFAULT_LIMITS, DELIVERY, check_delivery, check_names, parse_limits
 
-_OPTIONS = DELIVERY | {"max-size", "max-file", "labels", "env", "tag"}
+_OPTIONS = DELIVERY | ATTRIBUTES | {"max-size", "max-file"}
 
 
 class JsonFileDriver:
@@ -25,11 +23,7 @@ class JsonFileDriver:
         warnings = check_names(self.name, options, _OPTIONS)
         self.limits(options)
         check_delivery(options)
-        try:
-            fill_tag(options.get("tag", ""), dict.fromkeys(TAG_VALUES, ""))
-        except InvalidParameter as error:
-            warnings.append(f"log option tag was discarded: {error}")
-        return warnings
+        return warnings + check_attributes(options)
 
     def limits(self, options: Options) -> LogLimits:
         """See LogDriver."""
