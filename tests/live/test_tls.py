@@ -66,6 +66,8 @@ def secured() -> Iterator[Secured]:
             "full:OU=ops",
             "--tls-allow",
             "read:CN=viewer",
+            "--tls-allow",
+            "scoped:OU=tenants",
             on_host=True,
         ) as daemon:
             yield Secured(daemon, authority, port)
@@ -145,6 +147,20 @@ def test_read_only_clients_and_denied_clients(secured: Secured, operator: tuple[
     assert b"received 403" in secured.docker(viewer, "attach", "seen").stderr
     assert b"CN=bob is not authorised to use this API" in secured.docker(nobody, "ps").stderr
     assert secured.docker(operator, "rm", "-f", "seen").returncode == 0
+
+
+def test_clients_with_scopes(secured: Secured, operator: tuple[Path, Path]) -> None:
+    one, other = (secured.authority.sign(f"/OU=tenants/CN={name}") for name in ("one", "other"))
+    done = secured.docker(one, "run", "-i", "--name", "hers", "-v", "hers:/x", "busybox", "cat", stdin=b"through\n")
+    assert (done.stdout, done.returncode) == (b"through\n", 0), done.stderr
+    assert secured.docker(one, "ps", "-a", "--format", "{{.Names}}").stdout == b"hers\n"
+    assert b"hers" in secured.docker(operator, "ps", "-a").stdout
+    assert secured.docker(other, "ps", "-aq").stdout + secured.docker(other, "volume", "ls", "-q").stdout == b""
+    for arguments in (("logs", "hers"), ("start", "hers"), ("rm", "hers"), ("cp", "hers:/etc/passwd", "-")):
+        assert b"No such container: hers" in secured.docker(other, *arguments).stderr, arguments
+    done = secured.docker(other, "run", "-v", "/etc:/host", "busybox", "true")
+    assert b"a scoped client may not mount paths of the host: bind mount of /etc" in done.stderr
+    assert secured.docker(one, "rm", "hers").returncode == secured.docker(one, "volume", "rm", "hers").returncode == 0
 
 
 def _served(secured: Secured) -> bytes:

@@ -32,7 +32,7 @@ def check_host_config(host_config: HostConfig) -> None:
     if host_config.log_config.type not in _LOG_DRIVERS:
         raise _refused(f"the log driver {host_config.log_config.type}")
     for mount in (*map(parse_bind, host_config.binds or ()), *map(parse_mount, host_config.mounts or ())):
-        if mount.type == "bind":
+        if mount.type not in ("volume", "tmpfs"):
             raise Forbidden(
                 f"authorization denied: a scoped client may not mount paths of the host: bind mount of {mount.source}"
             )

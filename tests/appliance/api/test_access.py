@@ -145,6 +145,38 @@ async def test_every_route_with_every_role(tmp_path: Path, nursery: trio.Nursery
     assert tried > 600
 
 
+_READER_QUERIES = {
+    "/events": "?until=1",
+    "/containers/stopped/json": "?size=1",
+    "/containers/stopped/logs": "?stdout=1",
+    "/containers/stopped/stats": "?stream=0",
+}
+
+
+async def test_what_a_reader_reads_starts_no_machine(tmp_path: Path, nursery: trio.Nursery) -> None:
+    host = Host(nursery)
+    async with engine(host, tmp_path) as daemon:
+        await daemon.create(name="stopped")
+
+        async def get(role: Role, method: str, target: str) -> bytes:
+            async with served(daemon.router, Principal("reader", role)) as client:
+                await client.send(f"{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+                return (await client.receive(1 << 16)).splitlines()[0]
+
+        statuses = []
+        for method, path in daemon.router.keys:
+            if Role.READ in _expected(f"{method} {path}"):
+                ref = {"containers": "stopped", "images": "empty", "networks": "bridge"}.get(path.split("/")[1], "x")
+                target = re.sub(r"\{[^}]*\}", ref, path)
+                statuses.append(await get(Role.READ, method, target + _READER_QUERIES.get(target, "")))
+        assert len(statuses) > 30
+        assert not any(b" 403 " in status for status in statuses)
+        assert host.vms.journal == []
+        # A client that reads files does start a machine.
+        await get(Role.FILES, "GET", "/containers/stopped/changes")
+        assert "start" in {action for action, _ in host.vms.journal}
+
+
 @pytest.mark.parametrize(
     ("principal", "line", "message"),
     [

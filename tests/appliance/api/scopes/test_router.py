@@ -269,7 +269,7 @@ async def test_what_a_client_sees_of_its_own(world: World) -> None:
 async def test_events(world: World) -> None:
     events = [event for event in world.daemon.all_events() if event.owner == "container:a"]
     assert {event.type for event in events} == {"container", "network", "volume"}
-    # A container joins the default network, which is nobody's.
+    # A container joins the default network, which has no owner.
     assert ("network", "connect") in {(event.type, event.action) for event in events}
     for event in events:
         shown = json.dumps([event.id, event.attributes])
