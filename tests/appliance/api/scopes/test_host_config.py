@@ -17,7 +17,7 @@ _NFS = {"Name": "local", "Options": {"type": "nfs", "o": "addr=192.0.2.1", "devi
 # Every field that `check_host_config` does not look at. A new field of HostConfig belongs here only if it cannot reach beyond the VM.
 _HARMLESS = """
     AutoRemove ContainerIDFile PortBindings PublishAllPorts RestartPolicy ConsoleSize Annotations VolumeDriver VolumesFrom Links Tmpfs Init
-    CapDrop DnsOptions DnsSearch ExtraHosts GroupAdd ReadonlyRootfs ShmSize Runtime Sysctls Ulimits
+    CapDrop Dns DnsOptions DnsSearch ExtraHosts GroupAdd ReadonlyRootfs ShmSize Runtime Sysctls Ulimits
     CpuShares Memory NanoCpus BlkioWeight BlkioWeightDevice BlkioDeviceReadBps BlkioDeviceWriteBps BlkioDeviceReadIOps
     BlkioDeviceWriteIOps CpuPeriod CpuQuota CpuRealtimePeriod CpuRealtimeRuntime CpusetCpus CpusetMems MemoryReservation MemorySwap
     MemorySwappiness PidsLimit CpuCount CpuPercent IOMaximumIOps IOMaximumBandwidth KernelMemory KernelMemoryTCP
