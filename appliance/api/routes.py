@@ -35,6 +35,7 @@ from appliance.api.image_transfers import ImageTransferRoutes
 from appliance.api.images import ImageRoutes
 from appliance.api.lifecycle import LifecycleRoutes
 from appliance.api.networks import NetworkRoutes
+from appliance.api.recovery import RecoveryGate
 from appliance.api.router import Route, Router
 from appliance.api.stats import StatsRoutes
 from appliance.api.streams import StreamRoutes
@@ -101,7 +102,7 @@ def routes_over(b: Backends) -> dict[tuple[str, str], Route]:
         DebugRoutes(b.containers, b.settings.config.data_root),
     ):
         found |= routes.routes()
-    return found
+    return RecoveryGate(b.containers, b.execs).guarded(found)
 
 
 def router_over(backends: Backends) -> Router:

@@ -152,7 +152,7 @@ def advance(state: State, event: Event) -> State:
             return Removing()
         case Pause(container_id):
             if not isinstance(state, Running):
-                raise Conflict(f"Container {container_id} is not running")
+                raise Conflict(f"container {container_id} is not running")
             if state.paused:
                 raise Conflict(f"Container {container_id} is already paused")
             return replace(state, paused=True)

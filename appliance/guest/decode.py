@@ -67,6 +67,7 @@ def decode_process(message: process_pb2.ProcessState) -> ProcessState:
         message.pid,
         message.started_ns,
         message.acknowledged_offset,
+        message.written_offset,
         message.join,
         message.terminal,
     )

@@ -56,7 +56,7 @@ class Phase(enum.Enum):
 class ProcessState:
     """A process that the guest knows. `pid` is 0 before it started; `join` names the process whose namespaces it entered.
 
-    The appliance has acknowledged its output up to `acknowledged_offset`.
+    It has written output up to `written_offset`. The appliance has acknowledged it up to `acknowledged_offset`.
     """
 
     id: str
@@ -64,6 +64,7 @@ class ProcessState:
     pid: int
     started_ns: int
     acknowledged_offset: int
+    written_offset: int
     join: str
     terminal: bool = False
 

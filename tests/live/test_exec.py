@@ -169,7 +169,7 @@ def test_what_is_refused(daemon: Daemon, box: str) -> None:
     command = {"Cmd": ["true"]}
     at = f"/containers/{box}/exec"
     assert daemon.request("POST", "/containers/nobody/exec", command) == (404, "No such container: nobody")
-    assert daemon.request("POST", "/containers/notyet/exec", command) == (409, f"Container {notyet} is not running")
+    assert daemon.request("POST", "/containers/notyet/exec", command) == (409, f"container {notyet} is not running")
     assert daemon.request("POST", at, {"Cmd": []}) == (400, "No exec command specified")
     wrong: tuple[object, ...] = (
         {"Cmd": "true"},

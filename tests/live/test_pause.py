@@ -83,7 +83,7 @@ def test_requests_refused_while_paused(daemon: Daemon, counter: str) -> None:
     assert (code, text.startswith(f"You cannot remove a paused container {full}")) == (409, True)
     daemon.must("create", "--name", "notyet", "busybox", "true")
     notyet = daemon.must("inspect", "notyet", "--format", "{{.Id}}").strip()
-    assert daemon.request("POST", "/containers/notyet/pause") == (409, f"Container {notyet} is not running")
+    assert daemon.request("POST", "/containers/notyet/pause") == (409, f"container {notyet} is not running")
     daemon.must("rm", "notyet")
 
 

@@ -212,11 +212,10 @@ class Execs:
 
     @staticmethod
     async def _session(container: Container, ref: str) -> GuestSession:
+        await container.wait_recovered()
         if container.restarting:
-            raise Conflict(f"Container {ref} is restarting, wait until the container is running")
-        run = await container.current_run()
-        if run is None:
-            raise Conflict(f"Container {container.id} is not running")
+            raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
+        run = await container.require_run()
         if container.paused:
             raise Conflict(f"Container {ref} is paused, unpause the container before exec")
         return run.session

@@ -17,7 +17,7 @@ from appliance.engine.machines.provisioner import MachineProvisioner
 from appliance.engine.model.container import Container
 from appliance.engine.networking.endpoints import EndpointAllocator
 from appliance.engine.volumes import Volumes
-from appliance.errors import Conflict, NotFound, leaves
+from appliance.errors import NotFound, leaves
 from appliance.guest import GuestFiles, GuestSession
 from appliance.hypervisor import Machine
 from appliance.network.network_record import Endpoint
@@ -79,13 +79,12 @@ class FileSessions:
     @asynccontextmanager
     async def files(self, container: Container) -> AsyncIterator[GuestFiles]:
         """The container's files, until the block ends. VchError when the machine does not start, or ends early."""
+        await container.wait_recovered()
         # A start holds the lock, too, so that there are never two machines with one disk.
         async with container.lock:
             current = None if container.running else await self._open(container)
         if current is None:
-            run = await container.current_run()
-            if run is None:
-                raise Conflict(f"container {container.id} is not ready: try again")
+            run = await container.require_run()
             yield GuestFiles(run.session, container.id)
             return
         try:

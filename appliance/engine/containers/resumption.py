@@ -50,6 +50,7 @@ class RunResumption:
         """Follow the run of a machine that is on. Returns before the guest has answered."""
         self._resources.reacquire(container)
         if container.running:
+            container.begin_recovery()
             self._execs.restore(container)
             self._tasks.start_soon(self._follow, container, machine)
         else:
@@ -118,9 +119,17 @@ class RunResumption:
                 container.move(Pause(container.id))
             self._supervisor.watch(container, run)
             await self._execs.resume(container, run)
+            if container.running and state.phase is not Phase.EXITED:
+                self._tasks.start_soon(run.accompany, self._end_recovery, container, run, state.written_offset)
             return RunningProcess(log_file.guest_offset if log_file is not None else state.acknowledged_offset)
 
         await run.supervise(begin, lambda ended: self._supervisor.ended(container, ended))
+
+    @staticmethod
+    async def _end_recovery(container: Container, run: Run, written: int) -> None:
+        """Clients that read the log now find what the process wrote while no daemon ran."""
+        await run.wait_offset(written)
+        container.end_recovery()
 
     @staticmethod
     async def _wait_awake(container: Container, run: Run) -> None:
@@ -130,6 +139,7 @@ class RunResumption:
             return
         if container.running and not container.paused:
             container.move(Pause(container.id))
+        container.end_recovery()
         while (placement := machine.placement).suspended:
             await machine.wait_changed(placement)
         await run.session.awaken(_AWAKE_SECONDS)

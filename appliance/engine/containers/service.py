@@ -85,10 +85,12 @@ class ContainerService:
         await self._repository.save(container)
 
     def attached(self, ref: str) -> None:
-        """Announce that a client attaches. Conflict when the container is paused."""
+        """Announce that a client attaches. Conflict when the container is paused or waits for its restart."""
         container = self._registry.get(ref)
         if container.paused:
             raise Conflict(f"container {ref} is paused, unpause the container before attach")
+        if container.restarting:
+            raise Conflict(f"container {ref} is restarting, wait until the container is running")
         self._repository.emit(container, "attach")
 
     def wait(self, ref: str, condition: str) -> tuple[Container, Callable[[], bool]]:

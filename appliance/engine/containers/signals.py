@@ -13,7 +13,6 @@ from appliance.engine.machines.suspend_watcher import SuspendWatcher, suspended_
 from appliance.engine.model.container import Container
 from appliance.engine.model.registry import ContainerRegistry
 from appliance.engine.model.repository import ContainerRepository
-from appliance.engine.model.run import Run
 from appliance.errors import Conflict, NotModified, VchError
 from appliance.hypervisor import Suspendable
 
@@ -46,9 +45,10 @@ class Signals:
             return
         if await self._give_up(container):
             return
-        run = await container.current_run()
-        if run is None:
-            raise Conflict(f"cannot kill container: {ref}: container {container.id} is not running")
+        try:
+            run = await container.require_run()
+        except Conflict as error:
+            raise Conflict(f"cannot kill container: {ref}: {error}") from error
         if number in (9, 15) or for_removal:
             container.record.stopped_by_user = True
         exits = container.exits
@@ -129,7 +129,7 @@ class Signals:
     async def pause(self, ref: str) -> None:
         container = self._registry.get(ref)
         lifecycle.advance(container.state, Pause(container.id))
-        run = await self._run_of(container)
+        run = await container.require_run()
         lifecycle.advance(container.state, Pause(container.id))
         if not self._pause_by_suspend:
             await run.session.pause(container.id)
@@ -140,7 +140,7 @@ class Signals:
     async def unpause(self, ref: str) -> None:
         container = self._registry.get(ref)
         lifecycle.advance(container.state, Unpause(container.id))
-        run = await self._run_of(container)
+        run = await container.require_run()
         await self._wake(container)
         # Before the processes continue: clients see `unpause` before a `die` that follows at once.
         self._suspend_watcher.unpause(container)
@@ -165,13 +165,6 @@ class Signals:
 
     async def resize(self, ref: str, rows: int, columns: int) -> None:
         container = self._registry.get(ref)
-        run = await self._run_of(container)
+        run = await container.require_run()
         await run.session.resize(container.id, rows, columns)
         self._repository.emit(container, "resize", height=str(rows), width=str(columns))
-
-    @staticmethod
-    async def _run_of(container: Container) -> Run:
-        run = await container.current_run()
-        if run is None:
-            raise Conflict(f"container {container.id} is not running")
-        return run

@@ -19,9 +19,7 @@ class Stats:
         """(titles, rows) of ps for the container's processes."""
         container = self._registry.get(ref)
         words = ps_arguments(arguments)
-        run = await container.current_run()
-        if run is None:
-            raise Conflict(f"Container {container.id} is not running")
+        run = await container.require_run()
         try:
             table = await run.session.top(container.id, words)
         except InvalidParameter as error:

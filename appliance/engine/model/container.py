@@ -1,5 +1,6 @@
 """A container in memory: its record, its state, its attached clients, its run."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,13 +13,14 @@ from appliance.container.lifecycle import Created, Exited, Running, State
 from appliance.container.restart import History
 from appliance.diag import Trace
 from appliance.engine.model.run import Run
+from appliance.errors import Conflict
 from appliance.guest import Fanout, StdinPipe
 from appliance.logdrivers import LogDriver, LogLimits, driver_named
 from appliance.network.network_record import Endpoint
 from appliance.streams.logfile import LogFile
 
-# How long a request waits until a new daemon has reached the guest of a container that runs.
-_REACH_SECONDS = 30
+# How long after the start of vchd requests wait for the guest of a container that an earlier vchd started.
+_RECOVERY_SECONDS = 30
 
 
 def _already_set() -> trio.Event:
@@ -31,7 +33,8 @@ def _already_set() -> trio.Event:
 class Container:
     """One container. `changed` is replaced and set at every change of state.
 
-    `abort` cancels a start under way. `expected_exit`: a checkpoint ends the machine, so that end is not a failure.
+    `abort` cancels a start under way. `recovery_deadline`, in trio's time, is finite while vchd has yet to learn from the guest how the
+    run of an earlier vchd stands. `expected_exit`: a checkpoint ends the machine, so that end is not a failure.
     """
 
     record: ContainerRecord
@@ -54,6 +57,7 @@ class Container:
     short_runs: int = 0
     trace: Trace = field(default_factory=Trace)
     removed: bool = False
+    recovery_deadline: float = -math.inf
     size: tuple[int, int] = (0, 0)
     # One for each network, while the container has a machine.
     endpoints: list[Endpoint] = field(default_factory=list)
@@ -120,21 +124,39 @@ class Container:
                 self.record.exit_code, self.record.oom_killed, self.record.error = code, oom, error
             case _:
                 pass
+        if not self.running:
+            self.recovery_deadline = -math.inf
         self.notify()
 
     def notify(self) -> None:
         changed, self.changed = self.changed, trio.Event()
         changed.set()
 
-    async def current_run(self) -> Run | None:
-        """The run of a container that runs, else None.
+    def begin_recovery(self) -> None:
+        """The container ran under an earlier vchd: until `end_recovery` or the end of the run, requests wait for the guest."""
+        self.recovery_deadline = trio.current_time() + _RECOVERY_SECONDS
 
-        A daemon that has just started knows which containers run before it has reached their guests: wait for that, some seconds.
-        """
-        with trio.move_on_after(_REACH_SECONDS):
-            while self.running and self.run is None:
+    def end_recovery(self) -> None:
+        self.recovery_deadline = -math.inf
+        self.notify()
+
+    async def wait_recovered(self) -> None:
+        """Return when the state is the guest's, not only that of the record; at the latest when `recovery_deadline` has passed."""
+        with trio.move_on_at(self.recovery_deadline):
+            while self.recovery_deadline > -math.inf:
                 await self.changed.wait()
+
+    async def current_run(self) -> Run | None:
+        """The run of a container that runs, else None. Waits until the container is recovered."""
+        await self.wait_recovered()
         return self.run if self.running else None
+
+    async def require_run(self) -> Run:
+        """The run of a container that runs, when the container is recovered. Conflict in Docker's words when it does not run."""
+        run = await self.current_run()
+        if run is None:
+            raise Conflict(f"container {self.id} is not running")
+        return run
 
     async def wait_end_of(self, run: Run) -> None:
         """Return when this run of the container is over."""

@@ -78,12 +78,18 @@ class Run:
         self._offset = 0
         self._acknowledged = 0
         self._unsynced = trio.Event()
+        self._progress = trio.Event()
         self.gone = trio.Event()
 
     @property
     def offset(self) -> int:
         """The first byte of the guest's output that has not come yet."""
         return self._offset
+
+    async def wait_offset(self, offset: int) -> None:
+        """Return when the output before `offset` is logged."""
+        while self._offset < offset:
+            await self._progress.wait()
 
     def skip_cleaning(self) -> None:
         """The disks will be removed, so the end of the run need not clean them."""
@@ -216,6 +222,8 @@ class Run:
             self._log.commit(written)
             self._streams.on_logged()
         self._unsynced.set()
+        progress, self._progress = self._progress, trio.Event()
+        progress.set()
         await self._streams.fanout.publish_all([(stream, data) for stream, _, _, data in outputs])
 
     async def _sync_loop(self) -> None:

@@ -119,6 +119,7 @@ class Connections:
         self._check_kinds(record, container)
         attachment = Attachment(record.name, settings, record.id)
         self._allocator.check(attachment)
+        await container.wait_recovered()
         async with container.lock:
             if any(one.network == record.name for one in container.record.attachments):
                 raise Forbidden(f"endpoint with name {container.record.name} already exists in network {record.name}")
@@ -144,8 +145,8 @@ class Connections:
             )
 
     async def _plug(self, container: Container, attachment: Attachment) -> None:
-        run = await container.current_run()
-        if run is None or not isinstance(run.machine, Pluggable):
+        run = await container.require_run()
+        if not isinstance(run.machine, Pluggable):
             raise Unsupported("this hypervisor cannot add a NIC to a running machine")
         before = ingress_endpoint(container.endpoints)
         endpoint = self._allocator.acquire(container, attachment)
@@ -192,6 +193,7 @@ class Connections:
         """Disconnect a container from a network."""
         record = self._networks.get(network)
         container = self._registry.get(ref)
+        await container.wait_recovered()
         async with container.lock:
             attachment = next(
                 (one for one in container.record.attachments if self._is_on(container, one, record)), None

@@ -84,7 +84,7 @@ RUNS = 'cannot remove container "web": container is running: stop the container 
             "You cannot remove a restarting container web. Stop the container before attempting removal or force remove",
         ),
         (Removing(), Remove(True, "web"), Conflict, "removal of container web is already in progress"),
-        (EXITED, Pause("c0ffee"), Conflict, "Container c0ffee is not running"),
+        (EXITED, Pause("c0ffee"), Conflict, "container c0ffee is not running"),
         (PAUSED, Pause("c0ffee"), Conflict, "Container c0ffee is already paused"),
         (RUNNING, Unpause("c0ffee"), VchError, "Container c0ffee is not paused"),
         (EXITED, Unpause("c0ffee"), VchError, "Container c0ffee is not paused"),

@@ -328,6 +328,18 @@ class _Body:
         return {"driver": "vmxnet3", "id": f"c{name}", "netdev": f"n{name}", "mac": mac}
 
     async def _follow(self, path: str) -> None:
+        """Carry the configuration over to the QEMU until the QEMU ends."""
+        assert self._process is not None
+        try:
+            await self._carry_over(path)
+        except HypervisorError:
+            # A QEMU that is killed closes its monitor before its process ends.
+            with trio.move_on_after(5):
+                await self._process.wait()
+            if self._process.returncode is None:
+                raise
+
+    async def _carry_over(self, path: str) -> None:
         """Plug and unplug devices as the configuration changes. ESXi does so before the task ends; the simulator does nothing."""
         nics = self._connected(self._config.hardware.device) if self._bridge else {}
         disks = self._disks(self._config.hardware.device)

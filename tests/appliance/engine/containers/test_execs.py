@@ -78,7 +78,7 @@ async def test_stdin_reaches_the_process_until_its_end(daemon: Engine, host: Hos
 async def test_only_a_running_container_has_execs(daemon: Engine) -> None:
     execs = daemon.services.execs
     container = await daemon.create(name="web")
-    with pytest.raises(Conflict, match=f"^Container {container.id} is not running$"):
+    with pytest.raises(Conflict, match=f"^container {container.id} is not running$"):
         await execs.create("web", config("echo"))
     await daemon.start(container)
     await daemon.services.signals.pause("web")
@@ -95,7 +95,9 @@ async def test_a_restarting_container_has_no_execs(daemon: Engine, host: Host) -
     host.guest.programs["fail"] = fail
     container = await daemon.run("fail", name="web", host=HostConfig(restart_policy=RestartPolicy("always", 0)))
     await daemon.until(container, lambda: container.restarting)
-    with pytest.raises(Conflict, match=r"^Container web is restarting, wait until the container is running$"):
+    with pytest.raises(
+        Conflict, match=f"^Container {container.id} is restarting, wait until the container is running$"
+    ):
         await daemon.services.execs.create("web", config("echo"))
 
 

@@ -215,7 +215,7 @@ async def test_nothing_to_stop(daemon: Engine) -> None:
 async def test_pauses_that_do_not_fit(daemon: Engine) -> None:
     signals = daemon.services.signals
     container = await daemon.create(name="web")
-    with pytest.raises(Conflict, match=f"^Container {container.id} is not running$"):
+    with pytest.raises(Conflict, match=f"^container {container.id} is not running$"):
         await signals.pause("web")
     with pytest.raises(VchError, match=f"^Container {container.id} is not paused$"):
         await signals.unpause("web")

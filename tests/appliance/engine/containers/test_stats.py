@@ -33,7 +33,7 @@ async def test_arguments_that_ps_refuses(daemon: Engine) -> None:
 
 async def test_top_of_a_container_that_does_not_run(daemon: Engine) -> None:
     container = await daemon.create(name="web")
-    with pytest.raises(Conflict, match=f"^Container {container.id} is not running$"):
+    with pytest.raises(Conflict, match=f"^container {container.id} is not running$"):
         await daemon.services.stats.top("web", "")
     with pytest.raises(NotFound, match=r"^No such container: other$"):
         await daemon.services.stats.top("other", "")

@@ -289,7 +289,7 @@ class _Session:
 
 
 def _state(phase: Phase, pid: int) -> ProcessState:
-    return ProcessState("c0ffee", phase, pid, 5, 0, "")
+    return ProcessState("c0ffee", phase, pid, 5, 0, 0, "")
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,34 @@ def test_a_start_that_failed_is_recorded() -> None:
     )
 
 
+async def test_requests_wait_for_a_guest_of_an_earlier_daemon(autojump_clock: trio.testing.MockClock) -> None:
+    container = running()
+    await container.wait_recovered()
+    assert trio.current_time() == 0
+    container.begin_recovery()
+    # A guest that does not answer.
+    with pytest.raises(Conflict, match=f"^container {container.id} is not running$"):
+        await container.require_run()
+    assert trio.current_time() == 30
+    # A request that comes later does not wait.
+    await container.wait_recovered()
+    assert trio.current_time() == 30
+
+
+@pytest.mark.parametrize("event", [Exit(200, 0, False, "", False), None])
+async def test_recovery_ends(event: Exit | None, autojump_clock: trio.testing.MockClock) -> None:
+    container = running()
+    container.begin_recovery()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(container.wait_recovered)
+        await trio.sleep(1)
+        if event is not None:
+            container.move(event)
+        else:
+            container.end_recovery()
+    assert trio.current_time() == 1
+
+
 def test_a_pause_is_not_stored() -> None:
     container = running()
     container.move(Pause(container.id))
