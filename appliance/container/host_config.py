@@ -23,7 +23,7 @@ _Unread = list[Any]
 
 
 class RestartPolicy(msgspec.Struct, rename="pascal", frozen=True):
-    """`name` is no, always, unless-stopped, on-failure, or empty for no."""
+    """`name` is no, always, unless-stopped, on-failure, or empty for no. `maximum_retry_count` limits on-failure; 0 means no limit."""
 
     name: str = ""
     maximum_retry_count: Int64 = 0

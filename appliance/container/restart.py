@@ -2,21 +2,12 @@
 
 from dataclasses import dataclass
 
+from appliance.container.host_config import RestartPolicy
+
 FIRST_SECONDS = 0.1
 LONGEST_SECONDS = 60.0
 # A run of this length shows that the container works: the next restart comes after the shortest wait again.
 LONG_RUN_NS = 10 * 10**9
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """Docker's RestartPolicy. `name` is no, always, unless-stopped or on-failure; "" means no.
-
-    `maximum_retries` limits on-failure; 0 means no limit.
-    """
-
-    name: str = ""
-    maximum_retries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +35,7 @@ class Decision:
         return self.restart_after is not None
 
 
-def decide(policy: Policy, exit_code: int, ran_ns: int, history: History) -> Decision:
+def decide(policy: RestartPolicy, exit_code: int, ran_ns: int, history: History) -> Decision:
     """What follows a run of `ran_ns` nanoseconds that ended with `exit_code`."""
     short_runs = 0 if ran_ns >= LONG_RUN_NS else history.short_runs
     if not _wants_restart(policy, exit_code, history):
@@ -52,21 +43,21 @@ def decide(policy: Policy, exit_code: int, ran_ns: int, history: History) -> Dec
     return Decision(_wait(short_runs), short_runs + 1)
 
 
-def decide_after_boot(policy: Policy, exit_code: int, history: History) -> Decision:
+def decide_after_boot(policy: RestartPolicy, exit_code: int, history: History) -> Decision:
     """What the daemon does at its start with a container that has run before and is down: `always` ignores a stop by the user."""
     if policy.name == "always" or _wants_restart(policy, exit_code, history):
         return Decision(_wait(history.short_runs), history.short_runs + 1)
     return Decision(None, history.short_runs)
 
 
-def _wants_restart(policy: Policy, exit_code: int, history: History) -> bool:
+def _wants_restart(policy: RestartPolicy, exit_code: int, history: History) -> bool:
     if history.stopped_by_user:
         return False
     match policy.name:
         case "always" | "unless-stopped":
             return True
         case "on-failure":
-            exhausted = 0 < policy.maximum_retries <= history.restarts
+            exhausted = 0 < policy.maximum_retry_count <= history.restarts
             return exit_code != 0 and not exhausted
         case _:
             return False

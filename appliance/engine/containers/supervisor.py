@@ -21,7 +21,7 @@ from appliance.container.lifecycle import (
     StartFailed,
     Starting,
 )
-from appliance.container.restart import Policy, decide, decide_after_boot
+from appliance.container.restart import decide, decide_after_boot
 from appliance.diag import Trace, mark
 from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.containers.checkpoints import Checkpoint
@@ -282,7 +282,7 @@ class Supervisor:
             code, oom, error = exit_code(status), status.oom_killed, ""
         released = self._resources.release(container)
         started, now = record.started, time.time_ns()
-        decision = decide(_policy_of(container), code, now - started, container.restart_history)
+        decision = decide(container.record.host_config.restart_policy, code, now - started, container.restart_history)
         container.short_runs = decision.short_runs
         container.exits += 1
         container.move(Exit(now, code, oom, error, decision.restarts))
@@ -321,7 +321,9 @@ class Supervisor:
         record = container.record
         if not isinstance(container.state, Exited) or not record.started:
             return
-        decision = decide_after_boot(_policy_of(container), container.state.exit_code, container.restart_history)
+        decision = decide_after_boot(
+            container.record.host_config.restart_policy, container.state.exit_code, container.restart_history
+        )
         if decision.restart_after is not None:
             container.short_runs = decision.short_runs
             record.stopped_by_user = False
@@ -336,8 +338,3 @@ class Supervisor:
         self._resources.release_disks(container)
         container.move(NeverStarted(attempt.before))
         await self._repository.save(container)
-
-
-def _policy_of(container: Container) -> Policy:
-    policy = container.record.host_config.restart_policy
-    return Policy(policy.name, policy.maximum_retry_count)
