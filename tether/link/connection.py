@@ -103,6 +103,11 @@ class Connection:
         return self._local if self._remote else None
 
     @property
+    def owes_acknowledgement(self) -> bool:
+        """Whether the peer needs an acknowledgement now: its window has opened, or data has arrived out of order."""
+        return self._ack_now
+
+    @property
     def skipped(self) -> int:
         """Bytes on the line that were part of no frame."""
         return self._reader.skipped

@@ -135,7 +135,7 @@ class GrpcioSocket:
                 while view:
                     view = view[await connection.send(view) :]
                 self.linked.connection.acknowledge(session, len(data))
-                if self.linked.connection._ack_now:
+                if self.linked.connection.owes_acknowledgement:
                     self.linked.flush()
         except OSError:
             scope.cancel()

@@ -54,7 +54,7 @@ def test_a_list_that_is_too_large_resets_its_stream() -> None:
     connection = _connection()
     connection.send_headers(1, [(b":status", b"200"), (b"long", b"x" * MAX_HEADER_LIST)], end=True)
     assert connection.next_event() == http2.StreamReset(1, http2.Code.INTERNAL_ERROR)
-    assert not connection.is_open(1)
+    assert not connection._table.open
     assert not connection.closed
 
 

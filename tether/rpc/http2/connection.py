@@ -95,9 +95,6 @@ class ServerConnection:
         state.want_room = True
         return state.outgoing_bytes
 
-    def is_open(self, stream: int) -> bool:
-        return stream in self._table.open
-
     def reset(self, stream: int, code: Code) -> None:
         self._sender.reset(stream, code)
 
