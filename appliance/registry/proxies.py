@@ -9,9 +9,14 @@ from urllib.parse import urlsplit
 import httpcore
 import httpx
 
+from appliance.errors import ProtocolError
 from appliance.registry.destinations import GUARDED, Destinations, GuardedBackend
 
 _PORTS = {"http": 80, "https": 443}
+# httpx searches each line of a head for cookies, so short lines cost more than the bytes of a head show.
+MAX_HEADER_LINES = 1000
+# httpcore has no parameter for this bound. A head also ends in the piece (64 KiB) that passes it.
+httpcore.AsyncHTTP11Connection.MAX_INCOMPLETE_EVENT_SIZE = 32 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +118,14 @@ class ProxyTransport(httpx.AsyncBaseTransport):
         if key not in self._transports:
             self._transports[key] = self._open(proxy, destinations)
         try:
-            return await self._transports[key].handle_async_request(request)
+            response = await self._transports[key].handle_async_request(request)
         except UnicodeError as error:
             # IDNA rejects the host name.
             raise httpx.ConnectError(f"{url.host}: no such host") from error
+        if len(response.headers.raw) > MAX_HEADER_LINES:
+            await response.aclose()
+            raise ProtocolError(f"{url.host} sent an answer with more than {MAX_HEADER_LINES} header lines")
+        return response
 
     def _open(self, proxy: str, destinations: Destinations | None) -> httpx.AsyncHTTPTransport:
         try:

@@ -5,12 +5,12 @@ import gzip
 import pytest
 import trio
 
-from appliance.errors import ProtocolError, Unavailable
+from appliance.errors import ProtocolError, RemoteFailed, Unavailable
 from appliance.registry import Credentials, Proxies
 from appliance.registry.session import Session
 from appliance.registry.wire import ComeBackLater
 from tests.live.registry import LyingRegistry
-from tests.steps import in_fresh_process
+from tests.steps import cpu_of_steps, in_fresh_process
 
 
 def _session(host: str, *mirrors: str) -> Session:
@@ -120,6 +120,21 @@ def _meet_bombs() -> None:
 
 def test_bombs_cost_no_memory() -> None:
     assert in_fresh_process(_meet_bombs).grown < 40 << 20
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [(3_000, "more than 1000 header lines"), (20_000, "more than 1000 header lines|buffer too long")],
+)
+async def test_no_head_costs_the_event_loop_time(lines: int, message: str) -> None:
+    with LyingRegistry() as server:
+        # 20,000 lines are more than the client reads; it depends on the pieces that arrive where the client notices.
+        server.answers["/v2/x"] = (200, {f"{number:x}": "" for number in range(lines)}, b"{}", 0.0)
+        session = _session(server.host)
+        with cpu_of_steps() as steps, pytest.raises((ProtocolError, RemoteFailed), match=message):
+            await session.get("/v2/x", "")
+        await session.close()
+    assert steps.longest < 0.05, steps
 
 
 async def test_a_registry_elsewhere_cannot_send_us_to_this_host() -> None:
