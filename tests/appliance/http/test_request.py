@@ -12,6 +12,7 @@ from appliance.http.connection import Connection
 from appliance.http.head import parse_head_untrusted
 from appliance.http.readiness import Readiness
 from tests.appliance.http.wire import answer, served
+from tests.steps import cpu_of_steps
 
 
 def _request(target: str) -> Request:
@@ -100,6 +101,23 @@ async def test_bodies_that_are_not_json(kind: bytes, body: bytes, message: str) 
     error = await _decoded(kind, body)
     assert isinstance(error, InvalidParameter)
     assert str(error).startswith(message)
+
+
+@pytest.mark.parametrize("value", [b"[]", b"{}", b"0", b'""', b'{"":0}'])
+async def test_a_body_of_many_small_values_does_not_block_the_loop(value: bytes) -> None:
+    with cpu_of_steps() as steps:
+        error = await _decoded(
+            b"application/json", b"[" + (value + b",") * ((8 << 20) // len(value + b",") - 2) + b"0]"
+        )
+    assert str(error) == "invalid JSON: more than 200000 values"
+    assert steps.longest < 0.05, steps
+
+
+async def test_a_large_body_of_few_values() -> None:
+    body = b'["' + b"x" * (7 << 20) + b'"]'
+    with cpu_of_steps() as steps:
+        assert await _decoded(b"application/json", body) == [body[2:-2].decode()]
+    assert steps.longest < 0.05, steps
 
 
 async def _wait_for_client(leave: Callable[[trio.socket.SocketType], None]) -> list[str]:
