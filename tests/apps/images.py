@@ -18,7 +18,7 @@ _OPTIONS = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("locale",
 class App:
     """An image: Debian's `packages`, `files` (their names in the folder `files`) in /usr/local/bin, `changes` as in a Dockerfile.
 
-    `hooks` are shell commands that run in the root file system when it is made.
+    `hooks` are shell commands that run in the root file system when it is made, `options` further options of mmdebstrap.
     """
 
     name: str
@@ -26,6 +26,7 @@ class App:
     changes: tuple[str, ...]
     files: tuple[str, ...] = ()
     hooks: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
 
 def imported(daemon: Daemon, app: App) -> None:
@@ -36,7 +37,8 @@ def imported(daemon: Daemon, app: App) -> None:
 
 def _root_of(app: App) -> Path:
     contents = [(_FILES / name).read_text() for name in app.files]
-    recipe = json.dumps([app.packages, app.hooks, app.files, contents, _OPTIONS, archive_state()])
+    options = [*_OPTIONS, *app.options]
+    recipe = json.dumps([app.packages, app.hooks, app.files, contents, options, archive_state()])
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vch/apps"
     target = folder / f"{app.name}-{hashlib.sha256(recipe.encode()).hexdigest()[:24]}.tar"
     if target.exists():
@@ -45,7 +47,7 @@ def _root_of(app: App) -> Path:
     partial = target.with_suffix(f".{os.getpid()}")
     hooks = [f"--customize-hook=copy-in {_FILES / name} /usr/local/bin" for name in app.files]
     hooks += [f'--customize-hook=chroot "$1" sh -ec {_quoted(hook)}' for hook in app.hooks]
-    command = ["mmdebstrap", "--format=tar", "--variant=minbase", *_OPTIONS, *hooks]
+    command = ["mmdebstrap", "--format=tar", "--variant=minbase", *options, *hooks]
     command += [f"--include={','.join(app.packages)}", "bookworm", str(partial), "-"]
     made = subprocess.run(command, input=sources(), capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr[-4000:]
