@@ -8,7 +8,7 @@ import time
 
 import trio
 
-from protos.tether.v1 import filesystem_pb2, metrics_pb2, network_pb2, process_pb2, sandbox_pb2, stdio_pb2
+from protos.tether.v1 import filesystem_pb2, metrics_pb2, network_pb2, process_pb2, sandbox_pb2, stdio_pb2, tunnel_pb2
 from tether.agent.dhcp import Leases
 from tether.agent.fast_path import FastPathDialler
 from tether.agent.files import FilesystemService
@@ -19,6 +19,7 @@ from tether.agent.process_table import ProcessTable
 from tether.agent.reaper import Reaper
 from tether.agent.stats import MetricsService
 from tether.agent.stdio import StdioService
+from tether.agent.tunnel import TunnelService
 from tether.rpc.call import Method, methods_of
 from tether.rpc.listener import serve_link
 from tether.system import linux
@@ -78,6 +79,7 @@ async def _serve(marks: list[tuple[str, int]]) -> None:
             (filesystem_pb2.DESCRIPTOR, "Filesystem", FilesystemService(reaper, processes.pid_of)),
             (network_pb2.DESCRIPTOR, "Network", NetworkService(fast_path, leases)),
             (metrics_pb2.DESCRIPTOR, "Metrics", MetricsService(processes.cgroup_of)),
+            (tunnel_pb2.DESCRIPTOR, "Tunnel", TunnelService(processes.pid_of)),
         )
         methods: dict[bytes, Method] = {}
         for file, name, implementation in services:

@@ -26,6 +26,7 @@ from appliance.guest.setup import (
     DiskMount,
     GuestMount,
     GuestSetup,
+    GuestSocket,
     GuestVolume,
     Interface,
     NetworkConfig,
@@ -37,11 +38,15 @@ from appliance.guest.setup import (
     StateFile,
 )
 from appliance.guest.stdin import StdinPipe
+from appliance.guest.tunnel import Accepted, ContainerTcp, ContainerUnix, GuestTunnel
 
 __all__ = [
+    "Accepted",
     "Attachment",
     "BootStep",
     "Change",
+    "ContainerTcp",
+    "ContainerUnix",
     "DiskMount",
     "ExitStatus",
     "FailureKind",
@@ -51,6 +56,8 @@ __all__ = [
     "GuestMount",
     "GuestSession",
     "GuestSetup",
+    "GuestSocket",
+    "GuestTunnel",
     "GuestVolume",
     "Interface",
     "Launched",

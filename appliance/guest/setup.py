@@ -65,6 +65,16 @@ class GuestVolume:
 
 
 @dataclass(frozen=True, slots=True)
+class GuestSocket:
+    """A unix socket at which the guest listens. `mode` has the permission bits; `number` is unique in the guest."""
+
+    number: int
+    mode: int
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
 class StateFile:
     """A file in the tether's state directory that processes see, such as hosts. `mode` has the permission bits."""
 

@@ -137,6 +137,12 @@ class Call:
         else:
             self._session.flush()
 
+    async def drain(self) -> None:
+        """Return when all output of this call so far is in the link."""
+        while self._session.outgoing_bytes(self._stream):
+            self._room = trio.Event()
+            await self._room.wait()
+
     # -- for the session ------------------------------------------------------------------------------------------
 
     def _put(self, message: Message) -> None:

@@ -24,6 +24,8 @@ Out = TypeVar("Out", bound=Message)
 MAX_MESSAGE = 4 << 20
 # Received messages of a stream that may wait for their reader, bytes: then the stream's own window closes.
 _READ_AHEAD = 512 << 10
+# What a message takes beside its bytes: a guest may send empty messages, too.
+_MESSAGE_BYTES = 128
 _MAX_METADATA = 32 << 10
 _OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE),
@@ -96,7 +98,7 @@ class ServerStream(Generic[Out]):
                     )
                     break
                 self._queue.append(message)
-                self._queued += message.ByteSize()
+                self._queued += _MESSAGE_BYTES + message.ByteSize()
                 self._changed.set()
                 while self._queued > _READ_AHEAD:
                     self._changed.clear()

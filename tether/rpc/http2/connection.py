@@ -41,7 +41,8 @@ from tether.rpc.http2.streams import Stream, StreamTable
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    max_streams: int = 256
+    # 512 connections of sockets (tether.agent.tunnel), and all other calls.
+    max_streams: int = 768
     stream_window: int = 256 << 10
     connection_window: int = 16 << 20
     max_frame: int = 64 << 10
