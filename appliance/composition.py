@@ -53,6 +53,7 @@ from appliance.engine.networking.host_ports import HostPorts
 from appliance.engine.networking.networks import Networks, NetworkSettings
 from appliance.engine.networking.swarm import Swarm
 from appliance.engine.quota import Quota
+from appliance.engine.sockets.relays import SocketRelays
 from appliance.engine.transfers import Transfers
 from appliance.engine.volumes import Volumes
 from appliance.errors import VchError
@@ -246,6 +247,7 @@ def _services(process: Process, machines: Machines, stores: Stores) -> tuple[Ser
         suspend_watcher,
         connections,
         execs,
+        SocketRelays(),
     ]
     if machines.fast_paths is not None:
         watchers.append(FastPathWatcher(machines.fast_paths))

@@ -120,7 +120,7 @@ class HostConfig(
 
     binds: Annotated[
         list[str] | None,
-        honoured("volumes; with QEMU also files and directories of the host, but not its sockets and devices"),
+        honoured("volumes and unix sockets of the host; with QEMU also its files and directories, but not its devices"),
     ] = None
     container_id_file: Annotated[str, honoured("only the client uses it")] = ""
     network_mode: Annotated[

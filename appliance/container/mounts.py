@@ -36,6 +36,7 @@ class MountRecord(msgspec.Struct):
 
     `create` makes a missing source of a bind; `subpath` is a part of a volume; `options` those of a new volume or a tmpfs;
     `consistency` is consistent, cached, delegated or "", which leaves it to us; `recursive`: with the mounts below the source.
+    `relay`: the source was a unix socket when the container last started, so connections to the destination are relayed to it.
     """
 
     type: str
@@ -53,6 +54,7 @@ class MountRecord(msgspec.Struct):
     anonymous: bool = False
     consistency: str = ""
     recursive: bool = True
+    relay: bool = False
 
 
 def clean(path: str) -> str:

@@ -22,8 +22,11 @@ from appliance.engine.model.events import EventBus
 from appliance.engine.model.mount_plan import MountPlan, NfsVolume, PlacedMount
 from appliance.engine.model.registry import ContainerRegistry
 from appliance.errors import Conflict, InvalidParameter, NotFound, VchError
+from appliance.guest import GuestSocket
 from appliance.hypervisor import Disk, Share
 from appliance.store import Database
+from appliance.volume.bind_source import check_bind
+from appliance.volume.host_socket import is_socket
 from appliance.volume.store import BIND, DIRECTORY, DISK, NFS, TMPFS, VolumeRecord, VolumeStore
 
 log = logging.getLogger(__name__)
@@ -239,7 +242,7 @@ class Volumes:
                 if mount.type == "volume":
                     await self._provide(mount, made, owner)
                 elif mount.type == "bind":
-                    self._check_bind(mount)
+                    check_bind(mount, self._why_no_shares)
         except BaseException:
             with trio.CancelScope(shield=True):
                 for name in made:
@@ -256,31 +259,6 @@ class Volumes:
             made.append(record.name)
         mount.source = str(self._store.data(record))
 
-    def _check_bind(self, mount: MountRecord) -> None:
-        if self._why_no_shares:
-            raise InvalidParameter(
-                f"bind mount of {mount.source}: paths of the host cannot be shared with a machine: {self._why_no_shares}"
-            )
-        if mount.create:
-            try:
-                if not os.path.lexists(mount.source):
-                    os.makedirs(mount.source, exist_ok=True)
-            except OSError as error:
-                raise InvalidParameter(
-                    f"error while creating mount source path '{mount.source}': {error.strerror}"
-                ) from error
-        try:
-            mode = os.stat(mount.source).st_mode
-        except OSError as error:
-            raise InvalidParameter(
-                f'invalid mount config for type "bind": bind source path does not exist: {mount.source}'
-            ) from error
-        if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
-            raise InvalidParameter(
-                f'invalid mount config for type "bind": {mount.source} is neither a directory nor a file, and a machine has a '
-                "kernel of its own: sockets, pipes and devices of the host cannot be shared with it"
-            )
-
     async def discard_anonymous(self, container: Container) -> None:
         """Remove the anonymous volumes of a removed container."""
         for mount in container.record.mounts:
@@ -290,17 +268,26 @@ class Volumes:
                 except Conflict:
                     continue  # another container uses it (--volumes-from)
 
-    async def mount_plan(self, container: Container) -> MountPlan:
-        """Decide what the container's machine needs for its mounts, and reserve disks. Raises what a failed start reports."""
+    async def mount_plan(self, container: Container, *, for_files: bool = False) -> MountPlan:
+        """Decide what the container's machine needs for its mounts, and reserve disks. Raises what a failed start reports.
+
+        `for_files`: no process will run, so a socket that is gone is not missing.
+        """
         placed: list[PlacedMount] = []
         shares: list[Share] = []
         disks: list[Disk] = []
-        for mount in container.record.mounts:
+        for number, mount in enumerate(container.record.mounts):
             if mount.type == "tmpfs":
                 placed.append(PlacedMount(mount, tmpfs=_tmpfs_options(mount.options.items(), mount.read_only)))
                 continue
             if mount.type == "bind":
-                self._check_bind(mount)
+                if for_files and mount.relay and not os.path.lexists(mount.source):
+                    continue
+                check_bind(mount, self._why_no_shares)
+                mount.relay = is_socket(mount.source)
+                if mount.relay:
+                    placed.append(PlacedMount(mount, socket=_guest_socket(number, mount.source)))
+                    continue
                 path = Path(mount.source)
             else:
                 record = self.get(mount.name)
@@ -376,6 +363,11 @@ class Volumes:
                     "read/write": str(not mount.read_only).lower(),
                 }
             self._emit(action, mount.name, container.record.owner, **more)
+
+
+def _guest_socket(number: int, path: str) -> GuestSocket:
+    found = os.stat(path)
+    return GuestSocket(number, stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
 
 
 async def _nfs_volume(number: int, record: VolumeRecord) -> NfsVolume:

@@ -192,7 +192,7 @@ def test_paths_of_the_host(daemon: Daemon, tmp_path: Path) -> None:
     ("options", "text"),
     [
         (("--mount", "type=bind,src={root}/nowhere,dst=/x"), "bind source path does not exist: {root}/nowhere"),
-        (("-v", "{root}/socket:/x"), "is neither a directory nor a file"),
+        (("-v", "/dev/null:/x"), "is neither a directory nor a file"),
         (("-v", "vv:/x", "--mount", "type=tmpfs,dst=/x"), "Duplicate mount point: /x"),
         (("-v", "vv:/"), "destination can't be '/'"),
         (("-v", "vv:relative:ro"), "invalid mount path"),
@@ -203,9 +203,6 @@ def test_paths_of_the_host(daemon: Daemon, tmp_path: Path) -> None:
     ],
 )
 def test_mounts_refused(daemon: Daemon, tmp_path: Path, options: tuple[str, ...], text: str) -> None:
-    subprocess.run(
-        ["python3", "-c", f"import socket; socket.socket(socket.AF_UNIX).bind('{tmp_path}/socket')"], check=True
-    )
     done = daemon.shell("--pull", "never", *(option.format(root=tmp_path) for option in options), "true")
     assert done.returncode == 125
     assert text.format(root=tmp_path) in done.stderr

@@ -125,7 +125,7 @@ class FileSessions:
             async with trio.open_nursery() as nursery:
                 nic = endpoint.nic if endpoint is not None else self._nic
                 async with self._provisioner.turn():
-                    mount_plan = await self._volumes.mount_plan(container)
+                    mount_plan = await self._volumes.mount_plan(container, for_files=True)
                     spec = self._provisioner.files_spec(container, nic, mount_plan)
                     machine, session = await self._provisioner.get(spec, created)
                     if not session.began:

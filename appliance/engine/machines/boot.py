@@ -31,6 +31,7 @@ from appliance.guest import (
     GuestMount,
     GuestSession,
     GuestSetup,
+    GuestTunnel,
     Launched,
     Lease,
     OverlayMount,
@@ -245,6 +246,10 @@ async def begin_fresh(
     )
     mark("spec made")
     before: GuestSetup | None = setup
+    if guest_config.mount_plan.sockets:
+        # Before the process runs, which may connect at once.
+        await GuestTunnel(session).listen(guest_config.mount_plan.sockets, _BOOT_SECONDS)
+        mark("sockets there")
     if any(endpoint.network.dhcp for endpoint in container.endpoints):
         await session.configure(setup, _BOOT_SECONDS + _LEASE_SECONDS)
         take_leases(container, await session.leases())

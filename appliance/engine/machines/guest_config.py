@@ -185,6 +185,8 @@ def _gate(endpoint: Endpoint) -> "FilteredNic":
 
 def _source(placed: PlacedMount) -> str:
     """The path in the guest that is bind-mounted at the mount's destination."""
+    if placed.socket is not None:
+        return f"{STATE}/sockets/{placed.socket.number}"
     if placed.server is not None:
         part = f"/{placed.mount.subpath}" if placed.mount.subpath else ""
         return f"{STATE}/served/{placed.server.number}{part}"
@@ -199,7 +201,7 @@ def volumes_of(mount_plan: MountPlan, endpoints: Sequence[Endpoint] = ()) -> lis
     own = next((f"clientaddr={one.ipv4.address}" for one in endpoints if one.ipv4 is not None), "")
     found = []
     for placed in mount_plan.placed:
-        if placed.is_tmpfs or (placed.server is not None and not endpoints):
+        if placed.is_tmpfs or placed.socket is not None or (placed.server is not None and not endpoints):
             continue
         volume = GuestVolume(
             source=_source(placed),

@@ -1,8 +1,9 @@
-"""Where a container's mounts come from: shares and disks of its machine, NFS servers, tmpfs."""
+"""Where a container's mounts come from: shares and disks of its machine, NFS servers, tmpfs, sockets of the host."""
 
 from dataclasses import dataclass
 
 from appliance.container.mounts import MountRecord
+from appliance.guest import GuestSocket
 from appliance.hypervisor import Disk, Share
 
 
@@ -20,17 +21,18 @@ class NfsVolume:
 
 @dataclass(frozen=True, slots=True)
 class PlacedMount:
-    """A mount of a container and its source: the machine's share or volume disk of that number, a server, or else a tmpfs."""
+    """A mount of a container and its source: the machine's share or volume disk of that number, a server, a socket, or else a tmpfs."""
 
     mount: MountRecord
     share: int = -1
     disk: int = -1
     tmpfs: tuple[str, ...] = ()
     server: NfsVolume | None = None
+    socket: GuestSocket | None = None
 
     @property
     def is_tmpfs(self) -> bool:
-        return self.share < 0 and self.disk < 0 and self.server is None
+        return self.share < 0 and self.disk < 0 and self.server is None and self.socket is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +42,8 @@ class MountPlan:
     placed: tuple[PlacedMount, ...] = ()
     shares: tuple[Share, ...] = ()
     disks: tuple[Disk, ...] = ()
+
+    @property
+    def sockets(self) -> list[GuestSocket]:
+        """The sockets at which the guest listens."""
+        return [placed.socket for placed in self.placed if placed.socket is not None]

@@ -7,15 +7,17 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import trio
 from google.protobuf.message import Message
 
 from appliance.hypervisor import MachineSpec
-from protos.tether.v1 import filesystem_pb2, metrics_pb2, network_pb2, process_pb2, sandbox_pb2, stdio_pb2
+from protos.tether.v1 import filesystem_pb2, metrics_pb2, network_pb2, process_pb2, sandbox_pb2, stdio_pb2, tunnel_pb2
 from tests.appliance.engine.guest_files import FileService, GuestDisk
 from tests.appliance.engine.guest_network import GuestNetwork
 from tether.agent.stdio import STDOUT, Spool, Stdin, StdioService
+from tether.agent.tunnel import TunnelService
 from tether.launch import oci
 from tether.rpc.call import Call, Method, methods_of
 from tether.rpc.listener import serve_link
@@ -116,6 +118,7 @@ class Vm:
     processes: dict[str, Process] = field(default_factory=dict)
     scopes: dict[str, trio.CancelScope] = field(default_factory=dict)
     off: trio.Event = field(default_factory=trio.Event)
+    tunnel: TunnelService | None = None
 
     def file(self, name: str) -> str:
         """The newest content of a file in the tether's state directory, such as hosts."""
@@ -146,6 +149,8 @@ class ScriptedGuest:
         self.requests: list[Message] = []
         # Methods that fail, in snake_case.
         self.broken: set[str] = set()
+        # A VM's sockets are in SOCKETS/MACHINE. Without it, guests have no Tunnel, as those of 0.1.
+        self.sockets: Path | None = None
 
     async def __call__(self, spec: MachineSpec, line: Line) -> None:
         """Serve one line. Returns when the guest powers off."""
@@ -163,6 +168,10 @@ class ScriptedGuest:
             (network_pb2.DESCRIPTOR, "Network", vm.network),
         ):
             methods |= methods_of(file.services_by_name[name], implementation)
+        if self.sockets is not None:
+            if vm.tunnel is None:
+                vm.tunnel = TunnelService(lambda _: os.getpid(), str(self.sockets / spec.id[:12]))
+            methods |= methods_of(tunnel_pb2.DESCRIPTOR.services_by_name["Tunnel"], vm.tunnel)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(serve_link, line, methods, _random_id)
@@ -177,6 +186,8 @@ class ScriptedGuest:
         vm = self.vms.pop(machine_id, None)
         for scope in vm.scopes.values() if vm is not None else ():
             scope.cancel()
+        if vm is not None and vm.tunnel is not None:
+            vm.tunnel.close()
 
     def vm_of(self, process_id: str) -> Vm:
         """The VM in which a container's process runs."""

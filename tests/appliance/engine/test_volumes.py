@@ -273,7 +273,7 @@ async def test_a_bind_makes_its_source_and_a_mount_does_not(tmp_path: Path) -> N
             await room.plan({"Mounts": [wanted]})
 
 
-async def test_sockets_and_devices_cannot_be_bound(tmp_path: Path) -> None:
+async def test_devices_cannot_be_bound(tmp_path: Path) -> None:
     async with _opened(tmp_path) as room:
         with pytest.raises(InvalidParameter, match="/dev/null is neither a directory nor a file"):
             await room.plan({"Binds": ["/dev/null:/x"]})
