@@ -29,13 +29,14 @@ async def pump(
     """Copy bytes until the output of the process has ended, or the client detaches or disconnects.
 
     `attachment` is the live output, `past` the older output that goes first. The client's bytes go to `stdin`; with
-    `closes_stdin` the end of the client's bytes closes it. `tty`: look for the detach `keys`. `framed`: send output with
-    Docker's stdcopy headers.
+    `closes_stdin` the end of the client's bytes closes it, else that end detaches the client. `tty`: look for the detach `keys`.
+    `framed`: send output with Docker's stdcopy headers.
     """
     async with trio.open_nursery() as nursery:
 
         async def take_input(stdin: StdinPipe) -> None:
             scanner = DetachScanner(keys) if tty else None
+            open_end = True
             while data := await stream.receive():
                 if scanner is not None:
                     data, detached = scanner.feed(data)
@@ -44,14 +45,13 @@ async def pump(
                     if detached:
                         nursery.cancel_scope.cancel()
                         return
-                elif not await stdin.write(data):
-                    # The process has closed its stdin: drop what the client still sends.
-                    while await stream.receive():
-                        pass
-                    return
-            if closes_stdin:
+                elif open_end:
+                    # When the process has closed its stdin, drop what the client still sends.
+                    open_end = await stdin.write(data)
+            if closes_stdin and open_end:
                 stdin.close()
-            if attachment is None:
+            if attachment is None or not closes_stdin:
+                # As moby's container/stream/attach.go: the process may read on, so this client gets no more output.
                 nursery.cancel_scope.cancel()
 
         async def watch_input() -> None:
@@ -59,10 +59,6 @@ async def pump(
             while await stream.receive():
                 pass
 
-        if stdin is not None:
-            nursery.start_soon(take_input, stdin)
-        else:
-            nursery.start_soon(watch_input)
         try:
             if past is not None:
                 # docker-py loses bytes that arrive together with the head: its buffer takes them, and it reads from the socket.
@@ -70,6 +66,11 @@ async def pump(
                 async with aclosing(past) as older:
                     async for data in older:
                         await stream.send(data)
+            # Now, since the end of the input may detach the client.
+            if stdin is not None:
+                nursery.start_soon(take_input, stdin)
+            else:
+                nursery.start_soon(watch_input)
             if attachment is not None:
                 async with aclosing(attachment.output()) as output:
                     async for number, data in output:

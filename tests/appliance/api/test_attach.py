@@ -95,16 +95,34 @@ async def test_plain_output_behind_what_was_there_before() -> None:
         await joined.client.expect_end(b"older output new")
 
 
-@pytest.mark.parametrize("closes", [True, False])
-async def test_input_and_its_end(closes: bool) -> None:
-    async with _joined(closes_stdin=closes) as joined:
+async def test_input_and_its_end() -> None:
+    async with _joined() as joined:
         await joined.client.send(b"typed")
         joined.client.end()
         await trio.testing.wait_all_tasks_blocked()
-        assert (joined.stdin.data, joined.stdin.closed, joined.ended.is_set()) == (b"typed", closes, False)
+        assert (joined.stdin.data, joined.stdin.closed, joined.ended.is_set()) == (b"typed", True, False)
         await joined.fanout.publish(1, b"still here")
         joined.fanout.end_run()
         await joined.client.expect_end(stdcopy.header(1, 10) + b"still here")
+
+
+@pytest.mark.parametrize("tty", [True, False])
+async def test_the_end_of_input_detaches_where_it_does_not_end_stdin(tty: bool) -> None:
+    """As moby's container/stream/attach.go, and as dockerd 20.10 answers."""
+    async with _joined(closes_stdin=False, tty=tty) as joined:
+        await joined.client.send(b"typed")
+        joined.client.end()
+        await joined.client.expect_end()
+        assert (joined.stdin.data, joined.stdin.closed, joined.ended.is_set()) == (b"typed", False, True)
+
+
+async def test_older_output_comes_also_when_the_input_has_ended() -> None:
+    async def older() -> AsyncGenerator[bytes, None]:
+        yield b"older"
+
+    async with _joined(closes_stdin=False, past=older()) as joined:
+        joined.client.end()
+        await joined.client.expect_end(b"older")
 
 
 async def test_input_alone_ends_with_the_client() -> None:
