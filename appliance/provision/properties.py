@@ -79,7 +79,8 @@ def settings_of(values: Mapping[str, str]) -> Settings:
 
 def _translated(reader: Reader) -> tuple[dict[str, object], dict[str, str]]:
     """The content of vchd's configuration file, and the files that it refers to: a property each, by the table of settings."""
-    content: dict[str, object] = {"hypervisor": "vsphere"}
+    # An empty property leaves the default to vchd. Here the appliance is stricter than vchd, also when the property is empty.
+    content: dict[str, object] = {"hypervisor": "vsphere", "docker-socket-default": "scoped"}
     sections: dict[str, dict[str, object]] = {}
     files: dict[str, str] = {}
     for row in DAEMON_SETTINGS:

@@ -109,6 +109,15 @@ def test_a_setting_becomes_a_key_of_vchd() -> None:
     assert "vm-firmware" not in vchd
 
 
+def test_api_sockets_are_scoped_unless_a_property_says_otherwise() -> None:
+    for given, role in (
+        ({}, "scoped"),
+        ({"docker-socket-default": ""}, "scoped"),
+        ({"docker-socket-default": "read"}, "read"),
+    ):
+        assert settings_of({**LEAST, **given}).vchd["docker-socket-default"] == role
+
+
 def test_each_kind_of_login_takes_its_own_properties() -> None:
     both = {**LEAST, "vsphere-ticket": "ticket", "tenant": "prod"}
     password = settings_of(both)
