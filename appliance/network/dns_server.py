@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import dnslib
 import trio
@@ -32,6 +33,8 @@ _CLIENT_SECONDS = 10.0
 # The limits of each network and of each client: queries that wait for other servers, and TCP connections.
 _PENDING = 256
 _PENDING_OF_SOURCE = 32
+# socket(7): the number of Linux 5.19's option, which the module socket does not know.
+_SO_RCVMARK = 75
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,9 @@ class NameServer:
             await open_tcp_listener(address, _PORT, device) as connections,
         ):
             datagrams.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # A kernel before 5.19 does not hand over the marks.
+            with contextlib.suppress(OSError):
+                datagrams.setsockopt(socket.SOL_SOCKET, _SO_RCVMARK, 1)
             bind_to_device(datagrams, device)
             await datagrams.bind((address, _PORT))
             async with trio.open_nursery() as nursery:
@@ -82,28 +88,34 @@ class NameServer:
     async def _serve_datagrams(self, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
         while True:
             try:
-                data, peer = await listener.recvfrom(_LARGEST)
+                data, ancillary, _, address = await listener.recvmsg(_LARGEST, socket.CMSG_SPACE(4))
             except OSError as error:
                 log.warning("%s: %s", self._label, error)
                 await trio.sleep(0.1)
                 continue
+            peer = cast("tuple[str, int]", address)
             reply = self._answer_or_fail(data, peer[0])
             if isinstance(reply, bytes):
                 await _send(listener, _fitting(reply, data), peer)
-            elif self._take_slot(peer[0]):
-                nursery.start_soon(self._pass_on_datagram, listener, data, peer, reply)
+            elif self._take_slot(source := _source(ancillary, peer)):
+                nursery.start_soon(self._pass_on_datagram, listener, data, peer, reply, source)
             else:
                 # As moby's resolver does.
                 await _send(listener, _failure(data, dnslib.RCODE.REFUSED), peer)
 
     async def _pass_on_datagram(
-        self, listener: trio.socket.SocketType, data: bytes, peer: tuple[str, int], servers: tuple[str, ...]
+        self,
+        listener: trio.socket.SocketType,
+        data: bytes,
+        peer: tuple[str, int],
+        servers: tuple[str, ...],
+        source: str,
     ) -> None:
         try:
             reply = await _ask(data, servers, stream=False)
             await _send(listener, reply or _failure(data), peer)
         finally:
-            self._release_slot(peer[0])
+            self._release_slot(source)
 
     async def _serve(self, connection: trio.socket.SocketType) -> None:
         with contextlib.suppress(OSError, EOFError):
@@ -173,6 +185,17 @@ class NameServer:
             elif query.kind == kinds.AAAA and version == 6:
                 reply.add_answer(dnslib.RR(reply.q.qname, kinds.AAAA, rdata=dnslib.AAAA(text), ttl=_TTL))
         return bytes(reply.pack())
+
+
+def _source(ancillary: list[tuple[int, int, bytes]], peer: tuple[str, int]) -> str:
+    """Whose query this is: the tap's, by the mark of the firewall (frame_rules), else that of the client's address.
+
+    A guest may write any source address into a datagram. With TCP the handshake shows that the address is the client's.
+    """
+    for level, kind, value in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SO_MARK) and any(value):
+            return f"mark {value.hex()}"
+    return peer[0]
 
 
 def _fitting(reply: bytes, data: bytes) -> bytes:

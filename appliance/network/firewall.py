@@ -4,7 +4,7 @@ libnftables(3) takes the text of a whole transaction, and applies all of it or n
 """
 
 import ctypes
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from appliance.errors import Unavailable
@@ -56,8 +56,11 @@ def frame_removal(table: str) -> str:
     return f"add table bridge {table}\ndelete table bridge {table}\n"
 
 
-def frame_rules(table: str) -> str:
+def frame_rules(table: str, networks: Iterable[NetworkRecord] = ()) -> str:
     """The commands that replace our table for frames of guests between the ports of bridges.
+
+    A DNS query to a gateway is marked with the tap that it came in by, because guests choose their own source addresses. The mark is
+    a hash of the tap's index, and not 0: a mark cannot be set to an index itself. See NameServer.
 
     Guests are behind taps (`vch-0`, `vch-1`...). A guest is neither a router (RFC 4861: router advertisement, redirect) nor a bridge
     (IEEE 802.1D: a physical switch may shut the port of a host that sends BPDUs).
@@ -68,9 +71,20 @@ def frame_rules(table: str) -> str:
         "  type filter hook prerouting priority -300;\n"
         '  iifname "vch-*" icmpv6 type { nd-router-advert, nd-redirect } drop\n'
         '  iifname "vch-*" ether daddr 01:80:c2:00:00:00 drop\n'
+        f"{''.join(_query_marks(networks))}"
         " }\n"
         "}\n"
     )
+
+
+def _query_marks(networks: Iterable[NetworkRecord]) -> Iterator[str]:
+    gateways = dict.fromkeys(pool.gateway for network in networks if network.is_bridge for pool in network.used_pools)
+    for family, colon in (("ip", False), ("ip6", True)):
+        if own := ", ".join(address for address in gateways if address and (":" in address) == colon):
+            yield (
+                f'  iifname "vch-*" {family} daddr {{ {own} }} udp dport 53 '
+                "meta mark set jhash meta iif mod 4294967294 seed 0x1 offset 1\n"
+            )
 
 
 def rules(

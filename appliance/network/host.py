@@ -120,10 +120,11 @@ class BridgedHostNetwork:
 
     def set_rules(self, networks: Iterable[NetworkRecord], publications: Iterable[Publication]) -> None:
         """See HostNetwork."""
+        networks = list(networks)
         self._nft.run(rules(self._table, networks, publications, self._uplink))
         if self._filters_frames:
             try:
-                self._nft.run(frame_rules(self._table))
+                self._nft.run(frame_rules(self._table, networks))
             except Unavailable as error:
                 # A kernel without CONFIG_NF_TABLES_BRIDGE. The host itself is protected by the other tables.
                 self._filters_frames = False

@@ -1,14 +1,16 @@
 """The name server, asked as any resolver asks."""
 
+import os
 import socket
 import struct
 import time
+from typing import Any
 
 import dnslib
 import pytest
 import trio
 
-from appliance.network.dns_server import Answer, NameServer, _fitting
+from appliance.network.dns_server import Answer, NameServer, _fitting, _source
 
 
 def _server(answer: Answer) -> NameServer:
@@ -116,6 +118,49 @@ def test_one_client_does_not_take_all_slots() -> None:
         if server._pending[f"10.0.1.{number}"]:
             server._release_slot(f"10.0.1.{number}")
     assert len([source for source, count in server._pending.items() if count]) == 2
+
+
+def test_a_query_counts_for_the_tap_that_the_firewall_marked() -> None:
+    mark = (socket.SOL_SOCKET, socket.SO_MARK, b"\1\2\3\4")
+    assert _source([mark], ("10.0.0.2", 1)) == _source([mark], ("10.0.0.3", 1)) == "mark 01020304"
+    # Without a mark, as on vSphere, the address counts.
+    assert _source([], ("10.0.0.2", 1)) == "10.0.0.2"
+    assert _source([(socket.SOL_SOCKET, socket.SO_MARK, bytes(4))], ("10.0.0.2", 1)) == "10.0.0.2"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="marks need the rights of root")
+async def test_a_guest_does_not_use_up_the_quota_of_a_neighbour(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(*_: object, **__: object) -> bytes | None:
+        await trio.sleep_forever()
+        return None
+
+    monkeypatch.setattr("appliance.network.dns_server._ask", never)
+    monkeypatch.setattr("appliance.network.dns_server._PORT", 0)
+    server = _server(Answer(servers=("192.0.2.1",)))
+    sources: list[str] = []
+    bound: list[trio.socket.SocketType] = []
+    make = trio.socket.socket
+
+    def refuse(source: str) -> bool:
+        sources.append(source)
+        return False
+
+    def record(*given: Any) -> trio.socket.SocketType:
+        bound.append(make(*given))
+        return bound[-1]
+
+    monkeypatch.setattr(server, "_take_slot", refuse)
+    monkeypatch.setattr(trio.socket, "socket", record)
+    async with server.listen("127.0.0.1", "lo"):
+        for source in ("127.0.0.2", "127.0.0.3"):
+            with socket.socket(type=socket.SOCK_DGRAM) as guest:
+                guest.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 7)
+                guest.bind((source, 0))
+                guest.sendto(dnslib.DNSRecord.question("far").pack(), bound[0].getsockname())
+                guest.settimeout(0)
+                with trio.fail_after(5):
+                    await trio.lowlevel.wait_readable(guest)
+    assert sources == ["mark 07000000"] * 2
 
 
 async def test_queries_over_the_quota_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

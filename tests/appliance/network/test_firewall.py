@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 
 import pytest
 
@@ -89,7 +90,7 @@ def test_a_kernel_takes_the_rules_again_and_again(uplink: Uplink | None) -> None
         "id3", "six", "bridge", 0, [Pool("fd00:9::/64", gateway="fd00:9::1")], ipv6=True, bridge="br-six"
     )
     networks = [_FRONT, _network("inner", internal=True), _network("deep", bridge="br-front", internal=True), six]
-    text = rules("test", networks, [_WEB, _DNS, _SIX], uplink) + frame_rules("test")
+    text = rules("test", networks, [_WEB, _DNS, _SIX], uplink) + frame_rules("test", networks)
     script = text * 2 + element("delete", "test", _WEB) + element("add", "test", _WEB) + "list ruleset\n"
     done = subprocess.run(
         ["unshare", "-n", "nft", "-f", "-"], input=script, capture_output=True, text=True, check=False
@@ -104,3 +105,48 @@ def test_a_kernel_takes_the_rules_again_and_again(uplink: Uplink | None) -> None
         check=True,
     )
     assert gone.stdout == ""
+
+
+# A guest behind a tap sends a query with a neighbour's source address and MAC; prints the mark that the host's socket receives.
+_SPOOFING = r"""
+import socket, struct, subprocess, sys
+from appliance.network.firewall import Nft, frame_rules
+from appliance.network.network_record import NetworkRecord, Pool
+
+for command in (
+    "link add br-f address 02:42:0a:08:00:01 type bridge", "addr add 10.8.0.1/24 dev br-f", "link set br-f up",
+    "link add vch-0 type veth peer name guest0",
+    "link add vch-1 type veth peer name guest1", "link set vch-0 master br-f up", "link set vch-1 master br-f up",
+    "link set guest0 up", "link set guest1 up",
+):
+    subprocess.run(["ip", *command.split()], check=True)
+record = NetworkRecord("id", "f", "bridge", 0, [Pool("10.8.0.0/24", gateway="10.8.0.1")], bridge="br-f")
+Nft().run(frame_rules("test", [record]))
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.setsockopt(socket.SOL_SOCKET, 75, 1)
+server.bind(("10.8.0.1", 53))
+server.settimeout(10)
+to = bytes.fromhex("02420a080001")
+for guest, source in (("guest0", "10.8.0.2"), ("guest0", "10.8.0.3"), ("guest1", "10.8.0.2")):
+    udp = struct.pack(">4H", 5353, 53, 8 + 1, 0) + b"x"
+    head = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, socket.inet_aton(source), socket.inet_aton("10.8.0.1"))
+    total = sum(struct.unpack(">10H", head))
+    head = head[:10] + struct.pack(">H", 0xFFFF - ((total & 0xFFFF) + (total >> 16))) + head[12:]
+    raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    raw.bind((guest, 0))
+    raw.send(to + b"\x02\0\0\0\0" + source[-1].encode() + b"\x08\0" + head + udp)
+    _, ancillary, _, peer = server.recvmsg(100, 64)
+    print(peer[0], ancillary[0][2].hex())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace needs the rights of root")
+def test_a_query_is_marked_with_its_tap_whatever_its_source() -> None:
+    done = subprocess.run(
+        ["unshare", "-n", sys.executable, "-c", _SPOOFING], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (own, first), (spoofed, second), (neighbour, third) = (line.split() for line in done.stdout.splitlines())
+    assert (own, spoofed, neighbour) == ("10.8.0.2", "10.8.0.3", "10.8.0.2")
+    assert first == second != third
+    assert int(first, 16) != 0 != int(third, 16)
