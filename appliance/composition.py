@@ -238,7 +238,8 @@ def _services(process: Process, machines: Machines, stores: Stores) -> tuple[Ser
     file_sessions = FileSessions(provisioner, volumes, allocator, machines.fast_paths, nursery)
     suspend_watcher = SuspendWatcher(repository)
     ulimits = _default_ulimits(config)
-    defaults = ContainerDefaults(ulimits, Role(config.docker_socket_default))
+    api_sockets = [Path(host.removeprefix("unix://")) for host in config.hosts if host.startswith("unix://")]
+    defaults = ContainerDefaults(ulimits, Role(config.docker_socket_default), api_sockets)
     resources = RunResources(networks, connections, volumes, ulimits)
     execs = Execs(registry, repository, ExecRepository(process.database), resources.process_config, nursery)
     watchers: list[RunWatcher] = [

@@ -1,9 +1,11 @@
 """`docker create`: from a complete configuration to a container that is stored and has its disk and volumes."""
 
+import os
 import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import trio
 
@@ -15,6 +17,7 @@ from appliance.container.host_config import HostConfig, Ulimit
 from appliance.container.lifecycle import Created
 from appliance.container.links import parse_link
 from appliance.container.merge import merge_config
+from appliance.container.mounts import MountRecord
 from appliance.container.spec import arguments
 from appliance.engine.containers.random_names import random_name
 from appliance.engine.containers.storage import ContainerStorage
@@ -26,17 +29,21 @@ from appliance.engine.volumes import Volumes
 from appliance.errors import InvalidParameter, NotFound
 from appliance.image.platform import Platform
 from appliance.image.store import ImageStore
-from appliance.roles import LOCAL, Principal, Role, socket_role
+from appliance.roles import LOCAL, SOCKET_LABEL, Principal, Role, socket_role
 
 _RANDOM_NAMES = 100
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerDefaults:
-    """The daemon's settings for containers that do not set these themselves: ulimits, and the role of the container's API socket."""
+    """The daemon's settings for containers that do not set these themselves: ulimits, and the role of the container's API socket.
+
+    `api_sockets` are the paths of the unix sockets at which the daemon listens.
+    """
 
     ulimits: Sequence[Ulimit] = ()
     socket_role: Role = Role.FULL
+    api_sockets: Sequence[Path] = ()
 
 
 class ContainerCreation:
@@ -60,6 +67,7 @@ class ContainerCreation:
         self._storage = storage
         self.ulimits = defaults.ulimits
         self._socket_role = defaults.socket_role
+        self._api_sockets = defaults.api_sockets
 
     def check_platform(self, image: str, platform: Platform) -> list[str]:
         """NotFound when the client asked for another platform than the image's; a warning when the image's is not the daemon's."""
@@ -117,6 +125,7 @@ class ContainerCreation:
         container = Container(record, self._storage.folder(container_id), Created())
         try:
             record.mounts = await self._volumes.plan(merged, host_config, creator.scope)
+            self._check_api_sockets(record.mounts, api_role)
             await self._storage.create(container)
             await self._repository.save(container)
         except BaseException:
@@ -128,6 +137,18 @@ class ContainerCreation:
         self._registry.add(container)
         self._repository.emit(container, "create")
         return container
+
+    def _check_api_sockets(self, mounts: Sequence[MountRecord], role: Role) -> None:
+        """InvalidParameter for a mount of the daemon's own socket with a smaller role than full: a relayed connection has full access."""
+        if role is Role.FULL:
+            return
+        own = {os.path.realpath(path) for path in self._api_sockets}
+        for mount in mounts:
+            if mount.type == "bind" and os.path.realpath(mount.source) in own:
+                raise InvalidParameter(
+                    f"bind mount of {mount.source}: this is the API's own socket, which gives full access, "
+                    f"and the role of the API socket in this container is {role.value} ({SOCKET_LABEL})"
+                )
 
     def _free_name(self) -> str:
         names = (random_name(attempt) for attempt in range(_RANDOM_NAMES))
