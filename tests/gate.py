@@ -4,7 +4,8 @@ What counts the whole host's memory comes after them, alone. Prints each lot as 
 the exit status is that of all. Beside the tests it builds the programs that some of them need.
 
     python -m tests.gate [pytest's arguments]      all tests
-    python -m tests.gate --check [...]             those that need neither VMs nor VMware's simulator, and are not slow
+    python -m tests.gate --check [...]             those that need neither VMs nor VMware's simulator, and are not slow;
+                                                   lint runs beside them
 """
 
 import contextlib
@@ -31,6 +32,8 @@ _CHECK = {
     "appliance": ["tests/appliance", f"--ignore={_IMAGES}", *_QUICK],
     "images and the other rooms": [_IMAGES, *_ROOMS[1:], *_QUICK],
 }
+# `make check` has done the set-up.
+_LINT = ["make", "--no-print-directory", "--old-file=setup", "lint"]
 _SLOWEST = 10
 
 
@@ -38,15 +41,19 @@ def _pytest(report: Path, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "pytest", f"--junit-xml={report}", *arguments]
 
 
-def _together(folder: Path, lots: dict[str, list[str]], more: list[str]) -> list[int]:
-    """Run the lots beside each other; their exit statuses."""
+def _lots(folder: Path, lots: dict[str, list[str]], more: list[str]) -> dict[str, list[str]]:
+    """The command of each lot."""
+    return {name: _pytest(folder / f"{name}.xml", *arguments, *more) for name, arguments in lots.items()}
+
+
+def _together(folder: Path, commands: dict[str, list[str]]) -> list[int]:
+    """Run the commands beside each other; their exit statuses."""
     running = []
     statuses = []
     try:
-        for name, arguments in lots.items():
+        for name, command in commands.items():
             log = folder / f"{name}.log"
             with log.open("wb") as out:
-                command = _pytest(folder / f"{name}.xml", *arguments, *more)
                 running.append((name, log, subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)))
         for name, log, process in running:
             statuses.append(process.wait())
@@ -88,10 +95,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if more[:1] == ["--check"]:
-            statuses = _together(folder, _CHECK, more[1:])
+            statuses = _together(folder, {"lint": _LINT, **_lots(folder, _CHECK, more[1:])})
         else:
             with _building_tools():
-                statuses = _together(folder, _LOTS, more)
+                statuses = _together(folder, _lots(folder, _LOTS, more))
             print("== alone", flush=True)
             statuses.append(subprocess.run(_pytest(folder / "alone.xml", _ALONE, *more), check=False).returncode)
         _print_slowest(sorted(folder.glob("*.xml")))
