@@ -1,6 +1,7 @@
 """From the command line and the configuration file of vchd to a `Config`."""
 
 import argparse
+import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -51,6 +52,7 @@ def _check_authenticated(values: Mapping[str, object]) -> None:
             )
 
 
+@functools.cache
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vchd", description="A virtual container host: the Docker Engine API, with one VM per container."

@@ -26,13 +26,18 @@ class _Member:
 
 
 @functools.cache
-def _members(struct: type) -> dict[str, _Member]:
-    """The members of a Struct by their names in lower case."""
+def _described(struct: type) -> inspect.StructType:
     described = inspect.type_info(struct)
     assert isinstance(described, inspect.StructType)
+    return described
+
+
+@functools.cache
+def _members(struct: type) -> dict[str, _Member]:
+    """The members of a Struct by their names in lower case."""
     return {
         field.encode_name.lower(): _Member(field.encode_name, *plain(field.type), accepts_text(field.type))
-        for field in described.fields
+        for field in _described(struct).fields
     }
 
 
@@ -80,7 +85,7 @@ def convert(given: dict[str, object], struct: type[S], owner: str = "") -> S:
 
 def _explain(text: str, struct: type[msgspec.Struct], owner: str) -> str:
     """msgspec's error text with its path ("... - at `$.Mounts[0].Type`") in the words of the API."""
-    expected: inspect.Type = inspect.type_info(struct)
+    expected: inspect.Type = _described(struct)
     named, subject = expected, owner
     for step in _STEP.finditer(text.rpartition(" - at `$")[2]):
         inner = plain(expected)[0]
