@@ -239,7 +239,8 @@ def _services(process: Process, machines: Machines, stores: Stores) -> tuple[Ser
     suspend_watcher = SuspendWatcher(repository)
     ulimits = _default_ulimits(config)
     api_sockets = [Path(host.removeprefix("unix://")) for host in config.hosts if host.startswith("unix://")]
-    defaults = ContainerDefaults(ulimits, Role(config.docker_socket_default), api_sockets)
+    capacity = machines.driver.capacity
+    defaults = ContainerDefaults(ulimits, Role(config.docker_socket_default), api_sockets, capacity)
     resources = RunResources(networks, connections, volumes, ulimits)
     execs = Execs(registry, repository, ExecRepository(process.database), resources.process_config, nursery)
     watchers: list[RunWatcher] = [
@@ -267,7 +268,7 @@ def _services(process: Process, machines: Machines, stores: Stores) -> tuple[Ser
         storage=storage,
         execs=execs,
         checkpoints=checkpoints,
-        updates=Updates(registry, repository),
+        updates=Updates(registry, repository, machines.driver.capacity),
         stats=Stats(registry, repository),
         archive=archive,
         commits=Commits(registry, repository, archive, images, signals),

@@ -19,7 +19,7 @@ from appliance.container.lifecycle import State
 from appliance.container.prune_guard import PruneGuard
 from appliance.diag import Trace
 from appliance.guest import Change, Fanout, Metrics, PathStat, StdinPipe
-from appliance.hypervisor import Usage
+from appliance.hypervisor import Capacity, Usage
 from appliance.image.manifest import Distribution
 from appliance.image.platform import Platform
 from appliance.image.progress import Report
@@ -121,6 +121,7 @@ class CreationBackend(Protocol):
 
     @property
     def ulimits(self) -> Sequence[Ulimit]: ...
+    async def cpus(self) -> int: ...
 
     def check_platform(self, image: str, platform: Platform) -> list[str]: ...
     async def create(
@@ -171,6 +172,7 @@ class SignalBackend(Protocol):
 class UpdateBackend(Protocol):
     """engine.containers.updates."""
 
+    async def cpus(self) -> int: ...
     async def update(self, ref: str, wanted: HostConfig, check: Callable[[HostConfig], object]) -> None: ...
 
 
@@ -187,6 +189,7 @@ class DaemonBackend(Protocol):
 
     def hypervisor(self) -> dict[str, str]: ...
     async def status(self) -> dict[str, str]: ...
+    async def capacity(self) -> Capacity: ...
 
 
 class NetworkBackend(Protocol):

@@ -132,7 +132,7 @@ class ContainerRoutes:
                 f"Container cannot be connected to network endpoints: {', '.join(sorted(endpoints))}"
             )
         config, config_warnings = decode_config(body)
-        host_config, host_warnings = decode_host_config(host)
+        host_config, host_warnings = decode_host_config(host, await self._creation.cpus())
         warnings = config_warnings + host_warnings + endpoint_warnings
         warnings += self._creation.check_platform(config.image, parse_platform(request.text("platform")))
         container = await self._creation.create(request.text("name"), config, host_config, endpoints, request.principal)

@@ -1,12 +1,12 @@
 """The HostConfig of a create request, decoded and checked. Texts are Docker's where dockerd refuses the same."""
 
-import os
 import re
 from typing import Any
 
 import msgspec
 
 from appliance.api.fields import decode
+from appliance.config import MOST_VM_CPUS
 from appliance.container.host_config import HostConfig
 from appliance.container.links import parse_link
 from appliance.container.mounts import check_mounts
@@ -26,18 +26,21 @@ _RUNTIMES = ("runc", "io.containerd.runc.v2", "vch")
 _MIN_MEMORY = 6 << 20
 
 
-def decode_host_config(given: dict[str, Any]) -> tuple[HostConfig, list[str]]:
-    """The HostConfig that a client sent, and warnings. InvalidParameter names the field that is malformed, refused or invalid."""
+def decode_host_config(given: dict[str, Any], cpus: int = MOST_VM_CPUS) -> tuple[HostConfig, list[str]]:
+    """The HostConfig that a client sent, and warnings. `cpus`: how many a machine can have.
+
+    InvalidParameter names the field that is malformed, refused or invalid.
+    """
     host_config, warnings = decode(given, HostConfig)
-    return host_config, warnings + check_host_config(host_config)
+    return host_config, warnings + check_host_config(host_config, cpus)
 
 
-def check_host_config(host_config: HostConfig) -> list[str]:
+def check_host_config(host_config: HostConfig, cpus: int = MOST_VM_CPUS) -> list[str]:
     """Warnings about fields that have less effect than their client expects. InvalidParameter names the field that is invalid."""
     warnings = _check_network(host_config)
     warnings += check_mounts(host_config)
     _check_memory(host_config)
-    _check_cpu(host_config)
+    _check_cpu(host_config, cpus)
     _check_namespaces(host_config)
     _check_security(host_config)
     _check_lists(host_config)
@@ -90,9 +93,8 @@ def _check_memory(host_config: HostConfig) -> None:
         )
 
 
-def _check_cpu(host_config: HostConfig) -> None:
+def _check_cpu(host_config: HostConfig, cpus: int) -> None:
     nano, quota, period = host_config.nano_cpus, host_config.cpu_quota, host_config.cpu_period
-    cpus = os.cpu_count() or 1
     if nano and period:
         raise InvalidParameter("Conflicting options: Nano CPUs and CPU Period cannot both be set")
     if nano and quota:

@@ -1,5 +1,6 @@
 """Routes under /containers/{name} that change a container: start, stop, kill, pause, rename, update, and wait."""
 
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -107,7 +108,8 @@ class LifecycleRoutes:
         ignored = {name: value for name, value in body.items() if name in _NOT_UPDATABLE}
         wanted, warnings = decode({name: value for name, value in body.items() if name not in ignored}, HostConfig)
         warnings += [f"{name} cannot be updated and was ignored" for name, value in ignored.items() if value]
-        await self._updates.update(request.path["name"], wanted, check_host_config)
+        check = partial(check_host_config, cpus=await self._updates.cpus())
+        await self._updates.update(request.path["name"], wanted, check)
         await reply.json(200, {"Warnings": warnings or None})
 
     async def resize(self, request: Request, reply: Reply) -> None:

@@ -96,7 +96,7 @@ def routes_over(b: Backends) -> dict[tuple[str, str], Route]:
         VolumeRoutes(b.volumes),
         UnsupportedRoutes(),
         UsageRoutes(b.containers, b.storage, b.networks, b.images, b.volumes),
-        SwarmRoutes(b.swarm),
+        SwarmRoutes(b.swarm, b.daemon),
         SystemRoutes(b.settings, b.daemon, b.containers, b.networks, b.images, b.swarm),
         EventRoutes(b.events),
         DebugRoutes(b.containers, b.settings.config.data_root),

@@ -1,17 +1,18 @@
 """Routes of swarms. A swarm has one node, for overlay networks. Services return 501: the hypervisor is the cluster."""
 
-import os
 import platform
 from typing import Any, Protocol
 
 import msgspec
 
+from appliance.api.backend import DaemonBackend
 from appliance.api.fields import read_object, text_map
 from appliance.api.filters import Filters, parse_filters
 from appliance.api.router import ENGINE_VERSION, Route
 from appliance.container.times import rfc3339
 from appliance.errors import InvalidParameter, NotFound, Unsupported
 from appliance.http import Reply, Request
+from appliance.hypervisor import Capacity
 from appliance.network.network_record import SwarmRecord
 
 _NOUNS = ("services", "tasks", "secrets", "configs")
@@ -54,8 +55,9 @@ class SwarmBackend(Protocol):
 class SwarmRoutes:
     """The swarm, its only node, and the nouns that are always empty."""
 
-    def __init__(self, swarm: SwarmBackend) -> None:
+    def __init__(self, swarm: SwarmBackend, daemon: DaemonBackend) -> None:
         self._swarm = swarm
+        self._daemon = daemon
 
     def routes(self) -> dict[tuple[str, str], Route]:
         """See Router.add_all."""
@@ -142,11 +144,12 @@ class SwarmRoutes:
                 if value and value.lower() not in known:
                     raise InvalidParameter(f"Invalid {key} filter: '{value}'")
         record = self._swarm.manager()
-        await reply.json(200, [node_shape(record)] if _passes(record, filters) else [])
+        await reply.json(200, [node_shape(record, await self._daemon.capacity())] if _passes(record, filters) else [])
 
     async def inspect_node(self, request: Request, reply: Reply) -> None:
         """GET /nodes/{name}."""
-        await reply.json(200, node_shape(self._swarm.check_node(request.path["name"])))
+        record = self._swarm.check_node(request.path["name"])
+        await reply.json(200, node_shape(record, await self._daemon.capacity()))
 
     async def update_node(self, request: Request, reply: Reply) -> None:
         """POST /nodes/{name}/update."""
@@ -229,9 +232,8 @@ def cluster_shape(record: SwarmRecord) -> dict[str, Any]:
     }
 
 
-def node_shape(record: SwarmRecord) -> dict[str, Any]:
+def node_shape(record: SwarmRecord, capacity: Capacity) -> dict[str, Any]:
     """Node."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "ID": record.node_id,
         "Version": {"Index": record.version},
@@ -241,7 +243,7 @@ def node_shape(record: SwarmRecord) -> dict[str, Any]:
         "Description": {
             "Hostname": platform.node(),
             "Platform": {"Architecture": "x86_64", "OS": "linux"},
-            "Resources": {"NanoCPUs": (os.cpu_count() or 1) * 10**9, "MemoryBytes": memory},
+            "Resources": {"NanoCPUs": capacity.cpus * 10**9, "MemoryBytes": capacity.memory},
             "Engine": {
                 "EngineVersion": ENGINE_VERSION,
                 "Plugins": [{"Type": "Network", "Name": name} for name in ("bridge", "host", "null", "overlay")]

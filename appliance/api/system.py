@@ -1,6 +1,5 @@
 """/_ping, /version and /info."""
 
-import os
 import platform
 import time
 from collections import Counter
@@ -107,7 +106,7 @@ class SystemRoutes:
         proxies = self._settings.proxies
         # Since API 1.49 without the commit that dockerd expected.
         commit = {"ID": ""} if request.version >= (1, 49) else {"ID": "", "Expected": ""}
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        capacity = await self._daemon.capacity()
         await reply.json(
             200,
             {
@@ -153,8 +152,8 @@ class SystemRoutes:
                     "IndexConfigs": {},
                     "Mirrors": list(self._settings.config.registry_mirrors),
                 },
-                "NCPU": os.cpu_count() or 1,
-                "MemTotal": memory,
+                "NCPU": capacity.cpus,
+                "MemTotal": capacity.memory,
                 "GenericResources": None,
                 "DockerRootDir": str(self._settings.config.data_root),
                 "HttpProxy": proxies.shown(proxies.http),

@@ -2,7 +2,7 @@
 
 from appliance.engine.machines.provisioner import MachineProvisioner
 from appliance.engine.quota import Quota
-from appliance.hypervisor import Driver
+from appliance.hypervisor import Capacity, Driver
 
 
 class DaemonStatus:
@@ -14,6 +14,10 @@ class DaemonStatus:
     def hypervisor(self) -> dict[str, str]:
         """Its name (`Driver`), its `Version`, and facts by their titles."""
         return self._driver.describe()
+
+    async def capacity(self) -> Capacity:
+        """The CPUs and the memory that a container can have."""
+        return await self._driver.capacity()
 
     async def status(self) -> dict[str, str]:
         """Facts by their titles: the hypervisor's, waiting machines, queued starts, the storage quota."""

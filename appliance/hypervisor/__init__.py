@@ -9,6 +9,7 @@ from appliance.hypervisor.driver import (
     SHARE_TAG,
     SOME_SHARES,
     Adaptable,
+    Capacity,
     Checkpointable,
     Cloning,
     Disk,
@@ -31,6 +32,7 @@ from appliance.hypervisor.driver import (
     Usage,
     VirtioBlkPci,
     VirtioBlkSerial,
+    own_capacity,
     why_no_shares,
 )
 
@@ -41,6 +43,7 @@ __all__ = [
     "SOME_SHARES",
     "VOLUME_OPTIONS",
     "Adaptable",
+    "Capacity",
     "Checkpointable",
     "Cloning",
     "Disk",
@@ -66,5 +69,6 @@ __all__ = [
     "Usage",
     "VirtioBlkPci",
     "VirtioBlkSerial",
+    "own_capacity",
     "why_no_shares",
 ]

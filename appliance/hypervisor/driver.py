@@ -5,6 +5,7 @@ rooms above ask for with `isinstance`. tests/appliance/hypervisor/contract.py ho
 """
 
 import enum
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -172,6 +173,19 @@ class Usage:
     memory: int
 
 
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What the largest machine can have: CPUs, and memory in bytes."""
+
+    cpus: int
+    memory: int
+
+
+def own_capacity() -> Capacity:
+    """The CPUs and the memory of this host."""
+    return Capacity(os.cpu_count() or 1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
 class Machine(ABC):
     """One VM. `power` is the hypervisor's answer; the engine never guesses it. `spec` is what the machine was made of.
 
@@ -237,6 +251,10 @@ class Driver(ABC):
 
         The machines of this driver object's own `create` may be left out.
         """
+
+    @abstractmethod
+    async def capacity(self) -> Capacity:
+        """What a host of this hypervisor has for one machine. No error: the last known values count while there are no others."""
 
     @abstractmethod
     def describe(self) -> dict[str, str]:

@@ -16,6 +16,7 @@ import trio
 from appliance.errors import HypervisorError
 from appliance.hypervisor.disks import DiskKind, Disks
 from appliance.hypervisor.driver import (
+    Capacity,
     Driver,
     Forward,
     GuestDisk,
@@ -27,6 +28,7 @@ from appliance.hypervisor.driver import (
     ResourceShares,
     ScsiAddress,
     Usage,
+    own_capacity,
 )
 from tether.transport import Line
 
@@ -314,6 +316,9 @@ class FakeDriver(Driver):
 
     async def adopt(self) -> list[Machine]:
         return [self._machine(self._host, vm) for vm in self._host.vms.values()]
+
+    async def capacity(self) -> Capacity:
+        return own_capacity()
 
     def describe(self) -> dict[str, str]:
         return {"Driver": "fake"}

@@ -75,6 +75,9 @@ class ScopedCreation:
     def ulimits(self) -> Sequence[Ulimit]:
         return self._backend.ulimits
 
+    async def cpus(self) -> int:
+        return await self._backend.cpus()
+
     def check_platform(self, image: str, platform: Platform) -> list[str]:
         return self._backend.check_platform(image, platform)
 

@@ -3,7 +3,7 @@
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from appliance.engine.model.repository import ContainerRepository
 from appliance.engine.networking.endpoints import EndpointAllocator
 from appliance.engine.volumes import Volumes
 from appliance.errors import InvalidParameter, NotFound
+from appliance.hypervisor import Capacity, own_capacity
 from appliance.image.platform import Platform
 from appliance.image.store import ImageStore
 from appliance.roles import LOCAL, SOCKET_LABEL, Principal, Role, socket_role
@@ -34,16 +35,21 @@ from appliance.roles import LOCAL, SOCKET_LABEL, Principal, Role, socket_role
 _RANDOM_NAMES = 100
 
 
+async def _this_host() -> Capacity:
+    return own_capacity()
+
+
 @dataclass(frozen=True, slots=True)
 class ContainerDefaults:
     """The daemon's settings for containers that do not set these themselves: ulimits, and the role of the container's API socket.
 
-    `api_sockets` are the paths of the unix sockets at which the daemon listens.
+    `api_sockets` are the paths of the unix sockets at which the daemon listens. `capacity` returns what a container can have at most.
     """
 
     ulimits: Sequence[Ulimit] = ()
     socket_role: Role = Role.FULL
     api_sockets: Sequence[Path] = ()
+    capacity: Callable[[], Awaitable[Capacity]] = _this_host
 
 
 class ContainerCreation:
@@ -66,8 +72,13 @@ class ContainerCreation:
         self._volumes = volumes
         self._storage = storage
         self.ulimits = defaults.ulimits
+        self._capacity = defaults.capacity
         self._socket_role = defaults.socket_role
         self._api_sockets = defaults.api_sockets
+
+    async def cpus(self) -> int:
+        """How many CPUs a container can have."""
+        return (await self._capacity()).cpus
 
     def check_platform(self, image: str, platform: Platform) -> list[str]:
         """NotFound when the client asked for another platform than the image's; a warning when the image's is not the daemon's."""

@@ -1,6 +1,6 @@
 """`docker update`: new limits for a container, effective at once if it runs."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -12,13 +12,25 @@ from appliance.engine.machines.boot import fits, resource_shares
 from appliance.engine.model.registry import ContainerRegistry
 from appliance.engine.model.repository import ContainerRepository
 from appliance.errors import Conflict, InvalidParameter
-from appliance.hypervisor import SetShares
+from appliance.hypervisor import Capacity, SetShares
 
 
 class Updates:
-    def __init__(self, registry: ContainerRegistry, repository: ContainerRepository) -> None:
+    """`capacity` is the hypervisor's, see Driver."""
+
+    def __init__(
+        self,
+        registry: ContainerRegistry,
+        repository: ContainerRepository,
+        capacity: Callable[[], Awaitable[Capacity]],
+    ) -> None:
         self._registry = registry
         self._repository = repository
+        self._capacity = capacity
+
+    async def cpus(self) -> int:
+        """How many CPUs a container can have."""
+        return (await self._capacity()).cpus
 
     async def update(self, ref: str, wanted: HostConfig, check: Callable[[HostConfig], object]) -> None:
         """Change the fields of HostConfig that `wanted` sets; `check` has to accept the result.

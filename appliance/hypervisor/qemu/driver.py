@@ -17,7 +17,7 @@ from pathlib import Path
 import trio
 
 from appliance.errors import HypervisorError
-from appliance.hypervisor.driver import Driver, Machine, MachineSpec, Power
+from appliance.hypervisor.driver import Capacity, Driver, Machine, MachineSpec, Power, own_capacity
 from appliance.hypervisor.qemu.machine import QemuMachine
 from appliance.hypervisor.qemu.machine_logs import keep_trimmed
 from appliance.hypervisor.qemu.process import PROGRAM, boot_id, running_titles, title
@@ -206,6 +206,9 @@ class QemuDriver(Driver):
         if os.geteuid():
             return "virtiofsd needs the rights of root"
         return "" if find_virtiofsd() is not None else "virtiofsd is not installed (Debian: qemu-system-common)"
+
+    async def capacity(self) -> Capacity:
+        return own_capacity()
 
     def describe(self) -> dict[str, str]:
         facts = {"Version": self.version, "Accelerator": self.accel, "Guest": self.kernel.parent.name}

@@ -12,7 +12,8 @@ import trio
 from pyVmomi import vim
 
 from appliance.errors import HypervisorError
-from appliance.hypervisor.driver import Driver, Machine, MachineSpec
+from appliance.hypervisor.driver import Capacity, Driver, Machine, MachineSpec, own_capacity
+from appliance.hypervisor.vsphere.capacity import HostCapacity
 from appliance.hypervisor.vsphere.changes import Changes
 from appliance.hypervisor.vsphere.collector import Collector, MachineSnapshot
 from appliance.hypervisor.vsphere.concentrator import Concentrator
@@ -104,6 +105,7 @@ class VsphereDriver(Driver):
         self._names = names.machines
         self._known = known
         self._group = group
+        self._capacity = HostCapacity(site.session, site.inventory.pool, own_capacity())
         self._lookup = TenantMachines(site.session, site.inventory, names.tenant)
 
     @classmethod
@@ -156,6 +158,9 @@ class VsphereDriver(Driver):
 
     async def connect(self) -> None:
         await self.collector.current.wait()
+
+    async def capacity(self) -> Capacity:
+        return await self._capacity.read()
 
     def describe(self) -> dict[str, str]:
         return {"Driver": "vsphere", "Version": self.session.describe(), "Tenant": self._tenant}

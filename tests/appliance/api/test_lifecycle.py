@@ -9,7 +9,7 @@ import trio
 from appliance.api.lifecycle import LifecycleRoutes
 from appliance.api.router import Router
 from appliance.container.host_config import HostConfig
-from appliance.errors import NotFound
+from appliance.errors import InvalidParameter, NotFound
 from tests.appliance.api.asking import ask
 from tests.appliance.http.wire import served
 
@@ -29,6 +29,9 @@ class _Backend:
             self.calls.append((method, *arguments, *named.items()))
 
         return call
+
+    async def cpus(self) -> int:
+        return 2
 
     def wait(self, ref: str, condition: str) -> tuple[Any, Any]:
         self.calls.append(("wait", ref, condition))
@@ -86,6 +89,9 @@ async def test_update() -> None:
     assert (await _ask(backend, "POST /containers/box/update", {"memory": 1 << 30}))[0] == 200
     method, name, wanted, _ = backend.calls[0]
     assert (method, name, wanted.memory) == ("update", "box", 1 << 30)
+    # The check that the result has to pass knows how many CPUs there are.
+    with pytest.raises(InvalidParameter, match=r"there are only 2 CPUs available"):
+        backend.calls[0][3](HostConfig(nano_cpus=3 * 10**9))
     # Docker's UpdateConfig has no Binds and no foo, so dockerd ignores them.
     status, body = await _ask(backend, "POST /containers/box/update", {"foo": 1, "Binds": ["/a:/b"], "Dns": []})
     assert status == 200

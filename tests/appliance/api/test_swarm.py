@@ -1,5 +1,6 @@
 """Routes of swarms: one node, its networks, and refusals by name."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -8,8 +9,16 @@ import pytest
 from appliance.api.filters import parse_filters
 from appliance.api.swarm import SwarmRoutes, _passes
 from appliance.errors import NotFound, NotInSwarm
+from appliance.hypervisor import Capacity
 from appliance.network.network_record import NodeSpec, SwarmRecord
 from tests.appliance.api.asking import ask
+
+
+async def _capacity() -> Capacity:
+    return Capacity(7, 5 << 30)
+
+
+_DAEMON: Any = SimpleNamespace(capacity=_capacity)
 
 
 class _Swarm:
@@ -43,7 +52,7 @@ class _Swarm:
 
 
 async def _ask(line: str, body: Any = None, *, inside: bool = True) -> tuple[int, Any]:
-    return await ask(SwarmRoutes(_Swarm(inside=inside)).routes(), line, body)
+    return await ask(SwarmRoutes(_Swarm(inside=inside), _DAEMON).routes(), line, body)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +98,7 @@ async def test_refusals(line: str, body: Any, status: int, message: str) -> None
 
 async def test_leave() -> None:
     swarm = _Swarm(inside=True)
-    assert await ask(SwarmRoutes(swarm).routes(), "POST /swarm/leave?force=1") == (200, b"")
+    assert await ask(SwarmRoutes(swarm, _DAEMON).routes(), "POST /swarm/leave?force=1") == (200, b"")
     assert swarm.calls == [("leave", True)]
 
 

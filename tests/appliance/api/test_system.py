@@ -8,6 +8,7 @@ from appliance import __version__
 from appliance.api.router import Router
 from appliance.api.system import SystemRoutes
 from appliance.container.lifecycle import Created
+from appliance.hypervisor import Capacity
 from tests.appliance.api.asking import ask
 from tests.appliance.http.wire import served
 
@@ -22,6 +23,9 @@ class _Daemon:
 
     async def status(self) -> dict[str, str]:
         return {"Pool": "2"}
+
+    async def capacity(self) -> Capacity:
+        return Capacity(7, 5 << 30)
 
 
 def _routes(*, bridged: bool = True) -> Any:
@@ -58,6 +62,7 @@ async def test_version() -> None:
 
 async def test_info() -> None:
     status, shape = await ask(_routes(), "GET /info")
+    assert (shape["NCPU"], shape["MemTotal"]) == (7, 5 << 30)
     assert status == 200
     assert (shape["ServerVersion"], shape["OperatingSystem"]) == ("28.5.2", f"vch {__version__}")
     assert (shape["ID"], shape["Containers"], shape["ContainersStopped"], shape["ContainersRunning"]) == ("id", 1, 1, 0)

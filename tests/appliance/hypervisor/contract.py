@@ -36,6 +36,9 @@ class DriverContract(ABC):
             assert facts["Driver"]
             assert all(isinstance(value, str) for value in facts.values())
             assert isinstance(why_no_shares(driver), str)
+            capacity = await driver.capacity()
+            assert capacity.cpus > 0
+            assert capacity.memory > 64 << 20
 
     async def test_a_new_machine_is_off(self, short_path: Path) -> None:
         async with self.open_driver(short_path) as driver:
