@@ -15,8 +15,9 @@ from tests.apps.images import App, imported
 from tests.live.daemon import Daemon, running_daemon
 from tests.live.waiting import until
 
-# Erlang and Java take a minute or two to start on emulated CPUs.
-_SECONDS = 300
+# On emulated CPUs that others use, too, Erlang and Java take two minutes to start, and the first database of MariaDB five.
+_SECONDS = 600
+pytestmark = pytest.mark.timeout(3 * _SECONDS)
 
 
 @pytest.fixture(scope="module")
