@@ -498,7 +498,7 @@ def test_ipv6(daemon: Daemon) -> None:
     assert _curl(daemon, "http://[fd12:3456::1]:8096/") == "v6"
     # No guest is a router of this host (CVE-2020-13401), or of another guest. On vSphere all networks share one bridge.
     own = "br-" + daemon.must("network", "inspect", "-f", "{{.Id}}", "six")[:12]
-    bridge = own if HYPERVISOR == "qemu" else "docker0"
+    bridge = own if HYPERVISOR == "qemu" else "vch0"
     names = [f"net/ipv6/conf/{bridge}/{name}" for name in ("accept_ra", "autoconf", "accept_redirects")]
     assert daemon.run_inside("sysctl", "-n", *names).split() == ["0", "0", "0"]
     assert "nd-router-advert" in daemon.run_inside("nft", "list", "ruleset", "bridge")
