@@ -40,14 +40,12 @@ class ContainerRemoval:
     async def remove(self, ref: str, *, force: bool, volumes: bool = False) -> None:
         """Remove a container; with `volumes` its anonymous volumes too."""
         container = self._registry.get(ref)
-        lifecycle.advance(container.state, Remove(force, container.id if container.paused else ref))
-        if not await self._supervisor.cancel(container) and container.running:
-            if container.run is not None and not container.record.mounts:
-                container.run.skip_cleaning()
-            await self._signals.kill(ref, "KILL", for_removal=True)
+        await self._end(container, ref, force=force)
         async with container.lock:
             if container.removed:
                 return
+            # A start that held the lock may have gone on.
+            await self._end(container, ref, force=force)
             await self._supervisor.wait_no_machine(container)
             await wait_shipped(container, _SHIP_SECONDS)
             container.move(Remove(True, ref))
@@ -65,6 +63,14 @@ class ContainerRemoval:
             container.notify()
             container.notify_log()
         self._repository.emit(container, "destroy")
+
+    async def _end(self, container: Container, ref: str, *, force: bool) -> None:
+        """End the container's start or run. Conflict without `force` when there is one."""
+        lifecycle.advance(container.state, Remove(force, container.id if container.paused else ref))
+        if not await self._supervisor.cancel(container) and container.running:
+            if container.run is not None and not container.record.mounts:
+                container.run.skip_cleaning()
+            await self._signals.kill(ref, "KILL", for_removal=True)
 
     def pruned(self, space: int) -> None:
         """Announce that `docker container prune` has freed `space` bytes."""

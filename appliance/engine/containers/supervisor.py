@@ -309,6 +309,8 @@ class Supervisor:
             while not container.removed and container.restarting:
                 await container.changed.wait()
         async with container.lock:
+            # The end of the last machine takes a while, in which a client may stop the container.
+            await self.wait_no_machine(container)
             if container.restarting and not container.removed:
                 try:
                     await self.start(container)

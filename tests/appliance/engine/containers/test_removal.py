@@ -1,10 +1,12 @@
 """Removals that meet starts, ends and each other."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from appliance.container.host_config import HostConfig
 from appliance.errors import Conflict, NotFound
@@ -67,6 +69,19 @@ async def test_a_removal_waits_for_the_machine_of_an_end(daemon: Engine, host: H
     await daemon.remove(container)
     assert host.vms.journal[-1] == ("destroy", container.id)
     assert container.removed
+
+
+async def test_a_removal_that_waits_for_a_start(daemon: Engine, host: Host) -> None:
+    container = await daemon.create()
+    async with trio.open_nursery() as nursery:
+        async with container.lock:
+            nursery.start_soon(daemon.start, container)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            nursery.start_soon(partial(daemon.remove, container, force=True))
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        with trio.fail_after(10):
+            await daemon.until(container, lambda: container.removed)
+    assert host.vms.vms == {}
 
 
 async def test_a_start_that_waits_for_a_removal_finds_nothing(daemon: Engine) -> None:

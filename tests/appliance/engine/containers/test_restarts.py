@@ -8,6 +8,7 @@ import trio.testing
 
 from appliance.container.host_config import HostConfig, RestartPolicy
 from appliance.container.lifecycle import Exited
+from appliance.hypervisor.fake import FakeMachine
 from tests.appliance.engine.guest import Process, echo
 from tests.appliance.engine.harness import Host, engine
 
@@ -37,6 +38,34 @@ async def test_on_failure_leaves_a_success_alone(tmp_path: Path, nursery: trio.N
         container = await daemon.run("echo", "x", host=policy("on-failure"))
         await daemon.ended(container)
         assert not container.restarting
+
+
+class _SlowMachine(FakeMachine):
+    """A machine whose end takes until `gone`."""
+
+    gone: trio.Event
+
+    async def destroy(self) -> None:
+        await self.gone.wait()
+        await super().destroy()
+
+
+async def test_a_user_ends_a_restart_while_the_last_machine_ends(
+    tmp_path: Path, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    _SlowMachine.gone = trio.Event()
+    host = Host(nursery, fail=fail)
+    host.machine = _SlowMachine
+    async with engine(host, tmp_path) as daemon:
+        container = await daemon.run("fail", host=policy("always"))
+        await daemon.ended(container)
+        # The pause is over.
+        await trio.sleep(5)
+        await daemon.stop(container)
+        _SlowMachine.gone.set()
+        await trio.sleep(5)
+        assert isinstance(container.state, Exited)
+        assert (container.exits, container.running, container.restarting) == (1, False, False)
 
 
 async def test_pauses_between_restarts_grow(
