@@ -41,31 +41,34 @@ async def test_on_failure_leaves_a_success_alone(tmp_path: Path, nursery: trio.N
 
 
 class _SlowMachine(FakeMachine):
-    """A machine whose end takes until `gone`."""
+    """A machine whose end begins at `ending` and takes until `gone`."""
 
+    ending: trio.Event
     gone: trio.Event
 
     async def destroy(self) -> None:
+        self.ending.set()
         await self.gone.wait()
         await super().destroy()
 
 
-async def test_a_user_ends_a_restart_while_the_last_machine_ends(
-    tmp_path: Path, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
-) -> None:
-    _SlowMachine.gone = trio.Event()
+async def test_a_user_ends_a_restart_while_the_last_machine_ends(tmp_path: Path, nursery: trio.Nursery) -> None:
+    _SlowMachine.ending, _SlowMachine.gone = trio.Event(), trio.Event()
     host = Host(nursery, fail=fail)
     host.machine = _SlowMachine
     async with engine(host, tmp_path) as daemon:
         container = await daemon.run("fail", host=policy("always"))
-        await daemon.ended(container)
-        # The pause is over.
-        await trio.sleep(5)
+        await _SlowMachine.ending.wait()
+        # The restart has the lock: its pause is over, and it waits for the machine.
+        with trio.fail_after(10):
+            while not container.lock.locked():
+                await trio.testing.wait_all_tasks_blocked(0.01)
         await daemon.stop(container)
         _SlowMachine.gone.set()
-        await trio.sleep(5)
+        async with container.lock:
+            assert (container.running, container.restarting) == (False, False)
         assert isinstance(container.state, Exited)
-        assert (container.exits, container.running, container.restarting) == (1, False, False)
+        assert len(host.guest.launched) == 1
 
 
 async def test_pauses_between_restarts_grow(
