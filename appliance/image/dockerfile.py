@@ -12,12 +12,33 @@ import msgspec
 from appliance.errors import InvalidParameter
 
 _BLANKS = re.compile(r"[\t\v\f\r ]+")
-# A backslash at the end of a line, unless another backslash is before it.
-_CONTINUED = re.compile(r"(^|[^\\])\\[ \t]*$")
+_DIRECTIVE = re.compile(r"#\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*$")
+_DIRECTIVES = ("syntax", "escape", "check")
+# The escape token at the end of a line, unless another one is before it.
+_CONTINUED = {token: re.compile(rf"(^|[^\{token}])\{token}[ \t]*$") for token in ("\\", "`")}
 _NOT_STRINGS = "when using JSON array syntax, arrays must be comprised of strings only"
 
 
-def logical_lines(text: str) -> Iterator[str]:
+def escape_token(text: str) -> str:
+    """The character that escapes others: a backslash, or what the directive `# escape=` says. Directives are the first lines.
+
+    InvalidParameter for another character, and for a directive that is repeated.
+    """
+    found: dict[str, str] = {}
+    for line in text.split("\n"):
+        directive = _DIRECTIVE.match(line.lstrip())
+        if directive is None or (name := directive[1].lower()) not in _DIRECTIVES:
+            break
+        if name in found:
+            raise InvalidParameter(f"only one {name} parser directive can be used")
+        found[name] = directive[2]
+    token = found.get("escape", "\\")
+    if token not in _CONTINUED:
+        raise InvalidParameter(f"invalid escape token '{token}' does not match ` or \\")
+    return token
+
+
+def logical_lines(text: str, escape: str = "\\") -> Iterator[str]:
     """The instructions of a Dockerfile, with continued lines joined, without comments and empty lines."""
     lines = iter(text.split("\n"))
     for line in lines:
@@ -25,7 +46,7 @@ def logical_lines(text: str) -> Iterator[str]:
         if not line or line.startswith("#"):
             continue
         joined = ""
-        while (found := _CONTINUED.search(line)) is not None:
+        while (found := _CONTINUED[escape].search(line)) is not None:
             joined += line[: found.start()] + found[1]
             # Comments and empty lines between continued lines do not end them.
             line = next((one for one in lines if one.strip() and not one.lstrip().startswith("#")), "").rstrip("\r")
@@ -33,21 +54,21 @@ def logical_lines(text: str) -> Iterator[str]:
             yield joined + line
 
 
-def split_instruction(line: str) -> tuple[str, list[str], str]:
+def split_instruction(line: str, escape: str = "\\") -> tuple[str, list[str], str]:
     """The name of an instruction, its flags (`--name=value`) and the rest of its line."""
     name, *rest = _BLANKS.split(line.strip(), maxsplit=1)
-    flags, rest_of_line = _flags(rest[0]) if rest else ([], "")
+    flags, rest_of_line = _flags(rest[0], escape) if rest else ([], "")
     return name, flags, rest_of_line.strip()
 
 
-def _flags(text: str) -> tuple[list[str], str]:
+def _flags(text: str, escape: str) -> tuple[list[str], str]:
     """Words at the start that begin with `--`, and what follows them. Quotes and backslashes are taken out of the words."""
     flags: list[str] = []
     while (text := text.lstrip()).startswith("--"):
         word, at, quote = "", 0, ""
         while at < len(text) and (quote or not text[at].isspace()):
             char = text[at]
-            if char == "\\":
+            if char == escape:
                 at += 1
                 word += text[at : at + 1]
             elif char == quote or (not quote and char in "'\""):
@@ -62,7 +83,7 @@ def _flags(text: str) -> tuple[list[str], str]:
     return flags, text
 
 
-def split_words(text: str) -> list[str]:
+def split_words(text: str, escape: str = "\\") -> list[str]:
     """The words between blanks. Quotes and backslashes keep blanks in a word, and stay in it."""
     words, start, at, quote = [], -1, 0, ""
     while at < len(text):
@@ -77,18 +98,18 @@ def split_words(text: str) -> list[str]:
                 quote = ""
             elif not quote and char in "'\"":
                 quote = char
-            elif char == "\\" and quote != "'":
+            elif char == escape and quote != "'":
                 at += 1
         at += 1
     if start >= 0:
-        # A backslash at the end is left out.
+        # An escape token at the end is left out.
         words.append(text[start:-1] if at > len(text) else text[start:])
     return [word for word in words if word]
 
 
-def key_values(name: str, text: str) -> list[tuple[str, str]]:
+def key_values(name: str, text: str, escape: str = "\\") -> list[tuple[str, str]]:
     """The pairs of `KEY=value ...` or of the old form `KEY value`, as they are written. InvalidParameter with Docker's texts."""
-    words = split_words(text)
+    words = split_words(text, escape)
     if not words:
         raise InvalidParameter(f"{name} requires at least one argument")
     if "=" not in words[0]:

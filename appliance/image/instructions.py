@@ -14,7 +14,14 @@ from appliance.container.config import ContainerConfig, Empty, HealthConfig
 from appliance.container.signals import parse_signal
 from appliance.container.times import parse_duration
 from appliance.errors import InvalidParameter
-from appliance.image.dockerfile import arguments, key_values, logical_lines, split_instruction, string_list
+from appliance.image.dockerfile import (
+    arguments,
+    escape_token,
+    key_values,
+    logical_lines,
+    split_instruction,
+    string_list,
+)
 from appliance.image.shell_words import Expander
 
 _DEFAULT_SHELL = ("/bin/sh", "-c")
@@ -29,17 +36,19 @@ def apply_instructions(config: ContainerConfig, changes: list[str]) -> Container
     """
     if not changes:
         return config
-    parsed = [_parse(line) for line in logical_lines("\n".join(changes))]
+    text = "\n".join(changes)
+    escape = escape_token(text)
+    parsed = [_parse(line, escape) for line in logical_lines(text, escape)]
     if not parsed:
         raise InvalidParameter("file with no instructions")
-    builder = _Builder(config)
+    builder = _Builder(config, escape)
     for name, flags, rest in parsed:
         _HANDLERS[name](builder, flags, rest)
     return builder.result()
 
 
-def _parse(line: str) -> tuple[str, list[str], str]:
-    name, flags, rest = split_instruction(line)
+def _parse(line: str, escape: str) -> tuple[str, list[str], str]:
+    name, flags, rest = split_instruction(line, escape)
     upper = name.upper()
     if upper not in _HANDLERS:
         raise InvalidParameter(f"{name} is not a valid change command")
@@ -54,12 +63,13 @@ def _parse(line: str) -> tuple[str, list[str], str]:
 class _Builder:
     """The configuration, while instructions change it. The environment is kept by name."""
 
-    def __init__(self, config: ContainerConfig) -> None:
+    def __init__(self, config: ContainerConfig, escape: str) -> None:
         self.config = msgspec.structs.replace(config)
         self.command_set = False
         self._environment = {entry.partition("=")[0]: entry for entry in config.env or ()}
         self._values = {key: entry.partition("=")[2] for key, entry in self._environment.items()}
-        self._expander = Expander()
+        self._escape = escape
+        self._expander = Expander(escape)
         self._ports_left = _MOST_PORTS
 
     def result(self) -> ContainerConfig:
@@ -89,13 +99,13 @@ class _Builder:
 
     def env(self, flags: list[str], text: str) -> None:
         # All values of one instruction see the variables from before it.
-        pairs = [(self.expand(key), self.expand(value)) for key, value in key_values("ENV", text)]
+        pairs = [(self.expand(key), self.expand(value)) for key, value in key_values("ENV", text, self._escape)]
         for key, value in pairs:
             self._environment[key] = f"{key}={value}"
             self._values[key] = value
 
     def label(self, flags: list[str], text: str) -> None:
-        pairs = {self.expand(key): self.expand(value) for key, value in key_values("LABEL", text)}
+        pairs = {self.expand(key): self.expand(value) for key, value in key_values("LABEL", text, self._escape)}
         self.config.labels = (self.config.labels or {}) | pairs
 
     def expose(self, flags: list[str], text: str) -> None:

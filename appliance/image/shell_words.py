@@ -21,7 +21,8 @@ _Pieces = list[tuple[str, bool]]
 class Expander:
     """Expands words with the variables of an environment. InvalidParameter with Docker's texts, and when the words grow too long."""
 
-    def __init__(self) -> None:
+    def __init__(self, escape: str = "\\") -> None:
+        self._escape = escape
         self._left = _MOST_CHARACTERS
 
     def word(self, source: str, variables: Mapping[str, str]) -> str:
@@ -40,7 +41,7 @@ class Expander:
         return [word for word in (*words, current) if word]
 
     def _expand(self, source: str, variables: Mapping[str, str]) -> _Pieces:
-        pieces = _Scanner(source, variables, self._left).scan()
+        pieces = _Scanner(source, variables, self._left, self._escape).scan()
         self._left -= sum(len(text) for text, _ in pieces)
         if self._left < 0:
             raise InvalidParameter("the variables of the instructions expand to too much text")
@@ -61,10 +62,11 @@ def _split(text: str) -> list[str]:
 class _Scanner:
     """One pass over a text. `most` limits the length of a value after its expansion."""
 
-    def __init__(self, source: str, variables: Mapping[str, str], most: int) -> None:
+    def __init__(self, source: str, variables: Mapping[str, str], most: int, escape: str) -> None:
         self._source = source
         self._variables = variables
         self._most = most
+        self._escape = escape
         self._at = 0
         self._depth = 0
 
@@ -98,8 +100,8 @@ class _Scanner:
                     pieces.append((self._double_quoted(raw_escapes=raw_escapes), False))
                 case "$":
                     pieces.append((self._variable(), True))
-                case "\\":
-                    pieces.append(("\\" * raw_escapes + self._next(), False))
+                case self._escape:
+                    pieces.append((self._escape * raw_escapes + self._next(), False))
                 case _:
                     pieces.append((char, True))
         if stop:
@@ -120,20 +122,20 @@ class _Scanner:
         return text
 
     def _double_quoted(self, *, raw_escapes: bool) -> str:
-        """Only a quote, a dollar and a backslash can be escaped; before other characters the backslash stays."""
+        """Only a quote, a dollar and the escape token can be escaped; before other characters the token stays."""
         parts: list[str] = []
         while char := self._next():
             if char == '"':
                 return "".join(parts)
             if char == "$":
                 char = self._variable()
-            elif char == "\\":
+            elif char == self._escape:
                 escaped = self._peek()
                 if not escaped:
                     break
                 if raw_escapes:
-                    parts.append("\\")
-                if escaped in '"$\\':
+                    parts.append(self._escape)
+                if escaped in ('"', "$", self._escape):
                     char = self._next()
             parts.append(char)
         raise ValueError("unexpected end of statement while looking for matching double-quote")

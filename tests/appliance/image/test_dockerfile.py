@@ -3,7 +3,15 @@
 import pytest
 
 from appliance.errors import InvalidParameter
-from appliance.image.dockerfile import arguments, key_values, logical_lines, split_instruction, split_words, string_list
+from appliance.image.dockerfile import (
+    arguments,
+    escape_token,
+    key_values,
+    logical_lines,
+    split_instruction,
+    split_words,
+    string_list,
+)
 
 
 @pytest.mark.parametrize(
@@ -21,6 +29,34 @@ from appliance.image.dockerfile import arguments, key_values, logical_lines, spl
 )
 def test_lines(text: str, lines: list[str]) -> None:
     assert list(logical_lines(text)) == lines
+
+
+@pytest.mark.parametrize(
+    ("text", "token"),
+    [
+        ("", "\\"),
+        ("# escape=`\nUSER x", "`"),
+        ("#syntax=x\n  #  ESCAPE =  `  \n", "`"),
+        ("# a comment\n# escape=`", "\\"),
+        ("USER x\n# escape=`", "\\"),
+        ("# other=1\n# escape=`", "\\"),
+    ],
+)
+def test_the_escape_token(text: str, token: str) -> None:
+    assert escape_token(text) == token
+
+
+def test_wrong_directives() -> None:
+    with pytest.raises(InvalidParameter, match=r"^invalid escape token 'x' does not match ` or \\$"):
+        escape_token("# escape=x")
+    with pytest.raises(InvalidParameter, match=r"^only one escape parser directive can be used$"):
+        escape_token("# escape=`\n# escape=`")
+
+
+def test_another_escape_token() -> None:
+    assert list(logical_lines("CMD a `\nb\\\nUSER x", "`")) == ["CMD a b\\", "USER x"]
+    assert split_words("a=b` c d\\ e", "`") == ["a=b` c", "d\\", "e"]
+    assert split_instruction("X --a=b` c d", "`") == ("X", ["--a=b c"], "d")
 
 
 @pytest.mark.parametrize(

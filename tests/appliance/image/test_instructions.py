@@ -186,3 +186,10 @@ async def test_variables_that_double_take_the_event_loop_no_time() -> None:
     with cpu_of_steps() as steps, pytest.raises(InvalidParameter, match="too much text"):
         await trio.to_thread.run_sync(apply)
     assert steps.longest < 0.05
+
+
+def test_the_escape_token_of_the_changes() -> None:
+    """As in moby's BuildFromConfig, the directive stands in the first line of all changes."""
+    changes = ["# escape=`", "ENV A=C:\\\\x B=b` c", 'LABEL l="`$A $A"', "WORKDIR `\n/w"]
+    made = apply_instructions(ContainerConfig(), changes)
+    assert (made.env, made.labels, made.working_dir) == (["A=C:\\\\x", "B=b c"], {"l": "$A C:\\\\x"}, "/w")
