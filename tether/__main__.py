@@ -13,6 +13,7 @@ from tether.agent.dhcp import Leases
 from tether.agent.fast_path import FastPathDialler
 from tether.agent.files import FilesystemService
 from tether.agent.machine import SandboxService
+from tether.agent.modules import prepare_autoload
 from tether.agent.network import NetworkService
 from tether.agent.process import ProcessService
 from tether.agent.process_table import ProcessTable
@@ -45,6 +46,7 @@ def _mount_kernel_filesystems() -> None:
     linux.mount("/run/tether", "/run/tether", None, linux.MS_BIND)
     linux.mount(None, "/run/tether", None, linux.MS_SHARED)
     enable_controllers()
+    prepare_autoload()
     loopback_up()
 
 

@@ -32,6 +32,8 @@ from appliance.volume.store import BIND, DIRECTORY, DISK, NFS, TMPFS, VolumeReco
 log = logging.getLogger(__name__)
 
 _KIND = "volume"
+# Binds of these paths, read-only, mean the modules and headers of the guest's kernel: the host runs another kernel.
+_OF_THE_KERNEL = ("/lib/modules", "/usr/src")
 # How long the start of vchd waits for the servers of volume stores, and the pause before it asks a silent server again.
 _SERVED_SECONDS = 3.0
 _ASK_AGAIN_SECONDS = 30.0
@@ -241,7 +243,7 @@ class Volumes:
                     raise NotFound(f'error looking up volume plugin {driver}: plugin "{driver}" not found')
                 if mount.type == "volume":
                     await self._provide(mount, made, owner)
-                elif mount.type == "bind":
+                elif mount.type == "bind" and not _is_of_the_kernel(mount):
                     check_bind(mount, self._why_no_shares)
         except BaseException:
             with trio.CancelScope(shield=True):
@@ -279,6 +281,9 @@ class Volumes:
         for number, mount in enumerate(container.record.mounts):
             if mount.type == "tmpfs":
                 placed.append(PlacedMount(mount, tmpfs=_tmpfs_options(mount.options.items(), mount.read_only)))
+                continue
+            if _is_of_the_kernel(mount):
+                placed.append(PlacedMount(mount, guest=mount.source))
                 continue
             if mount.type == "bind":
                 if for_files and mount.relay and not os.path.lexists(mount.source):
@@ -368,6 +373,10 @@ class Volumes:
 def _guest_socket(number: int, path: str) -> GuestSocket:
     found = os.stat(path)
     return GuestSocket(number, stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
+
+
+def _is_of_the_kernel(mount: MountRecord) -> bool:
+    return mount.type == "bind" and mount.read_only and mount.source in _OF_THE_KERNEL
 
 
 async def _nfs_volume(number: int, record: VolumeRecord) -> NfsVolume:

@@ -2,8 +2,8 @@
 
     python build/guest/image.py [--cache DIR] [--link PATH]
 
-Prints the folder that holds `vmlinux`, `initrd`, `guest.iso` (both, as a boot CD) and `manifest.json`. README.md of build/ says what
-the build needs and what it caches.
+Prints the folder that holds `vmlinux`, `initrd`, `modules.squashfs`, `guest.iso` (all of them, as a boot CD) and `manifest.json`.
+README.md of build/ says what the build needs and what it caches.
 """
 
 import argparse
@@ -28,6 +28,7 @@ if not __package__:
     sys.path.insert(0, str(ROOT))
 
 from build.guest.iso import write_iso  # noqa: E402
+from build.guest.modules_disk import HEADERS, device_nodes, header_packages, modules_disk  # noqa: E402
 
 WHEELS = ("protobuf", "hpack", "trio", "outcome", "sniffio", "attrs", "sortedcontainers", "idna")
 PYTHON = "usr/lib/python3.11"
@@ -71,6 +72,8 @@ def resolve_packages() -> dict[str, str]:
     if kernel is None:
         sys.exit(f"{names[0]} is not known to apt: run `apt-get update` first")
     names[0] = kernel[1]
+    headers = header_packages(kernel[1], "")[0]
+    names += header_packages(kernel[1], run("apt-cache", "depends", "--no-recommends", headers))
     versions = {}
     for name in names:
         found = re.search(r"^Version: (\S+)", run("apt-cache", "show", "--no-all-versions", name), re.M)
@@ -168,14 +171,14 @@ def module_closures(tree: Path) -> dict[str, list[list[Path]]]:
         if path not in into:
             into.append(path)
 
-    found: dict[str, list[list[Path]]] = {"boot": [], "serial": [], "later": []}
+    found: dict[str, list[list[Path]]] = {"boot": [], "serial": [], "later": [], "disk": [], "cd": []}
     for line in listed("modules.txt"):
         when, name = line.split()
         group: list[Path] = []
         closure(name, group)
         found[when].append(group)
     booted = {path for group in found["boot"] for path in group}
-    for when in ("serial", "later"):
+    for when in ("serial", "later", "disk", "cd"):
         found[when] = [[path for path in group if path not in booted] for group in found[when]]
     return found
 
@@ -232,7 +235,8 @@ def add_python(initrd: Initrd, sources: list[tuple[Path, str]], work: Path) -> N
         initrd.add(path, stat.S_IFREG | 0o644, target.read_bytes())
 
 
-def build_initrd(tree: Path, wheels: Path, work: Path) -> bytes:
+def build_initrd(tree: Path, wheels: Path, nodes: str, work: Path) -> bytes:
+    """The initrd. `nodes` is the list of device nodes whose first use loads a module of the modules disk."""
     initrd = Initrd()
     for directory in ("dev", "proc", "sys", "run", "tmp", "bin", "etc", "mnt"):
         initrd.add(directory, stat.S_IFDIR | 0o755)
@@ -247,7 +251,9 @@ def build_initrd(tree: Path, wheels: Path, work: Path) -> bytes:
     # ps shows the names of users from the guest's own file.
     initrd.add("etc/passwd", stat.S_IFREG | 0o644, b"root:x:0:0:root:/:/bin/sh\n")
     initrd.add("lib64", stat.S_IFLNK | 0o777, b"lib/x86_64-linux-gnu")
-    initrd.add("bin/dhcp-event", stat.S_IFREG | 0o755, (HERE / "dhcp-event").read_bytes())
+    for name in ("dhcp-event", "modprobe", "mount-modules"):
+        initrd.add(f"bin/{name}", stat.S_IFREG | 0o755, (HERE / name).read_bytes())
+    initrd.add("lib/modules/nodes.list", stat.S_IFREG | 0o644, nodes.encode())
     initrd.add("bin/busybox", stat.S_IFREG | 0o755, (tree / "bin/busybox").read_bytes())
     initrd.add("usr/bin/python3.11", stat.S_IFREG | 0o755, (tree / "usr/bin/python3.11").read_bytes())
 
@@ -299,16 +305,24 @@ def build(cache: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=target.parent) as work_name:
         work = Path(work_name)
         tree = work / "tree"
-        for file in files:
-            run("dpkg-deb", "-x", str(file), str(tree))
+
+        def unpack(target: Path, *, headers: bool = True) -> None:
+            for file in files:
+                if file.name.startswith(HEADERS) == headers:
+                    run("dpkg-deb", "-x", str(file), str(target))
+
+        unpack(tree, headers=False)
         out = work / "out"
         out.mkdir()
         (work / "pyc").mkdir()
         kernel = next((tree / "boot").glob("vmlinuz-*")).read_bytes()
         (out / "vmlinux").write_bytes(elf_kernel(kernel))
-        (out / "initrd").write_bytes(build_initrd(tree, wheel_tree, work / "pyc"))
-        write_iso(kernel, out / "initrd", work, out / "guest.iso")
-        names = ("vmlinux", "initrd", "guest.iso")
+        modules = modules_disk(cache, packages, tree, unpack)
+        shutil.copyfile(modules / "modules.squashfs", out / "modules.squashfs")
+        nodes = device_nodes((modules / "modules.devname").read_text())
+        (out / "initrd").write_bytes(build_initrd(tree, wheel_tree, nodes, work / "pyc"))
+        write_iso(kernel, out / "initrd", out / "modules.squashfs", work, out / "guest.iso")
+        names = ("vmlinux", "initrd", "modules.squashfs", "guest.iso")
         digests = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in names}
         manifest = {"packages": packages, "wheels": wheels, "sha256": digests}
         (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")

@@ -1,6 +1,7 @@
 """The guest as a CD that boots by BIOS or UEFI, for hypervisors that cannot load a kernel directly (vSphere)."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -15,12 +16,16 @@ _TIME, _EPOCH = ("faketime", "-f", "2025-01-01 00:00:00"), 1735689600
 _MODULES = "linux normal configfile part_gpt part_msdos iso9660 fat test all_video"
 
 
-def write_iso(kernel: bytes, initrd: Path, work: Path, target: Path) -> None:
-    """Write a boot CD with a bzImage and an initrd, which gets compressed. Needs zstd, grub-mkrescue, xorriso, mtools and faketime."""
+def write_iso(kernel: bytes, initrd: Path, modules: Path, work: Path, target: Path) -> None:
+    """Write a boot CD with a bzImage, an initrd, which gets compressed, and the modules disk.
+
+    Needs zstd, grub-mkrescue, xorriso, mtools and faketime.
+    """
     root = work / "cd"
     (root / "boot/grub").mkdir(parents=True)
     (root / "boot/grub/grub.cfg").write_text(_CONFIG)
     (root / "vmlinuz").write_bytes(kernel)
+    shutil.copyfile(modules, root / "modules.squashfs")
     subprocess.run(["zstd", "-q", "-15", "-T0", "-o", str(root / "initrd"), str(initrd)], check=True)
     command = [
         *_TIME,

@@ -133,6 +133,9 @@ class SandboxService:
             mark(f"mounted {mount.target.rpartition('/')[2]}")
         await network.apply(request.network, self._leases)
         mark("network")
+        if any(volume.source.startswith(f"{modules.DISK}/") for volume in request.volumes):
+            await modules.mount_disk(self._reaper)
+            mark("modules disk")
         await volumes.prepare(request.volumes, self._reaper, show=program is None)
         if program is not None:
             prefetch(program)

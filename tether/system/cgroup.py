@@ -7,15 +7,12 @@ from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
-_CONTROLLERS = ("cpu", "memory", "pids", "io", "cpuset")
 
 
 def enable_controllers() -> None:
-    """Let children of the root group have the controllers that this kernel has."""
+    """Let children of the root group have all controllers of this kernel: a container may be a host of containers itself."""
     available = (ROOT / "cgroup.controllers").read_text().split()
-    for name in _CONTROLLERS:
-        if name in available:
-            (ROOT / "cgroup.subtree_control").write_text(f"+{name}")
+    (ROOT / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in available))
 
 
 def open_cgroup_of(pid: int) -> int:

@@ -168,13 +168,9 @@ def _ext4(target: str, disk: GuestDisk, format_options: Sequence[str]) -> DiskMo
     return DiskMount(target, "ext4", disk, ("discard", "noinit_itable"), format_options)
 
 
-def _modules(host_config: HostConfig, mount_plan: MountPlan) -> list[str]:
-    """Kernel modules that the container's devices and mounts need."""
-    wanted = {device.path_on_host for device in host_config.devices or ()}
-    on_demand = (("/dev/net/tun", "tun"), ("/dev/fuse", "fuse"))
-    modules = [module for path, module in on_demand if host_config.privileged or path in wanted]
-    if mount_plan.shares:
-        modules.append("virtiofs")
+def _modules(mount_plan: MountPlan) -> list[str]:
+    """Kernel modules that the container's mounts need. The guest's kernel loads all others at their first use."""
+    modules = ["virtiofs"] if mount_plan.shares else []
     if any(placed.server is not None for placed in mount_plan.placed):
         modules.append("nfsv4")
     return modules
@@ -199,7 +195,7 @@ def launch_setup(
         mounts=_mounts(disks, guest_config.mount_plan),
         volumes=volumes_of(guest_config.mount_plan, guest_config.endpoints),
         network=network_config(guest_config.endpoints, unmatched),
-        modules=_modules(host_config, guest_config.mount_plan),
+        modules=_modules(guest_config.mount_plan),
         files=state_files(config, host_config, guest_config),
     )
     own = process_config(config, host_config, guest_config.links, guest_config.ulimits)
@@ -223,7 +219,7 @@ def files_setup(container: Container, machine: Machine, mount_plan: MountPlan, e
         machine_id=container.id,
         mounts=_mounts(machine.guest_disks(), mount_plan),
         volumes=volumes_of(mount_plan),
-        modules=_modules(HostConfig(), mount_plan),
+        modules=_modules(mount_plan),
         network=network_config([endpoint], machine.unmatched_nics) if endpoint is not None else None,
     )
 

@@ -187,6 +187,8 @@ def _source(placed: PlacedMount) -> str:
     """The path in the guest that is bind-mounted at the mount's destination."""
     if placed.socket is not None:
         return f"{STATE}/sockets/{placed.socket.number}"
+    if placed.guest:
+        return f"{STATE}/modules{placed.guest}"
     if placed.server is not None:
         part = f"/{placed.mount.subpath}" if placed.mount.subpath else ""
         return f"{STATE}/served/{placed.server.number}{part}"
@@ -208,7 +210,7 @@ def volumes_of(mount_plan: MountPlan, endpoints: Sequence[Endpoint] = ()) -> lis
             destination=placed.mount.destination,
             read_only=placed.mount.read_only,
             copy_up=placed.mount.type == "volume" and not placed.mount.no_copy and not placed.mount.subpath,
-            make=placed.share < 0 and not placed.mount.subpath,
+            make=placed.share < 0 and not placed.guest and not placed.mount.subpath,
         )
         if placed.server is not None:
             options = [*placed.server.options, *([own] if own else [])]

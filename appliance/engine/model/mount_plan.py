@@ -21,7 +21,10 @@ class NfsVolume:
 
 @dataclass(frozen=True, slots=True)
 class PlacedMount:
-    """A mount of a container and its source: the machine's share or volume disk of that number, a server, a socket, or else a tmpfs."""
+    """A mount of a container and its source: the machine's share or volume disk of that number, a server, a socket, or else a tmpfs.
+
+    `guest` is a path of the guest itself, such as /lib/modules of its kernel.
+    """
 
     mount: MountRecord
     share: int = -1
@@ -29,10 +32,12 @@ class PlacedMount:
     tmpfs: tuple[str, ...] = ()
     server: NfsVolume | None = None
     socket: GuestSocket | None = None
+    guest: str = ""
 
     @property
     def is_tmpfs(self) -> bool:
-        return self.share < 0 and self.disk < 0 and self.server is None and self.socket is None
+        sources = (self.server is not None, self.socket is not None, self.guest)
+        return self.share < 0 and self.disk < 0 and not any(sources)
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,13 +74,17 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Descriptors:
-    """Open files that QEMU inherits: listening sockets of monitor and channel, disks, taps by the index of their NIC, virtiofsd."""
+    """Open files that QEMU inherits: listening sockets of monitor and channel, disks, taps by the index of their NIC, virtiofsd.
+
+    `modules` is the modules disk of the guest image.
+    """
 
     monitor: int
     channel: int
     disks: tuple[Placed, ...]
     taps: dict[int, int] = field(default_factory=dict)
     shares: int = -1
+    modules: int = 0
 
 
 def command(
@@ -159,6 +163,8 @@ def command(
         # Memory that the guest frees goes back to the host. With a template's memory QEMU 7.2 would punch holes into the file that
         # all clones share, and the file is sealed.
         arguments += ["-device", "virtio-balloon-pci,free-page-reporting=on"]
+    arguments += ["-add-fd", f"fd={descriptors.modules},set=0", "-blockdev", json.dumps(_MODULES)]
+    arguments += ["-device", _listed(_MODULES_DEVICE, "driver")]
     for disk in descriptors.disks:
         arguments += ["-add-fd", f"fd={disk.fd},set={disk.lun + 1}"]
     files = {disk.lun: (file_node(disk.lun), disk.read_only) for disk in descriptors.disks}
@@ -179,6 +185,21 @@ def command(
     return arguments
 
 
+# Every machine has the modules disk, as a virtio-blk disk: the guest's driver for it is loaded when the guest first needs a
+# module, so until then the disk costs nothing. build/guest/mount-modules finds the disk by its serial number.
+_MODULES: Node = {
+    "driver": "raw",
+    "node-name": "modules",
+    "read-only": True,
+    "file": {"driver": "file", "filename": "/dev/fdset/0", "locking": "off", "read-only": True},
+}
+_MODULES_DEVICE: Node = {
+    "driver": "virtio-blk-pci",
+    "drive": "modules",
+    "serial": "vch-modules",
+    "bus": "pci.0",
+    "addr": f"{_FIRST_NIC_SLOT - 2:#x}",
+}
 _EMPTY: Node = {"driver": "null-co", "size": SLOT_BYTES, "read-zeroes": True}
 
 

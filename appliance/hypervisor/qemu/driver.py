@@ -47,6 +47,7 @@ class QemuDriver(Driver):
     ) -> None:
         self.kernel = guest / "vmlinux"
         self.initrd = guest / "initrd"
+        self.modules = guest / "modules.squashfs"
         self.accel = accel
         self._root = root
         self._cache = cache
@@ -61,20 +62,25 @@ class QemuDriver(Driver):
     async def connect(self) -> None:
         if shutil.which(PROGRAM) is None:
             raise HypervisorError(f"{PROGRAM} is not installed (Debian: apt-get install qemu-system-x86)")
-        for file in (self.kernel, self.initrd):
+        for file in self.guest_files:
             if not file.exists():
                 raise HypervisorError(f"{file} is missing: build the guest with `make setup`")
         # The guest image may be rebuilt while the appliance runs. Its machines keep the image of its start.
-        self.kernel, self.initrd = self.kernel.resolve(), self.initrd.resolve()
+        self.kernel, self.initrd, self.modules = (file.resolve() for file in self.guest_files)
         self._root.mkdir(parents=True, exist_ok=True, mode=0o711)
         result = await trio.run_process([PROGRAM, "--version"], capture_stdout=True)
         self.version = result.stdout.decode().split("version ", 1)[-1].split()[0]
         if self.accel == "auto":
             self.accel = await self._choose_acceleration()
-        self.guest_digest = await trio.to_thread.run_sync(_digest, (self.kernel, self.initrd))
+        self.guest_digest = await trio.to_thread.run_sync(_digest, self.guest_files)
         if self._templates is not None:
             self._nursery.start_soon(self._templates.run)
         self._nursery.start_soon(keep_trimmed, self._root)
+
+    @property
+    def guest_files(self) -> tuple[Path, Path, Path]:
+        """The guest image: kernel, initrd, modules disk."""
+        return self.kernel, self.initrd, self.modules
 
     # -- for machines ---------------------------------------------------------------------------------------------
 

@@ -43,14 +43,14 @@ log = logging.getLogger(__name__)
 
 
 class Owner(Protocol):
-    """The driver, as far as its machines need it. `guest_digest` is the digest of kernel and initrd, `version` is QEMU's."""
+    """The driver, as far as its machines need it. `guest_digest` is the digest of `guest_files`, `version` is QEMU's."""
 
-    kernel: Path
-    initrd: Path
     accel: str
     version: str
     guest_digest: str
 
+    @property
+    def guest_files(self) -> tuple[Path, Path, Path]: ...
     def template_for(self, spec: MachineSpec) -> Template | None: ...
     def distrust(self, template: Template) -> None: ...
     def watch(self, machine: "QemuMachine") -> None: ...
@@ -169,8 +169,7 @@ class QemuMachine(Machine):
                 if lun < SLOTS:
                     lengthen(file)
         driver = self._driver
-        guest = (driver.kernel, driver.initrd)
-        child, self._taps = start_qemu(driver.accel, guest, spec, files, luns, origin, self.folder, shares)
+        child, self._taps = start_qemu(driver.accel, driver.guest_files, spec, files, luns, origin, self.folder, shares)
         self._process.attach(child.pid, child)
         self.save_record()
         driver.watch(self)

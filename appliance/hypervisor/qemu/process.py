@@ -82,7 +82,7 @@ def _identity(machine_id: str) -> dict[str, int]:
 
 def start_qemu(
     accel: str,
-    guest: tuple[Path, Path],
+    guest: tuple[Path, Path, Path],
     spec: MachineSpec,
     files: list[Path],
     luns: list[int],
@@ -92,8 +92,8 @@ def start_qemu(
 ) -> tuple[subprocess.Popen[bytes], dict[int, str]]:
     """Start QEMU for a machine; return the process, and the names of the taps by the index of their NIC.
 
-    `guest` is kernel and initrd; `files` are the files of the spec's disks, at `luns`; `shares` is the descriptor of a connection to
-    virtiofsd, or -1. `folder` gets sockets and logs.
+    `guest` is kernel, initrd and modules disk; `files` are the files of the spec's disks, at `luns`; `shares` is the descriptor of a
+    connection to virtiofsd, or -1. `folder` gets sockets and logs.
     """
     with contextlib.ExitStack() as stack:
 
@@ -128,10 +128,9 @@ def start_qemu(
         identity = _identity(spec.id)
         if identity:
             os.fchown(console, identity["user"], identity["group"])
-        kernel, initrd, out = (Path(f"/proc/self/fd/{fd}") for fd in (*images, console))
-        argv = command(
-            PROGRAM, accel, kernel, initrd, spec, origin, Descriptors(sockets[0], sockets[1], disks, taps, shares), out
-        )
+        kernel, initrd, out = (Path(f"/proc/self/fd/{fd}") for fd in (*images[:2], console))
+        descriptors = Descriptors(sockets[0], sockets[1], disks, taps, shares, images[2])
+        argv = command(PROGRAM, accel, kernel, initrd, spec, origin, descriptors, out)
         passed = [*sockets, *(disk.fd for disk in disks), *images, console, *taps.values()]
         if shares >= 0:
             passed.append(shares)

@@ -18,7 +18,12 @@ from tether.system.linux import open_in_root
 # Debian has QEMU 7.2's C program here. Later versions have the Rust program in PATH.
 _PROGRAMS = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
 # A guest may not create device nodes. File contents are cached as long as the file is open: another machine may change a file.
-_OPTIONS = "cache=auto,xattr,announce_submounts,modcaps=-mknod,max_idle_threads=1,log_level=err"
+# The guest's `trusted.` attributes are `user.virtiofs.trusted.` on the host: overlayfs needs them for its upper directory, and virtiofsd
+# would need CAP_SYS_ADMIN to write attributes that really are `trusted.`. It needs no capability for a whiteout (mknod c 0 0).
+_OPTIONS = (
+    "cache=auto,xattr,xattrmap=:map:trusted.:user.virtiofs.:,announce_submounts,modcaps=-mknod,max_idle_threads=1,"
+    "log_level=err"
+)
 # How long a guest keeps names and attributes of shares that it may cache. Each lookup of a name costs a guest without KVM half a
 # millisecond, and a path of five names five lookups. 1 s is virtiofsd's own default.
 _CACHED_SECONDS = 1

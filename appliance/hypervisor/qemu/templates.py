@@ -48,7 +48,7 @@ class Bootable(Protocol):
 
 
 class Maker(Protocol):
-    """The driver. `guest_digest` is the digest of kernel and initrd, `version` is QEMU's."""
+    """The driver. `guest_digest` is the digest of the guest image, `version` is QEMU's."""
 
     accel: str
     version: str

@@ -17,6 +17,7 @@ from appliance.container.host_config import HostConfig
 from appliance.container.lifecycle import Created
 from appliance.container.mounts import MountRecord
 from appliance.diag.isolated import IsolatedTasks
+from appliance.engine.machines.guest_config import own_mounts, volumes_of
 from appliance.engine.model.container import Container
 from appliance.engine.model.events import EventBus
 from appliance.engine.model.registry import ContainerRegistry
@@ -271,6 +272,28 @@ async def test_a_bind_makes_its_source_and_a_mount_does_not(tmp_path: Path) -> N
         wanted = {"Type": "bind", "Source": f"{tmp_path}/missing", "Target": "/x"}
         with pytest.raises(InvalidParameter, match="bind source path does not exist: "):
             await room.plan({"Mounts": [wanted]})
+
+
+@pytest.mark.parametrize("why_no_shares", ["", "no virtiofsd"])
+async def test_modules_and_headers_are_those_of_the_guests_kernel(tmp_path: Path, why_no_shares: str) -> None:
+    async with _opened(tmp_path, why_no_shares=why_no_shares) as room:
+        binds = ["/lib/modules:/lib/modules:ro", "/usr/src:/src:ro"]
+        container = await room.container("one", {"Binds": binds})
+        plan = await room.volumes.mount_plan(container)
+        assert (plan.shares, plan.disks) == ((), ())
+        assert [placed.guest for placed in plan.placed] == ["/lib/modules", "/usr/src"]
+        assert [mount.source for mount in own_mounts(plan)] == [
+            "/run/tether/modules/lib/modules",
+            "/run/tether/modules/usr/src",
+        ]
+        found = {volume.destination: (volume.source, volume.make, volume.copy_up) for volume in volumes_of(plan)}
+        assert found["/lib/modules"] == ("/run/tether/modules/lib/modules", False, False)
+
+
+async def test_a_writable_bind_is_the_hosts(tmp_path: Path) -> None:
+    async with _opened(tmp_path) as room:
+        plan = await room.volumes.mount_plan(await room.container("one", {"Binds": ["/usr/src:/src"]}))
+        assert [share.path for share in plan.shares] == [Path("/usr/src")]
 
 
 async def test_devices_cannot_be_bound(tmp_path: Path) -> None:

@@ -49,11 +49,11 @@ def test_modules_come_after_those_they_need(tmp_path: Path, monkeypatch: pytest.
     for name, needs in (("a", ()), ("b", ("a",)), ("c-d", ("b",)), ("e", ("a",))):
         _module(tmp_path, name, *needs)
     (tmp_path / "modules.builtin").write_text("kernel/fs/inside.ko\n")
-    monkeypatch.setattr(image, "listed", lambda _: ["boot b", "serial inside", "later c_d", "later e"])
+    monkeypatch.setattr(image, "listed", lambda _: ["boot b", "serial inside", "later c_d", "later e", "disk e"])
     found = image.module_closures(tmp_path)
     names = {when: [[path.stem for path in group] for group in groups] for when, groups in found.items()}
     # What boot loads is not loaded again later.
-    assert names == {"boot": [["a", "b"]], "serial": [[]], "later": [["c-d"], ["e"]]}
+    assert names == {"boot": [["a", "b"]], "serial": [[]], "later": [["c-d"], ["e"]], "disk": [["e"]], "cd": []}
     monkeypatch.setattr(image, "listed", lambda _: ["boot missing"])
     with pytest.raises(SystemExit, match="kernel module missing is neither in the package nor built in"):
         image.module_closures(tmp_path)

@@ -26,7 +26,7 @@ def test_controllers_that_the_kernel_has_are_enabled(root: Path) -> None:
 
     cgroup.ROOT = Recorder(root)
     enable_controllers()
-    assert written == ["+memory", "+pids", "+cpuset"]
+    assert written == ["+cpuset +memory +rdma +pids"]
 
 
 def test_limits_are_written_as_given(root: Path) -> None:

@@ -9,7 +9,7 @@ import trio
 
 from appliance.container.config import ContainerConfig
 from appliance.container.container_record import ContainerRecord
-from appliance.container.host_config import DeviceMapping, HostConfig, LogConfig
+from appliance.container.host_config import HostConfig, LogConfig
 from appliance.container.lifecycle import Created, Running
 from appliance.container.mounts import MountRecord
 from appliance.engine.machines.boot import (
@@ -200,12 +200,10 @@ def test_the_process_of_a_container() -> None:
     host_config = HostConfig(
         console_size=[24, 80],
         log_config=LogConfig("json-file", {"mode": "non-blocking", "max-buffer-size": "1g"}),
-        devices=[DeviceMapping(path_on_host="/dev/net/tun"), DeviceMapping(path_on_host="/dev/fuse")],
     )
     links = (Link("db", "10.0.0.2", ("A=link", "DB_NAME=/web/db")),)
     setup, process = _launched(1, MountPlan(), host_config, links)
     assert (setup.machine_id, setup.hostname, setup.domainname) == ("c0ffee", "box", "example")
-    assert list(setup.modules) == ["tun", "fuse"]
     assert (process.id, process.stdin, process.rows, process.columns) == ("c0ffee", True, 24, 80)
     assert (process.drop_oldest, process.spool_bytes) == (True, 64 << 20)
     env = json.loads(process.spec)["process"]["env"]

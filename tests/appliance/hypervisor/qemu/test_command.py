@@ -54,6 +54,14 @@ def test_the_process_is_sandboxed_and_named() -> None:
     assert _options(argv, "-sandbox") == ["on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
 
 
+def test_every_machine_has_the_modules_disk_in_one_pci_slot() -> None:
+    for origin in (BOOT, template_origin(7), clone_origin(8, shares=True), saved_origin(slotted=True)):
+        argv = _argv(MachineSpec("m", 256, 1, nic=_USER), origin, modules=12)
+        assert "fd=12,set=0" in _options(argv, "-add-fd")
+        (device,) = (one for one in _options(argv, "-device") if one.startswith("virtio-blk"))
+        assert device == "virtio-blk-pci,drive=modules,serial=vch-modules,bus=pci.0,addr=0xe"
+
+
 def test_each_nic_has_its_pci_slot() -> None:
     spec = MachineSpec("m", 256, 1, nic=_USER, more_nics=(None, _BRIDGED))
     assert [place for place, _ in nics_of(spec)] == [0, 2]

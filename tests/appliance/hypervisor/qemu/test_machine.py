@@ -39,7 +39,7 @@ def _program(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (programs / PROGRAM).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     guest.mkdir()
-    for name in ("vmlinux", "initrd"):
+    for name in ("vmlinux", "initrd", "modules.squashfs"):
         (guest / name).write_bytes(b"")
 
 
