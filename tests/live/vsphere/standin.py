@@ -271,7 +271,8 @@ class _Body:
     def _firmware(self) -> list[str]:
         if self._boot == "direct":
             guest = default_guest()
-            return ["-kernel", str(guest / "vmlinux"), "-initrd", str(guest / "initrd"), "-append", _KERNEL]
+            boot = ["-kernel", str(guest / "vmlinux"), "-initrd", str(guest / "initrd"), "-append", _KERNEL]
+            return [*boot, "-cdrom", str(guest / "guest.iso")]
         devices: list[Any] = self._config.hardware.device
         (cd,) = (one for one in devices if isinstance(one, vim.vm.device.VirtualCdrom))
         (first,) = self._config.bootOptions.bootOrder
