@@ -6,7 +6,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup run check test test-matrix test-takeover test-vsphere test-files test-sockets test-clients test-apps ova test-ova bench lint format protos clean
+.PHONY: setup run check test test-matrix test-takeover test-vsphere test-files test-sockets test-clients test-apps test-nested ova test-ova bench lint format protos clean
 
 setup: $(VENV)/.packages $(VENV)/.installed
 	@$(BIN)/python build/guest/image.py --link $(VENV)/share/vch/guest >/dev/null
@@ -69,6 +69,10 @@ test-clients: setup
 # Ten programs that people run, each in an image of Debian's packages: start, work, kill, start, stop.
 test-apps: setup
 	@$(BIN)/python -m pytest -q tests/apps
+
+# Whole systems inside a container: Docker, containerd, podman and systemd of Debian; the first run makes their images.
+test-nested: setup
+	@VCH_TEST_NESTED=1 $(BIN)/python -m pytest -q tests/live/nested
 
 bench: setup
 	@$(BIN)/python -m tests.bench

@@ -1,7 +1,7 @@
-"""A vchd with bridges for the systems inside its containers."""
+"""Images of systems, imported once for each daemon; and which of these tests are left to `make test-nested`."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import os
+from collections.abc import Callable
 
 import pytest
 
@@ -10,13 +10,19 @@ from tests.live.daemon import Daemon
 
 
 @pytest.fixture(scope="session")
-def load(daemon: Daemon) -> Callable[[App], None]:
-    """Import the image of a system into the daemon, once."""
-    loaded: set[str] = set()
+def load() -> Callable[[Daemon, App], None]:
+    """Import the image of a system into a daemon, once."""
+    loaded: set[tuple[str, str]] = set()
 
-    def load_once(app: App) -> None:
-        if app.name not in loaded:
+    def load_once(daemon: Daemon, app: App) -> None:
+        if (daemon.host, app.name) not in loaded:
             imported(daemon, app)
-            loaded.add(app.name)
+            loaded.add((daemon.host, app.name))
 
     return load_once
+
+
+@pytest.fixture
+def in_lane() -> None:
+    if not os.environ.get("VCH_TEST_NESTED"):
+        pytest.skip("takes a minute or more: `make test-nested`")

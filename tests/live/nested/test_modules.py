@@ -1,32 +1,27 @@
-"""Modules of the guest's kernel: loaded at their first use, for containers with the rights to use them; and a volume as overlay's upper."""
-
-import json
+"""Modules of the guest's kernel, loaded at their first use; the rights of --privileged; a volume as the upper directory of overlayfs."""
 
 import pytest
 
-from tests.live.daemon import Daemon
+from tests.live.daemon import Daemon, on_qemu
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, on_qemu, pytest.mark.usefixtures("in_lane")]
 
-_ALL = "0000" * 3 + "01ff" + "ffff" * 2
-_FIRST_USE = """
+_SCRIPT = """
 set -e
+loaded() { for name in dummy tun loop virtio_blk wireguard; do echo $name $(cut -d' ' -f1 /proc/modules | grep -cx $name); done; }
 for node in kmsg loop-control loop0 net/tun fuse mapper/control; do test -e /dev/$node || echo no $node; done
-loaded() { cut -d' ' -f1 /proc/modules | grep -cx $1 || :; }
-echo before $(loaded dummy) $(loaded tun) $(loaded loop) $(loaded virtio_blk)
+echo before $(loaded)
 ip link add dummy1 type dummy
 exec 3<>/dev/net/tun
 dd if=/dev/zero of=/image bs=1M count=1 2>/dev/null
 losetup /dev/loop0 /image
-echo after $(loaded dummy) $(loaded tun) $(loaded loop) $(loaded virtio_blk)
 modprobe wireguard
-echo wireguard $(loaded wireguard)
+echo after $(loaded)
 ls /usr/src | grep -c linux-headers
-mkdir /sys/fs/cgroup/below && echo 1 > /proc/sys/net/ipv4/conf/all/forwarding && echo writable
+test -e /lib/modules/$(uname -r)/config
+mkdir /sys/fs/cgroup/below
+echo 1 > /proc/sys/net/ipv4/conf/all/forwarding
 cat /sys/fs/cgroup/cgroup.controllers
-"""
-_OVERLAY = """
-set -e
 mkdir -p /v/low/dir /v/up /v/work /m
 echo old > /v/low/file
 mount -t overlay o -o lowerdir=/v/low,upperdir=/v/up,workdir=/v/work /m
@@ -35,5 +30,26 @@ rm -r /m/dir
 mkdir /m/dir
 echo new > /m/new
 stat -c '%F %t:%T' /v/up/file
-ls /m
+ls -x /m
 """
+_NONE, _ALL = (f"dummy {n} tun {n} loop {n} virtio_blk {m} wireguard {m}" for n, m in ((0, 0), (1, 1)))
+
+
+def test_modules_devices_and_overlay_of_a_privileged_container(daemon: Daemon) -> None:
+    binds = ("-v", "/lib/modules:/lib/modules:ro", "-v", "/usr/src:/usr/src:ro", "-v", "layers:/v")
+    out = daemon.must("run", "--rm", "--privileged", *binds, "busybox", "sh", "-c", _SCRIPT).splitlines()
+    # The bind of /lib/modules has mounted the modules disk.
+    assert out[0] == f"before {_NONE.replace('virtio_blk 0', 'virtio_blk 1')}"
+    assert out[1] == f"after {_ALL}"
+    assert out[2] == "2"
+    assert {"cpu", "cpuset", "hugetlb", "io", "memory", "misc", "pids", "rdma"} <= set(out[3].split())
+    assert out[4] == "character special file 0:0"
+    assert out[5].split() == ["dir", "new"]
+    # Attributes of other users of the files stay: on the host the `trusted.` ones have another name, and the whiteout is a device.
+    daemon.must("volume", "rm", "layers")
+
+
+def test_nothing_is_loaded_before_it_is_needed(daemon: Daemon) -> None:
+    script = "cut -d' ' -f1 /proc/modules; ls /lib/modules 2>&1; true"
+    out = daemon.must("run", "--rm", "--privileged", "busybox", "sh", "-c", script)
+    assert not {"virtio_blk", "squashfs", "tun", "loop", "nf_tables", "bridge"} & set(out.split())
