@@ -32,13 +32,14 @@ class Origin:
 
     `memory` is a descriptor of the file behind its memory, -1 for anonymous memory. With `shares` the machine writes to that file,
     otherwise to a private copy. With `slotted` the machine has the disk slots of a template. With `waits` QEMU loads a state, as
-    its monitor is asked to.
+    its monitor is asked to. Without `modules` the machine has no modules disk: its state is of a machine that version 0.1 has started.
     """
 
     memory: int = -1
     shares: bool = False
     slotted: bool = False
     waits: bool = False
+    modules: bool = True
 
 
 BOOT = Origin()
@@ -58,9 +59,9 @@ def clone_origin(memory: int, *, shares: bool) -> Origin:
     return Origin(memory, shares=shares, slotted=True, waits=True)
 
 
-def saved_origin(slotted: bool) -> Origin:
+def saved_origin(slotted: bool, modules: bool = True) -> Origin:
     """A machine that continues from its own saved state, memory included."""
-    return Origin(slotted=slotted, waits=True)
+    return Origin(slotted=slotted, waits=True, modules=modules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +164,9 @@ def command(
         # Memory that the guest frees goes back to the host. With a template's memory QEMU 7.2 would punch holes into the file that
         # all clones share, and the file is sealed.
         arguments += ["-device", "virtio-balloon-pci,free-page-reporting=on"]
-    arguments += ["-add-fd", f"fd={descriptors.modules},set=0", "-blockdev", json.dumps(_MODULES)]
-    arguments += ["-device", _listed(_MODULES_DEVICE, "driver")]
+    if origin.modules:
+        arguments += ["-add-fd", f"fd={descriptors.modules},set=0", "-blockdev", json.dumps(_MODULES)]
+        arguments += ["-device", _listed(_MODULES_DEVICE, "driver")]
     for disk in descriptors.disks:
         arguments += ["-add-fd", f"fd={disk.fd},set={disk.lun + 1}"]
     files = {disk.lun: (file_node(disk.lun), disk.read_only) for disk in descriptors.disks}

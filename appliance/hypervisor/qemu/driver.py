@@ -184,7 +184,7 @@ class QemuDriver(Driver):
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
             spec = record.spec
-            machine = QemuMachine(self, spec, folder, slotted=record.slotted)
+            machine = QemuMachine(self, spec, folder, slotted=record.slotted, modules=record.modules)
             if pid := record.running_pid:
                 with contextlib.suppress(ProcessLookupError):
                     machine.take_over(pid)

@@ -59,16 +59,17 @@ class Owner(Protocol):
 
 
 class QemuMachine(Machine):
-    """One VM. `folder` is its folder on disk; `slotted`: the machine has the disk slots of a template."""
+    """One VM. `folder` is its folder on disk; `slotted` and `modules`: see MachineRecord."""
 
-    # A restored machine has the MAC address of the template.
-    unmatched_nics = 1
+    unmatched_nics = 1  # a restored machine has the MAC address of the template
 
-    def __init__(self, driver: Owner, spec: MachineSpec, folder: Path, *, slotted: bool = False) -> None:
+    def __init__(
+        self, driver: Owner, spec: MachineSpec, folder: Path, *, slotted: bool = False, modules: bool = True
+    ) -> None:
         self.id = spec.id
         self.spec = spec
         self.folder = folder
-        self.slotted = slotted
+        self.slotted, self.modules = slotted, modules
         self._driver = driver
         self._process = QemuProcess()
         # Names of the taps, by the index of their NIC.
@@ -155,7 +156,7 @@ class QemuMachine(Machine):
 
     def launch(self, origin: Origin, files: list[Path] | None = None, shares: int = -1) -> None:
         """Start QEMU. `files` replace the files of the spec's disks; `shares` is the descriptor of a connection to virtiofsd."""
-        self.slotted = origin.slotted
+        self.slotted, self.modules = origin.slotted, origin.modules
         luns = luns_of(self.spec.disks, slotted=origin.slotted)
         files = files or [disk.path for disk in self.spec.disks]
         spec = self.spec
@@ -264,9 +265,8 @@ class QemuMachine(Machine):
     # -- saved state ----------------------------------------------------------------------------------------------
 
     def _fingerprint(self) -> str:
-        driver = self._driver
-        facts = (driver.version, driver.guest_digest)
-        return saved.fingerprint(driver.accel, facts, self.spec, self.slotted)
+        facts = (self._driver.version, self._driver.guest_digest)
+        return saved.fingerprint(self._driver.accel, facts, self.spec, self.slotted, modules=self.modules)
 
     async def save_to(self, folder: Path, at_rest: Callable[[], None], *, go_on: bool) -> None:
         """See Checkpointable."""
@@ -284,7 +284,7 @@ class QemuMachine(Machine):
                     await monitor.ignore_shared_memory(False)
                     await monitor.save(state, _SAVE_SECONDS)
                     await trio.to_thread.run_sync(
-                        saved.finish, folder, state, writable, self._fingerprint(), self.slotted
+                        saved.finish, folder, state, writable, self._fingerprint(), self.slotted, self.modules
                     )
                     if not go_on:
                         await self.kill()
@@ -300,7 +300,7 @@ class QemuMachine(Machine):
         if self.spec.shares:
             raise HypervisorError("a machine with shares cannot start from a saved state")
         manifest = await trio.to_thread.run_sync(saved.verify, folder)
-        self.slotted = manifest.slotted
+        self.slotted, self.modules = manifest.slotted, manifest.modules
         if manifest.facts != self._fingerprint():
             raise HypervisorError(
                 "the state was saved by another QEMU version, with another guest, or from a machine of another shape"
@@ -310,7 +310,8 @@ class QemuMachine(Machine):
         state = os.open(folder / saved.STATE, os.O_RDONLY | os.O_CLOEXEC)
         try:
             await trio.to_thread.run_sync(saved.copy_disks, folder, list(files.values()))
-            self.launch(saved_origin(manifest.slotted), [files.get(disk.path, disk.path) for disk in self.spec.disks])
+            origin = saved_origin(manifest.slotted, manifest.modules)
+            self.launch(origin, [files.get(disk.path, disk.path) for disk in self.spec.disks])
             self._early = await self._dial()
             async with self.open_monitor() as monitor:
                 await monitor.load(state, _SAVE_SECONDS)
@@ -346,7 +347,7 @@ class QemuMachine(Machine):
 
     def save_record(self) -> None:
         """Write machine.json."""
-        MachineRecord.of(self.spec, self.slotted, self._process.pid).save(self.folder)
+        MachineRecord.of(self.spec, self.slotted, self._process.pid, modules=self.modules).save(self.folder)
 
     async def supervise(self) -> None:
         """Notice the end of the process, whatever caused it."""

@@ -15,7 +15,7 @@ _NAME = "machine.json"
 class MachineRecord:
     """A machine on disk. `pid` is 0 without a process; `start_time` and `boot_id` tell whether the pid is still this process.
 
-    `slotted`: the machine has the disk slots of a template.
+    `slotted`: the machine has the disk slots of a template. `modules`: it has the modules disk, which version 0.1 did not have.
     """
 
     spec: MachineSpec
@@ -23,11 +23,12 @@ class MachineRecord:
     pid: int = 0
     start_time: str = ""
     boot_id: str = ""
+    modules: bool = True
 
     @classmethod
-    def of(cls, spec: MachineSpec, slotted: bool, pid: int) -> "MachineRecord":
+    def of(cls, spec: MachineSpec, slotted: bool, pid: int, *, modules: bool = True) -> "MachineRecord":
         """The record of a machine whose process is `pid`; 0 for a machine without a process."""
-        return cls(spec, slotted, pid, start_time(pid) if pid else "", boot_id())
+        return cls(spec, slotted, pid, start_time(pid) if pid else "", boot_id(), modules)
 
     @property
     def running_pid(self) -> int:
@@ -47,6 +48,7 @@ class MachineRecord:
             "pid": self.pid,
             "start_time": self.start_time,
             "boot_id": self.boot_id,
+            "modules": self.modules,
         }
         partial = folder / f"{_NAME}.new"
         partial.write_text(json.dumps(state))
@@ -57,8 +59,7 @@ class MachineRecord:
         """Read the record. OSError or ValueError when there is none, or it is damaged."""
         state = json.loads((folder / _NAME).read_bytes())
         try:
-            return cls(
-                decode_spec(state["spec"]), state["slotted"], state["pid"], state["start_time"], state["boot_id"]
-            )
+            spec, modules = decode_spec(state["spec"]), bool(state.get("modules", False))
+            return cls(spec, state["slotted"], state["pid"], state["start_time"], state["boot_id"], modules)
         except (KeyError, TypeError) as error:
             raise ValueError(f"{_NAME} is damaged: {error}") from error

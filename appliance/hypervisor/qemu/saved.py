@@ -22,14 +22,15 @@ _MANIFEST = "manifest.json"
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """`facts` is the fingerprint of the machine."""
+    """`facts` is the fingerprint of the machine, `slotted` and `modules` are those of its record."""
 
     facts: str
     slotted: bool
     digests: dict[str, str]
+    modules: bool = True
 
 
-def fingerprint(accel: str, facts: tuple[str, str], spec: MachineSpec, slotted: bool) -> str:
+def fingerprint(accel: str, facts: tuple[str, str], spec: MachineSpec, slotted: bool, *, modules: bool = True) -> str:
     """A digest of everything that must be equal for a state to fit a machine.
 
     `facts` are QEMU's version and the digest of the guest. The devices are those of the machine's command line.
@@ -38,7 +39,8 @@ def fingerprint(accel: str, facts: tuple[str, str], spec: MachineSpec, slotted: 
     nic, *more = (replace(nic.kind, mac=BLANK_MAC) if nic is not None else None for nic in (spec.nic, *spec.more_nics))
     shape = replace(spec, id="saved", disks=(), nic=nic, more_nics=tuple(more))
     none = Descriptors(0, 0, ())
-    line = command("qemu", accel, Path("kernel"), Path("initrd"), shape, saved_origin(slotted), none, Path("console"))
+    origin = saved_origin(slotted, modules)
+    line = command("qemu", accel, Path("kernel"), Path("initrd"), shape, origin, none, Path("console"))
     luns = ",".join(map(str, luns_of(spec.disks, slotted=slotted)))
     return hashlib.sha256("\0".join([*facts, luns, *line]).encode()).hexdigest()
 
@@ -53,13 +55,13 @@ def writing(folder: Path) -> Iterator[int]:
         os.close(fd)
 
 
-def finish(folder: Path, state: int, disks: list[Path], facts: str, slotted: bool) -> None:
+def finish(folder: Path, state: int, disks: list[Path], facts: str, slotted: bool, modules: bool) -> None:
     """Add copies of the disks and the manifest to a written state, and flush all files. OSError when the disk is full."""
     digests = {STATE: copy_sparse(state, None)}
     os.fsync(state)
     for number, disk in enumerate(disks):
         digests[f"disk{number}"] = _copy(disk, folder / f"disk{number}")
-    text = json.dumps({"facts": facts, "slotted": slotted, "digests": digests})
+    text = json.dumps({"facts": facts, "slotted": slotted, "modules": modules, "digests": digests})
     with open(folder / _MANIFEST, "x") as file:
         file.write(text)
         file.flush()
@@ -86,7 +88,8 @@ def verify(folder: Path) -> Manifest:
     try:
         check_owner(folder)
         raw = json.loads((folder / _MANIFEST).read_bytes())
-        manifest = Manifest(str(raw["facts"]), bool(raw["slotted"]), dict(raw["digests"]))
+        modules = bool(raw.get("modules", False))
+        manifest = Manifest(str(raw["facts"]), bool(raw["slotted"]), dict(raw["digests"]), modules)
         for name, digest in manifest.digests.items():
             if name != STATE and not name.removeprefix("disk").isdigit():
                 raise ValueError(f"{name} does not belong to a saved state")

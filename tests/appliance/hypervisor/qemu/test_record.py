@@ -21,10 +21,19 @@ def test_a_record_is_read_back(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["machine.json"]
 
 
-def test_the_fields_on_disk_are_those_of_version_0_1(tmp_path: Path) -> None:
+def test_a_machine_of_version_0_1_has_no_modules_disk(tmp_path: Path) -> None:
+    MachineRecord.of(_SPEC, False, 0).save(tmp_path)
+    file = tmp_path / "machine.json"
+    stored = json.loads(file.read_text())
+    del stored["modules"]
+    file.write_text(json.dumps(stored))
+    assert not MachineRecord.load(tmp_path).modules
+
+
+def test_the_fields_on_disk_are_those_of_version_0_1_and_modules(tmp_path: Path) -> None:
     MachineRecord.of(_SPEC, False, 0).save(tmp_path)
     stored = json.loads((tmp_path / "machine.json").read_text())
-    assert stored.keys() == {"spec", "slotted", "pid", "start_time", "boot_id"}
+    assert stored.keys() == {"spec", "slotted", "pid", "start_time", "boot_id", "modules"}
     assert (stored["pid"], stored["start_time"]) == (0, "")
 
 

@@ -21,14 +21,15 @@ def _saved(root: Path) -> Path:
     disk.write_bytes(b"disk")
     with saved.writing(folder) as state:
         os.write(state, b"state")
-        saved.finish(folder, state, [disk], "fingerprint", True)
+        saved.finish(folder, state, [disk], "fingerprint", True, False)
     return folder
 
 
 def test_a_state_is_verified_and_its_disks_are_copied(tmp_path: Path) -> None:
     folder = _saved(tmp_path)
     manifest = saved.verify(folder)
-    assert (manifest.facts, manifest.slotted, sorted(manifest.digests)) == ("fingerprint", True, ["disk0", "state"])
+    assert (manifest.facts, manifest.slotted, manifest.modules) == ("fingerprint", True, False)
+    assert sorted(manifest.digests) == ["disk0", "state"]
     saved.copy_disks(folder, [tmp_path / "restored"])
     assert (tmp_path / "restored").read_bytes() == b"disk"
 
@@ -51,8 +52,10 @@ def test_a_damaged_state_is_refused(tmp_path: Path, damage: Callable[[Path], obj
 
 
 def test_a_fingerprint_ignores_what_a_restored_guest_receives_again() -> None:
-    def of(spec: MachineSpec, accel: str = "tcg", version: str = "7.2", slotted: bool = False) -> str:
-        return saved.fingerprint(accel, (version, "digest"), spec, slotted)
+    def of(
+        spec: MachineSpec, accel: str = "tcg", version: str = "7.2", slotted: bool = False, modules: bool = True
+    ) -> str:
+        return saved.fingerprint(accel, (version, "digest"), spec, slotted, modules=modules)
 
     same = replace(_SPEC, id="m2", nic=replace(_NIC, mac="02:42:00:00:00:02"))
     assert of(_SPEC) == of(same)
@@ -63,5 +66,6 @@ def test_a_fingerprint_ignores_what_a_restored_guest_receives_again() -> None:
         of(_SPEC, accel="kvm"),
         of(_SPEC, version="8.0"),
         of(_SPEC, slotted=True),
+        of(_SPEC, modules=False),
     ]
-    assert len({of(_SPEC), *others}) == 7
+    assert len({of(_SPEC), *others}) == 8
