@@ -80,6 +80,8 @@ def _listen(host: str) -> socket.socket:
         old = os.umask(0o117)
         try:
             listener.bind(str(path))
+            # At once: a client that sees the file may connect.
+            listener.listen(BACKLOG)
         finally:
             os.umask(old)
         with contextlib.suppress(KeyError, PermissionError):
@@ -88,10 +90,9 @@ def _listen(host: str) -> socket.socket:
         address, _, port = rest.rpartition(":")
         if not port.isdigit():
             raise InvalidParameter(f"invalid -H {host}: expected tcp://address:port")
-        listener = socket.create_server((address or "127.0.0.1", int(port)))
+        listener = socket.create_server((address or "127.0.0.1", int(port)), backlog=BACKLOG)
     else:
         raise InvalidParameter(f"invalid -H {host}: expected unix:///path or tcp://address:port")
-    listener.listen(BACKLOG)
     listener.setblocking(False)
     return listener
 
