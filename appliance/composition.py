@@ -53,6 +53,7 @@ from appliance.engine.networking.host_ports import HostPorts
 from appliance.engine.networking.networks import Networks, NetworkSettings
 from appliance.engine.networking.swarm import Swarm
 from appliance.engine.quota import Quota
+from appliance.engine.sockets.api_dialer import ApiConnection
 from appliance.engine.sockets.relays import SocketRelays
 from appliance.engine.transfers import Transfers
 from appliance.engine.volumes import Volumes
@@ -65,6 +66,7 @@ from appliance.registry import Credentials, Proxies, Registry
 from appliance.registry.insecure import is_insecure
 from appliance.roles import Role
 from appliance.store import Database
+from appliance.volume.bind_source import BindSources
 from appliance.volume.store import VolumeStore
 from tether.rpc.bridge import LoopThread
 
@@ -73,7 +75,10 @@ log = logging.getLogger("vchd")
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What all parts of the daemon use. `nursery` runs their tasks, `scratch` is a folder for files under construction."""
+    """What all parts of the daemon use.
+
+    `nursery` runs their tasks, `scratch` is a folder for files under construction, `api` takes connections to the daemon's own API.
+    """
 
     config: Config
     database: Database
@@ -82,6 +87,7 @@ class Process:
     events: EventBus
     registry: ContainerRegistry
     scratch: Path
+    api: trio.MemorySendChannel[ApiConnection]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +122,16 @@ class Services:
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """The whole daemon except its listeners. `router` answers requests; tests of the engine call `services` directly."""
+    """The whole daemon except its listeners. `router` answers requests; tests of the engine call `services` directly.
+
+    `mounts` has the connections of programs in containers to the API.
+    """
 
     process: Process
     stores: Stores
     services: Services
     router: Api
+    mounts: trio.MemoryReceiveChannel[ApiConnection]
 
 
 @asynccontextmanager
@@ -136,7 +146,8 @@ async def composed(config: Config, hosting: Hosting | None = None) -> AsyncItera
         hosting.connected(host_id),
         trio.open_nursery() as nursery,
     ):
-        process = Process(config, database, loop, nursery, EventBus(), ContainerRegistry(), scratch)
+        api, mounts = trio.open_memory_channel[ApiConnection](0)
+        process = Process(config, database, loop, nursery, EventBus(), ContainerRegistry(), scratch, api)
         networks = _networks(process, hosting)
         await networks.open()
         machines = await hosting.machines(loop, networks, nursery)
@@ -152,7 +163,7 @@ async def composed(config: Config, hosting: Hosting | None = None) -> AsyncItera
         # The objects so far stay until the end, so the garbage collector can skip them.
         gc.freeze()
         try:
-            yield Daemon(process, stores, services, _api(process, stores, services, host_id))
+            yield Daemon(process, stores, services, _api(process, stores, services, host_id), mounts)
         finally:
             with trio.CancelScope(shield=True):
                 await networks.close()
@@ -200,7 +211,9 @@ async def _stores(process: Process, hosting: Hosting, machines: Machines, networ
         shared=not no_shares,
         nfs_stores=served_stores(config, has_datastores=hosting.has_datastores),
     )
-    volumes = Volumes(store, process.database, process.events, process.registry, no_shares)
+    api_sockets = [Path(host.removeprefix("unix://")) for host in config.hosts if host.startswith("unix://")]
+    binds = BindSources(no_shares, api_sockets)
+    volumes = Volumes(store, process.database, process.events, process.registry, binds)
     await volumes.open(tasks)
     await volumes.inherit(await disks.inherited())
     return Stores(networks, images, volumes, disks, quota)
@@ -238,9 +251,8 @@ def _services(process: Process, machines: Machines, stores: Stores) -> tuple[Ser
     file_sessions = FileSessions(provisioner, volumes, allocator, machines.fast_paths, nursery)
     suspend_watcher = SuspendWatcher(repository)
     ulimits = _default_ulimits(config)
-    api_sockets = [Path(host.removeprefix("unix://")) for host in config.hosts if host.startswith("unix://")]
     capacity = machines.driver.capacity
-    defaults = ContainerDefaults(ulimits, Role(config.docker_socket_default), api_sockets, capacity)
+    defaults = ContainerDefaults(ulimits, Role(config.docker_socket_default), capacity)
     resources = RunResources(networks, connections, volumes, ulimits)
     execs = Execs(registry, repository, ExecRepository(process.database), resources.process_config, nursery)
     watchers: list[RunWatcher] = [
@@ -249,7 +261,7 @@ def _services(process: Process, machines: Machines, stores: Stores) -> tuple[Ser
         suspend_watcher,
         connections,
         execs,
-        SocketRelays(),
+        SocketRelays(process.api),
     ]
     if machines.fast_paths is not None:
         watchers.append(FastPathWatcher(machines.fast_paths))

@@ -14,6 +14,7 @@ import trio
 from appliance.api.access import principal_of
 from appliance.api.router import ENGINE_VERSION, NEWEST, dotted
 from appliance.config import Config, Rule, parse_rule
+from appliance.engine.sockets.api_dialer import ApiConnection
 from appliance.errors import InvalidParameter
 from appliance.http import (
     ClientLimits,
@@ -35,8 +36,13 @@ _FIXED_HEADERS = (
 
 
 @contextlib.asynccontextmanager
-async def api_listens(config: Config, router: Handler) -> AsyncIterator[None]:
-    """Accept API connections on all hosts of the configuration until the block ends. InvalidParameter or OSError says why not."""
+async def api_listens(
+    config: Config, router: Handler, mounts: trio.MemoryReceiveChannel[ApiConnection]
+) -> AsyncIterator[None]:
+    """Accept API connections on all hosts of the configuration, and from `mounts` of containers, until the block ends.
+
+    InvalidParameter or OSError says why not.
+    """
     async with trio.open_nursery() as nursery:
         rules = [parse_rule(text) for text in config.tls_allow]
         front = _tls_front(config)
@@ -56,6 +62,7 @@ async def api_listens(config: Config, router: Handler) -> AsyncIterator[None]:
             else:
                 handle = partial(_serve_secured, serve, front, rules, refuse_other_sites(router, None))
             nursery.start_soon(_accept, listener, handle, nursery)
+        nursery.start_soon(_accept_mounts, mounts, partial(serve, handler=router), nursery)
         if config.pidfile is not None:
             config.pidfile.write_text(str(os.getpid()))
         log.info("API listens on %s", ", ".join(config.hosts))
@@ -132,3 +139,20 @@ async def _accept(
     listener: socket.socket, serve: Callable[[trio.socket.SocketType], Awaitable[None]], nursery: trio.Nursery
 ) -> None:
     await accept_connections(trio.socket.from_stdlib_socket(listener), serve, nursery, name="API")
+
+
+async def _accept_mounts(
+    mounts: trio.MemoryReceiveChannel[ApiConnection], serve: Callable[..., Awaitable[None]], nursery: trio.Nursery
+) -> None:
+    """Serve the connections of programs in containers."""
+
+    async def serve_one(connection: ApiConnection) -> None:
+        try:
+            with connection.socket:
+                await serve(connection.socket, principal=connection.principal)
+        except Exception:
+            log.exception("API of %s: a connection failed", connection.principal.name)
+
+    async with mounts:
+        async for connection in mounts:
+            nursery.start_soon(serve_one, connection)

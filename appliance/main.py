@@ -53,7 +53,7 @@ async def serve(config: Config) -> None:
         log_to(config.data_root / LOG_NAME)
         stack.enter_context(shipped(config.syslog_address))
         daemon = await stack.enter_async_context(composed(config))
-        await stack.enter_async_context(api_listens(config, daemon.router))
+        await stack.enter_async_context(api_listens(config, daemon.router, daemon.mounts))
         await _wait_for_end()
 
 

@@ -16,6 +16,7 @@ from appliance.container.exec_config import ExecConfig
 from appliance.container.health import Health
 from appliance.container.host_config import HostConfig, Ulimit
 from appliance.container.lifecycle import State
+from appliance.container.mounts import MountRecord
 from appliance.container.prune_guard import PruneGuard
 from appliance.diag import Trace
 from appliance.guest import Change, Fanout, Metrics, PathStat, StdinPipe
@@ -122,6 +123,7 @@ class CreationBackend(Protocol):
     @property
     def ulimits(self) -> Sequence[Ulimit]: ...
     async def cpus(self) -> int: ...
+    def is_api_mount(self, mount: MountRecord) -> bool: ...
 
     def check_platform(self, image: str, platform: Platform) -> list[str]: ...
     async def create(

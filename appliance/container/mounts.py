@@ -37,6 +37,7 @@ class MountRecord(msgspec.Struct):
     `create` makes a missing source of a bind; `subpath` is a part of a volume; `options` those of a new volume or a tmpfs;
     `consistency` is consistent, cached, delegated or "", which leaves it to us; `recursive`: with the mounts below the source.
     `relay`: the source was a unix socket when the container last started, so connections to the destination are relayed to it.
+    `api`: connections to the destination reach the daemon's own API, whatever the source is.
     """
 
     type: str
@@ -55,6 +56,7 @@ class MountRecord(msgspec.Struct):
     consistency: str = ""
     recursive: bool = True
     relay: bool = False
+    api: bool = False
 
 
 def clean(path: str) -> str:

@@ -3,7 +3,6 @@
 import logging
 import os
 import secrets
-import stat
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -25,15 +24,13 @@ from appliance.errors import Conflict, InvalidParameter, NotFound, VchError
 from appliance.guest import GuestSocket
 from appliance.hypervisor import Disk, Share
 from appliance.store import Database
-from appliance.volume.bind_source import check_bind
-from appliance.volume.host_socket import is_socket
+from appliance.volume.bind_source import BindSources, is_of_the_kernel
+from appliance.volume.host_socket import is_socket, rights_of
 from appliance.volume.store import BIND, DIRECTORY, DISK, NFS, TMPFS, VolumeRecord, VolumeStore
 
 log = logging.getLogger(__name__)
 
 _KIND = "volume"
-# Binds of these paths, read-only, mean the modules and headers of the guest's kernel: the host runs another kernel.
-_OF_THE_KERNEL = ("/lib/modules", "/usr/src")
 # How long the start of vchd waits for the servers of volume stores, and the pause before it asks a silent server again.
 _SERVED_SECONDS = 3.0
 _ASK_AGAIN_SECONDS = 30.0
@@ -42,7 +39,7 @@ _ASK_AGAIN_SECONDS = 30.0
 class Volumes:
     """All volumes, by name. Methods raise errors of `errors.py` with Docker's texts.
 
-    `why_no_shares`: why machines cannot share paths of this host; "" if they can.
+    `binds`: what bind mounts may name.
     """
 
     def __init__(
@@ -51,13 +48,13 @@ class Volumes:
         database: Database,
         events: EventBus,
         containers: ContainerRegistry,
-        why_no_shares: str,
+        binds: BindSources,
     ) -> None:
         self._containers = containers
         self._store = store
         self._database = database
         self._events = events
-        self._why_no_shares = why_no_shares
+        self.binds = binds
         self._records: dict[str, VolumeRecord] = {}
         # Name of a volume that is a disk, to the id of the container whose machine has it.
         self._holders: dict[str, str] = {}
@@ -243,8 +240,10 @@ class Volumes:
                     raise NotFound(f'error looking up volume plugin {driver}: plugin "{driver}" not found')
                 if mount.type == "volume":
                     await self._provide(mount, made, owner)
-                elif mount.type == "bind" and not _is_of_the_kernel(mount):
-                    check_bind(mount, self._why_no_shares)
+                elif self.binds.is_api(mount):
+                    mount.api = True
+                elif mount.type == "bind" and not is_of_the_kernel(mount):
+                    self.binds.check(mount)
         except BaseException:
             with trio.CancelScope(shield=True):
                 for name in made:
@@ -282,16 +281,19 @@ class Volumes:
             if mount.type == "tmpfs":
                 placed.append(PlacedMount(mount, tmpfs=_tmpfs_options(mount.options.items(), mount.read_only)))
                 continue
-            if _is_of_the_kernel(mount):
+            if is_of_the_kernel(mount):
                 placed.append(PlacedMount(mount, guest=mount.source))
+                continue
+            if mount.api:
+                placed.append(PlacedMount(mount, socket=GuestSocket(number, *rights_of(mount.source))))
                 continue
             if mount.type == "bind":
                 if for_files and mount.relay and not os.path.lexists(mount.source):
                     continue
-                check_bind(mount, self._why_no_shares)
+                self.binds.check(mount)
                 mount.relay = is_socket(mount.source)
                 if mount.relay:
-                    placed.append(PlacedMount(mount, socket=_guest_socket(number, mount.source)))
+                    placed.append(PlacedMount(mount, socket=GuestSocket(number, *rights_of(mount.source))))
                     continue
                 path = Path(mount.source)
             else:
@@ -368,15 +370,6 @@ class Volumes:
                     "read/write": str(not mount.read_only).lower(),
                 }
             self._emit(action, mount.name, container.record.owner, **more)
-
-
-def _guest_socket(number: int, path: str) -> GuestSocket:
-    found = os.stat(path)
-    return GuestSocket(number, stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
-
-
-def _is_of_the_kernel(mount: MountRecord) -> bool:
-    return mount.type == "bind" and mount.read_only and mount.source in _OF_THE_KERNEL
 
 
 async def _nfs_volume(number: int, record: VolumeRecord) -> NfsVolume:

@@ -83,6 +83,15 @@ def _become(uid: int, gid: int) -> None:
             raise OSError(number, os.strerror(number))
 
 
+def rights_of(path: str) -> tuple[int, int, int]:
+    """The permission bits, uid and gid of a socket; those of Docker's own socket, if there is none at this path."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return 0o660, 0, 0
+    return stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid
+
+
 def is_socket(path: str) -> bool:
     """Whether a path leads to a unix socket; false when it leads nowhere."""
     try:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import socket
 import stat
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,7 +101,8 @@ class Relayed:
         programs = [option for path in ("/usr", "/lib", "/lib64") for option in ("-v", f"{path}:{path}:ro")]
         other = f"type=bind,src={self.server.path},dst=/other/echo,ro"
         sockets = ["-v", f"{self.server.path}:/run/echo", "--mount", other]
-        options = [*programs, "-v", f"{self.files}:/f:ro", *sockets]
+        api = daemon.host.removeprefix("unix://")
+        options = [*programs, "-v", f"{self.files}:/f:ro", *sockets, "-v", f"{api}:/var/run/docker.sock"]
         daemon.must("run", "-d", "--name", "relayed", *options, "busybox", "sleep", "1000")
 
     def run(self, command: str, *options: str) -> str:
@@ -131,11 +133,37 @@ def test_a_socket_of_the_host_in_a_container(daemon: Daemon, relayed: Relayed) -
     command = f"stat -c '%F %a %u %g' /run/echo /other/echo; echo hello | {_CONNECT} 0 /run/echo /other/echo"
     assert relayed.run(command, "-u", "4321").splitlines() == [*["socket 666 1234 5678"] * 2, "hello", "hello"]
     assert peers == [4321, 4321]
+    # The API's own socket: the docker command in the container works on its neighbours, and on itself.
+    assert relayed.run("docker ps --format '{{.Names}}'") == "relayed\n"
+    assert relayed.run("echo nested | docker run --rm -i --label by=relayed busybox cat") == "nested\n"
+    assert relayed.run("docker exec relayed echo inner") == "inner\n"
     daemon.kill()
     daemon.start()
+    assert relayed.run("docker ps -q --no-trunc") == daemon.must("ps", "-q", "--no-trunc")
     assert relayed.run(f"echo back | {_CONNECT} 0 /run/echo") == "back\n"
     # The place of the socket is a file of the container, as with Docker.
     assert "A /run/echo" in daemon.must("diff", "relayed")
+
+
+def test_a_container_that_sees_only_what_it_made(daemon: Daemon, relayed: Relayed) -> None:
+    """The API socket of a scoped container, at Docker's path, which does not exist on this host."""
+    programs = [option for path in ("/usr", "/lib", "/lib64") for option in ("-v", f"{path}:{path}:ro")]
+    mount = ["-v", "/nowhere/docker.sock:/var/run/docker.sock", "--label", "vch.docker-socket=scoped"]
+    daemon.must("run", "-d", "--name", "maker", *programs, *mount, "busybox", "sleep", "1000")
+    try:
+
+        def inner(*command: str) -> "subprocess.CompletedProcess[str]":
+            return daemon.docker("exec", "maker", "docker", *command)
+
+        made = inner("run", "-d", "--name", "made", "busybox", "sleep", "1000")
+        assert made.returncode == 0, made.stderr
+        assert inner("ps", "--format", "{{.Names}}").stdout == "made\n"
+        assert "No such container: relayed" in inner("logs", "relayed").stderr
+        assert "may not mount paths of the host" in inner("run", "-v", "/etc:/x", "busybox").stderr
+        assert inner("rm", "-f", "made").returncode == 0
+        assert "relayed" in daemon.must("ps", "--format", "{{.Names}}")
+    finally:
+        daemon.docker("rm", "-f", "maker", "made")
 
 
 @pytest.mark.skipif(not os.environ.get("VCH_TEST_SOCKETS"), reason="takes minutes without KVM: make test-sockets")

@@ -22,6 +22,7 @@ from appliance.container.endpoint_settings import EndpointSettings
 from appliance.container.exec_config import ExecConfig
 from appliance.container.host_config import HostConfig, Ulimit
 from appliance.container.links import parse_link
+from appliance.container.mounts import MountRecord
 from appliance.errors import Forbidden, InvalidParameter, NotFound
 from appliance.image.platform import Platform
 from appliance.image.store import ImageRecord
@@ -78,6 +79,9 @@ class ScopedCreation:
     async def cpus(self) -> int:
         return await self._backend.cpus()
 
+    def is_api_mount(self, mount: MountRecord) -> bool:
+        return self._backend.is_api_mount(mount)
+
     def check_platform(self, image: str, platform: Platform) -> list[str]:
         return self._backend.check_platform(image, platform)
 
@@ -93,7 +97,7 @@ class ScopedCreation:
 
         InvalidParameter for a reference to what is not in the scope; as moby, not NotFound, for which clients pull the image.
         """
-        check_host_config(host_config)
+        check_host_config(host_config, self._backend.is_api_mount)
         try:
             host_config = self._pin(host_config)
             networks = {self._networks.get(ref).id: settings for ref, settings in networks.items()}

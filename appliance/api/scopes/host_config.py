@@ -1,9 +1,9 @@
 """The options that a client with a scope may not use: those that reach beyond the VMs of its containers, or raise their rights."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from appliance.container.host_config import HostConfig
-from appliance.container.mounts import parse_bind, parse_mount
+from appliance.container.mounts import MountRecord, parse_bind, parse_mount
 from appliance.errors import Forbidden
 
 _PLAIN_SECURITY = ("no-new-privileges", "seccomp=builtin", "seccomp:builtin", "label=disable", "label:disable")
@@ -11,8 +11,11 @@ _PLAIN_SECURITY = ("no-new-privileges", "seccomp=builtin", "seccomp:builtin", "l
 _LOG_DRIVERS = ("", "json-file", "local", "none")
 
 
-def check_host_config(host_config: HostConfig) -> None:
-    """Forbidden names the first option that a client with a scope may not use."""
+def check_host_config(host_config: HostConfig, is_api_mount: Callable[[MountRecord], bool]) -> None:
+    """Forbidden names the first option that a client with a scope may not use.
+
+    Such a client may mount the API: the new container's connections have its scope.
+    """
     for option, used in _forbidden(host_config).items():
         if used:
             raise _refused(f"the option {option}")
@@ -32,7 +35,7 @@ def check_host_config(host_config: HostConfig) -> None:
     if host_config.log_config.type not in _LOG_DRIVERS:
         raise _refused(f"the log driver {host_config.log_config.type}")
     for mount in (*map(parse_bind, host_config.binds or ()), *map(parse_mount, host_config.mounts or ())):
-        if mount.type not in ("volume", "tmpfs"):
+        if mount.type not in ("volume", "tmpfs") and not is_api_mount(mount):
             raise Forbidden(
                 f"authorization denied: a scoped client may not mount paths of the host: bind mount of {mount.source}"
             )

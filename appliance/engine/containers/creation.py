@@ -1,11 +1,9 @@
 """`docker create`: from a complete configuration to a container that is stored and has its disk and volumes."""
 
-import os
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import trio
 
@@ -30,7 +28,7 @@ from appliance.errors import InvalidParameter, NotFound
 from appliance.hypervisor import Capacity, own_capacity
 from appliance.image.platform import Platform
 from appliance.image.store import ImageStore
-from appliance.roles import LOCAL, SOCKET_LABEL, Principal, Role, socket_role
+from appliance.roles import LOCAL, Principal, Role, socket_role
 
 _RANDOM_NAMES = 100
 
@@ -43,12 +41,11 @@ async def _this_host() -> Capacity:
 class ContainerDefaults:
     """The daemon's settings for containers that do not set these themselves: ulimits, and the role of the container's API socket.
 
-    `api_sockets` are the paths of the unix sockets at which the daemon listens. `capacity` returns what a container can have at most.
+    `capacity` returns what a container can have at most.
     """
 
     ulimits: Sequence[Ulimit] = ()
     socket_role: Role = Role.FULL
-    api_sockets: Sequence[Path] = ()
     capacity: Callable[[], Awaitable[Capacity]] = _this_host
 
 
@@ -74,7 +71,10 @@ class ContainerCreation:
         self.ulimits = defaults.ulimits
         self._capacity = defaults.capacity
         self._socket_role = defaults.socket_role
-        self._api_sockets = defaults.api_sockets
+
+    def is_api_mount(self, mount: MountRecord) -> bool:
+        """Whether a mount of a create request leads to the daemon's own API."""
+        return self._volumes.binds.is_api(mount)
 
     async def cpus(self) -> int:
         """How many CPUs a container can have."""
@@ -136,7 +136,6 @@ class ContainerCreation:
         container = Container(record, self._storage.folder(container_id), Created())
         try:
             record.mounts = await self._volumes.plan(merged, host_config, creator.scope)
-            self._check_api_sockets(record.mounts, api_role)
             await self._storage.create(container)
             await self._repository.save(container)
         except BaseException:
@@ -148,18 +147,6 @@ class ContainerCreation:
         self._registry.add(container)
         self._repository.emit(container, "create")
         return container
-
-    def _check_api_sockets(self, mounts: Sequence[MountRecord], role: Role) -> None:
-        """InvalidParameter for a mount of the daemon's own socket with a smaller role than full: a relayed connection has full access."""
-        if role is Role.FULL:
-            return
-        own = {os.path.realpath(path) for path in self._api_sockets}
-        for mount in mounts:
-            if mount.type == "bind" and os.path.realpath(mount.source) in own:
-                raise InvalidParameter(
-                    f"bind mount of {mount.source}: this is the API's own socket, which gives full access, "
-                    f"and the role of the API socket in this container is {role.value} ({SOCKET_LABEL})"
-                )
 
     def _free_name(self) -> str:
         names = (random_name(attempt) for attempt in range(_RANDOM_NAMES))

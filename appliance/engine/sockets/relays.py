@@ -8,9 +8,11 @@ import trio
 
 from appliance.engine.model.container import Container
 from appliance.engine.model.run import Run
+from appliance.engine.sockets.api_dialer import ApiConnection, ApiDialer
 from appliance.engine.sockets.dialer import Dialer
 from appliance.errors import Conflict, VchError, leaves
 from appliance.guest import Accepted, GuestTunnel
+from appliance.roles import Principal, Role, container_principal
 from appliance.volume.host_socket import HostSocket
 
 log = logging.getLogger(__name__)
@@ -21,15 +23,30 @@ _PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 
 
 class SocketRelays:
-    """A RunWatcher: accompanies each run of a container that has socket mounts, also after a restart of vchd."""
+    """A RunWatcher: accompanies each run of a container that has socket mounts, also after a restart of vchd.
+
+    `api` takes the connections to the daemon's own API.
+    """
+
+    def __init__(self, api: trio.MemorySendChannel[ApiConnection]) -> None:
+        self._api = api
 
     async def watch(self, container: Container, run: Run) -> None:
         """Relay connections until the run is over."""
-        dialers: dict[int, Dialer] = {
-            number: HostSocket(mount.source) for number, mount in enumerate(container.record.mounts) if mount.relay
-        }
+        dialers: dict[int, Dialer] = {}
+        for number, mount in enumerate(container.record.mounts):
+            if mount.api:
+                dialers[number] = ApiDialer(self._api, _principal(container))
+            elif mount.relay:
+                dialers[number] = HostSocket(mount.source)
         if dialers:
             await run.accompany(Relay(container.id, GuestTunnel(run.session), dialers).run)
+
+
+def _principal(container: Container) -> Principal:
+    """The client at the API sockets of a container."""
+    record = container.record
+    return container_principal(container.id, record.owner, Role(record.socket_role))
 
 
 class Relay:

@@ -94,6 +94,7 @@ class Engine:
         self.services = daemon.services
         self.stores = daemon.stores
         self.router = daemon.router
+        self.mounts = daemon.mounts
         self.registry = daemon.process.registry
         self.bus = daemon.process.events
         self.database = daemon.process.database

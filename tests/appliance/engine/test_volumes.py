@@ -25,6 +25,7 @@ from appliance.engine.volumes import Volumes
 from appliance.errors import Conflict, InvalidParameter, NotFound, Unavailable
 from appliance.hypervisor.fake import FakeDisks
 from appliance.store import Database
+from appliance.volume.bind_source import BindSources
 from appliance.volume.nfs import NfsStore
 from appliance.volume.store import VolumeStore
 
@@ -72,7 +73,7 @@ async def _opened(
     async with Database.open(root / "state.db") as database, trio.open_nursery() as nursery:
         disks, containers, events = FakeDisks(), ContainerRegistry(), EventBus()
         store = VolumeStore(root, disks, shared=shared, nfs_stores=nfs_stores)
-        volumes = Volumes(store, database, events, containers, why_no_shares)
+        volumes = Volumes(store, database, events, containers, BindSources(why_no_shares))
         await volumes.open(IsolatedTasks(nursery))
         yield _Room(root, volumes, store, disks, containers, events, nursery)
         nursery.cancel_scope.cancel()

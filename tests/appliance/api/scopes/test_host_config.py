@@ -8,6 +8,7 @@ import pytest
 from appliance.api.fields import HOST
 from appliance.api.scopes.host_config import check_host_config, check_volume_options
 from appliance.container.host_config import HostConfig
+from appliance.container.mounts import MountRecord
 from appliance.errors import Forbidden
 
 _BIND = {"Type": "bind", "Source": "/etc", "Target": "/x"}
@@ -32,6 +33,10 @@ _CHECKED = """
 def test_every_field_is_decided() -> None:
     """Fails for a new field: decide whether a client with a scope may use it."""
     assert {field.name for field in HOST.values()} <= {*_HARMLESS.split(), *_CHECKED.split()}
+
+
+def _leads_nowhere(mount: MountRecord) -> bool:
+    return False
 
 
 @pytest.mark.parametrize(
@@ -69,7 +74,7 @@ def test_every_field_is_decided() -> None:
 )
 def test_what_reaches_beyond_the_vm_is_refused(given: dict[str, Any], named: str) -> None:
     with pytest.raises(Forbidden, match=f"^authorization denied: a scoped client may not .*{named}"):
-        check_host_config(msgspec.convert(given, HostConfig))
+        check_host_config(msgspec.convert(given, HostConfig), _leads_nowhere)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +100,13 @@ def test_what_reaches_beyond_the_vm_is_refused(given: dict[str, Any], named: str
     ],
 )
 def test_what_stays_in_the_vm_is_allowed(given: dict[str, Any]) -> None:
-    check_host_config(msgspec.convert(given, HostConfig))
+    check_host_config(msgspec.convert(given, HostConfig), _leads_nowhere)
+
+
+def test_the_api_may_be_mounted() -> None:
+    mounts = {"Binds": ["/var/run/docker.sock:/var/run/docker.sock", "/etc:/x"]}
+    with pytest.raises(Forbidden, match="bind mount of /etc"):
+        check_host_config(msgspec.convert(mounts, HostConfig), lambda mount: mount.source == "/var/run/docker.sock")
 
 
 def test_volumes() -> None:

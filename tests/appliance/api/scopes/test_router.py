@@ -320,7 +320,7 @@ _OPTIONS: tuple[tuple[Any, int, str | None], ...] = (
         403,
         "authorization denied: a scoped client may not mount paths of the host: bind mount of /etc",
     ),
-    ({"Binds": ["/var/run/docker.sock:/var/run/docker.sock"]}, 403, None),
+    ({"Binds": ["/etc:/var/run/docker.sock"]}, 403, None),
     ({"Privileged": True}, 403, "authorization denied: a scoped client may not use the option Privileged"),
     ({"NetworkMode": "host"}, 403, "authorization denied: a scoped client may not use NetworkMode host"),
 )

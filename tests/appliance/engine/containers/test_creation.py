@@ -1,6 +1,5 @@
 """`docker create`: names, the image's configuration, and how much remains of a creation that fails."""
 
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import trio
 
 from appliance.container.config import ContainerConfig, Empty
 from appliance.container.exec_config import ExecConfig
-from appliance.container.host_config import HostConfig, Mount, Ulimit
+from appliance.container.host_config import HostConfig, Ulimit
 from appliance.container.lifecycle import Created
 from appliance.errors import Conflict, HypervisorError, InvalidParameter, NotFound, Unavailable
 from appliance.hypervisor import SCRATCH, DiskKind
@@ -194,24 +193,3 @@ async def test_the_quota(small: Engine, host: Host, tmp_path: Path) -> None:
         await small.create(name="two", config=ContainerConfig(volumes={"/data": Empty()}))
     assert leftovers(small, host, tmp_path) == before
     assert not small.registry.has_name("two")
-
-
-async def test_the_own_socket_is_mounted_with_full_access_only(host: Host, tmp_path: Path) -> None:
-    path, link, other = tmp_path / "api.sock", tmp_path / "link.sock", tmp_path / "other.sock"
-    link.symlink_to(path)
-    with socket.socket(socket.AF_UNIX) as own, socket.socket(socket.AF_UNIX) as foreign:
-        own.bind(str(path))
-        foreign.bind(str(other))
-        async with engine(host, tmp_path, "-H", f"unix://{path}", "--docker-socket-default", "read") as daemon:
-            full = ContainerConfig(labels={"vch.docker-socket": "full"})
-            mounting = await daemon.create(name="full", host=HostConfig(binds=[f"{path}:/s"]), config=full)
-            assert mounting.record.socket_role == "full"
-            assert (await daemon.create(host=HostConfig(binds=[f"{other}:/s"]))).record.socket_role == "read"
-            for refused in (
-                HostConfig(binds=[f"{path}:/s"]),
-                HostConfig(binds=[f"{link}:/s:ro"]),
-                HostConfig(mounts=[Mount(type="bind", source=str(path), target="/s")]),
-                HostConfig(volumes_from=["full"]),
-            ):
-                with pytest.raises(InvalidParameter, match="the role of the API socket in this container is read"):
-                    await daemon.create(host=refused)
