@@ -102,12 +102,11 @@ class GuestTunnel:
         await call.send(Segment(target=_encode(target), closed=stream is None))
         if stream is not None:
             await carry(stream, call, self._senders)
+        # The connection has ended. How the call ends says no more, but a cancelled call would drop what the guest has for its process.
         with contextlib.suppress(RpcError):
-            # The guest may have ended the call.
             await call.done_sending()
-        # The guest has data for its process still. A cancelled call would drop that.
-        while await call.receive():
-            pass
+            while await call.receive():
+                pass
 
 
 def _encode(target: Accepted | ContainerUnix | ContainerTcp) -> Target:

@@ -140,6 +140,9 @@ class TunnelService:
             stream.socket.close()
             raise
         await carry(stream, pipe, self._senders)
+        # The appliance's writes to a call that has ended would fail, and gRPC then drops what the appliance has not read yet.
+        while await pipe.receive():
+            pass
 
     async def _connect(self, target: Target) -> trio.SocketStream:
         """Connect to a socket of a container. RpcError with the system's words."""

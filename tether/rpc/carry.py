@@ -87,6 +87,11 @@ class _Carrier:
                 return False
         return True
 
+    async def _finish(self) -> None:
+        """End `run`. A segment on its way into the call goes first: a cancelled write ends the whole call of gRPC, and what it has."""
+        async with self._sending:
+            self._scope.cancel()
+
     # -- from the socket to the call ------------------------------------------------------------------------------
 
     async def _collect(self) -> None:
@@ -104,12 +109,12 @@ class _Carrier:
                         return
             await self._send(Segment(end=True))
             self._sent_end = True
-            self._finish_if_done()
+            await self._finish_if_done()
             await _wait_hung_up(self._stream)
         except (trio.BrokenResourceError, OSError):
             pass  # The program has closed its socket without reading all data.
         if await self._send(Segment(closed=True)):
-            self._scope.cancel()
+            await self._finish()
 
     async def _read(self, most: int) -> bytes:
         if not isinstance(self._stream, trio.SocketStream):
@@ -162,7 +167,7 @@ class _Carrier:
                     await self._send(Segment(taken=taken))
                     taken = 0
             if self._closed:
-                self._scope.cancel()
+                await self._finish()
                 return
             if self._ended and not self._delivered_end:
                 self._delivered_end = True
@@ -170,12 +175,12 @@ class _Carrier:
                     await self._stream.send_eof()
                 except (trio.BrokenResourceError, OSError):
                     pass
-                self._finish_if_done()
+                await self._finish_if_done()
             await self._arrived.wait()
 
-    def _finish_if_done(self) -> None:
+    async def _finish_if_done(self) -> None:
         if self._sent_end and self._delivered_end:
-            self._scope.cancel()
+            await self._finish()
 
 
 async def _wait_hung_up(stream: trio.abc.HalfCloseableStream) -> None:
