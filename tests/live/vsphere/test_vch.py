@@ -340,7 +340,8 @@ def _logged(operator: Operator) -> None:
     assert "to be found" in log
     assert "API listens on" in texts["vchd/log.txt"]
     assert "accept" in texts["vchd/tasks.txt"]
-    assert "prod" in texts["vsphere/events.txt"]
+    # The simulator returns the last ten events only, and the container's start may have caused them all.
+    assert "talks-" in texts["vsphere/events.txt"]
     assert "VirtualMachine.powerOn" in texts["vsphere/tasks.txt"]
     everything = "".join(texts.values())
     for secret in ("hunter2", PASSWORD, "PRIVATE KEY"):
