@@ -344,9 +344,9 @@ class _Body:
         """Plug and unplug devices as the configuration changes. ESXi does so before the task ends; the simulator does nothing."""
         nics = self._connected(self._config.hardware.device) if self._bridge else {}
         disks = self._disks(self._config.hardware.device)
-        await self._until_there(path)
         stopped = False
-        async with Monitor.open(path) as monitor:
+        async with contextlib.AsyncExitStack() as stack:
+            monitor = await self._open_monitor(path, stack)
             if self._goes_on_from is not None:
                 await self._go_on(monitor, self._goes_on_from)
             while True:
@@ -413,9 +413,18 @@ class _Body:
         self._state.set()
 
     @staticmethod
-    async def _until_there(path: str) -> None:
-        while not os.path.exists(path):  # noqa: ASYNC110 - QEMU creates the socket
-            await trio.sleep(0.05)
+    async def _open_monitor(path: str, stack: contextlib.AsyncExitStack) -> Monitor:
+        """Connect to the monitor of a QEMU that has been started: it makes the socket, and listens a moment later."""
+        failure = HypervisorError(f"QEMU does not listen at {path}")
+        with trio.move_on_after(30):
+            while True:
+                try:
+                    if os.path.exists(path):
+                        return await stack.enter_async_context(Monitor.open(path))
+                except HypervisorError as error:
+                    failure = error
+                await trio.sleep(0.05)
+        raise failure
 
     def _adapters(self) -> list[str]:
         found = [
