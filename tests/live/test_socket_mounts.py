@@ -134,12 +134,12 @@ def test_a_socket_of_the_host_in_a_container(daemon: Daemon, relayed: Relayed) -
     assert relayed.run(command, "-u", "4321").splitlines() == [*["socket 666 1234 5678"] * 2, "hello", "hello"]
     assert peers == [4321, 4321]
     # The API's own socket: the docker command in the container works on its neighbours, and on itself.
-    assert relayed.run("docker ps --format '{{.Names}}'") == "relayed\n"
-    assert relayed.run("echo nested | docker run --rm -i --label by=relayed busybox cat") == "nested\n"
-    assert relayed.run("docker exec relayed echo inner") == "inner\n"
+    assert relayed.run("/usr/bin/docker ps --format '{{.Names}}'") == "relayed\n"
+    assert relayed.run("echo nested | /usr/bin/docker run --rm -i --label by=relayed busybox cat") == "nested\n"
+    assert relayed.run("/usr/bin/docker exec relayed echo inner") == "inner\n"
     daemon.kill()
     daemon.start()
-    assert relayed.run("docker ps -q --no-trunc") == daemon.must("ps", "-q", "--no-trunc")
+    assert relayed.run("/usr/bin/docker ps -q --no-trunc") == daemon.must("ps", "-q", "--no-trunc")
     assert relayed.run(f"echo back | {_CONNECT} 0 /run/echo") == "back\n"
     # The place of the socket is a file of the container, as with Docker.
     assert "A /run/echo" in daemon.must("diff", "relayed")
@@ -153,7 +153,7 @@ def test_a_container_that_sees_only_what_it_made(daemon: Daemon, relayed: Relaye
     try:
 
         def inner(*command: str) -> "subprocess.CompletedProcess[str]":
-            return daemon.docker("exec", "maker", "docker", *command)
+            return daemon.docker("exec", "maker", "/usr/bin/docker", *command)
 
         made = inner("run", "-d", "--name", "made", "busybox", "sleep", "1000")
         assert made.returncode == 0, made.stderr
