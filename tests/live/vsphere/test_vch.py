@@ -340,8 +340,8 @@ def _logged(operator: Operator) -> None:
     assert "to be found" in log
     assert "API listens on" in texts["vchd/log.txt"]
     assert "accept" in texts["vchd/tasks.txt"]
-    # The simulator returns the last ten events only, and the container's start may have caused them all.
-    assert "talks-" in texts["vsphere/events.txt"]
+    # The simulator returns ten events at most, and which ones of the appliance and its containers differs from run to run.
+    assert any(name in texts["vsphere/events.txt"] for name in ("prod", "stays-", "talks-"))
     assert "VirtualMachine.powerOn" in texts["vsphere/tasks.txt"]
     everything = "".join(texts.values())
     for secret in ("hunter2", PASSWORD, "PRIVATE KEY"):
