@@ -95,6 +95,7 @@ class Request:
     @asynccontextmanager
     async def while_connected(self) -> AsyncIterator[None]:
         """Cancel the block when the client closes the connection; for answers that may wait for long."""
+        failure: Exception | None = None
         async with trio.open_nursery() as nursery:
             closed = False
 
@@ -105,7 +106,13 @@ class Request:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(watch)
-            yield
+            try:
+                yield
+            except Exception as error:
+                # The nursery would put it into a group.
+                failure = error
             nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
         if closed:
             raise Disconnected

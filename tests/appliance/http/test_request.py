@@ -159,3 +159,17 @@ async def test_a_request_that_arrives_during_a_wait_is_served_next() -> None:
         await trio.testing.wait_all_tasks_blocked()
         asked.set()
         await client.expect(answer(b"/wait") + answer(b"/next"))
+
+
+async def test_an_error_during_a_wait_is_raised_as_it_is() -> None:
+    """A nursery puts errors into groups. A client that left in the middle of an answer was logged as an internal error."""
+
+    async def wait(request: Request, reply: Reply) -> None:
+        with pytest.raises(Disconnected, match="^gone$"):
+            async with request.while_connected():
+                raise Disconnected("gone")
+        await reply.raw(200, b"text/plain", b"as it is")
+
+    async with served(wait) as client:
+        await client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await client.expect(answer(b"as it is"))
