@@ -23,6 +23,7 @@ VIEW = "/run/tether/view"
 PIECE = 256 << 10
 _PIPE = 1 << 20
 _REPORT = 4096
+_MOST_OUTPUT = 2000
 _CODES = {errno.ENOENT: Code.NOT_FOUND, errno.ENOTDIR: Code.NOT_FOUND, errno.ENOSPC: Code.RESOURCE_EXHAUSTED}
 
 Work = Callable[[int, int], None]
@@ -123,6 +124,22 @@ async def child(reaper: Reaper, work: Work) -> AsyncIterator[Child]:
             yield one
         finally:
             await one.end()
+
+
+async def run_program(reaper: Reaper, path: str, arguments: list[str], what: str) -> None:
+    """Run a program of the guest. RpcError FAILED_PRECONDITION with `what` and the end of its output when it fails."""
+
+    def work(_: int, out: int) -> None:
+        os.dup2(out, 2)
+        os.execve(path, arguments, {"PATH": "/bin"})
+
+    output = b""
+    async with child(reaper, work) as program:
+        while data := await program.output.read():
+            output = (output + data)[-_MOST_OUTPUT:]
+        status = await program.wait()
+    if status:
+        raise RpcError(Code.FAILED_PRECONDITION, f"{what}: {output.decode('utf-8', 'replace').strip()}")
 
 
 def _work(work: Work, given: list[int]) -> None:

@@ -2,14 +2,12 @@
 
 import os
 
-from tether.agent.child import child
+from tether.agent.child import run_program
 from tether.agent.reaper import Reaper
-from tether.rpc.status import Code, RpcError
 
 # The boot block and the superblock (Documentation/filesystems/ext4: "Layout"). mke2fs writes the superblock last, so an
 # interrupted mke2fs leaves a disk that still counts as blank.
 _HEAD = 2048
-_MOST_OUTPUT = 2000
 
 
 def is_blank(node: str) -> bool:
@@ -25,15 +23,4 @@ async def format_if_blank(reaper: Reaper, node: str, options: list[str]) -> None
     """Make an ext4 file system on a blank disk; leave any other disk alone. RpcError with the output of mke2fs on failure."""
     if not is_blank(node):
         return
-
-    def work(_: int, out: int) -> None:
-        os.dup2(out, 2)
-        os.execve("/bin/mke2fs", ["mke2fs", "-q", "-F", "-t", "ext4", *options, node], {"PATH": "/bin"})
-
-    output = b""
-    async with child(reaper, work) as program:
-        while data := await program.output.read():
-            output = (output + data)[-_MOST_OUTPUT:]
-        status = await program.wait()
-    if status:
-        raise RpcError(Code.FAILED_PRECONDITION, f"mke2fs: {output.decode('utf-8', 'replace').strip()}")
+    await run_program(reaper, "/bin/mke2fs", ["mke2fs", "-q", "-F", "-t", "ext4", *options, node], "mke2fs")

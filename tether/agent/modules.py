@@ -9,7 +9,7 @@ import os
 import stat
 from pathlib import Path
 
-from tether.agent.child import child
+from tether.agent.child import run_program
 from tether.agent.reaper import Reaper
 from tether.rpc.status import Code, RpcError
 from tether.system import linux
@@ -23,7 +23,6 @@ _DEV = Path("/dev")
 _NODES = Path("/lib/modules/nodes.list")
 # As udev's rules (50-udev-default.rules) on Debian; all other nodes belong to root alone.
 _FOR_ALL = ("fuse", "net/tun")
-_MOST_OUTPUT = 2000
 
 # One line for each module: the files of its dependencies in loading order, then its own file.
 _LIST = Path("/lib/modules/later.list")
@@ -61,15 +60,4 @@ def prepare_autoload() -> None:
 
 async def mount_disk(reaper: Reaper) -> None:
     """Mount the modules disk. RpcError when this machine has none."""
-
-    def work(_: int, out: int) -> None:
-        os.dup2(out, 2)
-        os.execve("/bin/busybox", ["sh", _MOUNT], {"PATH": "/bin"})
-
-    output = b""
-    async with child(reaper, work) as program:
-        while data := await program.output.read():
-            output = (output + data)[-_MOST_OUTPUT:]
-        status = await program.wait()
-    if status:
-        raise RpcError(Code.FAILED_PRECONDITION, f"modules of the kernel: {output.decode('utf-8', 'replace').strip()}")
+    await run_program(reaper, "/bin/busybox", ["sh", _MOUNT], "modules of the kernel")
