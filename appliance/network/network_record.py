@@ -1,10 +1,12 @@
 """Networks as the store keeps them, and the endpoints of containers on them."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import msgspec
 
 from appliance.container.endpoint_settings import EndpointSettings
+from appliance.errors import InvalidParameter, NotFound
 from appliance.hypervisor import NO_BRIDGE, Nic
 
 # Docker's names of the options of the driver `bridge` that vchd honours.
@@ -175,6 +177,22 @@ class Endpoint:
     def gateway_rank(self) -> tuple[bool, int, str]:
         """The endpoint with the lowest rank has the default route (moby's sandbox.go: not internal, priority, name)."""
         return self.network.internal, -self.wanted.gw_priority, self.network.name
+
+
+def find_network(records: Collection[NetworkRecord], ref: str) -> NetworkRecord:
+    """The network that a client means: by full id, exact name, or id prefix. `default` is the bridge.
+
+    NotFound, or InvalidParameter if several networks have the name or the prefix.
+    """
+    ref = "bridge" if ref == "default" else ref
+    found, by = [one for one in records if one.id == ref] or [one for one in records if one.name == ref], "on name"
+    if not found and ref:
+        found, by = [one for one in records if one.id.startswith(ref)], "based on ID prefix"
+    if len(found) > 1:
+        raise InvalidParameter(f"network {ref} is ambiguous ({len(found)} matches found {by})")
+    if not found:
+        raise NotFound(f"network {ref} not found")
+    return found[0]
 
 
 def gateway_endpoint(endpoints: list[Endpoint]) -> Endpoint | None:

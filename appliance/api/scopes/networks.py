@@ -6,8 +6,8 @@ from appliance.api.backend import ConnectionBackend, Container, ContainerRegistr
 from appliance.container.container_record import LIKE_AN_ID
 from appliance.container.endpoint_settings import EndpointSettings
 from appliance.container.prune_guard import PruneGuard
-from appliance.errors import Forbidden, InvalidParameter, NotFound
-from appliance.network.network_record import OPTION_BRIDGE, Endpoint, NetworkRecord
+from appliance.errors import Forbidden, InvalidParameter
+from appliance.network.network_record import OPTION_BRIDGE, Endpoint, NetworkRecord, find_network
 
 
 class ScopedNetworks:
@@ -30,17 +30,8 @@ class ScopedNetworks:
         return [one for one in self._backend.all() if one.name in ("bridge", "none") or one.owner == self._scope]
 
     def get(self, ref: str) -> NetworkRecord:
-        """By full id, exact name, or an id prefix that is unique in the scope."""
-        ref = "bridge" if ref == "default" else ref
-        own, by = self.all(), "on name"
-        found = [one for one in own if one.id == ref] or [one for one in own if one.name == ref]
-        if not found and ref:
-            found, by = [one for one in own if one.id.startswith(ref)], "based on ID prefix"
-        if len(found) > 1:
-            raise InvalidParameter(f"network {ref} is ambiguous ({len(found)} matches found {by})")
-        if not found:
-            raise NotFound(f"network {ref} not found")
-        return found[0]
+        """See find_network. Names and prefixes are unique in the scope."""
+        return find_network(self.all(), ref)
 
     def pinned(self, ref: str) -> str:
         """A reference that means the same network for a client that sees all: the name if it is unique, else the id."""

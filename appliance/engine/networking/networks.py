@@ -34,6 +34,7 @@ from appliance.network.network_record import (
     Endpoint,
     NetworkRecord,
     Pool,
+    find_network,
 )
 from appliance.store import Database
 
@@ -214,19 +215,8 @@ class Networks:
         return list(self._records.values())
 
     def get(self, ref: str) -> NetworkRecord:
-        """By full id, exact name, unique id prefix."""
-        if ref == "default":
-            ref = "bridge"
-        if ref in self._records:
-            return self._records[ref]
-        found, by = [record for record in self._records.values() if record.name == ref], "on name"
-        if not found and ref:
-            found, by = [record for key, record in self._records.items() if key.startswith(ref)], "based on ID prefix"
-        if len(found) > 1:
-            raise InvalidParameter(f"network {ref} is ambiguous ({len(found)} matches found {by})")
-        if not found:
-            raise NotFound(f"network {ref} not found")
-        return found[0]
+        """See find_network."""
+        return self._records.get(ref) or find_network(self._records.values(), ref)
 
     def members(self, record: NetworkRecord) -> list[tuple[Container, Endpoint]]:
         """The containers on the network now, with their endpoints."""

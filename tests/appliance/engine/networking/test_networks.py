@@ -146,7 +146,8 @@ async def test_networks_of_the_same_name(world: World) -> None:
 
 async def test_an_id_prefix_of_two_networks(world: World) -> None:
     front, back = await world.network("front"), await world.network("back")
-    world.networks._records = {"ab1": front, "ab2": back}
+    front.id, back.id = "ab1", "ab2"
+    world.networks._records = {record.id: record for record in (front, back)}
     with pytest.raises(InvalidParameter, match=r"^network ab is ambiguous \(2 matches found based on ID prefix\)$"):
         world.networks.get("ab")
     assert world.networks.get("ab2") is back
