@@ -17,6 +17,10 @@ from tether.link.frame import FLAG_GAP, HEADER_SIZE, MAX_PAYLOAD, Frame, FrameRe
 
 _HELLO_INTERVALS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _CHALLENGES = 8
+# Firmware that uses the serial port as its console (OVMF does) takes this byte as a key, and opens its menu instead of booting.
+_ESCAPE = b"\x1b"
+# One id of twenty needs a second try.
+_TRIES = 16
 _RETRANSMIT_FIRST = 1.0
 _RETRANSMIT_LAST = 8.0
 _ACK_DELAY = 0.01
@@ -60,7 +64,7 @@ class Connection:
         self.retransmissions = 0
         self.stale = 0
         self._idle_bytes = 0
-        self._begin(make_id(), now)
+        self._begin(self._new_id(), now)
 
     # -- state of one session -------------------------------------------------------------------------------------
 
@@ -97,6 +101,14 @@ class Connection:
         # Whether the peer has not answered since this end last probed it.
         self._unanswered = False
 
+    def _new_id(self) -> int:
+        """An id whose first HELLO, which this end writes while the peer may still boot, holds no Escape."""
+        for _ in range(_TRIES):
+            candidate = self._make_id()
+            if _ESCAPE not in Frame(Kind.HELLO, candidate, 0).encode():
+                break
+        return candidate
+
     @property
     def session(self) -> int | None:
         """The open session's name on this end, None while there is none."""
@@ -121,7 +133,7 @@ class Connection:
         """End the session from this side, at once; the peer learns of it by the new HELLO."""
         if self._remote:
             self._events.append(Reset(self._local))
-        self._begin(self._make_id(), now)
+        self._begin(self._new_id(), now)
 
     def line_reconnected(self, now: float) -> None:
         """The transport was replaced: what was under way is lost, so send it again without waiting."""
@@ -302,7 +314,7 @@ class Connection:
             self.stale += 1
         elif frame.source != self._challenge_peer or self._challenge_at is None:
             if frame.source != self._challenge_peer:
-                self._challenge_id = self._make_id()
+                self._challenge_id = self._new_id()
                 self._challenge_peer = frame.source
             self._challenges = 0
             self._challenge_at = now

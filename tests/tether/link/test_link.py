@@ -15,6 +15,13 @@ def ids(seed: int) -> Iterator[int]:
     return (source.randrange(1, 1 << 64) for _ in itertools.count())
 
 
+def test_a_booting_peer_receives_no_escape() -> None:
+    """Firmware may read the line as a keyboard, and Escape opens its menu."""
+    for seed in range(200):
+        end = Connection(ids(seed).__next__, 0.0)
+        assert b"\x1b" not in end.data_to_send(0.0)
+
+
 class End:
     """One end and what its user sees: a list of received streams, one per session, beside what it sent in each."""
 
