@@ -22,9 +22,11 @@ from pathlib import Path
 _ALONE = "tests/live/test_leaks.py"
 _VSPHERE = "tests/live/vsphere"
 _ROOMS = ["tests/appliance", "tests/build", "tests/protos", "tests/tether", "tests/test_readmes.py"]
+# Live tests of QEMU that need neither dockerd nor the shared daemon: they even out the two lots.
+_LIVE_BESIDE_ROOMS = ["tests/live/test_kills.py", "tests/live/takeover"]
 _LOTS = {
-    "live": ["tests/live", f"--ignore={_ALONE}", f"--ignore={_VSPHERE}"],
-    "rooms and vSphere": [*_ROOMS, _VSPHERE],
+    "live": ["tests/live", *(f"--ignore={path}" for path in (_ALONE, _VSPHERE, *_LIVE_BESIDE_ROOMS))],
+    "rooms and vSphere": [*_ROOMS, _VSPHERE, *_LIVE_BESIDE_ROOMS],
 }
 _QUICK = ["-m", "not live and not simulator and not slow"]
 _IMAGES = "tests/appliance/image"
