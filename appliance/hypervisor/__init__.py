@@ -1,17 +1,29 @@
-"""Virtual machines: the contract in `driver`, one folder for each driver, and a driver in memory (`fake`) for tests.
+"""Virtual machines: the contract in `driver` and `capabilities`, a folder for each driver, and a driver in memory (`fake`) for tests.
 
 `spec_json` stores a machine's spec. This room knows nothing of Docker. Nothing of a hypervisor's own API leaves the folder of its driver.
 """
 
+from appliance.hypervisor.capabilities import (
+    Adaptable,
+    Checkpointable,
+    Cloning,
+    PlacementState,
+    Pluggable,
+    ResourceShares,
+    SetShares,
+    SharesFolders,
+    Suspendable,
+    TakesDisks,
+    TakesShares,
+    why_no_shares,
+)
 from appliance.hypervisor.disks import SCRATCH, VOLUME_OPTIONS, DiskKind, Disks, LocalDisks
 from appliance.hypervisor.driver import (
     NO_BRIDGE,
+    RELEASED,
     SHARE_TAG,
     SOME_SHARES,
-    Adaptable,
     Capacity,
-    Checkpointable,
-    Cloning,
     Disk,
     DiskAddress,
     Driver,
@@ -20,24 +32,18 @@ from appliance.hypervisor.driver import (
     Machine,
     MachineSpec,
     Nic,
-    PlacementState,
-    Pluggable,
     Power,
-    ResourceShares,
     ScsiAddress,
-    SetShares,
     Share,
-    SharesFolders,
-    Suspendable,
     Usage,
     VirtioBlkPci,
     VirtioBlkSerial,
     own_capacity,
-    why_no_shares,
 )
 
 __all__ = [
     "NO_BRIDGE",
+    "RELEASED",
     "SCRATCH",
     "SHARE_TAG",
     "SOME_SHARES",
@@ -66,6 +72,8 @@ __all__ = [
     "Share",
     "SharesFolders",
     "Suspendable",
+    "TakesDisks",
+    "TakesShares",
     "Usage",
     "VirtioBlkPci",
     "VirtioBlkSerial",

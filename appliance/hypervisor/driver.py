@@ -1,19 +1,14 @@
 """The contract of a hypervisor driver. README.md in this folder says how to write one.
 
-Every driver implements `Driver` and `Machine` completely. What only some hypervisors can do is a Protocol of its own, which the
-rooms above ask for with `isinstance`. tests/appliance/hypervisor/contract.py holds the tests that every driver passes.
+Every driver implements `Driver` and `Machine` completely. What only some hypervisors can do is a Protocol in `capabilities`.
+tests/appliance/hypervisor/contract.py holds the tests that every driver passes.
 """
 
 import enum
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
-
-import trio
 
 from tether.transport import Line
 
@@ -26,12 +21,21 @@ class Power(enum.Enum):
 # -- disks --------------------------------------------------------------------------------------------------------------
 
 
+# The path of a disk that was released: its place in `MachineSpec.disks` stays empty.
+RELEASED = Path("-")
+
+
 @dataclass(frozen=True, slots=True)
 class Disk:
     """A disk of a machine. A read-only disk is a raw image file; a writable disk is one of `Disks`, by its path."""
 
     path: Path
     read_only: bool
+
+    @property
+    def released(self) -> bool:
+        """Whether the machine has no longer a disk in this place: see TakesDisks."""
+        return self.path == RELEASED
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +124,7 @@ class Nic:
 
 # -- shares -------------------------------------------------------------------------------------------------------------
 
-# The tag of the virtiofs file system that holds all shares of a machine.
+# The tag of the virtiofs file system that holds all shares of a machine. Shares that are plugged in later have tags of their own.
 SHARE_TAG = "vch"
 
 
@@ -152,7 +156,8 @@ class MachineSpec:
     """What a machine is made of. `id` is 1 to 64 of [a-z0-9]; memory is in MiB.
 
     `more_nics` are at most 8 further NICs in their slots; None is an empty slot. `name` is for people who look at machines in the
-    hypervisor's own client: nothing is looked up by name.
+    hypervisor's own client: nothing is looked up by name. A machine that `grows` is made so that it can take disks and shares of
+    other containers later. `more_disks` (None is an empty place) and `more_shares` were plugged in while the machine ran.
     """
 
     id: str
@@ -163,6 +168,9 @@ class MachineSpec:
     more_nics: tuple[Nic | None, ...] = ()
     shares: tuple[Share, ...] = ()
     name: str = ""
+    more_disks: tuple[Disk | None, ...] = ()
+    more_shares: tuple[tuple[Share, ...], ...] = ()
+    grows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,140 +267,3 @@ class Driver(ABC):
     @abstractmethod
     def describe(self) -> dict[str, str]:
         """Name, version, acceleration, for `docker info`. The key Driver is required."""
-
-
-# -- what only some drivers can do --------------------------------------------------------------------------------------
-
-
-@runtime_checkable
-class SharesFolders(Protocol):
-    """A driver whose machines can have shares, because the machines run on the host of the daemon."""
-
-    def why_no_shares(self) -> str:
-        """Why this host cannot share folders now, such as a missing program; "" when it can."""
-
-
-def why_no_shares(driver: Driver) -> str:
-    """Why machines of a driver cannot have shares; "" when they can."""
-    if isinstance(driver, SharesFolders):
-        return driver.why_no_shares()
-    return "this hypervisor runs machines on other hosts than the daemon's"
-
-
-@runtime_checkable
-class Checkpointable(Protocol):
-    """A machine whose state can be saved: memory, devices and the content of writable disks, at one moment."""
-
-    async def save_to(self, folder: Path, at_rest: Callable[[], None], *, go_on: bool) -> None:
-        """Save the state in `folder`, which is empty. The machine is paused meanwhile; then it runs again, or is killed.
-
-        The driver calls `at_rest` when the machine is paused. HypervisorError or OSError when the state cannot be saved: the
-        machine runs again, and the content of the folder is useless.
-        """
-
-    async def start_from(self, folder: Path) -> None:
-        """Power on into a saved state, instead of `start`. The writable disks get their saved content.
-
-        HypervisorError when the state is damaged, was written by another user, or does not fit this machine. The disks are
-        unchanged then.
-        """
-
-
-@runtime_checkable
-class Pluggable(Protocol):
-    """A machine whose NICs can change while it runs. `spec.more_nics` follows each change."""
-
-    async def plug_nic(self, nic: Nic) -> None:
-        """Add a NIC; the guest sees the NIC some moments later. HypervisorError when no slot is free."""
-
-    async def unplug_nic(self, mac: str) -> None:
-        """Remove a NIC. Returns when the guest has released the NIC; HypervisorError when the guest does not."""
-
-    async def set_forwards(self, mac: str, forwards: tuple[Forward, ...]) -> None:
-        """Replace the forwards of a NIC without a bridge. HypervisorError names a forward that is not possible."""
-
-
-@dataclass(frozen=True, slots=True)
-class PlacementState:
-    """What an operator can change in the hypervisor's own client: the machine's name, its host (a key), suspended or not."""
-
-    name: str = ""
-    host: str = ""
-    suspended: bool = False
-
-
-@runtime_checkable
-class Suspendable(Protocol):
-    """A machine that can be suspended, with its memory on disk. A suspended machine has the power state ON."""
-
-    @property
-    def placement(self) -> PlacementState:
-        """The state that the hypervisor last reported. A field that is not known yet is empty."""
-
-    async def wait_changed(self, than: PlacementState) -> PlacementState:
-        """Wait until the state differs from `than`, and return the new state."""
-
-    async def host_name(self, host: str) -> str:
-        """The name of a host by its key; "" when the hypervisor does not know the host."""
-
-    async def suspend(self) -> None:
-        """Suspend the machine. HypervisorError when the hypervisor refuses."""
-
-    async def resume(self) -> None:
-        """Let a suspended machine run again from where it stopped. No effect on a machine that runs."""
-
-
-@dataclass(frozen=True, slots=True)
-class ResourceShares:
-    """What a machine gets while its host is overcommitted: CPU shares (1024 is normal, 0 is the default), reserved memory in MiB."""
-
-    cpu_shares: int = 0
-    memory_mib: int = 0
-
-
-@runtime_checkable
-class SetShares(Protocol):
-    """A machine whose resource shares can be set, running or not."""
-
-    async def set_shares(self, shares: ResourceShares) -> None:
-        """Set the shares. HypervisorError when the host cannot reserve the memory."""
-
-
-@runtime_checkable
-class Adaptable(Protocol):
-    """A running machine that belongs to no container yet."""
-
-    def in_background(self, background: bool) -> None:
-        """Whether other processes of the host take precedence over the machine."""
-
-    async def become(self, spec: MachineSpec) -> None:
-        """Turn into the machine of `spec`, which has the same size and kind of network, with the disks of `spec`.
-
-        The machine runs on. HypervisorError when that fails: the machine is then only good for `destroy`.
-        """
-
-
-class Rehearsal(Protocol):
-    """Brings a booted guest to the state from which any container starts."""
-
-    @property
-    def layer(self) -> Path:
-        """The image file of the read-only disk that the rehearsal uses."""
-
-    def perform(self, line: Line, kind: MachineSpec, disks: list[GuestDisk]) -> AbstractAsyncContextManager[trio.Event]:
-        """Rehearse on a machine of `kind` with two disks: a writable disk, and the disk of `layer`.
-
-        Inside the block the guest is blank and idle and its line is open. The event is set when the line ends. The end of the
-        block closes the line.
-        """
-
-
-@runtime_checkable
-class Cloning(Protocol):
-    """Creates running machines from a machine that booted before."""
-
-    def want(self, kind: MachineSpec) -> None:
-        """Prepare a template of this kind, because machines of this kind will be started."""
-
-    async def create_blank(self, kind: MachineSpec) -> Machine | None:
-        """Create a running `Adaptable` machine of this kind; None while there is no template."""

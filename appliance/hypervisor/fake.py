@@ -14,22 +14,25 @@ from pathlib import Path
 import trio
 
 from appliance.errors import HypervisorError
+from appliance.hypervisor.capabilities import PlacementState, ResourceShares
 from appliance.hypervisor.disks import DiskKind, Disks
 from appliance.hypervisor.driver import (
+    SHARE_TAG,
     Capacity,
+    Disk,
     Driver,
     Forward,
     GuestDisk,
     Machine,
     MachineSpec,
     Nic,
-    PlacementState,
     Power,
-    ResourceShares,
     ScsiAddress,
+    Share,
     Usage,
     own_capacity,
 )
+from appliance.hypervisor.more_disks import find_disks, used_places, with_disks, without_first_disks, without_places
 from tether.transport import Line
 
 Guest = Callable[[MachineSpec, Line], Awaitable[None]]
@@ -54,10 +57,15 @@ class Faults:
     # The VM powers off so many seconds after its start.
     dies_after: float | None = None
     become: str = ""
+    # Texts of failures of `plug_disks` and `plug_shares`, and of `release_disks`.
+    plug: str = ""
+    release: str = ""
+    # The number of disks that a machine can take while it runs.
+    disk_places: int = 255
 
 
 class FakeHost:
-    """The hypervisor. `nursery` runs the guests. `journal` lists what drivers did: ("start", "m1")..."""
+    """The hypervisor. `nursery` runs the guests. `journal` lists what drivers did: ("start", "m1"), ("plug", "/path/of/disk")..."""
 
     def __init__(self, nursery: trio.Nursery, guest: Guest | None = None, faults: Faults | None = None) -> None:
         self.nursery = nursery
@@ -203,7 +211,7 @@ class FakeMachine(Machine):
 
 
 class VersatileMachine(FakeMachine):
-    """A machine that is also Pluggable, Suspendable, SetShares, Adaptable and Checkpointable."""
+    """A machine with every Protocol of `capabilities`."""
 
     async def plug_nic(self, nic: Nic) -> None:
         """See Pluggable."""
@@ -232,6 +240,50 @@ class VersatileMachine(FakeMachine):
             raise HypervisorError(f"machine {self.id} has no NIC {mac}")
         nics[slot] = change(nic)
         self.vm.spec = replace(self.spec, nic=nics[0], more_nics=tuple(nics[1:]))
+
+    def free_disks(self) -> int:
+        """See TakesDisks."""
+        return self._host.faults.disk_places - used_places(self.spec)
+
+    async def plug_disks(self, disks: Sequence[Disk]) -> list[GuestDisk]:
+        """See TakesDisks."""
+        await self._check_plug()
+        spec, places = with_disks(self.spec, disks, self._host.faults.disk_places)
+        self.vm.spec = spec
+        self._host.journal += [("plug", str(disk.path)) for disk in disks]
+        return [GuestDisk(ScsiAddress(0, 1, place)) for place in places]
+
+    async def release_disks(self, paths: Collection[Path]) -> None:
+        """See TakesDisks."""
+        await trio.lowlevel.checkpoint()
+        if self._host.faults.release:
+            raise HypervisorError(self._host.faults.release)
+        first, more = find_disks(self.spec, paths)
+        released = [self.spec.disks[place].path for place in first]
+        released += [disk.path for place in more if (disk := self.spec.more_disks[place]) is not None]
+        self.vm.spec = without_places(without_first_disks(self.spec, first), more)
+        self._host.journal += [("release", str(path)) for path in released]
+
+    def why_no_more_shares(self) -> str:
+        """See TakesShares."""
+        return "" if self.spec.shares or self.spec.grows else "the machine has no shared memory"
+
+    async def plug_shares(self, shares: tuple[Share, ...]) -> str:
+        """See TakesShares."""
+        await self._check_plug()
+        if reason := self.why_no_more_shares():
+            raise HypervisorError(reason)
+        self.vm.spec = replace(self.spec, more_shares=(*self.spec.more_shares, shares))
+        tag = f"{SHARE_TAG}{len(self.spec.more_shares)}"
+        self._host.journal.append(("share", tag))
+        return tag
+
+    async def _check_plug(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self._host.faults.plug:
+            raise HypervisorError(self._host.faults.plug)
+        if not self.vm.on:
+            raise HypervisorError(f"machine {self.id} is off")
 
     @property
     def placement(self) -> PlacementState:

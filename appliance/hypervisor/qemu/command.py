@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from appliance.hypervisor.driver import SHARE_TAG, Forward, MachineSpec, Nic
+from appliance.hypervisor.driver import SHARE_TAG, Forward, MachineSpec, Nic, ScsiAddress
 
 # The arguments name no container: everything comes over the channel, so that a restored machine can become any container's.
 # nokaslr and notests save a third of the kernel's boot without KVM. loglevel=3 sends only errors to the slow serial console.
@@ -18,6 +18,12 @@ SLOT_BYTES = 16 << 30
 # The PCI slot of the first NIC, and the number of NICs that may be plugged in after it.
 _FIRST_NIC_SLOT = 0x10
 MOST_MORE_NICS = 8
+# Disks that are plugged in while the machine runs are LUNs of a SCSI target of their own: 0 to MOST_MORE_DISKS - 1.
+_MORE_TARGET = 1
+MOST_MORE_DISKS = 255
+_MORE_DESCRIPTORS = 1000
+# Further file systems of shares that may be plugged in. They have the PCI slots after those of the NICs.
+MOST_MORE_SHARES = 6
 # The MAC address of a template's NIC. Configure gives the NIC the container's address.
 BLANK_MAC = "02:42:00:00:00:00"
 
@@ -169,11 +175,11 @@ def command(
         arguments += ["-device", _listed(_MODULES_DEVICE, "driver")]
     for disk in descriptors.disks:
         arguments += ["-add-fd", f"fd={disk.fd},set={disk.lun + 1}"]
-    files = {disk.lun: (file_node(disk.lun), disk.read_only) for disk in descriptors.disks}
+    files = {disk.lun: (file_node(DiskPlace(disk.lun)), disk.read_only) for disk in descriptors.disks}
     if origin.slotted:
-        files = {lun: (_EMPTY, slot_is_read_only(lun)) for lun in range(SLOTS)} | files
+        files = {lun: (empty_node(), slot_is_read_only(lun)) for lun in range(SLOTS)} | files
     for lun, (file, read_only) in sorted(files.items()):
-        arguments += _disk(lun, file, read_only, in_slot=origin.slotted and lun < SLOTS)
+        arguments += _disk(DiskPlace(lun), file, read_only, in_slot=origin.slotted and lun < SLOTS)
     for place, nic in nics_of(spec):
         netdev, device = netdev_of(place, nic, str(descriptors.taps.get(place, 0))), nic_device(place, nic)
         arguments += ["-netdev", _listed(netdev, "type"), "-device", _listed(device, "driver")]
@@ -202,7 +208,6 @@ _MODULES_DEVICE: Node = {
     "bus": "pci.0",
     "addr": f"{_FIRST_NIC_SLOT - 2:#x}",
 }
-_EMPTY: Node = {"driver": "null-co", "size": SLOT_BYTES, "read-zeroes": True}
 
 
 def slot_is_read_only(lun: int) -> bool:
@@ -210,14 +215,42 @@ def slot_is_read_only(lun: int) -> bool:
     return lun > 0
 
 
-def file_node(lun: int) -> Node:
-    """The file of the disk at `lun`, which QEMU has as descriptor set lun + 1."""
-    return {"driver": "file", "filename": f"/dev/fdset/{lun + 1}", "locking": "off"}
+@dataclass(frozen=True, slots=True)
+class DiskPlace:
+    """A place of a disk on the adapter. `later`: a place for disks that are plugged in while the machine runs."""
+
+    lun: int
+    later: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of the disk's node. A disk of a `later` place has a device of the same name."""
+        return f"more{self.lun}" if self.later else f"disk{self.lun}"
+
+    @property
+    def descriptors(self) -> int:
+        """The id of QEMU's set of descriptors that has the disk's file."""
+        return _MORE_DESCRIPTORS + self.lun if self.later else self.lun + 1
+
+    @property
+    def address(self) -> ScsiAddress:
+        """Where the guest finds the disk."""
+        return ScsiAddress(0, _MORE_TARGET if self.later else 0, self.lun)
 
 
-def disk_node(lun: int, file: str, read_only: bool, *, in_slot: bool) -> Node:
+def file_node(place: DiskPlace) -> Node:
+    """The file of a disk, as a descriptor that QEMU has."""
+    return {"driver": "file", "filename": f"/dev/fdset/{place.descriptors}", "locking": "off"}
+
+
+def empty_node(size: int = SLOT_BYTES) -> Node:
+    """Stands for the file of a disk in an empty slot."""
+    return {"driver": "null-co", "size": size, "read-zeroes": True}
+
+
+def disk_node(place: DiskPlace, file: str, read_only: bool, *, in_slot: bool) -> Node:
     """The node that the guest's disk reads from, on top of the node `file`."""
-    node: Node = {"driver": "raw", "node-name": f"disk{lun}", "file": file, "read-only": read_only}
+    node: Node = {"driver": "raw", "node-name": place.name, "file": file, "read-only": read_only}
     if not read_only:
         # Zeros that a container writes take space, as in Docker: `docker ps -s` counts them. What it deletes, it discards.
         node["discard"] = "unmap"
@@ -226,26 +259,29 @@ def disk_node(lun: int, file: str, read_only: bool, *, in_slot: bool) -> Node:
     return node
 
 
-def backing_node(lun: int, node: Node, read_only: bool, generation: int) -> Node:
-    """`node` with a name. A file that replaces another file of the disk has a higher generation."""
+def backing_node(place: DiskPlace, node: Node, read_only: bool, generation: int | str) -> Node:
+    """`node` with a name. A file that replaces another file of the disk has another generation."""
     mode: Node = {"read-only": True} if read_only else {"read-only": False, "discard": "unmap"}
-    return {**node, **mode, "node-name": f"disk{lun}-{generation}"}
+    return {**node, **mode, "node-name": f"{place.name}-{generation}"}
 
 
-def disk_device(lun: int) -> dict[str, object]:
+def disk_device(place: DiskPlace) -> Node:
     """The disk as QMP's device_add takes it."""
-    return {"driver": "scsi-hd", "drive": f"disk{lun}", "bus": "scsi.0", "channel": 0, "scsi-id": 0, "lun": lun}
+    address = place.address
+    device: Node = {"driver": "scsi-hd", "drive": place.name, "bus": "scsi.0", "channel": 0}
+    device |= {"scsi-id": address.target, "lun": address.lun}
+    return device | {"id": place.name} if place.later else device
 
 
-def _disk(lun: int, file: Node, read_only: bool, *, in_slot: bool) -> list[str]:
-    backing = backing_node(lun, file, read_only, 0)
+def _disk(place: DiskPlace, file: Node, read_only: bool, *, in_slot: bool) -> list[str]:
+    backing = backing_node(place, file, read_only, 0)
     return [
         "-blockdev",
         json.dumps(backing),
         "-blockdev",
-        json.dumps(disk_node(lun, str(backing["node-name"]), read_only, in_slot=in_slot)),
+        json.dumps(disk_node(place, str(backing["node-name"]), read_only, in_slot=in_slot)),
         "-device",
-        _listed(disk_device(lun), "driver"),
+        _listed(disk_device(place), "driver"),
     ]
 
 
@@ -296,21 +332,27 @@ def nic_device(place: int, nic: Nic) -> Node:
     }
 
 
-def share_chardev(fd: str) -> Node:
+def share_tag(number: int) -> str:
+    """The tag of a file system of shares: 0 is the machine's first, the others are plugged in while the machine runs."""
+    return f"{SHARE_TAG}{number or ''}"
+
+
+def share_chardev(fd: str, number: int = 0) -> Node:
     """The connection to virtiofsd as QMP's chardev-add takes it; `fd` is the descriptor's name in the monitor."""
     address = {"type": "fd", "data": {"str": fd}}
-    return {"id": "shares", "backend": {"type": "socket", "data": {"addr": address, "server": False}}}
+    return {"id": f"shares{number or ''}", "backend": {"type": "socket", "data": {"addr": address, "server": False}}}
 
 
-def share_device() -> Node:
+def share_device(number: int = 0) -> Node:
     """The virtiofs device as QMP's device_add takes it."""
+    slot = _FIRST_NIC_SLOT + MOST_MORE_NICS + number if number else _FIRST_NIC_SLOT - 1
     return {
         "driver": "vhost-user-fs-pci",
-        "id": "fs",
-        "chardev": "shares",
-        "tag": SHARE_TAG,
+        "id": f"fs{number or ''}",
+        "chardev": f"shares{number or ''}",
+        "tag": share_tag(number),
         "bus": "pci.0",
-        "addr": f"{_FIRST_NIC_SLOT - 1:#x}",
+        "addr": f"{slot:#x}",
     }
 
 

@@ -116,10 +116,10 @@ class QemuDriver(Driver):
         template = self.template_for(kind)
         if template is None or self._rehearsal is None:
             return None
-        machine = self.make(replace(kind_of(kind), id=BLANK + secrets.token_hex(8)))
+        machine = self.make(replace(kind_of(kind), id=BLANK + secrets.token_hex(8), grows=kind.grows))
         try:
             machine.spec = replace(machine.spec, disks=self._rehearsal.disks(machine.folder))
-            await machine.restore(template, sharing=bool(kind.shares))
+            await machine.restore(template, sharing=bool(kind.shares) or kind.grows)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await machine.destroy()

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -13,18 +13,20 @@ import trio
 
 from appliance.diag import mark
 from appliance.errors import HypervisorError
-from appliance.hypervisor.driver import Forward, GuestDisk, Machine, MachineSpec, Nic, Power, ScsiAddress, Usage
+from appliance.hypervisor.driver import GuestDisk, MachineSpec, Power, Usage
+from appliance.hypervisor.more_disks import used_places
 from appliance.hypervisor.qemu import hotplug, machine_logs, nics, saved
 from appliance.hypervisor.qemu.command import (
     BOOT,
-    MOST_MORE_NICS,
     SLOTS,
+    DiskPlace,
     Origin,
     clone_origin,
     nics_of,
     saved_origin,
     shared_boot_origin,
 )
+from appliance.hypervisor.qemu.live_devices import LiveDevices
 from appliance.hypervisor.qemu.monitor import Monitor
 from appliance.hypervisor.qemu.process import connect_tether, short, start_qemu
 from appliance.hypervisor.qemu.record import MachineRecord
@@ -37,7 +39,6 @@ from tether.transport import Line
 
 _RESTORE_SECONDS = 30.0
 _SAVE_SECONDS = 600.0
-_UNPLUG_SECONDS = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +57,10 @@ class Owner(Protocol):
     def watch(self, machine: "QemuMachine") -> None: ...
     def rename(self, machine: "QemuMachine", spec: MachineSpec) -> Path: ...
     def forget(self, machine: "QemuMachine") -> None: ...
+    def why_no_shares(self) -> str: ...
 
 
-class QemuMachine(Machine):
+class QemuMachine(LiveDevices):
     """One VM. `folder` is its folder on disk; `slotted` and `modules`: see MachineRecord."""
 
     unmatched_nics = 1  # a restored machine has the MAC address of the template
@@ -81,10 +83,14 @@ class QemuMachine(Machine):
 
     async def start(self) -> None:
         """Restore the machine from the template of its kind; boot it when there is no template."""
+        if any(disk.released for disk in self.spec.disks):
+            raise HypervisorError(f"machine {self.id[:12]} cannot start again: its disks were released")
+        # What was plugged in has ended with the guest that used it.
+        self.spec = replace(self.spec, more_disks=(), more_shares=())
         template = self._driver.template_for(self.spec)
         if template is not None:
             try:
-                await self.restore(template, sharing=bool(self.spec.shares))
+                await self.restore(template, sharing=bool(self.spec.shares) or self.spec.grows)
                 return
             except HypervisorError as error:
                 log.warning("machine %s cannot be restored and boots instead: %s", self.id[:12], error)
@@ -93,12 +99,15 @@ class QemuMachine(Machine):
         await self._boot()
 
     async def _boot(self) -> None:
-        if not self.spec.shares:
+        if not self.spec.shares and not self.spec.grows:
             self.launch(BOOT)
             return
         memory = os.memfd_create("vch-ram", os.MFD_CLOEXEC)
         try:
             os.ftruncate(memory, self.spec.memory_mib << 20)
+            if not self.spec.shares:
+                self.launch(shared_boot_origin(memory))
+                return
             with serve(self.folder, self.spec.shares) as virtiofsd:
                 self.launch(shared_boot_origin(memory), shares=virtiofsd.fileno())
         finally:
@@ -108,7 +117,8 @@ class QemuMachine(Machine):
         """See Adaptable."""
         if not self._process.started_here:
             raise HypervisorError(f"machine {self.id} has ended")
-        rehearsed, self.spec = self.spec.disks, spec
+        # Whether memory is shared with the host was decided when the machine started.
+        rehearsed, self.spec = self.spec.disks, replace(spec, grows=self.spec.grows)
         # The record gets the new name before the folder: a restarted appliance finds either name with a complete record.
         self.save_record()
         folder = self._driver.rename(self, spec)
@@ -183,7 +193,7 @@ class QemuMachine(Machine):
     # -- disks ----------------------------------------------------------------------------------------------------
 
     def guest_disks(self) -> list[GuestDisk]:
-        return [GuestDisk(ScsiAddress(0, 0, lun)) for lun in luns_of(self.spec.disks, slotted=self.slotted)]
+        return [GuestDisk(DiskPlace(lun).address) for lun in luns_of(self.spec.disks, slotted=self.slotted)]
 
     async def _plug_rest(self, monitor: Monitor) -> None:
         """Plug in shares, NICs and disks that a template does not have."""
@@ -193,9 +203,7 @@ class QemuMachine(Machine):
             await nics.plug(monitor, place, nic)
         for lun, disk in zip(luns_of(self.spec.disks, slotted=True), self.spec.disks, strict=True):
             if lun >= SLOTS:
-                await hotplug.plug_disk(monitor, lun, disk)
-
-    # -- NICs ----------------------------------------------------------------------------------------------------
+                await hotplug.plug_disk(monitor, DiskPlace(lun), disk)
 
     async def _connect_first_nic(self, monitor: Monitor) -> None:
         """Put the first NIC of a waiting machine on its network: until now it is on no bridge."""
@@ -206,62 +214,6 @@ class QemuMachine(Machine):
             attach(self._taps[0], nic.bridge, isolated=nic.isolated)
         await nics.set_forwards(monitor, 0, (), nic.forwards)
 
-    async def plug_nic(self, nic: Nic) -> None:
-        """See Pluggable."""
-        more = list(self.spec.more_nics)
-        if None not in more:
-            more.append(None)
-        place = more.index(None)
-        if place >= MOST_MORE_NICS:
-            raise HypervisorError(f"machine {self.id[:12]} has {MOST_MORE_NICS + 1} NICs, which is the maximum")
-        before = self.spec
-        more[place] = nic
-        # Recorded first, so that a restarted appliance knows that the slot is used.
-        self._set_more_nics(more)
-        try:
-            async with self.open_monitor() as monitor:
-                await nics.plug(monitor, place + 1, nic)
-        except BaseException:
-            self._set_more_nics(before.more_nics)
-            raise
-
-    async def unplug_nic(self, mac: str) -> None:
-        """See Pluggable."""
-        place = next((place for place, nic in nics_of(self.spec) if nic.mac == mac), None)
-        if place is None:
-            raise HypervisorError(f"machine {self.id[:12]} has no NIC {mac}")
-        device = f"card{place}"
-        async with self.open_monitor() as monitor:
-            await monitor.execute("device_del", {"id": device})
-            with trio.move_on_after(_UNPLUG_SECONDS) as patience:
-                await monitor.wait_event("DEVICE_DELETED", device)
-            if patience.cancelled_caught:
-                raise HypervisorError(f"the guest does not release its NIC {mac}")
-            await monitor.execute("netdev_del", {"id": f"net{place}"})
-        if place:
-            more = list(self.spec.more_nics)
-            more[place - 1] = None
-            self._set_more_nics(more)
-        else:
-            self.spec = replace(self.spec, nic=None)
-            self.save_record()
-
-    async def set_forwards(self, mac: str, forwards: tuple[Forward, ...]) -> None:
-        """See Pluggable."""
-        place, nic = next(((place, nic) for place, nic in nics_of(self.spec) if nic.mac == mac), (0, None))
-        if nic is None or nic.bridge:
-            raise HypervisorError(f"machine {self.id[:12]} has no NIC {mac} that forwards")
-        async with self.open_monitor() as monitor:
-            await nics.set_forwards(monitor, place, nic.forwards, forwards)
-        changed = [self.spec.nic, *self.spec.more_nics]
-        changed[place] = replace(nic, forwards=forwards)
-        self.spec = replace(self.spec, nic=changed[0])
-        self._set_more_nics(changed[1:])
-
-    def _set_more_nics(self, more: Iterable[Nic | None]) -> None:
-        self.spec = replace(self.spec, more_nics=tuple(more))
-        self.save_record()
-
     # -- saved state ----------------------------------------------------------------------------------------------
 
     def _fingerprint(self) -> str:
@@ -270,7 +222,9 @@ class QemuMachine(Machine):
 
     async def save_to(self, folder: Path, at_rest: Callable[[], None], *, go_on: bool) -> None:
         """See Checkpointable."""
-        if self.spec.shares:
+        if used_places(self.spec) or any(disk.released for disk in self.spec.disks):
+            raise HypervisorError("the state of a machine whose disks have changed while it ran cannot be saved")
+        if self.spec.shares or self.spec.more_shares:
             raise HypervisorError(
                 "the state of a machine with volumes or host paths cannot be saved: virtiofsd cannot save its state"
             )
@@ -336,6 +290,9 @@ class QemuMachine(Machine):
         if was_paused:
             # QEMU 7.2 may throttle the port for ever when its client vanished meanwhile. The end of another connection mends that.
             (await self._dial()).close()
+
+    def why_no_shares(self) -> str:
+        return self._driver.why_no_shares()
 
     # -- the process ----------------------------------------------------------------------------------------------
 

@@ -90,7 +90,8 @@ def serve(folder: Path, shares: tuple[Share, ...]) -> socket.socket:
                 kind = "d" if os.path.isdir(f"/proc/self/fd/{source}") else "f"
                 flags, bind = "nodev,ro" if share.read_only else "nodev", "rbind" if share.recursive else "bind"
                 arguments += [str(number), kind, str(source), flags, bind]
-            log = stack.enter_context(open(folder / "virtiofsd.log", "wb"))
+            # A machine may have several virtiofsd, and one log.
+            log = stack.enter_context(open(folder / "virtiofsd.log", "ab"))
             subprocess.Popen(
                 [
                     "unshare",

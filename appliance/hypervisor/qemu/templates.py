@@ -10,7 +10,8 @@ from typing import Protocol
 import trio
 
 from appliance.errors import HypervisorError, leaves
-from appliance.hypervisor.driver import Disk, GuestDisk, MachineSpec, Rehearsal
+from appliance.hypervisor.capabilities import Rehearsal
+from appliance.hypervisor.driver import Disk, GuestDisk, MachineSpec
 from appliance.hypervisor.qemu.command import BLANK_MAC, Descriptors, Origin, command, template_origin
 from appliance.hypervisor.qemu.monitor import Monitor
 from appliance.hypervisor.qemu.template import Template, TemplateFolder, blank

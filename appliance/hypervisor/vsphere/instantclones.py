@@ -12,8 +12,9 @@ from pathlib import Path
 import trio
 
 from appliance.errors import HypervisorError, InvalidParameter, leaves
+from appliance.hypervisor.capabilities import Rehearsal
 from appliance.hypervisor.disks import SCRATCH
-from appliance.hypervisor.driver import Disk, Machine, MachineSpec, Rehearsal
+from appliance.hypervisor.driver import Disk, Machine, MachineSpec
 from appliance.hypervisor.vsphere.driver import VsphereDriver
 from appliance.hypervisor.vsphere.machine import VsphereMachine
 from appliance.hypervisor.vsphere.session import INSTANT_CLONES, Session

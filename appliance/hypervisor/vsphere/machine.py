@@ -9,15 +9,14 @@ import trio
 from pyVmomi import vim
 
 from appliance.errors import HypervisorError
+from appliance.hypervisor.capabilities import PlacementState, ResourceShares
 from appliance.hypervisor.driver import (
     Forward,
     GuestDisk,
     Machine,
     MachineSpec,
     Nic,
-    PlacementState,
     Power,
-    ResourceShares,
     Usage,
 )
 from appliance.hypervisor.vsphere.changes import Changes

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pyVmomi import vim
 
 from appliance.errors import HypervisorError, InvalidParameter
-from appliance.hypervisor.driver import NO_BRIDGE, MachineSpec, Nic, ResourceShares, ScsiAddress
+from appliance.hypervisor.capabilities import ResourceShares
+from appliance.hypervisor.driver import NO_BRIDGE, MachineSpec, Nic, ScsiAddress
 from appliance.hypervisor.spec_json import decode_spec, encode_spec
 
 # Namespace of the VMs' UUIDs (uuid5): the same tenant and id always give the same UUID.

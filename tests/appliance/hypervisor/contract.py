@@ -1,7 +1,11 @@
-"""The tests that every driver passes. A driver's test class inherits them and implements `open_driver` and `end_from_outside`."""
+"""The tests that every driver passes. A driver's test class inherits them and implements `open_driver` and `end_from_outside`.
+
+`PluggingContract` is for drivers whose machines take disks while they run.
+"""
 
 from abc import ABC, abstractmethod
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +13,7 @@ import pytest
 import trio
 
 from appliance.errors import HypervisorError
-from appliance.hypervisor import Disk, Driver, MachineSpec, Power, Usage, why_no_shares
+from appliance.hypervisor import Disk, Driver, Machine, MachineSpec, Power, TakesDisks, Usage, why_no_shares
 
 
 class DriverContract(ABC):
@@ -155,4 +159,100 @@ class DriverContract(ABC):
             machine = await driver.create(await self.with_disks(driver, self.spec(short_path)))
             with pytest.raises(HypervisorError):
                 await machine.dial_tether()
+            await machine.destroy()
+
+
+class PluggingContract(ABC):
+    """Disks that come and go while a machine runs. The machines of `open_driver` are TakesDisks."""
+
+    @abstractmethod
+    def open_driver(self, root: Path) -> AbstractAsyncContextManager[Driver]:
+        """See DriverContract."""
+
+    async def with_disks(self, driver: Driver, disks: list[Disk]) -> list[Disk]:
+        """Create these disks. A driver whose disks are not files of this host overrides this."""
+        for disk in disks:
+            disk.path.parent.mkdir(exist_ok=True)
+            disk.path.write_bytes(bytes(1 << 20))
+        return disks
+
+    @contextmanager
+    def refused_disk(self, root: Path) -> Iterator[Disk]:
+        """A disk that the hypervisor refuses inside the block. By default, it does not exist."""
+        yield Disk(root / "layers/missing", True)
+
+    async def started(self, driver: Driver, root: Path) -> Machine:
+        """A running machine that grows, with a writable disk and a read-only disk."""
+        disks = await self.with_disks(driver, [Disk(root / "first/upper", False), Disk(root / "layers/first", True)])
+        machine = await driver.create(MachineSpec("m1", 256, 1, tuple(disks), grows=True))
+        await machine.start()
+        return machine
+
+    async def test_disks_come_and_go(self, short_path: Path) -> None:
+        async with self.open_driver(short_path) as driver:
+            machine = await self.started(driver, short_path)
+            assert isinstance(machine, TakesDisks)
+            free = machine.free_disks()
+            assert free >= 50
+            upper, *layers = await self.with_disks(
+                driver,
+                [Disk(short_path / "joiner/upper", False), *(Disk(short_path / f"layers/{n}", True) for n in "ab")],
+            )
+            found = await machine.plug_disks([upper, *layers])
+            addresses = [disk.address for disk in (*machine.guest_disks(), *found)]
+            assert len(set(addresses)) == 5
+            assert machine.spec.more_disks == (upper, *layers)
+            assert machine.free_disks() == free - 3
+            await machine.release_disks({upper.path, short_path / "unknown"})
+            await machine.release_disks({upper.path})
+            assert machine.spec.more_disks == (None, *layers)
+            assert machine.free_disks() == free - 2
+            # The place is free again, and the same address serves another disk.
+            (again,) = await machine.plug_disks([upper])
+            assert again.address == found[0].address
+        async with self.open_driver(short_path) as driver:
+            (adopted,) = await driver.adopt()
+            assert isinstance(adopted, TakesDisks)
+            assert adopted.spec == machine.spec
+            await adopted.release_disks([disk.path for disk in (upper, *layers)])
+            assert adopted.spec.more_disks == ()
+            assert adopted.free_disks() == free
+            await adopted.destroy()
+
+    async def test_a_machine_releases_its_own_disks(self, short_path: Path) -> None:
+        async with self.open_driver(short_path) as driver:
+            machine = await self.started(driver, short_path)
+            assert isinstance(machine, TakesDisks)
+            before = machine.guest_disks()
+            upper, layer = machine.spec.disks
+            for _ in range(2):
+                await machine.release_disks({upper.path})
+            assert [disk.released for disk in machine.spec.disks] == [True, False]
+            assert machine.spec.disks[1] == layer
+            assert machine.guest_disks()[1] == before[1]
+            # The machine takes the disk again, in another place.
+            (again,) = await machine.plug_disks([upper])
+            assert again.address not in [disk.address for disk in before]
+        async with self.open_driver(short_path) as driver:
+            (adopted,) = await driver.adopt()
+            assert isinstance(adopted, TakesDisks)
+            assert adopted.spec == machine.spec
+            await adopted.release_disks({upper.path})
+            assert adopted.spec.more_disks == ()
+            await adopted.destroy()
+
+    async def test_disks_are_plugged_together_or_not_at_all(self, short_path: Path) -> None:
+        async with self.open_driver(short_path) as driver:
+            machine = await self.started(driver, short_path)
+            assert isinstance(machine, TakesDisks)
+            before, free = machine.spec, machine.free_disks()
+            (good,) = await self.with_disks(driver, [Disk(short_path / "joiner/upper", False)])
+            with self.refused_disk(short_path) as refused, pytest.raises(HypervisorError):
+                await machine.plug_disks([good, refused])
+            with pytest.raises(HypervisorError, match="more disks, and"):
+                await machine.plug_disks([Disk(short_path / f"layers/{n}", True) for n in range(free + 1)])
+            with pytest.raises(HypervisorError, match="already"):
+                await machine.plug_disks([before.disks[0]])
+            assert machine.spec == before
+            await machine.plug_disks([good])
             await machine.destroy()

@@ -1,7 +1,8 @@
 """The driver in memory passes the contract, and fails on demand."""
 
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from appliance.hypervisor import (
     Adaptable,
     Checkpointable,
     Cloning,
+    Disk,
     Driver,
     MachineSpec,
     Nic,
@@ -21,7 +23,10 @@ from appliance.hypervisor import (
     Power,
     ResourceShares,
     SetShares,
+    Share,
     Suspendable,
+    TakesDisks,
+    TakesShares,
     why_no_shares,
 )
 from appliance.hypervisor.fake import (
@@ -33,7 +38,7 @@ from appliance.hypervisor.fake import (
     Faults,
     VersatileMachine,
 )
-from tests.appliance.hypervisor.contract import DriverContract
+from tests.appliance.hypervisor.contract import DriverContract, PluggingContract
 from tests.tether.rpc.echo import random_id
 from tether.rpc.listener import serve_link
 from tether.transport import Line, LineClosed
@@ -52,11 +57,11 @@ _hosts: dict[Path, FakeHost] = {}
 
 
 @asynccontextmanager
-async def _opened(root: Path) -> AsyncIterator[Driver]:
+async def _opened(root: Path, machine: type[FakeMachine] = FakeMachine) -> AsyncIterator[Driver]:
     async with trio.open_nursery() as nursery:
         host = _hosts.setdefault(root, FakeHost(nursery, _guest))
         host.nursery = nursery
-        yield FakeDriver(host)
+        yield FakeDriver(host, machine)
         nursery.cancel_scope.cancel()
 
 
@@ -66,6 +71,17 @@ class TestFake(DriverContract):
 
     async def end_from_outside(self, root: Path, machine_id: str) -> None:
         _hosts[root].power_off(machine_id)
+
+
+class TestFakePlugging(PluggingContract):
+    def open_driver(self, root: Path) -> AbstractAsyncContextManager[Driver]:
+        return _opened(root, VersatileMachine)
+
+    @contextmanager
+    def refused_disk(self, root: Path) -> Iterator[Disk]:
+        _hosts[root].faults = Faults(plug="refused")
+        yield Disk(root / "refused", True)
+        _hosts[root].faults = Faults()
 
 
 async def test_a_test_holds_both_ends_of_the_line(nursery: trio.Nursery) -> None:
@@ -151,6 +167,7 @@ async def test_a_plain_machine_has_no_extras(nursery: trio.Nursery) -> None:
     driver = FakeDriver(FakeHost(nursery))
     machine = await driver.create(SPEC)
     assert not isinstance(machine, Pluggable | Suspendable | SetShares | Adaptable | Checkpointable)
+    assert not isinstance(machine, TakesDisks | TakesShares)
     assert not isinstance(driver, Cloning)
     assert why_no_shares(driver) == "this hypervisor runs machines on other hosts than the daemon's"
 
@@ -166,6 +183,8 @@ async def test_a_versatile_machine(nursery: trio.Nursery, tmp_path: Path) -> Non
     assert isinstance(machine, SetShares)
     assert isinstance(machine, Adaptable)
     assert isinstance(machine, Checkpointable)
+    assert isinstance(machine, TakesDisks)
+    assert isinstance(machine, TakesShares)
     await machine.become(SPEC)
     assert [found.id for found in await driver.adopt()] == ["m1"]
     await machine.plug_nic(Nic("02:00:00:00:00:01"))
@@ -188,6 +207,34 @@ async def test_a_versatile_machine(nursery: trio.Nursery, tmp_path: Path) -> Non
     assert await machine.power() is Power.OFF
     await machine.start_from(tmp_path)
     assert await machine.power() is Power.ON
+
+
+async def test_disks_and_shares_of_a_versatile_machine(nursery: trio.Nursery) -> None:
+    host = FakeHost(nursery)
+    machine: FakeMachine = await FakeDriver(host, VersatileMachine).create(SPEC)
+    assert isinstance(machine, VersatileMachine)
+    disk, share = Disk(Path("/d"), True), Share(Path("/s"), False)
+    with pytest.raises(HypervisorError, match="m1 is off"):
+        await machine.plug_disks([disk])
+    await machine.start()
+    host.faults = Faults(plug="no room")
+    with pytest.raises(HypervisorError, match="no room"):
+        await machine.plug_disks([disk])
+    host.faults = Faults(disk_places=1)
+    assert machine.free_disks() == 1
+    await machine.plug_disks([disk])
+    assert machine.free_disks() == 0
+    host.faults = Faults(release="busy")
+    with pytest.raises(HypervisorError, match="busy"):
+        await machine.release_disks([disk.path])
+    host.faults = Faults()
+    await machine.release_disks([disk.path])
+    with pytest.raises(HypervisorError, match="no shared memory"):
+        await machine.plug_shares((share,))
+    machine.vm.spec = replace(SPEC, grows=True)
+    assert [await machine.plug_shares((share,)) for _ in range(2)] == ["vch1", "vch2"]
+    assert machine.spec.more_shares == ((share,), (share,))
+    assert host.journal[2:] == [("plug", "/d"), ("release", "/d"), ("share", "vch1"), ("share", "vch2")]
 
 
 async def test_a_state_of_another_machine_is_refused(nursery: trio.Nursery, tmp_path: Path) -> None:

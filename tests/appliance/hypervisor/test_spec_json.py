@@ -1,6 +1,7 @@
 """A stored spec is read back, also one that version 0.1 has stored."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,9 @@ _SPEC = MachineSpec(
     (None, Nic("02:42:00:00:00:02", bridge="br0", isolated=True)),
     (Share(Path("/data"), True, "part"),),
     "web",
+    (None, Disk(Path("/joiner"), False)),
+    ((Share(Path("/more"), False),),),
+    True,
 )
 
 
@@ -30,6 +34,14 @@ def test_the_names_on_disk_are_those_of_version_0_1() -> None:
     assert isinstance(stored, dict)
     assert {"card", "more_cards"} < stored.keys()
     assert "nic" not in stored
+
+
+def test_a_spec_of_a_machine_that_takes_no_further_disks() -> None:
+    """Earlier versions stored nothing of disks and shares that are plugged in later."""
+    stored = encode_spec(_SPEC)
+    for name in ("more_disks", "more_shares", "grows"):
+        del stored[name]
+    assert decode_spec(stored) == replace(_SPEC, more_disks=(), more_shares=(), grows=False)
 
 
 @pytest.mark.parametrize("stored", [None, [], "spec", {}, {"id": 5}, {"id": "m1", "memory_mib": "much", "cpus": 1}])

@@ -10,6 +10,10 @@ import sys
 import threading
 
 _state = {"running": "-incoming" not in sys.argv}
+# What QEMU has: ids of devices, names of block nodes, ids of sets of descriptors.
+_devices = set(re.findall(r"\bid=(card[0-9]+|fs)\b", " ".join(sys.argv)))
+_nodes = {json.loads(word)["node-name"] for word in sys.argv if word.startswith("{")}
+_sets = {int(word.partition("set=")[2]) for word in sys.argv if re.match("fd=[0-9]+,set=", word)}
 
 
 def _serve_channel(listener: socket.socket) -> None:
@@ -25,6 +29,25 @@ def _read_until_closed(client: socket.socket) -> None:
             pass
 
 
+def _block(command: str, arguments: dict[str, str]) -> None:
+    """Block nodes and descriptors. ValueError with QEMU's words."""
+    name, number = arguments.get("node-name", ""), int(arguments.get("fdset-id", -1))
+    if command == "add-fd":
+        _sets.add(number)
+    elif command == "remove-fd":
+        if number not in _sets:
+            raise ValueError(f"File descriptor named 'fdset-id:{number}' not found")
+        _sets.remove(number)
+    elif command == "blockdev-add":
+        if name in _nodes:
+            raise ValueError(f"Duplicate nodes with node-name='{name}'")
+        _nodes.add(name)
+    elif command == "blockdev-del":
+        if name not in _nodes:
+            raise ValueError(f"Failed to find node with node-name='{name}'")
+        _nodes.remove(name)
+
+
 def _answer(command: str, arguments: dict[str, str], files: list[int]) -> tuple[object, list[dict[str, object]]]:
     """What a command returns, and the events that follow."""
     if command == "query-status":
@@ -37,7 +60,17 @@ def _answer(command: str, arguments: dict[str, str], files: list[int]) -> tuple[
         _state["running"] = command == "cont"
     if command == "device_add" and arguments.get("mac") == "nonsense":
         raise ValueError("bad MAC address")
+    _block(command, arguments)
+    if command == "query-named-block-nodes":
+        return [{"node-name": name} for name in sorted(_nodes)], []
+    if command == "query-fdsets":
+        return [{"fdset-id": number} for number in sorted(_sets)], []
+    if command == "device_add" and "id" in arguments:
+        _devices.add(arguments["id"])
     if command == "device_del":
+        if arguments["id"] not in _devices:
+            raise ValueError(f"Device '{arguments['id']}' not found")
+        _devices.remove(arguments["id"])
         return {}, [{"event": "DEVICE_DELETED", "data": {"device": arguments["id"]}}]
     return {}, []
 

@@ -3,19 +3,25 @@
 from dataclasses import replace
 from pathlib import Path
 
-from appliance.hypervisor import Disk, Forward, MachineSpec, Nic
+from appliance.hypervisor import Disk, Forward, MachineSpec, Nic, ScsiAddress, Share
 from appliance.hypervisor.qemu.command import (
     BOOT,
+    MOST_MORE_SHARES,
     SLOTS,
     Descriptors,
+    DiskPlace,
     Origin,
     Placed,
     clone_origin,
     command,
+    disk_device,
+    file_node,
     forward_command,
     netdev_of,
     nics_of,
     saved_origin,
+    share_chardev,
+    share_device,
     shared_boot_origin,
     template_origin,
     unforward_command,
@@ -91,6 +97,40 @@ def test_a_template_and_its_clone_have_the_same_slots() -> None:
     assert _options(clone, "-incoming") == ["defer"]
     assert "share=on" in " ".join(template)
     assert "share=off" in " ".join(clone)
+
+
+def test_what_is_plugged_in_later_changes_no_command_line() -> None:
+    """The command line is the key of a template, and decides which machine a saved state fits."""
+    spec = MachineSpec("m", 256, 1, nic=_USER)
+    grown = replace(
+        spec, more_disks=(None, Disk(Path("/d"), True)), more_shares=((Share(Path("/s"), True),),), grows=True
+    )
+    for origin in (BOOT, template_origin(7), clone_origin(8, shares=True), saved_origin(slotted=True)):
+        assert _argv(grown, origin) == _argv(spec, origin)
+
+
+def test_disks_that_are_plugged_in_later_have_names_and_a_target_of_their_own() -> None:
+    first, later = DiskPlace(3), DiskPlace(3, later=True)
+    assert (first.address, later.address) == (ScsiAddress(0, 0, 3), ScsiAddress(0, 1, 3))
+    assert disk_device(first) == {
+        "driver": "scsi-hd",
+        "drive": "disk3",
+        "bus": "scsi.0",
+        "channel": 0,
+        "scsi-id": 0,
+        "lun": 3,
+    }
+    assert disk_device(later) == disk_device(first) | {"drive": "more3", "scsi-id": 1, "id": "more3"}
+    # The largest machine has fewer than a thousand sets of descriptors otherwise.
+    assert (file_node(first)["filename"], file_node(later)["filename"]) == ("/dev/fdset/4", "/dev/fdset/1003")
+
+
+def test_shares_that_are_plugged_in_later_have_the_pci_slots_after_the_nics() -> None:
+    devices = [share_device(number) for number in range(MOST_MORE_SHARES + 1)]
+    assert [device["addr"] for device in devices] == ["0xf", "0x19", "0x1a", "0x1b", "0x1c", "0x1d", "0x1e"]
+    assert [device["tag"] for device in devices[:3]] == ["vch", "vch1", "vch2"]
+    assert (devices[0]["id"], devices[0]["chardev"], share_chardev("fd")["id"]) == ("fs", "shares", "shares")
+    assert share_chardev("fd", 2)["id"] == devices[2]["chardev"] == "shares2"
 
 
 def test_memory_for_shares_and_for_a_saved_state() -> None:

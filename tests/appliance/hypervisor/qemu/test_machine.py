@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import shutil
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
@@ -16,11 +17,20 @@ import pytest
 import trio
 
 from appliance.errors import HypervisorError
-from appliance.hypervisor import Driver, Forward, MachineSpec, Nic, Power
-from appliance.hypervisor.qemu import QemuDriver
-from appliance.hypervisor.qemu.command import MOST_MORE_NICS
+from appliance.hypervisor import Disk, Driver, Forward, MachineSpec, Nic, Power, ScsiAddress, Share
+from appliance.hypervisor.qemu import QemuDriver, hotplug
+from appliance.hypervisor.qemu.command import (
+    MOST_MORE_NICS,
+    MOST_MORE_SHARES,
+    DiskPlace,
+    backing_node,
+    disk_device,
+    disk_node,
+    file_node,
+)
+from appliance.hypervisor.qemu.machine import QemuMachine
 from appliance.hypervisor.qemu.process import PROGRAM
-from tests.appliance.hypervisor.contract import DriverContract
+from tests.appliance.hypervisor.contract import DriverContract, PluggingContract
 
 _NETWORK = ("10.77.0.0/24", "10.77.0.1", "10.77.0.254")
 
@@ -64,6 +74,131 @@ class TestQemuWithoutGuests(DriverContract):
 
     async def end_from_outside(self, root: Path, machine_id: str) -> None:
         os.kill(_record(root, machine_id)["pid"], 9)
+
+
+class TestPlugging(PluggingContract):
+    def open_driver(self, root: Path) -> AbstractAsyncContextManager[Driver]:
+        return opened(root)
+
+
+async def _inside(machine: QemuMachine) -> tuple[object, object]:
+    """The block nodes and the sets of descriptors that QEMU has."""
+    async with machine.open_monitor() as monitor:
+        return await monitor.execute("query-named-block-nodes"), await monitor.execute("query-fdsets")
+
+
+async def test_nothing_of_a_released_disk_stays_in_qemu(short_path: Path) -> None:
+    async with opened(short_path) as driver:
+        machine = await TestPlugging().started(driver, short_path)
+        assert isinstance(machine, QemuMachine)
+        before = await _inside(machine)
+        disks = await TestPlugging().with_disks(driver, [Disk(short_path / f"layers/{n}", True) for n in range(3)])
+        (found, *_) = await machine.plug_disks(disks)
+        # A target of their own: templates and saved states have only the other.
+        assert found.address == ScsiAddress(0, 1, 0)
+        assert await _inside(machine) != before
+        await machine.release_disks([disk.path for disk in disks])
+        assert await _inside(machine) == before
+        with TestPlugging().refused_disk(short_path) as refused, pytest.raises(HypervisorError, match="No such file"):
+            await machine.plug_disks([*disks, refused])
+        assert await _inside(machine) == before
+        await machine.release_disks([disk.path for disk in machine.spec.disks])
+        nodes = [{"node-name": name} for name in ("disk0", "disk0-empty", "disk1", "disk1-empty", "modules")]
+        assert await _inside(machine) == (nodes, [{"fdset-id": 0}])
+        await machine.destroy()
+
+
+@pytest.mark.parametrize("done", [0, 3, 4])
+async def test_a_killed_appliance_leaves_a_place_that_can_be_freed(short_path: Path, done: int) -> None:
+    """The appliance was killed after it recorded the disk and sent `done` of the commands that plug the disk in, or unplug it."""
+    async with opened(short_path) as driver:
+        machine = await TestPlugging().started(driver, short_path)
+        assert isinstance(machine, QemuMachine)
+        before = await _inside(machine)
+        upper, disk = machine.spec.disks[0], Disk(short_path / "layers/first", True)
+        machine.spec = replace(machine.spec, more_disks=(disk,))
+        machine.save_record()
+        place = DiskPlace(0, later=True)
+        commands: list[tuple[str, dict[str, object]]] = [
+            ("add-fd", {"fdset-id": place.descriptors}),
+            ("blockdev-add", backing_node(place, file_node(place), True, 0)),
+            ("blockdev-add", disk_node(place, "more0-0", True, in_slot=False)),
+            ("device_add", disk_device(place)),
+        ]
+        async with machine.open_monitor() as monitor:
+            for command, arguments in commands[:done]:
+                await monitor.execute(command, arguments)
+            if done:
+                # A release of the machine's own disk came as far as its first command.
+                await monitor.execute("blockdev-add", {"driver": "null-co", "node-name": "disk0-empty"})
+    async with opened(short_path) as driver:
+        (found,) = await driver.adopt()
+        assert isinstance(found, QemuMachine)
+        await found.release_disks({disk.path})
+        assert found.spec.more_disks == ()
+        await found.release_disks({upper.path})
+        assert found.spec.disks[0].released
+        nodes, sets = await _inside(found)
+        assert isinstance(before[1], list)
+        assert sets == [one for one in before[1] if one["fdset-id"] != 1 and one["fdset-id"] != 2]
+        assert "more" not in str(nodes)
+        await found.destroy()
+
+
+async def test_a_machine_whose_disks_changed_is_not_saved_and_does_not_start_again(short_path: Path) -> None:
+    async with opened(short_path) as driver:
+        machine = await TestPlugging().started(driver, short_path)
+        assert isinstance(machine, QemuMachine)
+        await machine.plug_disks([Disk(machine.spec.disks[1].path, True)])
+        with pytest.raises(HypervisorError, match="whose disks have changed"):
+            await machine.save_to(short_path, lambda: None, go_on=True)
+        await machine.kill()
+        # A new guest knows nothing of the disks that the guest before took.
+        await machine.start()
+        assert machine.spec.more_disks == ()
+        await machine.release_disks([machine.spec.disks[0].path])
+        with pytest.raises(HypervisorError, match="whose disks have changed"):
+            await machine.save_to(short_path, lambda: None, go_on=True)
+        await machine.kill()
+        with pytest.raises(HypervisorError, match="its disks were released"):
+            await machine.start()
+        await machine.destroy()
+
+
+async def test_shares_are_added_only_to_shared_memory(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[tuple[Share, ...]] = []
+
+    def serve(_folder: Path, shares: tuple[Share, ...]) -> socket.socket:
+        if not shares[0].path.exists():
+            raise HypervisorError("cannot share")
+        served.append(shares)
+        one, other = socket.socketpair()
+        other.close()
+        return one
+
+    monkeypatch.setattr(hotplug, "serve", serve)
+    share = Share(short_path, True)
+    async with opened(short_path) as driver:
+        plain = driver.make(MachineSpec("plain", 256, 1))
+        await plain.start()
+        with pytest.raises(HypervisorError, match="memory of the machine is not shared"):
+            await plain.plug_shares((share,))
+        await plain.destroy()
+        monkeypatch.setattr(driver, "why_no_shares", lambda: "")
+        machine = driver.make(MachineSpec("m1", 256, 1, grows=True))
+        await machine.start()
+        assert "share=on" in (machine.folder / "command").read_text()
+        with pytest.raises(HypervisorError, match="cannot share"):
+            await machine.plug_shares((Share(short_path / "none", True),))
+        tags = [await machine.plug_shares((share,)) for _ in range(MOST_MORE_SHARES)]
+        assert tags == [f"vch{number}" for number in range(1, MOST_MORE_SHARES + 1)]
+        assert machine.spec.more_shares == ((share,),) * MOST_MORE_SHARES
+        with pytest.raises(HypervisorError, match="6 times, which is the maximum"):
+            await machine.plug_shares((share,))
+    async with opened(short_path) as driver:
+        (found,) = await driver.adopt()
+        assert found.spec == machine.spec
+        await found.destroy()
 
 
 async def test_nics_come_and_go(short_path: Path) -> None:
