@@ -7,15 +7,14 @@ gives the far end to `FakeHost.guest`, or, without a guest, to the test through 
 
 import json
 import socket
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import trio
 
 from appliance.errors import HypervisorError
 from appliance.hypervisor.capabilities import PlacementState, ResourceShares
-from appliance.hypervisor.disks import DiskKind, Disks
 from appliance.hypervisor.driver import (
     SHARE_TAG,
     Capacity,
@@ -397,31 +396,3 @@ class CloningDriver(FakeDriver):
         machine = await self.create(replace(kind, id=f"blank{self._clones}"))
         await machine.start()
         return machine
-
-
-@dataclass(slots=True)
-class FakeDisks(Disks):
-    """Disks in memory, by path: how large each disk is."""
-
-    sizes: dict[Path, int] = field(default_factory=dict)
-    stores: Collection[str] = ()
-    # What `inherited` returns.
-    found: list[tuple[str, str]] = field(default_factory=list)
-
-    async def create(self, path: Path, kind: DiskKind) -> None:
-        self.sizes[path] = kind.size
-
-    async def remove(self, path: Path) -> None:
-        self.sizes.pop(path, None)
-
-    async def used(self, path: Path) -> int:
-        return self.sizes.get(path, 0)
-
-    async def forget(self, path: Path) -> None:
-        pass
-
-    async def inherited(self) -> list[tuple[str, str]]:
-        return self.found
-
-    async def sweep(self, known: Collection[Path], files: Collection[Path], stacks: Iterable[Sequence[Path]]) -> None:
-        self.sizes = {path: size for path, size in self.sizes.items() if path in known}

@@ -26,7 +26,8 @@ from appliance.engine.model.container import Container
 from appliance.engine.model.repository import ContainerRepository
 from appliance.engine.networking.networks import Networks
 from appliance.hosting.contract import Hosting, Machines, usual_machine
-from appliance.hypervisor.fake import FakeDisks, FakeDriver, FakeHost, FakeMachine
+from appliance.hypervisor.fake import FakeDriver, FakeHost, FakeMachine
+from appliance.hypervisor.fake_disks import FakeDisks
 from appliance.image.load import load
 from appliance.network.host import HostNetwork, UserModeHostNetwork
 from tests.appliance.engine.guest import Program, ScriptedGuest, sleeper

@@ -23,7 +23,7 @@ from appliance.engine.model.events import EventBus
 from appliance.engine.model.registry import ContainerRegistry
 from appliance.engine.volumes import Volumes
 from appliance.errors import Conflict, InvalidParameter, NotFound, Unavailable
-from appliance.hypervisor.fake import FakeDisks
+from appliance.hypervisor.fake_disks import FakeDisks
 from appliance.store import Database
 from appliance.volume.bind_source import BindSources
 from appliance.volume.nfs import NfsStore

@@ -31,13 +31,13 @@ from appliance.hypervisor import (
 )
 from appliance.hypervisor.fake import (
     CloningDriver,
-    FakeDisks,
     FakeDriver,
     FakeHost,
     FakeMachine,
     Faults,
     VersatileMachine,
 )
+from appliance.hypervisor.fake_disks import FakeDisks
 from tests.appliance.hypervisor.contract import DriverContract, PluggingContract
 from tests.tether.rpc.echo import random_id
 from tether.rpc.listener import serve_link

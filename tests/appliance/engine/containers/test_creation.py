@@ -13,7 +13,7 @@ from appliance.container.host_config import HostConfig, Ulimit
 from appliance.container.lifecycle import Created
 from appliance.errors import Conflict, HypervisorError, InvalidParameter, NotFound, Unavailable
 from appliance.hypervisor import SCRATCH, DiskKind
-from appliance.hypervisor.fake import FakeDisks
+from appliance.hypervisor.fake_disks import FakeDisks
 from appliance.image.platform import Platform
 from tests.appliance.engine.harness import Engine, Host, engine
 

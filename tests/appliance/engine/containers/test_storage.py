@@ -19,7 +19,7 @@ from appliance.engine.model.registry import ContainerRegistry
 from appliance.engine.quota import Quota
 from appliance.errors import HypervisorError, NotFound, Unavailable
 from appliance.hypervisor import SCRATCH
-from appliance.hypervisor.fake import FakeDisks
+from appliance.hypervisor.fake_disks import FakeDisks
 from protos.tether.v1 import filesystem_pb2
 from tests.appliance.engine.harness import Engine, Host, engine
 
