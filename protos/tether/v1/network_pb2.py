@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eprotos/tether/v1/network.proto\x12\ttether.v1\"j\n\x14OpenQuickLineRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x13\n\x0b\x63\x65rtificate\x18\x03 \x01(\x0c\x12\x0b\n\x03key\x18\x04 \x01(\x0c\x12\x11\n\tauthority\x18\x05 \x01(\x0c\"\x17\n\x15OpenQuickLineResponse\"8\n\x0c\x41pplyRequest\x12(\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x18.tether.v1.NetworkConfig\"\x0f\n\rApplyResponse\"\x17\n\x15WatchListenersRequest\"3\n\tListeners\x12&\n\tlisteners\x18\x01 \x03(\x0b\x32\x13.tether.v1.Listener\"*\n\x08Listener\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\"\x14\n\x12WatchLeasesRequest\"*\n\x06Leases\x12 \n\x06leases\x18\x01 \x03(\x0b\x32\x10.tether.v1.Lease\"Y\n\x05Lease\x12\x11\n\tinterface\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0f\n\x07gateway\x18\x03 \x01(\t\x12\x0b\n\x03\x64ns\x18\x04 \x03(\t\x12\x0e\n\x06search\x18\x05 \x03(\t\"I\n\rNetworkConfig\x12(\n\ninterfaces\x18\x01 \x03(\x0b\x32\x14.tether.v1.Interface\x12\x0e\n\x06\x66ilter\x18\x02 \x01(\x0c\"\xaa\x01\n\tInterface\x12\x0b\n\x03mac\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\taddresses\x18\x03 \x03(\t\x12 \n\x06routes\x18\x04 \x03(\x0b\x32\x10.tether.v1.Route\x12\x0b\n\x03mtu\x18\x05 \x01(\r\x12\r\n\x05index\x18\x06 \x01(\r\x12\x0f\n\x07set_mac\x18\x07 \x01(\x08\x12\x0c\n\x04\x64hcp\x18\x08 \x01(\x08\x12\x12\n\ndhcp_route\x18\t \x01(\x08\"-\n\x05Route\x12\x13\n\x0b\x64\x65stination\x18\x01 \x01(\t\x12\x0f\n\x07gateway\x18\x02 \x01(\t2\xa8\x02\n\x07Network\x12:\n\x05\x41pply\x12\x17.tether.v1.ApplyRequest\x1a\x18.tether.v1.ApplyResponse\x12J\n\x0eWatchListeners\x12 .tether.v1.WatchListenersRequest\x1a\x14.tether.v1.Listeners0\x01\x12\x41\n\x0bWatchLeases\x12\x1d.tether.v1.WatchLeasesRequest\x1a\x11.tether.v1.Leases0\x01\x12R\n\rOpenQuickLine\x12\x1f.tether.v1.OpenQuickLineRequest\x1a .tether.v1.OpenQuickLineResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eprotos/tether/v1/network.proto\x12\ttether.v1\"j\n\x14OpenQuickLineRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\x13\n\x0b\x63\x65rtificate\x18\x03 \x01(\x0c\x12\x0b\n\x03key\x18\x04 \x01(\x0c\x12\x11\n\tauthority\x18\x05 \x01(\x0c\"\x17\n\x15OpenQuickLineResponse\"D\n\x0c\x41pplyRequest\x12(\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x18.tether.v1.NetworkConfig\x12\n\n\x02id\x18\x02 \x01(\t\"\x0f\n\rApplyResponse\"#\n\x15WatchListenersRequest\x12\n\n\x02id\x18\x01 \x01(\t\"3\n\tListeners\x12&\n\tlisteners\x18\x01 \x03(\x0b\x32\x13.tether.v1.Listener\"*\n\x08Listener\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\" \n\x12WatchLeasesRequest\x12\n\n\x02id\x18\x01 \x01(\t\"*\n\x06Leases\x12 \n\x06leases\x18\x01 \x03(\x0b\x32\x10.tether.v1.Lease\"Y\n\x05Lease\x12\x11\n\tinterface\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0f\n\x07gateway\x18\x03 \x01(\t\x12\x0b\n\x03\x64ns\x18\x04 \x03(\t\x12\x0e\n\x06search\x18\x05 \x03(\t\"I\n\rNetworkConfig\x12(\n\ninterfaces\x18\x01 \x03(\x0b\x32\x14.tether.v1.Interface\x12\x0e\n\x06\x66ilter\x18\x02 \x01(\x0c\"\xaa\x01\n\tInterface\x12\x0b\n\x03mac\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\taddresses\x18\x03 \x03(\t\x12 \n\x06routes\x18\x04 \x03(\x0b\x32\x10.tether.v1.Route\x12\x0b\n\x03mtu\x18\x05 \x01(\r\x12\r\n\x05index\x18\x06 \x01(\r\x12\x0f\n\x07set_mac\x18\x07 \x01(\x08\x12\x0c\n\x04\x64hcp\x18\x08 \x01(\x08\x12\x12\n\ndhcp_route\x18\t \x01(\x08\"-\n\x05Route\x12\x13\n\x0b\x64\x65stination\x18\x01 \x01(\t\x12\x0f\n\x07gateway\x18\x02 \x01(\t2\xa8\x02\n\x07Network\x12:\n\x05\x41pply\x12\x17.tether.v1.ApplyRequest\x1a\x18.tether.v1.ApplyResponse\x12J\n\x0eWatchListeners\x12 .tether.v1.WatchListenersRequest\x1a\x14.tether.v1.Listeners0\x01\x12\x41\n\x0bWatchLeases\x12\x1d.tether.v1.WatchLeasesRequest\x1a\x11.tether.v1.Leases0\x01\x12R\n\rOpenQuickLine\x12\x1f.tether.v1.OpenQuickLineRequest\x1a .tether.v1.OpenQuickLineResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,27 +36,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPENQUICKLINERESPONSE']._serialized_start=153
   _globals['_OPENQUICKLINERESPONSE']._serialized_end=176
   _globals['_APPLYREQUEST']._serialized_start=178
-  _globals['_APPLYREQUEST']._serialized_end=234
-  _globals['_APPLYRESPONSE']._serialized_start=236
-  _globals['_APPLYRESPONSE']._serialized_end=251
-  _globals['_WATCHLISTENERSREQUEST']._serialized_start=253
-  _globals['_WATCHLISTENERSREQUEST']._serialized_end=276
-  _globals['_LISTENERS']._serialized_start=278
-  _globals['_LISTENERS']._serialized_end=329
-  _globals['_LISTENER']._serialized_start=331
-  _globals['_LISTENER']._serialized_end=373
-  _globals['_WATCHLEASESREQUEST']._serialized_start=375
-  _globals['_WATCHLEASESREQUEST']._serialized_end=395
-  _globals['_LEASES']._serialized_start=397
-  _globals['_LEASES']._serialized_end=439
-  _globals['_LEASE']._serialized_start=441
-  _globals['_LEASE']._serialized_end=530
-  _globals['_NETWORKCONFIG']._serialized_start=532
-  _globals['_NETWORKCONFIG']._serialized_end=605
-  _globals['_INTERFACE']._serialized_start=608
-  _globals['_INTERFACE']._serialized_end=778
-  _globals['_ROUTE']._serialized_start=780
-  _globals['_ROUTE']._serialized_end=825
-  _globals['_NETWORK']._serialized_start=828
-  _globals['_NETWORK']._serialized_end=1124
+  _globals['_APPLYREQUEST']._serialized_end=246
+  _globals['_APPLYRESPONSE']._serialized_start=248
+  _globals['_APPLYRESPONSE']._serialized_end=263
+  _globals['_WATCHLISTENERSREQUEST']._serialized_start=265
+  _globals['_WATCHLISTENERSREQUEST']._serialized_end=300
+  _globals['_LISTENERS']._serialized_start=302
+  _globals['_LISTENERS']._serialized_end=353
+  _globals['_LISTENER']._serialized_start=355
+  _globals['_LISTENER']._serialized_end=397
+  _globals['_WATCHLEASESREQUEST']._serialized_start=399
+  _globals['_WATCHLEASESREQUEST']._serialized_end=431
+  _globals['_LEASES']._serialized_start=433
+  _globals['_LEASES']._serialized_end=475
+  _globals['_LEASE']._serialized_start=477
+  _globals['_LEASE']._serialized_end=566
+  _globals['_NETWORKCONFIG']._serialized_start=568
+  _globals['_NETWORKCONFIG']._serialized_end=641
+  _globals['_INTERFACE']._serialized_start=644
+  _globals['_INTERFACE']._serialized_end=814
+  _globals['_ROUTE']._serialized_start=816
+  _globals['_ROUTE']._serialized_end=861
+  _globals['_NETWORK']._serialized_start=864
+  _globals['_NETWORK']._serialized_end=1160
 # @@protoc_insertion_point(module_scope)

@@ -25,18 +25,22 @@ class OpenQuickLineResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class ApplyRequest(_message.Message):
-    __slots__ = ("config",)
+    __slots__ = ("config", "id")
     CONFIG_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
     config: NetworkConfig
-    def __init__(self, config: _Optional[_Union[NetworkConfig, _Mapping]] = ...) -> None: ...
+    id: str
+    def __init__(self, config: _Optional[_Union[NetworkConfig, _Mapping]] = ..., id: _Optional[str] = ...) -> None: ...
 
 class ApplyResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class WatchListenersRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
 
 class Listeners(_message.Message):
     __slots__ = ("listeners",)
@@ -53,8 +57,10 @@ class Listener(_message.Message):
     def __init__(self, protocol: _Optional[str] = ..., port: _Optional[int] = ...) -> None: ...
 
 class WatchLeasesRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
 
 class Leases(_message.Message):
     __slots__ = ("leases",)

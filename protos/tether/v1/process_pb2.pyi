@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class CreateRequest(_message.Message):
-    __slots__ = ("id", "spec", "join", "stdin", "spool_bytes", "drop_oldest", "rows", "columns")
+    __slots__ = ("id", "spec", "join", "stdin", "spool_bytes", "drop_oldest", "rows", "columns", "network_of", "pid_of", "ipc_of")
     ID_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     JOIN_FIELD_NUMBER: _ClassVar[int]
@@ -17,6 +17,9 @@ class CreateRequest(_message.Message):
     DROP_OLDEST_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_OF_FIELD_NUMBER: _ClassVar[int]
+    PID_OF_FIELD_NUMBER: _ClassVar[int]
+    IPC_OF_FIELD_NUMBER: _ClassVar[int]
     id: str
     spec: bytes
     join: str
@@ -25,7 +28,10 @@ class CreateRequest(_message.Message):
     drop_oldest: bool
     rows: int
     columns: int
-    def __init__(self, id: _Optional[str] = ..., spec: _Optional[bytes] = ..., join: _Optional[str] = ..., stdin: _Optional[bool] = ..., spool_bytes: _Optional[int] = ..., drop_oldest: _Optional[bool] = ..., rows: _Optional[int] = ..., columns: _Optional[int] = ...) -> None: ...
+    network_of: str
+    pid_of: str
+    ipc_of: str
+    def __init__(self, id: _Optional[str] = ..., spec: _Optional[bytes] = ..., join: _Optional[str] = ..., stdin: _Optional[bool] = ..., spool_bytes: _Optional[int] = ..., drop_oldest: _Optional[bool] = ..., rows: _Optional[int] = ..., columns: _Optional[int] = ..., network_of: _Optional[str] = ..., pid_of: _Optional[str] = ..., ipc_of: _Optional[str] = ...) -> None: ...
 
 class StartResponse(_message.Message):
     __slots__ = ("pid", "started_ns")

@@ -28,7 +28,7 @@ from protos.tether.v1 import process_pb2 as protos_dot_tether_dot_v1_dot_process
 from protos.tether.v1 import stdio_pb2 as protos_dot_tether_dot_v1_dot_stdio__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eprotos/tether/v1/sandbox.proto\x12\ttether.v1\x1a!protos/tether/v1/filesystem.proto\x1a\x1eprotos/tether/v1/network.proto\x1a\x1eprotos/tether/v1/process.proto\x1a\x1cprotos/tether/v1/stdio.proto\"3\n\x0cHelloRequest\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x11\n\tappliance\x18\x02 \x01(\t\"\xd0\x01\n\rHelloResponse\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\x0c\x12\x12\n\nmachine_id\x18\x04 \x01(\t\x12\x14\n\x0cmonotonic_ns\x18\x05 \x01(\x04\x12!\n\x04\x62oot\x18\x06 \x03(\x0b\x32\x13.tether.v1.BootMark\x12\x0e\n\x06kernel\x18\x07 \x01(\t\x12\x14\n\x0cmemory_total\x18\x08 \x01(\x04\x12\x18\n\x10memory_available\x18\t \x01(\x04\"-\n\x08\x42ootMark\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x62oottime_ns\x18\x02 \x01(\x04\"\x86\x03\n\x10\x43onfigureRequest\x12\x12\n\nmachine_id\x18\x01 \x01(\t\x12\x15\n\rwall_clock_ns\x18\x02 \x01(\x04\x12\x0f\n\x07\x65ntropy\x18\x03 \x01(\x0c\x12\x10\n\x08hostname\x18\x04 \x01(\t\x12\x12\n\ndomainname\x18\x05 \x01(\t\x12\x0f\n\x07modules\x18\x06 \x03(\t\x12 \n\x06mounts\x18\x07 \x03(\x0b\x32\x10.tether.v1.Mount\x12)\n\x07network\x18\x08 \x01(\x0b\x32\x18.tether.v1.NetworkConfig\x12#\n\x05\x66iles\x18\t \x03(\x0b\x32\x14.tether.v1.StateFile\x12\x39\n\x07sysctls\x18\n \x03(\x0b\x32(.tether.v1.ConfigureRequest.SysctlsEntry\x12\"\n\x07volumes\x18\x0b \x03(\x0b\x32\x11.tether.v1.Volume\x1a.\n\x0cSysctlsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"8\n\tStateFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\x12\x0c\n\x04mode\x18\x03 \x01(\r\"\x13\n\x11\x43onfigureResponse\"|\n\rLaunchRequest\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12.\n\tconfigure\x18\x02 \x01(\x0b\x32\x1b.tether.v1.ConfigureRequest\x12)\n\x07process\x18\x03 \x01(\x0b\x32\x18.tether.v1.CreateRequest\"\x83\x01\n\x0eLaunchResponse\x12)\n\x07started\x18\x01 \x01(\x0b\x32\x18.tether.v1.StartResponse\x12\"\n\x05steps\x18\x02 \x03(\x0b\x32\x13.tether.v1.BootMark\x12\"\n\x06output\x18\x03 \x01(\x0b\x32\x12.tether.v1.Records\"\x0e\n\x0cResetRequest\"\x0f\n\rResetResponse\"\xa2\x01\n\rAwakenRequest\x12\x15\n\rwall_clock_ns\x18\x01 \x01(\x04\x12\x0f\n\x07\x65ntropy\x18\x02 \x01(\x0c\x12)\n\x07network\x18\x03 \x01(\x0b\x32\x18.tether.v1.NetworkConfig\x12#\n\x05\x66iles\x18\x04 \x03(\x0b\x32\x14.tether.v1.StateFile\x12\x19\n\x11\x63lose_connections\x18\x05 \x01(\x08\" \n\x0e\x41wakenResponse\x12\x0e\n\x06\x63losed\x18\x01 \x01(\r\"#\n\x0fShutdownRequest\x12\x10\n\x08grace_ms\x18\x01 \x01(\r\"\x12\n\x10ShutdownResponse2\x8e\x03\n\x07Sandbox\x12:\n\x05Hello\x12\x17.tether.v1.HelloRequest\x1a\x18.tether.v1.HelloResponse\x12\x46\n\tConfigure\x12\x1b.tether.v1.ConfigureRequest\x1a\x1c.tether.v1.ConfigureResponse\x12?\n\x06Launch\x12\x18.tether.v1.LaunchRequest\x1a\x19.tether.v1.LaunchResponse0\x01\x12:\n\x05Reset\x12\x17.tether.v1.ResetRequest\x1a\x18.tether.v1.ResetResponse\x12=\n\x06\x41waken\x12\x18.tether.v1.AwakenRequest\x1a\x19.tether.v1.AwakenResponse\x12\x43\n\x08Shutdown\x12\x1a.tether.v1.ShutdownRequest\x1a\x1b.tether.v1.ShutdownResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eprotos/tether/v1/sandbox.proto\x12\ttether.v1\x1a!protos/tether/v1/filesystem.proto\x1a\x1eprotos/tether/v1/network.proto\x1a\x1eprotos/tether/v1/process.proto\x1a\x1cprotos/tether/v1/stdio.proto\"3\n\x0cHelloRequest\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x11\n\tappliance\x18\x02 \x01(\t\"\xde\x01\n\rHelloResponse\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x03 \x01(\x0c\x12\x12\n\nmachine_id\x18\x04 \x01(\t\x12\x14\n\x0cmonotonic_ns\x18\x05 \x01(\x04\x12!\n\x04\x62oot\x18\x06 \x03(\x0b\x32\x13.tether.v1.BootMark\x12\x0e\n\x06kernel\x18\x07 \x01(\t\x12\x14\n\x0cmemory_total\x18\x08 \x01(\x04\x12\x18\n\x10memory_available\x18\t \x01(\x04\x12\x0c\n\x04\x61\x64\x64s\x18\n \x01(\x08\"-\n\x08\x42ootMark\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x62oottime_ns\x18\x02 \x01(\x04\"\x86\x03\n\x10\x43onfigureRequest\x12\x12\n\nmachine_id\x18\x01 \x01(\t\x12\x15\n\rwall_clock_ns\x18\x02 \x01(\x04\x12\x0f\n\x07\x65ntropy\x18\x03 \x01(\x0c\x12\x10\n\x08hostname\x18\x04 \x01(\t\x12\x12\n\ndomainname\x18\x05 \x01(\t\x12\x0f\n\x07modules\x18\x06 \x03(\t\x12 \n\x06mounts\x18\x07 \x03(\x0b\x32\x10.tether.v1.Mount\x12)\n\x07network\x18\x08 \x01(\x0b\x32\x18.tether.v1.NetworkConfig\x12#\n\x05\x66iles\x18\t \x03(\x0b\x32\x14.tether.v1.StateFile\x12\x39\n\x07sysctls\x18\n \x03(\x0b\x32(.tether.v1.ConfigureRequest.SysctlsEntry\x12\"\n\x07volumes\x18\x0b \x03(\x0b\x32\x11.tether.v1.Volume\x1a.\n\x0cSysctlsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"8\n\tStateFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\x12\x0c\n\x04mode\x18\x03 \x01(\r\"\x13\n\x11\x43onfigureResponse\"\xe6\x01\n\nAddRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07modules\x18\x02 \x03(\t\x12 \n\x06mounts\x18\x03 \x03(\x0b\x32\x10.tether.v1.Mount\x12#\n\x05\x66iles\x18\x04 \x03(\x0b\x32\x14.tether.v1.StateFile\x12\"\n\x07volumes\x18\x05 \x03(\x0b\x32\x11.tether.v1.Volume\x12)\n\x07network\x18\x06 \x01(\x0b\x32\x18.tether.v1.NetworkConfig\x12\x13\n\x0bown_network\x18\x07 \x01(\x08\x12\x10\n\x08hostname\x18\x08 \x01(\t\"\r\n\x0b\x41\x64\x64Response\"L\n\rRemoveRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x1e\n\x05\x64isks\x18\x02 \x03(\x0b\x32\x0f.tether.v1.Disk\x12\x0f\n\x07sockets\x18\x03 \x03(\r\"\x10\n\x0eRemoveResponse\"\xa0\x01\n\rLaunchRequest\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12.\n\tconfigure\x18\x02 \x01(\x0b\x32\x1b.tether.v1.ConfigureRequest\x12)\n\x07process\x18\x03 \x01(\x0b\x32\x18.tether.v1.CreateRequest\x12\"\n\x03\x61\x64\x64\x18\x04 \x01(\x0b\x32\x15.tether.v1.AddRequest\"\x83\x01\n\x0eLaunchResponse\x12)\n\x07started\x18\x01 \x01(\x0b\x32\x18.tether.v1.StartResponse\x12\"\n\x05steps\x18\x02 \x03(\x0b\x32\x13.tether.v1.BootMark\x12\"\n\x06output\x18\x03 \x01(\x0b\x32\x12.tether.v1.Records\"\x0e\n\x0cResetRequest\"\x0f\n\rResetResponse\"\xae\x01\n\rAwakenRequest\x12\x15\n\rwall_clock_ns\x18\x01 \x01(\x04\x12\x0f\n\x07\x65ntropy\x18\x02 \x01(\x0c\x12)\n\x07network\x18\x03 \x01(\x0b\x32\x18.tether.v1.NetworkConfig\x12#\n\x05\x66iles\x18\x04 \x03(\x0b\x32\x14.tether.v1.StateFile\x12\x19\n\x11\x63lose_connections\x18\x05 \x01(\x08\x12\n\n\x02id\x18\x06 \x01(\t\" \n\x0e\x41wakenResponse\x12\x0e\n\x06\x63losed\x18\x01 \x01(\r\"#\n\x0fShutdownRequest\x12\x10\n\x08grace_ms\x18\x01 \x01(\r\"\x12\n\x10ShutdownResponse2\x83\x04\n\x07Sandbox\x12:\n\x05Hello\x12\x17.tether.v1.HelloRequest\x1a\x18.tether.v1.HelloResponse\x12\x46\n\tConfigure\x12\x1b.tether.v1.ConfigureRequest\x1a\x1c.tether.v1.ConfigureResponse\x12?\n\x06Launch\x12\x18.tether.v1.LaunchRequest\x1a\x19.tether.v1.LaunchResponse0\x01\x12\x34\n\x03\x41\x64\x64\x12\x15.tether.v1.AddRequest\x1a\x16.tether.v1.AddResponse\x12=\n\x06Remove\x12\x18.tether.v1.RemoveRequest\x1a\x19.tether.v1.RemoveResponse\x12:\n\x05Reset\x12\x17.tether.v1.ResetRequest\x1a\x18.tether.v1.ResetResponse\x12=\n\x06\x41waken\x12\x18.tether.v1.AwakenRequest\x1a\x19.tether.v1.AwakenResponse\x12\x43\n\x08Shutdown\x12\x1a.tether.v1.ShutdownRequest\x1a\x1b.tether.v1.ShutdownResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,33 +40,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HELLOREQUEST']._serialized_start=174
   _globals['_HELLOREQUEST']._serialized_end=225
   _globals['_HELLORESPONSE']._serialized_start=228
-  _globals['_HELLORESPONSE']._serialized_end=436
-  _globals['_BOOTMARK']._serialized_start=438
-  _globals['_BOOTMARK']._serialized_end=483
-  _globals['_CONFIGUREREQUEST']._serialized_start=486
-  _globals['_CONFIGUREREQUEST']._serialized_end=876
-  _globals['_CONFIGUREREQUEST_SYSCTLSENTRY']._serialized_start=830
-  _globals['_CONFIGUREREQUEST_SYSCTLSENTRY']._serialized_end=876
-  _globals['_STATEFILE']._serialized_start=878
-  _globals['_STATEFILE']._serialized_end=934
-  _globals['_CONFIGURERESPONSE']._serialized_start=936
-  _globals['_CONFIGURERESPONSE']._serialized_end=955
-  _globals['_LAUNCHREQUEST']._serialized_start=957
-  _globals['_LAUNCHREQUEST']._serialized_end=1081
-  _globals['_LAUNCHRESPONSE']._serialized_start=1084
-  _globals['_LAUNCHRESPONSE']._serialized_end=1215
-  _globals['_RESETREQUEST']._serialized_start=1217
-  _globals['_RESETREQUEST']._serialized_end=1231
-  _globals['_RESETRESPONSE']._serialized_start=1233
-  _globals['_RESETRESPONSE']._serialized_end=1248
-  _globals['_AWAKENREQUEST']._serialized_start=1251
-  _globals['_AWAKENREQUEST']._serialized_end=1413
-  _globals['_AWAKENRESPONSE']._serialized_start=1415
-  _globals['_AWAKENRESPONSE']._serialized_end=1447
-  _globals['_SHUTDOWNREQUEST']._serialized_start=1449
-  _globals['_SHUTDOWNREQUEST']._serialized_end=1484
-  _globals['_SHUTDOWNRESPONSE']._serialized_start=1486
-  _globals['_SHUTDOWNRESPONSE']._serialized_end=1504
-  _globals['_SANDBOX']._serialized_start=1507
-  _globals['_SANDBOX']._serialized_end=1905
+  _globals['_HELLORESPONSE']._serialized_end=450
+  _globals['_BOOTMARK']._serialized_start=452
+  _globals['_BOOTMARK']._serialized_end=497
+  _globals['_CONFIGUREREQUEST']._serialized_start=500
+  _globals['_CONFIGUREREQUEST']._serialized_end=890
+  _globals['_CONFIGUREREQUEST_SYSCTLSENTRY']._serialized_start=844
+  _globals['_CONFIGUREREQUEST_SYSCTLSENTRY']._serialized_end=890
+  _globals['_STATEFILE']._serialized_start=892
+  _globals['_STATEFILE']._serialized_end=948
+  _globals['_CONFIGURERESPONSE']._serialized_start=950
+  _globals['_CONFIGURERESPONSE']._serialized_end=969
+  _globals['_ADDREQUEST']._serialized_start=972
+  _globals['_ADDREQUEST']._serialized_end=1202
+  _globals['_ADDRESPONSE']._serialized_start=1204
+  _globals['_ADDRESPONSE']._serialized_end=1217
+  _globals['_REMOVEREQUEST']._serialized_start=1219
+  _globals['_REMOVEREQUEST']._serialized_end=1295
+  _globals['_REMOVERESPONSE']._serialized_start=1297
+  _globals['_REMOVERESPONSE']._serialized_end=1313
+  _globals['_LAUNCHREQUEST']._serialized_start=1316
+  _globals['_LAUNCHREQUEST']._serialized_end=1476
+  _globals['_LAUNCHRESPONSE']._serialized_start=1479
+  _globals['_LAUNCHRESPONSE']._serialized_end=1610
+  _globals['_RESETREQUEST']._serialized_start=1612
+  _globals['_RESETREQUEST']._serialized_end=1626
+  _globals['_RESETRESPONSE']._serialized_start=1628
+  _globals['_RESETRESPONSE']._serialized_end=1643
+  _globals['_AWAKENREQUEST']._serialized_start=1646
+  _globals['_AWAKENREQUEST']._serialized_end=1820
+  _globals['_AWAKENRESPONSE']._serialized_start=1822
+  _globals['_AWAKENRESPONSE']._serialized_end=1854
+  _globals['_SHUTDOWNREQUEST']._serialized_start=1856
+  _globals['_SHUTDOWNREQUEST']._serialized_end=1891
+  _globals['_SHUTDOWNRESPONSE']._serialized_start=1893
+  _globals['_SHUTDOWNRESPONSE']._serialized_end=1911
+  _globals['_SANDBOX']._serialized_start=1914
+  _globals['_SANDBOX']._serialized_end=2429
 # @@protoc_insertion_point(module_scope)

@@ -19,7 +19,7 @@ class HelloRequest(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., appliance: _Optional[str] = ...) -> None: ...
 
 class HelloResponse(_message.Message):
-    __slots__ = ("protocol", "version", "boot_id", "machine_id", "monotonic_ns", "boot", "kernel", "memory_total", "memory_available")
+    __slots__ = ("protocol", "version", "boot_id", "machine_id", "monotonic_ns", "boot", "kernel", "memory_total", "memory_available", "adds")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     BOOT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +29,7 @@ class HelloResponse(_message.Message):
     KERNEL_FIELD_NUMBER: _ClassVar[int]
     MEMORY_TOTAL_FIELD_NUMBER: _ClassVar[int]
     MEMORY_AVAILABLE_FIELD_NUMBER: _ClassVar[int]
+    ADDS_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     version: str
     boot_id: bytes
@@ -38,7 +39,8 @@ class HelloResponse(_message.Message):
     kernel: str
     memory_total: int
     memory_available: int
-    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., boot_id: _Optional[bytes] = ..., machine_id: _Optional[str] = ..., monotonic_ns: _Optional[int] = ..., boot: _Optional[_Iterable[_Union[BootMark, _Mapping]]] = ..., kernel: _Optional[str] = ..., memory_total: _Optional[int] = ..., memory_available: _Optional[int] = ...) -> None: ...
+    adds: bool
+    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., boot_id: _Optional[bytes] = ..., machine_id: _Optional[str] = ..., monotonic_ns: _Optional[int] = ..., boot: _Optional[_Iterable[_Union[BootMark, _Mapping]]] = ..., kernel: _Optional[str] = ..., memory_total: _Optional[int] = ..., memory_available: _Optional[int] = ..., adds: _Optional[bool] = ...) -> None: ...
 
 class BootMark(_message.Message):
     __slots__ = ("name", "boottime_ns")
@@ -95,15 +97,55 @@ class ConfigureResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class AddRequest(_message.Message):
+    __slots__ = ("id", "modules", "mounts", "files", "volumes", "network", "own_network", "hostname")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    MODULES_FIELD_NUMBER: _ClassVar[int]
+    MOUNTS_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    VOLUMES_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    OWN_NETWORK_FIELD_NUMBER: _ClassVar[int]
+    HOSTNAME_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    modules: _containers.RepeatedScalarFieldContainer[str]
+    mounts: _containers.RepeatedCompositeFieldContainer[_filesystem_pb2.Mount]
+    files: _containers.RepeatedCompositeFieldContainer[StateFile]
+    volumes: _containers.RepeatedCompositeFieldContainer[_filesystem_pb2.Volume]
+    network: _network_pb2.NetworkConfig
+    own_network: bool
+    hostname: str
+    def __init__(self, id: _Optional[str] = ..., modules: _Optional[_Iterable[str]] = ..., mounts: _Optional[_Iterable[_Union[_filesystem_pb2.Mount, _Mapping]]] = ..., files: _Optional[_Iterable[_Union[StateFile, _Mapping]]] = ..., volumes: _Optional[_Iterable[_Union[_filesystem_pb2.Volume, _Mapping]]] = ..., network: _Optional[_Union[_network_pb2.NetworkConfig, _Mapping]] = ..., own_network: _Optional[bool] = ..., hostname: _Optional[str] = ...) -> None: ...
+
+class AddResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RemoveRequest(_message.Message):
+    __slots__ = ("id", "disks", "sockets")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    DISKS_FIELD_NUMBER: _ClassVar[int]
+    SOCKETS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    disks: _containers.RepeatedCompositeFieldContainer[_filesystem_pb2.Disk]
+    sockets: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, id: _Optional[str] = ..., disks: _Optional[_Iterable[_Union[_filesystem_pb2.Disk, _Mapping]]] = ..., sockets: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class RemoveResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class LaunchRequest(_message.Message):
-    __slots__ = ("protocol", "configure", "process")
+    __slots__ = ("protocol", "configure", "process", "add")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     CONFIGURE_FIELD_NUMBER: _ClassVar[int]
     PROCESS_FIELD_NUMBER: _ClassVar[int]
+    ADD_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     configure: ConfigureRequest
     process: _process_pb2.CreateRequest
-    def __init__(self, protocol: _Optional[int] = ..., configure: _Optional[_Union[ConfigureRequest, _Mapping]] = ..., process: _Optional[_Union[_process_pb2.CreateRequest, _Mapping]] = ...) -> None: ...
+    add: AddRequest
+    def __init__(self, protocol: _Optional[int] = ..., configure: _Optional[_Union[ConfigureRequest, _Mapping]] = ..., process: _Optional[_Union[_process_pb2.CreateRequest, _Mapping]] = ..., add: _Optional[_Union[AddRequest, _Mapping]] = ...) -> None: ...
 
 class LaunchResponse(_message.Message):
     __slots__ = ("started", "steps", "output")
@@ -124,18 +166,20 @@ class ResetResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class AwakenRequest(_message.Message):
-    __slots__ = ("wall_clock_ns", "entropy", "network", "files", "close_connections")
+    __slots__ = ("wall_clock_ns", "entropy", "network", "files", "close_connections", "id")
     WALL_CLOCK_NS_FIELD_NUMBER: _ClassVar[int]
     ENTROPY_FIELD_NUMBER: _ClassVar[int]
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
     CLOSE_CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
     wall_clock_ns: int
     entropy: bytes
     network: _network_pb2.NetworkConfig
     files: _containers.RepeatedCompositeFieldContainer[StateFile]
     close_connections: bool
-    def __init__(self, wall_clock_ns: _Optional[int] = ..., entropy: _Optional[bytes] = ..., network: _Optional[_Union[_network_pb2.NetworkConfig, _Mapping]] = ..., files: _Optional[_Iterable[_Union[StateFile, _Mapping]]] = ..., close_connections: _Optional[bool] = ...) -> None: ...
+    id: str
+    def __init__(self, wall_clock_ns: _Optional[int] = ..., entropy: _Optional[bytes] = ..., network: _Optional[_Union[_network_pb2.NetworkConfig, _Mapping]] = ..., files: _Optional[_Iterable[_Union[StateFile, _Mapping]]] = ..., close_connections: _Optional[bool] = ..., id: _Optional[str] = ...) -> None: ...
 
 class AwakenResponse(_message.Message):
     __slots__ = ("closed",)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/tether/v1/tunnel.proto\x12\ttether.v1\"@\n\x06Socket\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0c\n\x04mode\x18\x02 \x01(\r\x12\x0b\n\x03uid\x18\x03 \x01(\r\x12\x0b\n\x03gid\x18\x04 \x01(\r\"3\n\rListenRequest\x12\"\n\x07sockets\x18\x01 \x03(\x0b\x32\x11.tether.v1.Socket\"\x10\n\x0eListenResponse\"\x0f\n\rAcceptRequest\"N\n\x0e\x41\x63\x63\x65ptResponse\x12\x0e\n\x06socket\x18\x01 \x01(\r\x12\x12\n\nconnection\x18\x02 \x01(\x04\x12\x0b\n\x03uid\x18\x03 \x01(\r\x12\x0b\n\x03gid\x18\x04 \x01(\r\"_\n\x06Target\x12\x12\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x04H\x00\x12\x13\n\tunix_path\x18\x02 \x01(\tH\x00\x12\x15\n\x0btcp_address\x18\x03 \x01(\tH\x00\x12\n\n\x02id\x18\x04 \x01(\tB\t\n\x07\x61\x64\x64ress\"f\n\x07Segment\x12!\n\x06target\x18\x01 \x01(\x0b\x32\x11.tether.v1.Target\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\r\n\x05taken\x18\x03 \x01(\r\x12\x0b\n\x03\x65nd\x18\x04 \x01(\x08\x12\x0e\n\x06\x63losed\x18\x05 \x01(\x08\x32\xbc\x01\n\x06Tunnel\x12=\n\x06Listen\x12\x18.tether.v1.ListenRequest\x1a\x19.tether.v1.ListenResponse\x12?\n\x06\x41\x63\x63\x65pt\x12\x18.tether.v1.AcceptRequest\x1a\x19.tether.v1.AcceptResponse0\x01\x12\x32\n\x04\x44ial\x12\x12.tether.v1.Segment\x1a\x12.tether.v1.Segment(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/tether/v1/tunnel.proto\x12\ttether.v1\"@\n\x06Socket\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0c\n\x04mode\x18\x02 \x01(\r\x12\x0b\n\x03uid\x18\x03 \x01(\r\x12\x0b\n\x03gid\x18\x04 \x01(\r\"3\n\rListenRequest\x12\"\n\x07sockets\x18\x01 \x03(\x0b\x32\x11.tether.v1.Socket\"\x10\n\x0eListenResponse\" \n\rAcceptRequest\x12\x0f\n\x07sockets\x18\x01 \x03(\r\"N\n\x0e\x41\x63\x63\x65ptResponse\x12\x0e\n\x06socket\x18\x01 \x01(\r\x12\x12\n\nconnection\x18\x02 \x01(\x04\x12\x0b\n\x03uid\x18\x03 \x01(\r\x12\x0b\n\x03gid\x18\x04 \x01(\r\"_\n\x06Target\x12\x12\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x04H\x00\x12\x13\n\tunix_path\x18\x02 \x01(\tH\x00\x12\x15\n\x0btcp_address\x18\x03 \x01(\tH\x00\x12\n\n\x02id\x18\x04 \x01(\tB\t\n\x07\x61\x64\x64ress\"f\n\x07Segment\x12!\n\x06target\x18\x01 \x01(\x0b\x32\x11.tether.v1.Target\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\r\n\x05taken\x18\x03 \x01(\r\x12\x0b\n\x03\x65nd\x18\x04 \x01(\x08\x12\x0e\n\x06\x63losed\x18\x05 \x01(\x08\x32\xbc\x01\n\x06Tunnel\x12=\n\x06Listen\x12\x18.tether.v1.ListenRequest\x1a\x19.tether.v1.ListenResponse\x12?\n\x06\x41\x63\x63\x65pt\x12\x18.tether.v1.AcceptRequest\x1a\x19.tether.v1.AcceptResponse0\x01\x12\x32\n\x04\x44ial\x12\x12.tether.v1.Segment\x1a\x12.tether.v1.Segment(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,13 +38,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTENRESPONSE']._serialized_start=163
   _globals['_LISTENRESPONSE']._serialized_end=179
   _globals['_ACCEPTREQUEST']._serialized_start=181
-  _globals['_ACCEPTREQUEST']._serialized_end=196
-  _globals['_ACCEPTRESPONSE']._serialized_start=198
-  _globals['_ACCEPTRESPONSE']._serialized_end=276
-  _globals['_TARGET']._serialized_start=278
-  _globals['_TARGET']._serialized_end=373
-  _globals['_SEGMENT']._serialized_start=375
-  _globals['_SEGMENT']._serialized_end=477
-  _globals['_TUNNEL']._serialized_start=480
-  _globals['_TUNNEL']._serialized_end=668
+  _globals['_ACCEPTREQUEST']._serialized_end=213
+  _globals['_ACCEPTRESPONSE']._serialized_start=215
+  _globals['_ACCEPTRESPONSE']._serialized_end=293
+  _globals['_TARGET']._serialized_start=295
+  _globals['_TARGET']._serialized_end=390
+  _globals['_SEGMENT']._serialized_start=392
+  _globals['_SEGMENT']._serialized_end=494
+  _globals['_TUNNEL']._serialized_start=497
+  _globals['_TUNNEL']._serialized_end=685
 # @@protoc_insertion_point(module_scope)

@@ -29,8 +29,10 @@ class ListenResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class AcceptRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("sockets",)
+    SOCKETS_FIELD_NUMBER: _ClassVar[int]
+    sockets: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, sockets: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class AcceptResponse(_message.Message):
     __slots__ = ("socket", "connection", "uid", "gid")
