@@ -10,6 +10,7 @@ import re
 import signal
 import time
 from collections.abc import Collection
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -23,6 +24,7 @@ from tether.launch.failure import Kind, LaunchFailure
 from tether.launch.launcher import Launched, Prepared, launch
 from tether.launch.launcher import Stdio as ChildStdio
 from tether.launch.limits import cgroup_files
+from tether.launch.namespaces import Namespaces, open_namespace
 from tether.launch.spec import Spec, parse_spec_untrusted
 from tether.rpc.status import Code, RpcError
 from tether.system.cgroup import Cgroup
@@ -45,8 +47,9 @@ class Phase(enum.IntEnum):
 class Entry:
     """One process. `join` is the id of the process whose container it runs in, empty for a container's first process.
 
-    `started` is set when the start has succeeded or failed (`failure`). `ended` is set when the process has exited and its
-    output has its last offset.
+    `shares` are the ids of processes whose namespaces a first process enters, by kind: "network", "pid", "ipc".
+    `started` is set when the start has succeeded or failed (`failure`). `is_reaped` is set when the process has exited: another
+    process may have its pid then. `ended` is set when its output has its last offset, too.
     """
 
     id: str
@@ -54,6 +57,7 @@ class Entry:
     digest: bytes
     spec: Spec
     join: str
+    shares: dict[str, str]
     spool: Spool
     has_stdin: bool
     size: tuple[int, int]
@@ -62,6 +66,7 @@ class Entry:
     stdin_read: int = -1
     terminal: int = -1
     pid: int = 0
+    is_reaped: bool = False
     started_ns: int = 0
     exit: process_pb2.ExitStatus | None = None
     failure: LaunchFailure | None = None
@@ -110,7 +115,7 @@ class ProcessTable:
     def find_running(self, process_id: str) -> Entry:
         """The same; FAILED_PRECONDITION when the process does not run."""
         entry = self.find(process_id)
-        if entry.phase is not Phase.RUNNING:
+        if entry.phase is not Phase.RUNNING or entry.is_reaped:
             raise RpcError(Code.FAILED_PRECONDITION, f"process {process_id} is not running")
         return entry
 
@@ -153,6 +158,7 @@ class ProcessTable:
             digest,
             spec,
             request.join,
+            _shares(request),
             Spool(limit, request.drop_oldest),
             request.stdin,
             (min(request.rows, 65535), min(request.columns, 65535)),
@@ -164,8 +170,10 @@ class ProcessTable:
         self._entries[request.id] = entry
         return entry
 
-    async def start(self, process_id: str) -> Entry:
+    async def start(self, process_id: str, network: int = -1) -> Entry:
         """Start a process; return once exec(2) has succeeded. A second start returns what the first one did.
+
+        `network` is a descriptor of the network namespace that its container has for itself; -1: the guest's, or a shared one.
 
         RpcError with a StartFailure as its detail when the start has failed.
         """
@@ -173,7 +181,7 @@ class ProcessTable:
         if entry.phase is Phase.CREATED:
             entry.phase = Phase.STARTING
             # In a task of the nursery: the caller may be cancelled, but a start must not stop half-way.
-            self._nursery.start_soon(self._run, entry)
+            self._nursery.start_soon(self._run, entry, network)
         await entry.started.wait()
         if entry.failure is not None:
             failure = entry.failure
@@ -221,9 +229,10 @@ class ProcessTable:
 
     # -- the life of a process ------------------------------------------------------------------------------------
 
-    async def _run(self, entry: Entry) -> None:
+    async def _run(self, entry: Entry, network: int) -> None:
         try:
-            launched, pipes = await self._launch(entry)
+            with closing(self._namespaces(entry, network)) as namespaces:
+                launched, pipes = await self._launch(entry, namespaces)
         except (LaunchFailure, OSError) as error:
             entry.failure = (
                 error
@@ -242,6 +251,7 @@ class ProcessTable:
         statuses: list[int] = []
 
         def on_exit(status: int) -> None:
+            entry.is_reaped = True
             statuses.append(status)
             exited.set()
 
@@ -269,12 +279,27 @@ class ProcessTable:
         entry.phase = Phase.EXITED
         entry.ended.set()
 
-    async def _launch(self, entry: Entry) -> tuple[Launched, tuple[int, ...]]:
+    def _namespaces(self, entry: Entry, network: int) -> Namespaces:
+        """Open the namespaces that a first process enters. LaunchFailure when a process that shares its own does not run."""
+        opened = {"network": os.dup(network)} if network >= 0 and "network" not in entry.shares else {}
+        try:
+            for kind, owner in entry.shares.items():
+                try:
+                    # No await lies between the look-up and this, so the pid is still that of the process.
+                    opened[kind] = open_namespace(self.find_running(owner).pid, kind)
+                except (RpcError, OSError) as error:
+                    raise LaunchFailure(Kind.OTHER, f"join {kind} namespace", owner, errno.ESRCH) from error
+        except LaunchFailure:
+            Namespaces(**opened).close()
+            raise
+        return Namespaces(**opened)
+
+    async def _launch(self, entry: Entry, namespaces: Namespaces) -> tuple[Launched, tuple[int, ...]]:
         owner = self.find(entry.join) if entry.join else entry
-        if entry.join and owner.phase is not Phase.RUNNING:
+        if entry.join and (owner.phase is not Phase.RUNNING or owner.is_reaped):
             raise LaunchFailure(Kind.OTHER, "join", entry.join, errno.ESRCH)
         prepared = None
-        if owner.cgroup is None and self._prepared is not None and Prepared.suits(entry.spec):
+        if owner.cgroup is None and self._prepared is not None and Prepared.suits(entry.spec, namespaces):
             (prepared, owner.cgroup), self._prepared = self._prepared, None
         cgroup = owner.cgroup
         if cgroup is None:
@@ -307,6 +332,7 @@ class ProcessTable:
                 rows=entry.size[0],
                 columns=entry.size[1],
                 prepared=prepared,
+                namespaces=namespaces,
             )
         except BaseException:
             for fd in kept:
@@ -334,12 +360,18 @@ class ProcessTable:
         )
 
 
+def _shares(request: process_pb2.CreateRequest) -> dict[str, str]:
+    asked = {"network": request.network_of, "pid": request.pid_of, "ipc": request.ipc_of}
+    return {kind: owner for kind, owner in asked.items() if owner}
+
+
 def send_signal(entry: Entry, number: int, *, everyone: bool = False) -> None:
     """Signal a process, or all processes of its container. A process that has ended meanwhile is ignored."""
     if everyone and number == signal.SIGKILL and entry.cgroup is not None:
         entry.cgroup.kill()
         return
-    targets = entry.cgroup.all_pids() if everyone and entry.cgroup is not None else [entry.pid]
+    own = [] if entry.is_reaped else [entry.pid]
+    targets = entry.cgroup.all_pids() if everyone and entry.cgroup is not None else own
     for pid in targets:
         try:
             os.kill(pid, number)

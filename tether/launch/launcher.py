@@ -16,6 +16,7 @@ import trio
 
 from tether.launch.credentials import drop_to, look_up_user, set_limits
 from tether.launch.failure import Kind, LaunchFailure, step
+from tether.launch.namespaces import Namespaces
 from tether.launch.rootfs import enter_root, hide_paths
 from tether.launch.seccomp import install_filter, load_library
 from tether.launch.spec import Spec, parse_spec_untrusted
@@ -34,7 +35,15 @@ _NAMESPACES = {
 _FLAGS_AHEAD = linux.CLONE_NEWPID | linux.CLONE_NEWUTS | linux.CLONE_NEWIPC | linux.CLONE_NEWNS
 _ORDER = struct.Struct("HH")
 _MOST_AHEAD = 64 << 10
-_JOINED = linux.CLONE_NEWPID | linux.CLONE_NEWNS | linux.CLONE_NEWUTS | linux.CLONE_NEWIPC | linux.CLONE_NEWCGROUP
+_JOINED = (
+    linux.CLONE_NEWPID
+    | linux.CLONE_NEWNS
+    | linux.CLONE_NEWUTS
+    | linux.CLONE_NEWIPC
+    | linux.CLONE_NEWNET
+    | linux.CLONE_NEWCGROUP
+)
+_NO_NAMESPACES = Namespaces()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +77,14 @@ class Prepared:
             self.pid = fork(_FLAGS_AHEAD, cgroup, lambda: _wait_for_order(theirs))
 
     @staticmethod
-    def suits(spec: Spec) -> bool:
+    def suits(spec: Spec, namespaces: Namespaces = _NO_NAMESPACES) -> bool:
         # The child was forked before libseccomp was loaded, so a spec with a filter needs a new fork.
-        return _flags(spec) == _FLAGS_AHEAD and len(spec.raw) <= _MOST_AHEAD and not spec.linux.seccomp
+        return (
+            _flags(spec) == _FLAGS_AHEAD
+            and not namespaces.flags
+            and len(spec.raw) <= _MOST_AHEAD
+            and not spec.linux.seccomp
+        )
 
 
 async def launch(
@@ -82,12 +96,13 @@ async def launch(
     rows: int = 0,
     columns: int = 0,
     prepared: Prepared | None = None,
+    namespaces: Namespaces = _NO_NAMESPACES,
 ) -> Launched:
     """Start the process of a spec in the cgroup (a directory's descriptor); return when exec has succeeded.
 
     `join` is the pid of a running container's first process: the new one enters its namespaces (an exec). `prepared` has to
-    suit the spec, is in the cgroup already, and is used up. Raises LaunchFailure; the child is then gone, and the tether's
-    reaper gets it like any other.
+    suit the spec, is in the cgroup already, and is used up. `namespaces` are entered instead of new ones; the caller closes them.
+    Raises LaunchFailure; the child is then gone, and the tether's reaper gets it like any other.
     """
     size = (rows, columns)
     if spec.linux.seccomp:
@@ -103,7 +118,9 @@ async def launch(
     else:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         with theirs:
-            pid = _fork_into(cgroup, join, 0 if join else _flags(spec), lambda: _child(spec, stdio, theirs, join, size))
+            # A pid namespace is entered by children only, so there the child itself makes the new namespaces: _enter.
+            flags = 0 if join or namespaces.pid >= 0 else _flags(spec) & ~namespaces.flags
+            pid = _fork_into(cgroup, join, flags, lambda: _child(spec, stdio, theirs, join, size, namespaces))
     with ours:
         terminal = -1
         ours.setblocking(False)
@@ -111,7 +128,7 @@ async def launch(
             await trio.lowlevel.wait_readable(ours)
             data, descriptors = _receive(ours, 65536, 1)
             if data.startswith(b"pid "):
-                # A joined process is a grandchild, which only its parent could number.
+                # A process that enters a pid namespace is a grandchild, which only its parent could number.
                 pid = int(data[4:])
             elif data == b"tty":
                 terminal = descriptors[0]
@@ -188,11 +205,20 @@ def _receive(sender: socket.socket, size: int, most: int) -> tuple[bytes, list[i
     return data, descriptors
 
 
-def _child(spec: Spec, stdio: Stdio, report: socket.socket, join: int, size: tuple[int, ...]) -> None:
+def _child(
+    spec: Spec,
+    stdio: Stdio,
+    report: socket.socket,
+    join: int,
+    size: tuple[int, ...],
+    namespaces: Namespaces = _NO_NAMESPACES,
+) -> None:
     """Become the process of the spec, or report why not and exit. Never returns."""
     try:
         if join:
             _join(join, report)
+        elif namespaces.flags:
+            _enter(namespaces, _flags(spec) & ~namespaces.flags, report)
         _become(spec, stdio, report, bool(join), size)
     except LaunchFailure as failure:
         report.send(failure.encode())
@@ -217,7 +243,21 @@ def _join(target: int, report: socket.socket) -> None:
         linux.setns(pidfd, _JOINED)
         os.close(pidfd)
         os.chdir("/")
-    pid = os.fork()
+    _fork_once_more(0, report)
+
+
+def _enter(namespaces: Namespaces, flags: int, report: socket.socket) -> None:
+    """Enter namespaces of other containers. For a pid namespace fork, with new namespaces of the kinds in `flags`."""
+    with step("enter", "namespaces"):
+        namespaces.enter()
+    if namespaces.pid >= 0:
+        with step("fork"):
+            _fork_once_more(flags, report)
+
+
+def _fork_once_more(flags: int, report: socket.socket) -> None:
+    """Return in a new child only. Its parent reports its pid, as the tether sees it, and exits."""
+    pid = linux.fork_with(flags)
     if pid:
         report.send(b"pid %d" % pid)
         os._exit(0)

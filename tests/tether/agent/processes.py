@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import astuple
 from typing import Any
 
 import trio
@@ -10,6 +11,7 @@ import trio
 from protos.tether.v1 import process_pb2
 from tether.agent.process_table import ProcessTable
 from tether.launch.launcher import Launched, Stdio
+from tether.launch.namespaces import Namespaces
 from tether.launch.spec import Spec
 
 SPEC = json.dumps({"process": {"args": ["true"]}, "ociVersion": "1.0.2"}).encode()
@@ -33,13 +35,17 @@ class FakeLauncher:
         self.failure: Exception | None = None
         self.output = b""
         self.launches = 0
+        self.given = Namespaces()
+        self.namespaces: list[str] = []
 
-    async def __call__(self, spec: Spec, stdio: Stdio, group: int, **_: Any) -> Launched:
+    async def __call__(self, spec: Spec, stdio: Stdio, group: int, *, namespaces: Namespaces, **_: Any) -> Launched:
         await trio.lowlevel.checkpoint()
         self.launches += 1
         if self.failure is not None:
             raise self.failure
         os.write(stdio.stdout, self.output)
+        self.given = namespaces
+        self.namespaces = [os.readlink(f"/proc/self/fd/{fd}") for fd in astuple(namespaces) if fd >= 0]
         return Launched(PID, -1)
 
 

@@ -1,5 +1,7 @@
 """The table of processes, with a fake launcher, a fake reaper and a directory in place of the kernel's cgroups."""
 
+import errno
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import trio
 from protos.tether.v1 import process_pb2
 from tests.tether.agent.processes import PID, FakeLauncher, create_request, make_table
 from tether.agent.process import ProcessService
-from tether.agent.process_table import Phase
+from tether.agent.process_table import Phase, send_signal
 from tether.launch.failure import Kind, LaunchFailure
 from tether.rpc.status import Code, RpcError
 
@@ -111,6 +113,57 @@ async def test_an_exec_needs_a_running_container(nursery: trio.Nursery, launcher
     with pytest.raises(RpcError, match="join one: no such process"):
         await table.start("exec")
     assert launcher.launches == 0
+
+
+async def test_a_process_that_was_reaped_does_not_run(
+    nursery: trio.Nursery, launcher: FakeLauncher, signals: list[tuple[int, int]]
+) -> None:
+    """Another process may have its pid while its output waits for an acknowledgement."""
+    launcher.output = bytes(4096)
+    table, reaper = make_table(nursery)
+    table.create(create_request(spool_bytes=4096, id="one"))
+    table.create(create_request(id="exec", join="one"))
+    entry = await table.start("one")
+    await trio.testing.wait_all_tasks_blocked()
+    reaper.watched[PID](0)
+    assert entry.phase is Phase.RUNNING
+    with pytest.raises(RpcError, match="process one is not running"):
+        table.find_running("one")
+    with pytest.raises(RpcError, match="join one: no such process"):
+        await table.start("exec")
+    send_signal(entry, signal.SIGTERM)
+    assert signals == []
+
+
+@pytest.mark.parametrize("kind", ["network", "pid", "ipc"])
+async def test_sharing_a_namespace_needs_a_running_process(
+    nursery: trio.Nursery, launcher: FakeLauncher, kind: str
+) -> None:
+    table, _ = make_table(nursery)
+    table.create(create_request())
+    table.create(create_request(id="two", **{f"{kind}_of": "one"}))
+    with pytest.raises(RpcError, match=f"join {kind} namespace one: no such process") as caught:
+        await table.start("two")
+    detail = caught.value.detail(process_pb2.StartFailure)
+    assert detail is not None
+    assert (detail.step, detail.subject, detail.errno) == (f"join {kind} namespace", "one", errno.ESRCH)
+    assert launcher.launches == 0
+
+
+async def test_namespaces_reach_the_launcher(nursery: trio.Nursery, launcher: FakeLauncher) -> None:
+    table, _ = make_table(nursery)
+    table.create(create_request())
+    entry = await table.start("one")
+    entry.pid = os.getpid()
+    own = os.open("/proc/self/ns/net", os.O_RDONLY)
+    table.create(create_request(id="two", pid_of="one", ipc_of="one"))
+    await table.start("two", own)
+    os.close(own)
+    kinds = ("net", "pid", "ipc")
+    assert launcher.namespaces == [os.readlink(f"/proc/self/ns/{kind}") for kind in kinds]
+    # The table has closed its descriptors.
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(launcher.given.pid)
 
 
 async def test_ending_all_kills_what_does_not_end(
