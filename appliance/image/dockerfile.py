@@ -6,16 +6,22 @@ Source: buildkit frontend/dockerfile/parser.
 import json
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import msgspec
 
 from appliance.errors import InvalidParameter
 
 _BLANKS = re.compile(r"[\t\v\f\r ]+")
-_DIRECTIVE = re.compile(r"#\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(.+?)\s*$")
+_DIRECTIVE = re.compile(r"#\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(\S.*)")
 _DIRECTIVES = ("syntax", "escape", "check")
 # The escape token at the end of a line, unless another one is before it.
 _CONTINUED = {token: re.compile(rf"(^|[^\{token}])\{token}[ \t]*$") for token in ("\\", "`")}
+# A part of a word: text in quotes, an escaped character, the operator of a heredoc with the blanks behind it, a character.
+_PART = re.compile(r"""'[^']*'|"(?:\\.|[^"\\])*"|\\.?|<<[\t\r ]*|[^'"]""", re.DOTALL)
+_SUBSTITUTION = re.compile(r"\$\{(\w+|[@*#?$!-])[}:+?#%/-]")
+_HEREDOC = re.compile(r"[0-9]*<<(-?)([^<]*)")
+_WITH_HEREDOCS = ("ADD", "COPY", "RUN")
 _NOT_STRINGS = "when using JSON array syntax, arrays must be comprised of strings only"
 
 
@@ -31,15 +37,25 @@ def escape_token(text: str) -> str:
             break
         if name in found:
             raise InvalidParameter(f"only one {name} parser directive can be used")
-        found[name] = directive[2]
+        found[name] = directive[2].rstrip()
     token = found.get("escape", "\\")
     if token not in _CONTINUED:
         raise InvalidParameter(f"invalid escape token '{token}' does not match ` or \\")
     return token
 
 
-def logical_lines(text: str, escape: str = "\\") -> Iterator[str]:
-    """The instructions of a Dockerfile, with continued lines joined, without comments and empty lines."""
+class LogicalLine(NamedTuple):
+    """The line of an instruction, and its heredocs as they are written: each a line break, the text and the last line."""
+
+    text: str
+    heredocs: str
+
+
+def logical_lines(text: str, escape: str = "\\") -> Iterator[LogicalLine]:
+    """The instructions of a Dockerfile, with continued lines joined, without comments and empty lines.
+
+    InvalidParameter for a heredoc without its last line.
+    """
     lines = iter(text.split("\n"))
     for line in lines:
         line = line.rstrip("\r").lstrip()
@@ -51,7 +67,72 @@ def logical_lines(text: str, escape: str = "\\") -> Iterator[str]:
             # Comments and empty lines between continued lines do not end them.
             line = next((one for one in lines if one.strip() and not one.lstrip().startswith("#")), "").rstrip("\r")
         if joined or line:
-            yield joined + line
+            yield LogicalLine(joined + line, _read_heredocs(joined + line, lines, escape))
+
+
+def _read_heredocs(line: str, lines: Iterator[str], escape: str) -> str:
+    if "<<" not in line or not _may_have_heredocs(line, escape):
+        return ""
+    read = []
+    for name, indented in _heredocs(line):
+        read.append("\n")
+        for content in lines:
+            last = content.rstrip("\r")
+            if (last.lstrip("\t") if indented else last) == name:
+                break
+            read.append(f"{content}\n")
+        else:
+            raise InvalidParameter("unterminated heredoc")
+        read.append(name)
+    return "".join(read)
+
+
+def _may_have_heredocs(line: str, escape: str) -> bool:
+    name, _, rest = split_instruction(line, escape)
+    if name.upper() == "ONBUILD":
+        name, _, rest = split_instruction(rest, escape)
+    return name.upper() in _WITH_HEREDOCS and string_list(rest) is None
+
+
+def _heredocs(line: str) -> list[tuple[str, bool]]:
+    """The heredocs that a line opens: the last line of each, and whether tabs may precede that line (`<<-`)."""
+    found = []
+    for word in _raw_words(line):
+        opened = _HEREDOC.fullmatch(word)
+        if opened is not None and (name := _unquoted(opened[2].lstrip())):
+            found.append((name, opened[1] == "-"))
+    return found
+
+
+def _raw_words(line: str) -> list[str]:
+    """The words between blanks, with their quotes and backslashes. Empty if a quote or a substitution is malformed."""
+    words, start, at, last_brace = [], 0, 0, line.rfind("}")
+    while at < len(line):
+        part = _PART.match(line, at)
+        if part is None:
+            return []
+        if line.startswith("${", at) and (at > last_brace or not _SUBSTITUTION.match(line, at)):
+            return []
+        if part[0].isspace():
+            words.append(line[start:at])
+            start = part.end()
+        at = part.end()
+    return [*words, line[start:]]
+
+
+def _unquoted(word: str) -> str:
+    def without_quotes(part: re.Match[str]) -> str:
+        match part[0][0]:
+            case "'":
+                return part[0][1:-1]
+            case '"':
+                return re.sub(r"\\([\"$\\])", r"\1", part[0][1:-1])
+            case "\\":
+                return part[0][1:]
+            case _:
+                return part[0]
+
+    return _PART.sub(without_quotes, word)
 
 
 def split_instruction(line: str, escape: str = "\\") -> tuple[str, list[str], str]:

@@ -15,6 +15,7 @@ from appliance.container.signals import parse_signal
 from appliance.container.times import parse_duration
 from appliance.errors import InvalidParameter
 from appliance.image.dockerfile import (
+    LogicalLine,
     arguments,
     escape_token,
     key_values,
@@ -47,8 +48,8 @@ def apply_instructions(config: ContainerConfig, changes: list[str]) -> Container
     return builder.result()
 
 
-def _parse(line: str, escape: str) -> tuple[str, list[str], str]:
-    name, flags, rest = split_instruction(line, escape)
+def _parse(line: LogicalLine, escape: str) -> tuple[str, list[str], str]:
+    name, flags, rest = split_instruction(line.text, escape)
     upper = name.upper()
     if upper not in _HANDLERS:
         raise InvalidParameter(f"{name} is not a valid change command")
@@ -57,6 +58,7 @@ def _parse(line: str, escape: str) -> tuple[str, list[str], str]:
     if upper == "ONBUILD":
         # The trigger stays as it is written.
         _check_trigger(rest)
+        rest += line.heredocs
     return upper, flags, rest
 
 

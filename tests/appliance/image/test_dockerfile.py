@@ -1,5 +1,7 @@
 """The syntax of Dockerfile instructions, as buildkit frontend/dockerfile/parser."""
 
+import time
+
 import pytest
 
 from appliance.errors import InvalidParameter
@@ -28,7 +30,65 @@ from appliance.image.dockerfile import (
     ],
 )
 def test_lines(text: str, lines: list[str]) -> None:
-    assert list(logical_lines(text)) == lines
+    assert [line.text for line in logical_lines(text)] == lines
+
+
+_RUN = "RUN cat <<{} >x\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "heredocs"),
+    [
+        ("RUN <<EOF\n# kept\n\n  a \\\nEOF\nUSER x", ["\n# kept\n\n  a \\\nEOF", ""]),
+        ("onbuild Copy <<a <<b /x\n1\na\n2\nb\n", ["\n1\na\n2\nb"]),
+        ("ADD 3<<-E /x\n\tE x\n\tE\n", ["\n\tE x\nE"]),
+        ("RUN <<E\r\na\r\nE\r\nUSER x", ["\na\r\nE", ""]),
+        ("RUN cat \\\n<<E\nE\nUSER x", ["\nE", ""]),
+        (_RUN.format("'E F'") + "a\nE F", ["\na\nE F"]),
+        (_RUN.format('"E\\"" ') + 'a\nE"', ['\na\nE"']),
+        (_RUN.format("\\E") + "a\nE", ["\na\nE"]),
+        (_RUN.format(" E") + "a\nE", ["\na\nE"]),
+        (_RUN.format("$E ${E}") + "a\n$E", ["\na\n$E"]),
+        # These are no heredocs.
+        ("RUN a<<E\nUSER x", ["", ""]),
+        ("RUN cat <<<E\nUSER x", ["", ""]),
+        ("RUN it's <<E\nUSER x", ["", ""]),
+        ("RUN ${a[0]} <<E\nUSER x", ["", ""]),
+        ("RUN ${a <<E\nUSER x", ["", ""]),
+        ("RUN echo '<<E' \"<<E\" \\<<E << <<''\nUSER x", ["", ""]),
+        ('RUN ["cat", "<<E"]\nUSER x', ["", ""]),
+        ("CMD <<E\nUSER x", ["", ""]),
+        ("ONBUILD CMD <<E\nUSER x", ["", ""]),
+        ("ONBUILD ONBUILD RUN <<E\nUSER x", ["", ""]),
+    ],
+)
+def test_heredocs(text: str, heredocs: list[str]) -> None:
+    """buildkit's parser has these for ADD, COPY and RUN, and behind ONBUILD for these three."""
+    assert [line.heredocs for line in logical_lines(text)] == heredocs
+
+
+@pytest.mark.parametrize("text", ["RUN <<E", "RUN <<E\n E", "ONBUILD RUN <<E <<F\nF\nE\n"])
+def test_a_heredoc_without_its_end(text: str) -> None:
+    with pytest.raises(InvalidParameter, match=r"^unterminated heredoc$"):
+        list(logical_lines(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "#a=x" + " " * 60_000 + "y",
+        "RUN <<" + " " * 60_000 + "<",
+        "RUN " + "${" * 30_000 + "}",
+        "RUN " + '"\\' * 20_000,
+        "RUN " + "<<a" * 20_000,
+        "RUN " + "a" * 60_000 + " <<E\nE",
+    ],
+)
+def test_the_time_for_a_line_grows_with_its_length(text: str) -> None:
+    started = time.thread_time()
+    escape_token(text)
+    list(logical_lines(text))
+    assert time.thread_time() - started < 0.5
 
 
 @pytest.mark.parametrize(
@@ -54,7 +114,8 @@ def test_wrong_directives() -> None:
 
 
 def test_another_escape_token() -> None:
-    assert list(logical_lines("CMD a `\nb\\\nUSER x", "`")) == ["CMD a b\\", "USER x"]
+    lines = [line.text for line in logical_lines("CMD a `\nb\\\nUSER x", "`")]
+    assert lines == ["CMD a b\\", "USER x"]
     assert split_words("a=b` c d\\ e", "`") == ["a=b` c", "d\\", "e"]
     assert split_instruction("X --a=b` c d", "`") == ("X", ["--a=b c"], "d")
 

@@ -54,6 +54,10 @@ def _changed(config: ContainerConfig, *lines: str) -> dict[str, Any]:
         ("STOPSIGNAL ${NONE:-TERM}", "StopSignal", "TERM"),
         ("ONBUILD RUN echo $OLD  'a b'", "OnBuild", ["RUN echo $OLD  'a b'"]),
         ("onbuild copy . /app", "OnBuild", ["copy . /app"]),
+        ("ONBUILD RUN <<EOF\n# a\n\nRUN b\nEOF\n", "OnBuild", ["RUN <<EOF\n# a\n\nRUN b\nEOF"]),
+        ("ONBUILD COPY <<-a <<b /x\n\t1\n\ta\n2\nb", "OnBuild", ["COPY <<-a <<b /x\n\t1\na\n2\nb"]),
+        ("ONBUILD CMD cat <<EOF", "OnBuild", ["CMD cat <<EOF"]),
+        ("CMD cat <<EOF", "Cmd", ["/bin/sh", "-c", "cat <<EOF"]),
         ("HEALTHCHECK NONE", "Healthcheck", {"Test": ["NONE"]}),
         (
             "HEALTHCHECK --interval=1m30s --retries=2 CMD curl $OLD",
@@ -126,6 +130,10 @@ def test_the_shell_of_the_configuration() -> None:
     ("line", "message"),
     [
         ("RUN x", "RUN is not a valid change command"),
+        ("RUN <<EOF\nUSER x\nEOF", "RUN is not a valid change command"),
+        ("RUN <<EOF\nUSER x", "unterminated heredoc"),
+        ("ONBUILD RUN <<EOF\nUSER x", "unterminated heredoc"),
+        ("CMD <<EOF\nbody\nEOF", "body is not a valid change command"),
         ("Nonsense", "Nonsense is not a valid change command"),
         ('SHELL ["x"]', "SHELL is not a valid change command"),
         ("", "file with no instructions"),
@@ -186,6 +194,12 @@ async def test_variables_that_double_take_the_event_loop_no_time() -> None:
     with cpu_of_steps() as steps, pytest.raises(InvalidParameter, match="too much text"):
         await trio.to_thread.run_sync(apply)
     assert steps.longest < 0.05
+
+
+def test_a_heredoc_may_span_changes() -> None:
+    """moby joins all changes before it parses them."""
+    made = apply_instructions(ContainerConfig(), ["ONBUILD RUN <<EOF", "a", "EOF", "USER x"])
+    assert (made.on_build, made.user) == (["RUN <<EOF\na\nEOF"], "x")
 
 
 def test_the_escape_token_of_the_changes() -> None:
