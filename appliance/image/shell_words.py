@@ -1,6 +1,7 @@
 """Variables and quotes in Dockerfile instructions, as moby's classic builder expands them (buildkit frontend/dockerfile/shell). Pure."""
 
 import json
+import re
 from collections.abc import Mapping
 
 import re2
@@ -50,13 +51,7 @@ class Expander:
 
 def _split(text: str) -> list[str]:
     """Split at each blank; a text without blanks gives one word."""
-    words = [""]
-    for char in text:
-        if char.isspace():
-            words.append("")
-        else:
-            words[-1] += char
-    return words
+    return re.split(r"\s", text)
 
 
 class _Scanner:

@@ -1,5 +1,7 @@
 """Variables and quotes, as buildkit frontend/dockerfile/shell (lex_test.go and its files of cases)."""
 
+import time
+
 import pytest
 
 from appliance.errors import InvalidParameter
@@ -113,3 +115,10 @@ def test_what_variables_expand_to_has_a_bound() -> None:
     # Half of the bound is left.
     with pytest.raises(InvalidParameter, match="too much text"):
         expander.word("$A$A$A", {"A": value})
+
+
+def test_the_time_for_words_grows_with_their_length() -> None:
+    value = "x" * 500_000
+    started = time.thread_time()
+    assert Expander().words("$A", {"A": value}) == [value]
+    assert time.thread_time() - started < 0.5
