@@ -15,13 +15,18 @@ _SWEEP_SECONDS = IDLE_SECONDS / 10
 # A connection with an unfinished head costs more than the bytes of the head.
 _CONNECTION_BYTES = 4 << 10
 MAX_UNFINISHED_BYTES = 16 << 20
+# Of a JSON body. (dockerd waits without end.)
+BODY_SECONDS = 300.0
+MAX_UNFINISHED_BODIES = 64 << 20
 
 Grow = Callable[[int], None]
 """Gets the size that an unfinished operation has now."""
 
 
 class Unfinished:
-    """Operations that wait for bytes of a client: heads, TLS handshakes. Each has `seconds`; the sum of their sizes is at most `most`.
+    """Operations that wait for bytes of a client: heads, whole bodies, TLS handshakes.
+
+    Each has `seconds`; the sum of their sizes is at most `most`.
 
     The oldest operation is cancelled to make room: a regular client completes at once, a flood is what stays.
     """
@@ -60,6 +65,7 @@ class ClientLimits:
 
     def __init__(self) -> None:
         self._heads = Unfinished(MAX_UNFINISHED_BYTES, HEAD_SECONDS)
+        self._bodies = Unfinished(MAX_UNFINISHED_BODIES, BODY_SECONDS)
         # Idle connections and when their last request ended. The longest idle is the first.
         self._idle: dict[trio.socket.SocketType, float] = {}
 
@@ -67,6 +73,12 @@ class ClientLimits:
     def unfinished_head(self) -> Iterator[Grow]:
         """The block receives the rest of a head, and calls `grow` with the bytes that the connection holds. See Unfinished."""
         with self._heads.operation() as grow:
+            yield lambda size: grow(size + _CONNECTION_BYTES)
+
+    @contextmanager
+    def unfinished_body(self) -> Iterator[Grow]:
+        """The block receives a whole body, and calls `grow` with the bytes that have come. See Unfinished."""
+        with self._bodies.operation() as grow:
             yield lambda size: grow(size + _CONNECTION_BYTES)
 
     def idle(self, sock: trio.socket.SocketType) -> None:

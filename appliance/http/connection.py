@@ -216,15 +216,23 @@ class Connection:
             await self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     async def read_body(self, limit: int) -> bytes:
-        """The whole body. InvalidParameter when it has more than `limit` bytes."""
+        """The whole body. InvalidParameter when it has more than `limit` bytes.
+
+        Disconnected when the client leaves before the body's end, or the body exceeds a limit of unfinished bodies.
+        """
+        if self._body.finished:
+            return b""
         # Not a list of the pieces: an object for each byte of a body in small chunks would cost 40 times the body.
         body = bytearray()
-        while piece := await self._next_piece():
-            body += piece
-            if len(body) > limit:
-                self.keep_alive = False
-                raise InvalidParameter(f"request body larger than {limit} bytes")
-        return bytes(body)
+        with self._limits.unfinished_body() as grow:
+            while piece := await self._next_piece():
+                body += piece
+                grow(len(body))
+                if len(body) > limit:
+                    self.keep_alive = False
+                    raise InvalidParameter(f"request body larger than {limit} bytes")
+            return bytes(body)
+        raise Disconnected
 
     async def _skip_body(self) -> None:
         """Skip what the handler left of the last body. Disconnected when that is too much."""

@@ -2,10 +2,11 @@
 
 import os
 
+import pytest
 import trio
 from trio.testing import MockClock
 
-from appliance.http import ClientLimits, Readiness, serve_connection
+from appliance.http import ClientLimits, Readiness, Reply, Request, client_limits, serve_connection
 from appliance.http.client_limits import MAX_UNFINISHED_BYTES, Unfinished
 from tests.appliance.http.wire import answer, common, echo
 
@@ -78,3 +79,40 @@ async def test_half_heads_have_a_bound_in_all_and_others_are_served() -> None:
         nursery.cancel_scope.cancel()
     for client in clients:
         client.close()
+
+
+async def test_half_bodies_have_a_bound_in_all_and_others_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_limits, "MAX_UNFINISHED_BODIES", 200_000)
+    limits, readiness = ClientLimits(), Readiness()
+    body = b'"' + b"x" * 60_000 + b'"'
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+
+    async def length(request: Request, reply: Reply) -> None:
+        await reply.json(200, len(await request.json()))
+
+    clients = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(readiness.run)
+        for _ in range(5):
+            ours, theirs = trio.socket.socketpair()
+            clients.append(ours)
+            nursery.start_soon(serve_connection, theirs, length, common, readiness, limits)
+            await ours.send(head + body[:-1])
+            await trio.testing.wait_all_tasks_blocked()
+        # Three bodies have room. The first clients were cut off, the others go on.
+        for client in clients[:2]:
+            assert await client.recv(1) == b""
+        for client in clients[2:]:
+            await client.send(body[-1:])
+            assert (await client.recv(1000)).endswith(b"60000\n")
+        nursery.cancel_scope.cancel()
+    for client in clients:
+        client.close()
+
+
+async def test_a_body_comes_in_time(autojump_clock: MockClock) -> None:
+    limits = ClientLimits()
+    begin = trio.current_time()
+    with limits.unfinished_body():
+        await trio.sleep_forever()
+    assert trio.current_time() - begin == client_limits.BODY_SECONDS

@@ -51,8 +51,12 @@ async def test_numbers() -> None:
     assert _request("/?t=-5").number("t") == -5
     assert _request("/?t=").number("t") is None
     assert _request("/").number("t") is None
-    for text in ("x", "1.5", "9" * 5000):
+    assert _request("/?t=%2B7").number("t") == 7
+    for text in ("x", "1.5", "1_0", "%201", "%D9%A3", "+"):
         with pytest.raises(InvalidParameter, match=r'strconv.Atoi: parsing ".*": invalid syntax'):
+            _request(f"/?t={text}").number("t")
+    for text in ("9223372036854775808", "-9223372036854775809", "9" * 5000):
+        with pytest.raises(InvalidParameter, match=r'strconv.Atoi: parsing ".*": value out of range'):
             _request(f"/?t={text}").number("t")
 
 
