@@ -8,9 +8,18 @@ import msgspec
 
 from appliance.errors import ProtocolError, RemoteFailed, Unauthorized, VchError
 from appliance.registry.destinations import GUARDED, Destinations, send_following
-from appliance.registry.wire import ComeBackLater, check_encoding, in_turns, read_at_most, retry_after, words_of
+from appliance.registry.wire import (
+    ComeBackLater,
+    check_encoding,
+    decode_untrusted,
+    in_turns,
+    read_at_most,
+    retry_after,
+    words_of,
+)
 
 _MAX_ANSWER = 1 << 20
+_MAX_SCOPES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +71,8 @@ async def authorization(
     if not realm.startswith(("https://", "http://")):
         raise ProtocolError(f"registry {host} sent an authentication realm that is not a URL")
     wanted = list(dict.fromkeys([*scopes.split(), *fields.get("scope", "").split()]))
+    if len(wanted) > _MAX_SCOPES:
+        raise ProtocolError(f"registry {host} asks for more than {_MAX_SCOPES} scopes")
     try:
         request = _request(client, realm, fields.get("service", ""), wanted, known)
         request.extensions = {**request.extensions, GUARDED: destinations}
@@ -110,7 +121,7 @@ def _request(
 
 def _token(body: bytes, host: str) -> str:
     try:
-        answer = msgspec.json.decode(body, type=_Answer)
+        answer = decode_untrusted(body, _Answer)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ProtocolError(f"the token service of {host} sent no token") from error
     token = answer.token or answer.access_token or ""

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Annotated
 
 import httpx
 import msgspec
@@ -18,7 +18,7 @@ from appliance.errors import NotFound, ProtocolError, RemoteFailed, Unauthorized
 from appliance.registry.auth import Credentials
 from appliance.registry.proxies import NO_PROXIES, Proxies
 from appliance.registry.session import Session
-from appliance.registry.wire import PIECE, ComeBackLater, Piece, Sent, in_turns, retry_after, words_of
+from appliance.registry.wire import PIECE, ComeBackLater, Piece, Sent, decode_untrusted, in_turns, retry_after, words_of
 
 MANIFEST_TYPES = (
     "application/vnd.oci.image.index.v1+json",
@@ -29,6 +29,7 @@ MANIFEST_TYPES = (
 # Seconds without a byte after which a registry has failed.
 STALL_SECONDS = 30.0
 _MAX_TAGS = 100_000
+_MAX_PAGES = 10_000
 _CHUNK = 8 << 20
 _UPLOAD_FAILURES = 4
 _UPLOAD_PAUSE = 0.25
@@ -59,7 +60,7 @@ class _SearchAnswer(msgspec.Struct):
 
 
 class _TagsAnswer(msgspec.Struct):
-    tags: list[str] | None = None
+    tags: list[Annotated[str, msgspec.Meta(max_length=128)]] | None = None
 
 
 class Registry:
@@ -137,11 +138,15 @@ class Registry:
         scope = f"repository:{repository}:pull"
         path = f"/v2/{repository}/tags/list"
         found: list[str] = []
+        pages = 0
         while path:
+            pages += 1
+            if pages > _MAX_PAGES:
+                raise ProtocolError(f"registry {self.host} sent more than {_MAX_PAGES} pages of tags")
             try:
                 response = await self._session.get(path, scope)
                 self._check(response, repository)
-                found += msgspec.json.decode(response.content, type=_TagsAnswer).tags or []
+                found += decode_untrusted(response.content, _TagsAnswer).tags or []
             except httpx.HTTPError as error:
                 raise ComeBackLater(f"cannot list the tags of {repository}: {error!r}") from error
             except (msgspec.MsgspecError, RecursionError) as error:
@@ -270,7 +275,7 @@ class Registry:
         """Return the URL where an upload continues, and the byte from which on."""
         async with self._session.guarded("GET", place, scope) as response:
             self._check_push(response, place)
-            match = re.fullmatch(r"(?:bytes=)?0-([0-9]+)", response.headers.get("range", ""))
+            match = re.fullmatch(r"(?:bytes=)?0-([0-9]{1,18})", response.headers.get("range", ""))
             position = int(match[1]) + 1 if match and match[1] != "0" else 0
             return self._session.absolute(response.headers.get("location") or place), position
 
@@ -293,6 +298,6 @@ class Registry:
         if response.status_code >= 400:
             raise RemoteFailed(f"Unexpected status code {response.status_code} of the search at {self.host}")
         try:
-            return msgspec.json.decode(response.content, type=_SearchAnswer).results
+            return decode_untrusted(response.content, _SearchAnswer).results
         except (msgspec.MsgspecError, RecursionError) as error:
             raise ProtocolError(f"{self.host} sent a malformed answer to a search") from error

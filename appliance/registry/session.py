@@ -175,7 +175,10 @@ class Session:
         """The URL of an upload; the registry may send a relative one."""
         if not place:
             raise ProtocolError(f"registry {self.host} sent no Location for an upload")
-        return urljoin(f"{self._base}/", place)
+        try:
+            return urljoin(f"{self._base}/", place)
+        except ValueError as error:
+            raise ProtocolError(f"registry {self.host} sent an invalid Location for an upload: {error}") from error
 
 
 def _urls(texts: Iterable[str]) -> list[httpx.URL]:

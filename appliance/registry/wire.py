@@ -8,15 +8,18 @@ import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, TypeVar, cast
 
 import httpx
+import msgspec
 import trio
 
 from appliance.errors import ProtocolError, RemoteFailed, leaves
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+MAX_VALUES = 200_000
 PIECE = 256 << 10
 _PIECES_PER_STEP = 100
 Sent = Callable[[int], Awaitable[None]]
@@ -63,6 +66,17 @@ async def read_at_most(pieces: AsyncIterator[bytes], limit: int) -> bytes | None
                 # Close the generators below, httpx's too: Python warns of a generator that is not read to its end.
                 scope.cancel()
     return None if len(found) > limit else bytes(found)
+
+
+def decode_untrusted(content: bytes, type: type[T]) -> T:
+    """Decode JSON of bounded cost: two bytes may stand for a value, so 4 MiB of them would block the event loop.
+
+    msgspec.MsgspecError or RecursionError for anything else than a `type`.
+    """
+    # Those inside of strings count, too.
+    if sum(map(content.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise msgspec.ValidationError(f"more than {MAX_VALUES} values")
+    return msgspec.json.decode(content, type=type)
 
 
 def verification(certificates: Path | None, insecure: bool) -> ssl.SSLContext | bool:

@@ -8,6 +8,7 @@ from appliance.errors import NotFound, ProtocolError, Unauthorized, Unavailable,
 from appliance.registry import ComeBackLater, Credentials, Registry, SearchResult
 from appliance.registry import client as module
 from tests.live.registry import LyingRegistry
+from tests.steps import cpu_of_steps
 
 
 def _client(server: LyingRegistry, **more: Any) -> Registry:
@@ -70,7 +71,9 @@ async def test_tags_come_in_pages() -> None:
             assert await registry.tags("none") == []
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b'{"tags": 5}', b'{"tags": [5]}', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b'{"tags": 5}', b'{"tags": [5]}', b'{"tags": ["%s"]}' % (b"a" * 129), b"[" * 100_000]
+)
 async def test_answers_that_are_no_list_of_tags(body: bytes) -> None:
     with LyingRegistry() as server:
         server.answers["/v2/app/tags/list"] = (200, {}, body, 0.0)
@@ -88,6 +91,32 @@ async def test_pages_of_tags_without_end(monkeypatch: pytest.MonkeyPatch) -> Non
         async with _client(server) as registry:
             with pytest.raises(ProtocolError, match="has more than 10 tags"):
                 await registry.tags("app")
+
+
+async def test_pages_without_tags_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MAX_PAGES", 10)
+    with LyingRegistry() as server:
+        for here, there in (("list", "more"), ("more", "list")):
+            link = {"Link": f'</v2/app/tags/{there}>; rel="next"'}
+            server.answers[f"/v2/app/tags/{here}"] = (200, link, b'{"tags": []}', 0.0)
+        async with _client(server) as registry:
+            with pytest.raises(ProtocolError, match="sent more than 10 pages of tags"):
+                await registry.tags("app")
+        assert len(server.asked) == 10
+
+
+async def test_answers_of_many_values_take_the_event_loop_no_time() -> None:
+    """4 MiB may hold 1.4 million of them."""
+    with LyingRegistry() as server:
+        server.answers["/v2/app/tags/list"] = (200, {}, b'{"tags":[' + b'"",' * 1_300_000 + b'""]}', 0.0)
+        server.answers["/v1/search"] = (200, {}, b'{"results":[' + b"{}," * 1_300_000 + b"{}]}", 0.0)
+        async with _client(server) as registry:
+            with cpu_of_steps() as steps:
+                with pytest.raises(ProtocolError, match="sent no list of tags"):
+                    await registry.tags("app")
+                with pytest.raises(ProtocolError, match="sent a malformed answer"):
+                    await registry.search("x", 1)
+    assert steps.longest < 0.05, steps
 
 
 async def test_a_search() -> None:

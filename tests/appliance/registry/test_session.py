@@ -76,6 +76,8 @@ async def test_the_url_of_an_upload_may_be_relative() -> None:
         assert session.absolute("https://elsewhere.test/1") == "https://elsewhere.test/1"
         with pytest.raises(ProtocolError, match="sent no Location for an upload"):
             session.absolute("")
+        with pytest.raises(ProtocolError, match="sent an invalid Location for an upload"):
+            session.absolute("http://[/1")
         await session.close()
 
 
