@@ -10,6 +10,8 @@ from appliance.errors import ProtocolError
 from appliance.image.platform import Platform, platform_of
 
 _MAX_LAYERS = 250
+# Values, lists and objects: `docker history` shows each step of a config, and lists show each label.
+_MAX_VALUES = 200_000
 
 
 class History(msgspec.Struct, omit_defaults=True):
@@ -69,6 +71,9 @@ def parse_config(data: bytes) -> ImageConfig:
 
 def parse_config_untrusted(data: bytes) -> ImageConfig:
     """Decode and check a config that a registry, an archive or a client sent. ProtocolError if it is not valid."""
+    # Those inside of strings count, too: no image comes near.
+    if sum(map(data.count, (b",", b"[", b"{"))) > _MAX_VALUES:
+        raise ProtocolError(f"invalid image config: more than {_MAX_VALUES} values")
     try:
         given = msgspec.json.decode(data)
         if isinstance(given, dict):

@@ -44,6 +44,8 @@ def _plan_untrusted(archive: Archive) -> list[_Plan]:
             entries = msgspec.json.decode(archive.read_bytes("manifest.json"), type=list[ArchivedImage])
         except (msgspec.MsgspecError, RecursionError) as error:
             raise ProtocolError(f"{_MALFORMED}: {error}") from error
+        if len(entries) > _MAX_MANIFESTS or sum(len(entry.repo_tags or ()) for entry in entries) > _MAX_MANIFESTS:
+            raise ProtocolError(f"invalid archive: more than {_MAX_MANIFESTS} images or names")
         return [_Plan(entry.config, entry.layers or [], entry.repo_tags or []) for entry in entries]
     if archive.has("index.json"):
         return _plan_index_untrusted(archive)

@@ -121,6 +121,7 @@ async def _manifest(
         if not chosen:
             raise NotFound(f"no matching manifest for {platform} in the manifest list entries for {reference}")
         inner = await find_manifest(registry, reference, chosen[0].digest)
+        _check_digest(inner.content, chosen[0].digest, "manifest")
         manifest = await trio.to_thread.run_sync(parse_manifest_untrusted, inner.content, complaint, inner.media_type)
         if isinstance(manifest, ImageIndex):
             raise ProtocolError(f"{complaint}: an index inside of an index")

@@ -81,6 +81,8 @@ def test_configs_of_wrong_shapes(name: str, value: Any) -> None:
         b"\xff",
         b"[" * 100_000,
         b'{"a":' * 100_000,
+        _with({"history": [{}] * 100_001}),
+        _with({"config": {"Labels": {str(number): "" for number in range(200_001)}}}),
         _with({"config": []}),
         _with({"rootfs": []}),
         _with({"os": 1}),

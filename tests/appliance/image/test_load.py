@@ -161,6 +161,19 @@ async def test_an_index_that_contains_itself_is_bounded(tmp_path: Path, monkeypa
             await _loaded(store, archive, tmp_path)
 
 
+@pytest.mark.parametrize("counts", [(101, 0), (1, 101)])
+async def test_images_and_names_of_an_archive_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counts: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(module, "_MAX_MANIFESTS", 100)
+    images, names = counts
+    entry = {"Config": "x", "RepoTags": [f"a:{number}" for number in range(names)], "Layers": []}
+    archive = Tar().add("manifest.json", json.dumps([entry] * images).encode()).bytes()
+    async with opened_store(tmp_path) as store:
+        with pytest.raises(ProtocolError, match="more than 100 images or names"):
+            await _loaded(store, archive, tmp_path)
+
+
 async def test_devices_and_names_outside_are_no_members(tmp_path: Path) -> None:
     tar = Tar().add("manifest.json", kind=tarfile.CHRTYPE).add("../manifest.json", b"[]")
     async with opened_store(tmp_path) as store:

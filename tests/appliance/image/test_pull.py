@@ -198,6 +198,16 @@ async def test_malformed_manifests(tmp_path: Path, manifest: bytes) -> None:
         await refused(tmp_path, lie, VchError, "malformed|no matching manifest")
 
 
+async def test_an_index_with_another_kind_of_digest(tmp_path: Path) -> None:
+    """The registry could answer with anything under a name that is not a SHA-256."""
+    with LyingRegistry() as registry:
+        lie = Lie(registry)
+        registry.answers["/v2/app/manifests/sha512:x"] = registry.answers["/v2/app/manifests/latest"]
+        index = json.dumps({"manifests": [{"digest": "sha512:x"}]}).encode()
+        registry.answers["/v2/app/manifests/latest"] = (200, {}, index, 0.0)
+        await refused(tmp_path, lie, ProtocolError, "manifest verification failed for digest sha512:x")
+
+
 async def test_token_authentication(tmp_path: Path) -> None:
     with LyingRegistry() as registry:
         lie = Lie(registry)
