@@ -26,7 +26,7 @@ from appliance.http import (
     refuse_other_sites,
     serve_connection,
 )
-from appliance.http.listener import BACKLOG
+from appliance.http.listener import BACKLOG, serve_one
 
 log = logging.getLogger("vchd")
 # Header fields of every answer. The Docker CLI reads the operating system out of Server, which has to look like dockerd's.
@@ -145,14 +145,7 @@ async def _accept_mounts(
     mounts: trio.MemoryReceiveChannel[ApiConnection], serve: Callable[..., Awaitable[None]], nursery: trio.Nursery
 ) -> None:
     """Serve the connections of programs in containers."""
-
-    async def serve_one(connection: ApiConnection) -> None:
-        try:
-            with connection.socket:
-                await serve(connection.socket, principal=connection.principal)
-        except Exception:
-            log.exception("API of %s: a connection failed", connection.principal.name)
-
     async with mounts:
-        async for connection in mounts:
-            nursery.start_soon(serve_one, connection)
+        async for mount in mounts:
+            principal = mount.principal
+            nursery.start_soon(serve_one, mount.socket, partial(serve, principal=principal), f"API of {principal.name}")

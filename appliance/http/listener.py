@@ -40,23 +40,31 @@ def bind_to_device(sock: trio.socket.SocketType, device: str) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode() + b"\0")
 
 
+async def serve_one(connection: trio.socket.SocketType, serve: Serve, name: str) -> None:
+    """Serve a connection, and close it when `serve` returns, unless `serve` has detached its descriptor.
+
+    An exception of `serve` ends this connection only, and is logged under `name`.
+    """
+    try:
+        with connection:
+            await serve(connection)
+    except Exception:
+        log.exception("%s: a connection failed", name)
+
+
 async def accept_connections(
     listener: trio.socket.SocketType, serve: Serve, nursery: trio.Nursery, *, name: str, limit: int | None = None
 ) -> NoReturn:
     """Accept connections until cancelled, then close the listener. `nursery` owns one task per connection.
 
-    A connection is closed when `serve` returns, unless `serve` has detached its descriptor. An exception of `serve` ends
-    this connection only, and is logged under `name`. While `limit` connections are served, further ones are closed at once.
+    See serve_one. While `limit` connections are served, further ones are closed at once.
     """
     served = 0
 
-    async def serve_one(connection: trio.socket.SocketType) -> None:
+    async def serve_counted(connection: trio.socket.SocketType) -> None:
         nonlocal served
         try:
-            with connection:
-                await serve(connection)
-        except Exception:
-            log.exception("%s: a connection failed", name)
+            await serve_one(connection, serve, name)
         finally:
             served -= 1
 
@@ -73,4 +81,4 @@ async def accept_connections(
                 connection.close()
                 continue
             served += 1
-            nursery.start_soon(serve_one, connection)
+            nursery.start_soon(serve_counted, connection)
