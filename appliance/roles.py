@@ -53,6 +53,11 @@ class Principal:
 LOCAL = Principal("local client", Role.FULL)
 
 
+def sees(scope: str, owner: str) -> bool:
+    """Whether a client, or a container, of a scope may see an object of an owner (a scope, too). "" sees all objects."""
+    return scope in ("", owner)
+
+
 def parse_role(text: str) -> Role:
     """A role by its name. InvalidParameter lists the names."""
     if text not in ROLE_NAMES:

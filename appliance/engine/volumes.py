@@ -23,6 +23,7 @@ from appliance.engine.model.registry import ContainerRegistry
 from appliance.errors import Conflict, InvalidParameter, NotFound, VchError
 from appliance.guest import GuestSocket
 from appliance.hypervisor import Disk, Share
+from appliance.roles import sees
 from appliance.store import Database
 from appliance.volume.bind_source import BindSources, is_of_the_kernel
 from appliance.volume.host_socket import is_socket, rights_of
@@ -140,7 +141,7 @@ class Volumes:
         async with self._locks.setdefault(name, trio.Lock()):
             if name in self._records:
                 known = self._records[name]
-                if owner not in ("", known.owner):
+                if not sees(owner, known.owner):
                     raise Conflict(f"create {name}: volume name must be unique")
                 if options and options != known.options:
                     raise Conflict(f"create {name}: volume already exists with other options")
@@ -213,7 +214,7 @@ class Volumes:
             except NotFound as error:
                 # 400, as in moby: the client takes 404 for a missing image.
                 raise InvalidParameter(str(error)) from error
-            if owner not in ("", other.record.owner):
+            if not sees(owner, other.record.owner):
                 raise InvalidParameter(f"No such container: {name}")
             for mount in other.record.mounts:
                 # An anonymous volume stays anonymous: it goes with the last container that uses it.

@@ -11,6 +11,7 @@ from appliance.roles import (
     container_principal,
     most_generous,
     parse_role,
+    sees,
     socket_role,
 )
 
@@ -63,3 +64,8 @@ def test_the_principal_of_a_container() -> None:
 def test_the_role_scoped_needs_a_scope() -> None:
     with pytest.raises(ValueError, match="no scope"):
         Principal("x", Role.SCOPED)
+
+
+def test_what_a_scope_sees() -> None:
+    assert {owner: sees("a", owner) for owner in ("", "a", "b")} == {"": False, "a": True, "b": False}
+    assert {owner: sees("", owner) for owner in ("", "a")} == {"": True, "a": True}

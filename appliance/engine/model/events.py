@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import trio
 
 from appliance.container.event import Event
+from appliance.roles import sees
 
 _KEPT = 256
 _WAITING = 4096
@@ -24,7 +25,7 @@ class EventBus:
         self._past.append(event)
         for watcher in list(self._watchers):
             sender, scope = watcher
-            if scope not in ("", event.owner):
+            if not sees(scope, event.owner):
                 continue
             try:
                 sender.send_nowait(event)
@@ -35,7 +36,7 @@ class EventBus:
 
     def past(self, since_ns: int, scope: str = "") -> list[Event]:
         """Stored events of a scope, "" for all events, from `since_ns` on, unix ns."""
-        return [event for event in self._past if event.time_ns >= since_ns and scope in ("", event.owner)]
+        return [event for event in self._past if event.time_ns >= since_ns and sees(scope, event.owner)]
 
     @contextmanager
     def watch(self, scope: str = "") -> Iterator[trio.MemoryReceiveChannel[Event]]:

@@ -19,6 +19,7 @@ from appliance.errors import Forbidden, InvalidParameter, NotFound, Unsupported,
 from appliance.guest import Lease
 from appliance.hypervisor import Pluggable
 from appliance.network.network_record import Endpoint, NetworkRecord, ingress_endpoint
+from appliance.roles import sees
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class Connections:
             target = self._registry.get(name)
         except NotFound:
             return None
-        return target if container.record.owner in ("", target.record.owner) else None
+        return target if sees(container.record.owner, target.record.owner) else None
 
     def take_leases(self, container: Container, leases: Sequence[Lease]) -> bool:
         """Record the addresses that DHCP servers gave the container's guest; True when any of them is new."""
