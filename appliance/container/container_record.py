@@ -1,6 +1,8 @@
 """The part of a container that is stored on disk."""
 
 import re
+from collections.abc import Collection
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -9,10 +11,12 @@ from appliance.container.endpoint_settings import EndpointSettings
 from appliance.container.host_config import HostConfig
 from appliance.container.lifecycle import Created, Exited, Running, State
 from appliance.container.mounts import MountRecord
+from appliance.errors import InvalidParameter, NotFound
 
 NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 # A full or a short ID.
 LIKE_AN_ID = re.compile(r"[a-f0-9]{12,64}")
+_PREFIX = re.compile(r"[a-f0-9]{1,64}")
 
 
 class Binding(msgspec.Struct, frozen=True):
@@ -97,3 +101,30 @@ def state_of(record: ContainerRecord) -> State:
             return Running(record.started, 0)
         case _:
             return Created(record.error, record.exit_code)
+
+
+class Recorded(Protocol):
+    """What has a record: a container of the engine, or of the API."""
+
+    @property
+    def record(self) -> ContainerRecord: ...
+
+
+C = TypeVar("C", bound=Recorded)
+
+
+def find_container(containers: Collection[C], ref: str) -> C:
+    """The container that a client means: by full id, exact name, or id prefix.
+
+    NotFound, or InvalidParameter if several containers have the prefix.
+    """
+    name = ref.removeprefix("/")
+    found = [one for one in containers if one.record.id == ref]
+    found = found or [one for one in containers if one.record.name == name]
+    if not found and _PREFIX.fullmatch(ref):
+        found = [one for one in containers if one.record.id.startswith(ref)]
+    if len(found) > 1:
+        raise InvalidParameter(f"Multiple IDs found with provided prefix: {ref}")
+    if not found:
+        raise NotFound(f"No such container: {ref}")
+    return found[0]

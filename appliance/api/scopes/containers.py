@@ -1,6 +1,5 @@
 """The containers of a scope: finding them, creating them, their execs, checkpoints and commits."""
 
-import re
 from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import replace
@@ -18,6 +17,7 @@ from appliance.api.scopes.host_config import check_host_config
 from appliance.api.scopes.networks import ScopedNetworks
 from appliance.container.commit import Commit
 from appliance.container.config import ContainerConfig
+from appliance.container.container_record import find_container
 from appliance.container.endpoint_settings import EndpointSettings
 from appliance.container.exec_config import ExecConfig
 from appliance.container.host_config import HostConfig, Ulimit
@@ -42,17 +42,8 @@ class ScopedContainers:
         return [container for container in self._backend.all() if container.record.owner == self._scope]
 
     def get(self, ref: str) -> Container:
-        """By full id, exact name, or an id prefix that is unique in the scope."""
-        own = self.all()
-        name = ref.removeprefix("/")
-        found = [c for c in own if c.id == ref] or [c for c in own if c.record.name == name]
-        if not found and re.fullmatch(r"[a-f0-9]{1,64}", ref):
-            found = [c for c in own if c.id.startswith(ref)]
-        if len(found) > 1:
-            raise InvalidParameter(f"Multiple IDs found with provided prefix: {ref}")
-        if not found:
-            raise NotFound(f"No such container: {ref}")
-        return found[0]
+        """See find_container. Prefixes are unique in the scope."""
+        return find_container(self.all(), ref)
 
     def user_of_image(self, image_id: str, *, running: bool) -> str | None:
         users = (c for c in self.all() if c.record.image_id == image_id)

@@ -1,10 +1,8 @@
 """All containers in memory, by id and by name. The services of the engine and the routes share it."""
 
-import re
-
-from appliance.container.container_record import LIKE_AN_ID, NAME
+from appliance.container.container_record import LIKE_AN_ID, NAME, find_container
 from appliance.engine.model.container import Container
-from appliance.errors import Conflict, InvalidParameter, NotFound
+from appliance.errors import Conflict, InvalidParameter
 
 
 class ContainerRegistry:
@@ -19,17 +17,9 @@ class ContainerRegistry:
         return list(self._containers.values())
 
     def get(self, ref: str) -> Container:
-        """By full id, exact name, unique id prefix."""
+        """See find_container."""
         found = self._containers.get(ref) or self._containers.get(self._names.get(ref.removeprefix("/"), ""))
-        if found is not None:
-            return found
-        if re.fullmatch(r"[a-f0-9]{1,64}", ref):
-            matches = [container for key, container in self._containers.items() if key.startswith(ref)]
-            if len(matches) > 1:
-                raise InvalidParameter(f"Multiple IDs found with provided prefix: {ref}")
-            if matches:
-                return matches[0]
-        raise NotFound(f"No such container: {ref}")
+        return found or find_container(self._containers.values(), ref)
 
     def user_of_image(self, image_id: str, *, running: bool) -> str | None:
         """The short id of a container of the image that runs, or of one that does not run, if there is one."""
