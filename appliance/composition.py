@@ -39,6 +39,7 @@ from appliance.engine.containers.updates import Updates
 from appliance.engine.daemon_status import DaemonStatus
 from appliance.engine.machines.admission import Admission
 from appliance.engine.machines.boot import MachineSize
+from appliance.engine.machines.devices import check_devices
 from appliance.engine.machines.provisioner import MachineProvisioner
 from appliance.engine.machines.suspend_watcher import SuspendWatcher
 from appliance.engine.model.container import Container
@@ -252,7 +253,8 @@ def _services(process: Process, machines: Machines, stores: Stores) -> tuple[Ser
     suspend_watcher = SuspendWatcher(repository)
     ulimits = _default_ulimits(config)
     capacity = machines.driver.capacity
-    defaults = ContainerDefaults(ulimits, Role(config.docker_socket_default), capacity)
+    devices = partial(check_devices, machines.driver)
+    defaults = ContainerDefaults(ulimits, Role(config.docker_socket_default), capacity, devices)
     resources = RunResources(networks, connections, volumes, ulimits)
     execs = Execs(registry, repository, ExecRepository(process.database), resources.process_config, nursery)
     watchers: list[RunWatcher] = [

@@ -7,6 +7,7 @@ import msgspec
 
 from appliance.api.fields import decode
 from appliance.config import MOST_VM_CPUS
+from appliance.container.devices import is_pci_device, pci_devices
 from appliance.container.host_config import HostConfig
 from appliance.container.links import parse_link
 from appliance.container.mounts import check_mounts
@@ -158,8 +159,11 @@ def _check_lists(host_config: HostConfig) -> None:
             raise InvalidParameter("invalid JSON: malformed Ulimits")
         if hard != -1 and soft > hard:
             raise InvalidParameter(f"ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}")
+    pci_devices(host_config)
     for device in host_config.devices or ():
         path = device.path_on_host
+        if is_pci_device(device):
+            continue
         if not path.startswith("/dev/") or ".." in path:
             given = msgspec.json.encode(device).decode()
             raise InvalidParameter(f"invalid device: {given} names no device of the guest")

@@ -53,6 +53,16 @@ class DeviceMapping(msgspec.Struct, rename="pascal", frozen=True):
     cgroup_permissions: str = ""
 
 
+class DeviceRequest(msgspec.Struct, rename=go_names(device_ids="DeviceIDs"), frozen=True):
+    """Devices of a device driver, such as those of `--gpus` and CDI names. `capabilities` are alternatives, each a list of words."""
+
+    driver: str = ""
+    count: Int64 = 0
+    device_ids: list[str] | None = None
+    capabilities: list[list[str]] | None = None
+    options: dict[str, str] | None = None
+
+
 class Ulimit(msgspec.Struct, rename="pascal", frozen=True):
     """`hard` -1: unlimited."""
 
@@ -180,9 +190,20 @@ class HostConfig(
     cpu_realtime_runtime: Annotated[Int64, refused(_NO_REALTIME)] = 0
     cpuset_cpus: Annotated[str, honoured("CPUs of the VM", update=Update.LIMIT)] = ""
     cpuset_mems: Annotated[str, honoured("memory nodes of the VM", update=Update.LIMIT)] = ""
-    devices: Annotated[list[DeviceMapping] | None, honoured("devices of the guest, by their path in the guest")] = None
+    devices: Annotated[
+        list[DeviceMapping] | None,
+        honoured(
+            "devices of the guest, by their path in the guest; vfio=ADDRESS is a PCI device of the host, as below"
+        ),
+    ] = None
     device_cgroup_rules: Annotated[list[str] | None, warned("a container may use all devices of its VM")] = None
-    device_requests: Annotated[_Unread | None, refused("devices of the host are not passed through")] = None
+    device_requests: Annotated[
+        list[DeviceRequest] | None,
+        honoured(
+            "the CDI names vfio/pci=ADDRESS: PCI devices of the host (QEMU only); the error for `--gpus` and for other CDI names "
+            "says what the hypervisor offers"
+        ),
+    ] = None
     memory_reservation: Annotated[Int64, honoured(update=Update.LIMIT)] = 0
     memory_swap: Annotated[Int64, honoured("the guest has no swap, so nothing is swapped", update=Update.LIMIT)] = 0
     memory_swappiness: Annotated[Int64 | None, warned("cgroup v2 does not support it", -1)] = None

@@ -7,6 +7,7 @@ import msgspec
 
 from appliance.container.capabilities import capabilities
 from appliance.container.config import ContainerConfig
+from appliance.container.devices import is_pci_device
 from appliance.container.exec_config import ExecConfig
 from appliance.container.host_config import HostConfig
 from appliance.container.mounts import clean
@@ -81,6 +82,8 @@ def _mounts(host_config: HostConfig, own: Sequence[oci.Mount]) -> tuple[oci.Moun
     for target, options in (host_config.tmpfs or {}).items():
         own.append(tmpfs_mount(target, [option for option in options.split(",") if option]))
     for device in host_config.devices or ():
+        if is_pci_device(device):
+            continue
         # A device node of the guest, bound as it is there.
         node = device.path_on_host or ""
         mounts.append(oci.Mount(device.path_in_container or node, "bind", node, ("bind",)))

@@ -14,7 +14,10 @@ from appliance.hypervisor.capabilities import (
     SharesFolders,
     Suspendable,
     TakesDisks,
+    TakesPciDevices,
     TakesShares,
+    offered_devices,
+    takes_pci_devices,
     why_no_shares,
 )
 from appliance.hypervisor.disks import SCRATCH, VOLUME_OPTIONS, DiskKind, Disks, LocalDisks
@@ -73,10 +76,13 @@ __all__ = [
     "SharesFolders",
     "Suspendable",
     "TakesDisks",
+    "TakesPciDevices",
     "TakesShares",
     "Usage",
     "VirtioBlkPci",
     "VirtioBlkSerial",
+    "offered_devices",
     "own_capacity",
+    "takes_pci_devices",
     "why_no_shares",
 ]

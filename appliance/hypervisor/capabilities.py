@@ -28,6 +28,30 @@ def why_no_shares(driver: Driver) -> str:
 
 
 @runtime_checkable
+class TakesPciDevices(Protocol):
+    """A driver whose machines can have PCI devices of their host (`MachineSpec.pci_devices`), each device in one machine at a time.
+
+    `Driver.create` raises HypervisorError for a device that does not exist, that the host uses, or that another machine has. A machine
+    with such a device is never made from a template, and its state cannot be saved.
+    """
+
+    def offered_pci_devices(self) -> str:
+        """Which devices machines can have, and how a client names them, for an error text. Blocks: reads the host's files."""
+
+
+def takes_pci_devices(driver: Driver) -> bool:
+    """Whether machines of a driver can have PCI devices of their host."""
+    return isinstance(driver, TakesPciDevices)
+
+
+def offered_devices(driver: Driver) -> str:
+    """What machines of a driver can have of their host's devices, for an error text. Blocks: reads the host's files."""
+    if isinstance(driver, TakesPciDevices):
+        return driver.offered_pci_devices()
+    return "this hypervisor gives no devices of its hosts to containers"
+
+
+@runtime_checkable
 class Checkpointable(Protocol):
     """A machine whose state can be saved: memory, devices and the content of writable disks, at one moment."""
 

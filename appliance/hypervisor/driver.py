@@ -157,7 +157,8 @@ class MachineSpec:
 
     `more_nics` are at most 8 further NICs in their slots; None is an empty slot. `name` is for people who look at machines in the
     hypervisor's own client: nothing is looked up by name. A machine that `grows` is made so that it can take disks and shares of
-    other containers later. `more_disks` (None is an empty place) and `more_shares` were plugged in while the machine ran.
+    other containers later. `more_disks` (None is an empty place) and `more_shares` were plugged in while the machine ran. `pci_devices`:
+    see TakesPciDevices.
     """
 
     id: str
@@ -171,6 +172,7 @@ class MachineSpec:
     more_disks: tuple[Disk | None, ...] = ()
     more_shares: tuple[tuple[Share, ...], ...] = ()
     grows: bool = False
+    pci_devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,16 +37,21 @@ async def _this_host() -> Capacity:
     return own_capacity()
 
 
+async def _all_devices(host_config: HostConfig) -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class ContainerDefaults:
     """The daemon's settings for containers that do not set these themselves: ulimits, and the role of the container's API socket.
 
-    `capacity` returns what a container can have at most.
+    `capacity` returns what a container can have at most. `check_devices` raises an error for devices that the hypervisor does not offer.
     """
 
     ulimits: Sequence[Ulimit] = ()
     socket_role: Role = Role.FULL
     capacity: Callable[[], Awaitable[Capacity]] = _this_host
+    check_devices: Callable[[HostConfig], Awaitable[None]] = _all_devices
 
 
 class ContainerCreation:
@@ -70,6 +75,7 @@ class ContainerCreation:
         self._storage = storage
         self.ulimits = defaults.ulimits
         self._capacity = defaults.capacity
+        self._check_devices = defaults.check_devices
         self._socket_role = defaults.socket_role
 
     def is_api_mount(self, mount: MountRecord) -> bool:
@@ -112,6 +118,7 @@ class ContainerCreation:
         merged = merge_config(config, self._images.config(image.id).config)
         arguments(merged)
         capabilities(host_config)
+        await self._check_devices(host_config)
         attachments = self._allocator.plan(merged, host_config, networks)
         for link in host_config.links or ():
             self._check_link(parse_link(link)[0])

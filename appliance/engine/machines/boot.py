@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.container.config import ContainerConfig
+from appliance.container.devices import pci_devices
 from appliance.container.host_config import HostConfig
 from appliance.container.spec import ROOT, build_spec
 from appliance.diag import mark
@@ -102,6 +103,7 @@ def machine_spec(
         tuple(nics[1:]),
         mount_plan.shares,
         container.record.name,
+        pci_devices=pci_devices(host_config),
     )
 
 

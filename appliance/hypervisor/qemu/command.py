@@ -24,6 +24,9 @@ MOST_MORE_DISKS = 255
 _MORE_DESCRIPTORS = 1000
 # Further file systems of shares that may be plugged in. They have the PCI slots after those of the NICs.
 MOST_MORE_SHARES = 6
+# The PCI slots of the host's devices. The slots before are those of the devices without a fixed slot.
+_FIRST_PCI_DEVICE_SLOT = 0x6
+MOST_PCI_DEVICES = 8
 # The MAC address of a template's NIC. Configure gives the NIC the container's address.
 BLANK_MAC = "02:42:00:00:00:00"
 
@@ -166,7 +169,8 @@ def command(
         "-device",
         "virtio-scsi-pci,id=scsi",
     ]
-    if not origin.slotted:
+    # VFIO locks all memory of the guest, so nothing of it can go back to the host.
+    if not origin.slotted and not spec.pci_devices:
         # Memory that the guest frees goes back to the host. With a template's memory QEMU 7.2 would punch holes into the file that
         # all clones share, and the file is sealed.
         arguments += ["-device", "virtio-balloon-pci,free-page-reporting=on"]
@@ -183,6 +187,8 @@ def command(
     for place, nic in nics_of(spec):
         netdev, device = netdev_of(place, nic, str(descriptors.taps.get(place, 0))), nic_device(place, nic)
         arguments += ["-netdev", _listed(netdev, "type"), "-device", _listed(device, "driver")]
+    for index, address in enumerate(spec.pci_devices):
+        arguments += ["-device", _listed(pci_device(index, address), "driver")]
     if descriptors.shares >= 0:
         arguments += [
             "-chardev",
@@ -330,6 +336,12 @@ def nic_device(place: int, nic: Nic) -> Node:
         "bus": "pci.0",
         "addr": f"{_FIRST_NIC_SLOT + place:#x}",
     }
+
+
+def pci_device(index: int, address: str) -> Node:
+    """A PCI device of the host as the command line takes it."""
+    slot = f"{_FIRST_PCI_DEVICE_SLOT + index:#x}"
+    return {"driver": "vfio-pci", "id": f"host{index}", "host": address, "bus": "pci.0", "addr": slot}
 
 
 def share_tag(number: int) -> str:

@@ -18,13 +18,15 @@ import trio
 
 from appliance.errors import HypervisorError
 from appliance.hypervisor.driver import Capacity, Driver, Machine, MachineSpec, Power, own_capacity
+from appliance.hypervisor.qemu.command import MOST_PCI_DEVICES
 from appliance.hypervisor.qemu.machine import QemuMachine
 from appliance.hypervisor.qemu.machine_logs import keep_trimmed
-from appliance.hypervisor.qemu.process import PROGRAM, boot_id, running_titles, title
+from appliance.hypervisor.qemu.process import PROGRAM, boot_id, identity, running_titles, title
 from appliance.hypervisor.qemu.record import MachineRecord
 from appliance.hypervisor.qemu.shares import find_virtiofsd
 from appliance.hypervisor.qemu.template import Template
 from appliance.hypervisor.qemu.templates import TEMPLATE, LocalRehearsal, Templates, kind_of
+from appliance.hypervisor.qemu.vfio import PciDevices
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,7 @@ class QemuDriver(Driver):
         self._cache = cache
         self._nursery = nursery
         self._machines: dict[str, QemuMachine] = {}
+        self.pci_devices = PciDevices()
         self.version = "unknown"
         self.guest_digest = ""
         # Without a rehearsal there are no templates: every machine boots.
@@ -86,7 +89,9 @@ class QemuDriver(Driver):
 
     def template_for(self, spec: MachineSpec) -> Template | None:
         """The template for machines of this kind. None while there is none; the template is then made in the background."""
-        return self._templates.get(spec) if self._templates is not None else None
+        if self._templates is None or spec.pci_devices:
+            return None
+        return self._templates.get(spec)
 
     def distrust(self, template: Template) -> None:
         """Drop a template from which a machine could not be restored."""
@@ -103,7 +108,9 @@ class QemuDriver(Driver):
         return self._root / spec.id
 
     def forget(self, machine: QemuMachine) -> None:
-        self._machines.pop(machine.id, None)
+        if self._machines.pop(machine.id, None) is not None:
+            with contextlib.suppress(HypervisorError):
+                self.pci_devices.grant(machine.spec.pci_devices, 0)
 
     # -- for the pool ---------------------------------------------------------------------------------------------
 
@@ -161,7 +168,16 @@ class QemuDriver(Driver):
     # -- machines -------------------------------------------------------------------------------------------------
 
     async def create(self, spec: MachineSpec) -> Machine:
+        if spec.pci_devices:
+            self._claim(spec)
         return self.make(spec)
+
+    def _claim(self, spec: MachineSpec) -> None:
+        """Give the machine of `spec` its PCI devices, or raise HypervisorError. No await, so that no other machine gets them meanwhile."""
+        if len(spec.pci_devices) > MOST_PCI_DEVICES:
+            raise HypervisorError(f"a machine can have {MOST_PCI_DEVICES} PCI devices of the host at most")
+        self.pci_devices.check(spec, [machine.spec for machine in self._machines.values()])
+        self.pci_devices.grant(spec.pci_devices, identity(spec.id).get("user", 0))
 
     def make(self, spec: MachineSpec) -> QemuMachine:
         folder = self._root / spec.id
@@ -212,6 +228,10 @@ class QemuDriver(Driver):
         if os.geteuid():
             return "virtiofsd needs the rights of root"
         return "" if find_virtiofsd() is not None else "virtiofsd is not installed (Debian: qemu-system-common)"
+
+    def offered_pci_devices(self) -> str:
+        """See TakesPciDevices."""
+        return self.pci_devices.offered()
 
     async def capacity(self) -> Capacity:
         return own_capacity()

@@ -224,10 +224,7 @@ class QemuMachine(LiveDevices):
         """See Checkpointable."""
         if used_places(self.spec) or any(disk.released for disk in self.spec.disks):
             raise HypervisorError("the state of a machine whose disks have changed while it ran cannot be saved")
-        if self.spec.shares or self.spec.more_shares:
-            raise HypervisorError(
-                "the state of a machine with volumes or host paths cannot be saved: virtiofsd cannot save its state"
-            )
+        saved.check_savable(self.spec)
         writable = [disk.path for disk in self.spec.disks if not disk.read_only]
         with saved.writing(folder) as state:
             async with self.open_monitor() as monitor:
@@ -251,8 +248,7 @@ class QemuMachine(LiveDevices):
 
     async def start_from(self, folder: Path) -> None:
         """See Checkpointable."""
-        if self.spec.shares:
-            raise HypervisorError("a machine with shares cannot start from a saved state")
+        saved.check_savable(self.spec)
         manifest = await trio.to_thread.run_sync(saved.verify, folder)
         self.slotted, self.modules = manifest.slotted, manifest.modules
         if manifest.facts != self._fingerprint():

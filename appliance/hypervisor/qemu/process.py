@@ -16,6 +16,7 @@ from appliance.errors import HypervisorError
 from appliance.hypervisor.driver import MachineSpec, Usage
 from appliance.hypervisor.qemu.command import Descriptors, Origin, Placed, command, nics_of
 from appliance.hypervisor.qemu.taps import open_tap
+from appliance.hypervisor.qemu.vfio import locked_memory
 from tether.transport import Line
 
 PROGRAM = "qemu-system-x86_64"
@@ -72,7 +73,7 @@ def short(folder: Path) -> Iterator[str]:
         os.close(fd)
 
 
-def _identity(machine_id: str) -> dict[str, int]:
+def identity(machine_id: str) -> dict[str, int]:
     """The user and group for a machine's QEMU; {} when this process may not change users."""
     if os.geteuid():
         return {}
@@ -125,9 +126,9 @@ def start_qemu(
             if nic.bridge:
                 taps[number], names[number] = open_tap(nic.bridge, isolated=nic.isolated)
                 stack.callback(os.close, taps[number])
-        identity = _identity(spec.id)
-        if identity:
-            os.fchown(console, identity["user"], identity["group"])
+        user = identity(spec.id)
+        if user:
+            os.fchown(console, user["user"], user["group"])
         kernel, initrd, out = (Path(f"/proc/self/fd/{fd}") for fd in (*images[:2], console))
         descriptors = Descriptors(sockets[0], sockets[1], disks, taps, shares, images[2])
         argv = command(PROGRAM, accel, kernel, initrd, spec, origin, descriptors, out)
@@ -138,18 +139,19 @@ def start_qemu(
             passed.append(origin.memory)
         groups = [os.stat("/dev/kvm").st_gid] if accel == "kvm" else []
         try:
-            process = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=messages,
-                stderr=messages,
-                start_new_session=True,
-                pass_fds=passed,
-                cwd="/",
-                user=identity.get("user"),
-                group=identity.get("group"),
-                extra_groups=groups if identity else None,
-            )
+            with locked_memory(spec):
+                process = subprocess.Popen(
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=messages,
+                    stderr=messages,
+                    start_new_session=True,
+                    pass_fds=passed,
+                    cwd="/",
+                    user=user.get("user"),
+                    group=user.get("group"),
+                    extra_groups=groups if user else None,
+                )
         except OSError as error:
             raise HypervisorError(f"{shlex.join(argv)}: {error}") from error
     (folder / "command").write_text(shlex.join(argv) + "\n")

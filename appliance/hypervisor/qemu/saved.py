@@ -30,6 +30,16 @@ class Manifest:
     modules: bool = True
 
 
+def check_savable(spec: MachineSpec) -> None:
+    """HypervisorError names the device of a machine whose state cannot be saved, and so cannot be continued either."""
+    if spec.shares or spec.more_shares:
+        raise HypervisorError(
+            "the state of a machine with volumes or host paths cannot be saved: virtiofsd cannot save its state"
+        )
+    if spec.pci_devices:
+        raise HypervisorError(f"the state of a machine with the PCI device {spec.pci_devices[0]} cannot be saved")
+
+
 def fingerprint(accel: str, facts: tuple[str, str], spec: MachineSpec, slotted: bool, *, modules: bool = True) -> str:
     """A digest of everything that must be equal for a state to fit a machine.
 

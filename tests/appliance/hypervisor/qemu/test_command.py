@@ -6,7 +6,9 @@ from pathlib import Path
 from appliance.hypervisor import Disk, Forward, MachineSpec, Nic, ScsiAddress, Share
 from appliance.hypervisor.qemu.command import (
     BOOT,
+    MOST_MORE_NICS,
     MOST_MORE_SHARES,
+    MOST_PCI_DEVICES,
     SLOTS,
     Descriptors,
     DiskPlace,
@@ -66,6 +68,29 @@ def test_every_machine_has_the_modules_disk_in_one_pci_slot() -> None:
         assert "fd=12,set=0" in _options(argv, "-add-fd")
         (device,) = (one for one in _options(argv, "-device") if one.startswith("virtio-blk"))
         assert device == "virtio-blk-pci,drive=modules,serial=vch-modules,bus=pci.0,addr=0xe"
+
+
+def test_a_pci_device_of_the_host_keeps_all_memory() -> None:
+    argv = _argv(MachineSpec("m", 256, 1, nic=_USER, pci_devices=("0000:01:00.0", "0000:02:00.1")))
+    devices = [device for device in _options(argv, "-device") if device.startswith("vfio")]
+    assert devices == [
+        "vfio-pci,id=host0,host=0000:01:00.0,bus=pci.0,addr=0x6",
+        "vfio-pci,id=host1,host=0000:02:00.1,bus=pci.0,addr=0x7",
+    ]
+    assert "balloon" not in " ".join(argv)
+    assert "balloon" in " ".join(_argv(MachineSpec("m", 256, 1)))
+
+
+def test_no_two_devices_have_one_pci_slot() -> None:
+    spec = MachineSpec("m", 256, 1, nic=_USER, pci_devices=("0000:01:00.0",) * MOST_PCI_DEVICES)
+    spec = replace(spec, more_nics=(_USER,) * MOST_MORE_NICS)
+    slots = [
+        device.rpartition("addr=")[2] for device in _options(_argv(spec, shares=5), "-device") if "addr=" in device
+    ]
+    assert len(set(slots)) == len(slots)
+    # The devices without a slot of their own are behind the chipset's two.
+    free = [device for device in _options(_argv(spec), "-device") if "-pci" in device and "addr=" not in device]
+    assert 2 + len(free) <= min(int(slot, 16) for slot in slots)
 
 
 def test_each_nic_has_its_pci_slot() -> None:

@@ -3,6 +3,7 @@
 tests/appliance/hypervisor/test_qemu.py runs the same contract on real QEMU.
 """
 
+import contextlib
 import gc
 import json
 import os
@@ -17,8 +18,19 @@ import pytest
 import trio
 
 from appliance.errors import HypervisorError
-from appliance.hypervisor import Disk, Driver, Forward, MachineSpec, Nic, Power, ScsiAddress, Share
-from appliance.hypervisor.qemu import QemuDriver, hotplug
+from appliance.hypervisor import (
+    Checkpointable,
+    Disk,
+    Driver,
+    Forward,
+    MachineSpec,
+    Nic,
+    Power,
+    ScsiAddress,
+    Share,
+    TakesPciDevices,
+)
+from appliance.hypervisor.qemu import QemuDriver, hotplug, process
 from appliance.hypervisor.qemu.command import (
     MOST_MORE_NICS,
     MOST_MORE_SHARES,
@@ -29,8 +41,10 @@ from appliance.hypervisor.qemu.command import (
     file_node,
 )
 from appliance.hypervisor.qemu.machine import QemuMachine
-from appliance.hypervisor.qemu.process import PROGRAM
+from appliance.hypervisor.qemu.process import PROGRAM, identity
+from appliance.hypervisor.qemu.vfio import PciDevices
 from tests.appliance.hypervisor.contract import DriverContract, PluggingContract
+from tests.appliance.hypervisor.qemu.test_vfio import make_device
 
 _NETWORK = ("10.77.0.0/24", "10.77.0.1", "10.77.0.254")
 
@@ -265,6 +279,46 @@ async def test_a_state_of_another_shape_is_refused(short_path: Path) -> None:
             await other.start_from(folder)
         assert await other.power() is Power.OFF
         await other.destroy()
+
+
+async def test_a_pci_device_belongs_to_one_machine_for_as_long_as_it_exists(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Not every test host lets root raise the limit.
+    monkeypatch.setattr(process, "locked_memory", contextlib.nullcontext)
+    make_device(short_path, "0000:01:00.0", "12")
+    node = short_path / "dev/vfio/12"
+    spec = MachineSpec("m1", 256, 1, name="web", pci_devices=("0000:01:00.0",))
+    taken = r"^PCI device 0000:01:00\.0 is in use by the machine of web$"
+    async with opened(short_path) as driver:
+        driver.pci_devices = PciDevices(short_path)
+        assert isinstance(driver, TakesPciDevices)
+        assert driver.template_for(spec) is None
+        machine = await driver.create(spec)
+        with pytest.raises(HypervisorError, match=taken):
+            await driver.create(replace(spec, id="m2"))
+        assert not (short_path / "machines/m2").exists()
+        await machine.start()
+        assert "vfio-pci,id=host0,host=0000:01:00.0" in (short_path / "machines/m1/command").read_text()
+        assert node.stat().st_uid == identity("m1").get("user", os.geteuid())
+        assert isinstance(machine, Checkpointable)
+        with pytest.raises(HypervisorError, match=r"with the PCI device 0000:01:00\.0 cannot be saved"):
+            await machine.save_to(short_path, lambda: None, go_on=True)
+    async with opened(short_path) as driver:
+        driver.pci_devices = PciDevices(short_path)
+        (found,) = await driver.adopt()
+        with pytest.raises(HypervisorError, match=taken):
+            await driver.create(replace(spec, id="m2"))
+        await found.destroy()
+        assert node.stat().st_uid == os.geteuid()
+        other = await driver.create(replace(spec, id="m2"))
+        await other.destroy()
+
+
+async def test_a_machine_has_eight_pci_devices_at_most(short_path: Path) -> None:
+    async with opened(short_path) as driver:
+        with pytest.raises(HypervisorError, match="can have 8 PCI devices of the host at most"):
+            await driver.create(MachineSpec("m1", 256, 1, pci_devices=("0000:01:00.0",) * 9))
 
 
 async def test_a_damaged_folder_is_removed(short_path: Path) -> None:
