@@ -175,7 +175,7 @@ class Connection:
         return bool(data)
 
     def mark_malformed(self) -> None:
-        """Stop to read requests: what the client sends from here on has no meaning."""
+        """Stop reading requests: what the client sends from here on has no meaning."""
         self.keep_alive = False
         self._malformed = True
         self._body = EMPTY

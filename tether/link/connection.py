@@ -342,7 +342,8 @@ class Connection:
         if frame.ack > self._next_offset:
             self.stale += 1
             return
-        self._peer_limit = max(self._peer_limit, frame.ack + frame.window)
+        # This end never has more than its own window under way. A larger window is no news, or a peer would have news without end.
+        self._peer_limit = max(self._peer_limit, frame.ack + min(frame.window, self._window))
         if frame.ack > self._acked:
             self._acked = frame.ack
             while self._sent and self._sent[0][0] + len(self._sent[0][1]) <= frame.ack:

@@ -156,6 +156,17 @@ def test_a_flood_of_hellos_is_answered_once_per_turn() -> None:
     assert len(a.connection.data_to_send(now)) < 400
 
 
+def test_a_window_that_grows_without_end_is_no_news() -> None:
+    end = Connection(ids(1).__next__, 0.0, window=4096)
+    end.receive_data(Frame(Kind.HELLO, 7, 0).encode(), 0.0)
+    end.data_to_send(0.0)
+    local = end._local
+    flood = [Frame(Kind.ACK, 7, local, window=1 << 16 | number).encode() for number in range(100)]
+    end.receive_data(b"".join(flood), 0.0)
+    assert end.session == local
+    assert end.useless >= 99 * len(flood[0])
+
+
 @given(st.lists(st.binary(max_size=200), max_size=20), st.randoms(use_true_random=False))
 def test_frames_are_found_between_garbage(noise: list[bytes], order: random.Random) -> None:
     frames = [Frame(Kind.DATA, 5, 6, offset=n, payload=order.randbytes(n * 37)) for n in range(5)]
