@@ -96,7 +96,7 @@ def entries(read: Read) -> Iterator[Entry]:
     """Yield the members. After each, the caller must `read` its `stored` bytes; the padding is skipped here. ProtocolError for bad tars."""
     try:
         yield from _entries(read)
-    except (ValueError, IndexError, OverflowError) as error:
+    except (ValueError, LookupError, OverflowError) as error:
         raise ProtocolError("archive/tar: invalid tar header") from error
 
 

@@ -96,6 +96,7 @@ def _with_field(start: int, value: bytes) -> bytes:
         Tar().add("a", b"", pax_headers={"uid": "-1"}).bytes(),
         Tar().add("a", b"", pax_headers={"mtime": "y"}).bytes(),
         Tar().add("a", b"", pax_headers={"GNU.sparse.size": "10", "GNU.sparse.map": "5,1,0,1"}).bytes(),
+        Tar().add("a", b"", pax_headers={"GNU.sparse.major": "0", "GNU.sparse.map": "0,1"}).bytes(),
         Tar().add("a", b"", pax_headers={"GNU.sparse.major": "1", "GNU.sparse.realsize": "10"}).bytes(),
         Tar().add("a", b"", pax_headers={"comment": "x" * (2 << 20)}).bytes(),
     ],
