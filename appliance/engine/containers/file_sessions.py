@@ -119,7 +119,7 @@ class FileSessions:
     async def _serve_at(
         self, endpoint: Endpoint | None, container: Container, task_status: "trio.TaskStatus[FileSession]"
     ) -> None:
-        created: list[Machine] = []
+        machine: Machine | None = None
         current: FileSession | None = None
         try:
             async with trio.open_nursery() as nursery:
@@ -127,7 +127,7 @@ class FileSessions:
                 async with self._provisioner.turn():
                     mount_plan = await self._volumes.mount_plan(container, for_files=True)
                     spec = self._provisioner.files_spec(container, nic, mount_plan)
-                    machine, session = await self._provisioner.get(spec, created)
+                    machine, session = await self._provisioner.get(spec)
                     if not session.began:
                         nursery.start_soon(session.run)
                     await session.configure(files_setup(container, machine, mount_plan, endpoint), _READY_SECONDS)
@@ -138,11 +138,11 @@ class FileSessions:
                 task_status.started(current)
                 async with trio.open_nursery() as watching:
 
-                    async def watch() -> None:
+                    async def watch(machine: Machine) -> None:
                         await machine.wait_off()
                         watching.cancel_scope.cancel()
 
-                    watching.start_soon(watch)
+                    watching.start_soon(watch, machine)
                     await current.wait_unused()
                     current.ending = True
                     await session.shut_down()
@@ -153,9 +153,9 @@ class FileSessions:
             if current is not None:
                 current.ending = True
                 current.session.close()
-            with trio.CancelScope(shield=True):
-                for created_machine in created:
-                    await created_machine.destroy()
+            if machine is not None:
+                with trio.CancelScope(shield=True):
+                    await machine.destroy()
             self._volumes.release_disks(container)
             if current is not None:
                 del self._sessions[container.id]

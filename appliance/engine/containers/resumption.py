@@ -75,6 +75,8 @@ class RunResumption:
                 await self._run(container, machine, attempt)
             if scope.cancelled_caught:
                 with trio.CancelScope(shield=True):
+                    if attempt is not None and attempt.pod is not None:
+                        await attempt.pod.leave(container.id, clean=False)
                     await machine.destroy()
                 raise StartCancelled(f"the start of container {container.id} was cancelled")
         except Exception as error:
@@ -103,7 +105,10 @@ class RunResumption:
             await trio.lowlevel.checkpoint_if_cancelled()
             await machine.destroy()
             raise
-        run = container.run = self._supervisor.make_run(container, machine, session)
+        pod = self._supervisor.make_pod(container, machine, session)
+        if attempt is not None:
+            attempt.pod = pod
+        run = container.run = self._supervisor.make_run(container, pod)
         container.notify()
 
         async def begin(run: Run, _: AsyncExitStack) -> RunningProcess:

@@ -31,6 +31,7 @@ from appliance.engine.logging.shipping import start_shipping
 from appliance.engine.machines.boot import begin_awakened, begin_fresh, resource_shares, start_error
 from appliance.engine.machines.provisioner import MachineProvisioner
 from appliance.engine.model.container import Container
+from appliance.engine.model.pod import Pod
 from appliance.engine.model.repository import ContainerRepository
 from appliance.engine.model.run import Ended, Run, RunningProcess, RunStreams
 from appliance.errors import Conflict, InvalidParameter, NotModified, VchError, unforeseen
@@ -52,10 +53,14 @@ class RunWatcher(Protocol):
 
 @dataclass(slots=True)
 class StartAttempt:
-    """A start under way. `before` is the state to fall back to; `ready` is set when the outcome is known; `scope` cancels the start."""
+    """A start under way. `before` is the state to fall back to; `ready` is set when the outcome is known; `scope` cancels the start.
+
+    `pod` is the pod in which the container has a seat, once it has one.
+    """
 
     before: lifecycle.State
     checkpoint: Checkpoint | None = None
+    pod: Pod | None = None
     outcome: VchError | None = None
     ready: trio.Event = field(default_factory=trio.Event)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
@@ -131,14 +136,10 @@ class Supervisor:
 
     async def _run_guarded(self, container: Container, attempt: StartAttempt) -> None:
         """A whole run. A failure becomes the container's state; other containers are not affected."""
-        machines: list[Machine] = []
         try:
             with attempt.scope:
-                await self._run(container, attempt, machines)
+                await self._run(container, attempt)
             if attempt.scope.cancelled_caught:
-                with trio.CancelScope(shield=True):
-                    for machine in machines:
-                        await machine.destroy()
                 raise StartCancelled(f"the start of container {container.id} was cancelled")
         except VchError as error:
             await self._failed(container, attempt, error)
@@ -150,6 +151,9 @@ class Supervisor:
             attempt.answer()
 
     async def _failed(self, container: Container, attempt: StartAttempt, error: VchError) -> None:
+        if attempt.pod is not None:
+            with trio.CancelScope(shield=True):
+                await attempt.pod.leave(container.id, clean=False)
         if container.run is not None:
             container.run.gone.set()
         if isinstance(container.state, Running):
@@ -172,8 +176,8 @@ class Supervisor:
         if container.record.host_config.auto_remove:
             self._auto_removals.send_nowait(container)
 
-    async def _run(self, container: Container, attempt: StartAttempt, machines: list[Machine]) -> None:
-        """Start the container's process in a machine and follow it to its end. `machines` receives those to destroy on failure."""
+    async def _run(self, container: Container, attempt: StartAttempt) -> None:
+        """Start the container's process in a machine and follow it to its end."""
         record, checkpoint = container.record, attempt.checkpoint
         container.trace = Trace()
         container.trace.follow()
@@ -189,14 +193,13 @@ class Supervisor:
         async with AsyncExitStack() as turn:
             await turn.enter_async_context(self._provisioner.turn())
             spec = self._provisioner.spec(container, guest_config.mount_plan)
-            machine, session = await self._provisioner.get(
-                spec, machines, checkpoint.folder if checkpoint is not None else None
-            )
+            machine, session = await self._provisioner.get(spec, checkpoint.folder if checkpoint is not None else None)
+            pod = attempt.pod = self.make_pod(container, machine, session)
             mark("machine on")
             shares_wanted = resource_shares(record.host_config)
             if isinstance(machine, SetShares) and shares_wanted != ResourceShares():
                 await machine.set_shares(shares_wanted)
-            run = container.run = self.make_run(container, machine, session)
+            run = container.run = self.make_run(container, pod)
 
             async def begin(run: Run, stack: AsyncExitStack) -> RunningProcess:
                 # The record is on disk before the process runs, so that a killed daemon finds the run again.
@@ -248,8 +251,15 @@ class Supervisor:
         mark("state saved again")
         attempt.answer()
 
-    def make_run(self, container: Container, machine: Machine, session: GuestSession) -> Run:
-        """A run of the container in a machine that is on."""
+    def make_pod(self, container: Container, machine: Machine, session: GuestSession) -> Pod:
+        """A pod of a machine that is on, in which the container has a seat."""
+        pod = Pod(machine, session)
+        pod.sit(container.id)
+        self._tasks.start_soon(pod.run)
+        return pod
+
+    def make_run(self, container: Container, pod: Pod) -> Run:
+        """A run of the container in a pod."""
         streams = RunStreams(
             container.fanout,
             container.stdin if container.record.config.open_stdin else None,
@@ -258,8 +268,7 @@ class Supervisor:
         )
         return Run(
             container.id,
-            machine,
-            session,
+            pod,
             streams,
             lambda: self._resources.release_disks(container),
             # A volume outlives its container.

@@ -71,26 +71,25 @@ class MachineProvisioner:
                     stack.enter_context(pool.starting())
                 yield
 
-    async def get(
-        self, spec: MachineSpec, created: list[Machine], checkpoint: Path | None = None
-    ) -> tuple[Machine, GuestSession]:
+    async def get(self, spec: MachineSpec, checkpoint: Path | None = None) -> tuple[Machine, GuestSession]:
         """A machine that is on, from the pool, a template or a boot, or from a checkpoint's folder; its session may run already.
 
-        `created` receives the machines that the caller destroys on failure.
+        After an error or a cancellation no machine remains.
         """
         waiting = None
         if checkpoint is None:
             waiting = next((found for pool in self._pools if (found := pool.take(spec)) is not None), None)
         if waiting is not None:
-            created.append(waiting.machine)
             try:
                 await waiting.become(spec)
                 return waiting.machine, waiting.session
-            except (HypervisorError, OSError) as error:
+            except BaseException as error:
+                with trio.CancelScope(shield=True):
+                    await waiting.end()
+                if not isinstance(error, HypervisorError | OSError):
+                    raise
                 log.warning("container %s gets no machine from the pool: %s", spec.id[:12], error)
-                await waiting.end()
         machine = await self._driver.create(spec)
-        created.append(machine)
         try:
             if checkpoint is None:
                 await machine.start()

@@ -1,4 +1,4 @@
-"""One run of a container: its machine, its session, and its output on the way to the log and the attached clients."""
+"""One run of a container in a pod: its process, and its output on the way to the log and the attached clients."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import trio
 
 from appliance.diag import mark
+from appliance.engine.model.pod import Pod
 from appliance.errors import HypervisorError, VchError
 from appliance.guest import ExitStatus, Fanout, GuestFailure, GuestSession, Output, OutputRecord, StdinPipe
 from appliance.hypervisor import Machine
@@ -30,7 +31,7 @@ class Ended:
 
 
 Begin = Callable[["Run", AsyncExitStack], Awaitable["RunningProcess"]]
-"""Brings the guest to a running process. Contexts that last as long as the run's session go on the stack."""
+"""Brings the guest to a running process. Contexts that last until the process has ended go on the stack."""
 
 
 @dataclass(slots=True)
@@ -52,24 +53,22 @@ class RunStreams:
 
 
 class Run:
-    """Drives one machine to its end. The process id in the guest is `process_id`.
+    """Follows one container in a pod to its end. The container's ID, and the process ID in the guest, is `process_id`.
 
-    `on_gone` is called when the machine is gone, before another machine can have its disks. With `cleans_disks` the guest
-    unmounts its disks at the end, which takes a moment; only disks that are used again need it.
+    `on_gone` is called when no machine has the container's disks any more, before another machine can have them. With
+    `cleans_disks` the guest unmounts the disks at the end, which takes a moment; only disks that are used again need it.
     """
 
     def __init__(
         self,
         process_id: str,
-        machine: Machine,
-        session: GuestSession,
+        pod: Pod,
         streams: RunStreams,
         on_gone: Callable[[], None],
         *,
         cleans_disks: bool,
     ) -> None:
-        self.machine = machine
-        self.session = session
+        self.pod = pod
         self._id = process_id
         self._streams = streams
         self._log = streams.log
@@ -80,6 +79,16 @@ class Run:
         self._unsynced = trio.Event()
         self._progress = trio.Event()
         self.gone = trio.Event()
+
+    @property
+    def machine(self) -> Machine:
+        """The pod's machine."""
+        return self.pod.machine
+
+    @property
+    def session(self) -> GuestSession:
+        """The pod's session."""
+        return self.pod.session
 
     @property
     def offset(self) -> int:
@@ -96,7 +105,7 @@ class Run:
         self._cleans_disks = False
 
     async def accompany(self, work: Callable[..., Awaitable[None]], *arguments: object) -> None:
-        """Run `work` until it returns or the run's machine is gone."""
+        """Run `work` until it returns or the run has left its pod."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(work, *arguments)
             await self.gone.wait()
@@ -105,8 +114,8 @@ class Run:
     async def supervise(self, begin: Begin, on_exit: Callable[[Ended], Awaitable[None]]) -> None:
         """Carry the session from `begin` to the end.
 
-        `on_exit` is called when the process's last byte is in the log and sent to the attached clients, before the machine is
-        destroyed. Errors of `begin` are raised. A cancellation means that the daemon ends: only then the machine stays.
+        `on_exit` is called when the process's last byte is in the log and sent to the attached clients, before the container leaves
+        the pod. Errors of `begin` are raised. A cancellation means that the daemon ends: only then the container stays in the pod.
         """
         try:
             await self._until_end(begin, on_exit)
@@ -116,31 +125,27 @@ class Run:
             # When the daemon ends, connections break in any order. Such an error says nothing about the machine.
             await trio.lowlevel.checkpoint_if_cancelled()
             with trio.CancelScope(shield=True):
-                await self.machine.destroy()
-            self._on_gone()
-            self.gone.set()
+                await self._leave(clean=False)
             raise
-        await self.machine.destroy()
+        await self._leave(clean=self._cleans_disks)
+
+    async def _leave(self, *, clean: bool) -> None:
+        await self.pod.leave(self._id, clean=clean)
         self._on_gone()
         self.gone.set()
 
     async def _until_end(self, begin: Begin, on_exit: Callable[[Ended], Awaitable[None]]) -> None:
         problem: list[VchError] = []
-        begun = died = ended = False
+        begun = ended = False
+        off = self.pod.off
         async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
 
             async def watch() -> None:
-                nonlocal died
-                await self.machine.wait_off()
-                died = True
+                await off.wait()
                 if not ended:
                     nursery.cancel_scope.cancel()
 
             nursery.start_soon(watch)
-            # The session of a machine from the pool runs already.
-            stack.callback(self.session.close)
-            if not self.session.began:
-                nursery.start_soon(self.session.run)
             try:
                 start = await begin(self, stack)
                 self._offset = self._acknowledged = start.offset
@@ -153,14 +158,12 @@ class Run:
                 await on_exit(Ended(status))
                 if self._log is not None:
                     await trio.to_thread.run_sync(self._log.sync)
-                if self._cleans_disks and not died:
-                    await self._shut_down()
             except VchError as error:
                 if self.session.closed and not ended and not self.session.fault:
                     # The connection broke because the machine ended: wait for its end, which tells the reason.
                     with trio.move_on_after(_OFF_SECONDS):
                         await trio.sleep_forever()
-                if not died:
+                if not off.is_set():
                     problem.append(VchError(self.session.fault) if self.session.fault else error)
             nursery.cancel_scope.cancel()
         words = "" if ended else self.machine.last_words()
@@ -175,18 +178,6 @@ class Run:
             if not begun:
                 raise HypervisorError(reason)
             await on_exit(Ended(None, reason))
-
-    async def _shut_down(self) -> None:
-        """Let the guest unmount its disks. Returns also when the machine ends before the answer."""
-        async with trio.open_nursery() as nursery:
-
-            async def watch() -> None:
-                await self.machine.wait_off()
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(watch)
-            await self.session.shut_down()
-            nursery.cancel_scope.cancel()
 
     async def _ingest(self, output: AsyncGenerator[Output, None] | None) -> ExitStatus:
         """Read the output to its end; the process's exit status."""

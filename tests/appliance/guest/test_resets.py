@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from appliance.engine.model.pod import Pod
 from appliance.engine.model.run import Ended, Run, RunningProcess, RunStreams
 from appliance.guest import Fanout, GuestSession, StdinPipe
 from appliance.hypervisor import Machine, MachineSpec
@@ -86,7 +87,10 @@ async def cat_run(folder: Path) -> AsyncIterator[tuple[Run, StdinPipe, Machine]]
         log = LogFile(folder, framed=False)
         session = GuestSession(loop, await machine.dial_tether())
         streams = RunStreams(Fanout(), stdin, log, lambda: None)
-        run = Run(PROCESS, machine, session, streams, lambda: None, cleans_disks=True)
+        pod = Pod(machine, session)
+        pod.sit(PROCESS)
+        nursery.start_soon(pod.run)
+        run = Run(PROCESS, pod, streams, lambda: None, cleans_disks=True)
         yield run, stdin, machine
         log.close()
         nursery.cancel_scope.cancel()

@@ -6,7 +6,7 @@ import trio
 from appliance.container.config import ContainerConfig
 from appliance.container.host_config import HostConfig
 from appliance.container.lifecycle import Exited
-from appliance.errors import Conflict
+from appliance.errors import Conflict, HypervisorError
 from appliance.hypervisor import ResourceShares
 from appliance.hypervisor.fake import VersatileMachine
 from protos.tether.v1 import process_pb2
@@ -20,6 +20,10 @@ async def host(nursery: trio.Nursery) -> Host:
     host = Host(nursery)
     host.machine = VersatileMachine
     return host
+
+
+async def _refuse(*_: object) -> None:
+    raise HypervisorError("the host cannot reserve the memory")
 
 
 async def test_what_a_run_holds_is_stored_before_its_process_runs(daemon: Engine, host: Host) -> None:
@@ -92,6 +96,16 @@ async def test_a_machine_has_the_container_s_shares(daemon: Engine, host: Host) 
     assert host.vms.vms[container.id].shares == ResourceShares(512, 64)
     other = await daemon.run()
     assert host.vms.vms[other.id].shares == ResourceShares()
+
+
+async def test_a_start_that_fails_between_machine_and_process_leaves_no_machine(
+    daemon: Engine, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container = await daemon.create(host=HostConfig(memory_reservation=64 * MIB))
+    monkeypatch.setattr(VersatileMachine, "set_shares", _refuse)
+    with pytest.raises(HypervisorError, match="cannot reserve"):
+        await daemon.start(container)
+    assert host.vms.vms == {}
 
 
 async def test_a_disk_is_in_one_machine_at_a_time(daemon: Engine, host: Host) -> None:

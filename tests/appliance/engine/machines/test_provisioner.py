@@ -21,7 +21,7 @@ from appliance.engine.machines.provisioner import MachineProvisioner
 from appliance.engine.model.container import Container
 from appliance.engine.model.mount_plan import MountPlan
 from appliance.errors import HypervisorError, Unsupported
-from appliance.hypervisor import NO_BRIDGE, Disk, Machine, MachineSpec, Nic
+from appliance.hypervisor import NO_BRIDGE, Disk, MachineSpec, Nic
 from appliance.hypervisor.fake import CloningDriver, FakeDriver, FakeHost, Faults
 from appliance.image.store import ImageStore
 from tests.appliance.engine.guest import ScriptedGuest
@@ -42,7 +42,6 @@ class _Source:
         self.driver = CloningDriver(self.host)
         self.driver.want(KIND)
         self.pool = Pool(PoolPlan(1, KIND), self.driver, None, loop, nursery, lambda: True)
-        self.created: list[Machine] = []
         self._loop, self._images, self._nursery = loop, images, nursery
         self.provisioner = self.on(self.driver)
 
@@ -73,18 +72,17 @@ def _container(image: str, host_config: HostConfig | None = None) -> Container:
 async def test_the_pool_comes_first(source: _Source, mock_clock: MockClock) -> None:
     await source.fill()
     async with source.provisioner.turn():
-        machine, session = await source.provisioner.get(SPEC, source.created)
+        machine, session = await source.provisioner.get(SPEC)
     assert source.host.journal == [("become", "c0ffee")]
-    assert source.created == [machine]
     assert machine.spec == SPEC
     assert session.began
     assert not session.closed
 
 
 async def test_an_empty_pool_means_a_boot(source: _Source) -> None:
-    machine, session = await source.provisioner.get(SPEC, source.created)
+    _, session = await source.provisioner.get(SPEC)
     assert source.host.journal == [("create", "c0ffee"), ("start", "c0ffee")]
-    assert (source.created, session.began) == ([machine], False)
+    assert not session.began
     session.close()
 
 
@@ -92,17 +90,16 @@ async def test_a_machine_of_the_pool_that_does_not_adapt_is_replaced(source: _So
     await source.fill()
     source.host.faults = Faults(become="no slot for a disk")
     async with source.provisioner.turn():
-        machine, _ = await source.provisioner.get(SPEC, source.created)
+        await source.provisioner.get(SPEC)
     assert source.host.journal == [("destroy", "blank1"), ("create", "c0ffee"), ("start", "c0ffee")]
     assert list(source.host.vms) == ["c0ffee"]
-    assert source.created[-1] is machine
 
 
 async def test_a_checkpoint_goes_around_the_pool(source: _Source, tmp_path: Path, mock_clock: MockClock) -> None:
     await source.fill()
     (tmp_path / "state").write_text('{"id": "c0ffee"}')
     async with source.provisioner.turn():
-        machine, _ = await source.provisioner.get(SPEC, source.created, tmp_path)
+        machine, _ = await source.provisioner.get(SPEC, tmp_path)
     assert source.host.journal == [("create", "c0ffee"), ("start", "c0ffee")]
     assert (source.pool.ready, machine.id) == (1, "c0ffee")
 
@@ -111,7 +108,7 @@ async def test_a_checkpoint_goes_around_the_pool(source: _Source, tmp_path: Path
 async def test_a_machine_that_fails_is_destroyed(source: _Source, faults: Faults) -> None:
     source.host.faults = faults
     with pytest.raises(HypervisorError, match=faults.start or faults.dial):
-        await source.provisioner.get(SPEC, source.created)
+        await source.provisioner.get(SPEC)
     assert source.host.journal[-1] == ("destroy", "c0ffee")
     assert source.host.vms == {}
 
@@ -120,7 +117,7 @@ async def test_a_cancelled_start_destroys_its_machine(source: _Source) -> None:
     source.host.faults = Faults(dial_hangs=True)
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(source.provisioner.get, SPEC, source.created)
+            nursery.start_soon(source.provisioner.get, SPEC)
             while ("start", "c0ffee") not in source.host.journal:
                 await trio.lowlevel.checkpoint()
             scope.cancel()
@@ -130,9 +127,9 @@ async def test_a_cancelled_start_destroys_its_machine(source: _Source) -> None:
 async def test_checkpoints_that_do_not_start(source: _Source, tmp_path: Path) -> None:
     (tmp_path / "state").write_text('{"id": "another"}')
     with pytest.raises(HypervisorError, match="the state was saved from machine another"):
-        await source.provisioner.get(SPEC, source.created, tmp_path)
+        await source.provisioner.get(SPEC, tmp_path)
     with pytest.raises(Unsupported, match=r"^this hypervisor does not support checkpoints$"):
-        await source.on(FakeDriver(source.host)).get(SPEC, source.created, tmp_path)
+        await source.on(FakeDriver(source.host)).get(SPEC, tmp_path)
     assert source.host.vms == {}
 
 

@@ -12,6 +12,7 @@ from appliance.container.config import ContainerConfig
 from appliance.container.exec_config import ExecConfig
 from appliance.container.host_config import HostConfig
 from appliance.container.spec import build_exec_spec
+from appliance.engine.model.pod import Pod
 from appliance.engine.model.run import Ended, Run, RunningProcess, RunStreams
 from appliance.errors import HypervisorError, InvalidParameter, VchError
 from appliance.guest import Attachment, ExitStatus, Fanout, GuestSession, Output, OutputRecord, ProcessSetup, StdinPipe
@@ -52,13 +53,14 @@ class Room:
         self.endings: list[Ended] = []
         self.released = 0
         self._folder = folder
-        self._session = session
+        self.pod = Pod(machine, session)
+        self.pod.sit(PROCESS)
         self.log = log
         self.run = self.make_run(cleans_disks=True)
 
     def make_run(self, *, cleans_disks: bool) -> Run:
         streams = RunStreams(self.fanout, self.stdin, self.log, lambda: None)
-        return Run(PROCESS, self.machine, self._session, streams, self._release, cleans_disks=cleans_disks)
+        return Run(PROCESS, self.pod, streams, self._release, cleans_disks=cleans_disks)
 
     def _release(self) -> None:
         self.released += 1
@@ -106,15 +108,19 @@ async def loop() -> AsyncIterator[LoopThread]:
 @pytest.fixture
 async def make_room(nursery: trio.Nursery, tmp_path: Path, loop: LoopThread) -> AsyncIterator[MakeRoom]:
     logs: list[LogFile] = []
+    async with trio.open_nursery() as pods:
 
-    async def make(program: Program = echo, machine_type: type[FakeMachine] = FakeMachine) -> Room:
-        host = Host(nursery, program)
-        machine = await FakeDriver(host.vms, machine_type).create(MachineSpec("m", 1, 1))
-        await machine.start()
-        logs.append(LogFile(tmp_path, framed=False))
-        return Room(host, machine, GuestSession(loop, await machine.dial_tether()), logs[-1], tmp_path)
+        async def make(program: Program = echo, machine_type: type[FakeMachine] = FakeMachine) -> Room:
+            host = Host(nursery, program)
+            machine = await FakeDriver(host.vms, machine_type).create(MachineSpec("m", 1, 1))
+            await machine.start()
+            logs.append(LogFile(tmp_path, framed=False))
+            room = Room(host, machine, GuestSession(loop, await machine.dial_tether()), logs[-1], tmp_path)
+            pods.start_soon(room.pod.run)
+            return room
 
-    yield make
+        yield make
+        pods.cancel_scope.cancel()
     for log in logs:
         log.close()
 
