@@ -22,6 +22,7 @@ from appliance.api.host_config_checks import decode_host_config
 from appliance.api.image_names import ImageNames
 from appliance.api.router import Route
 from appliance.api.shapes import hide_env_values, host_config_shape, inspect_container, list_container
+from appliance.api.sharing_checks import check_sharing
 from appliance.container.lifecycle import Created, Exited
 from appliance.container.merge import merge_ulimits
 from appliance.errors import Conflict, InvalidParameter, NotFound
@@ -133,6 +134,7 @@ class ContainerRoutes:
             )
         config, config_warnings = decode_config(body)
         host_config, host_warnings = decode_host_config(host, await self._creation.cpus())
+        check_sharing(config, host_config, endpoints)
         warnings = config_warnings + host_warnings + endpoint_warnings
         warnings += self._creation.check_platform(config.image, parse_platform(request.text("platform")))
         container = await self._creation.create(request.text("name"), config, host_config, endpoints, request.principal)

@@ -12,6 +12,7 @@ from appliance.container.host_config import HostConfig
 from appliance.container.links import parse_link
 from appliance.container.mounts import check_mounts
 from appliance.container.seccomp import parse_profile
+from appliance.container.sharing import target_of
 from appliance.errors import InvalidParameter
 from appliance.logdrivers import driver_named
 from appliance.network.ports import parse_bindings
@@ -120,16 +121,14 @@ def _check_cpuset(text: str, name: str, unit: str, available: int) -> None:
 
 def _check_namespaces(host_config: HostConfig) -> None:
     for name, mode, allowed in (
-        ("IpcMode", host_config.ipc_mode, ("", "private", "shareable", "none", "host")),
-        ("PidMode", host_config.pid_mode, ("", "host")),
-        ("UTSMode", host_config.uts_mode, ("", "host")),
-        ("UsernsMode", host_config.userns_mode, ("", "host")),
-        ("CgroupnsMode", host_config.cgroupns_mode, ("", "private", "host")),
+        ("IPC", host_config.ipc_mode, ("", "private", "shareable", "none", "host")),
+        ("PID", host_config.pid_mode, ("", "host")),
+        ("UTS", host_config.uts_mode, ("", "host")),
+        ("USER", host_config.userns_mode, ("", "host")),
+        ("cgroup namespace", host_config.cgroupns_mode, ("", "private", "host")),
     ):
-        if mode.startswith("container:"):
-            raise InvalidParameter(f"{name} {mode} is not supported: another container is another machine")
-        if mode not in allowed:
-            raise InvalidParameter(f"invalid {name}: {mode}")
+        if mode not in allowed and not (name in ("IPC", "PID") and target_of(mode)):
+            raise InvalidParameter(f"invalid {name} mode: {mode}")
 
 
 def _check_security(host_config: HostConfig) -> None:

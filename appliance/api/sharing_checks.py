@@ -4,12 +4,8 @@ from collections.abc import Collection
 
 from appliance.container.config import ContainerConfig
 from appliance.container.host_config import HostConfig
-from appliance.container.sharing import CONTAINER, machine_memory, machine_name, shares_network
+from appliance.container.sharing import CONTAINER, SHARED_NETWORK, machine_memory, machine_name, shares_network
 from appliance.errors import InvalidParameter
-
-SHARED_NETWORK = (
-    "container sharing network namespace with another container or host cannot be connected to any other network"
-)
 
 
 def check_sharing(config: ContainerConfig, host_config: HostConfig, networks: Collection[str]) -> None:
@@ -19,9 +15,6 @@ def check_sharing(config: ContainerConfig, host_config: HostConfig, networks: Co
     labels = config.labels or {}
     machine_name(labels)
     machine_memory(labels)
-    for name, mode in (("PID", host_config.pid_mode), ("IPC", host_config.ipc_mode)):
-        if mode == CONTAINER:
-            raise InvalidParameter(f"invalid {name} mode: {mode}")
     if host_config.uts_mode == "host" and config.hostname:
         raise InvalidParameter("conflicting options: hostname and the UTS mode")
     mode = host_config.network_mode or ""

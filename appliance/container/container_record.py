@@ -57,7 +57,8 @@ class ContainerRecord(msgspec.Struct):
 
     The first log entry of the present run has the number `run_first_entry`; its output begins at the guest's offset `run_offset`.
     `owner` is the scope of the principal that made the container, "" for a principal that sees all objects. `socket_role` is the role of
-    the API socket in the container, "" in a container of an earlier version.
+    the API socket in the container, "" in a container of an earlier version. Containers of one owner with the same `machine_name` share
+    a machine. A machine that is made for the container has at least `machine_memory` bytes.
     """
 
     id: str
@@ -82,6 +83,8 @@ class ContainerRecord(msgspec.Struct):
     stopped_by_user: bool = False
     owner: str = ""
     socket_role: str = ""
+    machine_name: str = ""
+    machine_memory: int = 0
 
     @property
     def log_driver(self) -> str:

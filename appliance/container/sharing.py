@@ -12,9 +12,13 @@ import msgspec
 
 from appliance.container.container_record import NAME, ContainerRecord
 from appliance.container.host_config import HostConfig
-from appliance.errors import Conflict, InvalidParameter, NotFound, VchError
+from appliance.errors import Conflict, InvalidParameter, NotFound, Unsupported, VchError
 
 CONTAINER = "container:"
+# moby's text for a container without a network of its own that a client connects to one.
+SHARED_NETWORK = (
+    "container sharing network namespace with another container or host cannot be connected to any other network"
+)
 _MACHINE_LABEL = "vch.machine"
 _MEMORY_LABEL = "vch.machine-memory"
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -178,3 +182,13 @@ def different_machines(one: str, other: str) -> Conflict:
     return Conflict(
         f"container {one} and container {other} run in different machines: start both with the label {_MACHINE_LABEL}=NAME"
     )
+
+
+def check_startable(record: ContainerRecord) -> None:
+    """Unsupported for a container that shares a machine: the engine starts each container in a machine of its own."""
+    shared = shared_namespaces(record.host_config)
+    for name, target in (("NetworkMode", shared.network), ("PidMode", shared.pid), ("IpcMode", shared.ipc)):
+        if target:
+            raise Unsupported(f"{name} {CONTAINER}{target} is not supported yet: another container is another machine")
+    if record.machine_name:
+        raise Unsupported(f"the label {_MACHINE_LABEL}={record.machine_name} is not supported yet")

@@ -23,12 +23,11 @@ from appliance.container.exec_config import ExecConfig
 from appliance.container.host_config import HostConfig, Ulimit
 from appliance.container.links import parse_link
 from appliance.container.mounts import MountRecord
+from appliance.container.sharing import CONTAINER, target_of
 from appliance.errors import Forbidden, InvalidParameter, NotFound
 from appliance.image.platform import Platform
 from appliance.image.store import ImageRecord
 from appliance.roles import LOCAL, Principal
-
-_OTHER = "container:"
 
 
 class ScopedContainers:
@@ -104,7 +103,7 @@ class ScopedCreation:
         host_config.pid_mode = self._pin_other(given.pid_mode)
         host_config.ipc_mode = self._pin_other(given.ipc_mode)
         mode = given.network_mode or "default"
-        if mode.startswith(_OTHER):
+        if target_of(mode):
             host_config.network_mode = self._pin_other(mode)
         elif mode != "default":
             host_config.network_mode = self._networks.pinned(mode)
@@ -126,7 +125,8 @@ class ScopedCreation:
 
     def _pin_other(self, mode: str) -> str:
         """A mode of a namespace, such as container:NAME."""
-        return f"{_OTHER}{self._containers.pinned(mode.removeprefix(_OTHER))}" if mode.startswith(_OTHER) else mode
+        target = target_of(mode)
+        return f"{CONTAINER}{self._containers.pinned(target)}" if target else mode
 
 
 class ScopedExecs:

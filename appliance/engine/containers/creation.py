@@ -16,6 +16,7 @@ from appliance.container.lifecycle import Created
 from appliance.container.links import parse_link
 from appliance.container.merge import merge_config
 from appliance.container.mounts import MountRecord
+from appliance.container.sharing import machine_memory, machine_name, pin
 from appliance.container.spec import arguments
 from appliance.engine.containers.random_names import random_name
 from appliance.engine.containers.storage import ContainerStorage
@@ -119,6 +120,10 @@ class ContainerCreation:
         arguments(merged)
         capabilities(host_config)
         await self._check_devices(host_config)
+        # Labels of the image do not count: an image must not choose its neighbours.
+        labels = config.labels or {}
+        shared_machine, least_memory = machine_name(labels), machine_memory(labels)
+        host_config = pin(host_config, lambda ref: self._registry.get(ref).id)
         attachments = self._allocator.plan(merged, host_config, networks)
         for link in host_config.links or ():
             self._check_link(parse_link(link)[0])
@@ -139,6 +144,8 @@ class ContainerCreation:
             attachments=attachments,
             owner=creator.scope,
             socket_role=api_role.value,
+            machine_name=shared_machine,
+            machine_memory=least_memory,
         )
         container = Container(record, self._storage.folder(container_id), Created())
         try:

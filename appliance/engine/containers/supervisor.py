@@ -22,6 +22,7 @@ from appliance.container.lifecycle import (
     Starting,
 )
 from appliance.container.restart import decide, decide_after_boot
+from appliance.container.sharing import check_startable
 from appliance.diag import Trace, mark
 from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.containers.checkpoints import Checkpoint
@@ -106,6 +107,7 @@ class Supervisor:
         """
         # Before any wait, so that a second start fails at once.
         lifecycle.advance(container.state, Start())
+        check_startable(container.record)
         await self.wait_no_machine(container)
         attempt = StartAttempt(container.state, checkpoint)
         # With the state, so that a stop finds it even before the run's task has begun.

@@ -8,6 +8,7 @@ import trio
 from appliance.container.container_record import Attachment
 from appliance.container.endpoint_settings import EndpointSettings
 from appliance.container.links import link_environment, parse_link
+from appliance.container.sharing import SHARED_NETWORK, shares_network
 from appliance.engine.machines.guest_config import GuestConfig, Link, network_config, state_files
 from appliance.engine.model.container import Container
 from appliance.engine.model.registry import ContainerRegistry
@@ -137,6 +138,8 @@ class Connections:
 
     @staticmethod
     def _check_kinds(record: NetworkRecord, container: Container) -> None:
+        if shares_network(container.record.host_config):
+            raise InvalidParameter(SHARED_NETWORK)
         modes = {attachment.network for attachment in container.record.attachments}
         if record.driver == "host" or "host" in modes:
             raise InvalidParameter("container cannot be disconnected from host network or connected to host network")

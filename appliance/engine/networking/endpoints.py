@@ -14,6 +14,7 @@ from appliance.container.config import ContainerConfig
 from appliance.container.container_record import Attachment
 from appliance.container.endpoint_settings import EndpointIPAMConfig, EndpointSettings
 from appliance.container.host_config import HostConfig
+from appliance.container.sharing import shares_network
 from appliance.engine.model.container import Container
 from appliance.engine.networking.published_ports import PublishedPorts, own_ports, port_requests
 from appliance.errors import Forbidden, InvalidParameter, NotFound, VchError
@@ -96,15 +97,14 @@ class EndpointAllocator:
         """The attachments of a new container; `wanted` are EndpointSettings by a network's name or id.
 
         As in Docker, a container is on exactly the networks of `wanted`, if there are any, and else on the network of its
-        NetworkMode (moby's updateContainerNetworkSettings). The start and not the creation reports a network that does not exist.
+        NetworkMode (moby's updateContainerNetworkSettings). A container with the network of another container is on none. The start
+        and not the creation reports a network that does not exist.
         """
         mode = host_config.network_mode or "default"
         if config.network_disabled:
             mode = "none"
-        if mode.startswith("container:"):
-            raise InvalidParameter(
-                f"NetworkMode {mode} is not supported: another container is another machine, with a network of its own"
-            )
+        if shares_network(host_config):
+            return []
         primary, primary_id = self._names_of(mode)
         ids = {} if wanted else {primary: primary_id}
         settings: dict[str, EndpointSettings] = {}

@@ -60,8 +60,13 @@ def test_a_field_of_another_type_is_refused(place: str, name: str, field: Field)
 @pytest.mark.parametrize(
     ("host", "text"),
     [
-        ({"IpcMode": "container:x"}, "another container is another machine"),
-        ({"PidMode": "container:x"}, "another container is another machine"),
+        ({"IpcMode": "other"}, "^invalid IPC mode: other$"),
+        ({"IpcMode": "container:"}, "^invalid IPC mode: container:$"),
+        ({"PidMode": "container"}, "^invalid PID mode: container$"),
+        ({"PidMode": "container:"}, "^invalid PID mode: container:$"),
+        ({"UTSMode": "container:x"}, "^invalid UTS mode: container:x$"),
+        ({"UsernsMode": "container:x"}, "^invalid USER mode: container:x$"),
+        ({"CgroupnsMode": "container:x"}, "^invalid cgroup namespace mode: container:x$"),
         ({"Mounts": [{"Type": "bind", "Source": "a", "Target": "/b"}]}, "mount path must be absolute"),
         ({"Mounts": [{"Type": "npipe", "Source": "/a", "Target": "/b"}]}, "mount type unknown"),
         ({"Binds": ["/a:/b", "/c:/b"]}, "Duplicate mount point: /b"),

@@ -80,8 +80,6 @@ def test_a_shared_network_is_the_only_one() -> None:
             "invalid network mode: invalid container format container:<name|id>",
         ),
         (HostConfig(network_mode="container"), "invalid network mode: invalid container format container:<name|id>"),
-        (HostConfig(pid_mode="container:"), "invalid PID mode: container:"),
-        (HostConfig(ipc_mode="container:"), "invalid IPC mode: container:"),
     ],
 )
 def test_a_mode_without_a_container(host_config: HostConfig, text: str) -> None:

@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from appliance.api.routes import Api
+from appliance.container.sharing import SHARED_NETWORK
 from appliance.roles import LOCAL, Principal, Role
 from tests.appliance.engine.guest import echo
 from tests.appliance.engine.harness import Engine, Host, engine
@@ -307,8 +308,9 @@ _OPTIONS: tuple[tuple[Any, int, str | None], ...] = (
     ({"Links": ["nextdoor:db"]}, 400, "could not get container for nextdoor: No such container: nextdoor"),
     ({"NetworkMode": "nextdoor-network"}, 400, "network nextdoor-network not found"),
     ({"NetworkMode": "container:nextdoor"}, 400, "No such container: nextdoor"),
-    ({"PidMode": "container:nextdoor"}, 400, None),
-    ({"IpcMode": "container:nextdoor"}, 400, None),
+    ({"PidMode": "container:nextdoor"}, 400, "No such container: nextdoor"),
+    ({"IpcMode": "container:nextdoor"}, 400, "No such container: nextdoor"),
+    ({"NetworkMode": "container:mine", "Dns": ["1.1.1.1"]}, 400, "conflicting options: dns and the network mode"),
     ({"Binds": ["nextdoor-volume:/x"]}, 409, "create nextdoor-volume: volume name must be unique"),
     (
         {"Mounts": [{"Type": "volume", "Source": "office-volume", "Target": "/x"}]},
@@ -380,6 +382,21 @@ async def test_own_references(world: World) -> None:
     assert {one["Name"] for one in (await client.json("GET /volumes"))["Volumes"]} == {"mine-volume", "mine-new"}
     status, made = await client.create("third", NetworkMode="mine-network")
     assert world.daemon.registry.get(made["Id"]).record.host_config.network_mode == "mine-network"
+
+
+async def test_own_neighbours(world: World) -> None:
+    client = world.stranger
+    mode = f"container:{client.container}"
+    for ref in ("mine", client.container[:12]):
+        by_ref = f"container:{ref}"
+        status, made = await client.create(f"beside-{ref}", NetworkMode=by_ref, PidMode=by_ref, IpcMode=by_ref)
+        assert status == 201, made
+        shown = await client.json(f"GET /containers/{made['Id']}/json")
+        assert {shown["HostConfig"][name] for name in ("NetworkMode", "PidMode", "IpcMode")} == {mode}
+        settings = shown["NetworkSettings"]
+        assert (settings["SandboxID"], settings["Networks"], settings["Ports"]) == ("", {}, {})
+        connecting = await client.message("POST /networks/mine-network/connect", {"Container": made["Id"]})
+        assert connecting == (400, SHARED_NETWORK)
 
 
 async def test_names_of_others(world: World) -> None:

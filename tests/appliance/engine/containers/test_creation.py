@@ -7,6 +7,7 @@ import msgspec
 import pytest
 import trio
 
+from appliance.container.commit import Commit
 from appliance.container.config import ContainerConfig, Empty
 from appliance.container.exec_config import ExecConfig
 from appliance.container.host_config import HostConfig, Ulimit
@@ -125,6 +126,45 @@ async def test_a_link_to_nothing(daemon: Engine) -> None:
     with pytest.raises(InvalidParameter, match=text):
         await daemon.create(name="web", host=HostConfig(links=["db:database"]))
     assert not daemon.registry.has_name("web")
+
+
+async def test_a_container_keeps_its_neighbour_through_a_rename(daemon: Engine) -> None:
+    web = await daemon.create(name="web")
+    mode = f"container:{web.id}"
+    for ref in ("web", web.id[:12], web.id):
+        by_ref = f"container:{ref}"
+        joiner = await daemon.create(host=HostConfig(network_mode=by_ref, pid_mode=by_ref, ipc_mode=by_ref))
+        host_config = joiner.record.host_config
+        assert (host_config.network_mode, host_config.pid_mode, host_config.ipc_mode) == (mode, mode, mode)
+        assert joiner.record.attachments == []
+        stored = daemon.stored(joiner)
+        assert stored is not None
+        assert stored.host_config.network_mode == mode
+
+
+async def test_a_neighbour_that_does_not_exist(daemon: Engine) -> None:
+    for host_config in (HostConfig(pid_mode="container:none"), HostConfig(ipc_mode="container:none")):
+        with pytest.raises(InvalidParameter, match=r"^No such container: none$"):
+            await daemon.create(name="joiner", host=host_config)
+    assert not daemon.registry.has_name("joiner")
+    # As in Docker, the start reports it.
+    joiner = await daemon.create(name="joiner", host=HostConfig(network_mode="container:none"))
+    assert joiner.record.host_config.network_mode == "container:none"
+
+
+async def test_the_request_names_the_machine_and_the_image_does_not(daemon: Engine) -> None:
+    labels = {"vch.machine": "one", "vch.machine-memory": "1g"}
+    container = await daemon.create(name="web", config=ContainerConfig(labels=labels))
+    assert (container.record.machine_name, container.record.machine_memory) == ("one", 1 << 30)
+    image = await daemon.services.commits.commit("web", Commit("labelled", "", "", True, [], None))
+    assert (daemon.stores.images.config(image.id).config.labels or {})["vch.machine"] == "one"
+    config = ContainerConfig(image="labelled", cmd=["sleeper"])
+    other = await daemon.services.creation.create("other", config, HostConfig(), {})
+    assert (other.record.config.labels or {})["vch.machine"] == "one"
+    assert (other.record.machine_name, other.record.machine_memory) == ("", 0)
+    for wrong in ({"vch.machine": ""}, {"vch.machine-memory": "much"}):
+        with pytest.raises(InvalidParameter, match=r"^invalid label vch\.machine"):
+            await daemon.create(name="third", config=ContainerConfig(labels=wrong))
 
 
 async def test_platforms_are_compared(daemon: Engine) -> None:

@@ -202,6 +202,16 @@ async def test_a_hypervisor_that_cannot_change_nics(daemon: Engine) -> None:
     assert _networks(container) == ["bridge"]
 
 
+async def test_a_container_with_the_network_of_another_one_is_on_no_other(daemon: Engine) -> None:
+    await daemon.create(name="web")
+    joiner = await daemon.create(name="beside", host=HostConfig(network_mode="container:web"))
+    with pytest.raises(InvalidParameter, match=r"^container sharing network namespace with another container or host "):
+        await _connect(daemon, joiner, "alpha")
+    assert _networks(joiner) == []
+    with pytest.raises(Forbidden, match=rf"^container {joiner.id} is not connected to network bridge$"):
+        await _disconnect(daemon, joiner, "bridge")
+
+
 async def test_connections_that_are_refused(daemon: Engine) -> None:
     container = await daemon.create(name="web")
     await _connect(daemon, container, "alpha")
