@@ -235,11 +235,14 @@ class Connection:
         raise Disconnected
 
     async def _skip_body(self) -> None:
-        """Skip what the handler left of the last body. Disconnected when that is too much."""
+        """Skip what the handler left of the last body. Disconnected when that is too much, or takes longer than a head may."""
         if self._waits_for_continue:
             raise Disconnected
         left = MAX_SKIPPED
-        while piece := await self._next_piece():
-            left -= len(piece)
-            if left < 0:
-                raise Disconnected
+        with self._limits.unfinished_head():
+            while piece := await self._next_piece():
+                left -= len(piece)
+                if left < 0:
+                    raise Disconnected
+            return
+        raise Disconnected

@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from appliance.http import ClientLimits, Readiness, Reply, Request, client_limits, serve_connection
 from appliance.http.client_limits import MAX_UNFINISHED_BYTES, Unfinished
-from tests.appliance.http.wire import answer, common, echo
+from tests.appliance.http.wire import answer, common, echo, served
 
 
 async def test_the_oldest_operation_makes_room() -> None:
@@ -108,6 +108,18 @@ async def test_half_bodies_have_a_bound_in_all_and_others_are_served(monkeypatch
         nursery.cancel_scope.cancel()
     for client in clients:
         client.close()
+
+
+async def test_the_rest_of_a_body_that_nobody_reads_comes_in_time(autojump_clock: MockClock) -> None:
+    async def ignore(request: Request, reply: Reply) -> None:
+        await reply.empty(204)
+
+    async with served(ignore) as client:
+        await client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nx")
+        await client.expect(b"HTTP/1.1 204 No Content\r\nServer: test\r\n\r\n")
+        begin = trio.current_time()
+        assert await client.socket.recv(1) == b""
+        assert trio.current_time() - begin < client_limits.HEAD_SECONDS + 5
 
 
 async def test_a_body_comes_in_time(autojump_clock: MockClock) -> None:
