@@ -242,11 +242,14 @@ class Registry:
         async with self._session.guarded("POST", f"/v2/{repository}/blobs/uploads/", scope, _EMPTY) as response:
             self._check_push(response, digest)
             place = self._session.absolute(response.headers.get("location", ""))
-        position = failed = 0
+        position = furthest = failed = 0
         while position < size:
             try:
                 place = await self._send_piece(place, scope, file, position, min(_CHUNK, size - position), sent)
-                position, failed = position + min(_CHUNK, size - position), 0
+                position += min(_CHUNK, size - position)
+                # A registry may forget what it has taken, again and again.
+                if position > furthest:
+                    furthest, failed = position, 0
             except ComeBackLater:
                 failed += 1
                 if failed > _UPLOAD_FAILURES:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import trio
 
 from appliance.errors import Unauthorized, Unavailable
 from appliance.image.progress import Progress
@@ -25,9 +26,12 @@ from tests.archives import Pieces, Tar
 
 
 class _Forgetful:
-    """A registry that takes uploads and breaks off in the middle of some: the first `broken` pieces."""
+    """A registry that takes uploads and breaks off in the middle of some: the first `broken` pieces.
 
-    def __init__(self, broken: int, status: int = 0) -> None:
+    If it `forgets`, it breaks off in the second piece of an upload, without end, and has nothing of the upload then.
+    """
+
+    def __init__(self, broken: int, status: int = 0, *, forgets: bool = False) -> None:
         self.blobs: dict[str, bytes] = {}
         self.manifests: dict[str, bytes] = {}
         self.started: list[int] = []
@@ -56,11 +60,13 @@ class _Forgetful:
                 nonlocal broken
                 size = int(self.headers["Content-Length"])
                 outer.started.append(int(self.headers["Content-Range"].partition("-")[0]))
-                if broken:
-                    broken -= 1
+                if broken or (forgets and upload):
+                    broken -= not forgets
                     upload.extend(self.rfile.read(size // 2))
                     with contextlib.suppress(OSError):
                         self.connection.shutdown(socket.SHUT_RDWR)
+                    if forgets:
+                        upload.clear()
                     return
                 upload.extend(self.rfile.read(size))
                 self._answer(202, Location=self.path)
@@ -128,6 +134,19 @@ async def test_an_upload_that_breaks_off_goes_on_from_there(
         assert layer_starts == sorted(layer_starts)
         assert layer_starts.count(0) == 1
         assert lines[-1]["aux"]["Tag"] == "1"
+
+
+async def test_a_registry_that_forgets_what_it_has_taken_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("appliance.registry.client._UPLOAD_PAUSE", 0.001)
+    monkeypatch.setattr("appliance.registry.client._CHUNK", 1 << 10)
+    monkeypatch.setattr("appliance.image.retry._FIRST_SECONDS", 0.001)
+    with _Forgetful(0, forgets=True).serving() as registry:
+        async with opened_store(tmp_path) as store:
+            with trio.fail_after(20), pytest.raises(Unavailable):
+                await _pushed(store, registry.host, Tar().add("file", os.urandom(5000)).bytes(), tmp_path)
+        assert registry.manifests == {}
 
 
 async def test_a_registry_that_never_gets_on_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
