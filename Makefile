@@ -6,7 +6,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup run check test test-matrix test-takeover test-vsphere test-files test-sockets test-clients test-apps test-nested ova test-ova bench lint format protos clean
+.PHONY: setup run check test test-matrix test-takeover test-vsphere test-files test-sockets test-floods test-clients test-apps test-nested ova test-ova bench lint format protos clean
 
 setup: $(VENV)/.packages $(VENV)/.installed
 	@$(BIN)/python build/guest/image.py --link $(VENV)/share/vch/guest >/dev/null
@@ -53,6 +53,10 @@ test-files: setup
 # Sockets of the host in a container: 64 MiB, 300 connections, a source that goes away. Takes some minutes without KVM.
 test-sockets: setup
 	@VCH_TEST_SOCKETS=1 $(BIN)/python -m pytest -q tests/live/test_socket_mounts.py
+
+# A guest that floods the port of its tether, or its console, beside a container that works. Takes some minutes without KVM.
+test-floods: setup
+	@VCH_TEST_FLOODS=1 $(BIN)/python -m pytest -q tests/live/test_floods.py
 
 # The appliance, as root; prints where it is. OVA="--out FILE" copies it, "--sign-key KEY --sign-cert CERT" signs it.
 ova: setup
