@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import io
 import json
 import os
 import shutil
@@ -15,16 +16,34 @@ import pytest
 import trio
 
 from appliance.config import default_guest
+from appliance.container.config import ContainerConfig
+from appliance.container.host_config import HostConfig
+from appliance.engine.machines.boot import launch_setup
+from appliance.engine.machines.guest_config import GuestConfig
 from appliance.errors import HypervisorError
-from appliance.hypervisor import Disk, Driver, GuestDisk, MachineSpec, Nic, Power, ScsiAddress
+from appliance.guest import GuestSession
+from appliance.hypervisor import (
+    SCRATCH,
+    Disk,
+    Driver,
+    GuestDisk,
+    LocalDisks,
+    MachineSpec,
+    Nic,
+    Power,
+    ScsiAddress,
+    Share,
+)
 from appliance.hypervisor.qemu import QemuDriver
 from appliance.hypervisor.qemu.command import MOST_MORE_NICS
 from appliance.hypervisor.qemu.machine import QemuMachine
 from appliance.hypervisor.qemu.process import is_running
 from appliance.hypervisor.qemu.template import Template
 from appliance.hypervisor.qemu.templates import LocalRehearsal
+from appliance.image.erofs import write_erofs
 from protos.tether.v1 import network_pb2
 from tests.appliance.hypervisor.contract import DriverContract
+from tests.live.images import busybox_layer
 from tether.rpc.bridge import LoopThread
 from tether.rpc.client import Channel
 from tether.rpc.status import RpcError
@@ -388,6 +407,112 @@ class TestCards:
 
 def _copy_sparse(source: str, target: str) -> None:
     subprocess.run(["cp", "--sparse=always", "--preserve=mode", source, target], check=True)
+
+
+# A container that has all rights plays the part of the guest agent: it mounts the disks itself, by their SCSI addresses.
+_SCRIPT = """
+set -e
+mount -t tmpfs t /tmp && cd /tmp && mkdir a
+address() { echo /sys/bus/scsi/devices/*:0:$1/block/*/dev; }
+node() {
+    until [ -e $(address $1) ]; do sleep 0.05; done
+    number=$(cat $(address $1))
+    rm -f node; mknod node b ${number%:*} ${number#*:}
+}
+gone() { while [ -e $(address $1) ]; do sleep 0.05; done; }
+node 0:0
+mount -t ext4 node a && echo kept > a/kept && umount a && echo written
+# The host takes the file: the disk stays, and is empty.
+until dd if=node bs=4096 count=1 2>/dev/null | cmp -s - /dev/zero -n 4096; do sleep 0.05; done
+echo emptied
+node 1:2 && mount -t ext4 node a && cat a/kept && umount a && echo read
+gone 1:2 && echo gone
+mkdir s1 s2
+mount -t virtiofs vch1 s1 && cat s1/0/name && echo from the guest > s1/0/answer
+mount -t virtiofs vch2 s2 && cat s2/0/name
+"""
+
+
+@asynccontextmanager
+async def _lines(machine: QemuMachine, disks: list[int]) -> AsyncIterator[Callable[[str], Awaitable[None]]]:
+    """Run the script in a guest, on the disks with these indices; the function waits until the script has printed a line."""
+    config = ContainerConfig(cmd=["/bin/sh", "-c", _SCRIPT], env=["PATH=/bin"])
+    host_config = HostConfig(privileged=True)
+    said: list[str] = []
+    more = trio.Event()
+
+    async def read(session: GuestSession) -> None:
+        nonlocal more
+        found = [machine.guest_disks()[index] for index in disks]
+        setup, process = launch_setup("c0ffee", config, host_config, found, GuestConfig([]), 0)
+        async with session.launch(setup, process, 60) as launched:
+            async for records in launched.output():
+                said.extend(line for record in records.records for line in record.data.decode().splitlines())
+                more.set()
+                more = trio.Event()
+
+    async def expect(line: str) -> None:
+        with trio.fail_after(30):
+            while line not in said:
+                await more.wait()
+
+    async with LoopThread.open() as loop:
+        session = GuestSession(loop, await machine.dial_tether())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.run)
+            nursery.start_soon(read, session)
+            try:
+                yield expect
+            except trio.TooSlowError:
+                raise AssertionError(f"the script has printed {said}\n{machine.last_words()}") from None
+            nursery.cancel_scope.cancel()
+        session.close()
+
+
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_guest_takes_disks_and_shares_and_gives_disks_away(short_path: Path, saved_template: Path) -> None:
+    """The guest sees each change, and no data is lost."""
+    layer, first, own, kept = (short_path / name for name in ("busybox.erofs", "first.ext4", "own.ext4", "kept.ext4"))
+    with open(layer, "w+b") as out:
+        write_erofs(io.BytesIO(busybox_layer()).read, out)
+    store = LocalDisks(short_path)
+    await store.prepare()
+    for path in (first, own, kept):
+        await store.create(path, SCRATCH)
+    for name in ("one", "two"):
+        (short_path / name).mkdir()
+        (short_path / name / "name").write_text(f"share {name}\n")
+    disks = (Disk(first, False), Disk(layer, True), Disk(own, False))
+    shutil.copytree(saved_template, short_path / "cache", copy_function=_copy_sparse)
+    async with opened(short_path, hear) as driver:
+        machine = driver.make(MachineSpec("m1", 256, 1, disks, grows=True))
+        await _template(driver, machine.spec)
+        await machine.start()
+        assert machine.slotted
+        async with _lines(machine, [2, 1]) as expect:
+            await expect("written")
+            await machine.release_disks([first])
+            await expect("emptied")
+            # Two other disks come first, so that the disk gets another address.
+            await machine.plug_disks([Disk(layer, True), Disk(kept, False), Disk(first, False)])
+            await expect("read")
+            await machine.release_disks([first])
+            await expect("gone")
+            assert machine.spec.more_disks == (Disk(layer, True), Disk(kept, False))
+            for name in ("one", "two"):
+                await machine.plug_shares((Share(short_path / name, False),))
+            await expect("share two")
+            assert (short_path / "one/answer").read_text() == "from the guest\n"
+            pid = json.loads((machine.folder / "machine.json").read_text())["pid"]
+            held = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+            assert str(first) not in held
+            assert {str(kept), str(own), str(layer)} <= held
+        await machine.destroy()
+    # The guest's writes are on the disk.
+    shown = await trio.run_process(["debugfs", "-R", "cat /kept", str(first)], capture_stdout=True, capture_stderr=True)
+    assert shown.stdout == b"kept\n"
+    await trio.run_process(["e2fsck", "-fn", str(first)], capture_stdout=True, capture_stderr=True)
 
 
 async def test_a_template_in_the_making_is_ended_with_the_appliance(short_path: Path) -> None:
