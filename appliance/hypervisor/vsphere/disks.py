@@ -105,6 +105,27 @@ class DatastoreDisks(Disks):
         self._stacks[stem] = frozenset(path.stem for path in layers)
         return await self._datastore.made_disk(stem, _LAYERS, size_of_stack(layers), lambda: _written(layers))
 
+    async def place_each(self, disks: Sequence[Disk]) -> list[PlacedDisk]:
+        """Put each of these disks on the datastores, and say where it is. HypervisorError when a layer's file does not exist."""
+        placed: dict[int, PlacedDisk] = {}
+
+        async def place(number: int, disk: Disk) -> None:
+            try:
+                placed[number] = await self._placed(disk)
+            except OSError as error:
+                raise HypervisorError(f"the disk cannot be read: {error}") from error
+
+        with one_by_itself():
+            async with trio.open_nursery() as nursery:
+                for number, disk in enumerate(disks):
+                    nursery.start_soon(place, number, disk)
+        return [placed[number] for number in range(len(placed))]
+
+    async def _placed(self, disk: Disk) -> PlacedDisk:
+        if disk.read_only:
+            return PlacedDisk(await self.shared(disk.path), disk.path.stat().st_size, True)
+        return PlacedDisk(self.place(disk.path), 0, False)
+
     async def place_all(self, disks: Sequence[Disk]) -> list[PlacedDisk]:
         """Put the disks of a machine's spec on the datastores, and say where each is. A stack is one disk."""
         placed: dict[int, PlacedDisk] = {}
@@ -113,10 +134,8 @@ class DatastoreDisks(Disks):
         async def place(number: int, disk: Disk, partition: int) -> None:
             if partition:
                 placed[number] = PlacedDisk(await self.stack(stacked), size_of_stack(stacked), True)
-            elif disk.read_only:
-                placed[number] = PlacedDisk(await self.shared(disk.path), disk.path.stat().st_size, True)
             else:
-                placed[number] = PlacedDisk(self.place(disk.path), 0, False)
+                placed[number] = await self._placed(disk)
 
         with one_by_itself():
             async with trio.open_nursery() as nursery:

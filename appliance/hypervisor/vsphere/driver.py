@@ -173,7 +173,7 @@ class VsphereDriver(Driver):
     # -- creation -------------------------------------------------------------------------------------------------
 
     async def create(self, spec: MachineSpec) -> Machine:
-        return await self.make(spec)
+        return await self.make(spec, all_adapters=spec.grows)
 
     async def make(self, spec: MachineSpec, *, all_adapters: bool = False) -> VsphereMachine:
         """See create. With `all_adapters` the VM has every SCSI adapter, for disks that are plugged in later."""
@@ -250,7 +250,8 @@ class VsphereDriver(Driver):
         await self.changes.make("detach the disks of", partial(reference.ReconfigVM_Task, change), done)
 
     async def turn_into(self, machine: VsphereMachine, spec: MachineSpec) -> None:
-        """Give an unassigned, running VM the name, disks and NICs of this spec."""
+        """Give an unassigned, running VM the name, disks and NICs of this spec. As its parent, the VM has all SCSI adapters."""
+        spec = replace(spec, grows=True)
         disks = await self.disks.place_all(spec.disks)
         change = becoming(spec, self._name_of(spec), self._tenant, machine.serial, disks, self.inventory.backing_of)
 

@@ -1,8 +1,9 @@
 """A VM on vSphere: the calls that change it, and the state that vSphere reports."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import trio
@@ -11,6 +12,7 @@ from pyVmomi import vim
 from appliance.errors import HypervisorError
 from appliance.hypervisor.capabilities import PlacementState, ResourceShares
 from appliance.hypervisor.driver import (
+    Disk,
     Forward,
     GuestDisk,
     Machine,
@@ -19,11 +21,22 @@ from appliance.hypervisor.driver import (
     Power,
     Usage,
 )
+from appliance.hypervisor.more_disks import find_disks, used_places, with_disks, without_first_disks, without_places
 from appliance.hypervisor.vsphere.changes import Changes
 from appliance.hypervisor.vsphere.collector import MachineSnapshot
+from appliance.hypervisor.vsphere.disks import DatastoreDisks
 from appliance.hypervisor.vsphere.faults import Gone, WrongState
 from appliance.hypervisor.vsphere.inventory import Inventory
 from appliance.hypervisor.vsphere.lookup import FoundMachine
+from appliance.hypervisor.vsphere.more_disks import (
+    address_of_place,
+    disk_at,
+    most_places,
+    plugging_disks,
+    releasing_disks,
+    vm_disks,
+    writable,
+)
 from appliance.hypervisor.vsphere.serial_port import SerialPort
 from appliance.hypervisor.vsphere.session import Properties, Session
 from appliance.hypervisor.vsphere.spec import (
@@ -48,6 +61,7 @@ class Owner(Protocol):
     session: Session
     inventory: Inventory
     changes: Changes
+    disks: DatastoreDisks
 
     async def turn_into(self, machine: "VsphereMachine", spec: MachineSpec) -> None: ...
     async def detach_kept_disks(self, reference: vim.VirtualMachine) -> None: ...
@@ -130,7 +144,7 @@ class VsphereMachine(Machine):
         while not self._gone:
             await self.kill()
             try:
-                if any(not disk.read_only for disk in self.spec.disks):
+                if writable(self.spec):
                     # vSphere destroys a VM's disks with the VM. Writable disks stay, so they are detached first.
                     await self._driver.detach_kept_disks(self.reference)
                 await self._change("destroy", self.reference.Destroy, self._is_gone)
@@ -294,8 +308,42 @@ class VsphereMachine(Machine):
         if forwards:
             raise HypervisorError("ESXi hosts forward no ports")
 
+    # -- disks ----------------------------------------------------------------------------------------------------
+
+    def free_disks(self) -> int:
+        """See TakesDisks."""
+        return most_places(self.spec) - used_places(self.spec)
+
+    async def plug_disks(self, disks: Sequence[Disk]) -> list[GuestDisk]:
+        """See TakesDisks."""
+        spec, places = with_disks(self.spec, disks, most_places(self.spec))
+        addresses = [address_of_place(spec, place) for place in places]
+        change = plugging_disks(spec, self.serial, places, await self._driver.disks.place_each(disks))
+
+        async def there() -> bool:
+            devices = await self._devices()
+            return all(disk_at(devices, address) is not None for address in addresses)
+
+        await self._reconfigure("plug disks into", change, there, spec)
+        return [GuestDisk(address, blank=not disk.read_only) for address, disk in zip(addresses, disks, strict=True)]
+
+    async def release_disks(self, paths: Collection[Path]) -> None:
+        """See TakesDisks."""
+        first, more = find_disks(self.spec, paths)
+        if not first and not more:
+            return
+        disks = vm_disks(self.spec, first, more)
+        spec = without_places(without_first_disks(self.spec, first), more)
+        change = releasing_disks(spec, self.serial, await self._devices(), disks)
+
+        async def gone() -> bool:
+            devices = await self._devices()
+            return all(disk_at(devices, disk.address) is None for disk in disks)
+
+        await self._reconfigure("take disks from", change, gone, spec)
+
     async def _devices(self) -> Sequence[vim.vm.device.VirtualDevice]:
-        return await self._driver.session.look("NICs", self.reference, "config.hardware.device") or ()
+        return await self._driver.session.look("devices", self.reference, "config.hardware.device") or ()
 
     async def _reconfigure(
         self, what: str, change: vim.vm.ConfigSpec, done: Callable[[], Awaitable[bool]], spec: MachineSpec

@@ -20,12 +20,12 @@ TENANT_KEY, MACHINE_KEY, SPEC_KEY = "vch.tenant", "vch.machine", "vch.spec"
 # Prefixes of the ids of unassigned machines: parents of InstantClones, and clones that wait for a container.
 PARENT, BLANK = "parent", "blank"
 GUEST_ID = "other5xLinux64Guest"
-_ADAPTER_KEY, _DISK_KEY, _CD_KEY, _NIC_KEY, _SERIAL_KEY = 1000, 2000, 3000, 4000, 9000
+ADAPTER_KEY, _DISK_KEY, _CD_KEY, _NIC_KEY, _SERIAL_KEY = 1000, 2000, 3000, 4000, 9000
 # The first IDE controller, which every VM has.
 _IDE_KEY = 200
 _FROM_CD = vim.vm.BootOptions(bootOrder=[vim.vm.BootOptions.BootableCdromDevice()])
 # Paravirtual SCSI: four adapters of sixteen units. Unit 7 is the adapter itself.
-_ADAPTERS, _UNITS, _ADAPTERS_OWN_UNIT = 4, 15, 7
+ADAPTERS, UNITS, _ADAPTERS_OWN_UNIT = 4, 15, 7
 _MOST_MORE_NICS = 8
 _SHORT_ID, _LONGEST_NAME = 12, 80
 
@@ -57,9 +57,9 @@ class BootCd:
 
 def address_of(index: int) -> ScsiAddress:
     """Where the guest finds the disk of this index. HypervisorError when a VM cannot have so many disks."""
-    if index >= _ADAPTERS * _UNITS:
-        raise HypervisorError(f"a machine has at most {_ADAPTERS * _UNITS} disks")
-    adapter, unit = divmod(index, _UNITS)
+    if index >= ADAPTERS * UNITS:
+        raise HypervisorError(f"a machine has at most {ADAPTERS * UNITS} disks")
+    adapter, unit = divmod(index, UNITS)
     return ScsiAddress(adapter, unit + (unit >= _ADAPTERS_OWN_UNIT), 0)
 
 
@@ -117,9 +117,9 @@ def config_of(
     """
     folder = f"{tenant}-{spec.id[:24]}"
     devices = [_serial_port(*serial)]
-    adapters = {address_of(index).adapter for index in range(len(disks))} if not all_adapters else set(range(_ADAPTERS))
+    adapters = {address_of(index).adapter for index in range(len(disks))} if not all_adapters else set(range(ADAPTERS))
     devices += [_adapter(number) for number in sorted(adapters)]
-    devices += [_disk(index, disk, _DISK_KEY + index) for index, disk in enumerate(disks)]
+    devices += [added_disk(index, disk, _DISK_KEY + index) for index, disk in enumerate(disks)]
     devices += [_nic(_NIC_KEY + index, nic, backing_of(nic)) for index, nic in enumerate(_nics(spec))]
     if cd is not None:
         devices.append(_cd(cd))
@@ -151,8 +151,12 @@ def _added(device: vim.vm.device.VirtualDevice) -> vim.vm.device.VirtualDeviceSp
     return vim.vm.device.VirtualDeviceSpec(operation=vim.vm.device.VirtualDeviceSpec.Operation.add, device=device)
 
 
-def _removed(device: vim.vm.device.VirtualDevice) -> vim.vm.device.VirtualDeviceSpec:
-    return vim.vm.device.VirtualDeviceSpec(operation=vim.vm.device.VirtualDeviceSpec.Operation.remove, device=device)
+def removed(device: vim.vm.device.VirtualDevice, *, destroy: bool = False) -> vim.vm.device.VirtualDeviceSpec:
+    """The removal of a device; with `destroy` also of its file."""
+    change = vim.vm.device.VirtualDeviceSpec(operation=vim.vm.device.VirtualDeviceSpec.Operation.remove, device=device)
+    if destroy:
+        change.fileOperation = vim.vm.device.VirtualDeviceSpec.FileOperation.destroy
+    return change
 
 
 def _cd(cd: BootCd) -> vim.vm.device.VirtualDeviceSpec:
@@ -167,11 +171,11 @@ def _cd(cd: BootCd) -> vim.vm.device.VirtualDeviceSpec:
 
 def _adapter(number: int) -> vim.vm.device.VirtualDeviceSpec:
     return _added(
-        vim.vm.device.ParaVirtualSCSIController(key=_ADAPTER_KEY + number, busNumber=number, sharedBus="noSharing")
+        vim.vm.device.ParaVirtualSCSIController(key=ADAPTER_KEY + number, busNumber=number, sharedBus="noSharing")
     )
 
 
-def _disk(index: int, disk: PlacedDisk, key: int) -> vim.vm.device.VirtualDeviceSpec:
+def added_disk(index: int, disk: PlacedDisk, key: int) -> vim.vm.device.VirtualDeviceSpec:
     """A read-only disk gets a child disk in the VM's folder, so that vSphere can move the VM and take snapshots of it."""
     address = address_of(index)
     backing = vim.vm.device.VirtualDisk.FlatVer2BackingInfo(diskMode="persistent", thinProvisioned=True)
@@ -183,7 +187,7 @@ def _disk(index: int, disk: PlacedDisk, key: int) -> vim.vm.device.VirtualDevice
     spec = _added(
         vim.vm.device.VirtualDisk(
             key=key,
-            controllerKey=_ADAPTER_KEY + address.adapter,
+            controllerKey=ADAPTER_KEY + address.adapter,
             unitNumber=address.target,
             backing=backing,
             capacityInBytes=disk.size,
@@ -207,10 +211,7 @@ def without_disks(
         if isinstance(device, vim.vm.device.VirtualDisk):
             keeps_file = str(getattr(device.backing, "fileName", "")).startswith(folders)
             if keeps_file or own:
-                change = _removed(device)
-                if not keeps_file:
-                    change.fileOperation = vim.vm.device.VirtualDeviceSpec.FileOperation.destroy
-                gone.append(change)
+                gone.append(removed(device, destroy=not keeps_file))
     return vim.vm.ConfigSpec(deviceChange=gone) if gone else None
 
 
@@ -246,7 +247,7 @@ def becoming(
 ) -> vim.vm.ConfigSpec:
     """A change that gives an unassigned VM the name, disks and NICs of `spec`."""
     # For keys below zero the server chooses the real keys.
-    devices = [_disk(index, disk, -1 - index) for index, disk in enumerate(disks)]
+    devices = [added_disk(index, disk, -1 - index) for index, disk in enumerate(disks)]
     devices += [_nic(-1 - len(disks) - number, nic, backing_of(nic)) for number, nic in enumerate(_nics(spec))]
     return vim.vm.ConfigSpec(name=name, deviceChange=devices, extraConfig=_facts(spec, tenant, serial))
 
@@ -295,17 +296,20 @@ def nic_device(devices: Sequence[vim.vm.device.VirtualDevice], mac: str) -> vim.
 def plugging(spec: MachineSpec, serial: str, nic: Nic, backing: NicBacking) -> vim.vm.ConfigSpec:
     """A change that adds a NIC. `spec` is the machine's spec after the change."""
     # For a key below zero the server chooses the real key.
-    return _change_device(spec, serial, _nic(-1, nic, backing))
+    return change_devices(spec, serial, [_nic(-1, nic, backing)])
 
 
 def unplugging(spec: MachineSpec, serial: str, device: vim.vm.device.VirtualDevice) -> vim.vm.ConfigSpec:
     """A change that removes a NIC. `spec` is the machine's spec after the change."""
-    return _change_device(spec, serial, _removed(device))
+    return change_devices(spec, serial, [removed(device)])
 
 
-def _change_device(spec: MachineSpec, serial: str, change: vim.vm.device.VirtualDeviceSpec) -> vim.vm.ConfigSpec:
+def change_devices(
+    spec: MachineSpec, serial: str, changes: Sequence[vim.vm.device.VirtualDeviceSpec]
+) -> vim.vm.ConfigSpec:
+    """A change of a VM's devices. `spec` is the machine's spec after the change."""
     return vim.vm.ConfigSpec(
-        deviceChange=[change], extraConfig=[vim.option.OptionValue(key=SPEC_KEY, value=encode(spec, serial))]
+        deviceChange=[*changes], extraConfig=[vim.option.OptionValue(key=SPEC_KEY, value=encode(spec, serial))]
     )
 
 

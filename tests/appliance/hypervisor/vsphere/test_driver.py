@@ -15,11 +15,13 @@ from appliance.errors import HypervisorError, InvalidParameter, leaves
 from appliance.hypervisor import (
     Disk,
     DiskKind,
+    Driver,
     Machine,
     MachineSpec,
     Nic,
     Power,
     ResourceShares,
+    ScsiAddress,
     SetShares,
     Suspendable,
 )
@@ -29,6 +31,7 @@ from appliance.hypervisor.vsphere.faults import AnswerLost, Gone, LoginRefused, 
 from appliance.hypervisor.vsphere.inventory import Names, find
 from appliance.hypervisor.vsphere.session import Session
 from appliance.hypervisor.vsphere.spec import TENANT_KEY
+from tests.appliance.hypervisor.contract import PluggingContract
 from tests.live.vsphere.faultproxy import CLOSE_BEFORE, DELAY, LOSE_ANSWER, FaultProxy, running_proxy
 from tests.live.vsphere.simulator import Simulator, server_of
 
@@ -371,6 +374,53 @@ async def test_disks_are_written_once_and_stay(proxy: FaultProxy, tmp_path: Path
             await driver.disks.sweep([], [], [])
             assert await store.list_files("disks") == {}
         assert not proxy.rules
+
+
+class TestPlugging(PluggingContract):
+    @pytest.fixture(autouse=True)
+    def _simulator(self, simulator: Simulator) -> None:
+        self._at = simulator
+
+    @asynccontextmanager
+    async def open_driver(self, root: Path) -> AsyncIterator[Driver]:
+        async with _driver(self._at) as driver:
+            yield driver
+
+    async def with_disks(self, driver: Driver, disks: list[Disk]) -> list[Disk]:
+        assert isinstance(driver, VsphereDriver)
+        for disk in await super().with_disks(driver, disks):
+            if not disk.read_only:
+                await driver.disks.create(disk.path, DiskKind(1 << 20, ()))
+        return disks
+
+
+@pytest.mark.parametrize("simulator", ["vcenter"], indirect=True)
+@pytest.mark.parametrize("trouble", [LOSE_ANSWER, "TaskInProgress"])
+async def test_disks_are_plugged_in_and_released_once(proxy: FaultProxy, tmp_path: Path, trouble: str) -> None:
+    upper, layer = Disk(tmp_path / "upper", False), Disk(tmp_path / "layer.erofs", True)
+    layer.path.write_bytes(b"layer" * 4096)
+    async with _driver(proxy) as driver:
+        await driver.disks.create(upper.path, DiskKind(64 << 20, ()))
+        machine = await driver.create(replace(_spec("ad"), disks=(layer,), grows=True))
+        await machine.start()
+        with trio.fail_after(60):
+            proxy.rules.append(("ReconfigVM_Task", trouble))
+            found = await machine.plug_disks([upper, layer])
+            assert [disk.address for disk in found] == [ScsiAddress(0, 1, 0), ScsiAddress(0, 2, 0)]
+            assert [disk.blank for disk in found] == [True, False]
+            proxy.rules.append(("ReconfigVM_Task", trouble))
+            await machine.release_disks([upper.path, layer.path])
+        assert not proxy.rules
+        devices = await driver.session.look("devices", machine.reference, "config.hardware.device")
+        assert not [one for one in devices if isinstance(one, vim.vm.device.VirtualDisk)]
+        # The container's disk stays, and so does the disk of the layer.
+        assert await driver.disks.used(upper.path)
+        assert await driver.datastore.size("layers/layer.vmdk")
+        # A VM is destroyed with its disks, so a disk that was plugged in is detached before.
+        await machine.plug_disks([upper])
+        await machine.destroy()
+        assert await driver.disks.used(upper.path)
+        await driver.disks.sweep([], [], [])
 
 
 async def test_a_leftover_disk_is_created_again(simulator: Simulator, tmp_path: Path) -> None:
