@@ -9,14 +9,13 @@ from appliance.container.capabilities import capabilities
 from appliance.container.config import ContainerConfig
 from appliance.container.devices import is_pci_device
 from appliance.container.exec_config import ExecConfig
+from appliance.container.guest_paths import GuestPaths
 from appliance.container.host_config import HostConfig
 from appliance.container.mounts import clean
 from appliance.container.seccomp import parse_profile
+from appliance.container.sharing import shares_network
 from appliance.errors import InvalidParameter
 from tether.launch import oci
-
-ROOT = "/run/tether/rootfs"
-FILES = "/run/tether/files"
 
 _MASKED = (
     "/proc/asound",
@@ -37,6 +36,8 @@ _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # Docker lets every user listen on ports below 1024 and ping (moby, daemon/oci_linux.go). The guest's kernel has both sysctls.
 _SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
 
+_FIRST = GuestPaths()
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessArguments:
@@ -54,7 +55,7 @@ def arguments(config: ContainerConfig) -> ProcessArguments:
     return ProcessArguments(joined[0], tuple(joined[1:]))
 
 
-def _mounts(host_config: HostConfig, own: Sequence[oci.Mount]) -> tuple[oci.Mount, ...]:
+def _mounts(host_config: HostConfig, own: Sequence[oci.Mount], paths: GuestPaths) -> tuple[oci.Mount, ...]:
     """The mounts that every container has, except those that `own` replaces, and `own`. A mount follows those that contain it."""
     access = () if host_config.privileged else ("ro",)
     secure = ("nosuid", "noexec", "nodev")
@@ -72,12 +73,14 @@ def _mounts(host_config: HostConfig, own: Sequence[oci.Mount]) -> tuple[oci.Moun
         oci.Mount("/sys/fs/cgroup", "cgroup", "cgroup", (*secure, *access)),
         oci.Mount("/dev/mqueue", "mqueue", "mqueue", secure),
     ]
-    if host_config.ipc_mode != "none":
+    if paths.shm:
+        mounts.append(oci.Mount("/dev/shm", "bind", paths.shm, ("rbind", "rprivate")))
+    elif host_config.ipc_mode != "none":
         mounts.append(oci.Mount("/dev/shm", "tmpfs", "shm", (*secure, "mode=1777", f"size={shm}")))
     # As in moby, these files are as read-only as the root that they lie in (container_unix.go, NetworkMounts).
     read_only = ("ro",) if host_config.readonly_rootfs else ()
     for name in ("resolv.conf", "hostname", "hosts"):
-        mounts.append(oci.Mount(f"/etc/{name}", "bind", f"{FILES}/{name}", ("rbind", "rprivate", *read_only)))
+        mounts.append(oci.Mount(f"/etc/{name}", "bind", f"{paths.files}/{name}", ("rbind", "rprivate", *read_only)))
     own = list(own)
     for target, options in (host_config.tmpfs or {}).items():
         own.append(tmpfs_mount(target, [option for option in options.split(",") if option]))
@@ -126,9 +129,9 @@ def readonly_paths(host_config: HostConfig) -> list[str]:
 
 
 def _sysctls(host_config: HostConfig) -> dict[str, str]:
-    """Docker's sysctls of a network namespace, unless the network is the host's, and those of the container, which win."""
+    """Docker's sysctls of a network namespace that is the container's own, and those of the container, which win."""
     own = host_config.sysctls or {}
-    return own if host_config.network_mode == "host" else {**_SYSCTLS, **own}
+    return own if host_config.network_mode == "host" or shares_network(host_config) else {**_SYSCTLS, **own}
 
 
 def resources_of(host_config: HostConfig) -> oci.Resources:
@@ -218,7 +221,13 @@ def build_exec_spec(config: ContainerConfig, host_config: HostConfig, wanted: Ex
     return oci.encode(oci.Spec(oci.VERSION, process))
 
 
-def build_spec(config: ContainerConfig, host_config: HostConfig, hostname: str, own: Sequence[oci.Mount]) -> bytes:
+def build_spec(
+    config: ContainerConfig,
+    host_config: HostConfig,
+    hostname: str,
+    own: Sequence[oci.Mount],
+    paths: GuestPaths = _FIRST,
+) -> bytes:
     """Return config.json. `own` are the container's mounts beside those that every container has.
 
     InvalidParameter when there is nothing to run.
@@ -240,10 +249,10 @@ def build_spec(config: ContainerConfig, host_config: HostConfig, hostname: str, 
         oci.Spec(
             oci.VERSION,
             _process(config, host_config, args, config.env or (), hostname),
-            oci.Root(ROOT, host_config.readonly_rootfs),
+            oci.Root(paths.root, host_config.readonly_rootfs),
             hostname,
             config.domainname,
-            _mounts(host_config, own),
+            _mounts(host_config, own, paths),
             linux,
         )
     )

@@ -4,9 +4,11 @@
 `fanout` and `stdin` connect attached clients to a process, `fast_path` is the second, faster line to guests with a slow serial port.
 """
 
+from appliance.guest.containers import GuestContainers
 from appliance.guest.failures import GuestFailure, StartRefused
 from appliance.guest.fanout import Attachment, Fanout
 from appliance.guest.files import Change, GuestFiles, PathStat
+from appliance.guest.launched import Launched
 from appliance.guest.reports import (
     BootStep,
     ExitStatus,
@@ -21,9 +23,10 @@ from appliance.guest.reports import (
     StartedProcess,
     StartFailure,
 )
-from appliance.guest.session import GuestSession, Launched, exit_code
+from appliance.guest.session import GuestSession, exit_code
 from appliance.guest.setup import (
     DiskMount,
+    GuestAddition,
     GuestMount,
     GuestSetup,
     GuestSocket,
@@ -51,6 +54,8 @@ __all__ = [
     "ExitStatus",
     "FailureKind",
     "Fanout",
+    "GuestAddition",
+    "GuestContainers",
     "GuestFailure",
     "GuestFiles",
     "GuestMount",

@@ -5,6 +5,7 @@ import time
 
 from appliance.guest.setup import (
     DiskMount,
+    GuestAddition,
     GuestMount,
     GuestSetup,
     GuestVolume,
@@ -40,12 +41,26 @@ def encode_setup(setup: GuestSetup) -> sandbox_pb2.ConfigureRequest:
     )
 
 
+def encode_addition(addition: GuestAddition) -> sandbox_pb2.AddRequest:
+    return sandbox_pb2.AddRequest(
+        id=addition.id,
+        modules=addition.modules,
+        mounts=[_mount(mount) for mount in addition.mounts],
+        files=[_file(file) for file in addition.files],
+        volumes=[_volume(volume) for volume in addition.volumes],
+        network=encode_network(addition.network) if addition.network is not None else None,
+        own_network=addition.own_network,
+        hostname=addition.hostname,
+    )
+
+
 def encode_resumption(resumption: Resumption) -> sandbox_pb2.AwakenRequest:
     """Without time and entropy: a guest that was not paused needs neither."""
     return sandbox_pb2.AwakenRequest(
         network=encode_network(resumption.network) if resumption.network is not None else None,
         files=[_file(file) for file in resumption.files],
         close_connections=resumption.close_connections,
+        id=resumption.container,
     )
 
 
@@ -65,6 +80,9 @@ def encode_process(process: ProcessSetup) -> process_pb2.CreateRequest:
         drop_oldest=process.drop_oldest,
         rows=process.rows,
         columns=process.columns,
+        network_of=process.network_of,
+        pid_of=process.pid_of,
+        ipc_of=process.ipc_of,
     )
 
 
@@ -89,10 +107,10 @@ def _interface(interface: Interface) -> network_pb2.Interface:
 
 def _mount(mount: GuestMount) -> Mount:
     match mount:
-        case PlainMount(target, type_, options):
-            return Mount(kind=Mount.PLAIN, target=target, type=type_, options=options)
+        case PlainMount(target, type_, options, source):
+            return Mount(kind=Mount.PLAIN, target=target, type=type_, options=options, source=source)
         case DiskMount(target, type_, disk, options, format_options):
-            address, blank = _disk(disk.address), format_options if disk.blank else ()
+            address, blank = encode_disk(disk.address), format_options if disk.blank else ()
             return Mount(kind=Mount.DISK, target=target, type=type_, options=options, disk=address, blank=blank)
         case OverlayMount(target, lower, upper):
             return Mount(kind=Mount.OVERLAY, target=target, lower=lower, upper=upper)
@@ -100,7 +118,7 @@ def _mount(mount: GuestMount) -> Mount:
             return Mount(kind=Mount.SHARE, target=target, source=tag)
 
 
-def _disk(address: DiskAddress) -> filesystem_pb2.Disk:
+def encode_disk(address: DiskAddress) -> filesystem_pb2.Disk:
     match address:
         case ScsiAddress(adapter, target, lun, partition):
             return filesystem_pb2.Disk(adapter=adapter, target=target, lun=lun, partition=partition)

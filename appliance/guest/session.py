@@ -18,12 +18,18 @@ from appliance.guest.decode import (
     decode_metrics,
     decode_outputs,
     decode_process,
-    decode_started,
-    decode_step,
     decode_table,
 )
-from appliance.guest.encode import encode_network, encode_process, encode_resumption, encode_setup, renew_clock
+from appliance.guest.encode import (
+    encode_addition,
+    encode_network,
+    encode_process,
+    encode_resumption,
+    encode_setup,
+    renew_clock,
+)
 from appliance.guest.failures import GuestFailure, StartRefused, translate
+from appliance.guest.launched import Launched
 from appliance.guest.reports import (
     ExitStatus,
     Lease,
@@ -33,7 +39,7 @@ from appliance.guest.reports import (
     ProcessState,
     ProcessTable,
 )
-from appliance.guest.setup import GuestSetup, NetworkConfig, ProcessSetup, Resumption, StateFile
+from appliance.guest.setup import GuestAddition, GuestSetup, NetworkConfig, ProcessSetup, Resumption, StateFile
 from protos.tether.v1 import metrics_pb2, network_pb2, process_pb2, sandbox_pb2, stdio_pb2
 from tether.launch import oci
 from tether.rpc.bridge import LoopThread
@@ -51,28 +57,6 @@ _PAUSE, _MOST_PAUSE = 0.05, 5.0
 _WATCHED_BYTES = 256 << 10
 
 log = logging.getLogger(__name__)
-
-
-class Launched:
-    """A process that was started, the steps of its start, and its output."""
-
-    def __init__(
-        self, batch: list[sandbox_pb2.LaunchResponse], stream: ServerStream[sandbox_pb2.LaunchResponse]
-    ) -> None:
-        self.started = decode_started(batch[0].started)
-        self.steps = [decode_step(step) for step in batch[0].steps]
-        self._first = batch[1:]
-        self._stream = stream
-
-    async def output(self) -> AsyncGenerator[Output, None]:
-        """All output; the last batch has the exit status. RpcError when the call breaks before."""
-        batch = self._first or await self._stream.receive()
-        while batch:
-            for response in batch:
-                for output in decode_outputs(response.output):
-                    yield output
-                    await trio.lowlevel.checkpoint()
-            batch = await self._stream.receive()
 
 
 def exit_code(status: ExitStatus) -> int:
@@ -168,16 +152,17 @@ class GuestSession:
 
     @asynccontextmanager
     async def launch(
-        self, setup: GuestSetup | None, process: ProcessSetup, timeout: float
-    ) -> AsyncIterator["Launched"]:
-        """Turn a blank guest into a container and start its process; without `setup` start one that joins another.
+        self, setup: GuestSetup | GuestAddition | None, process: ProcessSetup, timeout: float
+    ) -> AsyncIterator[Launched]:
+        """Turn a blank guest into a container, or add one, and start its process; without `setup` start one that joins another.
 
         StartRefused says why it did not start.
         """
         # Encoded once: the guest accepts a repeated request only if it is identical.
         request = sandbox_pb2.LaunchRequest(
             protocol=PROTOCOL,
-            configure=encode_setup(setup) if setup is not None else None,
+            configure=encode_setup(setup) if isinstance(setup, GuestSetup) else None,
+            add=encode_addition(setup) if isinstance(setup, GuestAddition) else None,
             process=encode_process(process),
         )
         self.launching.add(process.id)
@@ -188,7 +173,7 @@ class GuestSession:
             self.launching.discard(process.id)
 
     @asynccontextmanager
-    async def _launch(self, request: sandbox_pb2.LaunchRequest, timeout: float) -> AsyncIterator["Launched"]:
+    async def _launch(self, request: sandbox_pb2.LaunchRequest, timeout: float) -> AsyncIterator[Launched]:
         deadline = trio.current_time() + timeout
         while True:
             async with AsyncExitStack() as stack:
@@ -258,38 +243,44 @@ class GuestSession:
         renew_clock(request)
         return (await self.call("Sandbox/Awaken", request, sandbox_pb2.AwakenResponse, timeout)).closed
 
-    async def write_files(self, files: Sequence[StateFile]) -> None:
-        """Replace files in the tether's state directory."""
-        request = encode_resumption(Resumption(files=files))
+    async def write_files(self, files: Sequence[StateFile], container: str = "") -> None:
+        """Replace files that processes see. `container`: see Resumption."""
+        request = encode_resumption(Resumption(files=files, container=container))
         await self.call("Sandbox/Awaken", request, sandbox_pb2.AwakenResponse)
 
-    async def apply_network(self, config: NetworkConfig) -> None:
-        """Configure the guest's NICs. Conflict when the kernel refuses, NotFound when a NIC does not appear."""
-        request = network_pb2.ApplyRequest(config=encode_network(config))
+    async def apply_network(self, config: NetworkConfig, container: str = "") -> None:
+        """Configure the guest's NICs. Conflict when the kernel refuses, NotFound when a NIC does not appear.
+
+        `container`: the container in whose network namespace the NICs are; "" for the guest's own, which the first container has.
+        """
+        request = network_pb2.ApplyRequest(config=encode_network(config), id=container)
         waits = any(interface.dhcp for interface in config.interfaces)
         await self.call("Network/Apply", request, network_pb2.ApplyResponse, _LEASE_TIMEOUT if waits else _TIMEOUT)
 
-    async def leases(self) -> list[Lease]:
-        """The DHCP leases of the guest so far."""
-        request, response = network_pb2.WatchLeasesRequest(), network_pb2.Leases
+    async def leases(self, container: str = "") -> list[Lease]:
+        """The DHCP leases of the guest so far. `container`: see `apply_network`."""
+        request, response = network_pb2.WatchLeasesRequest(id=container), network_pb2.Leases
         async with self.stream("Network/WatchLeases", request, response, most=_WATCHED_BYTES) as stream:
             with trio.move_on_after(_TIMEOUT):
                 if batch := await stream.receive():
                     return decode_leases(batch[-1])
         raise GuestFailure("guest: no report of its DHCP leases", Code.DEADLINE_EXCEEDED)
 
-    async def watch_leases(self, take: Callable[[list[Lease]], Awaitable[None]]) -> None:
-        """Call `take` with all DHCP leases, now and after each change, until the session is closed."""
-        request = network_pb2.WatchLeasesRequest()
+    async def watch_leases(self, take: Callable[[list[Lease]], Awaitable[None]], container: str = "") -> None:
+        """Call `take` with all DHCP leases, now and after each change, until the session is closed. `container`: see `apply_network`."""
+        request = network_pb2.WatchLeasesRequest(id=container)
 
         async def decoded(leases: network_pb2.Leases) -> None:
             await take(decode_leases(leases))
 
         await self._watch("Network/WatchLeases", request, network_pb2.Leases, decoded)
 
-    async def watch_listeners(self, take: Callable[[list[Listener]], Awaitable[None]]) -> None:
-        """Call `take` with all ports that the guest listens at, now and after each change, until the session is closed."""
-        request = network_pb2.WatchListenersRequest()
+    async def watch_listeners(self, take: Callable[[list[Listener]], Awaitable[None]], container: str = "") -> None:
+        """Call `take` with all ports at which programs listen, now and after each change, until the session is closed.
+
+        `container`: see `apply_network`.
+        """
+        request = network_pb2.WatchListenersRequest(id=container)
 
         async def decoded(listeners: network_pb2.Listeners) -> None:
             await take(decode_listeners(listeners))

@@ -8,11 +8,12 @@ from appliance.hypervisor import GuestDisk
 
 @dataclass(frozen=True, slots=True)
 class PlainMount:
-    """mount(2) of a file system without a device, such as tmpfs. `target` is an absolute path in the guest."""
+    """mount(2) of a file system without a device, such as tmpfs, or a bind of `source`. Paths are absolute paths in the guest."""
 
     target: str
     type: str
     options: Sequence[str] = ()
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,20 +126,41 @@ class GuestSetup:
 
 
 @dataclass(frozen=True, slots=True)
+class GuestAddition:
+    """What a guest gets for a further container. `id` is the container's; mounts are made in order; `modules` are kernel modules.
+
+    With `own_network` the container has a network namespace of its own, with the NICs of `network`.
+    """
+
+    id: str
+    hostname: str = ""
+    mounts: Sequence[GuestMount] = ()
+    volumes: Sequence[GuestVolume] = ()
+    network: NetworkConfig | None = None
+    modules: Sequence[str] = ()
+    files: Sequence[StateFile] = ()
+    own_network: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Resumption:
     """What a guest receives when its VM is resumed, perhaps on another host. Empty fields leave the guest's state.
 
-    `close_connections`: end all TCP connections that leave the machine.
+    `close_connections`: end all TCP connections that leave the machine. `container`: the ID of the container whose files these are;
+    "" for the first container of the machine.
     """
 
     network: NetworkConfig | None = None
     files: Sequence[StateFile] = ()
     close_connections: bool = False
+    container: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessSetup:
     """A process to start. `spec` is an OCI runtime spec, JSON; `join` the process whose namespaces it enters, "" for none.
+
+    A container's first process shares single namespaces with the processes `network_of`, `pid_of` and `ipc_of`; "" for none.
 
     `spool_bytes` of output wait in the guest for their acknowledgement (0: the guest's default); when they are full,
     `drop_oldest` drops output instead of blocking the process. `rows` and `columns` are the first size of a terminal.
@@ -152,3 +174,6 @@ class ProcessSetup:
     drop_oldest: bool = False
     rows: int = 0
     columns: int = 0
+    network_of: str = ""
+    pid_of: str = ""
+    ipc_of: str = ""

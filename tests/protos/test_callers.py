@@ -36,7 +36,7 @@ FILES: tuple[FileDescriptor, ...] = (
     tunnel_pb2.DESCRIPTOR,
 )
 # Methods without a caller yet, and the issue that will call each.
-PLANNED = {"Metrics/Watch": "M", "Sandbox/Add": "H", "Sandbox/Remove": "H"}
+PLANNED = {"Metrics/Watch": "M"}
 # Methods without a handler yet.
 UNHANDLED = {"Sandbox/Add", "Sandbox/Remove"}
 SERVICES = {

@@ -11,10 +11,9 @@ from pathlib import Path
 from appliance.container.config import ContainerConfig
 from appliance.container.devices import pci_devices
 from appliance.container.host_config import HostConfig
-from appliance.container.spec import ROOT, build_spec
+from appliance.container.spec import build_spec
 from appliance.diag import mark
 from appliance.engine.machines.guest_config import (
-    STATE,
     GuestConfig,
     network_config,
     own_mounts,
@@ -23,6 +22,7 @@ from appliance.engine.machines.guest_config import (
     volumes_of,
 )
 from appliance.engine.model.container import Container
+from appliance.engine.model.layout import Layout, disk_targets
 from appliance.engine.model.mount_plan import MountPlan
 from appliance.errors import InvalidParameter, VchError
 from appliance.guest import (
@@ -47,7 +47,6 @@ from appliance.guest import (
 )
 from appliance.hypervisor import (
     SCRATCH,
-    SHARE_TAG,
     VOLUME_OPTIONS,
     Disk,
     GuestDisk,
@@ -145,29 +144,41 @@ def _memory_class(wanted_mib: int, smallest_mib: int) -> int:
     return size
 
 
-def _mounts(disks: list[GuestDisk], mount_plan: MountPlan) -> list[GuestMount]:
-    upper, *others = disks
-    count = len(others) - len(mount_plan.disks)
-    layers, volumes = others[:count], others[count:]
-    mounts: list[GuestMount] = [
-        DiskMount(f"{STATE}/layers/{number}", "erofs", disk, ("ro",)) for number, disk in enumerate(layers)
-    ]
-    mounts.append(_ext4(f"{STATE}/upper", upper, SCRATCH.options))
-    lower = [f"{STATE}/layers/{number}" for number in reversed(range(len(layers)))]
+def _mounts(layout: Layout, mount_plan: MountPlan) -> list[GuestMount]:
+    base = layout.paths.base
+    volumes = len(mount_plan.disks)
+    layers = len(layout.disks) - volumes - 1
+    (upper, upper_disk), *others = zip(disk_targets(base, layers, volumes), layout.disks, strict=True)
+    mounts: list[GuestMount] = [_layer(target, disk) for target, disk in others[:layers]]
+    mounts.append(_ext4(upper, upper_disk, SCRATCH.options))
+    lower = [target for target, _ in reversed(others[:layers])]
     if not lower:
         # An image without layers: overlayfs needs a lower directory, so it gets an empty one.
-        mounts.append(PlainMount(f"{STATE}/layers/0", "tmpfs", ("ro",)))
-        lower = [f"{STATE}/layers/0"]
-    mounts.append(OverlayMount(ROOT, lower, f"{STATE}/upper"))
+        lower = [f"{base}/layers/0"]
+        mounts.append(PlainMount(lower[0], "tmpfs", ("ro",)))
+    mounts.append(OverlayMount(layout.paths.root, lower, upper))
     if mount_plan.shares:
-        mounts.append(ShareMount(f"{STATE}/shares", SHARE_TAG))
-    mounts += [_ext4(f"{STATE}/disks/{number}", disk, VOLUME_OPTIONS) for number, disk in enumerate(volumes)]
+        mounts.append(ShareMount(f"{base}/shares", layout.share_tag))
+    mounts += [_ext4(target, disk, VOLUME_OPTIONS) for target, disk in others[layers:]]
     return mounts
 
 
-def _ext4(target: str, disk: GuestDisk, format_options: Sequence[str]) -> DiskMount:
+def _layer(target: str, disk: GuestDisk | str) -> GuestMount:
+    if isinstance(disk, str):
+        return _bound(target, disk)
+    return DiskMount(target, "erofs", disk, ("ro",))
+
+
+def _ext4(target: str, disk: GuestDisk | str, format_options: Sequence[str]) -> GuestMount:
     """A writable disk. The guest formats it with `format_options` if it is blank."""
+    if isinstance(disk, str):
+        return _bound(target, disk)
     return DiskMount(target, "ext4", disk, ("discard", "noinit_itable"), format_options)
+
+
+def _bound(target: str, source: str) -> PlainMount:
+    """A disk that another container has mounted at `source`. The bind keeps the file system when that container leaves."""
+    return PlainMount(target, "", ("bind",), source)
 
 
 def _modules(mount_plan: MountPlan) -> list[str]:
@@ -182,11 +193,11 @@ def launch_setup(
     machine_id: str,
     config: ContainerConfig,
     host_config: HostConfig,
-    disks: list[GuestDisk],
+    layout: Layout,
     guest_config: GuestConfig,
     unmatched: int,
 ) -> tuple[GuestSetup, ProcessSetup]:
-    """The setup and the process of a container. `disks`: the container's own disk, its layers (lowest first), its volumes.
+    """The setup and the process of the first container of a machine.
 
     `unmatched`: how many NICs the guest cannot find by their MAC address, see Machine.
     """
@@ -194,7 +205,7 @@ def launch_setup(
         machine_id=machine_id,
         hostname=config.hostname,
         domainname=config.domainname,
-        mounts=_mounts(disks, guest_config.mount_plan),
+        mounts=_mounts(layout, guest_config.mount_plan),
         volumes=volumes_of(guest_config.mount_plan, guest_config.endpoints),
         network=network_config(guest_config.endpoints, unmatched),
         modules=_modules(guest_config.mount_plan),
@@ -219,7 +230,7 @@ def files_setup(container: Container, machine: Machine, mount_plan: MountPlan, e
     """The setup of a guest that only shows the container's files. `endpoint` puts it on a network."""
     return GuestSetup(
         machine_id=container.id,
-        mounts=_mounts(machine.guest_disks(), mount_plan),
+        mounts=_mounts(Layout(tuple(machine.guest_disks())), mount_plan),
         volumes=volumes_of(mount_plan),
         modules=_modules(mount_plan),
         network=network_config([endpoint], machine.unmatched_nics) if endpoint is not None else None,
@@ -240,7 +251,12 @@ async def begin_fresh(
     """
     record = container.record
     setup, process = launch_setup(
-        container.id, record.config, record.host_config, machine.guest_disks(), guest_config, machine.unmatched_nics
+        container.id,
+        record.config,
+        record.host_config,
+        Layout(tuple(machine.guest_disks())),
+        guest_config,
+        machine.unmatched_nics,
     )
     mark("spec made")
     before: GuestSetup | None = setup

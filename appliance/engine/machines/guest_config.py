@@ -9,6 +9,7 @@ import msgspec
 from appliance.config import ends_of
 from appliance.container.config import ContainerConfig
 from appliance.container.endpoint_settings import EndpointIPAMConfig
+from appliance.container.guest_paths import STATE
 from appliance.container.host_config import HostConfig, Ulimit
 from appliance.container.merge import merge_ulimits
 from appliance.container.spec import tmpfs_mount
@@ -28,8 +29,6 @@ _IPV6_HOSTS = (
     "ff02::1\tip6-allnodes",
     "ff02::2\tip6-allrouters",
 )
-# The tether's own directory in the guest.
-STATE = "/run/tether"
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,30 +182,30 @@ def _gate(endpoint: Endpoint) -> "FilteredNic":
     return FilteredNic(endpoint.interface, network.firewall, endpoint.ports, peers)
 
 
-def _source(placed: PlacedMount) -> str:
-    """The path in the guest that is bind-mounted at the mount's destination."""
+def _source(placed: PlacedMount, base: str) -> str:
+    """The path in the guest that is bind-mounted at the mount's destination. `base`: see GuestPaths."""
     if placed.socket is not None:
         return f"{STATE}/sockets/{placed.socket.number}"
     if placed.guest:
         return f"{STATE}/modules{placed.guest}"
     if placed.server is not None:
         part = f"/{placed.mount.subpath}" if placed.mount.subpath else ""
-        return f"{STATE}/served/{placed.server.number}{part}"
+        return f"{base}/served/{placed.server.number}{part}"
     if placed.share >= 0:
-        return f"{STATE}/shares/{placed.share}"
+        return f"{base}/shares/{placed.share}"
     # The root of the disk contains lost+found, so the data is in a directory.
-    return f"{STATE}/disks/{placed.disk}/data{f'/{placed.mount.subpath}' if placed.mount.subpath else ''}"
+    return f"{base}/disks/{placed.disk}/data{f'/{placed.mount.subpath}' if placed.mount.subpath else ''}"
 
 
-def volumes_of(mount_plan: MountPlan, endpoints: Sequence[Endpoint] = ()) -> list[GuestVolume]:
-    """The volumes that the guest prepares before a process starts. Without endpoints, NFS volumes are left out."""
+def volumes_of(mount_plan: MountPlan, endpoints: Sequence[Endpoint] = (), base: str = STATE) -> list[GuestVolume]:
+    """The volumes that the guest prepares before a process starts. Without endpoints, NFS volumes are left out. `base`: see GuestPaths."""
     own = next((f"clientaddr={one.ipv4.address}" for one in endpoints if one.ipv4 is not None), "")
     found = []
     for placed in mount_plan.placed:
         if placed.is_tmpfs or placed.socket is not None or (placed.server is not None and not endpoints):
             continue
         volume = GuestVolume(
-            source=_source(placed),
+            source=_source(placed, base),
             destination=placed.mount.destination,
             read_only=placed.mount.read_only,
             copy_up=placed.mount.type == "volume" and not placed.mount.no_copy and not placed.mount.subpath,
@@ -219,13 +218,13 @@ def volumes_of(mount_plan: MountPlan, endpoints: Sequence[Endpoint] = ()) -> lis
     return sorted(found, key=lambda volume: volume.destination.count("/"))
 
 
-def own_mounts(mount_plan: MountPlan) -> list[oci.Mount]:
-    """The mounts of a spec for the container's own mounts."""
+def own_mounts(mount_plan: MountPlan, base: str = STATE) -> list[oci.Mount]:
+    """The mounts of a spec for the container's own mounts. `base`: see GuestPaths."""
     found = []
     for placed in mount_plan.placed:
         if placed.is_tmpfs:
             found.append(tmpfs_mount(placed.mount.destination, placed.tmpfs))
             continue
         options = ("rbind", "rprivate", *(("ro",) if placed.mount.read_only else ()))
-        found.append(oci.Mount(placed.mount.destination, "bind", _source(placed), options))
+        found.append(oci.Mount(placed.mount.destination, "bind", _source(placed, base), options))
     return found

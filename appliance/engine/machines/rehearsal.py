@@ -18,6 +18,7 @@ from appliance.container.config import ContainerConfig
 from appliance.container.host_config import HostConfig
 from appliance.engine.machines.boot import launch_setup
 from appliance.engine.machines.guest_config import GuestConfig
+from appliance.engine.model.layout import Layout
 from appliance.errors import Conflict
 from appliance.guest import GuestSession
 from appliance.hypervisor import Disk, GuestDisk, LocalDisks, MachineSpec
@@ -130,7 +131,9 @@ class ContainerRehearsal:
 
     async def _once(self, session: GuestSession, endpoints: list[Endpoint], disks: list[GuestDisk]) -> None:
         config = ContainerConfig(cmd=["ready"], hostname=_NAME)
-        setup, process = launch_setup(_NAME, config, HostConfig(), disks, GuestConfig(endpoints), len(endpoints))
+        setup, process = launch_setup(
+            _NAME, config, HostConfig(), Layout(tuple(disks)), GuestConfig(endpoints), len(endpoints)
+        )
         # The module stays loaded: a container with volumes does not wait for it.
         setup = replace(setup, modules=[*setup.modules, "virtiofs"])
         output = b""

@@ -13,6 +13,7 @@ from appliance.container.config import ContainerConfig
 from appliance.container.host_config import HostConfig
 from appliance.engine.machines.boot import launch_setup
 from appliance.engine.machines.guest_config import GuestConfig
+from appliance.engine.model.layout import Layout
 from appliance.guest import GuestSession
 from appliance.hypervisor import SCRATCH, Disk, DiskKind, Driver, MachineSpec
 from appliance.hypervisor.vsphere.concentrator import Concentrator
@@ -133,7 +134,9 @@ async def test_a_container_runs(simulator: Simulator, short_path: Path) -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(session.run)
                 await session.hello(60)
-                setup, process = launch_setup("c0ffee", config, HostConfig(), machine.guest_disks(), GuestConfig([]), 0)
+                setup, process = launch_setup(
+                    "c0ffee", config, HostConfig(), Layout(tuple(machine.guest_disks())), GuestConfig([]), 0
+                )
                 async with session.launch(setup, process, 60) as launched:
                     async for records in launched.output():
                         said += [record.data for record in records.records]
