@@ -8,8 +8,11 @@ import re2
 
 from appliance.errors import InvalidParameter
 
-# The characters that one request may expand to: doubled variables grow exponentially.
+# The characters that the variables of one request may expand to, and that patterns may search: doubled variables grow exponentially.
 _MOST_CHARACTERS = 1 << 20
+# A match takes 4 us.
+_MATCH_COST = 16
+_TOO_MUCH = "the variables of the instructions expand to too much text"
 _DEEPEST = 50
 _SPECIAL_NAMES = "@*#?-$!"
 _OPTIONS = re2.Options()
@@ -42,10 +45,9 @@ class Expander:
         return [word for word in (*words, current) if word]
 
     def _expand(self, source: str, variables: Mapping[str, str]) -> _Pieces:
-        pieces = _Scanner(source, variables, self._left, self._escape).scan()
-        self._left -= sum(len(text) for text, _ in pieces)
-        if self._left < 0:
-            raise InvalidParameter("the variables of the instructions expand to too much text")
+        scanner = _Scanner(source, variables, self._left, self._escape)
+        pieces = scanner.scan()
+        self._left -= scanner.spent
         return pieces
 
 
@@ -55,7 +57,7 @@ def _split(text: str) -> list[str]:
 
 
 class _Scanner:
-    """One pass over a text. `most` limits the length of a value after its expansion."""
+    """One pass over a text. `spent` counts the characters of values and of what patterns search: at most `most`."""
 
     def __init__(self, source: str, variables: Mapping[str, str], most: int, escape: str) -> None:
         self._source = source
@@ -64,15 +66,23 @@ class _Scanner:
         self._escape = escape
         self._at = 0
         self._depth = 0
+        self.spent = 0
 
     def scan(self) -> _Pieces:
-        """The pieces of the whole text. InvalidParameter names the text that is malformed."""
+        """The pieces of the whole text. InvalidParameter names the text that is malformed, or says that it grows too long."""
         try:
             return self._until("", raw_escapes=False)
         except ValueError as error:
             raise InvalidParameter(
                 f"failed to process {json.dumps(self._source, ensure_ascii=False)}: {error}"
             ) from error
+
+    def _spend(self, value: str) -> str:
+        """Count a value before it is copied, also into a word that is not used later. Returns the value."""
+        self.spent += len(value)
+        if self.spent > self._most:
+            raise InvalidParameter(_TOO_MUCH)
+        return value
 
     def _peek(self) -> str:
         return self._source[self._at : self._at + 1]
@@ -139,7 +149,7 @@ class _Scanner:
         """The value of the variable behind a dollar."""
         if self._peek() != "{":
             name = self._name()
-            return self._variables.get(name, "") if name else "$"
+            return self._spend(self._variables.get(name, "")) if name else "$"
         self._at += 1
         if not self._peek():
             raise ValueError("syntax error: missing '}'")
@@ -150,9 +160,7 @@ class _Scanner:
             raise ValueError("syntax error: too many nested substitutions")
         value = self._substituted(self._name())
         self._depth -= 1
-        if len(value) > self._most:
-            raise ValueError("the value is too long")
-        return value
+        return self._spend(value)
 
     def _name(self) -> str:
         first = self._peek()
@@ -188,7 +196,7 @@ class _Scanner:
                     raise ValueError(f"{name}: {word or f'is not allowed to be {problem}'}")
                 return value or ""
             case _:
-                return _trimmed(value or "", operator, word)
+                return _trimmed(self._spend(value or ""), operator, word)
 
     def _replaced(self, value: str) -> str:
         every = self._peek() == "/"
@@ -196,7 +204,12 @@ class _Scanner:
         pattern = self._text_until("/", raw_escapes=True, missing="syntax error: missing '/' in ${}")
         replacement = self._text_until("}", raw_escapes=True, missing="syntax error: missing '}'")
         expression = _compile(pattern, greedy=True)
-        replaced: str = expression.sub(lambda _: replacement, value, 0 if every else 1)
+
+        def replace(_: object) -> str:
+            self.spent += _MATCH_COST
+            return self._spend(replacement)
+
+        replaced: str = expression.sub(replace, self._spend(value), 0 if every else 1)
         return replaced
 
 

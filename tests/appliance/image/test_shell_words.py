@@ -117,6 +117,24 @@ def test_what_variables_expand_to_has_a_bound() -> None:
         expander.word("$A$A$A", {"A": value})
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        '"' + "$A" * 20_000 + '"',
+        "${B:-" + "$A" * 20_000 + "}",
+        "${A//x/" + "y" * 20_000 + "}",
+        "${A//x/}" * 10_000,
+        "${A##*y}" * 10_000,
+    ],
+)
+def test_words_are_bounded_before_they_are_made(source: str) -> None:
+    """These took gigabytes, or minutes, though a word is short in the end."""
+    started = time.thread_time()
+    with pytest.raises(InvalidParameter, match="too much text"):
+        Expander().word(source, {"A": "x" * 100_000, "B": "b"})
+    assert time.thread_time() - started < 2
+
+
 def test_the_time_for_words_grows_with_their_length() -> None:
     value = "x" * 500_000
     started = time.thread_time()
