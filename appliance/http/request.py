@@ -85,7 +85,7 @@ class Request:
                 if kind
                 else "malformed Content-Type header (): mime: no media type"
             )
-        # Those inside of strings count, too: no client comes near.
+        # Characters inside of strings count, too. No client comes near the bound.
         if sum(map(body.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES:
             raise InvalidParameter(f"invalid JSON: more than {MAX_JSON_VALUES} values")
         try:

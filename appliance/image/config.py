@@ -71,7 +71,7 @@ def parse_config(data: bytes) -> ImageConfig:
 
 def parse_config_untrusted(data: bytes) -> ImageConfig:
     """Decode and check a config that a registry, an archive or a client sent. ProtocolError if it is not valid."""
-    # Those inside of strings count, too: no image comes near.
+    # Characters inside of strings count, too. No image comes near the bound.
     if sum(map(data.count, (b",", b"[", b"{"))) > _MAX_VALUES:
         raise ProtocolError(f"invalid image config: more than {_MAX_VALUES} values")
     try:

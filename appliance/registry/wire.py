@@ -73,7 +73,7 @@ def decode_untrusted(content: bytes, type: type[T]) -> T:
 
     msgspec.MsgspecError or RecursionError for anything else than a `type`.
     """
-    # Those inside of strings count, too.
+    # Characters inside of strings count, too.
     if sum(map(content.count, (b",", b"[", b"{"))) > MAX_VALUES:
         raise msgspec.ValidationError(f"more than {MAX_VALUES} values")
     return msgspec.json.decode(content, type=type)
