@@ -38,7 +38,7 @@ part shell; echo "umask $umask"; echo "pwd $pwd"
 part end
 """
 
-# Options of the containers. The second is everything that the first is not: a user, a terminal, limits.
+# Options of the containers: the privileged container has the first, too. The second is all that those are not: a user, a terminal, limits.
 PLAIN = ("--hostname", "box")
 OTHER = (
     *(
@@ -128,7 +128,7 @@ def run(host: str, *arguments: str) -> str:
 
 
 def probe(host: str) -> dict[str, str]:
-    """Facts of a first process, of an exec in its container, and of a first process with many options."""
+    """Facts of a first process, of an exec in its container, of a privileged first process, and of one with many options."""
     outputs = {}
     run(host, "run", "-d", "--name", "starts", *PLAIN, "busybox", "sh", "-c", f"{PROBE}exec sleep 1000")
     try:
@@ -143,6 +143,7 @@ def probe(host: str) -> dict[str, str]:
             follower.kill()
     finally:
         run(host, "rm", "-f", "starts")
+    outputs["privileged"] = run(host, "run", "--rm", "--privileged", *PLAIN, "busybox", "sh", "-c", PROBE)
     outputs["other"] = run(host, "run", "--rm", *OTHER, "busybox", "sh", "-c", PROBE)
     return {f"{case}: {name}": value for case, output in outputs.items() for name, value in facts(output).items()}
 

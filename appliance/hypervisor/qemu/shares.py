@@ -17,13 +17,23 @@ from tether.system.linux import open_in_root
 
 # Debian has QEMU 7.2's C program here. Later versions have the Rust program in PATH.
 _PROGRAMS = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
-# A guest may not create device nodes. File contents are cached as long as the file is open: another machine may change a file.
-# The guest's `trusted.` attributes are `user.virtiofs.trusted.` on the host: overlayfs needs them for its upper directory, and virtiofsd
-# would need CAP_SYS_ADMIN to write attributes that really are `trusted.`. It needs no capability for a whiteout (mknod c 0 0).
-_OPTIONS = (
-    "cache=auto,xattr,xattrmap=:map:trusted.:user.virtiofs.:,announce_submounts,modcaps=-mknod,max_idle_threads=1,"
-    "log_level=err"
+# Extended attributes, as rules of virtiofsd: TYPE:SCOPE:NAME IN THE GUEST:NAME ON THE HOST.
+# The guest's `trusted.` attributes are `user.vch.trusted.` on the host: overlayfs needs them for its upper directory, and virtiofsd would
+# need CAP_SYS_ADMIN to write attributes that really are `trusted.`, which are hidden. The guest's `user.vch.` attributes get the prefix,
+# too: without CAP_SYS_ADMIN no process can forge `trusted.` ones, and a vch inside a container can do the same with its volumes. All other
+# names are the same on both sides, since volumes of version 0.1 may have any `user.` name, such as the usual prefix `user.virtiofs.`.
+_ATTRIBUTES = "".join(
+    f":{rule}:"
+    for rule in (
+        "prefix:all:trusted.:user.vch.",
+        "prefix:client:user.vch.:user.vch.",
+        "bad:server::trusted.",
+        "ok:all::",
+    )
 )
+# A guest may not create device nodes, but virtiofsd needs no capability for a whiteout (mknod c 0 0). File contents are cached as long as
+# the file is open: another machine may change a file.
+_OPTIONS = f"cache=auto,xattr,xattrmap={_ATTRIBUTES},announce_submounts,modcaps=-mknod,max_idle_threads=1,log_level=err"
 # How long a guest keeps names and attributes of shares that it may cache. Each lookup of a name costs a guest without KVM half a
 # millisecond, and a path of five names five lookups. 1 s is virtiofsd's own default.
 _CACHED_SECONDS = 1

@@ -1,14 +1,19 @@
 """Modules of the guest's kernel, loaded at their first use; the rights of --privileged; a volume as the upper directory of overlayfs."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from tests.live.daemon import Daemon, on_qemu
+from tests.live.host_programs import BIND, SHELL
 
-pytestmark = [pytest.mark.live, on_qemu, pytest.mark.usefixtures("in_lane")]
+pytestmark = [pytest.mark.live, on_qemu]
 
-_SCRIPT = """
+_SCRIPT = f"""
 set -e
-loaded() { for name in dummy tun loop virtio_blk wireguard; do echo $name $(cut -d' ' -f1 /proc/modules | grep -cx $name); done; }
+{SHELL}
+loaded() {{ for name in dummy tun loop virtio_blk wireguard; do echo $name $(cut -d' ' -f1 /proc/modules | grep -cx $name); done; }}
 for node in kmsg loop-control loop0 net/tun fuse mapper/control; do test -e /dev/$node || echo no $node; done
 echo before $(loaded)
 ip link add dummy1 type dummy
@@ -31,12 +36,19 @@ mkdir /m/dir
 echo new > /m/new
 stat -c '%F %t:%T' /v/up/file
 ls -x /m
+for tables in nft legacy; do
+    host sbin/xtables-$tables-multi iptables -t nat -N X
+    host sbin/xtables-$tables-multi iptables -t nat -A POSTROUTING -j MASQUERADE
+    host sbin/xtables-$tables-multi iptables -A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT
+    echo $(host sbin/xtables-$tables-multi iptables -t nat -S POSTROUTING)
+done
 """
 _NONE, _ALL = (f"dummy {n} tun {n} loop {n} virtio_blk {m} wireguard {m}" for n, m in ((0, 0), (1, 1)))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="virtiofsd needs the rights of root")
 def test_modules_devices_and_overlay_of_a_privileged_container(daemon: Daemon) -> None:
-    binds = ("-v", "/lib/modules:/lib/modules:ro", "-v", "/usr/src:/usr/src:ro", "-v", "layers:/v")
+    binds = ("-v", "/lib/modules:/lib/modules:ro", "-v", "/usr/src:/usr/src:ro", "-v", "layers:/v", *BIND)
     out = daemon.must("run", "--rm", "--privileged", *binds, "busybox", "sh", "-c", _SCRIPT).splitlines()
     # The bind of /lib/modules has mounted the modules disk.
     assert out[0] == f"before {_NONE.replace('virtio_blk 0', 'virtio_blk 1')}"
@@ -45,7 +57,11 @@ def test_modules_devices_and_overlay_of_a_privileged_container(daemon: Daemon) -
     assert {"cpu", "cpuset", "hugetlb", "io", "memory", "misc", "pids", "rdma"} <= set(out[3].split())
     assert out[4] == "character special file 0:0"
     assert out[5].split() == ["dir", "new"]
-    # Attributes of other users of the files stay: on the host the `trusted.` ones have another name, and the whiteout is a device.
+    assert out[6:] == ["-P POSTROUTING ACCEPT -A POSTROUTING -j MASQUERADE"] * 2
+    # On the host the whiteout is a device, and `trusted.` attributes have another name.
+    upper = Path(daemon.must("volume", "inspect", "-f", "{{.Mountpoint}}", "layers").strip()) / "up"
+    assert (upper / "file").stat().st_rdev == 0
+    assert os.listxattr(upper / "dir") == ["user.vch.trusted.overlay.opaque"]
     daemon.must("volume", "rm", "layers")
 
 

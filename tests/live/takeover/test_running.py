@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.daemon import Daemon, on_qemu
+from tests.live.host_programs import BIND, SHELL, attributes
 from tests.live.takeover.previous import COMMITS, previous
 from tests.live.terminal import Terminal
 from tests.live.waiting import until
@@ -25,6 +26,7 @@ pytestmark = [
 ]
 
 _COUNT = "trap 'exit 12' USR2; i=0; while true; do i=$((i+1)); echo $i; sleep 0.02; done"
+_ATTRIBUTES = ("user.kept=1", "user.virtiofs.kept=2", "user.virtiofs.trusted.kept=3")
 _SERVE = "mkdir -p /data; echo served > /data/index.html; exec httpd -f -p 80 -h /data"
 
 
@@ -51,6 +53,8 @@ def _create(daemon: Daemon) -> None:
     script = "touch /tmp/well; echo started; trap 'exit 4' USR1; while true; do sleep 0.1; done"
     daemon.must("run", "-d", "--name", "healthy", "--restart=always", *probe, "busybox", "sh", "-c", script)
     daemon.must("exec", "-d", "healthy", "sh", "-c", "echo by exec > /tmp/exec; exec sleep 100000")
+    marked = f"{SHELL} touch /m/file; {attributes('/m/file', *_ATTRIBUTES)}"
+    assert daemon.shell("-v", "marked:/m", *BIND, marked).stdout.split() == list(_ATTRIBUTES)
     daemon.must("pause", "standing")
     until(lambda: _state(daemon, "healthy", "{{.State.Health.Status}}") == "healthy", 60)
 
@@ -167,6 +171,18 @@ def test_files_come_and_go(taken_over: Daemon, tmp_path: Path) -> None:
         assert member is not None
         assert member.read() == b"served\n"
     assert "A /tmp/exec" in taken_over.must("diff", "healthy").splitlines()
+
+
+def test_extended_attributes_of_a_volume_stay(taken_over: Daemon) -> None:
+    file = Path(taken_over.must("volume", "inspect", "-f", "{{.Mountpoint}}", "marked").strip()) / "file"
+    os.setxattr(file, "trusted.of-the-host", b"4")
+    added = ("trusted.added=5", "user.vch.added=6")
+    options = ("--privileged", "-v", "marked:/m", *BIND)
+    shown = taken_over.shell(*options, SHELL + attributes("/m/file", *added)).stdout
+    assert sorted(shown.split()) == sorted((*_ATTRIBUTES, *added))
+    on_host = {f"{name}={os.getxattr(file, name).decode()}" for name in os.listxattr(file)}
+    assert on_host == {*_ATTRIBUTES, "trusted.of-the-host=4", "user.vch.trusted.added=5", "user.vch.user.vch.added=6"}
+    taken_over.must("volume", "rm", "marked")
 
 
 def test_ports_and_names_lead_to_it(taken_over: Daemon) -> None:

@@ -443,11 +443,15 @@ def test_datastores_of_vsan(short_path: Path) -> None:
 @pytest.mark.parametrize("firmware", ["bios", "efi"])
 def test_machines_boot_from_their_cd(short_path: Path, firmware: str) -> None:
     with running_vsphere(short_path, "--vm-firmware", firmware, boot="cd") as vsphere:
-        done = vsphere.daemon.docker(
-            "run", "--rm", "--privileged", "busybox", "sh", "-c", "ls /sys/firmware; echo booted"
-        )
+        # The CD has the modules, too.
+        script = "modprobe wireguard; ls /sys/firmware /sys/module /usr/src; echo booted"
+        kernel = ("-v", "/lib/modules:/lib/modules:ro", "-v", "/usr/src:/usr/src:ro")
+        done = vsphere.daemon.docker("run", "--rm", "--privileged", *kernel, "busybox", "sh", "-c", script)
         assert done.stdout.splitlines()[-1] == "booted"
-        assert ("efi" in done.stdout.split()) == (firmware == "efi")
+        found = done.stdout.split()
+        assert ("efi" in found) == (firmware == "efi")
+        assert "wireguard" in found, done.stderr
+        assert len([name for name in found if name.startswith("linux-headers-")]) == 2
         (written,) = (one for one in vsphere.files() if one.endswith(".iso"))
         vsphere.daemon.must("run", "-d", "--name", "stays", "busybox", "sleep", "1000")
         vsphere.daemon.stop()
