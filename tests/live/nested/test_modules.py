@@ -37,6 +37,7 @@ echo new > /m/new
 stat -c '%F %t:%T' /v/up/file
 ls -x /m
 mkdir -p /run
+modprobe ip_tables
 for tables in nft legacy; do
     host sbin/xtables-$tables-multi iptables-restore <<END
 *nat
