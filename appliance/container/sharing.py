@@ -23,6 +23,7 @@ _MACHINE_LABEL = "vch.machine"
 _MEMORY_LABEL = "vch.machine-memory"
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _MOST_NAME = 128
+_MOST_MEMORY = 1 << 42
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,10 @@ def machine_memory(labels: Mapping[str, str]) -> int:
         raise InvalidParameter(
             f"invalid label {_MEMORY_LABEL}={text[:_MOST_NAME]}: the size has a form such as 512m or 2g"
         )
-    return int(found[1]) * _UNITS[found[2]]
+    size = int(found[1]) * _UNITS[found[2]]
+    if size > _MOST_MEMORY:
+        raise InvalidParameter(f"invalid label {_MEMORY_LABEL}={text}: no machine is so large")
+    return size
 
 
 def pin(host_config: HostConfig, find: Callable[[str], str]) -> HostConfig:

@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from appliance.container.config import ContainerConfig
@@ -87,9 +87,12 @@ def machine_spec(
 ) -> MachineSpec:
     """The machine of a container. Disks: the container's own, its layers (lowest first), its volumes.
 
-    With `limited`, memory and CPUs fit the container's limits; else the machine has the usual size.
+    With `limited`, memory and CPUs fit the container's limits, and memory fits the label `vch.machine-memory`, too; else the machine has
+    the usual size.
     """
     host_config = container.record.host_config if limited else HostConfig()
+    if limited:
+        size = replace(size, memory_mib=_memory_class(-(-container.record.machine_memory >> 20), size.memory_mib))
     limit = host_config.memory >> 20
     nano = host_config.nano_cpus
     disks = [Disk(path, True) for path in layers]

@@ -155,7 +155,7 @@ def test_the_memory_of_a_machine(text: str, size: int) -> None:
     assert machine_memory({}) == 0
 
 
-@pytest.mark.parametrize("text", ["", "-1", "1.5g", "x", "9" * 16])
+@pytest.mark.parametrize("text", ["", "-1", "1.5g", "x", "9" * 16, "5t"])
 def test_another_size_is_refused(text: str) -> None:
     with pytest.raises(InvalidParameter, match=r"^invalid label vch\.machine-memory="):
         machine_memory({"vch.machine-memory": text})

@@ -80,6 +80,16 @@ def test_a_memory_limit_and_its_machine(limit_mib: int, machine_mib: int) -> Non
     assert machine_spec(_container(host_config), [], [], MountPlan(), SIZE, limited=False).memory_mib == 256
 
 
+@pytest.mark.parametrize(
+    ("label", "machine_mib"), [(1, 256), (256 * MIB, 256), (256 * MIB + 1, 512), (900 * MIB, 1024)]
+)
+def test_a_label_asks_for_a_larger_machine(label: int, machine_mib: int) -> None:
+    container = _container(HostConfig(memory=96 * MIB))
+    container.record.machine_memory = label
+    assert machine_spec(container, [], [], MountPlan(), SIZE).memory_mib == machine_mib
+    assert machine_spec(container, [], [], MountPlan(), SIZE, limited=False).memory_mib == 256
+
+
 @pytest.mark.parametrize("limit_gib", [1, 2, 4, 8, 16, 32])
 def test_a_usual_memory_limit_fits_the_next_size(limit_gib: int) -> None:
     host_config = HostConfig(memory=limit_gib << 30)

@@ -132,8 +132,10 @@ async def test_a_machine_becomes_a_containers(mock_clock: MockClock) -> None:
         replace(SPEC, nic=None),
         replace(SPEC, nic=Nic("02:42:0a:0b:00:02", "10.0.0.0/24")),
         replace(SPEC, shares=(Share(Path("/srv"), True),)),
+        replace(SPEC, pci_devices=("0000:01:00.0",)),
+        replace(SPEC, grows=True),
     ],
-    ids=["memory", "cpus", "no network", "user-mode network", "shares"],
+    ids=["memory", "cpus", "no network", "user-mode network", "shares", "PCI device", "grows"],
 )
 async def test_a_machine_of_another_shape_does_not_serve(mock_clock: MockClock, other: MachineSpec) -> None:
     async with _waiters(mock_clock) as (waiters, nursery):
