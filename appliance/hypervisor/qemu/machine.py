@@ -76,6 +76,7 @@ class QemuMachine(LiveDevices):
         self._process = QemuProcess()
         # Names of the taps, by the index of their NIC.
         self._taps: dict[int, str] = {}
+        self._monitor_turn = trio.Lock()
         # A line that was dialled before the restored guest ran.
         self._early: Line | None = None
 
@@ -294,9 +295,11 @@ class QemuMachine(LiveDevices):
 
     @contextlib.asynccontextmanager
     async def open_monitor(self) -> AsyncIterator[Monitor]:
-        with short(self.folder) as folder:
-            async with Monitor.open(f"{folder}/qmp.sock") as monitor:
-                yield monitor
+        # QEMU serves one client at a time. Only a few others can wait for that, and the connection of a further client fails.
+        async with self._monitor_turn:
+            with short(self.folder) as folder:
+                async with Monitor.open(f"{folder}/qmp.sock") as monitor:
+                    yield monitor
 
     def save_record(self) -> None:
         """Write machine.json."""

@@ -28,6 +28,7 @@ from appliance.hypervisor.qemu.command import (
     template_origin,
     unforward_command,
 )
+from appliance.hypervisor.qemu.templates import kind_of
 
 _USER = Nic("02:42:00:00:00:01", "10.0.0.0/24", "10.0.0.1", "10.0.0.2")
 _BRIDGED = Nic("02:42:00:00:00:02", bridge="br0")
@@ -132,6 +133,7 @@ def test_what_is_plugged_in_later_changes_no_command_line() -> None:
     )
     for origin in (BOOT, template_origin(7), clone_origin(8, shares=True), saved_origin(slotted=True)):
         assert _argv(grown, origin) == _argv(spec, origin)
+    assert kind_of(grown) == kind_of(spec)
 
 
 def test_disks_that_are_plugged_in_later_have_names_and_a_target_of_their_own() -> None:

@@ -179,6 +179,24 @@ async def test_a_machine_whose_disks_changed_is_not_saved_and_does_not_start_aga
         await machine.destroy()
 
 
+async def test_many_changes_at_once(short_path: Path) -> None:
+    """QEMU's monitor serves one client at a time, and few more can wait for it."""
+    async with opened(short_path) as driver:
+        machine = driver.make(MachineSpec("m1", 256, 1))
+        await machine.start()
+        layers = [Disk(short_path / f"layers/{number}", True) for number in range(8)]
+        await TestPlugging().with_disks(driver, layers)
+        async with trio.open_nursery() as nursery:
+            for number, layer in enumerate(layers):
+                nursery.start_soon(machine.plug_nic, Nic(f"02:00:00:00:00:{number:02x}", *_NETWORK))
+                nursery.start_soon(machine.plug_disks, [layer])
+        assert sorted(str(disk.path) for disk in machine.spec.more_disks if disk) == sorted(
+            str(layer.path) for layer in layers
+        )
+        assert len({nic.mac for nic in machine.spec.more_nics if nic}) == 8
+        await machine.destroy()
+
+
 async def test_shares_are_added_only_to_shared_memory(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     served: list[tuple[Share, ...]] = []
 
