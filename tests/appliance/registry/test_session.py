@@ -139,6 +139,16 @@ async def test_no_head_costs_the_event_loop_time(lines: int, message: str) -> No
     assert steps.longest < 0.05, steps
 
 
+async def test_a_long_address_takes_the_event_loop_no_time() -> None:
+    with LyingRegistry() as server:
+        server.answers["/v2/x"] = (302, {"Location": "http://" + "a." * 25_000}, b"", 0.0)
+        session = _session(server.host)
+        with cpu_of_steps() as steps, pytest.raises(ProtocolError, match="a header line of more than 16384 bytes"):
+            await session.get("/v2/x", "")
+        await session.close()
+    assert steps.longest < 0.05, steps
+
+
 async def test_a_registry_elsewhere_cannot_send_us_to_this_host() -> None:
     with LyingRegistry() as server, LyingRegistry() as inside:
         inside.answers["/secret"] = (200, {}, b"secret", 0.0)
