@@ -15,6 +15,7 @@ from appliance.image.manifest import ArchivedImage, Descriptor, ImageIndex, pars
 from appliance.image.platform import OURS, platform_of
 from appliance.image.reference import tag_reference
 from appliance.image.store import ImageRecord, ImageStore
+from appliance.streams.json_values import MAX_VALUES, has_too_many_values
 
 _MAX_MANIFESTS = 10_000
 _MALFORMED = "invalid archive: malformed manifest"
@@ -40,8 +41,11 @@ def _blob(descriptor: Descriptor) -> str:
 def _plan_untrusted(archive: Archive) -> list[_Plan]:
     """Every image for this machine's platform, in the order of the archive."""
     if archive.has("manifest.json"):
+        content = archive.read_bytes("manifest.json")
+        if has_too_many_values(content):
+            raise ProtocolError(f"{_MALFORMED}: more than {MAX_VALUES} values")
         try:
-            entries = msgspec.json.decode(archive.read_bytes("manifest.json"), type=list[ArchivedImage])
+            entries = msgspec.json.decode(content, type=list[ArchivedImage])
         except (msgspec.MsgspecError, RecursionError) as error:
             raise ProtocolError(f"{_MALFORMED}: {error}") from error
         if len(entries) > _MAX_MANIFESTS or sum(len(entry.repo_tags or ()) for entry in entries) > _MAX_MANIFESTS:

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from appliance.errors import ProtocolError
+from appliance.streams.json_values import MAX_VALUES, has_too_many_values
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -120,6 +121,8 @@ def parse_manifest_untrusted(content: bytes, complaint: str, media_type: str = "
     what it is called, is refused: another client could take it for another image under the same digest (CVE-2021-41190; the checks are
     those of containerd's validateMediaType, and of distribution's manifests).
     """
+    if has_too_many_values(content):
+        raise ProtocolError(f"{complaint}: more than {MAX_VALUES} values")
     try:
         kind = msgspec.json.decode(content, type=_Kind)
         if kind.schema_version == 1:

@@ -122,6 +122,7 @@ async def test_an_oci_layout_with_a_nested_index_for_several_platforms(tmp_path:
         (b"this is not a tar" * 1000, "invalid archive: invalid tar header"),
         (_docker([])[:700], "invalid archive"),
         (Tar().add("something", b"x").bytes(), "neither manifest.json nor index.json"),
+        (Tar().add("manifest.json", b"[" + b"{}," * 300_000 + b"{}]").bytes(), "more than 200000 values"),
         (_docker({"Config": "x"}), "malformed manifest"),
         (_docker([{"Config": 5, "Layers": []}]), "malformed manifest"),
         (_docker([{"Config": "x", "Layers": [5]}]), "malformed manifest"),

@@ -131,3 +131,8 @@ def test_what_is_written_has_no_empty_members() -> None:
     }
     archived = ArchivedImage(config="c", layers=["l"])
     assert json.loads(msgspec.json.encode(archived)) == {"Config": "c", "RepoTags": None, "Layers": ["l"]}
+
+
+def test_values_are_bounded() -> None:
+    with pytest.raises(ProtocolError, match="x: more than 200000 values"):
+        parse_manifest_untrusted(b'{"manifests":[' + b'{"digest":""},' * 250_000 + b"{}]}", "x")
