@@ -19,6 +19,8 @@ PATIENCE = 120
 # VCH_TEST_FLAGS: flags for every vchd of a test run, as in "--vm-template off". VCH_TEST_HYPERVISOR: qemu or vsphere.
 FLAGS = os.environ.get("VCH_TEST_FLAGS", "").split()
 HYPERVISOR = os.environ.get("VCH_TEST_HYPERVISOR", "qemu")
+# Whether each VM boots: without a template to clone, and on the stand-in for vSphere. Minutes go by on a busy host without KVM.
+BOOTS = HYPERVISOR != "qemu" or "--vm-template off" in " ".join(FLAGS)
 # For tests of what only VMs on this host have: files, taps, a bridge for each network.
 on_qemu = pytest.mark.skipif(HYPERVISOR != "qemu", reason="concerns VMs on this host")
 

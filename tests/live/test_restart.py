@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.daemon import HYPERVISOR, Daemon, on_qemu, running_daemon
+from tests.live.daemon import BOOTS, Daemon, on_qemu, running_daemon
 
 pytestmark = pytest.mark.live
 
-# For some restarts. Each VM of the stand-in for vSphere boots.
-_SECONDS = 60 if HYPERVISOR == "qemu" else 240
+# For some restarts.
+_SECONDS = 240 if BOOTS else 60
 
 
 def _state(daemon: Daemon, name: str) -> dict[str, object]:
