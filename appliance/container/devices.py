@@ -1,7 +1,8 @@
 """Devices of the host that a container asks for: PCI devices by their address, CDI names, and `--gpus`. Pure.
 
 A PCI device has the CDI name `vfio/pci=ADDRESS`, which the docker CLI accepts (`--device vfio/pci=0000:01:00.0`) and sends as a device
-request. Clients of the API may also send `vfio=ADDRESS` as an element of Devices. The docker CLI rejects that form itself.
+request. Compose sends the same text as an element of Devices, split at its colons. Clients of the API may also send `vfio=ADDRESS`
+there, which the docker CLI rejects.
 """
 
 import re
@@ -13,13 +14,14 @@ from appliance.errors import InvalidParameter
 # The driver that the docker CLI names in a device request for a CDI name.
 _CDI = "cdi"
 _CDI_PREFIX = "vfio/pci="
-_DEVICE_PREFIX = "vfio="
+_DEVICE_PREFIXES = (_CDI_PREFIX, "vfio=")
 _ADDRESS = re.compile(r"(?:([0-9a-f]{4}):)?([0-9a-f]{2}:[01][0-9a-f]\.[0-7])", re.IGNORECASE)
+_DEFAULTS = re.compile(r"(:vfio.*?)?(:[rwm]{1,3})?$")
 
 
 def is_pci_device(device: DeviceMapping) -> bool:
     """Whether an element of Devices is a PCI device of the host, and not a device node of the guest."""
-    return device.path_on_host.startswith(_DEVICE_PREFIX)
+    return device.path_on_host.startswith(_DEVICE_PREFIXES)
 
 
 def pci_devices(host_config: HostConfig) -> tuple[str, ...]:
@@ -29,19 +31,14 @@ def pci_devices(host_config: HostConfig) -> tuple[str, ...]:
 
 def _addresses(host_config: HostConfig) -> Iterator[str]:
     for device in filter(is_pci_device, host_config.devices or ()):
-        # Clients split an element of --device at its colons, and an address has two.
+        # Clients split the text at its colons. Where they do not, they add the default path in the container, and permissions.
         parts = (device.path_on_host, device.path_in_container, device.cgroup_permissions)
-        yield _parse_address(_join(parts).removeprefix(_DEVICE_PREFIX))
+        text = ":".join(filter(None, parts)).partition("=")[2]
+        yield _parse_address(_DEFAULTS.sub("", text))
     for request in host_config.device_requests or ():
         for name in request.device_ids or ():
             if request.driver == _CDI and name.startswith(_CDI_PREFIX):
                 yield _parse_address(name.removeprefix(_CDI_PREFIX))
-
-
-def _join(parts: tuple[str, str, str]) -> str:
-    """The text that a client has split. An address that arrives whole has a path in the container, or permissions, that mean nothing."""
-    whole, *rest = parts
-    return whole if ":" in whole else ":".join([whole, *filter(None, rest)])
 
 
 def _parse_address(text: str) -> str:

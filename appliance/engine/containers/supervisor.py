@@ -107,7 +107,6 @@ class Supervisor:
         """
         # Before any wait, so that a second start fails at once.
         lifecycle.advance(container.state, Start())
-        check_startable(container.record)
         await self.wait_no_machine(container)
         attempt = StartAttempt(container.state, checkpoint)
         # With the state, so that a stop finds it even before the run's task has begun.
@@ -183,6 +182,8 @@ class Supervisor:
         record, checkpoint = container.record, attempt.checkpoint
         container.trace = Trace()
         container.trace.follow()
+        # Where all starts fail: a container with AutoRemove is removed then, and its client waits for that.
+        check_startable(record)
         self._resources.acquire(container)
         await self._free_disks(container)
         guest_config = await self._resources.guest_config(container)

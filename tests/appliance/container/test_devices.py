@@ -22,11 +22,21 @@ def _cdi(*names: str) -> HostConfig:
         HostConfig(devices=[DeviceMapping("vfio=0000:01:00.0", "vfio=0000:01:00.0", "rwm")]),
         # As docker-py and compose split the text at its colons.
         HostConfig(devices=[DeviceMapping("vfio=0000", "01", "00.0")]),
+        HostConfig(devices=[DeviceMapping("vfio/pci=0000", "01", "00.0")]),
+        HostConfig(devices=[DeviceMapping("vfio/pci=01", "00.0", "rwm")]),
     ],
 )
 def test_a_pci_device_is_named_in_these_forms(host_config: HostConfig) -> None:
     assert pci_devices(host_config) == ("0000:01:00.0",)
     assert unserved_request(host_config) == ""
+
+
+@pytest.mark.parametrize(
+    "device", [DeviceMapping("vfio=0000:01:00.0", "/dev/gpu", "rwm"), DeviceMapping("vfio=01:00.0", "", "x")]
+)
+def test_a_pci_device_has_no_place_in_the_container(device: DeviceMapping) -> None:
+    with pytest.raises(InvalidParameter, match="invalid PCI address"):
+        pci_devices(HostConfig(devices=[device]))
 
 
 def test_addresses_are_in_lower_case_and_in_order() -> None:

@@ -35,9 +35,15 @@ async def test_a_container_that_shares_a_machine_is_refused_by_name(daemon: Engi
         ("IpcMode", HostConfig(ipc_mode="container:web")),
     ):
         joiner = await daemon.create(host=host_config)
-        with pytest.raises(Unsupported, match=f"^{name} {mode} is not supported yet: another container is another"):
+        text = f"{name} {mode} is not supported yet: another container is another machine"
+        with pytest.raises(Unsupported, match=f"^{text}$"):
             await daemon.start(joiner)
-        assert joiner.state == Created()
+        assert joiner.state == Created(text, 128)
+    # Its client waits for the removal.
+    joiner = await daemon.create(host=HostConfig(pid_mode="container:web", auto_remove=True))
+    with pytest.raises(Unsupported):
+        await daemon.start(joiner)
+    await daemon.until(joiner, lambda: joiner.removed)
     labelled = await daemon.create(config=ContainerConfig(labels={"vch.machine": "one"}))
     with pytest.raises(Unsupported, match=r"^the label vch\.machine=one is not supported yet$"):
         await daemon.start(labelled)
