@@ -5,8 +5,9 @@ import re
 from appliance.errors import InvalidParameter, VchError
 
 DEFAULT = "-ef"
-# `ps -o x=PID` would name another column PID (moby daemon/top_unix.go).
-_RENAMED = re.compile(r"\s+([^\s]*)=\s*(PID[^\s]*)")
+# `ps -o x=PID` would name another column PID (moby daemon/top_unix.go, whose expression begins with `\s+`: that takes Python quadratic
+# time for many blanks).
+_RENAMED = re.compile(r"\s([^\s]*)=\s*(PID[^\s]*)")
 
 
 def ps_arguments(text: str) -> list[str]:

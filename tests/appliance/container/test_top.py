@@ -1,5 +1,7 @@
 """What ps printed, reduced to a container's processes."""
 
+import time
+
 import pytest
 
 from appliance.container.top import parse_ps, ps_arguments
@@ -24,3 +26,10 @@ def test_arguments() -> None:
     assert ps_arguments("-o pid=PID -e") == ["-o", "pid=PID", "-e"]
     with pytest.raises(InvalidParameter, match='specifying "x=PID" is not allowed'):
         ps_arguments("-o x=PID")
+
+
+@pytest.mark.parametrize("text", [" " * 60_000, "-o " + "x=" * 30_000, " =" * 30_000, " x=" + " " * 60_000])
+def test_the_time_for_arguments_grows_with_their_length(text: str) -> None:
+    started = time.thread_time()
+    ps_arguments(text)
+    assert time.thread_time() - started < 0.2
