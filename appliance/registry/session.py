@@ -1,6 +1,5 @@
 """Requests to one registry: finds its address (mirrors, HTTPS, HTTP), authenticates, and maps failures of the connection to errors."""
 
-import re
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -26,7 +25,6 @@ from appliance.registry.wire import (
 _MAX_ANSWER = 4 << 20
 _SEARCH = "https://index.docker.io"
 _CONNECT_SECONDS = 15
-_TAGGED = re.compile(r"/manifests/[^:]+$")
 
 Content = bytes | Callable[[], Piece] | None
 """The body of a request: bytes, or a function that makes a piece of an upload for each attempt."""
@@ -103,7 +101,7 @@ class Session:
                         if method != "GET":
                             raise
                         # As dockerd, which asks for the manifest of a tag by HEAD first.
-                        verb = "Head" if _TAGGED.search(response.url.path) else "Get"
+                        verb = "Head" if _is_of_tag(response.url.path) else "Get"
                         raise VchError(f'{verb} "{response.url}": {error}') from error
                     if answer is not None:
                         self._authorization[scopes] = answer
@@ -188,6 +186,12 @@ def _urls(texts: Iterable[str]) -> list[httpx.URL]:
         with suppress(httpx.InvalidURL):
             found.append(httpx.URL(text))
     return found
+
+
+def _is_of_tag(path: str) -> bool:
+    """Whether the path is that of a manifest by its tag, not by its digest."""
+    _, found, name = path.rpartition("/manifests/")
+    return bool(found and name) and ":" not in name
 
 
 def _without_length(headers: httpx.Headers) -> dict[str, str]:
