@@ -3,6 +3,7 @@
 import tarfile
 
 from tests.live.differential.asks import SLEEP, Ask, create, get, post, put, tar
+from tests.live.differential.sharing_asks import SHARING
 
 # `made` was never started, `runs` and `term` (with a terminal) run, `ended` exited with 3, `paused` is paused.
 CONTAINERS = [
@@ -281,6 +282,7 @@ CONTAINERS = [
     post("/containers/prune?filters={%22nonsense%22:[%22x%22]}"),
     post("/containers/prune?filters=nojson"),
     post("/containers/prune?filters={%22label%22:[%22nobodyhas%22]}"),
+    *SHARING,
     # remove
     Ask("DELETE", "/containers/nobody"),
     Ask("DELETE", "/containers/runs"),
