@@ -16,6 +16,8 @@ _CDI = "cdi"
 _CDI_PREFIX = "vfio/pci="
 _DEVICE_PREFIXES = (_CDI_PREFIX, "vfio=")
 _ADDRESS = re.compile(r"(?:([0-9a-f]{4}):)?([0-9a-f]{2}:[01][0-9a-f]\.[0-7])", re.IGNORECASE)
+# Of a text that a client sends, an error shows so many characters.
+_MOST_SHOWN = 200
 _DEFAULTS = re.compile(r"(:vfio.*?)?(:[rwm]{1,3})?$")
 
 
@@ -34,7 +36,7 @@ def _addresses(host_config: HostConfig) -> Iterator[str]:
         # Clients split the text at its colons. Where they do not, they add the default path in the container, and permissions.
         parts = (device.path_on_host, device.path_in_container, device.cgroup_permissions)
         text = ":".join(filter(None, parts)).partition("=")[2]
-        yield _parse_address(_DEFAULTS.sub("", text))
+        yield _parse_address(_DEFAULTS.sub("", text) if len(text) <= _MOST_SHOWN else text)
     for request in host_config.device_requests or ():
         for name in request.device_ids or ():
             if request.driver == _CDI and name.startswith(_CDI_PREFIX):
@@ -44,7 +46,7 @@ def _addresses(host_config: HostConfig) -> Iterator[str]:
 def _parse_address(text: str) -> str:
     found = _ADDRESS.fullmatch(text)
     if found is None:
-        raise InvalidParameter(f"invalid PCI address: {text!r} is not of the form 0000:01:00.0")
+        raise InvalidParameter(f"invalid PCI address: {text[:_MOST_SHOWN]!r} is not of the form 0000:01:00.0")
     return f"{found[1] or '0000'}:{found[2]}".lower()
 
 
@@ -55,14 +57,15 @@ def unserved_request(host_config: HostConfig) -> str:
     """
     for request in host_config.device_requests or ():
         if request.driver != _CDI:
-            return f'could not select device driver "{request.driver}" with capabilities: {_go_lists(request)}'
+            driver, lists = _shown(request.driver), _shown(_go_lists(request))
+            return f'could not select device driver "{driver}" with capabilities: {lists}'
         if request.count:
             raise InvalidParameter("unexpected count in CDI device request")
         if request.options:
             raise InvalidParameter("unexpected options in CDI device request")
         unknown = [name for name in request.device_ids or () if not name.startswith(_CDI_PREFIX)]
         if unknown:
-            return f"CDI device injection failed: unresolvable CDI devices {', '.join(unknown)}"
+            return f"CDI device injection failed: unresolvable CDI devices {_shown(', '.join(unknown))}"
     return ""
 
 
@@ -70,3 +73,7 @@ def _go_lists(request: DeviceRequest) -> str:
     """Capabilities as Go prints them: [[gpu nvidia] [tpu]]."""
     lists = (f"[{' '.join(words)}]" for words in request.capabilities or ())
     return f"[{' '.join(lists)}]"
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."

@@ -7,6 +7,7 @@ from appliance.container.devices import pci_devices, unserved_request
 from appliance.container.host_config import DeviceMapping, DeviceRequest, HostConfig
 from appliance.container.spec import build_spec
 from appliance.errors import InvalidParameter
+from tests.steps import cpu_of_steps
 
 
 def _cdi(*names: str) -> HostConfig:
@@ -89,3 +90,16 @@ def test_a_pci_device_is_no_device_node_of_the_guest() -> None:
     spec = build_spec(ContainerConfig(cmd=["x"]), host_config, "h", [])
     assert b"vfio" not in spec
     assert b"/dev/fuse" in spec
+
+
+async def test_a_flood_costs_little_and_is_cut() -> None:
+    flood = "vfio=" + ":vfio" * 200_000
+    with cpu_of_steps() as steps, pytest.raises(InvalidParameter) as caught:
+        pci_devices(HostConfig(devices=[DeviceMapping(flood)]))
+    assert steps.longest < 0.05
+    assert len(str(caught.value)) < 300
+    for request in (
+        DeviceRequest("x" * 10_000, capabilities=[["y"] * 10_000]),
+        DeviceRequest("cdi", 0, ["z"] * 10_000),
+    ):
+        assert len(unserved_request(HostConfig(device_requests=[request]))) < 500
