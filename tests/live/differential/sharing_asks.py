@@ -2,7 +2,7 @@
 
 from tests.live.differential.asks import create, get, post
 
-_RUNS = {"NetworkMode": "container:runs"}
+_RUNS: dict[str, object] = {"NetworkMode": "container:runs"}
 
 SHARING = [
     # create
