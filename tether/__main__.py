@@ -9,6 +9,7 @@ import time
 import trio
 
 from protos.tether.v1 import filesystem_pb2, metrics_pb2, network_pb2, process_pb2, sandbox_pb2, stdio_pb2, tunnel_pb2
+from tether.agent.containers import Containers
 from tether.agent.dhcp import Leases
 from tether.agent.fast_path import FastPathDialler
 from tether.agent.files import FilesystemService
@@ -73,15 +74,22 @@ async def _serve(marks: list[tuple[str, int]]) -> None:
         marks.append(("ready", time.clock_gettime_ns(time.CLOCK_BOOTTIME)))
         fast_path = FastPathDialler()
         leases = Leases(nursery, reaper)
+        tunnel = TunnelService(processes.pid_of)
+        containers = Containers(reaper, processes, leases, tunnel)
+        sandbox = SandboxService(nursery, processes, stdio, leases, marks, containers)
         services = (
-            (sandbox_pb2.DESCRIPTOR, "Sandbox", SandboxService(nursery, reaper, processes, stdio, leases, marks)),
+            (sandbox_pb2.DESCRIPTOR, "Sandbox", sandbox),
             (process_pb2.DESCRIPTOR, "Process", ProcessService(processes, reaper)),
             (stdio_pb2.DESCRIPTOR, "Stdio", stdio),
             (stdio_pb2.DESCRIPTOR, "Log", stdio),
-            (filesystem_pb2.DESCRIPTOR, "Filesystem", FilesystemService(reaper, processes.pid_of)),
-            (network_pb2.DESCRIPTOR, "Network", NetworkService(fast_path, leases)),
-            (metrics_pb2.DESCRIPTOR, "Metrics", MetricsService(processes.cgroup_of)),
-            (tunnel_pb2.DESCRIPTOR, "Tunnel", TunnelService(processes.pid_of)),
+            (
+                filesystem_pb2.DESCRIPTOR,
+                "Filesystem",
+                FilesystemService(reaper, processes.pid_of, containers.base),
+            ),
+            (network_pb2.DESCRIPTOR, "Network", NetworkService(fast_path, leases, containers.network)),
+            (metrics_pb2.DESCRIPTOR, "Metrics", MetricsService(processes.cgroup_of, processes.pid_of)),
+            (tunnel_pb2.DESCRIPTOR, "Tunnel", tunnel),
         )
         methods: dict[bytes, Method] = {}
         for file, name, implementation in services:

@@ -14,12 +14,13 @@ import trio
 
 from tether.agent.reaper import Reaper
 from tether.launch.launcher import fork
+from tether.launch.layout import ROOT
 from tether.rpc.status import Code, RpcError
 from tether.system import linux
 
-ROOTFS = "/run/tether/rootfs"
+ROOTFS = f"{ROOT}/rootfs"
 # The same with the volumes mounted in it: made when the VM has no process in whose view they are.
-VIEW = "/run/tether/view"
+VIEW = f"{ROOT}/view"
 PIECE = 256 << 10
 _PIPE = 1 << 20
 _REPORT = 4096

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import trio
@@ -11,6 +12,7 @@ from tether.agent.child import Pipe
 from tether.agent.reaper import Reaper
 from tether.rpc.call import Call
 from tether.rpc.status import Code, RpcError
+from tether.system.network_namespace import entered
 from tether.system.rtnetlink import Rtnetlink, nics
 
 # Seconds until the first lease: the port of a bridge may take a while before it forwards (IEEE 802.1D).
@@ -21,8 +23,14 @@ _BUSYBOX = "/bin/busybox"
 
 @dataclass(slots=True)
 class _Client:
-    """The DHCP client of one NIC. `lease` is None while it has none; `first` is set with the first lease."""
+    """The DHCP client of one NIC in a network namespace (a descriptor; -1 is the guest's own).
 
+    `lease` is None while it has none; `first` is set with the first lease.
+    """
+
+    name: str
+    namespace: int
+    hostname: str
     route: bool
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     lease: network_pb2.Lease | None = None
@@ -30,49 +38,61 @@ class _Client:
 
 
 class Leases:
-    """The DHCP clients of the guest, by name of the NIC. They run in `nursery`."""
+    """The DHCP clients of the guest, by network namespace and name of the NIC. They run in `nursery`.
+
+    A caller that closes the descriptor of a namespace drops its clients first.
+    """
 
     def __init__(self, nursery: trio.Nursery, reaper: Reaper) -> None:
         self._nursery = nursery
         self._reaper = reaper
-        self._clients: dict[str, _Client] = {}
+        self._clients: dict[tuple[int, str], _Client] = {}
         self._changed = trio.Event()
 
-    async def keep(self, wanted: dict[str, bool], hostname: str) -> None:
-        """Run a client on each NIC of `wanted` and on no other; the value says whether the lease's default route is used.
+    async def keep(self, wanted: dict[str, bool], hostname: str, namespace: int = -1) -> None:
+        """Run a client on each NIC of `wanted` and on no other NIC of the namespace.
+
+        The values of `wanted` say whether the lease's default route is used. The clients send `hostname`.
 
         Returns when each NIC has a lease. RpcError when no DHCP server answers.
         """
-        for name in [name for name in self._clients if name not in wanted]:
-            self.drop(name)
+        for other, name in [key for key in self._clients if key[0] == namespace and key[1] not in wanted]:
+            self.drop(name, other)
+        clients = []
         for name, route in wanted.items():
-            client = self._clients.get(name)
+            client = self._clients.get((namespace, name))
             if client is None:
-                client = self._clients[name] = _Client(route)
-                self._nursery.start_soon(self._run, name, client, hostname)
+                client = self._clients[namespace, name] = _Client(name, namespace, hostname, route)
+                self._nursery.start_soon(self._run, client)
             elif client.route != route:
                 client.route = route
                 if client.lease is not None:
-                    self._apply(name, client, client.lease)
-        for name in wanted:
+                    self._apply(client, client.lease)
+            clients.append(client)
+        for client in clients:
             with trio.move_on_after(_FIRST_LEASE_SECONDS) as waiting:
-                await self._clients[name].first.wait()
+                await client.first.wait()
             if waiting.cancelled_caught:
-                self.drop(name)
+                name = client.name
+                self.drop(name, namespace)
                 raise RpcError(Code.FAILED_PRECONDITION, f"network {name}: no DHCP server answers")
 
-    def drop(self, name: str) -> None:
+    def drop(self, name: str, namespace: int = -1) -> None:
         """Stop the client of a NIC, and remove its address."""
-        client = self._clients.pop(name, None)
+        client = self._clients.pop((namespace, name), None)
         if client is not None:
             client.scope.cancel()
-            self._withdraw(name, client)
+            self._withdraw(client)
 
-    async def watch(self, call: Call) -> None:
-        """Serve a call of Network.WatchLeases until its client cancels it."""
+    async def watch(self, call: Call, find_namespace: Callable[[], int]) -> None:
+        """Serve a call of Network.WatchLeases until its client cancels it.
+
+        `find_namespace` returns the descriptor of the network namespace; it raises RpcError when the container was removed.
+        """
         while True:
-            changed = self._changed
-            found = [client.lease for client in self._clients.values() if client.lease is not None]
+            changed, namespace = self._changed, find_namespace()
+            clients = [client for (other, _), client in self._clients.items() if other == namespace]
+            found = [client.lease for client in clients if client.lease is not None]
             await call.send(network_pb2.Leases(leases=found))
             await changed.wait()
 
@@ -80,34 +100,35 @@ class Leases:
         changed, self._changed = self._changed, trio.Event()
         changed.set()
 
-    async def _run(self, name: str, client: _Client, hostname: str) -> None:
+    async def _run(self, client: _Client) -> None:
         with client.scope:
             while True:
-                await self._run_udhcpc(name, client, hostname)
+                await self._run_udhcpc(client)
                 # udhcpc never ends by itself: something has killed it.
                 await trio.sleep(_RESTART_SECONDS)
 
-    def _spawn(self, name: str, hostname: str) -> tuple[int, Pipe]:
+    def _spawn(self, client: _Client) -> tuple[int, Pipe]:
         """Start udhcpc; return its pid and its output."""
         read, write = os.pipe2(os.O_CLOEXEC)
-        arguments = ["udhcpc", "-f", "-i", name, "-s", "/bin/dhcp-event"]
+        arguments = ["udhcpc", "-f", "-i", client.name, "-s", "/bin/dhcp-event"]
         arguments += ["-O", "search", "-t", "4", "-T", "2", "-A", "5"]
-        if hostname:
-            arguments += ["-x", f"hostname:{hostname}"]
+        if client.hostname:
+            arguments += ["-x", f"hostname:{client.hostname}"]
         try:
-            pid = os.posix_spawn(
-                _BUSYBOX,
-                ["busybox", *arguments],
-                {"PATH": "/bin"},
-                setsigmask=[],
-                file_actions=[(os.POSIX_SPAWN_DUP2, write, 1)],
-            )
+            with entered(client.namespace):
+                pid = os.posix_spawn(
+                    _BUSYBOX,
+                    ["busybox", *arguments],
+                    {"PATH": "/bin"},
+                    setsigmask=[],
+                    file_actions=[(os.POSIX_SPAWN_DUP2, write, 1)],
+                )
         finally:
             os.close(write)
         return pid, Pipe(read)
 
-    async def _run_udhcpc(self, name: str, client: _Client, hostname: str) -> None:
-        pid, output = self._spawn(name, hostname)
+    async def _run_udhcpc(self, client: _Client) -> None:
+        pid, output = self._spawn(client)
         ended = trio.Event()
         self._reaper.watch(pid, lambda _: ended.set())
         try:
@@ -115,35 +136,35 @@ class Leases:
             while data := await output.read():
                 *lines, rest = (rest + data).split(b"\n")
                 for line in lines:
-                    self._on_line(name, client, line.decode("utf-8", "replace"))
+                    self._on_line(client, line.decode("utf-8", "replace"))
         finally:
             output.close()
             if not ended.is_set():
                 os.kill(pid, signal.SIGKILL)
 
-    def _on_line(self, name: str, client: _Client, line: str) -> None:
+    def _on_line(self, client: _Client, line: str) -> None:
         """Take a line that build/guest/dhcp-event prints: "event|address|routers|dns|search"."""
         event, address, routers, servers, domains = (line.split("|") + [""] * 4)[:5]
         if event == "deconfig":
-            self._withdraw(name, client)
+            self._withdraw(client)
         elif event in ("bound", "renew"):
             lease = network_pb2.Lease(
-                interface=name,
+                interface=client.name,
                 address=address,
                 gateway=next(iter(routers.split()), ""),
                 dns=servers.split(),
                 search=list(dict.fromkeys(domains.split())),
             )
-            self._apply(name, client, lease)
+            self._apply(client, lease)
 
-    def _apply(self, name: str, client: _Client, lease: network_pb2.Lease) -> None:
+    def _apply(self, client: _Client, lease: network_pb2.Lease) -> None:
         if client.lease is not None and client.lease.address != lease.address:
-            self._withdraw(name, client)
-        index = _index_of(name)
+            self._withdraw(client)
+        index = _index_of(client)
         if index is None:
             return
         try:
-            with Rtnetlink() as rtnetlink:
+            with entered(client.namespace), Rtnetlink() as rtnetlink:
                 rtnetlink.add_address(index, lease.address)
                 if client.route and lease.gateway:
                     rtnetlink.add_route(index, "", lease.gateway)
@@ -155,16 +176,17 @@ class Leases:
         if before != lease:
             self._notify()
 
-    def _withdraw(self, name: str, client: _Client) -> None:
+    def _withdraw(self, client: _Client) -> None:
         lease, client.lease = client.lease, None
         if lease is None:
             return
-        index = _index_of(name)
+        index = _index_of(client)
         if index is not None:
-            with Rtnetlink() as rtnetlink:
+            with entered(client.namespace), Rtnetlink() as rtnetlink:
                 rtnetlink.remove_address(index, lease.address)
         self._notify()
 
 
-def _index_of(name: str) -> int | None:
-    return next((index for index, found, _ in nics() if found == name), None)
+def _index_of(client: _Client) -> int | None:
+    with entered(client.namespace):
+        return next((index for index, found, _ in nics() if found == client.name), None)

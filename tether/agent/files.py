@@ -26,7 +26,6 @@ from tether.rpc.status import Code, RpcError
 from tether.system import linux
 
 _SYS = Path("/sys")
-_STATE = "/run/tether"
 _MOST_LINKS = 40
 # Seconds that an announced disk may take to appear: the kernel discovers disks asynchronously.
 _DISK_SECONDS = 10.0
@@ -110,6 +109,9 @@ async def make_mount(reaper: Reaper, mount: Mount) -> None:
             await _mount_share(mount)
             return
         linux.mount(source or kind or "none", mount.target, kind or None, flags, data or None)
+        if flags & linux.MS_BIND and flags & ~(linux.MS_BIND | linux.MS_REC):
+            # The kernel takes the flags of a bind mount in a second call only.
+            linux.mount(None, mount.target, None, flags & ~linux.MS_REC | linux.MS_REMOUNT)
         if propagation:
             linux.mount(None, mount.target, None, propagation)
     except OSError as error:
@@ -137,7 +139,8 @@ async def _mount_overlay(mount: Mount, flags: int, data: str) -> None:
     Docker's own layer lies above those of the image.
     """
     directory = os.path.dirname(mount.lower[0])
-    own = f"{os.path.dirname(directory)}/{init_layer.NAME}"
+    # Beside the target: the layers may be those of another container, whose own layer must stay as it is.
+    own = f"{os.path.dirname(mount.target)}/{init_layer.NAME}"
     init_layer.make_init_layer(own, mount.lower)
     names = [os.path.relpath(lower, directory) for lower in (own, *mount.lower)]
     for name in ("upper", "work"):
@@ -153,11 +156,12 @@ async def _mount_overlay(mount: Mount, flags: int, data: str) -> None:
 
 
 class FilesystemService:
-    """`pid_of` returns the pid of a running process; RpcError when it does not run."""
+    """`pid_of` returns the pid of a running process; RpcError when it does not run. `base_of` returns the directory of a container."""
 
-    def __init__(self, reaper: Reaper, pid_of: Callable[[str], int]) -> None:
+    def __init__(self, reaper: Reaper, pid_of: Callable[[str], int], base_of: Callable[[str], str]) -> None:
         self._reaper = reaper
         self._pid_of = pid_of
+        self._base_of = base_of
 
     # -- files ----------------------------------------------------------------------------------------------------
 
@@ -194,8 +198,10 @@ class FilesystemService:
         await self._send_archive(work, call)
 
     async def read_layer(self, request: filesystem_pb2.ReadLayerRequest, call: Call) -> None:
+        base = self._base_of(request.id)
+
         def work(_: int, out: int) -> None:
-            os.chroot(_STATE)
+            os.chroot(base)
             pack_layer(out)
 
         await self._send_archive(work, call)
@@ -240,8 +246,10 @@ class FilesystemService:
         return filesystem_pb2.WriteArchiveResponse(entries=int(count or b"0"))
 
     async def sync(self, request: filesystem_pb2.SyncRequest) -> filesystem_pb2.SyncResponse:
+        base = self._base_of(request.id)
+
         def work(_: int, out: int) -> None:
-            linux.syncfs(f"{_STATE}/upper")
+            linux.syncfs(f"{base}/upper")
 
         # syncfs takes as long as the disk does.
         async with child(self._reaper, work) as syncer:
@@ -249,8 +257,10 @@ class FilesystemService:
         return filesystem_pb2.SyncResponse()
 
     async def list_changes(self, request: filesystem_pb2.ListChangesRequest, call: Call) -> None:
+        base = self._base_of(request.id)
+
         def work(_: int, out: int) -> None:
-            os.chroot(_STATE)
+            os.chroot(base)
             with open(out, "wb", buffering=1 << 16, closefd=False) as file:
                 for one in differences():
                     file.write(b"%d%s\0" % (one.kind, os.fsencode(one.path)))

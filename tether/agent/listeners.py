@@ -1,14 +1,16 @@
 """The ports at which processes of the guest listen. The kernel reports no changes, so this module polls."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import trio
 
 from protos.tether.v1 import network_pb2
 from tether.rpc.call import Call
+from tether.system.network_namespace import entered
 
-_NET = Path("/proc/net")
+# Of the thread that reads it, which may have entered another network namespace.
+_NET = Path("/proc/thread-self/net")
 _MOST = 1024
 # Seconds between two polls. Another change is likely right after a change, so the pause starts short and grows.
 _SHORTEST, _LONGEST = 0.05, 0.5
@@ -18,12 +20,16 @@ _STATES = {"tcp": "0A", "tcp6": "0A", "udp": "07", "udp6": "07"}
 _LOOPBACK6 = ("00000000000000000000000001000000", "0000000000000000FFFF0000")
 
 
-async def watch(call: Call) -> None:
-    """Serve a call of Network.WatchListeners until its client cancels it."""
+async def watch(call: Call, find_namespace: Callable[[], int]) -> None:
+    """Serve a call of Network.WatchListeners until its client cancels it.
+
+    `find_namespace` returns the descriptor of the network namespace; it raises RpcError when the container was removed.
+    """
     reported: list[tuple[str, int]] | None = None
     pause = _SHORTEST
     while True:
-        now = sorted(set(listening()))[:_MOST]
+        with entered(find_namespace()):
+            now = sorted(set(listening()))[:_MOST]
         if now != reported:
             await call.send(
                 network_pb2.Listeners(

@@ -5,7 +5,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
 
@@ -13,13 +13,12 @@ import trio
 
 from protos.tether.v1 import process_pb2, sandbox_pb2
 from tether import __version__
-from tether.agent import modules, network, volumes
+from tether.agent import modules, network
+from tether.agent.containers import Containers, mount_points, write_files
 from tether.agent.dhcp import Leases
-from tether.agent.files import make_mount
 from tether.agent.process_table import ProcessTable
-from tether.agent.reaper import Reaper
 from tether.agent.stdio import StdioService
-from tether.launch.prefetch import prefetch
+from tether.launch.layout import ROOT
 from tether.launch.spec import Spec
 from tether.rpc.call import Call
 from tether.rpc.status import Code, RpcError
@@ -27,7 +26,6 @@ from tether.system import linux
 from tether.system.sock_diag import close_tcp
 
 PROTOCOL = 1
-FILES = Path("/run/tether/files")
 # Seconds from the answer to a Shutdown to power-off. The appliance usually powers the VM off before.
 _POWER_OFF_DELAY = 0.2
 
@@ -36,18 +34,18 @@ class SandboxService:
     def __init__(
         self,
         nursery: trio.Nursery,
-        reaper: Reaper,
         processes: ProcessTable,
         stdio: StdioService,
         leases: Leases,
         marks: list[tuple[str, int]],
+        containers: Containers,
     ) -> None:
         self._nursery = nursery
-        self._reaper = reaper
         self._processes = processes
         self._stdio = stdio
         self._leases = leases
         self._marks = marks
+        self._containers = containers
         self._boot_id = os.urandom(16)
         self._configured: sandbox_pb2.ConfigureRequest | None = None
         self._configuring = trio.Lock()
@@ -65,6 +63,7 @@ class SandboxService:
             kernel=os.uname().release,
             memory_total=int(memory.get("MemTotal", 0)) * 1024,
             memory_available=int(memory.get("MemAvailable", 0)) * 1024,
+            adds=True,
         )
 
     def _boot_marks(self) -> list[sandbox_pb2.BootMark]:
@@ -78,11 +77,17 @@ class SandboxService:
         def mark(name: str) -> None:
             steps.append(sandbox_pb2.BootMark(name=name, boottime_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME)))
 
+        adds = request.HasField("add")
+        if adds and (request.HasField("configure") or request.add.id != request.process.id):
+            raise RpcError(Code.INVALID_ARGUMENT, "`add` is for a further container, whose first process has its id")
         mark("request read")
         entry = self._processes.create(request.process)
         if request.HasField("configure"):
             await self.configure(request.configure, mark, entry.spec)
-        await self._processes.start(entry.id)
+        elif adds:
+            network_of = request.process.network_of
+            await self._containers.add(request.add, network_of=network_of, program=entry.spec, mark=mark)
+        await self._processes.start(entry.id, self._containers.own_namespace(entry.id))
         started = process_pb2.StartResponse(pid=entry.pid, started_ns=entry.started_ns)
         mark("program runs")
         await call.send(sandbox_pb2.LaunchResponse(started=started, steps=steps))
@@ -124,21 +129,19 @@ class SandboxService:
                 modules.load(name)
             for key, value in request.sysctls.items():
                 Path("/proc/sys", key.replace(".", "/")).write_text(value)
-            self._write_files(request.files)
+            write_files(request.files, f"{ROOT}/files")
         except OSError as error:
             raise RpcError(Code.FAILED_PRECONDITION, f"configure: {error}") from error
         mark("names and files")
-        for mount in request.mounts:
-            await make_mount(self._reaper, mount)
-            mark(f"mounted {mount.target.rpartition('/')[2]}")
-        await network.apply(request.network, self._leases)
-        mark("network")
-        if any(volume.source.startswith(f"{modules.DISK}/") for volume in request.volumes):
-            await modules.mount_disk(self._reaper)
-            mark("modules disk")
-        await volumes.prepare(request.volumes, self._reaper, show=program is None)
-        if program is not None:
-            prefetch(program)
+        await self._containers.configure(request, program, mark)
+
+    async def add(self, request: sandbox_pb2.AddRequest) -> sandbox_pb2.AddResponse:
+        await self._containers.add(request)
+        return sandbox_pb2.AddResponse()
+
+    async def remove(self, request: sandbox_pb2.RemoveRequest) -> sandbox_pb2.RemoveResponse:
+        await self._containers.remove(request)
+        return sandbox_pb2.RemoveResponse()
 
     @staticmethod
     def _set_clock_and_entropy(request: sandbox_pb2.ConfigureRequest | sandbox_pb2.AwakenRequest) -> None:
@@ -147,29 +150,16 @@ class SandboxService:
         if request.entropy:
             linux.add_entropy(request.entropy[:512])
 
-    @staticmethod
-    def _write_files(files: Iterable[sandbox_pb2.StateFile]) -> None:
-        """Overwrite in place: containers have these files bind-mounted, by inode."""
-        os.makedirs(FILES, exist_ok=True)
-        for file in files:
-            if "/" in file.name or file.name in ("", ".", ".."):
-                raise RpcError(Code.INVALID_ARGUMENT, f"not a plain file name: {file.name}")
-            fd = os.open(FILES / file.name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-            try:
-                os.write(fd, file.content)
-                os.fchmod(fd, file.mode or 0o644)
-            finally:
-                os.close(fd)
-
     async def reset(self, request: sandbox_pb2.ResetRequest) -> sandbox_pb2.ResetResponse:
         if self._processes.entries():
             raise RpcError(Code.FAILED_PRECONDITION, "the VM has processes")
         async with self._configuring:
             if self._configured is not None:
                 network.remove(self._configured.network, self._leases)
-            for target in reversed(_our_mounts()):
+            for target in reversed(mount_points(ROOT)):
                 linux.umount(target)
-            shutil.rmtree(FILES, ignore_errors=True)
+            shutil.rmtree(f"{ROOT}/files", ignore_errors=True)
+            self._containers.clear()
             self._configured = None
             self._was_reset = True
             self._processes.prepare()
@@ -177,9 +167,11 @@ class SandboxService:
 
     async def awaken(self, request: sandbox_pb2.AwakenRequest) -> sandbox_pb2.AwakenResponse:
         closed = 0
+        if request.id and request.network.interfaces:
+            raise RpcError(Code.INVALID_ARGUMENT, "NICs are those of the first container")
         try:
             self._set_clock_and_entropy(request)
-            self._write_files(request.files)
+            write_files(request.files, f"{self._containers.base(request.id)}/files")
             if request.close_connections:
                 # Before the addresses change, so that the kernel can still send a reset to each peer.
                 modules.load("tcp_diag")
@@ -195,7 +187,7 @@ class SandboxService:
     async def shutdown(self, request: sandbox_pb2.ShutdownRequest) -> sandbox_pb2.ShutdownResponse:
         await self._processes.end_all(request.grace_ms / 1000)
         # Unmount the container's disk cleanly: the container may be started again.
-        for target in reversed(_our_mounts()):
+        for target in reversed(mount_points(ROOT)):
             try:
                 linux.umount(target)
             except OSError:
@@ -206,9 +198,3 @@ class SandboxService:
     async def _power_off(self) -> None:
         await trio.sleep(_POWER_OFF_DELAY)
         linux.power_off()
-
-
-def _our_mounts() -> list[str]:
-    """Return the mount points below /run/tether, in mount order."""
-    lines = Path("/proc/self/mounts").read_text().splitlines()
-    return [line.split()[1].replace("\\040", " ") for line in lines if "/run/tether/" in line]

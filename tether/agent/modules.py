@@ -16,6 +16,8 @@ from tether.system import linux
 
 # Where build/guest/mount-modules mounts the modules disk.
 DISK = "/run/tether/modules"
+# What it mounts.
+MOUNTS = (DISK, "/run/tether/cd")
 _MOUNT = "/bin/mount-modules"
 _MODPROBE = Path("/sbin/modprobe")
 _DEV = Path("/dev")

@@ -48,7 +48,7 @@ class Entry:
     """One process. `join` is the id of the process whose container it runs in, empty for a container's first process.
 
     `shares` are the ids of processes whose namespaces a first process enters, by kind: "network", "pid", "ipc".
-    `started` is set when the start has succeeded or failed (`failure`). `is_reaped` is set when the process has exited: another
+    `started` is set when the start has succeeded or failed (`failure`). `reaped` is set when the process has exited: another
     process may have its pid then. `ended` is set when its output has its last offset, too.
     """
 
@@ -66,14 +66,16 @@ class Entry:
     stdin_read: int = -1
     terminal: int = -1
     pid: int = 0
-    is_reaped: bool = False
     started_ns: int = 0
     exit: process_pb2.ExitStatus | None = None
     failure: LaunchFailure | None = None
     started: trio.Event = field(default_factory=trio.Event)
+    reaped: trio.Event = field(default_factory=trio.Event)
     ended: trio.Event = field(default_factory=trio.Event)
     cgroup: Cgroup | None = None
     oom_before: int = 0
+    # Reads the output; cancelled when nobody wants the rest of it.
+    output: trio.CancelScope | None = None
 
 
 class ProcessTable:
@@ -115,7 +117,7 @@ class ProcessTable:
     def find_running(self, process_id: str) -> Entry:
         """The same; FAILED_PRECONDITION when the process does not run."""
         entry = self.find(process_id)
-        if entry.phase is not Phase.RUNNING or entry.is_reaped:
+        if entry.phase is not Phase.RUNNING or entry.reaped.is_set():
             raise RpcError(Code.FAILED_PRECONDITION, f"process {process_id} is not running")
         return entry
 
@@ -247,17 +249,16 @@ class ProcessTable:
         entry.pid = launched.pid
         entry.started_ns = time.time_ns()
         entry.phase = Phase.RUNNING
-        exited = trio.Event()
         statuses: list[int] = []
 
         def on_exit(status: int) -> None:
-            entry.is_reaped = True
             statuses.append(status)
-            exited.set()
+            entry.reaped.set()
 
         self._reaper.watch(entry.pid, on_exit)
         entry.started.set()
         async with trio.open_nursery() as nursery:
+            entry.output = nursery.cancel_scope
             if launched.terminal >= 0:
                 entry.terminal = launched.terminal
                 os.set_blocking(launched.terminal, False)
@@ -267,7 +268,7 @@ class ProcessTable:
             else:
                 for fd, stream in zip(pipes, (STDOUT, STDERR), strict=True):
                     nursery.start_soon(pump_out, fd, stream, entry.spool)
-            await exited.wait()
+            await entry.reaped.wait()
             if not entry.join and entry.cgroup is not None:
                 # The kernel kills the other processes of the pid namespace; this kills those of the cgroup, the execs too.
                 entry.cgroup.kill()
@@ -296,7 +297,7 @@ class ProcessTable:
 
     async def _launch(self, entry: Entry, namespaces: Namespaces) -> tuple[Launched, tuple[int, ...]]:
         owner = self.find(entry.join) if entry.join else entry
-        if entry.join and (owner.phase is not Phase.RUNNING or owner.is_reaped):
+        if entry.join and (owner.phase is not Phase.RUNNING or owner.reaped.is_set()):
             raise LaunchFailure(Kind.OTHER, "join", entry.join, errno.ESRCH)
         prepared = None
         if owner.cgroup is None and self._prepared is not None and Prepared.suits(entry.spec, namespaces):
@@ -370,7 +371,7 @@ def send_signal(entry: Entry, number: int, *, everyone: bool = False) -> None:
     if everyone and number == signal.SIGKILL and entry.cgroup is not None:
         entry.cgroup.kill()
         return
-    own = [] if entry.is_reaped else [entry.pid]
+    own = [] if entry.reaped.is_set() else [entry.pid]
     targets = entry.cgroup.all_pids() if everyone and entry.cgroup is not None else own
     for pid in targets:
         try:

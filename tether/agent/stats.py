@@ -15,21 +15,24 @@ _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
 class MetricsService:
-    def __init__(self, cgroup_of: Callable[[str], Cgroup]) -> None:
+    """`cgroup_of` and `pid_of` find the cgroup and the pid of a container's first process by its id; RpcError when it does not run."""
+
+    def __init__(self, cgroup_of: Callable[[str], Cgroup], pid_of: Callable[[str], int]) -> None:
         self._cgroup_of = cgroup_of
+        self._pid_of = pid_of
 
     def get(self, request: metrics_pb2.GetMetricsRequest) -> metrics_pb2.Sample:
-        return self._sample(self._cgroup_of(request.id))
+        return self._sample(self._cgroup_of(request.id), self._pid_of(request.id))
 
     async def watch(self, request: metrics_pb2.WatchMetricsRequest, call: Call) -> None:
         cgroup = self._cgroup_of(request.id)
         interval = min(max(request.interval_ms, 100), 60_000) / 1000
         while True:
-            await call.send(self._sample(cgroup))
+            await call.send(self._sample(cgroup, self._pid_of(request.id)))
             await trio.sleep(interval)
 
     @staticmethod
-    def _sample(cgroup: Cgroup) -> metrics_pb2.Sample:
+    def _sample(cgroup: Cgroup, pid: int) -> metrics_pb2.Sample:
         cpu = cgroup.flat("cpu.stat")
         total = sum(int(value) for value in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9])
         return metrics_pb2.Sample(
@@ -46,7 +49,7 @@ class MetricsService:
             memory_stat=cgroup.flat("memory.stat"),
             pids=cgroup.number("pids.current"),
             pids_limit=cgroup.number("pids.max"),
-            interfaces=_interfaces(),
+            interfaces=_interfaces(pid),
             blocks=_blocks(cgroup),
         )
 
@@ -58,9 +61,14 @@ def _memory_total() -> int:
     return 0
 
 
-def _interfaces() -> list[metrics_pb2.InterfaceSample]:
+def _interfaces(pid: int) -> list[metrics_pb2.InterfaceSample]:
+    """The interfaces of the network namespace in which a process is."""
     samples = []
-    for line in Path("/proc/net/dev").read_text().splitlines()[2:]:
+    try:
+        lines = Path(f"/proc/{pid}/net/dev").read_text().splitlines()[2:]
+    except OSError:
+        return []  # The process ends just now.
+    for line in lines:
         name, _, rest = line.partition(":")
         f = [int(value) for value in rest.split()]
         if name.strip() != "lo":

@@ -8,7 +8,8 @@ import itertools
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import trio
@@ -22,10 +23,12 @@ from protos.tether.v1.tunnel_pb2 import (
     Socket,
     Target,
 )
+from tether.launch.namespaces import open_namespace
 from tether.rpc.call import Call
 from tether.rpc.carry import SENDERS, carry
 from tether.rpc.status import Code, RpcError
 from tether.system import linux
+from tether.system.network_namespace import entered
 from tether.transport.unix_socket import connect_unix
 
 SOCKETS = "/run/tether/sockets"
@@ -38,7 +41,10 @@ _CREDENTIALS = struct.Struct("3i")
 
 @dataclass(slots=True)
 class _Listener:
+    """`accepting` is held by the call of Accept that watches the socket."""
+
     socket: trio.socket.SocketType
+    accepting: trio.Lock = field(default_factory=trio.Lock)
     slots: trio.Semaphore = field(default_factory=lambda: trio.Semaphore(MOST_CONNECTIONS))
 
 
@@ -60,7 +66,6 @@ class TunnelService:
         self._slots = trio.Semaphore(MOST_OF_MACHINE)
         self._accepted: dict[int, _Accepted] = {}
         self._numbers = itertools.count(1)
-        self._accepting = trio.Lock()
         self._senders = trio.CapacityLimiter(SENDERS)
 
     def listen(self, request: ListenRequest) -> ListenResponse:
@@ -75,43 +80,68 @@ class TunnelService:
 
     def close(self) -> None:
         """Close all sockets, as the loss of power does."""
-        for listener in self._listeners.values():
-            listener.socket.close()
-        self._listeners.clear()
+        self.close_sockets(list(self._listeners))
 
-    async def accept(self, _: AcceptRequest, call: Call) -> None:
+    def close_sockets(self, numbers: Iterable[int]) -> None:
+        """Close sockets and remove their files. Connections that a call of Dial carries stay."""
+        for number in numbers:
+            listener = self._listeners.pop(number, None)
+            if listener is not None:
+                listener.socket.close()
+                self._abandon([name for name, one in self._accepted.items() if one.listener is listener])
+                with suppress(FileNotFoundError):
+                    os.unlink(f"{self._directory}/{number}")
+
+    async def accept(self, request: AcceptRequest, call: Call) -> None:
+        wanted = list(request.sockets) or list(self._listeners)
+        for number in wanted:
+            if number not in self._listeners:
+                raise RpcError(Code.NOT_FOUND, f"no socket {number}")
+        announced: set[int] = set()
+        try:
+            async with trio.open_nursery() as nursery:
+                for number in wanted:
+                    nursery.start_soon(self._accept_from, number, self._listeners[number], call, announced)
+                await trio.sleep_forever()
+        finally:
+            self._abandon(announced)
+
+    def _abandon(self, names: Iterable[int]) -> None:
+        """Close connections that no Dial has taken."""
+        for name in names:
+            left = self._accepted.pop(name, None)
+            if left is not None:
+                left.stream.socket.close()
+                self._release(left.listener)
+
+    async def _accept_from(self, number: int, listener: _Listener, call: Call, announced: set[int]) -> None:
         # A call of an earlier session may not have ended yet.
-        async with self._accepting:
-            try:
-                async with trio.open_nursery() as nursery:
-                    for number, listener in self._listeners.items():
-                        nursery.start_soon(self._accept_from, number, listener, call)
-                    await trio.sleep_forever()
-            finally:
-                for left in self._accepted.values():
-                    left.stream.socket.close()
-                    self._release(left.listener)
-                self._accepted.clear()
-
-    async def _accept_from(self, number: int, listener: _Listener, call: Call) -> None:
-        while True:
-            await listener.slots.acquire()
-            try:
-                await self._slots.acquire()
-            except BaseException:
-                listener.slots.release()
-                raise
-            try:
-                connection, _ = await listener.socket.accept()
-            except BaseException as error:
-                self._release(listener)
-                if isinstance(error, ConnectionError):
+        async with listener.accepting:
+            while self._listeners.get(number) is listener:
+                try:
+                    name, uid, gid = await self._accept_one(listener)
+                except (ConnectionError, trio.ClosedResourceError):
                     continue
-                raise
-            _, uid, gid = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-            name = next(self._numbers)
-            self._accepted[name] = _Accepted(trio.SocketStream(connection), listener)
-            await call.send(AcceptResponse(socket=number, connection=name, uid=uid, gid=gid))
+                announced.add(name)
+                await call.send(AcceptResponse(socket=number, connection=name, uid=uid, gid=gid))
+
+    async def _accept_one(self, listener: _Listener) -> tuple[int, int, int]:
+        """Accept a connection; return its name, and the user and group of its other end."""
+        await listener.slots.acquire()
+        try:
+            await self._slots.acquire()
+        except BaseException:
+            listener.slots.release()
+            raise
+        try:
+            connection, _ = await listener.socket.accept()
+        except BaseException:
+            self._release(listener)
+            raise
+        _, uid, gid = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        name = next(self._numbers)
+        self._accepted[name] = _Accepted(trio.SocketStream(connection), listener)
+        return name, uid, gid
 
     def _release(self, listener: _Listener) -> None:
         listener.slots.release()
@@ -209,16 +239,12 @@ async def _connect_tcp(pid: int, address: str) -> trio.SocketStream:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Names would be looked up in a thread, and outside of the container.
     socket.inet_pton(family, host)
-    # A socket belongs to the network namespace in which it is made. The tether has one thread, so nothing else runs meanwhile.
-    own, theirs = os.open("/proc/self/ns/net", os.O_RDONLY), os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+    # A socket belongs to the network namespace in which it is made.
+    theirs = open_namespace(pid, "network")
     try:
-        linux.setns(theirs, linux.CLONE_NEWNET)
-        try:
+        with entered(theirs):
             made = socket.socket(family, socket.SOCK_STREAM)
-        finally:
-            linux.setns(own, linux.CLONE_NEWNET)
     finally:
-        os.close(own)
         os.close(theirs)
     connection = trio.socket.from_stdlib_socket(made)
     try:

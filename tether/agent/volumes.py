@@ -10,19 +10,24 @@ import trio
 from protos.tether.v1 import filesystem_pb2
 from tether.agent.child import ROOTFS, VIEW, Work, child
 from tether.agent.reaper import Reaper
+from tether.launch.layout import ROOT
 from tether.launch.oci import Mount
 from tether.launch.rootfs import mount_point, parse_options
 from tether.rpc.status import Code, RpcError
 from tether.system import linux
+from tether.system.network_namespace import entered
 
 _SERVER_SECONDS = 30.0
 # Entries that a new file system has in its root.
 _OWN = frozenset(("lost+found",))
 
 
-async def prepare(volumes: Iterable[filesystem_pb2.Volume], reaper: Reaper, *, show: bool) -> None:
-    """Make volumes ready. With `show`, also mount the container's root with the volumes in it at VIEW.
+async def prepare(
+    volumes: Iterable[filesystem_pb2.Volume], reaper: Reaper, *, show: bool, base: str = ROOT, namespace: int = -1
+) -> None:
+    """Make volumes ready. With `show`, also mount the first container's root with the volumes in it at VIEW.
 
+    `base` is the directory of the container, `namespace` (a descriptor) the network namespace from which file servers are asked.
     RpcError when the kernel or a file server refuses.
     """
     wanted = list(volumes)
@@ -30,9 +35,9 @@ async def prepare(volumes: Iterable[filesystem_pb2.Volume], reaper: Reaper, *, s
         if volume.make:
             os.makedirs(volume.source, exist_ok=True)
         if volume.type:
-            await _mount(volume, reaper)
+            await _mount(volume, reaper, namespace)
         if volume.copy_up and not volume.read_only and os.path.isdir(volume.source) and not _entries(volume.source):
-            async with child(reaper, _filling(volume)) as one:
+            async with child(reaper, _filling(volume, f"{base}/rootfs")) as one:
                 await one.finish()
     if show and wanted:
         try:
@@ -41,13 +46,14 @@ async def prepare(volumes: Iterable[filesystem_pb2.Volume], reaper: Reaper, *, s
             raise RpcError(Code.FAILED_PRECONDITION, f"volumes: {error.strerror}") from error
 
 
-async def _mount(volume: filesystem_pb2.Volume, reaper: Reaper) -> None:
+async def _mount(volume: filesystem_pb2.Volume, reaper: Reaper, namespace: int) -> None:
     """Mount in a child, which can be killed: mount(2) blocks while a file server does not answer."""
     flags, _, data = parse_options(list(volume.options))
 
     def work(_: int, __: int) -> None:
         try:
-            linux.mount(volume.device, volume.source, volume.type, flags, data or None)
+            with entered(namespace):
+                linux.mount(volume.device, volume.source, volume.type, flags, data or None)
         except OSError as error:
             raise RpcError(
                 Code.FAILED_PRECONDITION,
@@ -63,8 +69,8 @@ async def _mount(volume: filesystem_pb2.Volume, reaper: Reaper) -> None:
     )
 
 
-def _filling(volume: filesystem_pb2.Volume) -> Work:
-    return lambda _, __: copy_up(volume.destination, volume.source)
+def _filling(volume: filesystem_pb2.Volume, rootfs: str) -> Work:
+    return lambda _, __: copy_up(rootfs, volume.destination, volume.source)
 
 
 def _entries(path: str) -> list[str]:
@@ -85,9 +91,9 @@ def _show(volumes: list[filesystem_pb2.Volume]) -> None:
         os.close(root)
 
 
-def copy_up(destination: str, target: str) -> None:
-    """Copy the directory `destination` of the container's disks, if there is one, into the empty directory `target`."""
-    root = os.open(ROOTFS, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+def copy_up(rootfs: str, destination: str, target: str) -> None:
+    """Copy the directory `destination` of the root `rootfs`, if there is one, into the empty directory `target`."""
+    root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         source = linux.open_in_root(root, destination.lstrip("/") or ".", os.O_RDONLY | os.O_DIRECTORY)
     except (FileNotFoundError, NotADirectoryError):

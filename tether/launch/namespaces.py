@@ -1,7 +1,7 @@
 """Namespaces that exist already (namespaces(7)). A container's first process may enter them instead of new ones."""
 
 import os
-from dataclasses import astuple, dataclass
+from typing import NamedTuple
 
 from tether.system import linux
 
@@ -18,8 +18,7 @@ def open_namespace(pid: int, kind: str) -> int:
     return os.open(f"/proc/{pid}/ns/{_KINDS[kind][0]}", os.O_RDONLY | os.O_CLOEXEC)
 
 
-@dataclass(frozen=True, slots=True)
-class Namespaces:
+class Namespaces(NamedTuple):
     """Descriptors of the namespaces that a new process enters; -1 where its spec decides."""
 
     network: int = -1
@@ -27,7 +26,7 @@ class Namespaces:
     ipc: int = -1
 
     def _given(self) -> list[tuple[int, int]]:
-        return [(fd, flag) for fd, (_, flag) in zip(astuple(self), _KINDS.values(), strict=True) if fd >= 0]
+        return [(fd, flag) for fd, (_, flag) in zip(self, _KINDS.values(), strict=True) if fd >= 0]
 
     @property
     def flags(self) -> int:

@@ -55,6 +55,13 @@ class Cgroup:
     def is_frozen(self) -> bool:
         return "frozen 1" in (self.path / "cgroup.events").read_text()
 
+    def is_populated(self) -> bool:
+        """Whether a process is in the group, or in one below."""
+        try:
+            return "populated 1" in (self.path / "cgroup.events").read_text()
+        except FileNotFoundError:
+            return False
+
     def pids(self) -> list[int]:
         return [int(line) for line in (self.path / "cgroup.procs").read_text().split()]
 

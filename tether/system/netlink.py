@@ -40,6 +40,16 @@ def attribute(kind: int, value: bytes) -> bytes:
     return body + bytes(-len(body) % 4)
 
 
+def attributes(data: bytes) -> dict[int, bytes]:
+    """Read a sequence of attributes: {kind: value}."""
+    found = {}
+    while len(data) >= 4:
+        length, kind = struct.unpack_from("HH", data)
+        found[kind] = data[4:length]
+        data = data[length + 3 & ~3 :]
+    return found
+
+
 class NetlinkSocket:
     """One socket of a netlink family, for one caller at a time. Every call raises OSError with the kernel's errno."""
 

@@ -4,23 +4,36 @@ import errno
 import ipaddress
 import socket
 import struct
-from pathlib import Path
+from typing import NamedTuple
 
-from tether.system.netlink import NLM_F_CREATE, NLM_F_REPLACE, NetlinkSocket, attribute
+from tether.system.netlink import NLM_F_CREATE, NLM_F_REPLACE, NetlinkSocket, attribute, attributes
 
 _NETLINK_ROUTE = 0
 _SET = NLM_F_CREATE | NLM_F_REPLACE
-_RTM_NEWLINK, _RTM_NEWADDR, _RTM_DELADDR, _RTM_NEWROUTE = 16, 20, 21, 24
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU = 1, 3, 4
+_RTM_NEWLINK, _RTM_GETLINK, _RTM_NEWADDR, _RTM_DELADDR, _RTM_NEWROUTE = 16, 18, 20, 21, 24
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_NET_NS_FD, _IFLA_EXT_MASK, _IFLA_PARENT_DEV_NAME = 1, 3, 4, 28, 29, 56
+# RTEXT_FILTER_SKIP_STATS.
+_WITHOUT_STATISTICS = 8
+_LINK = struct.Struct("BxHiII")
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
 _IFA_F_NODAD = 2
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY = 1, 4, 5
 _IFF_UP = 1
-_NET = Path("/sys/class/net")
 
 
 def _link(flags: int, attributes: bytes, index: int) -> bytes:
-    return struct.pack("BxHiII", socket.AF_UNSPEC, 0, index, flags, _IFF_UP) + attributes
+    return _LINK.pack(socket.AF_UNSPEC, 0, index, flags, _IFF_UP) + attributes
+
+
+class Link(NamedTuple):
+    """`number` is its index. `mac` is "02:42:ac:11:00:02", empty for a link without an address. `device` is the bus's name of a NIC, such
+    as "virtio0"; empty for a virtual link.
+    """
+
+    number: int
+    name: str
+    mac: str
+    device: str
 
 
 class Rtnetlink:
@@ -47,6 +60,26 @@ class Rtnetlink:
         if mtu:
             attributes += attribute(_IFLA_MTU, struct.pack("I", mtu))
         self._socket.request(_RTM_NEWLINK, _link(_IFF_UP if up else 0, attributes, index), subject=name or str(index))
+
+    def links(self) -> list[Link]:
+        """Return the links of the socket's network namespace, in the order in which the kernel found them."""
+        mask = attribute(_IFLA_EXT_MASK, struct.pack("I", _WITHOUT_STATISTICS))
+        found = []
+        for message in self._socket.dump(_RTM_GETLINK, _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + mask):
+            values = attributes(message[_LINK.size :])
+            name, device = (
+                values.get(kind, b"").rstrip(b"\0").decode() for kind in (_IFLA_IFNAME, _IFLA_PARENT_DEV_NAME)
+            )
+            found.append(Link(_LINK.unpack_from(message)[2], name, values.get(_IFLA_ADDRESS, b"").hex(":"), device))
+        return sorted(found)
+
+    def move_link(self, index: int, namespace: int) -> None:
+        """Move a link to another network namespace, a descriptor. The kernel sets it down, and removes its addresses and routes."""
+        self._socket.request(
+            _RTM_NEWLINK,
+            _LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0) + attribute(_IFLA_NET_NS_FD, struct.pack("i", namespace)),
+            subject=str(index),
+        )
 
     def add_address(self, index: int, cidr: str) -> None:
         """Add an address such as "172.17.0.2/16", or replace it."""
@@ -88,12 +121,12 @@ class Rtnetlink:
 
 
 def nics() -> list[tuple[int, str, str]]:
-    """Return (index, name, MAC) of each NIC that is a device, in the order in which the kernel found them."""
-    found = []
-    for path in _NET.iterdir():
-        if path.name != "lo" and (path / "device").exists():
-            found.append((int((path / "ifindex").read_text()), path.name, (path / "address").read_text().strip()))
-    return sorted(found)
+    """Return (index, name, MAC) of each NIC that is a device, in the order in which the kernel found them.
+
+    By rtnetlink, because sysfs shows the network namespace in which it was mounted. Needs Linux 5.14.
+    """
+    with Rtnetlink() as rtnetlink:
+        return [(link.number, link.name, link.mac) for link in rtnetlink.links() if link.device]
 
 
 def loopback_up() -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Callable
-from dataclasses import astuple
 from typing import Any
 
 import trio
@@ -45,7 +44,7 @@ class FakeLauncher:
             raise self.failure
         os.write(stdio.stdout, self.output)
         self.given = namespaces
-        self.namespaces = [os.readlink(f"/proc/self/fd/{fd}") for fd in astuple(namespaces) if fd >= 0]
+        self.namespaces = [os.readlink(f"/proc/self/fd/{fd}") for fd in namespaces if fd >= 0]
         return Launched(PID, -1)
 
 

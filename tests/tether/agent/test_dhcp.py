@@ -42,14 +42,14 @@ class Network:
         self.done: list[tuple[Any, ...]] = []
 
     def say(self, name: str, line: str) -> None:
-        self.leases._on_line(name, self.leases._clients[name], line)
+        self.leases._on_line(self.leases._clients[-1, name], line)
 
 
 @pytest.fixture
 def network(monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery) -> Network:
     made = Network(Leases(nursery, None))  # type: ignore[arg-type]
 
-    async def run(self: Leases, name: str, client: object, hostname: str) -> None:
+    async def run(self: Leases, client: object) -> None:
         await trio.sleep_forever()
 
     monkeypatch.setattr(Leases, "_run_udhcpc", run)
@@ -130,7 +130,7 @@ class FakeCall:
 
 async def test_a_watcher_sees_each_change(network: Network, nursery: trio.Nursery) -> None:
     call = FakeCall()
-    nursery.start_soon(network.leases.watch, call)  # type: ignore[arg-type]
+    nursery.start_soon(network.leases.watch, call, lambda: -1)  # type: ignore[arg-type]
     await _bound(network)
     await trio.testing.wait_all_tasks_blocked()
     network.say("eth0", "renew|10.0.0.5/24|10.0.0.1 10.0.0.2|9.9.9.9 8.8.8.8|example.org a")

@@ -26,7 +26,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def service() -> FilesystemService:
-    return FilesystemService(None, lambda _: 0)  # type: ignore[arg-type]
+    return FilesystemService(None, lambda _: 0, str)  # type: ignore[arg-type]
 
 
 def test_stat(root: Path, service: FilesystemService) -> None:
@@ -98,6 +98,26 @@ async def test_a_plain_mount(tmp_path: Path, mounted: list[tuple[Any, ...]]) -> 
         (None, target, None, linux.MS_SHARED),
     ]
     assert os.path.isdir(target)
+
+
+async def test_a_bind_mount_takes_its_flags_in_a_second_call(tmp_path: Path, mounted: list[tuple[Any, ...]]) -> None:
+    await make_mount(None, Mount(target=str(tmp_path), source="/layer", options=["bind", "ro"]))  # type: ignore[arg-type]
+    assert mounted == [
+        ("/layer", str(tmp_path), None, linux.MS_BIND | linux.MS_RDONLY, None),
+        (None, str(tmp_path), None, linux.MS_BIND | linux.MS_RDONLY | linux.MS_REMOUNT),
+    ]
+
+
+async def test_the_layers_of_another_container_stay_as_they_are(tmp_path: Path, mounted: list[tuple[Any, ...]]) -> None:
+    """Docker's own layer of a container is beside its root, not beside its layers."""
+    os.makedirs(tmp_path / "layers/0")
+    (tmp_path / "init/kept").mkdir(parents=True)
+    base = tmp_path / "containers/second"
+    request = Mount(kind=Mount.OVERLAY, target=f"{base}/rootfs", lower=[f"{tmp_path}/layers/0"], upper=f"{base}/upper")
+    await make_mount(None, request)  # type: ignore[arg-type]
+    assert mounted[0][4].startswith("lowerdir=../containers/second/init:0,")
+    assert (base / "init/.dockerenv").exists()
+    assert os.listdir(tmp_path / "init") == ["kept"]
 
 
 async def test_layers_are_named_relative_to_each_other(tmp_path: Path, mounted: list[tuple[Any, ...]]) -> None:

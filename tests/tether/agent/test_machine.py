@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import trio
 
-from protos.tether.v1 import network_pb2, sandbox_pb2
-from tether.agent import machine
+from protos.tether.v1 import network_pb2, process_pb2, sandbox_pb2
+from tether.agent import containers, machine
+from tether.agent.containers import Containers
 from tether.agent.machine import SandboxService
 from tether.rpc.status import Code, RpcError
 
@@ -38,7 +39,9 @@ class Guest:
         self.done: list[tuple[Any, ...]] = []
         self.table = FakeTable()
         self.mounts: list[str] = []
-        monkeypatch.setattr(machine, "FILES", files)
+        for module in (machine, containers):
+            monkeypatch.setattr(module, "ROOT", str(files.parent))
+            monkeypatch.setattr(module, "mount_points", lambda _: self.mounts)
         monkeypatch.setattr(
             "tether.agent.machine.socket.sethostname", lambda name: self.done.append(("hostname", name))
         )
@@ -58,16 +61,16 @@ class Guest:
         monkeypatch.setattr(
             "tether.agent.machine.network.remove", lambda config, _: self.done.append(("remove network", config))
         )
-        monkeypatch.setattr("tether.agent.machine.volumes.prepare", self._prepare)
-        monkeypatch.setattr(machine, "make_mount", self._mount)
+        monkeypatch.setattr("tether.agent.containers.volumes.prepare", self._prepare)
+        monkeypatch.setattr(containers, "make_mount", self._mount)
         monkeypatch.setattr(machine, "close_tcp", lambda: 3)
-        monkeypatch.setattr(machine, "_our_mounts", lambda: self.mounts)
-        self.service = SandboxService(nursery, None, self.table, None, None, [("ready", 5)])  # type: ignore[arg-type]
+        made = Containers(None, self.table, None, None)  # type: ignore[arg-type]
+        self.service = SandboxService(nursery, self.table, None, None, [("ready", 5)], made)  # type: ignore[arg-type]
 
-    async def _apply(self, config: network_pb2.NetworkConfig, _: object) -> None:
+    async def _apply(self, config: network_pb2.NetworkConfig, *_: object) -> None:
         self.done.append(("network", len(config.interfaces)))
 
-    async def _prepare(self, volumes: Any, _: object, *, show: bool) -> None:
+    async def _prepare(self, volumes: Any, _: object, *, show: bool, **__: object) -> None:
         self.done.append(("volumes", len(volumes), show))
 
     async def _mount(self, _: object, mount: Any) -> None:
@@ -158,6 +161,47 @@ async def test_awakening_closes_connections_before_the_network_changes(guest: Gu
 async def test_another_protocol_is_refused(guest: Guest) -> None:
     with pytest.raises(RpcError, match="this guest speaks protocol 1, not 9"):
         await guest.service.launch(sandbox_pb2.LaunchRequest(protocol=9), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"add": sandbox_pb2.AddRequest(id="one"), "configure": sandbox_pb2.ConfigureRequest()},
+        {"add": sandbox_pb2.AddRequest(id="other")},
+    ],
+)
+async def test_a_launch_adds_the_container_of_its_process_alone(guest: Guest, fields: dict[str, Any]) -> None:
+    request = sandbox_pb2.LaunchRequest(protocol=1, process=process_pb2.CreateRequest(id="one"), **fields)
+    with pytest.raises(RpcError, match="`add` is for a further container") as caught:
+        await guest.service.launch(request, None)  # type: ignore[arg-type]
+    assert caught.value.code is Code.INVALID_ARGUMENT
+
+
+async def test_the_files_of_a_further_container(guest: Guest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(containers, "base_of", lambda name: f"{tmp_path}/containers/{name}")
+    assert guest.service.hello(sandbox_pb2.HelloRequest()).adds
+    await guest.service.configure(_request())
+    guest.done.clear()
+    added = sandbox_pb2.AddRequest(id="second", modules=["nfsv4"], files=[sandbox_pb2.StateFile(name="hosts")])
+    await guest.service.add(added)
+    await guest.service.add(added)
+    assert guest.done == [("module", "nfsv4"), ("network", 0), ("volumes", 0, False)]
+    files = [sandbox_pb2.StateFile(name="hosts", content=b"new\n")]
+    await guest.service.awaken(sandbox_pb2.AwakenRequest(id="second", files=files))
+    assert (tmp_path / "containers/second/files/hosts").read_bytes() == b"new\n"
+    assert (tmp_path / "files/hosts").read_bytes() == b"127.0.0.1 localhost\n"
+    for request, code in (
+        (sandbox_pb2.AwakenRequest(id="third", files=files), Code.NOT_FOUND),
+        (
+            sandbox_pb2.AwakenRequest(
+                id="second", network=network_pb2.NetworkConfig(interfaces=[network_pb2.Interface(name="eth0")])
+            ),
+            Code.INVALID_ARGUMENT,
+        ),
+    ):
+        with pytest.raises(RpcError) as caught:
+            await guest.service.awaken(request)
+        assert caught.value.code is code
 
 
 async def test_shutting_down(

@@ -1,5 +1,11 @@
-"""NICs receive their configuration in order, with a fake rtnetlink."""
+"""NICs receive their configuration in order, with a fake rtnetlink, and with the kernel in a network namespace of the test's own."""
 
+import errno
+import fcntl
+import os
+import socket
+import struct
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +14,12 @@ import trio
 from trio.testing import MockClock
 
 from protos.tether.v1.network_pb2 import ApplyRequest, Interface, NetworkConfig, Route
-from tether.agent import network
-from tether.agent.network import NetworkService
+from tests.tether.isolated import run_isolated
+from tether.agent import listeners, network
+from tether.agent.network import ContainerNetwork, NetworkService
 from tether.rpc.status import Code, RpcError
+from tether.system.network_namespace import entered, make_network_namespace
+from tether.system.rtnetlink import Rtnetlink
 
 
 class FakeKernel:
@@ -55,10 +64,10 @@ class FakeLeases:
         self.kept: list[dict[str, bool]] = []
         self.dropped: list[str] = []
 
-    async def keep(self, wanted: dict[str, bool], hostname: str) -> None:
+    async def keep(self, wanted: dict[str, bool], hostname: str, namespace: int = -1) -> None:
         self.kept.append(wanted)
 
-    def drop(self, name: str) -> None:
+    def drop(self, name: str, namespace: int = -1) -> None:
         self.dropped.append(name)
 
 
@@ -144,6 +153,71 @@ async def test_a_nic_may_appear_later(autojump_clock: MockClock, kernel: FakeKer
     assert kernel.done == [("link", 2, {})]
 
 
+def _made_tap(mac: str) -> Any:
+    """A link that stands in for a hot-plugged NIC. It lives as long as the file that is returned."""
+    tun = open("/dev/net/tun", "r+b", buffering=0)  # noqa: SIM115
+    fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH22x", b"plugged0", 0x2 | 0x1000))
+    with Rtnetlink() as rtnetlink:
+        rtnetlink.set_link(socket.if_nametoindex("plugged0"), mac=mac)
+    return tun
+
+
+def _links() -> list[tuple[int, str, str]]:
+    with Rtnetlink() as rtnetlink:
+        return [(link.number, link.name, link.mac) for link in rtnetlink.links() if link.name != "lo"]
+
+
+class FakeWatch:
+    def __init__(self) -> None:
+        self.seen: list[list[int]] = []
+
+    async def send(self, found: Any) -> None:
+        self.seen.append([one.port for one in found.listeners])
+
+
+def _in_a_namespace() -> None:
+    network.nics = _links  # type: ignore[attr-defined]
+    own = ContainerNetwork(make_network_namespace(), "box")
+    mac = "02:42:ac:11:00:02"
+    wanted = Interface(name="eth0", mac=mac, addresses=["10.9.8.7/24"], routes=[Route(gateway="10.9.8.1")], mtu=1400)
+    config = NetworkConfig(interfaces=[wanted])
+    leases = FakeLeases()
+    watch = FakeWatch()
+
+    async def apply() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(network.apply, config, leases, own)  # type: ignore[arg-type]
+            await trio.sleep(0.02)
+            made.append(_made_tap(mac))
+        # Repeatable: the NIC is there already.
+        await network.apply(config, leases, own)  # type: ignore[arg-type]
+
+    async def watch_both() -> None:
+        for namespace in (own.namespace, -1):
+            with trio.move_on_after(0.02):
+                await listeners.watch(watch, partial(int, namespace))  # type: ignore[arg-type]
+
+    made: list[Any] = []
+    trio.run(apply)
+    assert _links() == []
+    with entered(own.namespace):
+        assert [(name, found) for _, name, found in _links()] == [("eth0", mac)]
+        server, client = socket.create_server(("0.0.0.0", 80)), socket.socket()
+        client.connect(("10.9.8.7", 80))
+    trio.run(watch_both)
+    assert watch.seen == [[80], []]
+    client.close()
+    server.close()
+    network.remove(config, leases, own.namespace)  # type: ignore[arg-type]
+    with entered(own.namespace), socket.socket() as client:
+        assert client.connect_ex(("10.9.8.7", 80)) == errno.ENETUNREACH
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not os.path.exists("/dev/net/tun"), reason="needs root and /dev/net/tun")
+def test_a_nic_moves_into_the_network_namespace_of_its_container() -> None:
+    run_isolated(_in_a_namespace, namespaces=("--net",))
+
+
 async def test_a_nic_that_never_appears(autojump_clock: MockClock, kernel: FakeKernel) -> None:
     wanted = Interface(name="eth0", mac="02:00:00:00:00:01")
     with pytest.raises(RpcError, match="no NIC with the MAC address 02:00:00:00:00:01") as caught:
@@ -156,7 +230,7 @@ async def test_an_address_that_the_kernel_refuses(kernel: FakeKernel) -> None:
     kernel.nics = [(2, "eth0", "02:00:00:00:00:01")]
     kernel.error = OSError(22, "Invalid argument", "10.0.0.2/99")
     wanted = Interface(name="eth0", mac="02:00:00:00:00:01", addresses=["10.0.0.2/99"])
-    service = NetworkService(None, FakeLeases())  # type: ignore[arg-type]
+    service = NetworkService(None, FakeLeases(), lambda _: ContainerNetwork())  # type: ignore[arg-type]
     with pytest.raises(RpcError, match=r"network eth0: .*Invalid argument") as caught:
         await service.apply(ApplyRequest(config=NetworkConfig(interfaces=[wanted])))
     assert caught.value.code is Code.FAILED_PRECONDITION

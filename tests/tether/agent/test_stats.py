@@ -1,5 +1,6 @@
 """Metrics of a container, from a directory in place of the kernel's cgroup."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ def test_a_sample(group: Cgroup) -> None:
             "io.stat": "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0\n8:16 rbytes=5\n",
         }
     )
-    sample = MetricsService(lambda _: group).get(metrics_pb2.GetMetricsRequest(id="one"))
+    sample = MetricsService(lambda _: group, lambda _: os.getpid()).get(metrics_pb2.GetMetricsRequest(id="one"))
     assert (sample.cpu_usage_ns, sample.cpu_user_ns, sample.cpu_system_ns) == (9000, 4000, 5000)
     assert (sample.throttled_periods, sample.throttled_ns) == (2, 7000)
     assert (sample.memory_usage, sample.memory_limit, dict(sample.memory_stat)) == (
@@ -51,10 +52,16 @@ def test_a_sample(group: Cgroup) -> None:
 
 def test_without_limits_and_controllers(group: Cgroup) -> None:
     group.write({"memory.max": "max\n"})
-    sample = MetricsService(lambda _: group).get(metrics_pb2.GetMetricsRequest(id="one"))
+    sample = MetricsService(lambda _: group, lambda _: os.getpid()).get(metrics_pb2.GetMetricsRequest(id="one"))
     total = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal:"))
     assert sample.memory_limit == int(total.split()[1]) * 1024
     assert (sample.pids_limit, sample.cpu_usage_ns, list(sample.blocks)) == (0, 0, [])
+
+
+def test_the_interfaces_are_those_of_the_process(group: Cgroup, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = MetricsService(lambda _: group, lambda _: 1 << 30)
+    # A process that ends just now.
+    assert list(service.get(metrics_pb2.GetMetricsRequest(id="one")).interfaces) == []
 
 
 class FakeCall:
@@ -72,5 +79,5 @@ async def test_samples_come_at_an_interval_within_bounds(
     call = FakeCall()
     request = metrics_pb2.WatchMetricsRequest(id="one", interval_ms=asked)
     with trio.move_on_after(interval * 2.5):
-        await MetricsService(lambda _: group).watch(request, call)  # type: ignore[arg-type]
+        await MetricsService(lambda _: group, lambda _: os.getpid()).watch(request, call)  # type: ignore[arg-type]
     assert [time - call.times[0] for time in call.times] == pytest.approx([0, interval, 2 * interval])

@@ -11,8 +11,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners ar
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(volumes, "ROOTFS", str(tmp_path / "root"))
+def root(tmp_path: Path) -> Path:
     (tmp_path / "root/srv/data/sub").mkdir(parents=True)
     (tmp_path / "volume").mkdir()
     return tmp_path / "root"
@@ -22,7 +21,7 @@ def _copy(root: Path, destination: str) -> Path:
     volume = root.parent / "volume"
     mask = os.umask(0)
     try:
-        volumes.copy_up(destination, str(volume))
+        volumes.copy_up(str(root), destination, str(volume))
     finally:
         os.umask(mask)
     return volume

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from tether.system.netlink import Message, NetlinkSocket, attribute, messages
+from tether.system.netlink import Message, NetlinkSocket, attribute, attributes, messages
 
 
 def _message(kind: int, sequence: int, payload: bytes) -> bytes:
@@ -26,6 +26,15 @@ def test_one_read_holds_several_messages() -> None:
 def test_attributes_are_padded() -> None:
     assert attribute(3, b"lo\0") == struct.pack("HH", 7, 3) + b"lo\0\0"
     assert attribute(4, b"1234") == struct.pack("HH", 8, 4) + b"1234"
+
+
+def test_attributes_are_read_again() -> None:
+    assert attributes(attribute(3, b"lo\0") + attribute(4, b"1234") + attribute(5, b"")) == {
+        3: b"lo\0",
+        4: b"1234",
+        5: b"",
+    }
+    assert attributes(b"") == {}
 
 
 def test_a_refusal_carries_errno_and_subject() -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.tether.isolated import run_isolated
-from tether.system.rtnetlink import Rtnetlink, loopback_up
+from tether.system.network_namespace import entered, make_network_namespace
+from tether.system.rtnetlink import Rtnetlink, loopback_up, nics
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -62,12 +63,27 @@ def _tap() -> None:
             rtnetlink.add_route(index, "", "172.17.0.1")
             with pytest.raises(OSError, match="default"):
                 rtnetlink.add_route(index, "", "192.0.2.1")
+            links = {link.name: link for link in rtnetlink.links()}
+            assert links["eth0"] == (index, "eth0", "02:42:ac:11:00:02", "")
+            assert links["lo"].number == 1
+            # A virtual link is no NIC.
+            assert nics() == []
         assert socket.if_nametoindex("eth0") == index
         assert ("eth0", "00000000", "010011AC") in _route_lines()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
             request = struct.pack("16s24x", b"eth0")
             assert fcntl.ioctl(control, 0x8927, request)[18:24].hex(":") == "02:42:ac:11:00:02"
             assert struct.unpack_from("i", fcntl.ioctl(control, 0x8921, request), 16)[0] == 1400
+        namespace = make_network_namespace()
+        with Rtnetlink() as rtnetlink:
+            rtnetlink.move_link(index, namespace)
+            assert [link.name for link in rtnetlink.links()] == ["lo"]
+            with pytest.raises(OSError, match="No such device"):
+                rtnetlink.move_link(index, namespace)
+        with entered(namespace), Rtnetlink() as rtnetlink:
+            assert [(link.name, link.mac) for link in rtnetlink.links() if link.name != "lo"] == [
+                ("eth0", "02:42:ac:11:00:02")
+            ]
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/net/tun"), reason="needs /dev/net/tun")
