@@ -50,7 +50,7 @@ class Connections:
         return GuestConfig(container.endpoints, self._dns, tuple(self.links(container)))
 
     def links(self, container: Container, *, strict: bool = True) -> Iterable[Link]:
-        """The legacy links. InvalidParameter when a linked container does not run; unless `strict`, it is left out."""
+        """The legacy links. InvalidParameter when a linked container does not run, or is elsewhere; unless `strict`, it is left out."""
         if not any(endpoint.network.name == "bridge" for endpoint in container.endpoints):
             return
         for text in container.record.host_config.links or ():
@@ -60,6 +60,10 @@ class Connections:
             if target is None or not target.running or not address:
                 if not strict:
                     continue
+                if target is not None and target.running:
+                    raise InvalidParameter(
+                        f"Cannot link to /{target.record.name}, as it does not belong to the default network"
+                    )
                 # As in moby, which keeps the link when the linked container is removed.
                 found = target.record.name if target is not None else name
                 raise InvalidParameter(

@@ -286,6 +286,14 @@ async def test_a_link_gives_a_name_and_variables(daemon: Engine, host: Host) -> 
     assert "10.11.0.2\t" not in guest.file("hosts")
 
 
+async def test_a_link_to_a_container_on_other_networks(daemon: Engine) -> None:
+    await daemon.run(name="db", host=HostConfig(network_mode="alpha"))
+    web = await daemon.create(name="web", host=HostConfig(links=["db:store"]))
+    with pytest.raises(InvalidParameter, match=r"^Cannot link to /db, as it does not belong to the default network$"):
+        await daemon.start(web)
+    assert web.endpoints == []
+
+
 async def test_a_link_to_a_container_that_does_not_run(daemon: Engine) -> None:
     db = await daemon.create(name="db")
     web = await daemon.create(name="web", host=HostConfig(links=["db:store"]))
