@@ -24,15 +24,17 @@ from appliance.guest import (
     OverlayMount,
     PlainMount,
     ProcessSetup,
+    ShareMount,
     StateFile,
 )
 from appliance.guest.containers import GuestContainers
 from appliance.guest.setup import GuestAddition
-from appliance.hypervisor import SCRATCH, Disk, GuestDisk, LocalDisks, MachineSpec, Nic
+from appliance.hypervisor import SCRATCH, SHARE_TAG, Disk, GuestDisk, LocalDisks, MachineSpec, Nic, Share
 from appliance.hypervisor.qemu import QemuDriver
 from appliance.image.erofs import write_erofs
 from tests.live.daemon import FLAGS
 from tests.live.images import busybox_layer
+from tether.launch import oci
 from tether.launch.layout import ROOT, base_of
 from tether.rpc.bridge import LoopThread
 
@@ -75,7 +77,8 @@ class _Guest:
         container_id = setup.machine_id if isinstance(setup, GuestSetup) else setup.id
         command = f"{script}\necho; echo done; exec sleep 600"
         config = ContainerConfig(cmd=["/bin/sh", "-c", command], env=["PATH=/bin"])
-        spec = build_spec(config, HostConfig(), "box", [], paths)
+        share = oci.Mount("/share", "bind", f"{ROOT}/shares/0", ("rbind",))
+        spec = build_spec(config, HostConfig(), "box", [share], paths)
         process = ProcessSetup(container_id, spec, network_of=shares, pid_of=shares, ipc_of=shares)
         printed = b""
         done = trio.Event()
@@ -104,12 +107,14 @@ async def test_containers_come_to_a_guest_and_leave_it(short_path: Path) -> None
     await store.prepare()
     for path in (first, second):
         await store.create(path, SCRATCH)
+    (short_path / "share").mkdir()
+    shares = (Share(short_path / "share", False),)
     async with AsyncExitStack() as stack:
         driver_nursery = await stack.enter_async_context(trio.open_nursery())
         driver = QemuDriver(short_path / "machines", _guest_image(), "tcg", short_path / "cache", driver_nursery)
         await driver.connect()
         machine = driver.make(
-            MachineSpec("m1", 256, 1, (Disk(first, False), Disk(layer, True)), Nic(_MACS[0], *_SUBNET))
+            MachineSpec("m1", 256, 1, (Disk(first, False), Disk(layer, True)), Nic(_MACS[0], *_SUBNET), shares=shares)
         )
         await machine.start()
         loop = await stack.enter_async_context(LoopThread.open())
@@ -120,8 +125,11 @@ async def test_containers_come_to_a_guest_and_leave_it(short_path: Path) -> None
         upper, shown_layer = machine.guest_disks()
         own = DiskMount(f"{ROOT}/layers/0", "erofs", shown_layer, ["ro"])
         mounts = _mounts(GuestPaths(), own, upper)
-        setup = GuestSetup("first", "first", mounts=mounts, network=_network(0), files=_FILES)
-        await guest.start(setup, GuestPaths(), "nc -ll -p 80 -e cat &")
+        mounts.append(ShareMount(f"{ROOT}/shares", SHARE_TAG))
+        setup = GuestSetup("first", mounts=mounts, network=_network(0), files=_FILES, modules=["virtiofs"])
+        # A server at a unix socket in the shared folder, beside a server in the network.
+        script = "nc -ll -p 80 -e cat & ln -s /share/log /dev/log; syslogd -O /share/messages"
+        await guest.start(setup, GuestPaths(), script)
         assert await containers.supported()
 
         # A container with the layer of the first, and a disk and a NIC that are plugged in.
@@ -130,10 +138,13 @@ async def test_containers_come_to_a_guest_and_leave_it(short_path: Path) -> None
         paths = GuestPaths(base_of("second"), f"{base_of('second')}/files")
         mounts = _mounts(paths, _bound_layer(paths), plugged)
         addition = GuestAddition("second", "second", mounts, network=_network(1), files=_FILES, own_network=True)
-        printed = await guest.start(addition, paths, "ip -4 address; ps; echo kept > /file")
+        script = """ip -4 address; ps; echo kept > /file; ln -s /share/log /dev/log; logger well met
+            until grep 'well met' /share/messages; do sleep 0.05; done"""
+        printed = await guest.start(addition, paths, script)
         assert "10.77.0.3/24" in printed, printed
         assert "10.77.0.2/24" not in printed
         assert "nc -ll" not in printed
+        assert "well met" in printed
 
         # A container in the namespaces of the first, with its hosts and without a disk.
         paths = GuestPaths(base_of("third"))

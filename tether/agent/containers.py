@@ -46,11 +46,11 @@ Mark = Callable[[str], None]
 
 
 class _Container(NamedTuple):
-    """`base` is the directory that has its files; `request` prepared it."""
+    """`base` is the directory that has its files; `request` prepared it. `network` is None when it shares that of another container."""
 
     base: str
     request: sandbox_pb2.ConfigureRequest | sandbox_pb2.AddRequest
-    network: ContainerNetwork
+    network: ContainerNetwork | None
 
 
 class Containers:
@@ -80,13 +80,16 @@ class Containers:
         return self._find(container_id).base if container_id else ROOT
 
     def network(self, container_id: str) -> ContainerNetwork:
-        """Return the network of a container. RpcError NOT_FOUND when there is no such container."""
-        return self._find(container_id).network if container_id else GUEST_NETWORK
+        """Return the network of a container. RpcError: NOT_FOUND, or FAILED_PRECONDITION when it shares that of another container."""
+        found = self._find(container_id).network if container_id else GUEST_NETWORK
+        if found is None:
+            raise RpcError(Code.FAILED_PRECONDITION, f"container {container_id} has no network of its own")
+        return found
 
     def own_namespace(self, container_id: str) -> int:
         """Return a descriptor of the network namespace that a container has for itself; -1 when it has none."""
         container = self._containers.get(container_id)
-        return container.network.namespace if container is not None else -1
+        return container.network.namespace if container is not None and container.network is not None else -1
 
     # -- prepare --------------------------------------------------------------------------------------------------
 
@@ -122,7 +125,7 @@ class Containers:
             own = make_network_namespace() if request.own_network else -1
         except OSError as error:
             raise RpcError(Code.FAILED_PRECONDITION, f"network namespace: {error}") from error
-        container = _Container(base, request, ContainerNetwork(own, request.hostname[:64]))
+        container = _Container(base, request, ContainerNetwork(own, request.hostname[:64]) if own >= 0 else None)
         self._containers[request.id] = container
         shared = -1
         try:
@@ -150,8 +153,9 @@ class Containers:
                 self._shares.add(mount.target)
             await make_mount(self._reaper, mount)
             mark(f"mounted {mount.target.rpartition('/')[2]}")
-        await network.apply(request.network, self._leases, container.network)
-        mark("network")
+        if container.network is not None:
+            await network.apply(request.network, self._leases, container.network)
+            mark("network")
         if any(volume.source.startswith(f"{modules.DISK}/") for volume in request.volumes):
             await modules.mount_disk(self._reaper)
             mark("modules disk")
@@ -211,7 +215,7 @@ class Containers:
         """Undo `_prepare`, as far as it came."""
         container = self._containers.get(container_id)
         base = container.base if container is not None else base_of(container_id)
-        if container is not None:
+        if container is not None and container.network is not None:
             await self._take_down(container.network)
         targets = self._mounts_of(base)
         async with child(self._reaper, lambda _, __: _free(targets, list(disks))) as one:
@@ -222,7 +226,7 @@ class Containers:
             self._remove_mount_points(base)
         if container is not None:
             del self._containers[container_id]
-            if container.network.namespace >= 0:
+            if container.network is not None and container.network.namespace >= 0:
                 os.close(container.network.namespace)
 
     async def _take_down(self, container_network: ContainerNetwork) -> None:

@@ -56,6 +56,14 @@ def _links() -> list[tuple[int, str, str]]:
         return [(link.number, link.name, link.mac) for link in rtnetlink.links() if link.name != "lo"]
 
 
+_taken_down: set[str] = set()
+
+
+def _links_that_are_taken_down() -> list[tuple[int, str, str]]:
+    _taken_down.add(os.readlink("/proc/thread-self/ns/net"))
+    return _links()
+
+
 def _ns(pid: int, kind: str) -> str:
     return os.readlink(f"/proc/{pid}/ns/{kind}")
 
@@ -86,8 +94,8 @@ def _scenario(device: str) -> None:
     cgroup.ROOT.mkdir()
     for module in (files, agent):
         module.block_name = lambda disk: device if disk.lun == 7 else None  # type: ignore[attr-defined]
-    for module in (network, agent):
-        module.nics = _links  # type: ignore[attr-defined]
+    network.nics = _links  # type: ignore[attr-defined]
+    agent.nics = _links_that_are_taken_down  # type: ignore[attr-defined]
     agent._RELEASE_SECONDS = 0.1
     try:
         trio.run(_add_and_remove)
@@ -141,11 +149,19 @@ async def _add_and_remove() -> None:
             exec_entry = await guest.start(beside)
             assert all(_ns(exec_entry.pid, kind) == _ns(third.pid, kind) for kind in ("net", "pid", "ipc", "mnt"))
 
+            # The end of a container without a network of its own changes no network.
+            await containers.add(AddRequest(id="fourth"))
+            with pytest.raises(RpcError, match="container fourth has no network of its own"):
+                containers.network("fourth")
+            await containers.remove(RemoveRequest(id="fourth"))
+            assert _taken_down == set()
+
             # The first ends: the third, in its pid namespace, is killed by the kernel. The second runs on.
             await containers.remove(RemoveRequest(id="first"))
             await third.ended.wait()
             assert third.exit is not None
             assert (third.exit.signal, second.reaped.is_set()) == (signal.SIGKILL, False)
+            assert _taken_down == {_ns(os.getpid(), "net")}
             assert not os.path.ismount(f"{ROOT}/rootfs")
             assert os.path.ismount(f"{base}/rootfs")
             await containers.remove(RemoveRequest(id="third"))

@@ -185,7 +185,7 @@ async def test_the_files_of_a_further_container(guest: Guest, monkeypatch: pytes
     added = sandbox_pb2.AddRequest(id="second", modules=["nfsv4"], files=[sandbox_pb2.StateFile(name="hosts")])
     await guest.service.add(added)
     await guest.service.add(added)
-    assert guest.done == [("module", "nfsv4"), ("network", 0), ("volumes", 0, False)]
+    assert guest.done == [("module", "nfsv4"), ("volumes", 0, False)]
     files = [sandbox_pb2.StateFile(name="hosts", content=b"new\n")]
     await guest.service.awaken(sandbox_pb2.AwakenRequest(id="second", files=files))
     assert (tmp_path / "containers/second/files/hosts").read_bytes() == b"new\n"
