@@ -107,6 +107,7 @@ class SystemRoutes:
         # Since API 1.49 without the commit that dockerd expected.
         commit = {"ID": ""} if request.version >= (1, 49) else {"ID": "", "Expected": ""}
         capacity = await self._daemon.capacity()
+        devices = await self._daemon.devices() if request.version >= (1, 50) else []
         await reply.json(
             200,
             {
@@ -175,5 +176,6 @@ class SystemRoutes:
                 "RuncCommit": commit,
                 "InitCommit": commit,
                 "CDISpecDirs": [],
+                **({"DiscoveredDevices": [{"Source": "cdi", "ID": name} for name in devices]} if devices else {}),
             },
         )

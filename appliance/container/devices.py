@@ -21,6 +21,11 @@ _MOST_SHOWN = 200
 _DEFAULTS = re.compile(r"(:vfio.*?)?(:[rwm]{1,3})?$")
 
 
+def cdi_name(address: str) -> str:
+    """The name of a PCI device for `--device`."""
+    return f"{_CDI_PREFIX}{address}"
+
+
 def is_pci_device(device: DeviceMapping) -> bool:
     """Whether an element of Devices is a PCI device of the host, and not a device node of the guest."""
     return device.path_on_host.startswith(_DEVICE_PREFIXES)

@@ -1,8 +1,11 @@
 """What `docker info` and `docker version` show of the hypervisor and of the engine's queues and quota."""
 
+import trio
+
+from appliance.container.devices import cdi_name
 from appliance.engine.machines.provisioner import MachineProvisioner
 from appliance.engine.quota import Quota
-from appliance.hypervisor import Capacity, Driver
+from appliance.hypervisor import Capacity, Driver, TakesPciDevices
 
 
 class DaemonStatus:
@@ -18,6 +21,12 @@ class DaemonStatus:
     async def capacity(self) -> Capacity:
         """The CPUs and the memory that a container can have."""
         return await self._driver.capacity()
+
+    async def devices(self) -> list[str]:
+        """The CDI names of the host's devices that a container can have."""
+        if not isinstance(self._driver, TakesPciDevices):
+            return []
+        return [cdi_name(address) for address in await trio.to_thread.run_sync(self._driver.ready_pci_devices)]
 
     async def status(self) -> dict[str, str]:
         """Facts by their titles: the hypervisor's, waiting machines, queued starts, the storage quota."""

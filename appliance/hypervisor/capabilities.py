@@ -35,6 +35,9 @@ class TakesPciDevices(Protocol):
     with such a device is never made from a template, and its state cannot be saved.
     """
 
+    def ready_pci_devices(self) -> list[str]:
+        """The addresses of the devices that a machine can have, unless another machine has them. Blocks: reads the host's files."""
+
     def offered_pci_devices(self) -> str:
         """Which devices machines can have, and how a client names them, for an error text. Blocks: reads the host's files."""
 

@@ -14,6 +14,10 @@ class PassthroughDriver(FakeDriver):
                 raise HypervisorError(f"PCI device {spec.pci_devices[0]} is in use by the machine of {vm.spec.name}")
         return await super().create(spec)
 
+    def ready_pci_devices(self) -> list[str]:
+        """See TakesPciDevices."""
+        return ["0000:01:00.0"]
+
     def offered_pci_devices(self) -> str:
         """See TakesPciDevices."""
         return "there is 0000:01:00.0"

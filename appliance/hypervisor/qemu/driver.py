@@ -229,6 +229,10 @@ class QemuDriver(Driver):
             return "virtiofsd needs the rights of root"
         return "" if find_virtiofsd() is not None else "virtiofsd is not installed (Debian: qemu-system-common)"
 
+    def ready_pci_devices(self) -> list[str]:
+        """See TakesPciDevices."""
+        return self.pci_devices.ready()
+
     def offered_pci_devices(self) -> str:
         """See TakesPciDevices."""
         return self.pci_devices.offered()

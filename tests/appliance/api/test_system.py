@@ -27,6 +27,9 @@ class _Daemon:
     async def capacity(self) -> Capacity:
         return Capacity(7, 5 << 30)
 
+    async def devices(self) -> list[str]:
+        return ["vfio/pci=0000:01:00.0"]
+
 
 def _routes(*, bridged: bool = True) -> Any:
     config = SimpleNamespace(registry_mirrors=("mirror",), data_root=Path("/data"), labels=("a=b",))
@@ -68,6 +71,8 @@ async def test_info() -> None:
     assert (shape["ID"], shape["Containers"], shape["ContainersStopped"], shape["ContainersRunning"]) == ("id", 1, 1, 0)
     assert (shape["CDISpecDirs"], shape["RuncCommit"]) == ([], {"ID": ""})
     assert (await ask(_routes(), "GET /v1.48/info"))[1]["RuncCommit"] == {"ID": "", "Expected": ""}
+    assert shape["DiscoveredDevices"] == [{"Source": "cdi", "ID": "vfio/pci=0000:01:00.0"}]
+    assert "DiscoveredDevices" not in (await ask(_routes(), "GET /v1.49/info"))[1]
     assert shape["DriverStatus"] == [["Pool", "2"]]
     assert shape["Warnings"] is None
     assert shape["Swarm"]["LocalNodeState"] == "inactive"

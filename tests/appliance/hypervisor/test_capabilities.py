@@ -14,6 +14,7 @@ async def test_a_driver_says_whether_it_takes_devices() -> None:
         assert not takes_pci_devices(FakeDriver(host))
         assert offered_devices(FakeDriver(host)) == "this hypervisor gives no devices of its hosts to containers"
         assert takes_pci_devices(PassthroughDriver(host))
+        assert PassthroughDriver(host).ready_pci_devices() == ["0000:01:00.0"]
         assert offered_devices(PassthroughDriver(host)) == "there is 0000:01:00.0"
 
 

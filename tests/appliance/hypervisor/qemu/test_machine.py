@@ -312,6 +312,7 @@ async def test_a_pci_device_belongs_to_one_machine_for_as_long_as_it_exists(
         driver.pci_devices = PciDevices(short_path)
         assert isinstance(driver, TakesPciDevices)
         assert driver.template_for(spec) is None
+        assert driver.ready_pci_devices() == ["0000:01:00.0"]
         machine = await driver.create(spec)
         with pytest.raises(HypervisorError, match=taken):
             await driver.create(replace(spec, id="m2"))
