@@ -146,8 +146,7 @@ class LiveDevices(Machine):
 
     async def _unplug_disks(self, indices: Collection[int]) -> None:
         async with self.open_monitor() as monitor:
-            for index in indices:
-                await hotplug.unplug_disk(monitor, DiskPlace(index, later=True))
+            await hotplug.unplug_disks(monitor, [DiskPlace(index, later=True) for index in indices])
         self.spec = without_places(self.spec, indices)
         self.save_record()
 
