@@ -58,14 +58,19 @@ class LiveDevices(Machine):
         place = more.index(None)
         if place >= MOST_MORE_NICS:
             raise HypervisorError(f"machine {self.id[:12]} has {MOST_MORE_NICS + 1} NICs, which is the maximum")
-        before = self.spec
+        before = len(self.spec.more_nics)
         more[place] = nic
         self._set_more_nics(more)
         try:
             async with self.open_monitor() as monitor:
                 await nics.plug(monitor, place + 1, nic)
         except BaseException:
-            self._set_more_nics(before.more_nics)
+            # Another NIC may have got another slot meanwhile.
+            more = list(self.spec.more_nics)
+            more[place] = None
+            while len(more) > before and more[-1] is None:
+                more.pop()
+            self._set_more_nics(more)
             raise
 
     async def unplug_nic(self, mac: str) -> None:
@@ -164,15 +169,15 @@ class LiveDevices(Machine):
         """See TakesShares."""
         if reason := self.why_no_more_shares():
             raise HypervisorError(reason)
-        before = self.spec.more_shares
-        number = len(before) + 1
-        self._set_more_shares((*before, shares))
+        number = len(self.spec.more_shares) + 1
+        self._set_more_shares((*self.spec.more_shares, shares))
         try:
             async with self.open_monitor() as monitor:
                 await hotplug.plug_shares(monitor, self.folder, shares, number)
         except HypervisorError:
             # QEMU has no device then. After a cancellation it may have one, and the number stays used.
-            self._set_more_shares(before)
+            if len(self.spec.more_shares) == number:
+                self._set_more_shares(self.spec.more_shares[:-1])
             raise
         return share_tag(number)
 

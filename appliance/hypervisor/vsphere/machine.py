@@ -82,6 +82,8 @@ class VsphereMachine(Machine):
         self._driver = driver
         self._changed = trio.Event()
         self._gone = False
+        # Each change of devices records the spec that follows it, so that one change at a time is made.
+        self._device_turn = trio.Lock()
 
     def notify(self, snapshot: MachineSnapshot | None) -> None:
         """Take over a state that vSphere reports."""
@@ -281,27 +283,29 @@ class VsphereMachine(Machine):
 
     async def plug_nic(self, nic: Nic) -> None:
         """See Pluggable."""
-        spec = with_nic(self.spec, nic)
-        change = plugging(spec, self.serial, nic, self._driver.inventory.backing_of(nic))
+        async with self._device_turn:
+            spec = with_nic(self.spec, nic)
+            change = plugging(spec, self.serial, nic, self._driver.inventory.backing_of(nic))
 
-        async def there() -> bool:
-            return nic_device(await self._devices(), nic.mac) is not None
+            async def there() -> bool:
+                return nic_device(await self._devices(), nic.mac) is not None
 
-        await self._reconfigure("plug a NIC into", change, there, spec)
+            await self._reconfigure("plug a NIC into", change, there, spec)
 
     async def unplug_nic(self, mac: str) -> None:
         """See Pluggable."""
-        spec = without_nic(self.spec, mac)
-        device = nic_device(await self._devices(), mac)
-        if device is None:
-            # An operator has removed the NIC.
-            self.spec = spec
-            return
+        async with self._device_turn:
+            spec = without_nic(self.spec, mac)
+            device = nic_device(await self._devices(), mac)
+            if device is None:
+                # An operator has removed the NIC.
+                self.spec = spec
+                return
 
-        async def gone() -> bool:
-            return nic_device(await self._devices(), mac) is None
+            async def gone() -> bool:
+                return nic_device(await self._devices(), mac) is None
 
-        await self._reconfigure("take a NIC from", unplugging(spec, self.serial, device), gone, spec)
+            await self._reconfigure("take a NIC from", unplugging(spec, self.serial, device), gone, spec)
 
     async def set_forwards(self, mac: str, forwards: tuple[Forward, ...]) -> None:
         """See Pluggable."""
@@ -316,31 +320,36 @@ class VsphereMachine(Machine):
 
     async def plug_disks(self, disks: Sequence[Disk]) -> list[GuestDisk]:
         """See TakesDisks."""
-        spec, places = with_disks(self.spec, disks, most_places(self.spec))
-        addresses = [address_of_place(spec, place) for place in places]
-        change = plugging_disks(spec, self.serial, places, await self._driver.disks.place_each(disks))
+        # Refused before layers are uploaded, and again when the places are taken.
+        with_disks(self.spec, disks, most_places(self.spec))
+        placed = await self._driver.disks.place_each(disks)
+        async with self._device_turn:
+            spec, places = with_disks(self.spec, disks, most_places(self.spec))
+            addresses = [address_of_place(spec, place) for place in places]
+            change = plugging_disks(spec, self.serial, places, placed)
 
-        async def there() -> bool:
-            devices = await self._devices()
-            return all(disk_at(devices, address) is not None for address in addresses)
+            async def there() -> bool:
+                devices = await self._devices()
+                return all(disk_at(devices, address) is not None for address in addresses)
 
-        await self._reconfigure("plug disks into", change, there, spec)
+            await self._reconfigure("plug disks into", change, there, spec)
         return [GuestDisk(address, blank=not disk.read_only) for address, disk in zip(addresses, disks, strict=True)]
 
     async def release_disks(self, paths: Collection[Path]) -> None:
         """See TakesDisks."""
-        first, more = find_disks(self.spec, paths)
-        if not first and not more:
-            return
-        disks = vm_disks(self.spec, first, more)
-        spec = without_places(without_first_disks(self.spec, first), more)
-        change = releasing_disks(spec, self.serial, await self._devices(), disks)
+        async with self._device_turn:
+            first, more = find_disks(self.spec, paths)
+            if not first and not more:
+                return
+            disks = vm_disks(self.spec, first, more)
+            spec = without_places(without_first_disks(self.spec, first), more)
+            change = releasing_disks(spec, self.serial, await self._devices(), disks)
 
-        async def gone() -> bool:
-            devices = await self._devices()
-            return all(disk_at(devices, disk.address) is None for disk in disks)
+            async def gone() -> bool:
+                devices = await self._devices()
+                return all(disk_at(devices, disk.address) is None for disk in disks)
 
-        await self._reconfigure("take disks from", change, gone, spec)
+            await self._reconfigure("take disks from", change, gone, spec)
 
     async def _devices(self) -> Sequence[vim.vm.device.VirtualDevice]:
         return await self._driver.session.look("devices", self.reference, "config.hardware.device") or ()

@@ -13,7 +13,18 @@ import pytest
 import trio
 
 from appliance.errors import HypervisorError
-from appliance.hypervisor import Disk, Driver, Machine, MachineSpec, Power, TakesDisks, Usage, why_no_shares
+from appliance.hypervisor import (
+    Disk,
+    Driver,
+    Machine,
+    MachineSpec,
+    Nic,
+    Pluggable,
+    Power,
+    TakesDisks,
+    Usage,
+    why_no_shares,
+)
 
 
 class DriverContract(ABC):
@@ -256,3 +267,31 @@ class PluggingContract(ABC):
             assert machine.spec == before
             await machine.plug_disks([good])
             await machine.destroy()
+
+    def nic(self, number: int) -> Nic:
+        """A NIC on a network of the hypervisor."""
+        return Nic(f"02:42:00:00:00:{number:02x}")
+
+    async def test_many_changes_at_once(self, short_path: Path) -> None:
+        """The containers of a machine start independently of each other."""
+        async with self.open_driver(short_path) as driver:
+            machine = await self.started(driver, short_path)
+            assert isinstance(machine, TakesDisks)
+            assert isinstance(machine, Pluggable)
+            layers = await self.with_disks(driver, [Disk(short_path / f"layers/{n}", True) for n in range(4)])
+            nics = [self.nic(number) for number in range(4)]
+            async with trio.open_nursery() as nursery:
+                for layer, nic in zip(layers, nics, strict=True):
+                    nursery.start_soon(machine.plug_disks, [layer])
+                    nursery.start_soon(machine.plug_nic, nic)
+            assert {disk.path for disk in machine.spec.more_disks if disk} == {layer.path for layer in layers}
+            assert {nic.mac for nic in machine.spec.more_nics if nic} == {nic.mac for nic in nics}
+            async with trio.open_nursery() as nursery:
+                for layer, nic in zip(layers, nics, strict=True):
+                    nursery.start_soon(machine.release_disks, [layer.path])
+                    nursery.start_soon(machine.unplug_nic, nic.mac)
+            assert not any((*machine.spec.more_disks, *machine.spec.more_nics))
+        async with self.open_driver(short_path) as driver:
+            (adopted,) = await driver.adopt()
+            assert adopted.spec == machine.spec
+            await adopted.destroy()

@@ -386,6 +386,9 @@ class TestPlugging(PluggingContract):
         async with _driver(self._at) as driver:
             yield driver
 
+    def nic(self, number: int) -> Nic:
+        return replace(super().nic(number), bridge="VM Network")
+
     async def with_disks(self, driver: Driver, disks: list[Disk]) -> list[Disk]:
         assert isinstance(driver, VsphereDriver)
         for disk in await super().with_disks(driver, disks):
