@@ -93,7 +93,7 @@ def through_crun(bundle: Path, spec: dict[str, Any]) -> str:
     return done.stdout
 
 
-def through_ours(bundle: Path, spec: dict[str, Any]) -> str:
+def through_ours(bundle: Path, spec: dict[str, Any], *arguments: str) -> str:
     (bundle / "ours.json").write_text(json.dumps(spec))
     done = subprocess.run(
         [
@@ -104,6 +104,7 @@ def through_ours(bundle: Path, spec: dict[str, Any]) -> str:
             "tests.tether.launch.start",
             str(bundle / "ours.json"),
             "/sys/fs/cgroup/vch-test",
+            *arguments,
         ],
         input="",
         capture_output=True,
@@ -182,3 +183,27 @@ def test_a_seccomp_filter_is_in_force(bundle: Path) -> None:
         "syscalls": [{"names": ["mkdir", "mkdirat", "no_such_call"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95}],
     }
     assert through_ours(bundle, spec) == through_crun(bundle, spec)
+
+
+def test_a_process_in_namespaces_of_another_one(bundle: Path) -> None:
+    """crun enters the namespaces whose `path` the spec has."""
+    kinds = {"network": "net", "pid": "pid", "ipc": "ipc"}
+    with subprocess.Popen(
+        ["unshare", "--net", "--pid", "--ipc", "--fork", "sh", "-c", "echo; exec sleep 60"], stdout=subprocess.PIPE
+    ) as owner:
+        assert owner.stdout is not None
+        owner.stdout.readline()
+        pid = Path(f"/proc/{owner.pid}/task/{owner.pid}/children").read_text().strip()
+        try:
+            script = f"for kind in {' '.join(kinds.values())}; do readlink /proc/self/ns/$kind; done"
+            script += "; ls -d /proc/1 /dev/mqueue; grep NSpid /proc/self/status | wc -w; ls /sys/class/net"
+            spec = spec_for(bundle, {"Cmd": [script]}, {})
+            ours = through_ours(bundle, spec, pid)
+            for namespace in spec["linux"]["namespaces"]:
+                if namespace["type"] in kinds:
+                    namespace["path"] = f"/proc/{pid}/ns/{kinds[namespace['type']]}"
+            spec["linux"]["namespaces"].append({"type": "network", "path": f"/proc/{pid}/ns/net"})
+            assert ours == through_crun(bundle, spec)
+            assert ours.split()[:3] == [os.readlink(f"/proc/{pid}/ns/{name}") for name in kinds.values()]
+        finally:
+            os.kill(int(pid), 9)
