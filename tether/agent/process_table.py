@@ -68,7 +68,7 @@ class Entry:
     pid: int = 0
     started_ns: int = 0
     exit: process_pb2.ExitStatus | None = None
-    failure: LaunchFailure | None = None
+    failure: LaunchFailure | RpcError | None = None
     started: trio.Event = field(default_factory=trio.Event)
     reaped: trio.Event = field(default_factory=trio.Event)
     ended: trio.Event = field(default_factory=trio.Event)
@@ -177,7 +177,7 @@ class ProcessTable:
 
         `network` is a descriptor of the network namespace that its container has for itself; -1: the guest's, or a shared one.
 
-        RpcError with a StartFailure as its detail when the start has failed.
+        RpcError with a StartFailure as its detail when the start has failed; without one when a namespace cannot be joined.
         """
         entry = self.find(process_id)
         if entry.phase is Phase.CREATED:
@@ -185,8 +185,10 @@ class ProcessTable:
             # In a task of the nursery: the caller may be cancelled, but a start must not stop half-way.
             self._nursery.start_soon(self._run, entry, network)
         await entry.started.wait()
-        if entry.failure is not None:
-            failure = entry.failure
+        failure = entry.failure
+        if isinstance(failure, RpcError):
+            raise RpcError(failure.code, failure.message)
+        if failure is not None:
             detail = process_pb2.StartFailure(
                 kind=process_pb2.StartFailure.Kind.Name(failure.kind),
                 errno=failure.errno,
@@ -235,11 +237,9 @@ class ProcessTable:
         try:
             with closing(self._namespaces(entry, network)) as namespaces:
                 launched, pipes = await self._launch(entry, namespaces)
-        except (LaunchFailure, OSError) as error:
+        except (LaunchFailure, RpcError, OSError) as error:
             entry.failure = (
-                error
-                if isinstance(error, LaunchFailure)
-                else LaunchFailure(Kind.OTHER, str(error), "", error.errno or 0)
+                LaunchFailure(Kind.OTHER, str(error), "", error.errno or 0) if isinstance(error, OSError) else error
             )
             entry.phase = Phase.FAILED
             entry.spool.close()
@@ -281,7 +281,7 @@ class ProcessTable:
         entry.ended.set()
 
     def _namespaces(self, entry: Entry, network: int) -> Namespaces:
-        """Open the namespaces that a first process enters. LaunchFailure when a process that shares its own does not run."""
+        """Open the namespaces that a first process enters. RpcError when a process that shares its own does not run."""
         opened = {"network": os.dup(network)} if network >= 0 and "network" not in entry.shares else {}
         try:
             for kind, owner in entry.shares.items():
@@ -289,8 +289,9 @@ class ProcessTable:
                     # No await lies between the look-up and this, so the pid is still that of the process.
                     opened[kind] = open_namespace(self.find_running(owner).pid, kind)
                 except (RpcError, OSError) as error:
-                    raise LaunchFailure(Kind.OTHER, f"join {kind} namespace", owner, errno.ESRCH) from error
-        except LaunchFailure:
+                    text = f"the {kind} namespace of {owner} cannot be joined: its process is not running"
+                    raise RpcError(Code.FAILED_PRECONDITION, text) from error
+        except RpcError:
             Namespaces(**opened).close()
             raise
         return Namespaces(**opened)
