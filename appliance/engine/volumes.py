@@ -241,7 +241,7 @@ class Volumes:
                     raise NotFound(f'error looking up volume plugin {driver}: plugin "{driver}" not found')
                 if mount.type == "volume":
                     await self._provide(mount, made, owner)
-                elif self.binds.is_api(mount):
+                elif self.binds.is_api(mount, scoped=bool(owner)):
                     mount.api = True
                 elif mount.type == "bind" and not is_of_the_kernel(mount):
                     self.binds.check(mount)

@@ -27,15 +27,16 @@ class BindSources:
     why_no_shares: str = ""
     api_sockets: Sequence[Path] = ()
 
-    def is_api(self, mount: MountRecord) -> bool:
+    def is_api(self, mount: MountRecord, *, scoped: bool) -> bool:
         """Whether a bind mount leads to the daemon's own API.
 
         It does when its source is one of the daemon's sockets, and when the source does not exist here and programs expect Docker's
-        socket at the target. A socket that exists here may be another daemon's.
+        socket at the target. A socket that exists here may be another daemon's: no client with a scope may use that, so Docker's path
+        means the API for such a client, as it does where the client runs.
         """
         if mount.type != "bind":
             return False
-        if not os.path.lexists(mount.source):
+        if not os.path.lexists(mount.source) or (scoped and mount.source in _API_TARGETS):
             return mount.destination in _API_TARGETS
         return os.path.realpath(mount.source) in {os.path.realpath(path) for path in self.api_sockets}
 

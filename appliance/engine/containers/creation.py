@@ -80,8 +80,8 @@ class ContainerCreation:
         self._socket_role = defaults.socket_role
 
     def is_api_mount(self, mount: MountRecord) -> bool:
-        """Whether a mount of a create request leads to the daemon's own API."""
-        return self._volumes.binds.is_api(mount)
+        """Whether a mount that a client with a scope asks for leads to the daemon's own API."""
+        return self._volumes.binds.is_api(mount, scoped=True)
 
     async def cpus(self) -> int:
         """How many CPUs a container can have."""

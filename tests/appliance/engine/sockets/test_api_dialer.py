@@ -3,11 +3,14 @@
 import socket
 from pathlib import Path
 
+import pytest
 import trio
 
 from appliance.container.config import ContainerConfig
 from appliance.container.host_config import HostConfig, Mount
+from appliance.container.mounts import MountRecord
 from appliance.roles import Principal, Role
+from appliance.volume import bind_source
 from tests.appliance.engine.harness import Host, engine
 
 _SOCKET = "/var/run/docker.sock"
@@ -34,6 +37,25 @@ async def test_which_mounts_lead_to_the_api(host: Host, tmp_path: Path) -> None:
             named = await daemon.create(name="named", host=HostConfig(binds=[f"{path}:/s"]))
             assert named.record.mounts[0].source == str(path)
             assert await leads_there(HostConfig(volumes_from=["named"]))
+
+
+async def test_docker_s_path_on_a_host_with_another_daemon(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client with a scope sees its API at Docker's path, and may not reach the other daemon."""
+    theirs = tmp_path / "docker.sock"
+    monkeypatch.setattr(bind_source, "_API_TARGETS", (str(theirs),))
+    with socket.socket(socket.AF_UNIX) as foreign:
+        foreign.bind(str(theirs))
+        async with engine(host, tmp_path) as daemon:
+            containers = daemon.services.creation
+            for scope, leads_there in (("container:a", True), ("", False)):
+                creator = Principal("client", Role.SCOPED if scope else Role.FULL, scope)
+                wanted = HostConfig(binds=[f"{theirs}:{theirs}"])
+                made = await containers.create("", ContainerConfig(image="empty", cmd=["sleeper"]), wanted, {}, creator)
+                assert made.record.mounts[0].api is leads_there
+            elsewhere = MountRecord("bind", "/run/docker.sock", source=str(theirs))
+            assert not containers.is_api_mount(elsewhere)
 
 
 async def test_connections_have_the_principal_of_their_container(host: Host, tmp_path: Path) -> None:
