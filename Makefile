@@ -50,9 +50,9 @@ test-vsphere: setup
 test-files: setup
 	@VCH_TEST_FILES=1 $(BIN)/python -m pytest -q tests/live/test_filesystem_calls.py
 
-# Sockets of the host in a container: 64 MiB, 300 connections, a source that goes away. Takes some minutes without KVM.
+# Sockets of the host and of the API in a container: clients, load, floods, the life of a socket. Takes some minutes without KVM.
 test-sockets: setup
-	@VCH_TEST_SOCKETS=1 $(BIN)/python -m pytest -q tests/live/test_socket_mounts.py
+	@VCH_TEST_SOCKETS=1 $(BIN)/python -m pytest -q tests/live/test_socket_mounts.py tests/live/sockets
 
 # A guest that floods the port of its tether, or its console, beside a container that works. Takes some minutes without KVM.
 test-floods: setup

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.bench_sizes import compare_sizes
+from tests.bench_sockets import compare_sockets
 from tests.live.daemon import Daemon
 from tests.live.images import busybox_archive
 from tests.live.oracle import dockerd
@@ -479,7 +480,7 @@ def files_and_figures(targets: list[Target], folder: Path) -> None:
 
 
 def main() -> None:
-    """Run all measurements, or those of the argument: `files`, `images`, `networks` or `sizes`."""
+    """Run all measurements, or those of the argument: `files`, `images`, `networks`, `sizes` or `sockets`."""
     part = sys.argv[1] if len(sys.argv) > 1 else ""
     root = Path(tempfile.mkdtemp(prefix="vch-bench-", dir="/tmp"))
     root.chmod(0o711)
@@ -502,6 +503,8 @@ def main() -> None:
                 files_and_figures(targets, root)
             if part in ("", "networks"):
                 networks_and_volumes(targets)
+            if part in ("", "sockets"):
+                compare_sockets(targets, root, compare)
             if part:
                 return
             rates(targets, "ping", "/_ping")

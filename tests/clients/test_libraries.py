@@ -6,17 +6,17 @@ from pathlib import Path
 
 from tests.clients.cache import prepared
 from tests.live.daemon import Daemon
+from tests.live.ryuk import load_ryuk
 
 _SECONDS = 500
-_NPM = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts"]
+NPM = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts"]
 _MAVEN = ["mvn", "-q", "-B", "test-compile", "dependency:copy-dependencies"]
 _GO = ["go", "test", "-c", "-mod=mod", "-o", "clients.test", "."]
 
 
 def run(daemon: Daemon, folder: Path, *command: str) -> str:
     """The output of a client's program, which must succeed."""
-    # Ryuk, the cleaner of testcontainers, needs the daemon's socket in a container.
-    env = os.environ | {"DOCKER_HOST": daemon.host, "TESTCONTAINERS_RYUK_DISABLED": "true"}
+    env = os.environ | {"DOCKER_HOST": daemon.host}
     done = subprocess.run(
         [*daemon.inside(), *command],
         cwd=folder,
@@ -43,18 +43,21 @@ def test_docker_java(daemon: Daemon) -> None:
 
 
 def test_testcontainers_for_java(daemon: Daemon) -> None:
+    load_ryuk(daemon, "0.12.0")
     _java(daemon, "TestcontainersTest")
 
 
 def test_dockerode(daemon: Daemon) -> None:
-    run(daemon, prepared("node", _NPM), "node", "--test", "dockerode.test.mjs")
+    run(daemon, prepared("node", NPM), "node", "--test", "dockerode.test.mjs")
 
 
 def test_testcontainers_for_node(daemon: Daemon) -> None:
-    run(daemon, prepared("node", _NPM), "node", "--test", "testcontainers.test.mjs")
+    load_ryuk(daemon, "0.12.0")
+    run(daemon, prepared("node", NPM), "node", "--test", "testcontainers.test.mjs")
 
 
 def test_testcontainers_for_go(daemon: Daemon) -> None:
+    load_ryuk(daemon, "0.13.0")
     run(daemon, prepared("go", _GO), "./clients.test", "-test.v", "-test.run", "TestAServerAndItsClient")
 
 

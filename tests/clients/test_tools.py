@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients.cache import prepared
-from tests.clients.test_libraries import run
+from tests.clients.test_libraries import NPM, run
 from tests.live import gotools
 from tests.live.daemon import Daemon
 
@@ -17,10 +17,7 @@ _HERE = Path(__file__).parent
 
 def test_devcontainers(daemon: Daemon, tmp_path: Path) -> None:
     """`devcontainer up` and `exec` on a workspace of the host."""
-    tool = str(
-        prepared("node", ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts"])
-        / "node_modules/.bin/devcontainer"
-    )
+    tool = str(prepared("node", NPM) / "node_modules/.bin/devcontainer")
     (tmp_path / ".devcontainer").mkdir()
     config = {"image": "busybox", "updateRemoteUserUID": False, "postCreateCommand": "echo made > /tmp/made"}
     (tmp_path / ".devcontainer/devcontainer.json").write_text(json.dumps(config))
@@ -42,8 +39,7 @@ def test_act(daemon: Daemon, tmp_path: Path) -> None:
     shutil.copytree(_HERE / "act", project)
     for command in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x"]):
         subprocess.run(["git", *command], cwd=project, check=True)
-    # The daemon's socket cannot be bound into a container.
-    options = ["-P", "ubuntu-latest=busybox", "--pull=false", "--rm", "--container-daemon-socket", "-"]
+    options = ["-P", "ubuntu-latest=busybox", "--pull=false", "--rm"]
     # The network namespace has only its loopback and the bridges of vchd.
     options += ["--cache-server-addr", "127.0.0.1", "--artifact-server-addr", "127.0.0.1"]
     said = run(daemon, project, str(tool), "push", *options)

@@ -39,6 +39,12 @@ def h2spec() -> Path | None:
     return _build("h2spec", *_H2SPEC, f"{_H2SPEC[0]}/cmd/h2spec")
 
 
+def ryuk() -> Path | None:
+    """Our stand-in for Ryuk of testcontainers; None without Go. Go's module proxy does not have Ryuk."""
+    source = Path(__file__).with_name("ryuk.go")
+    return _build("ryuk", "", hashlib.sha256(source.read_bytes()).hexdigest()[:12], ".", source=source)
+
+
 def vcsim() -> Path | None:
     """VMware's simulator of vCenter and ESXi; None without Go."""
     return _of_govmomi("vcsim")
@@ -73,7 +79,7 @@ def _of_govmomi(name: str) -> Path | None:
 def _build(
     name: str, module: str, version: str, package: str, *, source: Path | None = None, suffix: str = ""
 ) -> Path | None:
-    """The program `name`, of `package` in `module`, or of our own `source` with `module` as its library."""
+    """The program `name`, of `package` in `module`, or of our own `source` with `module`, if not "", as its library."""
     tools = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vch/tools"
     cache = tools / f"{name}-{version}{suffix}"
     program = cache / name
@@ -96,13 +102,15 @@ def _compile(go: str, module: str, version: str, package: str, program: Path, so
     with tempfile.TemporaryDirectory() as folder:
         if source is not None:
             shutil.copy(source, folder)
+        # Without cgo a program needs no shared libraries, as the images of some of them have none.
+        env = os.environ | {"CGO_ENABLED": "0"}
         # `go install` would refuse a module whose own go.mod excludes versions; a module of our own that needs it may be built.
         for command in (
             ["mod", "init", "tools"],
-            ["get", f"{module}@v{version}"],
+            *([["get", f"{module}@v{version}"]] if module else []),
             ["build", "-mod=mod", "-trimpath", "-ldflags", "-s -w", "-o", str(unfinished), package],
         ):
-            done = subprocess.run([go, *command], cwd=folder, check=False, capture_output=True, text=True)
+            done = subprocess.run([go, *command], cwd=folder, env=env, check=False, capture_output=True, text=True)
             if done.returncode:
                 raise AssertionError(f"go {' '.join(command)}: {done.stderr}")
     unfinished.rename(program)

@@ -5,13 +5,14 @@ import os
 import socket
 import stat
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.live.daemon import Daemon, on_qemu, running_daemon
+from tests.live.echo import Echo
+from tests.live.terminal import Terminal
 
 pytestmark = [on_qemu, pytest.mark.skipif(os.geteuid() != 0, reason="virtiofsd needs the rights of root")]
 
@@ -22,46 +23,6 @@ _SIZE = 64 << 20
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     with running_daemon(tmp_path_factory.mktemp("sockets")) as daemon:
         yield daemon
-
-
-class Echo:
-    """A server at a unix socket of this host that echoes each connection until its half close. `peers` are the clients' uids."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.peers: list[int] = []
-        self.open()
-
-    def open(self) -> None:
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(self.path))
-        os.chmod(self.path, 0o666)
-        os.chown(self.path, 1234, 5678)
-        self._listener.listen(512)
-        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
-
-    def close(self) -> None:
-        """Idempotent."""
-        if self._listener.fileno() >= 0:
-            self._listener.shutdown(socket.SHUT_RDWR)
-            self._listener.close()
-        self.path.unlink(missing_ok=True)
-
-    def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-            self.peers.append(int.from_bytes(credentials[4:8], "little"))
-            threading.Thread(target=self._echo, args=(connection,), daemon=True).start()
-
-    @staticmethod
-    def _echo(connection: socket.socket) -> None:
-        with connection:
-            while data := connection.recv(1 << 16):
-                connection.sendall(data)
 
 
 # connect.pl COUNT SOCKET...: copies stdin to each socket and what comes back to stdout. With a COUNT, opens so many connections to
@@ -137,12 +98,31 @@ def test_a_socket_of_the_host_in_a_container(daemon: Daemon, relayed: Relayed) -
     assert relayed.run("/usr/bin/docker ps --format '{{.Names}}'") == "relayed\n"
     assert relayed.run("echo nested | /usr/bin/docker run --rm -i --label by=relayed busybox cat") == "nested\n"
     assert relayed.run("/usr/bin/docker exec relayed echo inner") == "inner\n"
+    _follow_and_type(daemon, relayed)
     daemon.kill()
     daemon.start()
     assert relayed.run("/usr/bin/docker ps -q --no-trunc") == daemon.must("ps", "-q", "--no-trunc")
     assert relayed.run(f"echo back | {_CONNECT} 0 /run/echo") == "back\n"
     # The place of the socket is a file of the container, as with Docker.
     assert "A /run/echo" in daemon.must("diff", "relayed")
+
+
+def _follow_and_type(daemon: Daemon, relayed: Relayed) -> None:
+    """Streams that last, and a terminal, through two docker commands."""
+    talk = "echo first; while [ ! -e /tmp/go ]; do sleep 0.1; done; echo last"
+    daemon.must("run", "-d", "--name", "talker", "busybox", "sh", "-c", talk)
+    follow = daemon.command("exec", "relayed", "/usr/bin/docker", "logs", "-f", "talker")
+    with subprocess.Popen(follow, stdout=subprocess.PIPE, text=True) as following:
+        assert following.stdout is not None
+        assert following.stdout.readline() == "first\n"
+        daemon.must("exec", "talker", "touch", "/tmp/go")
+        assert following.stdout.read() == "last\n"
+    assert following.returncode == 0
+    daemon.must("rm", "talker")
+    terminal = Terminal(daemon, "exec", "-it", "relayed", "/usr/bin/docker", "exec", "-it", "relayed", "sh")
+    terminal.type("stty size; exit 9\r")
+    terminal.expect("31 97\r\n")
+    assert terminal.end() == 9
 
 
 def test_a_container_that_sees_only_what_it_made(daemon: Daemon, relayed: Relayed) -> None:

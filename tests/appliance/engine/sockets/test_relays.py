@@ -19,7 +19,7 @@ from appliance.guest import GuestTunnel
 from protos.tether.v1 import tunnel_pb2
 from tests.appliance.engine.harness import Engine, Host, engine
 from tests.appliance.guest.served import served
-from tests.steps import cpu_of_steps
+from tests.steps import cpu_of_steps, in_fresh_process
 from tether.rpc.call import Call
 
 
@@ -151,6 +151,48 @@ async def test_a_guest_that_floods(caplog: pytest.LogCaptureFixture) -> None:
     for kept in dialer.kept:
         kept.close()
     assert len(caplog.records) < 5
+
+
+class _Filling(_Flooding):
+    """A guest that sends in each connection as much as it may, and announces more than it may."""
+
+    async def dial(self, call: Call) -> None:
+        await call.receive()
+        for _ in range(2):
+            await call.send(tunnel_pb2.Segment(data=bytes(64 << 10)))
+        self.count()
+        await trio.sleep_forever()
+
+
+_FLOODED = 128
+
+
+def flooded() -> int:
+    """Connections of three sockets until the limit of the machine, none of which is read. Returns how many there are."""
+
+    # The memory is in proportion.
+    relays.MOST_OF_MACHINE = _FLOODED
+
+    async def run() -> int:
+        guest, dialers = _Filling((1, 2, 3)), {number: _Unread() for number in (1, 2, 3)}
+        async with served((tunnel_pb2.DESCRIPTOR, "Tunnel", guest)) as session, trio.open_nursery() as nursery:
+            nursery.start_soon(Relay("id", GuestTunnel(session), dialers).run)
+            await guest.wait_dialled(_FLOODED)
+            await trio.sleep(0.2)
+            nursery.cancel_scope.cancel()
+        for dialer in dialers.values():
+            for kept in dialer.kept:
+                kept.close()
+        return guest.dialled
+
+    return trio.run(run)
+
+
+def test_memory_for_connections_that_are_never_read() -> None:
+    child = in_fresh_process(flooded)
+    assert child.result == _FLOODED
+    # In each connection 128 KiB at most, some of them in the socket to the server; and what the guest, in the same process, has of them.
+    assert child.grown < _FLOODED * (512 << 10), child
 
 
 async def test_no_more_connections_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
