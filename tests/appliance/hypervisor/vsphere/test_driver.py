@@ -376,6 +376,7 @@ async def test_disks_are_written_once_and_stay(proxy: FaultProxy, tmp_path: Path
         assert not proxy.rules
 
 
+@pytest.mark.parametrize("simulator", ["vcenter"], indirect=True)
 class TestPlugging(PluggingContract):
     @pytest.fixture(autouse=True)
     def _simulator(self, simulator: Simulator) -> None:
