@@ -1,5 +1,11 @@
-"""Leases are applied, renewed and withdrawn. udhcpc is a script of lines; the kernel's part is recorded."""
+"""Leases are applied, renewed and withdrawn. udhcpc is a script of lines; the kernel's part is recorded, but for one test."""
 
+import errno
+import fcntl
+import os
+import socket
+import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,9 +13,13 @@ import trio
 from trio.testing import MockClock
 
 from protos.tether.v1.network_pb2 import Lease
+from tests.tether.isolated import run_isolated
 from tether.agent import dhcp
 from tether.agent.dhcp import Leases
+from tether.agent.reaper import Reaper
 from tether.rpc.status import RpcError
+from tether.system.network_namespace import entered, make_network_namespace
+from tether.system.rtnetlink import Rtnetlink
 
 
 class FakeRtnetlink:
@@ -139,3 +149,71 @@ async def test_a_watcher_sees_each_change(network: Network, nursery: trio.Nurser
     await trio.testing.wait_all_tasks_blocked()
     assert call.seen == [[], ["10.0.0.5/24"], []]
     nursery.cancel_scope.cancel()
+
+
+# In place of busybox: it reports the network namespace in which it runs as the search domain.
+_CLIENT = """#!/bin/sh
+echo "bound|10.9.8.7/24|10.9.8.1|9.9.9.9|$(readlink /proc/self/ns/net)"
+exec sleep 60
+"""
+
+
+def _has_address() -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("10.9.8.7", 1)) == errno.ECONNREFUSED
+
+
+def _links() -> list[tuple[int, str, str]]:
+    with Rtnetlink() as rtnetlink:
+        return [(link.number, link.name, link.mac) for link in rtnetlink.links() if link.name != "lo"]
+
+
+async def _keep_in(namespace: int) -> None:
+    call = FakeCall()
+    elsewhere = FakeCall()
+    async with trio.open_nursery() as nursery:
+        reaper = Reaper()
+        nursery.start_soon(reaper.run)
+        leases = Leases(nursery, reaper)
+        nursery.start_soon(leases.watch, call, lambda: namespace)  # type: ignore[arg-type]
+        nursery.start_soon(leases.watch, elsewhere, lambda: -1)  # type: ignore[arg-type]
+        await leases.keep({"eth0": True}, "box", namespace)
+        await trio.testing.wait_all_tasks_blocked()
+        (client,) = leases._clients.values()
+        assert client.lease is not None
+        assert not _has_address()
+        with entered(namespace):
+            assert _has_address()
+            assert list(client.lease.search) == [os.readlink("/proc/thread-self/ns/net")]
+        # The clients of another namespace stay.
+        await leases.keep({}, "box")
+        assert leases._clients
+        await leases.keep({}, "", namespace)
+        with entered(namespace):
+            assert not _has_address()
+        await trio.testing.wait_all_tasks_blocked()
+        assert call.seen[-2:] == [["10.9.8.7/24"], []]
+        assert elsewhere.seen[0] == []
+        assert ["10.9.8.7/24"] not in elsewhere.seen
+        nursery.cancel_scope.cancel()
+
+
+def _in_a_namespace(client: str) -> None:
+    dhcp._BUSYBOX = client
+    dhcp.nics = _links  # type: ignore[attr-defined]
+    namespace = make_network_namespace()
+    with entered(namespace):
+        # The link lives as long as this descriptor, in the namespace in which the file was opened.
+        tun = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+        fcntl.ioctl(tun, 0x400454CA, struct.pack("16sH22x", b"eth0", 0x2 | 0x1000))
+        with Rtnetlink() as rtnetlink:
+            rtnetlink.set_link(socket.if_nametoindex("eth0"))
+    trio.run(_keep_in, namespace)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not os.path.exists("/dev/net/tun"), reason="needs root and /dev/net/tun")
+def test_a_client_runs_in_the_network_namespace_of_its_container(tmp_path: Path) -> None:
+    client = tmp_path / "client"
+    client.write_text(_CLIENT)
+    client.chmod(0o755)
+    run_isolated(_in_a_namespace, str(client), namespaces=("--net",))
