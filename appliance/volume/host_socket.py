@@ -26,6 +26,8 @@ class HostSocket:
 
     def __init__(self, path: str) -> None:
         self._path = path
+        # When the server's queue is full, connections wait for their turn here, and one of them tries again and again.
+        self._turn = trio.Lock()
 
     async def dial(self, uid: int, gid: int) -> trio.SocketStream:
         """Connect as this user and group, which the program at the socket may ask for (SO_PEERCRED), if vchd has the rights of root.
@@ -35,9 +37,10 @@ class HostSocket:
         place = os.open(self._path, os.O_PATH | os.O_CLOEXEC)
         try:
             with trio.fail_after(_DIAL_SECONDS):
-                if os.geteuid() or not (uid or gid):
-                    return await connect_unix(place)
-                return await connect_unix(place, partial(_connect_as, uid, gid))
+                async with self._turn:
+                    if os.geteuid() or not (uid or gid):
+                        return await connect_unix(place)
+                    return await connect_unix(place, partial(_connect_as, uid, gid))
         except trio.TooSlowError:
             raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
         finally:

@@ -6,8 +6,11 @@ import struct
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
 from appliance.errors import InvalidParameter
+from appliance.volume import host_socket
 from appliance.volume.host_socket import HostSocket, check_kind, is_socket
 
 
@@ -68,3 +71,33 @@ async def test_nothing_listens(tmp_path: Path) -> None:
     for peer in ((0, 0), (1, 1)):
         with pytest.raises(ConnectionRefusedError):
             await HostSocket(str(tmp_path / "dead")).dial(*peer)
+
+
+async def test_a_server_that_accepts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """However many connections wait, one of them tries. Each of them is over after its time."""
+    tries, over = 0, []
+
+    async def queue_is_full(uid: int, gid: int, made: socket.socket, path: str) -> None:
+        nonlocal tries
+        tries += 1
+        raise BlockingIOError
+
+    monkeypatch.setattr(host_socket, "_connect_as", queue_is_full)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with _bound(tmp_path / "busy", socket.SOCK_STREAM):
+        server = HostSocket(str(tmp_path / "busy"))
+
+        async def dial() -> None:
+            with pytest.raises(TimeoutError):
+                await server.dial(1, 1)
+            over.append(trio.current_time())
+
+        begun = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for _ in range(100):
+                nursery.start_soon(dial)
+    assert len(over) == 100
+    assert over[-1] - begun < 31
+    assert tries < 400
