@@ -17,9 +17,10 @@ _DIRECTIVE = re.compile(r"#\s*([a-zA-Z][a-zA-Z0-9]*)\s*=\s*(\S.*)")
 _DIRECTIVES = ("syntax", "escape", "check")
 # The escape token at the end of a line, unless another one is before it.
 _CONTINUED = {token: re.compile(rf"(^|[^\{token}])\{token}[ \t]*$") for token in ("\\", "`")}
+_SUBSTITUTION = r"\$\{(?:\w+|[@*#?$!-])[}:+?#%/-]"
+_SUBSTITUTES = re.compile(_SUBSTITUTION)
 # A part of a word: text in quotes, an escaped character, the operator of a heredoc with the blanks behind it, a character.
-_PART = re.compile(r"""'[^']*'|"(?:\\.|[^"\\])*"|\\.?|<<[\t\r ]*|[^'"]""", re.DOTALL)
-_SUBSTITUTION = re.compile(r"\$\{(\w+|[@*#?$!-])[}:+?#%/-]")
+_PART = re.compile(rf"""'[^']*'|"(?:\\.|[^"\\$]|\$(?!\{{)|{_SUBSTITUTION})*"|\\.?|<<[\t\r ]*|[^'"]""", re.DOTALL)
 _HEREDOC = re.compile(r"[0-9]*<<(-?)([^<]*)")
 _WITH_HEREDOCS = ("ADD", "COPY", "RUN")
 _NOT_STRINGS = "when using JSON array syntax, arrays must be comprised of strings only"
@@ -111,7 +112,7 @@ def _raw_words(line: str) -> list[str]:
         part = _PART.match(line, at)
         if part is None:
             return []
-        if line.startswith("${", at) and (at > last_brace or not _SUBSTITUTION.match(line, at)):
+        if line.startswith("${", at) and (at > last_brace or not _SUBSTITUTES.match(line, at)):
             return []
         if part[0].isspace():
             words.append(line[start:at])

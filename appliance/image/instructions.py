@@ -56,9 +56,9 @@ def _parse(line: LogicalLine, escape: str) -> tuple[str, list[str], str]:
     if upper != "HEALTHCHECK":
         _refuse_flags(flags, ())
     if upper == "ONBUILD":
-        # The trigger stays as it is written.
         _check_trigger(rest)
-        rest += line.heredocs
+        # The trigger stays as it is written, with blanks at its end.
+        rest = line.text.partition(name)[2].lstrip() + line.heredocs
     return upper, flags, rest
 
 

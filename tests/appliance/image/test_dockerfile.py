@@ -55,6 +55,8 @@ _RUN = "RUN cat <<{} >x\n"
         ("RUN it's <<E\nUSER x", ["", ""]),
         ("RUN ${a[0]} <<E\nUSER x", ["", ""]),
         ("RUN ${a <<E\nUSER x", ["", ""]),
+        ('RUN "${a[0]}" <<E\nUSER x', ["", ""]),
+        ('RUN "$a ${b} \\"" <<E\nE\nUSER x', ["\nE", ""]),
         ("RUN echo '<<E' \"<<E\" \\<<E << <<''\nUSER x", ["", ""]),
         ('RUN ["cat", "<<E"]\nUSER x', ["", ""]),
         ("CMD <<E\nUSER x", ["", ""]),

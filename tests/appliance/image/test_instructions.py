@@ -53,6 +53,7 @@ def _changed(config: ContainerConfig, *lines: str) -> dict[str, Any]:
         ("STOPSIGNAL 9", "StopSignal", "9"),
         ("STOPSIGNAL ${NONE:-TERM}", "StopSignal", "TERM"),
         ("ONBUILD RUN echo $OLD  'a b'", "OnBuild", ["RUN echo $OLD  'a b'"]),
+        ("ONBUILD   RUN a \\\n  b  ", "OnBuild", ["RUN a   b  "]),
         ("onbuild copy . /app", "OnBuild", ["copy . /app"]),
         ("ONBUILD RUN <<EOF\n# a\n\nRUN b\nEOF\n", "OnBuild", ["RUN <<EOF\n# a\n\nRUN b\nEOF"]),
         ("ONBUILD COPY <<-a <<b /x\n\t1\n\ta\n2\nb", "OnBuild", ["COPY <<-a <<b /x\n\t1\na\n2\nb"]),
