@@ -68,8 +68,10 @@ def test_an_exec_sees_the_containers_processes(daemon: Daemon, box: str) -> None
 
 def test_a_container_with_cgroups_of_its_own(daemon: Daemon) -> None:
     # As systemd, kind and docker in docker do: a cgroup that has controllers for those below can hold no process.
+    # The kernel refuses the controllers while a health probe is in the upper cgroup.
     script = (
-        "cd /sys/fs/cgroup; mkdir init; echo 1 > init/cgroup.procs; echo '+pids +memory' > cgroup.subtree_control;"
+        "cd /sys/fs/cgroup; mkdir init; echo 1 > init/cgroup.procs;"
+        "until echo '+pids +memory' > cgroup.subtree_control; do sleep 0.01; done;"
         "echo extra:x:77:root >> /etc/group; echo nested; exec sleep 1000"
     )
     flags = ("--privileged", "--health-cmd", "cat /proc/self/cgroup; id -G", "--health-interval", "300ms")
