@@ -429,8 +429,9 @@ echo emptied
 node 1:2 && mount -t ext4 node a && cat a/kept && umount a && echo read
 gone 1:2 && echo gone
 mkdir s1 s2
-mount -t virtiofs vch1 s1 && cat s1/0/name && echo from the guest > s1/0/answer
-mount -t virtiofs vch2 s2 && cat s2/0/name
+share() { until mount -t virtiofs $1 $2 2>/dev/null; do sleep 0.05; done; }
+share vch1 s1 && cat s1/0/name && echo from the guest > s1/0/answer
+share vch2 s2 && cat s2/0/name
 """
 
 
