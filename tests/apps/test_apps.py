@@ -48,9 +48,15 @@ class Running:
         last = self.tries(*command)
         deadline = time.monotonic() + _SECONDS
         while last.returncode or output not in (None, last.stdout):
-            assert time.monotonic() < deadline, f"{command}: {last.stdout}{last.stderr}\n{self.logs()}"
+            self._may_still_come(deadline, f"{command}: {last.stdout}{last.stderr}")
             time.sleep(_POLL_SECONDS)
             last = self.tries(*command)
+
+    def _may_still_come(self, deadline: float, what: str) -> None:
+        """Fail with `what` and the container's log when the time is up, or the container has ended."""
+        running = self.daemon.must("inspect", "-f", "{{.State.Running}}", self.name) == "true\n"
+        assert running, f"{what}\nThe container has ended:\n{self.logs()}"
+        assert time.monotonic() < deadline, f"{what}\n{self.logs()}"
 
     def logs(self) -> str:
         done = self.daemon.docker("logs", self.name)
@@ -59,8 +65,8 @@ class Running:
     def until_it_says(self, text: str, times: int = 1) -> None:
         """Wait until the container's log has `text` as often. This costs the container no CPU time."""
         deadline = time.monotonic() + _SECONDS
-        while (logs := self.logs()).count(text) < times:
-            assert time.monotonic() < deadline, f"it did not say {text!r}:\n{logs}"
+        while self.logs().count(text) < times:
+            self._may_still_come(deadline, f"it did not say {text!r}")
             time.sleep(1)
 
     def crash(self) -> None:
