@@ -9,6 +9,34 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tether.launch.credentials import CAPABILITIES
+
+# Debian's dockerd gives a privileged container all capabilities of the kernel, and runc fails where the test's own process has fewer.
+_RUNTIME = """#!/bin/sh
+for word; do
+    if [ -f "$word/config.json" ]; then sed -i -E 's/"CAP_({missing})",?//g' "$word/config.json"; fi
+done
+exec runc "$@"
+"""
+
+
+def missing_capabilities() -> list[str]:
+    """The capabilities that containers of a dockerd on this host cannot have, without CAP_."""
+    status = Path("/proc/self/status").read_text()
+    bounding = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapBnd:"))
+    return [name for number, name in enumerate(CAPABILITIES) if not bounding >> number & 1]
+
+
+def _runtime_options(root: Path) -> str:
+    """Options with which dockerd's runtime leaves out the capabilities that this host does not have."""
+    missing = missing_capabilities()
+    if not missing:
+        return ""
+    runtime = root / "runtime"
+    runtime.write_text(_RUNTIME.format(missing="|".join(missing)))
+    runtime.chmod(0o755)
+    return f" --add-runtime bounded={runtime} --default-runtime bounded"
+
 
 @contextlib.contextmanager
 def dockerd(root: Path, *, bridge: bool = False) -> Iterator[Path | None]:
@@ -23,7 +51,7 @@ def dockerd(root: Path, *, bridge: bool = False) -> Iterator[Path | None]:
     network = "--bip 172.30.0.1/24" if bridge else "--bridge none --iptables=false --ip6tables=false"
     daemon = (
         f"{'ip link set lo up; ' if bridge else ''}exec dockerd --experimental -H unix://{socket} --data-root {root}/dockerd "
-        f"--exec-root {root}/dockerd-exec --pidfile {root}/dockerd.pid {network}"
+        f"--exec-root {root}/dockerd-exec --pidfile {root}/dockerd.pid {network}{_runtime_options(root)}"
     )
     command = [*(("unshare", "-n") if bridge else ()), "sh", "-c", daemon]
     with open(root / "dockerd.log", "wb") as log:

@@ -13,12 +13,14 @@ from tests.live.waiting import until
 pytestmark = [pytest.mark.live, on_qemu, pytest.mark.usefixtures("in_lane")]
 
 _SECONDS = 120
-# Processes of the root group move to a group of their own, so that the root group can have controllers for others. Debian has no
-# `dind` script, which does the same in Docker's image.
+# Processes of the root group move to a group of their own, so that the root group can have controllers for others. An exec meanwhile makes
+# a new process in the root group, so this is repeated. Debian has no `dind` script, which does the same in Docker's image.
 _NEST = """
 mkdir /sys/fs/cgroup/init
-for pid in $(cat /sys/fs/cgroup/cgroup.procs); do echo $pid > /sys/fs/cgroup/init/cgroup.procs; done
-sed -e 's/ / +/g' -e 's/^/+/' < /sys/fs/cgroup/cgroup.controllers > /sys/fs/cgroup/cgroup.subtree_control
+until
+    for pid in $(cat /sys/fs/cgroup/cgroup.procs); do echo $pid > /sys/fs/cgroup/init/cgroup.procs; done
+    sed -e 's/ / +/g' -e 's/^/+/' < /sys/fs/cgroup/cgroup.controllers > /sys/fs/cgroup/cgroup.subtree_control
+do :; done 2>/dev/null
 """
 _WEB = "mkdir /www; echo nested > /www/index.html; exec httpd -f -h /www -p 80"
 # A service of Kubernetes as kube-proxy writes it: a virtual address that leads to one of two pods.

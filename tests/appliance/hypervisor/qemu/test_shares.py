@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from appliance.hypervisor import Share
+from appliance.hypervisor.qemu import shares
 from appliance.hypervisor.qemu.shares import cache_seconds
 
 # Stands for virtiofsd: writes the mounts that it would serve into the folder of the log.
@@ -71,3 +72,41 @@ def test_a_guest_caches_only_if_it_may_cache_all_shares() -> None:
     assert cache_seconds((cached, cached)) == 1
     assert cache_seconds((cached, strict)) == 0
     assert cache_seconds((strict,)) == 0
+
+
+def _rules() -> list[list[str]]:
+    """The rules of virtiofsd's option xattrmap: type, scope, name in the guest, name on the host."""
+    (option,) = (word for word in shares._OPTIONS.split(",") if word.startswith("xattrmap="))
+    words = option.removeprefix("xattrmap=").split(":")
+    return [words[start : start + 4] for start in range(1, len(words) - 1, 5)]
+
+
+def _on_host(name: str) -> str:
+    """As virtiofsd's documentation describes the rules: the first that fits decides."""
+    kind, _, _, prefix = next(rule for rule in _rules() if rule[1] in ("all", "client") and name.startswith(rule[2]))
+    return {"prefix": prefix + name, "ok": name}[kind]
+
+
+def _in_guest(name: str) -> str | None:
+    kind, _, _, prefix = next(rule for rule in _rules() if rule[1] in ("all", "server") and name.startswith(rule[3]))
+    return {"prefix": name.removeprefix(prefix), "ok": name, "bad": None}[kind]
+
+
+@pytest.mark.parametrize(
+    ("guest", "host"),
+    [
+        ("user.mine", "user.mine"),
+        ("user.virtiofs.trusted.overlay.opaque", "user.virtiofs.trusted.overlay.opaque"),
+        ("security.capability", "security.capability"),
+        ("system.posix_acl_access", "system.posix_acl_access"),
+        ("trusted.overlay.opaque", "user.vch.trusted.overlay.opaque"),
+        # A vch inside a container.
+        ("user.vch.trusted.overlay.opaque", "user.vch.user.vch.trusted.overlay.opaque"),
+    ],
+)
+def test_names_of_extended_attributes(guest: str, host: str) -> None:
+    assert (_on_host(guest), _in_guest(host)) == (host, guest)
+
+
+def test_trusted_attributes_of_the_host_are_hidden() -> None:
+    assert _in_guest("trusted.overlay.opaque") is None
