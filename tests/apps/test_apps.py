@@ -139,7 +139,7 @@ def test_mariadb(daemon: Daemon) -> None:
             *ask,
             "create database shop; create table shop.item (id int auto_increment primary key, name text) engine=innodb",
         )
-        app.does(*ask, "insert into shop.item (name) select concat('item ', seq) from seq_1_to_1000")
+        app.does(*ask, "insert into shop.item (name) select concat('item ', seq) from shop.seq_1_to_1000")
         app.crash()
         app.until_it_says("ready for connections", 2)
         assert app.does(*ask, "select count(*), max(name) from shop.item") == "1000\titem 999\n"
