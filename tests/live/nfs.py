@@ -8,11 +8,12 @@ from pathlib import Path
 
 from tests.live.daemon import Daemon
 
+# Without an expiration time, ganesha would not see for a minute what a test writes into the exported folder.
 _GANESHA = """
 NFS_CORE_PARAM {{ Protocols = 4; Enable_NLM = false; Enable_RQUOTA = false; Enable_UDP = false; }}
 NFSV4 {{ Graceless = true; RecoveryRoot = {root}/recovery; RecoveryBackend = fs; Only_Numeric_Owners = true; }}
 EXPORT {{ Export_Id = 1; Path = {root}/export; Pseudo = /export; Access_Type = RW; Squash = No_root_squash; SecType = sys;
-  Protocols = 4; Transports = TCP; FSAL {{ Name = VFS; }} }}
+  Protocols = 4; Transports = TCP; Attr_Expiration_Time = 0; FSAL {{ Name = VFS; }} }}
 """
 
 
