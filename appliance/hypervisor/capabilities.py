@@ -109,6 +109,9 @@ class TakesDisks(Protocol):
     def free_disks(self) -> int:
         """The number of disks that can be added."""
 
+    def plugged_disks(self) -> dict[Path, GuestDisk]:
+        """Where the guest finds each disk of `spec.more_disks`."""
+
 
 @runtime_checkable
 class TakesShares(Protocol):

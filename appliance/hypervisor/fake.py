@@ -247,10 +247,13 @@ class VersatileMachine(FakeMachine):
     async def plug_disks(self, disks: Sequence[Disk]) -> list[GuestDisk]:
         """See TakesDisks."""
         await self._check_plug()
-        spec, places = with_disks(self.spec, disks, self._host.faults.disk_places)
-        self.vm.spec = spec
+        self.vm.spec, places = with_disks(self.spec, disks, self._host.faults.disk_places)
         self._host.journal += [("plug", str(disk.path)) for disk in disks]
         return [GuestDisk(ScsiAddress(0, 1, place)) for place in places]
+
+    def plugged_disks(self) -> dict[Path, GuestDisk]:
+        """See TakesDisks."""
+        return {disk.path: GuestDisk(ScsiAddress(0, 1, n)) for n, disk in enumerate(self.spec.more_disks) if disk}
 
     async def release_disks(self, paths: Collection[Path]) -> None:
         """See TakesDisks."""
@@ -258,10 +261,9 @@ class VersatileMachine(FakeMachine):
         if self._host.faults.release:
             raise HypervisorError(self._host.faults.release)
         first, more = find_disks(self.spec, paths)
-        released = [self.spec.disks[place].path for place in first]
-        released += [disk.path for place in more if (disk := self.spec.more_disks[place]) is not None]
+        found = [*(self.spec.disks[place] for place in first), *(self.spec.more_disks[place] for place in more)]
         self.vm.spec = without_places(without_first_disks(self.spec, first), more)
-        self._host.journal += [("release", str(path)) for path in released]
+        self._host.journal += [("release", str(disk.path)) for disk in found if disk]
 
     def why_no_more_shares(self) -> str:
         """See TakesShares."""

@@ -135,6 +135,13 @@ class LiveDevices(Machine):
             raise
         return [GuestDisk(place.address) for place in places]
 
+    def plugged_disks(self) -> dict[Path, GuestDisk]:
+        """See TakesDisks."""
+        places = enumerate(self.spec.more_disks)
+        return {
+            disk.path: GuestDisk(DiskPlace(index, later=True).address) for index, disk in places if disk is not None
+        }
+
     async def release_disks(self, paths: Collection[Path]) -> None:
         """See TakesDisks. A disk that the machine started with leaves an empty disk behind, which the guest does not notice."""
         first, more = find_disks(self.spec, paths)

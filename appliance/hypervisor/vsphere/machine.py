@@ -335,6 +335,11 @@ class VsphereMachine(Machine):
             await self._reconfigure("plug disks into", change, there, spec)
         return [GuestDisk(address, blank=not disk.read_only) for address, disk in zip(addresses, disks, strict=True)]
 
+    def plugged_disks(self) -> dict[Path, GuestDisk]:
+        """See TakesDisks."""
+        places = enumerate(self.spec.more_disks)
+        return {disk.path: GuestDisk(address_of_place(self.spec, place)) for place, disk in places if disk is not None}
+
     async def release_disks(self, paths: Collection[Path]) -> None:
         """See TakesDisks."""
         async with self._device_turn:

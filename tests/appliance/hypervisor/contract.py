@@ -213,6 +213,7 @@ class PluggingContract(ABC):
             addresses = [disk.address for disk in (*machine.guest_disks(), *found)]
             assert len(set(addresses)) == 5
             assert machine.spec.more_disks == (upper, *layers)
+            assert [machine.plugged_disks()[disk.path].address for disk in (upper, *layers)] == addresses[2:]
             assert machine.free_disks() == free - 3
             await machine.release_disks({upper.path, short_path / "unknown"})
             await machine.release_disks({upper.path})
@@ -225,6 +226,7 @@ class PluggingContract(ABC):
             (adopted,) = await driver.adopt()
             assert isinstance(adopted, TakesDisks)
             assert adopted.spec == machine.spec
+            assert adopted.plugged_disks() == machine.plugged_disks()
             await adopted.release_disks([disk.path for disk in (upper, *layers)])
             assert adopted.spec.more_disks == ()
             assert adopted.free_disks() == free
