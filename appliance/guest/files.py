@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import trio
 from google.protobuf.message import Message
 
+from appliance.errors import Conflict
 from appliance.guest.failures import GuestFailure
 from appliance.guest.session import GuestSession
 from protos.tether.v1 import filesystem_pb2
@@ -43,15 +44,24 @@ class Change:
 
 
 class GuestFiles:
-    """The files that a process sees; without a process id those of the container's disks."""
+    """The files that a process sees; without a process id those of the container's disks.
 
-    def __init__(self, session: GuestSession, process_id: str = "") -> None:
+    `container` is the id of a further container of the machine, "" for the first one.
+    """
+
+    def __init__(self, session: GuestSession, process_id: str = "", container: str = "") -> None:
         self._session = session
         self._id = process_id
+        self._container = container
 
     @property
     def root(self) -> "GuestFiles":
-        """The files of the container's disks."""
+        """The files of the container's disks. Conflict for a further container, whose mounts the guest cannot leave out."""
+        if self._container:
+            raise Conflict(
+                f"container {self._container} shares its machine with other containers: its files without those of its volumes can be "
+                "read once the container is stopped"
+            )
         return GuestFiles(self._session)
 
     async def stat(self, path: str) -> PathStat:
@@ -66,7 +76,7 @@ class GuestFiles:
 
     def read_layer(self) -> AsyncGenerator[bytes, None]:
         """The changes to the image, as a layer's tar."""
-        return self._archive("Filesystem/ReadLayer", filesystem_pb2.ReadLayerRequest())
+        return self._archive("Filesystem/ReadLayer", filesystem_pb2.ReadLayerRequest(id=self._container))
 
     async def _archive(self, method: str, request: Message) -> AsyncGenerator[bytes, None]:
         async with self._session.stream(method, request, filesystem_pb2.ArchiveChunk) as stream:
@@ -114,7 +124,7 @@ class GuestFiles:
 
     async def sync(self, timeout: float) -> None:
         """Have the guest write to the container's own disk what processes have written. A guest of version 0.1 does nothing."""
-        request, response = filesystem_pb2.SyncRequest(), filesystem_pb2.SyncResponse
+        request, response = filesystem_pb2.SyncRequest(id=self._container), filesystem_pb2.SyncResponse
         try:
             await self._session.call("Filesystem/Sync", request, response, timeout)
         except GuestFailure as error:
@@ -123,7 +133,8 @@ class GuestFiles:
 
     async def changes(self) -> AsyncGenerator[list[Change], None]:
         """The changes to the image, sorted by path, some at a time: a guest may report any number of them."""
-        request, response = filesystem_pb2.ListChangesRequest(), filesystem_pb2.ListChangesResponse
+        request = filesystem_pb2.ListChangesRequest(id=self._container)
+        response = filesystem_pb2.ListChangesResponse
         async with self._session.stream("Filesystem/ListChanges", request, response, most=_CHANGES_BYTES) as stream:
             while batch := await stream.receive():
                 for part in batch:

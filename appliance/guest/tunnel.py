@@ -68,9 +68,12 @@ class GuestTunnel:
                 "of its own version"
             ) from error
 
-    async def accepted(self) -> AsyncGenerator[Accepted, None]:
-        """The connections to all sockets, until the link is reset. VchError then, or when the guest is gone."""
-        request, response = tunnel_pb2.AcceptRequest(), tunnel_pb2.AcceptResponse
+    async def accepted(self, sockets: Sequence[int] = ()) -> AsyncGenerator[Accepted, None]:
+        """The connections to the sockets of these numbers, by default to all sockets, until the link is reset.
+
+        VchError then, or when the guest is gone.
+        """
+        request, response = tunnel_pb2.AcceptRequest(sockets=sockets), tunnel_pb2.AcceptResponse
         async with self._session.stream("Tunnel/Accept", request, response, most=_ANNOUNCEMENT_BYTES) as stream:
             while batch := await stream.receive():
                 for one in batch:
