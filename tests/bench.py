@@ -504,7 +504,7 @@ def main() -> None:
             if part in ("", "networks"):
                 networks_and_volumes(targets)
             if part in ("", "sockets"):
-                compare_sockets(targets, root, compare)
+                compare_sockets(targets, daemon, root, compare)
             if part:
                 return
             rates(targets, "ping", "/_ping")

@@ -1,7 +1,8 @@
 """`make bench` and `python -m tests.bench sockets`: what a socket mount carries, beside dockerd's bind of the same socket.
 
 The server is in this process, the client is a program in a container: bytes a second from the first byte to the last, and
-requests a second of one connection that waits for each answer.
+requests a second of one connection that waits for each answer. On a busy host most of that time is waiting for a CPU, so the
+CPU time of QEMU and of vchd is shown, too.
 """
 
 import functools
@@ -14,9 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-_SIZE = 64 << 20
+from tests.bench_sizes import pid_of
+from tests.live.daemon import Daemon
+from tests.steps import cpu_seconds
+
+_SIZE = 16 << 20
 _PIECE = bytes(1 << 16)
-_SECONDS = 3
+_SECONDS = 2
 
 # client.pl SOCKET up|down|ping. It loads few files: each is a round trip to virtiofsd.
 _CLIENT = r"""
@@ -110,8 +115,19 @@ def _pinged_by_host(program: Path, target: Target) -> float:
     return float(subprocess.run(command, capture_output=True, check=True).stdout)
 
 
-def compare_sockets(targets: Sequence[Target], folder: Path, compare: Callable[..., None]) -> None:
-    """Print a line for each way. `compare` is that of tests/bench.py."""
+def _show_cpu(title: str, daemon: Daemon, target: Target, measure: Callable[[Target], float], amount: float) -> None:
+    """Print the CPU time of the machine and of vchd for one of the `amount` of what is measured; 0: what is measured in a second."""
+    identity = target.docker("inspect", "-f", "{{.Id}}", "bench-sockets").decode().strip()
+    pids = (pid_of(daemon, identity), daemon.pid)
+    before = [cpu_seconds(pid) for pid in pids]
+    found = measure(target)
+    amount = amount or found * _SECONDS
+    machine, vchd = ((cpu_seconds(pid) - old) * 1000 / amount for pid, old in zip(pids, before, strict=True))
+    print(f"{title:38} ms     QEMU {machine:.2f}, vchd {vchd:.2f}", flush=True)
+
+
+def compare_sockets(targets: Sequence[Target], daemon: Daemon, folder: Path, compare: Callable[..., None]) -> None:
+    """Print a line for each way. `daemon` is that of the first target, `compare` that of tests/bench.py."""
     program = folder / "client/client.pl"
     program.parent.mkdir()
     program.write_text(_CLIENT)
@@ -133,6 +149,10 @@ def compare_sockets(targets: Sequence[Target], folder: Path, compare: Callable[.
             compare(
                 "ping, the same client on the host", "req/s", targets, functools.partial(_pinged_by_host, program), 3
             )
+            for way in servers:
+                measure = functools.partial(_measured, servers, way)
+                _show_cpu(f"CPU of a megabyte {way}", daemon, targets[0], measure, _SIZE / 1e6)
+            _show_cpu("CPU of a ping", daemon, targets[0], _pinged, 0)
         finally:
             for target in targets:
                 target.docker("rm", "-f", "bench-sockets")
