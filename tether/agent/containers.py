@@ -5,7 +5,6 @@ A container ends alone: its disks have to be free when it is removed, while its 
 
 import errno
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +20,7 @@ from tether.agent.child import child
 from tether.agent.dhcp import Leases
 from tether.agent.files import block_name, make_mount
 from tether.agent.network import GUEST_NETWORK, ContainerNetwork
-from tether.agent.process_table import Phase, ProcessTable
+from tether.agent.process_table import ID, Phase, ProcessTable
 from tether.agent.reaper import Reaper
 from tether.agent.tunnel import TunnelService
 from tether.launch.layout import ROOT, base_of
@@ -33,7 +32,6 @@ from tether.system import linux
 from tether.system.network_namespace import entered, make_network_namespace
 from tether.system.rtnetlink import Rtnetlink, nics
 
-_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
 # Time for killed processes to end, and for the kernel to let go of the disks of a container.
 _END_SECONDS = 10.0
 _RELEASE_SECONDS = 5.0
@@ -168,8 +166,7 @@ class Containers:
 
     async def remove(self, request: sandbox_pb2.RemoveRequest) -> None:
         """Kill and forget a container's processes, and free its disks. RpcError ABORTED when a neighbour keeps a disk in use."""
-        if not _ID.fullmatch(request.id):
-            raise RpcError(Code.INVALID_ARGUMENT, "a container id is 1 to 128 of [A-Za-z0-9_.-]")
+        _check_id(request.id)
         async with self._lock(request.id):
             await self._end_processes(request.id)
             self._tunnel.close_sockets(request.sockets)
@@ -267,9 +264,16 @@ class Containers:
         ]
 
 
+def _check_id(container_id: str) -> None:
+    # It names a directory, too.
+    if not ID.fullmatch(container_id) or container_id.startswith("."):
+        raise RpcError(
+            Code.INVALID_ARGUMENT, "a container id is 1 to 128 of [A-Za-z0-9_.-], and does not begin with a dot"
+        )
+
+
 def _check(request: sandbox_pb2.AddRequest, network_of: str) -> None:
-    if not _ID.fullmatch(request.id):
-        raise RpcError(Code.INVALID_ARGUMENT, "a container id is 1 to 128 of [A-Za-z0-9_.-]")
+    _check_id(request.id)
     if request.own_network and network_of:
         raise RpcError(Code.INVALID_ARGUMENT, "a container has a network of its own, or shares one")
     if not request.own_network and (request.network.interfaces or request.network.filter):

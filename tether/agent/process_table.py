@@ -29,7 +29,7 @@ from tether.launch.spec import Spec, parse_spec_untrusted
 from tether.rpc.status import Code, RpcError
 from tether.system.cgroup import Cgroup
 
-_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _DEFAULT_SPOOL = 1 << 20
 _LEAST_SPOOL, _MOST_SPOOL = 4 << 10, 64 << 20
 _PIPE = 256 << 10
@@ -146,7 +146,7 @@ class ProcessTable:
             if known.digest != digest:
                 raise RpcError(Code.ALREADY_EXISTS, f"process {request.id} exists with another spec")
             return known
-        if not _ID.fullmatch(request.id):
+        if not ID.fullmatch(request.id):
             raise RpcError(Code.INVALID_ARGUMENT, "a process id is 1 to 128 of [A-Za-z0-9_.-]")
         try:
             spec = parse_spec_untrusted(request.spec)
