@@ -33,6 +33,7 @@ ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _DEFAULT_SPOOL = 1 << 20
 _LEAST_SPOOL, _MOST_SPOOL = 4 << 10, 64 << 20
 _PIPE = 256 << 10
+_OUTPUT_SECONDS = 2.0
 
 
 class Phase(enum.IntEnum):
@@ -257,21 +258,24 @@ class ProcessTable:
 
         self._reaper.watch(entry.pid, on_exit)
         entry.started.set()
-        async with trio.open_nursery() as nursery:
-            entry.output = nursery.cancel_scope
-            if launched.terminal >= 0:
-                entry.terminal = launched.terminal
-                os.set_blocking(launched.terminal, False)
-                if entry.has_stdin:
-                    entry.stdin = Stdin(launched.terminal, terminal=True)
-                nursery.start_soon(partial(pump_out, launched.terminal, STDOUT, entry.spool, terminal=True))
-            else:
-                for fd, stream in zip(pipes, (STDOUT, STDERR), strict=True):
-                    nursery.start_soon(pump_out, fd, stream, entry.spool)
-            await entry.reaped.wait()
-            if not entry.join and entry.cgroup is not None:
-                # The kernel kills the other processes of the pid namespace; this kills those of the cgroup, the execs too.
-                entry.cgroup.kill()
+        async with trio.open_nursery() as watchers:
+            async with trio.open_nursery() as nursery:
+                entry.output = nursery.cancel_scope
+                if launched.terminal >= 0:
+                    entry.terminal = launched.terminal
+                    os.set_blocking(launched.terminal, False)
+                    if entry.has_stdin:
+                        entry.stdin = Stdin(launched.terminal, terminal=True)
+                    nursery.start_soon(partial(pump_out, launched.terminal, STDOUT, entry.spool, terminal=True))
+                else:
+                    for fd, stream in zip(pipes, (STDOUT, STDERR), strict=True):
+                        nursery.start_soon(pump_out, fd, stream, entry.spool)
+                await entry.reaped.wait()
+                if not entry.join and entry.cgroup is not None:
+                    # The kernel kills the other processes of the pid namespace; this kills those of the cgroup, the execs too.
+                    entry.cgroup.kill()
+                    watchers.start_soon(_end_output, entry.spool, entry.cgroup)
+            watchers.cancel_scope.cancel()
         if entry.stdin is not None:
             entry.stdin.close()
         entry.terminal = -1
@@ -360,6 +364,18 @@ class ProcessTable:
             exited_ns=time.time_ns(),
             final_offset=entry.spool.written,
         )
+
+
+async def _end_output(spool: Spool, cgroup: Cgroup) -> None:
+    """Wait no longer for the end of a container's output when its processes are gone: a neighbour may hold /proc/PID/fd/1.
+
+    moby waits as long (daemon/monitor.go, handleContainerExit).
+    """
+    while True:
+        await trio.sleep(_OUTPUT_SECONDS)
+        if not cgroup.is_populated():
+            break
+    spool.end_input()
 
 
 def _shares(request: process_pb2.CreateRequest) -> dict[str, str]:

@@ -37,6 +37,9 @@ class Spool:
         self.written = 0
         self.closed = False
         self.exit: process_pb2.ExitStatus | None = None
+        # The scopes of pumps that wait for more, and whether more is expected.
+        self.idle: set[trio.CancelScope] = set()
+        self.is_complete = False
         self._news = trio.Event()
         self._room = trio.Event()
 
@@ -62,6 +65,12 @@ class Spool:
         self._size += len(data) + _OVERHEAD
         self.written += len(data)
         self._wake()
+
+    def end_input(self) -> None:
+        """All writers that count are gone: the pumps end when they have read what is there, even if somebody holds the other end."""
+        self.is_complete = True
+        for scope in self.idle:
+            scope.cancel()
 
     def close(self, exit: process_pb2.ExitStatus | None = None) -> None:
         """The output is complete: the process has ended with `exit`, or its start has failed."""
@@ -114,18 +123,28 @@ async def _finish_line(fd: int, data: bytes) -> bytes:
 
 
 async def pump_out(fd: int, stream: "stdio_pb2.Stream", spool: Spool, *, terminal: bool = False) -> None:
-    """Move a pipe or terminal into the spool until its last writer is gone. Owns the descriptor."""
+    """Move a pipe or terminal into the spool until its last writer is gone, or `end_input`. Owns the descriptor."""
+    with trio.CancelScope() as scope:
+        await _pump(fd, stream, spool, scope, terminal=terminal)
+
+
+async def _pump(fd: int, stream: "stdio_pb2.Stream", spool: Spool, scope: trio.CancelScope, *, terminal: bool) -> None:
     waited = True
     try:
         while True:
             await spool.wait_room()
+            is_last = spool.is_complete
             if not waited:
                 # A spool that drops its oldest records always has room, and a program that floods always has data.
                 await trio.lowlevel.checkpoint()
             try:
                 data = os.read(fd, _READ)
             except BlockingIOError:
+                if is_last:
+                    return
+                spool.idle.add(scope)
                 await trio.lowlevel.wait_readable(fd)
+                spool.idle.discard(scope)
                 waited = True
                 continue
             except OSError as error:
@@ -137,6 +156,8 @@ async def pump_out(fd: int, stream: "stdio_pb2.Stream", spool: Spool, *, termina
             if terminal:
                 data = await _finish_line(fd, data)
             spool.put(stream, data)
+            if is_last and not terminal:
+                return  # A read takes all that a pipe has.
             waited = False
     finally:
         trio.lowlevel.notify_closing(fd)

@@ -34,6 +34,9 @@ class FakeLauncher:
         self.failure: Exception | None = None
         self.output = b""
         self.launches = 0
+        # How many other processes hold the writing end of stdout.
+        self.neighbours = 0
+        self._held: list[int] = []
         self.given = Namespaces()
         self.namespaces: list[str] = []
 
@@ -43,9 +46,17 @@ class FakeLauncher:
         if self.failure is not None:
             raise self.failure
         os.write(stdio.stdout, self.output)
+        self._held += [os.dup(stdio.stdout) for _ in range(self.neighbours)]
         self.given = namespaces
         self.namespaces = [os.readlink(f"/proc/self/fd/{fd}") for fd in namespaces if fd >= 0]
         return Launched(PID, -1)
+
+    def write(self, data: bytes) -> None:
+        os.write(self._held[0], data)
+
+    def close(self) -> None:
+        for fd in self._held:
+            os.close(fd)
 
 
 def create_request(**fields: Any) -> process_pb2.CreateRequest:

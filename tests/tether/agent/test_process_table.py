@@ -167,6 +167,43 @@ async def test_namespaces_reach_the_launcher(nursery: trio.Nursery, launcher: Fa
         os.fstat(launcher.given.pid)
 
 
+async def test_the_output_ends_though_a_neighbour_holds_the_other_end(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, launcher: FakeLauncher
+) -> None:
+    """A process in the same pid namespace can open /proc/PID/fd/1."""
+    launcher.output = b"last words"
+    launcher.neighbours = 1
+    table, reaper = make_table(nursery)
+    table.create(create_request())
+    entry = await table.start("one")
+    await trio.testing.wait_all_tasks_blocked()
+    reaper.watched[PID](0)
+    start = trio.current_time()
+    await entry.ended.wait()
+    assert trio.current_time() - start == pytest.approx(2.0)
+    assert b"".join(record.data for record in entry.spool.read(0)) == b"last words"
+    launcher.close()
+
+
+async def test_all_of_the_output_waits_for_its_acknowledgement(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, launcher: FakeLauncher
+) -> None:
+    launcher.output = bytes(4096)
+    launcher.neighbours = 1
+    table, reaper = make_table(nursery)
+    table.create(create_request(spool_bytes=4096))
+    entry = await table.start("one")
+    await trio.testing.wait_all_tasks_blocked()
+    launcher.write(b"last words")
+    reaper.watched[PID](0)
+    await trio.sleep(10)
+    assert not entry.ended.is_set()
+    entry.spool.acknowledge(4096)
+    await entry.ended.wait()
+    assert entry.spool.written == 4096 + len(b"last words")
+    launcher.close()
+
+
 async def test_ending_all_kills_what_does_not_end(
     autojump_clock: trio.testing.MockClock,
     nursery: trio.Nursery,
