@@ -9,7 +9,12 @@ from tests.live.waiting import until
 
 # Of all objects that testcontainers makes.
 SESSION = "org.testcontainers.session-id"
-_LISTS = (("ps", "-aq"), ("network", "ls", "-q"), ("volume", "ls", "-q"))
+_LISTS = (
+    # Some libraries give their label to Ryuk, too, which never removes itself.
+    ("ps", "-a", "--format", '{{if ne (.Label "org.testcontainers.ryuk") "true"}}{{.ID}}{{end}}'),
+    ("network", "ls", "-q"),
+    ("volume", "ls", "-q"),
+)
 
 
 def load_ryuk(daemon: Daemon, tag: str) -> None:
@@ -23,7 +28,7 @@ def load_ryuk(daemon: Daemon, tag: str) -> None:
 
 
 def made(daemon: Daemon) -> list[int]:
-    """How many containers, networks and volumes of testcontainers' sessions exist. Ryuk itself has no such label."""
+    """How many containers, networks and volumes of testcontainers' sessions exist, without Ryuk itself."""
     listed = [daemon.must(*words, "--filter", f"label={SESSION}").split() for words in _LISTS]
     return [len(names) for names in listed]
 
