@@ -40,6 +40,7 @@ from appliance.engine.daemon_status import DaemonStatus
 from appliance.engine.machines.admission import Admission
 from appliance.engine.machines.boot import MachineSize
 from appliance.engine.machines.devices import check_devices
+from appliance.engine.machines.pods import Pods
 from appliance.engine.machines.provisioner import MachineProvisioner
 from appliance.engine.machines.suspend_watcher import SuspendWatcher
 from appliance.engine.model.container import Container
@@ -268,7 +269,8 @@ def _services(process: Process, machines: Machines, stores: Stores) -> tuple[Ser
     if machines.fast_paths is not None:
         watchers.append(FastPathWatcher(machines.fast_paths))
     ended, to_remove = trio.open_memory_channel[Container](math.inf)
-    supervisor = Supervisor(provisioner, resources, file_sessions, repository, watchers, ended, nursery)
+    pods = Pods(provisioner, registry, volumes.disks_of, nursery)
+    supervisor = Supervisor(pods, resources, file_sessions, repository, watchers, ended, nursery)
     signals = Signals(registry, repository, supervisor, suspend_watcher, pause_by_suspend=config.pause_by == "suspend")
     removal = ContainerRemoval(registry, repository, volumes, storage, supervisor, signals)
     nursery.start_soon(removal.run_auto_removal, to_remove, nursery)
@@ -282,14 +284,14 @@ def _services(process: Process, machines: Machines, stores: Stores) -> tuple[Ser
         storage=storage,
         execs=execs,
         checkpoints=checkpoints,
-        updates=Updates(registry, repository, machines.driver.capacity),
+        updates=Updates(registry, repository, pods, machines.driver.capacity),
         stats=Stats(registry, repository),
         archive=archive,
         commits=Commits(registry, repository, archive, images, signals),
         connections=connections,
         status=DaemonStatus(machines.driver, provisioner, stores.quota),
     )
-    resumption = RunResumption(provisioner, supervisor, resources, repository, suspend_watcher, execs, nursery)
+    resumption = RunResumption(pods, supervisor, resources, repository, suspend_watcher, execs, nursery)
     recovery = Recovery(machines.driver, registry, repository, storage, allocator, supervisor, resumption)
     return services, recovery
 

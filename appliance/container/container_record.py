@@ -52,13 +52,25 @@ class Attachment(msgspec.Struct):
         self.endpoint = self.interface = self.mac = self.address = self.address6 = ""
 
 
+class SeatRecord(msgspec.Struct, frozen=True):
+    """The place of a container in the machine `machine`, whose id is that of the container that the machine was made for (`first`).
+
+    `number` is unique among the containers of the machine.
+    """
+
+    machine: str
+    number: int = 0
+    first: bool = True
+
+
 class ContainerRecord(msgspec.Struct):
     """A stored container. Times are unix ns; `state` is created, running or exited.
 
     The first log entry of the present run has the number `run_first_entry`; its output begins at the guest's offset `run_offset`.
     `owner` is the scope of the principal that made the container, "" for a principal that sees all objects. `socket_role` is the role of
     the API socket in the container, "" in a container of an earlier version. Containers of one owner with the same `machine_name` share
-    a machine. A machine that is made for the container has at least `machine_memory` bytes.
+    a machine. A machine that is made for the container has at least `machine_memory` bytes. `seat` is None when no machine has the
+    container's disks, and in a container of an earlier version.
     """
 
     id: str
@@ -85,6 +97,7 @@ class ContainerRecord(msgspec.Struct):
     socket_role: str = ""
     machine_name: str = ""
     machine_memory: int = 0
+    seat: SeatRecord | None = None
 
     @property
     def log_driver(self) -> str:

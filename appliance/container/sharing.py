@@ -12,7 +12,7 @@ import msgspec
 
 from appliance.container.container_record import NAME, ContainerRecord
 from appliance.container.host_config import HostConfig
-from appliance.errors import Conflict, InvalidParameter, NotFound, Unsupported, VchError
+from appliance.errors import Conflict, InvalidParameter, NotFound, VchError
 
 CONTAINER = "container:"
 # moby's text for a container without a network of its own that a client connects to one.
@@ -186,13 +186,3 @@ def different_machines(one: str, other: str) -> Conflict:
     return Conflict(
         f"container {one} and container {other} run in different machines: start both with the label {_MACHINE_LABEL}=NAME"
     )
-
-
-def check_startable(record: ContainerRecord) -> None:
-    """Unsupported for a container that shares a machine: the engine starts each container in a machine of its own."""
-    shared = shared_namespaces(record.host_config)
-    for name, target in (("NetworkMode", shared.network), ("PidMode", shared.pid), ("IpcMode", shared.ipc)):
-        if target:
-            raise Unsupported(f"{name} {CONTAINER}{target} is not supported yet: another container is another machine")
-    if record.machine_name:
-        raise Unsupported(f"the label {_MACHINE_LABEL}={record.machine_name} is not supported yet")

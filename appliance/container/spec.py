@@ -17,6 +17,8 @@ from appliance.container.sharing import shares_network
 from appliance.errors import InvalidParameter
 from tether.launch import oci
 
+SHM_BYTES = 64 << 20
+
 _MASKED = (
     "/proc/asound",
     "/proc/acpi",
@@ -59,7 +61,7 @@ def _mounts(host_config: HostConfig, own: Sequence[oci.Mount], paths: GuestPaths
     """The mounts that every container has, except those that `own` replaces, and `own`. A mount follows those that contain it."""
     access = () if host_config.privileged else ("ro",)
     secure = ("nosuid", "noexec", "nodev")
-    shm = host_config.shm_size or 64 << 20
+    shm = host_config.shm_size or SHM_BYTES
     mounts = [
         oci.Mount("/proc", "proc", "proc", secure),
         oci.Mount("/dev", "tmpfs", "tmpfs", ("nosuid", "strictatime", "mode=755", "size=65536k")),

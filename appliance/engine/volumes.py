@@ -4,7 +4,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 import msgspec
@@ -57,8 +57,8 @@ class Volumes:
         self._events = events
         self.binds = binds
         self._records: dict[str, VolumeRecord] = {}
-        # Name of a volume that is a disk, to the id of the container whose machine has it.
-        self._holders: dict[str, str] = {}
+        # Name of a volume that is a disk, to the ids of the containers whose machine has it.
+        self._holders: dict[str, set[str]] = {}
         self._locks: dict[str, trio.Lock] = {}
         self.pruning = PruneGuard()
 
@@ -270,10 +270,12 @@ class Volumes:
                 except Conflict:
                     continue  # another container uses it (--volumes-from)
 
-    async def mount_plan(self, container: Container, *, for_files: bool = False) -> MountPlan:
+    async def mount_plan(
+        self, container: Container, neighbours: Collection[str] = (), *, for_files: bool = False
+    ) -> MountPlan:
         """Decide what the container's machine needs for its mounts, and reserve disks. Raises what a failed start reports.
 
-        `for_files`: no process will run, so a socket that is gone is not missing.
+        Containers in the same machine, `neighbours`, may have the same disks. `for_files`: a socket that is gone is not missing.
         """
         placed: list[PlacedMount] = []
         shares: list[Share] = []
@@ -307,7 +309,7 @@ class Volumes:
                     placed.append(PlacedMount(mount, server=await _nfs_volume(len(placed), record)))
                     continue
                 if record.kind == DISK:
-                    self._hold(record, container)
+                    self._hold(record, container, neighbours)
                     placed.append(PlacedMount(mount, disk=len(disks)))
                     disks.append(Disk(self._store.disk(record), False))
                     continue
@@ -331,32 +333,38 @@ class Volumes:
             return False
         return self.users(mount.name) == [container.id]
 
+    def disks_of(self, container: Container) -> list[Disk]:
+        """The disks of a container's volumes, in the order of MountPlan.disks."""
+        records = [self._records.get(mount.name) for mount in container.record.mounts if mount.type == "volume"]
+        return [
+            Disk(self._store.disk(record), False) for record in records if record is not None and record.kind == DISK
+        ]
+
     def holders(self, container: Container) -> list[Container]:
         """The other containers whose machines have a disk that this container mounts."""
         names = {mount.name for mount in container.record.mounts if mount.type == "volume"}
-        ids = {holder for name, holder in self._holders.items() if name in names and holder != container.id}
-        return [other for other in self._containers.all() if other.id in ids]
+        ids = {holder for name in names for holder in self._holders.get(name, ())}
+        return [other for other in self._containers.all() if other.id in ids and other is not container]
 
-    def _hold(self, record: VolumeRecord, container: Container) -> None:
-        holder = self._holders.get(record.name)
-        if holder is not None and holder != container.id:
+    def _hold(self, record: VolumeRecord, container: Container, neighbours: Collection[str]) -> None:
+        holders = self._holders.setdefault(record.name, set())
+        for holder in holders.difference(neighbours, [container.id]):
             raise Conflict(
                 f"volume {record.name} is a disk, and only one running container can have it: container {holder[:12]} has it"
             )
-        self._holders[record.name] = container.id
+        holders.add(container.id)
 
     def hold_disks(self, container: Container) -> None:
         """A restarted vchd has found the container running: reserve its disks."""
         for mount in container.record.mounts:
             record = self._records.get(mount.name) if mount.type == "volume" else None
             if record is not None and record.kind == DISK:
-                self._holders[record.name] = container.id
+                self._holders.setdefault(record.name, set()).add(container.id)
 
     def release_disks(self, container: Container) -> None:
         """The container's machine is gone: release its disks."""
-        for name, holder in list(self._holders.items()):
-            if holder == container.id:
-                del self._holders[name]
+        rest = ((name, holders - {container.id}) for name, holders in self._holders.items())
+        self._holders = {name: holders for name, holders in rest if holders}
 
     def emit(self, action: str, container: Container) -> None:
         """Publish the event `mount` or `unmount`, which belongs to the container's owner, for each volume of a container."""

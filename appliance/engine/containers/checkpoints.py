@@ -19,7 +19,7 @@ from appliance.engine.model.container import Container
 from appliance.engine.model.registry import ContainerRegistry
 from appliance.engine.model.repository import ContainerRepository
 from appliance.engine.model.run import Run
-from appliance.errors import InvalidParameter, NotFound, Unsupported, VchError
+from appliance.errors import Conflict, InvalidParameter, NotFound, Unsupported, VchError
 from appliance.hypervisor import Checkpointable
 
 log = logging.getLogger(__name__)
@@ -78,6 +78,10 @@ class Checkpoints:
                 raise VchError(f"Container {ref} not running")
             if not NAME.fullmatch(checkpoint_id) or len(checkpoint_id) > _LONGEST_NAME:
                 raise VchError(f"Invalid checkpoint ID ({checkpoint_id}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
+            if run.pod.was_shared:
+                raise Conflict(
+                    f"cannot checkpoint container {ref}: container {container.record.name} shares its machine with other containers"
+                )
             machine = run.machine
             if not isinstance(machine, Checkpointable):
                 raise Unsupported("this hypervisor does not support checkpoints")

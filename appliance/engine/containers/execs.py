@@ -176,7 +176,7 @@ class Execs:
         processes = {
             key: process
             for key, process in (await run.session.processes()).items()
-            if process.join and key not in launching
+            if process.join == container.id and key not in launching
         }
         for one in self._execs.values():
             if one.container is container and one.running and one.id not in processes.keys() | launching:

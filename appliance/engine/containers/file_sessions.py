@@ -85,7 +85,7 @@ class FileSessions:
             current = None if container.running else await self._open(container)
         if current is None:
             run = await container.require_run()
-            yield GuestFiles(run.session, container.id)
+            yield GuestFiles(run.session, container.id, run.network)
             return
         try:
             yield GuestFiles(current.session)
@@ -102,7 +102,7 @@ class FileSessions:
             current = None
         if current is None:
             if container.run is not None:
-                await container.run.gone.wait()
+                await container.run.wait_gone()
             try:
                 current = await self._tasks.start(self._serve, container)
             except ExceptionGroup as group:

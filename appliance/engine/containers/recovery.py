@@ -1,8 +1,10 @@
 """Finding containers and their machines again after a restart of vchd: VMs outlive the daemon."""
 
 import shutil
+from collections.abc import Sequence
 
 from appliance.container.container_record import state_of
+from appliance.container.sharing import shared_namespaces
 from appliance.engine.containers.checkpoints import remove_unfinished
 from appliance.engine.containers.resumption import RunResumption
 from appliance.engine.containers.storage import ContainerStorage
@@ -13,6 +15,23 @@ from appliance.engine.model.repository import ContainerRepository
 from appliance.engine.model.run import Ended
 from appliance.engine.networking.endpoints import EndpointAllocator
 from appliance.hypervisor import Driver, Machine, Power
+
+
+def targets_first(containers: Sequence[Container]) -> list[Container]:
+    """The containers in an order in which each follows the containers whose namespaces it joins."""
+    by_ref = {ref: one for one in containers for ref in (one.id, one.record.name)}
+    found: dict[str, Container] = {}
+
+    def visit(container: Container, depth: int = 0) -> None:
+        if container.id not in found and depth < len(containers):
+            for ref in shared_namespaces(container.record.host_config).targets:
+                if ref in by_ref:
+                    visit(by_ref[ref], depth + 1)
+            found[container.id] = container
+
+    for container in containers:
+        visit(container)
+    return list(found.values())
 
 
 class Recovery:
@@ -44,11 +63,19 @@ class Recovery:
         for folder in self._storage.folders():
             if folder.name not in known:
                 shutil.rmtree(folder, ignore_errors=True)
+        seats = {
+            container.record.seat.machine for container in self._registry.all() if container.record.seat is not None
+        }
         for machine_id, machine in machines.items():
-            if machine_id not in known:
+            if machine_id not in known | seats:
                 await machine.destroy()
-        for container in self._registry.all():
-            await self._recover(container, machines.get(container.id))
+        for container in targets_first(self._registry.all()):
+            seat = container.record.seat
+            if seat is not None:
+                await self._recover(container, machines.get(seat.machine))
+            else:
+                # A machine of that id with the seats of others is one that the container has left.
+                await self._recover(container, machines.get(container.id) if container.id not in seats else None)
 
     async def _load(self) -> None:
         for key, record in self._repository.load().items():
@@ -71,9 +98,15 @@ class Recovery:
         if machine is not None:
             await machine.destroy()
         if container.running:
+            container.record.seat = None
             await self._supervisor.ended(container, Ended(None, "the machine ended while the daemon was not running"))
-        elif container.record.bindings or any(one.endpoint for one in container.record.attachments):
+        elif (
+            container.record.seat is not None
+            or container.record.bindings
+            or any(one.endpoint for one in container.record.attachments)
+        ):
             self._allocator.forget(container)
+            container.record.seat = None
             await self._repository.save(container)
         if not container.restarting:
             self._supervisor.restart_after_boot(container)

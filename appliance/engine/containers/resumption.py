@@ -9,9 +9,10 @@ from appliance.container.lifecycle import Pause, Start
 from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.containers.execs import Execs
 from appliance.engine.containers.run_resources import RunResources
-from appliance.engine.containers.supervisor import StartAttempt, StartCancelled, Supervisor
+from appliance.engine.containers.start_attempt import StartAttempt, StartCancelled
+from appliance.engine.containers.supervisor import Supervisor
 from appliance.engine.machines.boot import begin_found
-from appliance.engine.machines.provisioner import MachineProvisioner
+from appliance.engine.machines.pods import Pods
 from appliance.engine.machines.suspend_watcher import SuspendWatcher, suspended_machine
 from appliance.engine.model.container import Container
 from appliance.engine.model.repository import ContainerRepository
@@ -25,12 +26,16 @@ log = logging.getLogger(__name__)
 _AWAKE_SECONDS = 120.0
 
 
+class _AlreadyEnded(VchError):
+    """The end of the run is stored: only the container's part of the machine is left over."""
+
+
 class RunResumption:
     """`nursery` owns the runs."""
 
     def __init__(
         self,
-        provisioner: MachineProvisioner,
+        pods: Pods,
         supervisor: Supervisor,
         resources: RunResources,
         repository: ContainerRepository,
@@ -38,7 +43,7 @@ class RunResumption:
         execs: Execs,
         nursery: trio.Nursery,
     ) -> None:
-        self._provisioner = provisioner
+        self._pods = pods
         self._supervisor = supervisor
         self._resources = resources
         self._repository = repository
@@ -74,14 +79,11 @@ class RunResumption:
             with attempt.scope if attempt is not None else trio.CancelScope() as scope:
                 await self._run(container, machine, attempt)
             if scope.cancelled_caught:
-                with trio.CancelScope(shield=True):
-                    if attempt is not None and attempt.pod is not None:
-                        await attempt.pod.leave(container.id, clean=False)
-                    await machine.destroy()
                 raise StartCancelled(f"the start of container {container.id} was cancelled")
         except Exception as error:
             if not isinstance(error, VchError):
                 log.exception("the resumed run of container %s failed", container.id[:12])
+            await self._leave(container, machine)
             if container.running:
                 await self._supervisor.ended(container, Ended(None, str(error)))
             elif attempt is not None:
@@ -94,20 +96,22 @@ class RunResumption:
                 container.abort = None
                 attempt.answer()
 
+    async def _leave(self, container: Container, machine: Machine) -> None:
+        """The container has not got as far as a run, or its run has failed."""
+        # When the daemon ends, connections break in any order. Such an error says nothing about the machine.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        pod = self._pods.of(container)
+        if pod is not None:
+            await pod.leave(container.id, clean=False)
+        elif self._pods.of_machine(machine.id) is None:
+            await machine.destroy()
+
     async def _run(self, container: Container, machine: Machine, attempt: StartAttempt | None) -> None:
         record = container.record
         log_file = container.open_log_if_kept()
         if log_file is not None and log_file.entries <= record.run_first_entry:
             log_file.begin_run(record.run_offset)
-        try:
-            session = await self._provisioner.dial(machine)
-        except VchError:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            await machine.destroy()
-            raise
-        pod = self._supervisor.make_pod(container, machine, session)
-        if attempt is not None:
-            attempt.pod = pod
+        pod = await self._pods.adopt(container, machine)
         run = container.run = self._supervisor.make_run(container, pod)
         container.notify()
 
@@ -115,6 +119,8 @@ class RunResumption:
             await self._wait_awake(container, run)
             state = await begin_found(run.session, container)
             if attempt is not None:
+                if record.seat is not None and state.started_ns == record.started and record.finished:
+                    raise _AlreadyEnded("the container has ended, and was about to leave its machine")
                 self._supervisor.started(container, state.started_ns, state.pid)
                 await self._repository.save(container)
                 attempt.answer()

@@ -1,6 +1,6 @@
 """What a container holds while it has a machine: endpoints and ports on networks, and volumes that are disks."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from appliance.container.host_config import Ulimit
@@ -46,13 +46,13 @@ class RunResources:
         """Other containers that hold a disk which the container needs."""
         return self._volumes.holders(container)
 
-    async def guest_config(self, container: Container) -> GuestConfig:
-        """The configuration of the container's guest. The container holds the disks of its volumes from now on.
+    async def guest_config(self, container: Container, neighbours: Collection[str] = ()) -> GuestConfig:
+        """The configuration of the container's guest. The container holds the disks of its volumes from now on, and so may `neighbours`.
 
         InvalidParameter, NotFound or Conflict say why the container cannot start.
         """
         config = self._connections.guest_config(container)
-        return replace(config, mount_plan=await self._volumes.mount_plan(container), ulimits=self._ulimits)
+        return replace(config, mount_plan=await self._volumes.mount_plan(container, neighbours), ulimits=self._ulimits)
 
     def process_config(self, container: Container) -> ProcessConfig:
         """The configuration of a further process in a running container.

@@ -55,6 +55,9 @@ class Signals:
         if number != 9:
             await self._wake(container)
         try:
+            if suspended_machine(container) is not None and run.pod.shared:
+                # The machine goes on for the others.
+                await self._wake(container)
             if suspended_machine(container) is not None:
                 # The guest would receive the signal only after the machine is resumed.
                 await run.machine.kill()
@@ -108,8 +111,14 @@ class Signals:
                 pass
             with trio.move_on_after(10):
                 await self._wait_exit(container, exits)
-            if container.exits == exits and container.run is not None:
-                await container.run.machine.kill()
+            run = container.run
+            if container.exits == exits and run is not None:
+                if run.pod.shared and not run.session.closed:
+                    # The machine goes on for the others. moby's text (daemon/kill.go).
+                    raise VchError(
+                        f"cannot stop container: {ref}: tried to kill container, but did not receive an exit event"
+                    )
+                await run.machine.kill()
                 await self._wait_exit(container, exits)
         self._repository.emit(container, "stop")
 
@@ -131,7 +140,7 @@ class Signals:
         lifecycle.advance(container.state, Pause(container.id))
         run = await container.require_run()
         lifecycle.advance(container.state, Pause(container.id))
-        if not self._pause_by_suspend:
+        if not self._pause_by_suspend or run.pod.shared:
             await run.session.pause(container.id)
         elif isinstance(run.machine, Suspendable):
             await run.machine.suspend()

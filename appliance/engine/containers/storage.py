@@ -81,7 +81,7 @@ class ContainerStorage:
     @staticmethod
     async def _sync(container: Container, run: Run) -> None:
         try:
-            await GuestFiles(run.session).sync(_SYNC_SECONDS)
+            await GuestFiles(run.session, container=run.network).sync(_SYNC_SECONDS)
         except VchError as error:
             log.info("container %s has not written all to its disk: %s", container.id[:12], error)
 

@@ -4,12 +4,13 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Protocol
 
 import trio
 
 from appliance.container import lifecycle
+from appliance.container.container_record import SeatRecord
 from appliance.container.lifecycle import (
     Exit,
     Exited,
@@ -22,55 +23,32 @@ from appliance.container.lifecycle import (
     Starting,
 )
 from appliance.container.restart import decide, decide_after_boot
-from appliance.container.sharing import check_startable
 from appliance.diag import Trace, mark
 from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.containers.checkpoints import Checkpoint
 from appliance.engine.containers.file_sessions import FileSessions
 from appliance.engine.containers.run_resources import RunResources
+from appliance.engine.containers.start_attempt import StartAttempt, StartCancelled
 from appliance.engine.logging.shipping import start_shipping
-from appliance.engine.machines.boot import begin_awakened, begin_fresh, resource_shares, start_error
-from appliance.engine.machines.provisioner import MachineProvisioner
+from appliance.engine.machines.boot import begin_awakened, begin_fresh, start_error
+from appliance.engine.machines.joining import begin_joined
+from appliance.engine.machines.pods import Pods
 from appliance.engine.model.container import Container
 from appliance.engine.model.pod import Pod
 from appliance.engine.model.repository import ContainerRepository
 from appliance.engine.model.run import Ended, Run, RunningProcess, RunStreams
 from appliance.errors import Conflict, InvalidParameter, NotModified, VchError, unforeseen
-from appliance.guest import GuestSession, StartRefused, exit_code
-from appliance.hypervisor import Machine, ResourceShares, SetShares
+from appliance.guest import StartRefused, exit_code
 
 log = logging.getLogger(__name__)
 
-
-class StartCancelled(Conflict):
-    """A client stopped or removed the container while it was starting."""
+_DISCONNECT_SECONDS = 2.0
 
 
 class RunWatcher(Protocol):
     """Work beside a run, such as health checks. `watch` returns when the run of the container is over, or earlier."""
 
     async def watch(self, container: Container, run: Run) -> None: ...
-
-
-@dataclass(slots=True)
-class StartAttempt:
-    """A start under way. `before` is the state to fall back to; `ready` is set when the outcome is known; `scope` cancels the start.
-
-    `pod` is the pod in which the container has a seat, once it has one.
-    """
-
-    before: lifecycle.State
-    checkpoint: Checkpoint | None = None
-    pod: Pod | None = None
-    outcome: VchError | None = None
-    ready: trio.Event = field(default_factory=trio.Event)
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-
-    def answer(self, error: VchError | None = None) -> None:
-        """Tell the client that waits; only the first answer counts."""
-        if not self.ready.is_set():
-            self.outcome = error
-            self.ready.set()
 
 
 class Supervisor:
@@ -82,7 +60,7 @@ class Supervisor:
 
     def __init__(
         self,
-        provisioner: MachineProvisioner,
+        pods: Pods,
         resources: RunResources,
         file_sessions: FileSessions,
         repository: ContainerRepository,
@@ -90,7 +68,7 @@ class Supervisor:
         auto_removals: "trio.MemorySendChannel[Container]",
         nursery: trio.Nursery,
     ) -> None:
-        self._provisioner = provisioner
+        self._pods = pods
         self._resources = resources
         self._file_sessions = file_sessions
         self._repository = repository
@@ -120,9 +98,12 @@ class Supervisor:
             raise attempt.outcome
 
     async def wait_no_machine(self, container: Container) -> None:
-        """Return when no machine has the container's disk. The caller holds the container's lock."""
+        """Return when no machine has the container's disk. The caller holds the container's lock.
+
+        Conflict when another container of its machine goes on using its files.
+        """
         if container.run is not None:
-            await container.run.gone.wait()
+            await container.run.wait_gone()
             container.run = None
         await self._file_sessions.end(container)
 
@@ -153,15 +134,15 @@ class Supervisor:
 
     async def _failed(self, container: Container, attempt: StartAttempt, error: VchError) -> None:
         if attempt.pod is not None:
-            with trio.CancelScope(shield=True):
-                await attempt.pod.leave(container.id, clean=False)
+            await self._disconnect(container, attempt.pod)
+            await attempt.pod.leave(container.id, clean=False)
+        self._left(container)
         if container.run is not None:
             container.run.gone.set()
         if isinstance(container.state, Running):
             await self.ended(container, Ended(None, str(error)))
             return
         self._resources.release(container)
-        self._resources.release_disks(container)
         code = 128
         if isinstance(error, StartRefused):
             text, code = start_error(error)
@@ -182,26 +163,34 @@ class Supervisor:
         record, checkpoint = container.record, attempt.checkpoint
         container.trace = Trace()
         container.trace.follow()
-        # Where all starts fail: a container with AutoRemove is removed then, and its client waits for that.
-        check_startable(record)
-        self._resources.acquire(container)
-        await self._free_disks(container)
-        guest_config = await self._resources.guest_config(container)
-        log_file = container.open_log_if_kept()
-        record.run_offset = checkpoint.log_offset if checkpoint is not None else 0
-        if log_file is not None:
-            log_file.begin_run(record.run_offset)
-            record.run_first_entry = log_file.entries
-        saved = self._repository.queue(container)
-        async with AsyncExitStack() as turn:
-            await turn.enter_async_context(self._provisioner.turn())
-            spec = self._provisioner.spec(container, guest_config.mount_plan)
-            machine, session = await self._provisioner.get(spec, checkpoint.folder if checkpoint is not None else None)
-            pod = attempt.pod = self.make_pod(container, machine, session)
-            mark("machine on")
-            shares_wanted = resource_shares(record.host_config)
-            if isinstance(machine, SetShares) and shares_wanted != ResourceShares():
-                await machine.set_shares(shares_wanted)
+        async with AsyncExitStack() as queue:
+            pod = attempt.pod = await queue.enter_async_context(self._pods.place(container))
+            if pod is not None and checkpoint is not None:
+                raise Conflict(
+                    f"container {record.name} shares its machine with other containers: it cannot start from a checkpoint"
+                )
+            self._take_host_name(container)
+            self._resources.acquire(container)
+            await self._free_disks(container)
+            guest_config = await self._resources.guest_config(container, pod.seats if pod is not None else ())
+            log_file = container.open_log_if_kept()
+            record.run_offset = checkpoint.log_offset if checkpoint is not None else 0
+            if log_file is not None:
+                log_file.begin_run(record.run_offset)
+                record.run_first_entry = log_file.entries
+            record.seat = SeatRecord(container.id) if pod is None else pod.seats[container.id].record(pod.machine.id)
+            saved = self._repository.queue(container)
+            await queue.enter_async_context(self._pods.turn())
+            joining = None
+            if pod is None:
+                folder = checkpoint.folder if checkpoint is not None else None
+                pod = attempt.pod = await self._pods.begin(container, guest_config.mount_plan, folder)
+                mark("machine on")
+            else:
+                plan = guest_config.mount_plan.numbered_from(pod.seats[container.id].first_socket)
+                guest_config = replace(guest_config, mount_plan=plan)
+                joining = self._pods.joining(container, pod, plan)
+            await self._pods.set_shares(pod, container)
             run = container.run = self.make_run(container, pod)
 
             async def begin(run: Run, stack: AsyncExitStack) -> RunningProcess:
@@ -209,14 +198,18 @@ class Supervisor:
                 await saved.wait()
                 mark("state saved")
                 output = None
-                if checkpoint is None:
-                    launched = await begin_fresh(
-                        run.session, stack, container, machine, guest_config, self._resources.take_leases
-                    )
-                    started, output = launched.started, launched.output()
-                else:
+                take_leases = self._resources.take_leases
+                if checkpoint is not None:
                     started = await begin_awakened(run.session, container, guest_config)
-                await turn.aclose()
+                else:
+                    if joining is not None:
+                        launched = await begin_joined(stack, container, joining, guest_config, take_leases)
+                    else:
+                        paths = self._pods.paths(container, run.pod)
+                        launched = await begin_fresh(run.pod, stack, container, paths, guest_config, take_leases)
+                    started, output = launched.started, launched.output()
+                # Further containers can join, and another start has its turn.
+                await queue.aclose()
                 self.started(container, started.started_ns, started.pid)
                 self.watch(container, run)
                 self._tasks.start_soon(self._answer, container, attempt)
@@ -224,13 +217,20 @@ class Supervisor:
 
             await run.supervise(begin, lambda ended: self.ended(container, ended))
 
+    def _take_host_name(self, container: Container) -> None:
+        """A container that shares another container's network has its host name, too (moby's initializeNetworking)."""
+        target = self._pods.network_target(container)
+        if target is not None:
+            config, other = container.record.config, target.record.config
+            config.hostname, config.domainname = other.hostname, other.domainname
+
     async def _free_disks(self, container: Container) -> None:
         """End file sessions of other containers that hold the volume disks which this container needs."""
         for other in self._resources.disk_holders(container):
             if not other.running:
                 await self._file_sessions.end(other)
                 if isinstance(other.state, Exited) and other.run is not None:
-                    await other.run.gone.wait()
+                    await other.run.wait_gone()
 
     def started(self, container: Container, at: int, pid: int) -> None:
         """The container's process runs: record and announce it. `at` is unix ns, `pid` the guest's."""
@@ -254,13 +254,6 @@ class Supervisor:
         mark("state saved again")
         attempt.answer()
 
-    def make_pod(self, container: Container, machine: Machine, session: GuestSession) -> Pod:
-        """A pod of a machine that is on, in which the container has a seat."""
-        pod = Pod(machine, session)
-        pod.sit(container.id)
-        self._tasks.start_soon(pod.run)
-        return pod
-
     def make_run(self, container: Container, pod: Pod) -> Run:
         """A run of the container in a pod."""
         streams = RunStreams(
@@ -273,12 +266,26 @@ class Supervisor:
             container.id,
             pod,
             streams,
-            lambda: self._resources.release_disks(container),
+            lambda: self._left(container),
             # A volume outlives its container.
             cleans_disks=bool(container.record.mounts) or not container.record.host_config.auto_remove,
         )
 
     # -- end ------------------------------------------------------------------------------------------------------
+
+    def _left(self, container: Container) -> None:
+        """No machine has the container's disks any more."""
+        self._resources.release_disks(container)
+        if container.record.seat is not None and not container.removed:
+            container.record.seat = None
+            self._repository.queue(container)
+
+    @staticmethod
+    async def _disconnect(container: Container, pod: Pod) -> None:
+        """Remove the container's NICs from a machine that runs on, so that their addresses are never in two guests."""
+        if pod.shared:
+            with trio.move_on_after(_DISCONNECT_SECONDS):
+                await pod.disconnect([endpoint.mac for endpoint in container.endpoints if endpoint.interface])
 
     async def ended(self, container: Container, ended: Ended) -> None:
         """The container's process has ended: record and announce it, then restart or remove the container if it asks for that."""
@@ -292,6 +299,8 @@ class Supervisor:
             log.warning("container %s lost its machine: %s", container.id[:12], ended.reason)
         else:
             code, oom, error = exit_code(status), status.oom_killed, ""
+        if container.run is not None:
+            await self._disconnect(container, container.run.pod)
         released = self._resources.release(container)
         started, now = record.started, time.time_ns()
         decision = decide(container.record.host_config.restart_policy, code, now - started, container.restart_history)
@@ -320,6 +329,7 @@ class Supervisor:
         with trio.move_on_after(seconds):
             while not container.removed and container.restarting:
                 await container.changed.wait()
+        await self._pods.wait_targets(container)
         async with container.lock:
             # The end of the last machine takes a while, in which a client may stop the container.
             await self.wait_no_machine(container)
@@ -346,9 +356,9 @@ class Supervisor:
 
     async def abandon(self, container: Container, attempt: StartAttempt) -> None:
         """Undo a start that an earlier daemon began and that did not get as far as a process."""
+        self._left(container)
         if container.run is not None:
             container.run.gone.set()
         self._resources.release(container)
-        self._resources.release_disks(container)
         container.move(NeverStarted(attempt.before))
         await self._repository.save(container)

@@ -8,11 +8,12 @@ import msgspec
 from appliance.container.fields import Field, Update, fields_of
 from appliance.container.host_config import HostConfig
 from appliance.container.spec import resources_of
-from appliance.engine.machines.boot import fits, resource_shares
+from appliance.engine.machines.boot import resource_shares
+from appliance.engine.machines.pods import Pods
 from appliance.engine.model.registry import ContainerRegistry
 from appliance.engine.model.repository import ContainerRepository
 from appliance.errors import Conflict, InvalidParameter
-from appliance.hypervisor import Capacity, SetShares
+from appliance.hypervisor import Capacity
 
 
 class Updates:
@@ -22,10 +23,12 @@ class Updates:
         self,
         registry: ContainerRegistry,
         repository: ContainerRepository,
+        pods: Pods,
         capacity: Callable[[], Awaitable[Capacity]],
     ) -> None:
         self._registry = registry
         self._repository = repository
+        self._pods = pods
         self._capacity = capacity
 
     async def cpus(self) -> int:
@@ -53,11 +56,11 @@ class Updates:
             limited = any(field.update is Update.LIMIT for field, _ in changed)
             run = await container.current_run() if limited else None
             if run is not None:
-                if problem := fits(run.machine.spec, new):
+                if problem := self._pods.too_small_for(container, run.pod, new):
                     raise Conflict(f"{before}{problem}")
                 await run.session.update(container.id, resources_of(new))
-                if isinstance(run.machine, SetShares) and resource_shares(new) != resource_shares(old):
-                    await run.machine.set_shares(resource_shares(new))
+                if resource_shares([new]) != resource_shares([old]):
+                    await self._pods.set_shares(run.pod, container, new)
             container.record.host_config = new
             await self._repository.save(container)
         self._repository.emit(container, "update")

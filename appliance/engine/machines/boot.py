@@ -3,15 +3,16 @@
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from appliance.container.config import ContainerConfig
 from appliance.container.devices import pci_devices
+from appliance.container.guest_paths import GuestPaths
 from appliance.container.host_config import HostConfig
-from appliance.container.spec import build_spec
+from appliance.container.spec import SHM_BYTES, build_spec
 from appliance.diag import mark
 from appliance.engine.machines.guest_config import (
     GuestConfig,
@@ -22,8 +23,9 @@ from appliance.engine.machines.guest_config import (
     volumes_of,
 )
 from appliance.engine.model.container import Container
-from appliance.engine.model.layout import Layout, disk_targets
+from appliance.engine.model.layout import Layout, disk_targets, first_layout
 from appliance.engine.model.mount_plan import MountPlan
+from appliance.engine.model.pod import Pod
 from appliance.errors import InvalidParameter, VchError
 from appliance.guest import (
     BootStep,
@@ -83,41 +85,45 @@ def machine_spec(
     mount_plan: MountPlan,
     size: MachineSize,
     *,
+    joiners: Sequence[HostConfig] | None = None,
     limited: bool = True,
 ) -> MachineSpec:
     """The machine of a container. Disks: the container's own, its layers (lowest first), its volumes.
 
-    With `limited`, memory and CPUs fit the container's limits, and memory fits the label `vch.machine-memory`, too; else the machine has
-    the usual size.
+    With `limited`, memory and CPUs fit the limits of the container and of its `joiners`, and memory fits the label `vch.machine-memory`,
+    too; else the machine has the usual size. A machine with `joiners`, of which there may be none yet, is made so that it can grow.
     """
     host_config = container.record.host_config if limited else HostConfig()
     if limited:
         size = replace(size, memory_mib=_memory_class(-(-container.record.machine_memory >> 20), size.memory_mib))
-    limit = host_config.memory >> 20
-    nano = host_config.nano_cpus
+    all_of = [host_config, *(joiners or ())]
+    limit = sum(one.memory >> 20 for one in all_of)
+    cpus = [max(-(-one.nano_cpus // 1_000_000_000), _highest_cpu(one) + 1) for one in all_of]
     disks = [Disk(path, True) for path in layers]
     return MachineSpec(
         container.id,
-        _memory_class(max(size.memory_mib, _least_memory(limit)), size.memory_mib),
-        max(size.cpus, -(-nano // 1_000_000_000), _highest_cpu(host_config) + 1),
+        _memory_class(max(size.memory_mib, least_memory(limit)), size.memory_mib),
+        max(size.cpus, *cpus),
         (Disk(container.upper, False), *disks, *mount_plan.disks),
         nics[0] if nics else None,
         tuple(nics[1:]),
         mount_plan.shares,
         container.record.name,
+        grows=joiners is not None,
         pci_devices=pci_devices(host_config),
     )
 
 
-def resource_shares(host_config: HostConfig) -> ResourceShares:
-    """The machine's share of a host that is short of CPU or memory."""
-    return ResourceShares(host_config.cpu_shares, host_config.memory_reservation >> 20)
+def resource_shares(host_configs: Iterable[HostConfig]) -> ResourceShares:
+    """The share of a machine with these containers of a host that is short of CPU or memory."""
+    all_of = list(host_configs)
+    return ResourceShares(sum(one.cpu_shares for one in all_of), sum(one.memory_reservation >> 20 for one in all_of))
 
 
-def fits(machine: MachineSpec, host_config: HostConfig) -> str:
-    """Why a running machine is too small for new limits; "" when it is large enough."""
-    limit = host_config.memory >> 20
-    if _least_memory(limit) > machine.memory_mib:
+def fits(machine: MachineSpec, host_config: HostConfig, others_mib: int = 0) -> str:
+    """Why a running machine is too small for new limits; "" when it is large enough. `others_mib`: limits of its other containers."""
+    limit = others_mib + (host_config.memory >> 20) if host_config.memory else 0
+    if least_memory(limit) > machine.memory_mib:
         return f"its VM has {machine.memory_mib} MiB, too few for that limit: restart the container to get a larger VM"
     wanted = -(-host_config.nano_cpus // 1_000_000_000)
     if wanted > machine.cpus:
@@ -134,7 +140,7 @@ def _highest_cpu(host_config: HostConfig) -> int:
     return max((int(number) for number in re.findall("[0-9]+", host_config.cpuset_cpus)), default=0)
 
 
-def _least_memory(limit_mib: int) -> int:
+def least_memory(limit_mib: int) -> int:
     """The memory of a machine, in MiB, whose container can use all of its limit; 0 without a limit."""
     return limit_mib + limit_mib // _OVERHEAD_PART + _OVERHEAD_MIB if limit_mib else 0
 
@@ -147,7 +153,8 @@ def _memory_class(wanted_mib: int, smallest_mib: int) -> int:
     return size
 
 
-def _mounts(layout: Layout, mount_plan: MountPlan) -> list[GuestMount]:
+def container_mounts(layout: Layout, mount_plan: MountPlan, host_config: HostConfig) -> list[GuestMount]:
+    """The mounts that make up a container's root and the sources of its volumes."""
     base = layout.paths.base
     volumes = len(mount_plan.disks)
     layers = len(layout.disks) - volumes - 1
@@ -160,9 +167,13 @@ def _mounts(layout: Layout, mount_plan: MountPlan) -> list[GuestMount]:
         lower = [f"{base}/layers/0"]
         mounts.append(PlainMount(lower[0], "tmpfs", ("ro",)))
     mounts.append(OverlayMount(layout.paths.root, lower, upper))
-    if mount_plan.shares:
-        mounts.append(ShareMount(f"{base}/shares", layout.share_tag))
+    if layout.share_tag:
+        mounts.append(ShareMount(layout.share_target, layout.share_tag))
     mounts += [_ext4(target, disk, VOLUME_OPTIONS) for target, disk in others[layers:]]
+    if layout.paths.shm == f"{base}/shm":
+        # In the guest and not in the container's own namespace, so that other containers can have it.
+        size = f"size={host_config.shm_size or SHM_BYTES}"
+        mounts.append(PlainMount(layout.paths.shm, "tmpfs", ("nosuid", "noexec", "nodev", "mode=1777", size)))
     return mounts
 
 
@@ -184,7 +195,7 @@ def _bound(target: str, source: str) -> PlainMount:
     return PlainMount(target, "", ("bind",), source)
 
 
-def _modules(mount_plan: MountPlan) -> list[str]:
+def kernel_modules(mount_plan: MountPlan) -> list[str]:
     """Kernel modules that the container's mounts need. The guest's kernel loads all others at their first use."""
     modules = ["virtiofs"] if mount_plan.shares else []
     if any(placed.server is not None for placed in mount_plan.placed):
@@ -208,43 +219,51 @@ def launch_setup(
         machine_id=machine_id,
         hostname=config.hostname,
         domainname=config.domainname,
-        mounts=_mounts(layout, guest_config.mount_plan),
-        volumes=volumes_of(guest_config.mount_plan, guest_config.endpoints),
+        mounts=container_mounts(layout, guest_config.mount_plan, host_config),
+        volumes=volumes_of(guest_config.mount_plan, layout, guest_config.endpoints),
         network=network_config(guest_config.endpoints, unmatched),
-        modules=_modules(guest_config.mount_plan),
+        modules=kernel_modules(guest_config.mount_plan),
         files=state_files(config, host_config, guest_config),
     )
+    return setup, process_setup(machine_id, config, host_config, layout, guest_config)
+
+
+def process_setup(
+    process_id: str, config: ContainerConfig, host_config: HostConfig, layout: Layout, guest_config: GuestConfig
+) -> ProcessSetup:
+    """The first process of a container."""
     own = process_config(config, host_config, guest_config.links, guest_config.ulimits)
+    mounts = own_mounts(guest_config.mount_plan, layout)
     log_options = host_config.log_config.config
     rows, columns = host_config.console_size or (0, 0)
-    process = ProcessSetup(
-        id=machine_id,
-        spec=build_spec(own.config, own.host_config, config.hostname, own_mounts(guest_config.mount_plan)),
+    return ProcessSetup(
+        id=process_id,
+        spec=build_spec(own.config, own.host_config, config.hostname, mounts, layout.paths),
         stdin=config.open_stdin,
         drop_oldest=drops_oldest(log_options),
         spool_bytes=min(buffer_bytes(log_options), 64 << 20),
         rows=rows,
         columns=columns,
     )
-    return setup, process
 
 
 def files_setup(container: Container, machine: Machine, mount_plan: MountPlan, endpoint: Endpoint | None) -> GuestSetup:
     """The setup of a guest that only shows the container's files. `endpoint` puts it on a network."""
+    layout = first_layout(machine.guest_disks(), len(mount_plan.shares))
     return GuestSetup(
         machine_id=container.id,
-        mounts=_mounts(Layout(tuple(machine.guest_disks())), mount_plan),
-        volumes=volumes_of(mount_plan),
-        modules=_modules(mount_plan),
+        mounts=container_mounts(layout, mount_plan, HostConfig()),
+        volumes=volumes_of(mount_plan, layout),
+        modules=kernel_modules(mount_plan),
         network=network_config([endpoint], machine.unmatched_nics) if endpoint is not None else None,
     )
 
 
 async def begin_fresh(
-    session: GuestSession,
+    pod: Pod,
     stack: AsyncExitStack,
     container: Container,
-    machine: Machine,
+    paths: GuestPaths,
     guest_config: GuestConfig,
     take_leases: Callable[[Container, Sequence[Lease]], bool],
 ) -> Launched:
@@ -252,12 +271,12 @@ async def begin_fresh(
 
     `take_leases` records the addresses that DHCP servers give: the container's files contain them, so they come first.
     """
-    record = container.record
+    record, machine, session = container.record, pod.machine, pod.session
     setup, process = launch_setup(
         container.id,
         record.config,
         record.host_config,
-        Layout(tuple(machine.guest_disks())),
+        first_layout(machine.guest_disks(), len(guest_config.mount_plan.shares), paths),
         guest_config,
         machine.unmatched_nics,
     )

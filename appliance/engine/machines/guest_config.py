@@ -13,6 +13,7 @@ from appliance.container.guest_paths import STATE
 from appliance.container.host_config import HostConfig, Ulimit
 from appliance.container.merge import merge_ulimits
 from appliance.container.spec import tmpfs_mount
+from appliance.engine.model.layout import Layout
 from appliance.engine.model.mount_plan import MountPlan, PlacedMount
 from appliance.guest import GuestVolume, Interface, NetworkConfig, StateFile
 from appliance.network.host_resolver import HostResolver, host_resolver, resolver_without_network
@@ -182,8 +183,9 @@ def _gate(endpoint: Endpoint) -> "FilteredNic":
     return FilteredNic(endpoint.interface, network.firewall, endpoint.ports, peers)
 
 
-def _source(placed: PlacedMount, base: str) -> str:
-    """The path in the guest that is bind-mounted at the mount's destination. `base`: see GuestPaths."""
+def _source(placed: PlacedMount, layout: Layout) -> str:
+    """The path in the guest that is bind-mounted at the mount's destination."""
+    base = layout.paths.base
     if placed.socket is not None:
         return f"{STATE}/sockets/{placed.socket.number}"
     if placed.guest:
@@ -192,20 +194,20 @@ def _source(placed: PlacedMount, base: str) -> str:
         part = f"/{placed.mount.subpath}" if placed.mount.subpath else ""
         return f"{base}/served/{placed.server.number}{part}"
     if placed.share >= 0:
-        return f"{base}/shares/{placed.share}"
+        return layout.shares[placed.share]
     # The root of the disk contains lost+found, so the data is in a directory.
     return f"{base}/disks/{placed.disk}/data{f'/{placed.mount.subpath}' if placed.mount.subpath else ''}"
 
 
-def volumes_of(mount_plan: MountPlan, endpoints: Sequence[Endpoint] = (), base: str = STATE) -> list[GuestVolume]:
-    """The volumes that the guest prepares before a process starts. Without endpoints, NFS volumes are left out. `base`: see GuestPaths."""
+def volumes_of(mount_plan: MountPlan, layout: Layout, endpoints: Sequence[Endpoint] = ()) -> list[GuestVolume]:
+    """The volumes that the guest prepares before a process starts. Without endpoints, NFS volumes are left out."""
     own = next((f"clientaddr={one.ipv4.address}" for one in endpoints if one.ipv4 is not None), "")
     found = []
     for placed in mount_plan.placed:
         if placed.is_tmpfs or placed.socket is not None or (placed.server is not None and not endpoints):
             continue
         volume = GuestVolume(
-            source=_source(placed, base),
+            source=_source(placed, layout),
             destination=placed.mount.destination,
             read_only=placed.mount.read_only,
             copy_up=placed.mount.type == "volume" and not placed.mount.no_copy and not placed.mount.subpath,
@@ -218,13 +220,13 @@ def volumes_of(mount_plan: MountPlan, endpoints: Sequence[Endpoint] = (), base: 
     return sorted(found, key=lambda volume: volume.destination.count("/"))
 
 
-def own_mounts(mount_plan: MountPlan, base: str = STATE) -> list[oci.Mount]:
-    """The mounts of a spec for the container's own mounts. `base`: see GuestPaths."""
+def own_mounts(mount_plan: MountPlan, layout: Layout) -> list[oci.Mount]:
+    """The mounts of a spec for the container's own mounts."""
     found = []
     for placed in mount_plan.placed:
         if placed.is_tmpfs:
             found.append(tmpfs_mount(placed.mount.destination, placed.tmpfs))
             continue
         options = ("rbind", "rprivate", *(("ro",) if placed.mount.read_only else ()))
-        found.append(oci.Mount(placed.mount.destination, "bind", _source(placed, base), options))
+        found.append(oci.Mount(placed.mount.destination, "bind", _source(placed, layout), options))
     return found

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import trio
 
+from appliance.container.host_config import HostConfig
 from appliance.engine.machines.admission import Admission
 from appliance.engine.machines.boot import MachineSize, machine_spec
 from appliance.engine.machines.pool import Pool
@@ -15,7 +16,7 @@ from appliance.engine.model.container import Container
 from appliance.engine.model.mount_plan import MountPlan
 from appliance.errors import HypervisorError, Unsupported
 from appliance.guest import GuestSession
-from appliance.hypervisor import Checkpointable, Driver, Machine, MachineSpec, Nic
+from appliance.hypervisor import Checkpointable, Disk, Driver, Machine, MachineSpec, Nic
 from appliance.image.store import ImageStore
 from tether.rpc.bridge import LoopThread
 
@@ -41,11 +42,21 @@ class MachineProvisioner:
         self._size = size
         self._loop = loop
 
-    def spec(self, container: Container, mount_plan: MountPlan) -> MachineSpec:
-        """The machine that a container needs: its limits, its layers, its volumes, a NIC for each of its endpoints."""
+    def spec(
+        self, container: Container, mount_plan: MountPlan, joiners: Sequence[HostConfig] | None = None
+    ) -> MachineSpec:
+        """The machine that a container needs: its limits, its layers, its volumes, a NIC for each of its endpoints.
+
+        `joiners`: containers that are to join the machine later; None for a machine that need not grow.
+        """
         layers = self._images.layer_paths(container.record.image_id)
         nics = [endpoint.nic for endpoint in container.endpoints if endpoint.interface]
-        return machine_spec(container, layers, nics, mount_plan, self._size)
+        return machine_spec(container, layers, nics, mount_plan, self._size, joiners=joiners)
+
+    def disks(self, container: Container, volumes: Sequence[Disk]) -> list[Disk]:
+        """The disks of a container with these volumes, in the order of `Layout.disks`."""
+        layers = self._images.layer_paths(container.record.image_id)
+        return [Disk(container.upper, False), *(Disk(path, True) for path in layers), *volumes]
 
     def files_spec(self, container: Container, nic: Nic, mount_plan: MountPlan) -> MachineSpec:
         """The machine that shows a container's files. Its id is not a container's, so a restarted daemon destroys it."""

@@ -18,7 +18,7 @@ from appliance.container.config import ContainerConfig
 from appliance.container.host_config import HostConfig
 from appliance.engine.machines.boot import launch_setup
 from appliance.engine.machines.guest_config import GuestConfig
-from appliance.engine.model.layout import Layout
+from appliance.engine.model.layout import first_layout
 from appliance.errors import Conflict
 from appliance.guest import GuestSession
 from appliance.hypervisor import Disk, GuestDisk, LocalDisks, MachineSpec
@@ -132,7 +132,7 @@ class ContainerRehearsal:
     async def _once(self, session: GuestSession, endpoints: list[Endpoint], disks: list[GuestDisk]) -> None:
         config = ContainerConfig(cmd=["ready"], hostname=_NAME)
         setup, process = launch_setup(
-            _NAME, config, HostConfig(), Layout(tuple(disks)), GuestConfig(endpoints), len(endpoints)
+            _NAME, config, HostConfig(), first_layout(disks, 0), GuestConfig(endpoints), len(endpoints)
         )
         # The module stays loaded: a container with volumes does not wait for it.
         setup = replace(setup, modules=[*setup.modules, "virtiofs"])

@@ -1,6 +1,6 @@
 """Where a container's mounts come from: shares and disks of its machine, NFS servers, tmpfs, sockets of the host."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from appliance.container.mounts import MountRecord
 from appliance.guest import GuestSocket
@@ -47,6 +47,16 @@ class MountPlan:
     placed: tuple[PlacedMount, ...] = ()
     shares: tuple[Share, ...] = ()
     disks: tuple[Disk, ...] = ()
+
+    def numbered_from(self, first: int) -> "MountPlan":
+        """The same plan with numbers of sockets that begin at `first`, because containers of one machine have different numbers."""
+        placed = [
+            replace(one, socket=replace(one.socket, number=first + one.socket.number))
+            if one.socket is not None
+            else one
+            for one in self.placed
+        ]
+        return replace(self, placed=tuple(placed))
 
     @property
     def sockets(self) -> list[GuestSocket]:

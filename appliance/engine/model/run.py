@@ -1,5 +1,6 @@
 """One run of a container in a pod: its process, and its output on the way to the log and the attached clients."""
 
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ import trio
 
 from appliance.diag import mark
 from appliance.engine.model.pod import Pod
-from appliance.errors import HypervisorError, VchError
+from appliance.errors import Conflict, HypervisorError, VchError
 from appliance.guest import ExitStatus, Fanout, GuestFailure, GuestSession, Output, OutputRecord, StdinPipe
 from appliance.hypervisor import Machine
 from appliance.streams.logfile import LogFile
@@ -18,6 +19,8 @@ from appliance.streams.logfile import Output as LogOutput
 _SYNC_BYTES = 256 << 10
 _SYNC_SECONDS = 0.05
 _OFF_SECONDS = 10.0
+# How long other containers of the machine may use the files of a container that has ended, before a request fails.
+_FILES_SECONDS = 30.0
 # As much output is logged on the event loop: a thread costs more.
 _FEW_BYTES = 4096
 
@@ -91,6 +94,18 @@ class Run:
         return self.pod.session
 
     @property
+    def network(self) -> str:
+        """How calls to the guest name the container's network namespace and files: "" for the first container of the machine."""
+        seat = self.pod.seats.get(self._id)
+        return seat.network if seat is not None else ""
+
+    @property
+    def first_socket(self) -> int:
+        """The number in the guest of the container's first socket."""
+        seat = self.pod.seats.get(self._id)
+        return seat.first_socket if seat is not None else 0
+
+    @property
     def offset(self) -> int:
         """The first byte of the guest's output that has not come yet."""
         return self._offset
@@ -99,6 +114,18 @@ class Run:
         """Return when the output before `offset` is logged."""
         while self._offset < offset:
             await self._progress.wait()
+
+    async def wait_gone(self) -> None:
+        """Return when no machine has the container's disks any more.
+
+        Conflict when a process of another container in the same machine goes on using them.
+        """
+        with trio.move_on_after(_FILES_SECONDS if self.pod.was_shared else math.inf):
+            await self.gone.wait()
+        if not self.gone.is_set():
+            raise Conflict(
+                f"the files of container {self._id[:12]} are in use in the machine of container {self.machine.id[:12]}"
+            )
 
     def skip_cleaning(self) -> None:
         """The disks will be removed, so the end of the run need not clean them."""
@@ -124,8 +151,7 @@ class Run:
         except BaseException:
             # When the daemon ends, connections break in any order. Such an error says nothing about the machine.
             await trio.lowlevel.checkpoint_if_cancelled()
-            with trio.CancelScope(shield=True):
-                await self._leave(clean=False)
+            await self._leave(clean=False)
             raise
         await self._leave(clean=self._cleans_disks)
 

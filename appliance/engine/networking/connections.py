@@ -94,11 +94,13 @@ class Connections:
 
     async def refresh(self, container: Container) -> None:
         """Update hosts and resolv.conf of a running container."""
-        if container.run is None or not container.running:
-            return
         record = container.record
+        if container.run is None or not container.running or shares_network(record.host_config):
+            # The files of a shared network are the other container's.
+            return
         guest_config = GuestConfig(container.endpoints, self._dns, tuple(self.links(container, strict=False)))
-        await container.run.session.write_files(state_files(record.config, record.host_config, guest_config))
+        files = state_files(record.config, record.host_config, guest_config)
+        await container.run.session.write_files(files, container.run.network)
 
     async def notify_linked(self, started: Container) -> None:
         """Write the address of a container that has started into the hosts files of the containers that link to it."""
@@ -162,9 +164,9 @@ class Connections:
         try:
             await run.machine.plug_nic(endpoint.nic)
             plugged = True
-            await run.session.apply_network(network_config(container.endpoints))
+            await run.session.apply_network(network_config(container.endpoints), run.network)
             if endpoint.network.dhcp:
-                self._leases.take(container, await run.session.leases())
+                self._leases.take(container, await run.session.leases(run.network))
             await self.refresh(container)
             await self._move_ports(container, before)
         except BaseException:
@@ -239,7 +241,7 @@ class Connections:
         if run is not None and endpoint.interface:
             # The default route may lead through another NIC now.
             config = network_config(container.endpoints, filtered=endpoint.network.is_external)
-            await run.session.apply_network(config)
+            await run.session.apply_network(config, run.network)
             await self.refresh(container)
         await self._move_ports(container, before)
 

@@ -55,4 +55,4 @@ class DhcpLeases:
                 await refresh(container)
                 await self._repository.save(container)
 
-        await run.session.watch_leases(take)
+        await run.session.watch_leases(take, run.network)

@@ -55,7 +55,7 @@ class _Follower:
 
     async def listen(self) -> None:
         """Receive the ports at which the guest listens."""
-        await self._run.session.watch_listeners(self._take)
+        await self._run.session.watch_listeners(self._take, self._run.network)
 
     async def _take(self, listeners: list[Listener]) -> None:
         found = [

@@ -34,7 +34,7 @@ class SocketRelays:
     async def watch(self, container: Container, run: Run) -> None:
         """Relay connections until the run is over."""
         dialers: dict[int, Dialer] = {}
-        for number, mount in enumerate(container.record.mounts):
+        for number, mount in enumerate(container.record.mounts, run.first_socket):
             if mount.api:
                 dialers[number] = ApiDialer(self._api, _principal(container))
             elif mount.relay:
@@ -65,7 +65,10 @@ class Relay:
         """Relay until cancelled. The call for connections is repeated when the link is reset."""
         while True:
             try:
-                async with trio.open_nursery() as nursery, aclosing(self._tunnel.accepted()) as connections:
+                async with (
+                    trio.open_nursery() as nursery,
+                    aclosing(self._tunnel.accepted(sorted(self._dialers))) as connections,
+                ):
                     async for accepted in connections:
                         self._pause = _PAUSE
                         await self._start(accepted, nursery)

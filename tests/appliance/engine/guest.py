@@ -31,6 +31,7 @@ class Process:
     def __init__(self, request: process_pb2.CreateRequest, pid: int) -> None:
         self.id = request.id
         self.join = request.join
+        self.network_of, self.pid_of, self.ipc_of = request.network_of, request.pid_of, request.ipc_of
         self.pid = pid
         self.spec = oci.decode_untrusted(oci.Spec, request.spec)
         self.started_ns = time.time_ns()
@@ -113,6 +114,8 @@ class Vm:
     """The state of one guest between its lines."""
 
     configured: sandbox_pb2.ConfigureRequest | None = None
+    added: dict[str, sandbox_pb2.AddRequest] = field(default_factory=dict)
+    removed: list[sandbox_pb2.RemoveRequest] = field(default_factory=list)
     awakened: list[sandbox_pb2.AwakenRequest] = field(default_factory=list)
     network: GuestNetwork = field(default_factory=GuestNetwork)
     processes: dict[str, Process] = field(default_factory=dict)
@@ -132,7 +135,8 @@ class ScriptedGuest:
     """`programs` by the first argument of a process; `default` runs everything else. `nursery` owns the processes.
 
     `refusals` maps a first argument to the StartFailure that a launch of it ends with. `hold` delays each launch until it is set;
-    `held` is set when a launch waits for it. All VMs have the same `disk`. `requests` receives what is asked of files, metrics,
+    `held` is set when a launch waits for it. Without `adds` it is a guest of version 0.1, with one container. Ids of containers in `busy`
+    cannot be removed, because others use their disks. All VMs have the same `disk`. `requests` receives what is asked of files, metrics,
     top, limits and terminals.
     """
 
@@ -149,6 +153,8 @@ class ScriptedGuest:
         self.requests: list[Message] = []
         # Methods that fail, in snake_case.
         self.broken: set[str] = set()
+        self.adds = True
+        self.busy: set[str] = set()
         # A VM's sockets are in SOCKETS/MACHINE. Without it, guests have no Tunnel, as those of 0.1.
         self.sockets: Path | None = None
 
@@ -214,7 +220,7 @@ class ScriptedGuest:
         process.end(process_pb2.ExitStatus(signal=9) if killed else process_pb2.ExitStatus(code=code))
         # The kernel kills the rest of a pid namespace with its first process.
         for other in vm.processes.values():
-            if other.join == process.id:
+            if process.id in (other.join, other.pid_of):
                 vm.scopes[other.id].cancel()
 
 
@@ -258,7 +264,7 @@ class _Services:
     # -- Sandbox --------------------------------------------------------------------------------------------------
 
     def hello(self, _: sandbox_pb2.HelloRequest) -> sandbox_pb2.HelloResponse:
-        return sandbox_pb2.HelloResponse(protocol=1, version="scripted")
+        return sandbox_pb2.HelloResponse(protocol=1, version="scripted", adds=self._guest.adds)
 
     def configure(self, request: sandbox_pb2.ConfigureRequest) -> sandbox_pb2.ConfigureResponse:
         self._vm.configured = request
@@ -281,6 +287,12 @@ class _Services:
                 raise
             if request.HasField("configure"):
                 self._vm.configured = request.configure
+            if request.HasField("add"):
+                self.add(request.add)
+            for other in filter(None, (process.network_of, process.pid_of, process.ipc_of)):
+                if other not in self._vm.processes or self._vm.processes[other].spool.closed:
+                    process.close()
+                    raise RpcError(Code.FAILED_PRECONDITION, f"process {other} does not run")
             self._guest.launched.append(process_id)
             self._guest.start(self._vm, process)
         process = self._find(process_id)
@@ -288,6 +300,26 @@ class _Services:
         await call.send(sandbox_pb2.LaunchResponse(started=started))
         async for records in self.stdio.follow(process_id, 0):
             await call.send(sandbox_pb2.LaunchResponse(output=records))
+
+    def add(self, request: sandbox_pb2.AddRequest) -> sandbox_pb2.AddResponse:
+        if self._vm.configured is None:
+            raise RpcError(Code.FAILED_PRECONDITION, "the VM is blank")
+        self._vm.added[request.id] = request
+        return sandbox_pb2.AddResponse()
+
+    async def remove(self, request: sandbox_pb2.RemoveRequest) -> sandbox_pb2.RemoveResponse:
+        self._check("remove")
+        if request.id in self._guest.busy:
+            raise RpcError(Code.ABORTED, "a disk is in use")
+        for process in [*self._vm.processes.values()]:
+            if request.id in (process.id, process.join):
+                self._vm.scopes[process.id].cancel()
+                while not process.spool.closed:
+                    await process.spool.wait_news()
+                del self._vm.processes[process.id]
+        self._vm.added.pop(request.id, None)
+        self._vm.removed.append(request)
+        return sandbox_pb2.RemoveResponse()
 
     def reset(self, _: sandbox_pb2.ResetRequest) -> sandbox_pb2.ResetResponse:
         self._vm.configured = None

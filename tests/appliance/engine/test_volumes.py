@@ -20,6 +20,7 @@ from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.machines.guest_config import own_mounts, volumes_of
 from appliance.engine.model.container import Container
 from appliance.engine.model.events import EventBus
+from appliance.engine.model.layout import first_layout
 from appliance.engine.model.registry import ContainerRegistry
 from appliance.engine.volumes import Volumes
 from appliance.errors import Conflict, InvalidParameter, NotFound, Unavailable
@@ -283,11 +284,14 @@ async def test_modules_and_headers_are_those_of_the_guests_kernel(tmp_path: Path
         plan = await room.volumes.mount_plan(container)
         assert (plan.shares, plan.disks) == ((), ())
         assert [placed.guest for placed in plan.placed] == ["/lib/modules", "/usr/src"]
-        assert [mount.source for mount in own_mounts(plan)] == [
+        assert [mount.source for mount in own_mounts(plan, first_layout([], 0))] == [
             "/run/tether/modules/lib/modules",
             "/run/tether/modules/usr/src",
         ]
-        found = {volume.destination: (volume.source, volume.make, volume.copy_up) for volume in volumes_of(plan)}
+        found = {
+            volume.destination: (volume.source, volume.make, volume.copy_up)
+            for volume in volumes_of(plan, first_layout([], 0))
+        }
         assert found["/lib/modules"] == ("/run/tether/modules/lib/modules", False, False)
 
 

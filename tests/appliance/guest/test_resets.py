@@ -88,7 +88,7 @@ async def cat_run(folder: Path) -> AsyncIterator[tuple[Run, StdinPipe, Machine]]
         session = GuestSession(loop, await machine.dial_tether())
         streams = RunStreams(Fanout(), stdin, log, lambda: None)
         pod = Pod(machine, session)
-        pod.sit(PROCESS)
+        pod.sit(PROCESS, first=True)
         nursery.start_soon(pod.run)
         run = Run(PROCESS, pod, streams, lambda: None, cleans_disks=True)
         yield run, stdin, machine

@@ -20,7 +20,7 @@ from appliance.container.config import ContainerConfig
 from appliance.container.host_config import HostConfig
 from appliance.engine.machines.boot import launch_setup
 from appliance.engine.machines.guest_config import GuestConfig
-from appliance.engine.model.layout import Layout
+from appliance.engine.model.layout import first_layout
 from appliance.errors import HypervisorError
 from appliance.guest import GuestSession
 from appliance.hypervisor import (
@@ -446,7 +446,7 @@ async def _lines(machine: QemuMachine, disks: list[int]) -> AsyncIterator[Callab
     async def read(session: GuestSession) -> None:
         nonlocal more
         found = [machine.guest_disks()[index] for index in disks]
-        setup, process = launch_setup("c0ffee", config, host_config, Layout(tuple(found)), GuestConfig([]), 0)
+        setup, process = launch_setup("c0ffee", config, host_config, first_layout(found, 0), GuestConfig([]), 0)
         async with session.launch(setup, process, 60) as launched:
             async for records in launched.output():
                 said.extend(line for record in records.records for line in record.data.decode().splitlines())

@@ -5,8 +5,12 @@ from pathlib import Path
 import pytest
 import trio
 
+from appliance.container.config import ContainerConfig
+from appliance.container.container_record import ContainerRecord
 from appliance.container.host_config import HostConfig, RestartPolicy
 from appliance.container.lifecycle import Created, Exited, Running
+from appliance.engine.containers.recovery import targets_first
+from appliance.engine.model.container import Container
 from appliance.hypervisor import MachineSpec
 from tests.appliance.engine.guest import Process
 from tests.appliance.engine.harness import Host, engine, log_text
@@ -103,12 +107,15 @@ async def test_an_end_that_was_cut_off_before_its_machine_was_gone(tmp_path: Pat
         assert container.id in host.vms.vms
     async with engine(host, tmp_path) as daemon:
         found = daemon.registry.get(container.id)
-        await daemon.ended(found)
-        assert isinstance(found.state, Exited)
-        assert (found.state.exit_code, found.restarting) == (7, False)
-        assert log_text(found) == "ready\n"
+        # The end is stored: only the machine has to go.
+        await daemon.until(found, lambda: found.run is not None)
         await daemon.machine_gone(found)
         assert host.vms.vms == {}
+        await daemon.until(found, lambda: isinstance(found.state, Exited))
+        assert isinstance(found.state, Exited)
+        assert (found.state.exit_code, found.restarting, found.exits) == (7, False, 0)
+        assert daemon.events(found) == []
+        assert log_text(found) == "ready\n"
 
 
 async def test_a_start_that_was_cut_off_before_its_process(tmp_path: Path, nursery: trio.Nursery) -> None:
@@ -180,3 +187,18 @@ async def test_addresses_are_not_given_twice(tmp_path: Path, nursery: trio.Nurse
         other = await daemon.run()
         assert other.endpoints[0].ipv4 is not None
         assert (other.endpoints[0].ipv4.address != address.address) is running
+
+
+def test_each_container_follows_those_whose_namespaces_it_joins() -> None:
+    def named(name: str, target: str = "") -> Container:
+        host_config = HostConfig(pid_mode=f"container:{target}" if target else "")
+        return Container(
+            ContainerRecord(name * 64, name, 1, "", "", ContainerConfig(), host_config), Path(name), Created()
+        )
+
+    last, middle, first = named("c", "b" * 64), named("b", "a"), named("a")
+    assert targets_first([last, middle, first]) == [first, middle, last]
+    assert targets_first([last]) == [last]
+    # No client can make these.
+    one, other = named("d", "e"), named("e", "d")
+    assert set(map(id, targets_first([one, other]))) == {id(one), id(other)}

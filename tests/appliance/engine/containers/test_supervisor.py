@@ -5,8 +5,8 @@ import trio
 
 from appliance.container.config import ContainerConfig
 from appliance.container.host_config import HostConfig
-from appliance.container.lifecycle import Created, Exited
-from appliance.errors import Conflict, HypervisorError, Unsupported
+from appliance.container.lifecycle import Exited
+from appliance.errors import Conflict, HypervisorError
 from appliance.hypervisor import ResourceShares
 from appliance.hypervisor.fake import VersatileMachine
 from protos.tether.v1 import process_pb2
@@ -24,30 +24,6 @@ async def host(nursery: trio.Nursery) -> Host:
 
 async def _refuse(*_: object) -> None:
     raise HypervisorError("the host cannot reserve the memory")
-
-
-async def test_a_container_that_shares_a_machine_is_refused_by_name(daemon: Engine, host: Host) -> None:
-    web = await daemon.create(name="web")
-    mode = f"container:{web.id}"
-    for name, host_config in (
-        ("NetworkMode", HostConfig(network_mode="container:web")),
-        ("PidMode", HostConfig(pid_mode="container:web")),
-        ("IpcMode", HostConfig(ipc_mode="container:web")),
-    ):
-        joiner = await daemon.create(host=host_config)
-        text = f"{name} {mode} is not supported yet: another container is another machine"
-        with pytest.raises(Unsupported, match=f"^{text}$"):
-            await daemon.start(joiner)
-        assert joiner.state == Created(text, 128)
-    # Its client waits for the removal.
-    joiner = await daemon.create(host=HostConfig(pid_mode="container:web", auto_remove=True))
-    with pytest.raises(Unsupported):
-        await daemon.start(joiner)
-    await daemon.until(joiner, lambda: joiner.removed)
-    labelled = await daemon.create(config=ContainerConfig(labels={"vch.machine": "one"}))
-    with pytest.raises(Unsupported, match=r"^the label vch\.machine=one is not supported yet$"):
-        await daemon.start(labelled)
-    assert host.vms.vms == {}
 
 
 async def test_what_a_run_holds_is_stored_before_its_process_runs(daemon: Engine, host: Host) -> None:

@@ -25,7 +25,7 @@ from appliance.engine.machines.boot import (
 )
 from appliance.engine.machines.guest_config import GuestConfig, Link
 from appliance.engine.model.container import Container
-from appliance.engine.model.layout import Layout
+from appliance.engine.model.layout import first_layout
 from appliance.engine.model.mount_plan import MountPlan, NfsVolume, PlacedMount
 from appliance.errors import InvalidParameter, VchError
 from appliance.guest import (
@@ -159,7 +159,7 @@ def test_a_running_machine_and_new_limits(host_config: HostConfig, text: str) ->
 
 
 def test_resource_shares() -> None:
-    assert resource_shares(HostConfig(cpu_shares=512, memory_reservation=64 * MIB)) == ResourceShares(512, 64)
+    assert resource_shares([HostConfig(cpu_shares=512, memory_reservation=64 * MIB)]) == ResourceShares(512, 64)
 
 
 def _launched(
@@ -167,7 +167,9 @@ def _launched(
 ) -> tuple[GuestSetup, ProcessSetup]:
     config = ContainerConfig(cmd=["x"], hostname="box", domainname="example", env=["A=own"], open_stdin=True)
     guest_config = GuestConfig([], links=links, mount_plan=plan)
-    return launch_setup("c0ffee", config, host_config or HostConfig(), Layout(tuple(_disks(disks))), guest_config, 0)
+    return launch_setup(
+        "c0ffee", config, host_config or HostConfig(), first_layout(_disks(disks), len(plan.shares)), guest_config, 0
+    )
 
 
 def test_the_mounts_of_a_guest() -> None:

@@ -17,6 +17,7 @@ from appliance.engine.machines.guest_config import (
     state_files,
     volumes_of,
 )
+from appliance.engine.model.layout import first_layout
 from appliance.engine.model.mount_plan import MountPlan, NfsVolume, PlacedMount
 from appliance.guest import GuestVolume, Interface, NetworkConfig
 from appliance.hypervisor import Nic
@@ -268,6 +269,9 @@ def test_external_networks_have_rules_in_the_guest() -> None:
     assert b"eth0" not in empty
 
 
+LAYOUT = first_layout([], 3)
+
+
 def _placed(destination: str, **more: object) -> PlacedMount:
     mount = MountRecord("volume", destination, "v")
     for name in ("read_only", "no_copy", "subpath"):
@@ -309,21 +313,21 @@ def _placed(destination: str, **more: object) -> PlacedMount:
     ],
 )
 def test_volumes(placed: PlacedMount, expected: GuestVolume) -> None:
-    assert volumes_of(MountPlan((placed,)), [_endpoint(DEFAULT)]) == [expected]
-    (mount,) = own_mounts(MountPlan((placed,)))
+    assert volumes_of(MountPlan((placed,)), LAYOUT, [_endpoint(DEFAULT)]) == [expected]
+    (mount,) = own_mounts(MountPlan((placed,)), LAYOUT)
     assert (mount.destination, mount.type, mount.source) == ("/d", "bind", expected.source)
     assert ("ro" in mount.options) == expected.read_only
 
 
 def test_inner_volumes_come_after_outer_ones() -> None:
     plan = MountPlan((_placed("/a/b/c", disk=0), _placed("/a", disk=1), _placed("/a/b", disk=2)))
-    assert [one.destination for one in volumes_of(plan)] == ["/a", "/a/b", "/a/b/c"]
+    assert [one.destination for one in volumes_of(plan, LAYOUT)] == ["/a", "/a/b", "/a/b/c"]
 
 
 def test_volumes_without_a_network() -> None:
     plan = MountPlan((_placed("/nfs", server=NfsVolume(0, "192.0.2.1:/x", ())), _placed("/tmp", tmpfs=("size=1m",))))
-    assert volumes_of(plan) == []
-    mounts = own_mounts(plan)
+    assert volumes_of(plan, LAYOUT) == []
+    mounts = own_mounts(plan, LAYOUT)
     assert [(mount.destination, mount.type) for mount in mounts] == [("/nfs", "bind"), ("/tmp", "tmpfs")]
     assert isinstance(mounts[1], oci.Mount)
     assert "size=1m" in mounts[1].options

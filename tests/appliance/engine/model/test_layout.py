@@ -1,6 +1,6 @@
 """Where the guest mounts the disks of a container."""
 
-from appliance.engine.model.layout import Layout, disk_targets
+from appliance.engine.model.layout import disk_targets, first_layout, share_target
 from appliance.hypervisor import GuestDisk, ScsiAddress
 
 
@@ -15,5 +15,12 @@ def test_targets_are_in_the_order_of_the_disks() -> None:
 
 
 def test_the_first_container_has_the_tethers_own_folder() -> None:
-    layout = Layout((GuestDisk(ScsiAddress(0, 0, 0)),))
-    assert (layout.paths.root, layout.share_tag) == ("/run/tether/rootfs", "vch")
+    layout = first_layout([GuestDisk(ScsiAddress(0, 0, 0))], 2)
+    assert layout.paths.root == "/run/tether/rootfs"
+    assert (layout.share_tag, layout.share_target) == ("vch", "/run/tether/shares")
+    assert layout.shares == ("/run/tether/shares/0", "/run/tether/shares/1")
+    assert first_layout([], 0).share_tag == ""
+
+
+def test_mounts_of_shares_belong_to_the_machine() -> None:
+    assert share_target("vch2") == "/run/tether/shares-vch2"

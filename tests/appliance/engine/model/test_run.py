@@ -54,7 +54,7 @@ class Room:
         self.released = 0
         self._folder = folder
         self.pod = Pod(machine, session)
-        self.pod.sit(PROCESS)
+        self.pod.sit(PROCESS, first=True)
         self.log = log
         self.run = self.make_run(cleans_disks=True)
 

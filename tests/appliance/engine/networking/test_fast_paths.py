@@ -38,6 +38,7 @@ class _Run:
     """What FastPathWatcher uses of a Run."""
 
     session = "the session"
+    network = ""
 
     def __init__(self) -> None:
         self.gone = trio.Event()

@@ -25,13 +25,16 @@ Take = Callable[[list[Listener]], Awaitable[None]]
 
 
 class _Session:
-    async def watch_listeners(self, take: Take) -> None:
+    async def watch_listeners(self, take: Take, container: str) -> None:
+        assert container == "c0ffee"
         self.take = take
         await trio.sleep_forever()
 
 
 class _Run:
     """What HostPorts uses of a Run."""
+
+    network = "c0ffee"
 
     def __init__(self, machine: VersatileMachine) -> None:
         self.session = _Session()

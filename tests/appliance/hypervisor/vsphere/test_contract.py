@@ -13,7 +13,7 @@ from appliance.container.config import ContainerConfig
 from appliance.container.host_config import HostConfig
 from appliance.engine.machines.boot import launch_setup
 from appliance.engine.machines.guest_config import GuestConfig
-from appliance.engine.model.layout import Layout
+from appliance.engine.model.layout import first_layout
 from appliance.guest import GuestSession
 from appliance.hypervisor import SCRATCH, Disk, DiskKind, Driver, MachineSpec
 from appliance.hypervisor.vsphere.concentrator import Concentrator
@@ -135,7 +135,7 @@ async def test_a_container_runs(simulator: Simulator, short_path: Path) -> None:
                 nursery.start_soon(session.run)
                 await session.hello(60)
                 setup, process = launch_setup(
-                    "c0ffee", config, HostConfig(), Layout(tuple(machine.guest_disks())), GuestConfig([]), 0
+                    "c0ffee", config, HostConfig(), first_layout(machine.guest_disks(), 0), GuestConfig([]), 0
                 )
                 async with session.launch(setup, process, 60) as launched:
                     async for records in launched.output():
