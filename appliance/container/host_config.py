@@ -17,7 +17,7 @@ _WINDOWS = "for Windows only"
 _NO_LONGER = "Docker has removed it"
 _OWN_DISKS = "each VM has its own disks"
 _NO_REALTIME = "the guest kernel does not support it"
-_NOT_STARTED = "a container with container:ID can be created, but not started yet"
+_JOINS = "container:ID puts the container into the machine of that container"
 _Unread = list[Any]
 """A list that vchd does not read: its field is warned of or refused."""
 
@@ -136,7 +136,7 @@ class HostConfig(
     network_mode: Annotated[
         str | None,
         honoured(
-            f"a network's name or id, or none; host is bridge with every listening port published; {_NOT_STARTED}",
+            f"a network's name or id, or none; host is bridge with every listening port published; {_JOINS}",
             shown="bridge",
         ),
     ] = None
@@ -153,14 +153,14 @@ class HostConfig(
     extra_hosts: Annotated[list[str] | None, honoured("host-gateway is the address of the appliance")] = None
     group_add: Annotated[list[str] | None, honoured("names or numbers; looked up in the container")] = None
     ipc_mode: Annotated[
-        str, honoured(f"private, shareable, none; host means the guest's; {_NOT_STARTED}", shown="private")
+        str, honoured(f"private, shareable, none; host means the guest's; {_JOINS}", shown="private")
     ] = ""
     cgroup: Annotated[str, refused(_NO_LONGER)] = ""
     links: Annotated[
         list[str] | None, honoured("names and environment variables on the default network, aliases on other networks")
     ] = None
     oom_score_adj: Annotated[Int64, honoured()] = 0
-    pid_mode: Annotated[str, honoured(f"host means the guest's; {_NOT_STARTED}")] = ""
+    pid_mode: Annotated[str, honoured(f"host means the guest's; {_JOINS}")] = ""
     privileged: Annotated[bool, honoured("everything in the guest, which is the container's own VM")] = False
     publish_all_ports: Annotated[bool, honoured()] = False
     readonly_rootfs: Annotated[bool, honoured()] = False
