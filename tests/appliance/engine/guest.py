@@ -160,7 +160,10 @@ class ScriptedGuest:
 
     async def __call__(self, spec: MachineSpec, line: Line) -> None:
         """Serve one line. Returns when the guest powers off."""
-        vm = self.vms.setdefault(spec.id, Vm())
+        vm = self.vms.get(spec.id)
+        # An earlier machine with this id may be off, but not served to its end.
+        if vm is None or vm.off.is_set():
+            vm = self.vms[spec.id] = Vm()
         service = _Services(self, vm)
         files = FileService(self.disk, self.requests)
         methods: dict[bytes, Method] = {}
@@ -185,15 +188,14 @@ class ScriptedGuest:
                 nursery.cancel_scope.cancel()
         except* LineClosed:
             await vm.off.wait()
-        self.power_off(spec.id)
+        _end(vm)
+        if self.vms.get(spec.id) is vm:
+            del self.vms[spec.id]
 
     def power_off(self, machine_id: str) -> None:
         """End all processes of a VM, as the loss of power does."""
-        vm = self.vms.pop(machine_id, None)
-        for scope in vm.scopes.values() if vm is not None else ():
-            scope.cancel()
-        if vm is not None and vm.tunnel is not None:
-            vm.tunnel.close()
+        if machine_id in self.vms:
+            _end(self.vms.pop(machine_id))
 
     def vm_of(self, process_id: str) -> Vm:
         """The VM in which a container's process runs."""
@@ -222,6 +224,14 @@ class ScriptedGuest:
         for other in vm.processes.values():
             if process.id in (other.join, other.pid_of):
                 vm.scopes[other.id].cancel()
+
+
+def _end(vm: Vm) -> None:
+    """End all processes of a VM."""
+    for scope in vm.scopes.values():
+        scope.cancel()
+    if vm.tunnel is not None:
+        vm.tunnel.close()
 
 
 def _random_id() -> int:
