@@ -6,7 +6,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup run check test test-matrix test-takeover test-vsphere test-files test-sockets test-floods test-clients test-apps test-nested ova test-ova bench lint format protos clean
+.PHONY: setup run check test test-matrix test-takeover test-vsphere test-files test-sockets test-shared test-floods test-clients test-apps test-nested ova test-ova bench lint format protos clean
 
 setup: $(VENV)/.packages $(VENV)/.installed
 	@$(BIN)/python build/guest/image.py --link $(VENV)/share/vch/guest >/dev/null
@@ -53,6 +53,10 @@ test-files: setup
 # Sockets of the host and of the API in a container: clients, load, floods, the life of a socket. Takes some minutes without KVM.
 test-sockets: setup
 	@VCH_TEST_SOCKETS=1 $(BIN)/python -m pytest -q tests/live/test_socket_mounts.py tests/live/sockets
+
+# Containers that share a machine: what each sees of the others, and which of them may go first. Takes minutes without KVM.
+test-shared: setup
+	@VCH_TEST_SHARED=1 $(BIN)/python -m pytest -q tests/live/test_pods.py tests/live/test_shared_machines.py
 
 # A guest that floods the port of its tether, or its console, beside a container that works. Takes some minutes without KVM.
 test-floods: setup

@@ -47,6 +47,16 @@ def shared_namespaces(host_config: HostConfig) -> SharedNamespaces:
     )
 
 
+def shares_namespaces(host_config: HostConfig) -> bool:
+    """Whether the container joins a namespace of another container. Cheap, since each start asks this of all containers."""
+    network = host_config.network_mode
+    return (
+        (network is not None and network.startswith(CONTAINER))
+        or host_config.pid_mode.startswith(CONTAINER)
+        or host_config.ipc_mode.startswith(CONTAINER)
+    )
+
+
 def target_of(mode: str) -> str:
     """X of the mode `container:X`; "" for other modes."""
     return mode.removeprefix(CONTAINER) if mode.startswith(CONTAINER) else ""

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import trio
 
@@ -17,6 +18,7 @@ from appliance.container.sharing import (
     check_targets,
     different_machines,
     shared_namespaces,
+    shares_namespaces,
 )
 from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.machines.boot import fits, least_memory, resource_shares
@@ -52,7 +54,8 @@ class Pods:
         self._volume_disks = volume_disks
         self._tasks = IsolatedTasks(nursery)
         self._pods: dict[str, Pod] = {}
-        self._locks: dict[tuple[str, str], trio.Lock] = {}
+        # A lock exists while a task holds it or waits for it.
+        self._locks: WeakValueDictionary[tuple[str, str], trio.Lock] = WeakValueDictionary()
 
     # -- machines -----------------------------------------------------------------------------------------------------
 
@@ -76,8 +79,11 @@ class Pods:
         name = (container.record.owner, container.record.machine_name)
         group = {container.id, container.record.name}
         found: list[Container] = []
-        sharing = [(other, shared_namespaces(other.record.host_config).targets) for other in self._registry.all()]
-        sharing = [(other, targets) for other, targets in sharing if targets or other.record.machine_name]
+        sharing = [
+            (other, shared_namespaces(other.record.host_config).targets)
+            for other in self._registry.all()
+            if other.record.machine_name or shares_namespaces(other.record.host_config)
+        ]
         grown = True
         while grown:
             grown = False
@@ -242,7 +248,8 @@ class Pods:
         self._check_size(container, pod, name)
 
     def _others(self, container: Container, pod: Pod) -> list[Container]:
-        return [other for other in self._registry.all() if other.id in pod.seats and other is not container]
+        others = (self._found(seat) for seat in pod.seats if seat != container.id)
+        return [other for other in others if other is not None]
 
     def too_small_for(self, container: Container, pod: Pod, host_config: HostConfig) -> str:
         """Why the machine of a container that runs is too small for new limits; "" when it is large enough."""

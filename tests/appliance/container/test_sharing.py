@@ -16,6 +16,7 @@ from appliance.container.sharing import (
     machine_name,
     pin,
     shared_namespaces,
+    shares_namespaces,
     shares_network,
 )
 from appliance.errors import Conflict, InvalidParameter, NotFound, VchError
@@ -38,6 +39,13 @@ def test_modes_name_other_containers() -> None:
     assert shared == SharedNamespaces("a", "b", "a")
     assert shared.targets == ("a", "b")
     assert shares_network(host_config)
+    assert not shares_namespaces(HostConfig(network_mode="bridge", pid_mode="host", ipc_mode="shareable"))
+    for sharing in (
+        HostConfig(network_mode="container:a"),
+        HostConfig(pid_mode="container:a"),
+        HostConfig(ipc_mode="container:a"),
+    ):
+        assert shares_namespaces(sharing)
     alone = HostConfig(network_mode="front", pid_mode="host", ipc_mode="shareable")
     assert shared_namespaces(alone).targets == ()
     assert not shares_network(alone)
