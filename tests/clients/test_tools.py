@@ -11,6 +11,7 @@ from tests.clients.cache import prepared
 from tests.clients.test_libraries import NPM, run
 from tests.live import gotools
 from tests.live.daemon import Daemon
+from tests.live.waiting import until
 
 _HERE = Path(__file__).parent
 
@@ -74,6 +75,27 @@ def test_compose_with_jobs_and_one_off_commands(daemon: Daemon, compose: str) ->
     said = run(daemon, folder, compose, "--profile", "tools", "run", "--rm", "-T", "report", "/shared/output")
     assert said.strip() == "3"
     run(daemon, folder, compose, "--profile", "tools", "down", "-v", "-t", "1")
+
+
+def test_compose_with_sidecars(daemon: Daemon, compose: str) -> None:
+    folder = _HERE / "compose/sidecars"
+    run(daemon, folder, compose, "up", "-d", "--pull", "never")
+
+    def served(port: int) -> bool:
+        return daemon.run_inside("curl", "-s", f"127.0.0.1:{port}", check=False) == "page\n"
+
+    until(lambda: served(18088) and served(18089))
+    assert "httpd -f -p 80" in run(daemon, folder, compose, "exec", "-T", "watcher", "ps")
+    run(daemon, folder, compose, "restart", "-t", "1", "proxy")
+    until(lambda: served(18089))
+    # The owner goes first: who shares its processes ends with it, who shares its network does not.
+    run(daemon, folder, compose, "stop", "-t", "1", "web")
+    left = run(daemon, folder, compose, "ps", "--format", "{{.Service}}").split()
+    assert left == ["proxy"]
+    run(daemon, folder, compose, "up", "-d", "--force-recreate", "--pull", "never", "-t", "1")
+    until(lambda: served(18089))
+    run(daemon, folder, compose, "down", "-t", "1")
+    assert daemon.must("ps", "-aq") == ""
 
 
 def test_compose_with_replicas(daemon: Daemon, compose: str, tmp_path: Path) -> None:
