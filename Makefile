@@ -96,7 +96,7 @@ format: setup
 	@$(BIN)/ruff check -q --fix . ; $(BIN)/ruff format -q .
 
 protos: setup
-	@$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. protos/tether/v1/*.proto
+	@$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. protos/*/v1/*.proto
 
 clean:
 	rm -rf $(VENV)

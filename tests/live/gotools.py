@@ -17,6 +17,8 @@ _COMPOSE = "github.com/docker/compose/v2", "2.40.3"
 _COMPOSE_5 = "github.com/docker/compose/v5", "5.6.0"
 _ACT = "github.com/nektos/act", "0.2.89"
 _H2SPEC = "github.com/summerwind/h2spec", "2.2.1+incompatible"
+_BUILDKIT = "github.com/moby/buildkit", "0.34.2"
+_BUILDX = "github.com/docker/buildx", "0.38.2"
 
 
 def compose() -> Path | None:
@@ -37,6 +39,23 @@ def act() -> Path | None:
 def h2spec() -> Path | None:
     """The conformance suite for HTTP/2; None without Go."""
     return _build("h2spec", *_H2SPEC, f"{_H2SPEC[0]}/cmd/h2spec")
+
+
+def buildkitd() -> Path | None:
+    """BuildKit's daemon; None without Go. It needs runc to execute a RUN."""
+    return _build("buildkitd", *_BUILDKIT, f"{_BUILDKIT[0]}/cmd/buildkitd")
+
+
+def buildctl() -> Path | None:
+    """BuildKit's own client; None without Go."""
+    return _build("buildctl", *_BUILDKIT, f"{_BUILDKIT[0]}/cmd/buildctl")
+
+
+def buildx() -> Path | None:
+    """docker buildx as a program of its own; None without Go."""
+    # Docker Compose refuses a buildx that reports no version.
+    version = f"-X {_BUILDX[0]}/version.Version=v{_BUILDX[1]}"
+    return _build("docker-buildx", *_BUILDX, f"{_BUILDX[0]}/cmd/buildx", link_flags=version)
 
 
 def ryuk() -> Path | None:
@@ -77,7 +96,14 @@ def _of_govmomi(name: str) -> Path | None:
 
 
 def _build(
-    name: str, module: str, version: str, package: str, *, source: Path | None = None, suffix: str = ""
+    name: str,
+    module: str,
+    version: str,
+    package: str,
+    *,
+    source: Path | None = None,
+    suffix: str = "",
+    link_flags: str = "",
 ) -> Path | None:
     """The program `name`, of `package` in `module`, or of our own `source` with `module`, if not "", as its library."""
     tools = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vch/tools"
@@ -93,11 +119,13 @@ def _build(
     with open(tools / f".{cache.name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not program.exists():
-            _compile(go, module, version, package, program, source)
+            _compile(go, module, version, package, program, source, link_flags)
     return program
 
 
-def _compile(go: str, module: str, version: str, package: str, program: Path, source: Path | None) -> None:
+def _compile(
+    go: str, module: str, version: str, package: str, program: Path, source: Path | None, link_flags: str
+) -> None:
     unfinished = program.with_suffix(".part")
     with tempfile.TemporaryDirectory() as folder:
         if source is not None:
@@ -108,7 +136,7 @@ def _compile(go: str, module: str, version: str, package: str, program: Path, so
         for command in (
             ["mod", "init", "tools"],
             *([["get", f"{module}@v{version}"]] if module else []),
-            ["build", "-mod=mod", "-trimpath", "-ldflags", "-s -w", "-o", str(unfinished), package],
+            ["build", "-mod=mod", "-trimpath", "-ldflags", f"-s -w {link_flags}", "-o", str(unfinished), package],
         ):
             done = subprocess.run([go, *command], cwd=folder, env=env, check=False, capture_output=True, text=True)
             if done.returncode:

@@ -1,4 +1,4 @@
-"""Every method of every service has a caller in the appliance and a handler in the guest."""
+"""Every method of every service of the tether has a caller in the appliance and a handler in the guest."""
 
 import re
 from pathlib import Path
@@ -65,7 +65,7 @@ def _called() -> set[str]:
 
 def test_all_proto_files_are_listed() -> None:
     listed = {file.name for file in FILES}
-    assert listed == {str(path.relative_to(ROOT)) for path in (ROOT / "protos").rglob("*.proto")}
+    assert listed == {str(path.relative_to(ROOT)) for path in (ROOT / "protos/tether").rglob("*.proto")}
 
 
 def test_each_method_has_a_caller() -> None:
