@@ -43,6 +43,7 @@ class _Stream:
         self._recipe = recipe
         self.blob = hashlib.sha256()
         self.plain = hashlib.sha256()
+        self.plain_size = 0
         self._pieces = self._decompress()
         self._buffer = b""
         self._position = 0
@@ -64,6 +65,7 @@ class _Stream:
         while data:
             for piece in decoder.decompress(data):
                 self.plain.update(piece)
+                self.plain_size += len(piece)
                 yield piece
             # A source must not be read again after its end.
             data = self._pull() if more else b""
@@ -94,12 +96,16 @@ class _Stream:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """`digest`: of the blob. `diff_id`: digest of the tar. `size`: bytes of the files, as Docker counts. `disk_size`: bytes of the disk."""
+    """`digest`: of the blob. `diff_id`: digest of the tar. `size`: bytes of the files, as Docker counts. `disk_size`: bytes of the disk.
+
+    `tar_size`: bytes of the tar.
+    """
 
     digest: str
     diff_id: str
     size: int
     disk_size: int
+    tar_size: int
 
 
 def convert_untrusted(source: Source, target: Path, recipe: Path, limits: Limits = NO_LIMITS) -> Layer:
@@ -122,4 +128,5 @@ def convert_untrusted(source: Source, target: Path, recipe: Path, limits: Limits
         target.unlink(missing_ok=True)
         recipe.unlink(missing_ok=True)
         raise
-    return Layer(f"sha256:{stream.blob.hexdigest()}", f"sha256:{stream.plain.hexdigest()}", result.content, result.size)
+    digest, diff_id = (f"sha256:{hashed.hexdigest()}" for hashed in (stream.blob, stream.plain))
+    return Layer(digest, diff_id, result.content, result.size, stream.plain_size)

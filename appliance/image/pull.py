@@ -8,12 +8,13 @@ import trio
 
 from appliance.errors import NotFound, ProtocolError, one_by_itself
 from appliance.image.config import parse_config_untrusted
+from appliance.image.known_blobs import Blob
 from appliance.image.manifest import Descriptor, ImageIndex, ImageManifest, parse_manifest_untrusted
 from appliance.image.platform import OURS, Platform, platform_of
 from appliance.image.progress import Progress, Report, layer_progress
 from appliance.image.reference import Reference
 from appliance.image.retry import Attempts
-from appliance.image.store import Blob, ImageStore
+from appliance.image.store import ImageStore
 from appliance.registry import ComeBackLater, Manifest, Registry, read_at_most
 
 _PARALLEL = 3

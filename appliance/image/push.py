@@ -10,12 +10,13 @@ import msgspec
 import trio
 
 from appliance.errors import one_by_itself
+from appliance.image.known_blobs import Blob
 from appliance.image.manifest import DOCKER_CONFIG, DOCKER_LAYER, DOCKER_MANIFEST, OCI_LAYER, Descriptor, ImageManifest
 from appliance.image.progress import Progress, ProgressDetail, PushResult, Report, layer_progress
 from appliance.image.pull import digest_of
 from appliance.image.reference import Reference
 from appliance.image.retry import Attempts
-from appliance.image.store import Blob, ImageRecord, ImageStore
+from appliance.image.store import ImageRecord, ImageStore
 from appliance.image.tars import compress
 from appliance.registry import ComeBackLater, Registry
 

@@ -101,21 +101,37 @@ class _Steps:
         return data
 
 
-def tar_of(recipe: Path, disk: Path) -> Iterator[bytes]:
-    """The tar of a layer, in pieces. Blocking. ProtocolError or OSError when the recipe or the disk is damaged."""
+def _steps_of(file: BinaryIO) -> Iterator[tuple[bytes | None, int, int]]:
+    """The steps: a piece of a literal, and its size; or None, with offset and length of a copy."""
+    steps = _Steps(file)
+    while kind := steps.read(1):
+        if kind == b"L":
+            (size,) = struct.unpack("<I", steps.exactly(4))
+            while size:
+                literal = steps.exactly(min(_PIECE, size))
+                yield literal, 0, len(literal)
+                size -= len(literal)
+        elif kind == b"C":
+            offset, length = struct.unpack("<QQ", steps.exactly(16))
+            yield None, offset, length
+        else:
+            raise ProtocolError(_DAMAGED)
+
+
+def tar_of(recipe: Path, disk: Path, start: int = 0) -> Iterator[bytes]:
+    """The tar of a layer, in pieces, from the byte `start` on. Blocking.
+
+    ProtocolError or OSError when the recipe or the disk is damaged.
+    """
     with open(recipe, "rb") as file, open(disk, "rb", buffering=0) as data:
-        steps = _Steps(file)
-        while kind := steps.read(1):
-            if kind == b"L":
-                (size,) = struct.unpack("<I", steps.exactly(4))
-                while size:
-                    literal = steps.exactly(min(_PIECE, size))
-                    yield literal
-                    size -= len(literal)
+        for literal, offset, length in _steps_of(file):
+            skipped = min(start, length)
+            start -= skipped
+            if literal is not None:
+                if skipped < length:
+                    yield literal[skipped:]
                 continue
-            if kind != b"C":
-                raise ProtocolError(_DAMAGED)
-            offset, left = struct.unpack("<QQ", steps.exactly(16))
+            offset, left = offset + skipped, length - skipped
             while left:
                 piece = os.pread(data.fileno(), min(_PIECE, left), offset)
                 if not piece:
@@ -123,3 +139,9 @@ def tar_of(recipe: Path, disk: Path) -> Iterator[bytes]:
                 yield piece
                 offset += len(piece)
                 left -= len(piece)
+
+
+def tar_size_of(recipe: Path) -> int:
+    """Bytes of the tar that a recipe makes. Blocking; it reads the recipe alone. ProtocolError when the recipe is damaged."""
+    with open(recipe, "rb") as file:
+        return sum(length for _, _, length in _steps_of(file))

@@ -21,7 +21,7 @@ from appliance.image.manifest import (
 from appliance.image.pull import digest_of
 from appliance.image.reference import parse_reference
 from appliance.image.store import ImageRecord, ImageStore
-from appliance.image.tars import batched, in_thread, tar_size
+from appliance.image.tars import batched, in_thread
 
 _BLOBS = "blobs/sha256"
 _END = bytes(1024)
@@ -48,7 +48,7 @@ def _archive(store: ImageStore, wanted: list[tuple[ImageRecord, list[str]]]) -> 
         diff_ids = store.config(record.id).diff_ids
         for diff_id in diff_ids:
             if diff_id not in sizes:
-                sizes[diff_id] = tar_size(store, diff_id)
+                sizes[diff_id] = store.tar_size(diff_id)
                 yield _header(_blob(diff_id), sizes[diff_id])
                 yield from store.tar_of(diff_id)
                 yield bytes(-sizes[diff_id] % 512)

@@ -16,13 +16,14 @@ from appliance.errors import InvalidParameter, NotFound, ProtocolError, Unavaila
 from appliance.image.config import ImageConfig, parse_config, parse_config_untrusted
 from appliance.image.conversion import BlobSource, Converters
 from appliance.image.erofs import Limits, QuotaExceeded
+from appliance.image.known_blobs import Blob, KnownBlobs
 from appliance.image.layer import Layer
+from appliance.image.layer_sizes import LayerSizes
+from appliance.image.pins import PinCounts, Pins
 from appliance.image.recipe import tar_of
 from appliance.image.reference import Reference, parse_reference
 from appliance.image.removal import ImageUse, ImageUsers, plan_removal
 from appliance.store import Database, room_on
-
-_MOST_BLOBS = 20
 
 
 class ImageRecord(msgspec.Struct):
@@ -39,15 +40,6 @@ class ImageRecord(msgspec.Struct):
     sizes: list[int] = []
     tagged: float = 0.0
     parent: str = ""
-
-
-class Blob(msgspec.Struct, frozen=True):
-    """A compressed layer in a registry. `repository` is the full name of a repository that has it; `size` is in bytes."""
-
-    digest: str
-    size: int
-    media_type: str
-    repository: str
 
 
 class ImageStore:
@@ -77,15 +69,11 @@ class ImageStore:
         self._images: dict[str, ImageRecord] = {}
         self._configs: dict[str, ImageConfig] = {}
         self._locks: dict[str, trio.Lock] = {}
-        self._pins: Counter[str] = Counter()
+        self._pins = PinCounts()
         for partial in self._layers.glob("*.part*"):
             partial.unlink()
-        self._blobs: dict[str, list[Blob]] = {
-            key: msgspec.json.decode(value, type=list[Blob]) for key, value in database.load("blob").items()
-        }
-        self._layer_sizes: dict[str, int] = {
-            key: int(msgspec.json.decode(value)) for key, value in database.load("layer").items()
-        }
+        self._blobs = KnownBlobs(database)
+        self._sizes = LayerSizes(database)
         for key, value in database.load("image").items():
             record = msgspec.json.decode(value, type=ImageRecord)
             self._images[key] = record
@@ -183,11 +171,16 @@ class ImageStore:
                 await self.learn(diff_id, blob)
             return layer
 
-    async def add_new_layer(self, source: BlobSource) -> Layer:
-        """Convert a tar into a layer's disk; the digest is not known before. ProtocolError if the source is not a tar."""
+    async def add_new_layer(self, source: BlobSource, pins: Pins | None = None) -> Layer:
+        """Convert a tar into a layer's disk; the digest is not known before. ProtocolError if the source is not a tar.
+
+        `pins` keep the layer from the moment that it is there.
+        """
         layer, partial = await self._convert(source)
         try:
             async with self._layer_lock(layer.diff_id):
+                if pins is not None:
+                    pins.add(layer.diff_id)
                 if not self.layer_path(layer.diff_id).exists():
                     await self._keep_layer(layer, partial)
         finally:
@@ -215,35 +208,42 @@ class ImageStore:
         async with self._admission:
             if self._admit is not None:
                 await self._admit(layer.size)
-            await self._database.put("layer", layer.diff_id, msgspec.json.encode(layer.size))
-            self._layer_sizes[layer.diff_id] = layer.size
+            await self._sizes.learn(layer)
         # The disk gets its name last: a layer whose disk exists is complete.
         for source, kept in ((_recipe_of(partial), _recipe_of(target)), (partial, target)):
             os.chmod(source, 0o400)
             source.rename(kept)
 
-    def tar_of(self, diff_id: str) -> Iterator[bytes]:
-        """The original tar of a layer, byte for byte, in pieces. Blocking."""
-        disk = self.layer_path(diff_id)
-        return tar_of(_recipe_of(disk), disk)
+    def tar_of(self, diff_id: str, start: int = 0) -> Iterator[bytes]:
+        """The original tar of a layer, byte for byte, in pieces, from the byte `start` on. Blocking."""
+        return tar_of(_recipe_of(self.layer_path(diff_id)), self.layer_path(diff_id), start)
+
+    def tar_size(self, diff_id: str) -> int:
+        """Bytes of a layer's tar. Blocking, see LayerSizes."""
+        return self._sizes.tar(diff_id, _recipe_of(self.layer_path(diff_id)))
 
     def blobs_of(self, diff_id: str) -> list[Blob]:
         """The blobs that registries are known to have for this layer, the latest first."""
-        return list(self._blobs.get(diff_id, ()))
+        return self._blobs.of(diff_id)
+
+    def find_blob(self, digest: str) -> tuple[str, Blob | None] | None:
+        """The layer with this digest, by its diff ID: of its tar (no blob), or of a compressed blob of it. None if the store lacks it."""
+        if self.has_layer(digest):
+            return digest, None
+        found = self._blobs.find(digest)
+        return found if found is not None and self.has_layer(found[0]) else None
 
     async def learn(self, diff_id: str, blob: Blob) -> None:
         """Remember that a registry has a layer as this blob."""
-        known = [one for one in self._blobs.get(diff_id, ()) if one.repository != blob.repository]
-        self._blobs[diff_id] = [blob, *known][:_MOST_BLOBS]
-        await self._database.put("blob", diff_id, msgspec.json.encode(self._blobs[diff_id]))
+        await self._blobs.learn(diff_id, blob)
 
     def layer_size(self, diff_id: str) -> int:
         """Bytes of a layer's files, as Docker counts them; 0 for an unknown layer."""
-        return self._layer_sizes.get(diff_id, 0)
+        return self._sizes.content(diff_id)
 
     async def layers_used(self) -> int:
         """Bytes of all layers in the store, including those of images that are still being pulled."""
-        return sum(self._layer_sizes.values())
+        return self._sizes.total
 
     def shared_sizes(self) -> dict[str, int]:
         """For each image id, the bytes in layers that another image has, too."""
@@ -306,7 +306,7 @@ class ImageStore:
         removal = plan_removal(text, record.id, names, self._use(record, user_of), force=force)
         record.references = [name for name in record.references if name not in removal.names]
         record.digests = [name for name in record.digests if name not in removal.names]
-        done = [{"Untagged": _familiar(name)} for name in removal.names]
+        done = [{"Untagged": name} for name in familiar_names(removal.names)]
         if not removal.deletes:
             await self._save(record)
             return done
@@ -335,32 +335,42 @@ class ImageStore:
     @asynccontextmanager
     async def pinned(self, diff_ids: Iterable[str]) -> AsyncIterator[None]:
         """Within the block, keep layers from which the caller makes an image. Afterwards, remove those that no image has."""
-        held = list(diff_ids)
-        self._pins.update(held)
-        try:
+        async with self.pins() as pins:
+            for diff_id in diff_ids:
+                pins.add(diff_id)
             yield
+
+    @asynccontextmanager
+    async def pins(self) -> AsyncIterator[Pins]:
+        """As `pinned`, for layers that become known one after the other."""
+        pins = Pins(self._pins)
+        try:
+            yield pins
         finally:
-            self._pins.subtract(held)
+            released = pins.release()
             with trio.CancelScope(shield=True):
-                await self._collect(held)
+                await self._collect(released)
 
     async def _collect(self, diff_ids: Iterable[str]) -> list[str]:
         """Remove those of the layers that no image has and no caller has pinned. Return the removed layers."""
-        wanted = {diff_id for config in self._configs.values() for diff_id in config.diff_ids}
-        gone = [
-            diff_id
-            for diff_id in dict.fromkeys(diff_ids)
-            if diff_id not in wanted and self._pins[diff_id] <= 0 and self.has_layer(diff_id)
-        ]
-        for diff_id in gone:
+        gone: list[str] = []
+        wanted = self._wanted()
+        for diff_id in dict.fromkeys(diff_ids):
+            # Each layer is judged when its turn comes: while the database wrote, another task may have pinned it.
+            if diff_id in wanted or self._pins.holds(diff_id) or not self.has_layer(diff_id):
+                continue
             _unlink(self.layer_path(diff_id))
             self._on_layer_gone(self.layer_path(diff_id))
-            self._layer_sizes.pop(diff_id, None)
-            self._blobs.pop(diff_id, None)
+            self._blobs.forget(diff_id)
             self._locks.pop(diff_id, None)
-            self._database.queue("blob", diff_id, None)
-            await self._database.remove("layer", diff_id)
+            gone.append(diff_id)
+            await self._sizes.forget(diff_id)
+            wanted = self._wanted()
         return gone
+
+    def _wanted(self) -> set[str]:
+        """The layers of all images."""
+        return {diff_id for config in self._configs.values() for diff_id in config.diff_ids}
 
     def stacks(self) -> list[list[Path]]:
         """The disks of each image, lowest layer first."""
@@ -385,10 +395,6 @@ def _unlink(disk: Path) -> None:
     _recipe_of(disk).unlink(missing_ok=True)
 
 
-def _familiar(name: str) -> str:
-    return str(parse_reference(name))
-
-
 def familiar_names(names: list[str]) -> list[str]:
     """Full names in the form that users see, without docker.io and library/."""
-    return [_familiar(name) for name in names]
+    return [str(parse_reference(name)) for name in names]

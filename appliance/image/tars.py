@@ -36,11 +36,6 @@ async def in_thread(pieces: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
         yield piece
 
 
-def tar_size(store: ImageStore, diff_id: str) -> int:
-    """Bytes of a layer's tar. Blocking."""
-    return sum(map(len, store.tar_of(diff_id)))
-
-
 def compress(store: ImageStore, diff_id: str, out: IO[bytes]) -> tuple[str, int]:
     """Write a layer's tar with gzip; return digest and size of the compressed bytes. Blocking."""
     compressor = isal_zlib.compressobj(level=2, wbits=_GZIP)

@@ -10,7 +10,7 @@ import pytest
 
 from appliance.errors import ProtocolError
 from appliance.image.layer import convert_untrusted
-from appliance.image.recipe import tar_of
+from appliance.image.recipe import tar_of, tar_size_of
 from tests.archives import Tar
 
 _TARS = {
@@ -40,6 +40,9 @@ def test_the_tar_is_the_same_byte_for_byte(tmp_path: Path, kind: str, piece: int
     assert b"".join(tar_of(recipe, disk)) == _TARS[kind]
     assert layer.diff_id == layer.digest == f"sha256:{hashlib.sha256(_TARS[kind]).hexdigest()}"
     assert layer.disk_size == disk.stat().st_size
+    assert layer.tar_size == tar_size_of(recipe) == len(_TARS[kind])
+    for start in (1, 512, 1500, len(_TARS[kind]) - 1, len(_TARS[kind])):
+        assert b"".join(tar_of(recipe, disk, start)) == _TARS[kind][start:]
 
 
 def test_the_contents_are_stored_once(tmp_path: Path) -> None:

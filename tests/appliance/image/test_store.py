@@ -1,14 +1,17 @@
 """The image store: names, removal, layers that images share, what survives a restart."""
 
 from collections.abc import AsyncGenerator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from appliance.errors import Conflict, NotFound, ProtocolError, Unavailable
+from appliance.image.known_blobs import Blob
 from appliance.image.reference import parse_reference
-from appliance.image.store import Blob, ImageRecord, ImageStore
+from appliance.image.store import ImageRecord, ImageStore
 from appliance.store import Database
 from tests.appliance.image.test_pull import config_of, opened_store
 from tests.archives import Pieces, Tar
@@ -213,15 +216,65 @@ async def test_a_quota_ends_a_conversion_before_the_disk_is_full(tmp_path: Path)
         await store.add_new_layer(Pieces(_tar("a")))
 
 
-async def test_known_blobs_are_bounded_and_the_latest_is_first(tmp_path: Path) -> None:
+async def test_a_layer_is_found_by_the_digests_of_its_tar_and_its_blobs(tmp_path: Path) -> None:
     async with opened_store(tmp_path) as store:
-        for number in range(30):
-            await store.learn("sha256:x", Blob(f"sha256:{number}", 1, "", f"repository{number}"))
-        await store.learn("sha256:x", Blob("sha256:new", 1, "", "repository20"))
-        known = store.blobs_of("sha256:x")
-        assert len(known) == 20
-        assert known[0].digest == "sha256:new"
-        assert [blob.repository for blob in known].count("repository20") == 1
+        record = await _image(store, [_tar("a")], "app")
+        (diff_id,) = store.config(record.id).diff_ids
+        blob = Blob("sha256:" + "b" * 64, 5, "kind", "docker.io/library/app")
+        await store.learn(diff_id, blob)
+        assert store.find_blob(diff_id) == (diff_id, None)
+        assert store.find_blob(blob.digest) == (diff_id, blob)
+        assert store.find_blob("sha256:" + "c" * 64) is None
+        await store.remove("app", _nobody, force=False)
+        assert store.find_blob(diff_id) is store.find_blob(blob.digest) is None
+
+
+async def test_the_size_of_a_tar_is_known_also_for_layers_of_version_0_1(tmp_path: Path) -> None:
+    tar = _tar("a")
+    async with opened_store(tmp_path) as store:
+        record = await _image(store, [tar], "app")
+        (diff_id,) = store.config(record.id).diff_ids
+        assert store.tar_size(diff_id) == len(tar)
+    async with Database.open(tmp_path / "state.db") as database:
+        assert database.load("tar") == {diff_id: b"%d" % len(tar)}
+        await database.remove("tar", diff_id)
+    async with opened_store(tmp_path) as store:
+        assert store.tar_size(diff_id) == len(tar)
+        assert b"".join(store.tar_of(diff_id, 700)) == tar[700:]
+        await store.remove("app", _nobody, force=False)
+    async with Database.open(tmp_path / "state.db") as database:
+        assert {**database.load("tar"), **database.load("layer"), **database.load("blob")} == {}
+
+
+async def test_pins_are_released_together(tmp_path: Path) -> None:
+    async with opened_store(tmp_path) as store:
+        async with store.pins() as pins:
+            one = await store.add_new_layer(Pieces(_tar("a")), pins)
+            two = await store.add_new_layer(Pieces(_tar("b")), pins)
+            # Twice is as once.
+            pins.add(one.diff_id)
+            assert pins.held == [one.diff_id, two.diff_id]
+            await store.sweep()
+            assert store.has_layer(one.diff_id)
+            await store.add_image(config_of([_tar("b")]))
+        assert [store.has_layer(layer.diff_id) for layer in (one, two)] == [False, True]
+
+
+async def test_a_layer_that_is_pinned_while_others_are_removed_stays(tmp_path: Path) -> None:
+    """A removal waits for the database after each layer."""
+    async with opened_store(tmp_path) as store:
+        await _image(store, [_tar("a"), _tar("b")], "app")
+        (upper, lower) = (store_id(path) for path in store.layer_paths(store.get("app").id)[::-1])
+        async with store.pins() as pins, trio.open_nursery() as nursery:
+            nursery.start_soon(partial(store.remove, "app", _nobody, force=False))
+            while store.has_layer(upper):
+                await trio.lowlevel.checkpoint()
+            assert store.find_blob(lower) is not None
+            pins.add(lower)
+            while store.all():
+                await trio.lowlevel.checkpoint()
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert store.has_layer(lower)
 
 
 async def test_many_conversions_at_once_do_not_block_the_loop(tmp_path: Path) -> None:

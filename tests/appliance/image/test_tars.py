@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from appliance.image.tars import batched, compress, in_thread, tar_size
+from appliance.image.tars import batched, compress, in_thread
 from tests.appliance.image.test_pull import opened_store
 from tests.archives import Pieces, Tar
 
@@ -35,7 +35,7 @@ async def test_the_same_layer_compresses_to_the_same_bytes(tmp_path: Path) -> No
     tar = Tar().add("file", b"content" * 30_000).bytes()
     async with opened_store(tmp_path) as store:
         layer = await store.add_new_layer(Pieces(tar))
-        assert tar_size(store, layer.diff_id) == len(tar)
+        assert store.tar_size(layer.diff_id) == len(tar)
         outs = [io.BytesIO(), io.BytesIO()]
         results = [compress(store, layer.diff_id, out) for out in outs]
     assert results[0] == results[1]
