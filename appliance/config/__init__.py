@@ -1,5 +1,6 @@
 """The settings of vchd and of the appliance, all from one table (README.md), and the parsers of their values."""
 
+from appliance.config.builder import BuilderConfig
 from appliance.config.container_network import LEVELS, ContainerNetwork, parse_container_network
 from appliance.config.flags import parse_arguments
 from appliance.config.model import Config, default_guest
@@ -19,6 +20,7 @@ from appliance.config.vsphere import VsphereConfig, required
 __all__ = [
     "LEVELS",
     "MOST_VM_CPUS",
+    "BuilderConfig",
     "Config",
     "ContainerNetwork",
     "Rule",

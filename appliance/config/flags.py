@@ -6,15 +6,17 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from appliance.config.builder import BuilderConfig
 from appliance.config.model import Config
 from appliance.config.rows import GROUPS, Setting
-from appliance.config.table import DAEMON_SETTINGS, VSPHERE_ROWS
+from appliance.config.table import BUILDER_ROWS, DAEMON_SETTINGS, VSPHERE_ROWS
 from appliance.config.vsphere import VsphereConfig
 from appliance.errors import InvalidParameter
 
 _BY_KEY = {row.key: row for row in DAEMON_SETTINGS}
 _SECTIONS = tuple(dict.fromkeys(row.section for row in DAEMON_SETTINGS if row.section))
 _VSPHERE_NAMES = frozenset(row.name for row in VSPHERE_ROWS)
+_BUILDER_NAMES = frozenset(row.name for row in BUILDER_ROWS)
 
 
 def parse_arguments(arguments: list[str]) -> Config:
@@ -37,7 +39,9 @@ def parse_arguments(arguments: list[str]) -> Config:
     if values.get("pause_by") == "suspend" and values.get("hypervisor") != "vsphere":
         raise InvalidParameter("--pause-by suspend needs --hypervisor vsphere")
     vsphere = {name: values.pop(name) for name in _VSPHERE_NAMES & values.keys()}
-    return Config(**values, vsphere=VsphereConfig(**vsphere))  # type: ignore[arg-type]  # the table has the types of the fields
+    builder = {name: values.pop(name) for name in _BUILDER_NAMES & values.keys()}
+    # The table has the types of the fields.
+    return Config(**values, vsphere=VsphereConfig(**vsphere), builder=BuilderConfig(**builder))  # type: ignore[arg-type]
 
 
 def _check_authenticated(values: Mapping[str, object]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from appliance.config import rows
+from appliance.config.builder import BuilderConfig
 from appliance.config.container_network import LEVELS, parse_container_network
 from appliance.config.parsers import (
     check_interface_address,
@@ -80,6 +81,7 @@ class Config:
         option=Option(names=("--docker-socket-default",)),
     )
     vsphere: VsphereConfig = VsphereConfig()
+    builder: BuilderConfig = BuilderConfig()
     hypervisor: str = setting(
         "qemu",
         rows.MACHINES,

@@ -12,6 +12,11 @@ from appliance.roles import ROLE_NAMES, Role
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _SMALLEST_VM_MEMORY, _LARGEST_VM_MEMORY = 64, 1 << 20
 _LARGEST_POOL = 1000
+# Less than this is not enough for buildkitd, which takes some 120 MiB, and a RUN beside it.
+_SMALLEST_BUILDER_MEMORY = 512
+_SMALLEST_BUILDER_DISK = 1 << 30
+_LONGEST_SECONDS = 365 * 86400
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 # setrlimit(2), as docker/go-units names them (ulimit.go).
 _ULIMITS = re.compile("core|cpu|data|fsize|locks|memlock|msgqueue|nice|nofile|nproc|rss|rtprio|rttime|sigpending|stack")
 # QEMU's machine type `pc` has no more.
@@ -164,6 +169,31 @@ def check_vm_memory(text: str) -> None:
     """The memory of an appliance's VMs, in MiB."""
     if not text.isdecimal() or not _SMALLEST_VM_MEMORY <= int(text) <= _LARGEST_VM_MEMORY:
         raise InvalidParameter(f"'{text}' is not between {_SMALLEST_VM_MEMORY} and {_LARGEST_VM_MEMORY} MiB")
+
+
+def check_builder_memory(text: str) -> None:
+    """The memory limit of the builder, in MiB."""
+    if not text.isdecimal() or not _SMALLEST_BUILDER_MEMORY <= int(text) <= _LARGEST_VM_MEMORY:
+        raise InvalidParameter(f"'{text}' is not between {_SMALLEST_BUILDER_MEMORY} and {_LARGEST_VM_MEMORY} MiB")
+
+
+def parse_builder_disk(text: str) -> int:
+    """Bytes of the builder's disk."""
+    size = parse_size(text)
+    if size < _SMALLEST_BUILDER_DISK:
+        raise InvalidParameter(f"'{text}' is too small: the smallest disk of the builder is 1g")
+    return size
+
+
+def parse_seconds(text: str) -> int:
+    """Whole seconds from a duration as Go writes it, such as 90s, 10m or 1h30m; a number alone is seconds."""
+    found = re.fullmatch(r"[0-9]{1,9}|(?:[0-9]{1,9}[hms])+", text)
+    seconds = (
+        sum(int(number) * _SECONDS[unit] for number, unit in re.findall(r"([0-9]+)([hms]?)", text)) if found else 0
+    )
+    if found is None or seconds > _LONGEST_SECONDS:
+        raise InvalidParameter(f"'{text}' is not a duration such as 90s, 10m or 1h, of at most a year")
+    return seconds
 
 
 def check_vm_cpus(text: str) -> None:

@@ -22,15 +22,28 @@ APPLIANCE_NETWORK = "Appliance network"
 VSPHERE = "vSphere"
 DAEMON = "Daemon"
 MACHINES = "Virtual machines"
+BUILDER = "Image builder"
 NETWORKS = "Container networks"
 STORAGE = "Storage"
 REGISTRIES = "Registries"
 LOGGING = "Logging"
 TLS = "TLS"
 ACCESS = "Appliance access"
-GROUPS = (DAEMON, MACHINES, NETWORKS, STORAGE, REGISTRIES, LOGGING, TLS, VSPHERE, APPLIANCE_NETWORK, ACCESS)
+GROUPS = (DAEMON, MACHINES, BUILDER, NETWORKS, STORAGE, REGISTRIES, LOGGING, TLS, VSPHERE, APPLIANCE_NETWORK, ACCESS)
 # An appliance cannot start without the first two of these.
-PROPERTY_GROUPS = (APPLIANCE_NETWORK, VSPHERE, MACHINES, NETWORKS, STORAGE, REGISTRIES, TLS, LOGGING, DAEMON, ACCESS)
+PROPERTY_GROUPS = (
+    APPLIANCE_NETWORK,
+    VSPHERE,
+    MACHINES,
+    BUILDER,
+    NETWORKS,
+    STORAGE,
+    REGISTRIES,
+    TLS,
+    LOGGING,
+    DAEMON,
+    ACCESS,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from appliance.config.appliance import APPLIANCE
+from appliance.config.builder import BuilderConfig
 from appliance.config.model import Config
 from appliance.config.rows import GROUPS, PROPERTY_GROUPS, Option, Property, Setting, rows_of
 from appliance.config.vsphere import VsphereConfig
@@ -13,8 +14,9 @@ def _in_groups(rows: tuple[Setting, ...], groups: tuple[str, ...] = GROUPS) -> t
 
 
 VSPHERE_ROWS = rows_of(VsphereConfig)
+BUILDER_ROWS = rows_of(BuilderConfig)
 # The settings of vchd: each is a flag and a key of the configuration file.
-DAEMON_SETTINGS = _in_groups((*VSPHERE_ROWS, *rows_of(Config)))
+DAEMON_SETTINGS = _in_groups((*VSPHERE_ROWS, *BUILDER_ROWS, *rows_of(Config)))
 SETTINGS = _in_groups((*DAEMON_SETTINGS, *APPLIANCE))
 # The OVF properties, in the order of the OVF descriptor.
 PROPERTIES = tuple(row.property for row in _in_groups(SETTINGS, PROPERTY_GROUPS) if row.property is not None)

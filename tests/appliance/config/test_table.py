@@ -5,22 +5,24 @@ from dataclasses import fields
 
 import pytest
 
-from appliance.config import Config, VsphereConfig
+from appliance.config import BuilderConfig, Config, VsphereConfig
 from appliance.config.appliance import APPLIANCE
-from appliance.config.rows import GROUPS, PROPERTY_GROUPS, VSPHERE, Setting
+from appliance.config.rows import BUILDER, GROUPS, PROPERTY_GROUPS, VSPHERE, Setting
 from appliance.config.table import DAEMON_SETTINGS, OPTIONS, PROPERTIES, SETTING_OF_PROPERTY, SETTINGS
 
 
 def test_each_field_is_a_row() -> None:
-    own = {entry.name for entry in fields(Config)} - {"vsphere", "cache"}
-    assert {row.name for row in DAEMON_SETTINGS} == own | {entry.name for entry in fields(VsphereConfig)}
+    own = {entry.name for entry in fields(Config)} - {"vsphere", "builder", "cache"}
+    assert {row.name for row in DAEMON_SETTINGS} == own | {
+        entry.name for nested in (VsphereConfig, BuilderConfig) for entry in fields(nested)
+    }
     assert len(DAEMON_SETTINGS) + len(APPLIANCE) == len(SETTINGS)
 
 
 def test_defaults_are_those_of_the_typed_settings() -> None:
     config = Config()
     for row in DAEMON_SETTINGS:
-        holder = config.vsphere if row.group == VSPHERE else config
+        holder = {VSPHERE: config.vsphere, BUILDER: config.builder}.get(row.group, config)
         # The paths of certificates and of the guest depend on the environment.
         if row.name not in ("guest", "tlscacert", "tlscert", "tlskey"):
             assert getattr(holder, row.name) == row.default, row.name
