@@ -70,7 +70,10 @@ class ContainerRoutes:
         found = [
             c
             for c in self._registry.all()
-            if (everything or c.running or c.restarting) and not c.removed and (keep is None or keep(c))
+            if (everything or c.running or c.restarting)
+            and not c.removed
+            and filters.shows(c.record.role)
+            and (keep is None or keep(c))
         ]
         found.sort(key=lambda container: container.record.created, reverse=True)
         if limit > 0:
@@ -156,7 +159,8 @@ class ContainerRoutes:
             space = 0
             for container in self._registry.all():
                 if (
-                    container.restarting
+                    container.record.role
+                    or container.restarting
                     or not isinstance(container.state, Created | Exited)
                     or (until is not None and container.record.created > until)
                     or not filters.labels(container.record.config.labels or {})

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from appliance.api.times import parse_timestamp
+from appliance.container.daemon_objects import asks_for_daemon_objects
 from appliance.errors import InvalidParameter
 
 _LISTED_CONTAINERS = (
@@ -93,6 +94,10 @@ class Filters:
         if not self.has_labels("label", labels):
             return False
         return "label!" not in self._fields or not self.has_labels("label!", labels)
+
+    def shows(self, role: str) -> bool:
+        """Whether a list shows an object of this role: the daemon's own objects only when the filter `label` asks for them."""
+        return not role or asks_for_daemon_objects(self._fields.get("label", ()))
 
     def has_labels(self, key: str, labels: Mapping[str, str]) -> bool:
         """Whether the labels have each "name" or "name=value" of the key."""

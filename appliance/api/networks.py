@@ -48,6 +48,7 @@ class NetworkRoutes:
         def keep(record: NetworkRecord) -> bool:
             return (
                 record.name in names
+                and filters.shows(record.role)
                 and record.id in ids
                 and filters.exact("driver", record.driver)
                 and filters.exact("scope", record.scope)

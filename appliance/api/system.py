@@ -99,7 +99,7 @@ class SystemRoutes:
 
     async def info(self, request: Request, reply: Reply) -> None:
         """GET /info."""
-        containers = self._containers.all()
+        containers = [container for container in self._containers.all() if not container.record.role]
         words = Counter(status_word(container.state) for container in containers)
         running, paused = words["running"], words["paused"]
         facts = await self._daemon.status()

@@ -59,6 +59,7 @@ class UsageRoutes:
                     },
                 }
                 for record in self._volumes.all()
+                if not record.role
             ]
         if "build-cache" in wanted:
             shape["BuildCache"] = []
@@ -83,7 +84,7 @@ class UsageRoutes:
         now = time.time_ns()
         names = ImageNames(self._images)
         rows = []
-        containers = self._containers.all()
+        containers = [container for container in self._containers.all() if not container.record.role]
         await self._storage.sync(container.id for container in containers)
         for container in containers:
             used = await self._storage.used(container.id)

@@ -69,6 +69,7 @@ class VolumeRoutes:
         def keep(record: VolumeRecord) -> bool:
             return (
                 record.name in names
+                and filters.shows(record.role)
                 and filters.exact("driver", "local")
                 and filters.labels(record.labels)
                 and dangling in (None, not self._volumes.users(record.name))

@@ -70,7 +70,7 @@ class ContainerRecord(msgspec.Struct):
     `owner` is the scope of the principal that made the container, "" for a principal that sees all objects. `socket_role` is the role of
     the API socket in the container, "" in a container of an earlier version. Containers of one owner with the same `machine_name` share
     a machine. A machine that is made for the container has at least `machine_memory` bytes. `seat` is None when no machine has the
-    container's disks, and in a container of an earlier version.
+    container's disks, and in a container of an earlier version. `role`: see daemon_objects.py.
     """
 
     id: str
@@ -97,6 +97,7 @@ class ContainerRecord(msgspec.Struct):
     socket_role: str = ""
     machine_name: str = ""
     machine_memory: int = 0
+    role: str = ""
     seat: SeatRecord | None = None
 
     @property

@@ -11,6 +11,7 @@ import msgspec
 import trio
 
 from appliance.container.config import ContainerConfig
+from appliance.container.daemon_objects import check_not_reserved
 from appliance.container.event import Event
 from appliance.container.host_config import HostConfig
 from appliance.container.mounts import MountRecord, clean, parse_bind, parse_mount, parse_volumes_from
@@ -135,8 +136,14 @@ class Volumes:
         *,
         anonymous: bool = False,
         owner: str = "",
+        role: str = "",
     ) -> VolumeRecord:
-        """Make a volume, or return the existing volume of that name. Conflict if that has other options or belongs to another owner."""
+        """Make a volume, or return the existing volume of that name. Conflict if that has other options or belongs to another owner.
+
+        A volume with a `role` is the daemon's own.
+        """
+        if not role:
+            check_not_reserved(labels)
         name = name or secrets.token_hex(32)
         async with self._locks.setdefault(name, trio.Lock()):
             if name in self._records:
@@ -146,12 +153,13 @@ class Volumes:
                 if options and options != known.options:
                     raise Conflict(f"create {name}: volume already exists with other options")
                 return known
-            record = VolumeRecord(name, time.time_ns(), "", labels, options, anonymous, owner=owner)
+            record = VolumeRecord(name, time.time_ns(), "", labels, options, anonymous, owner=owner, role=role)
             self._store.decide_kind(record)
             await self._store.create(record)
             await self._database.put(_KIND, name, msgspec.json.encode(record))
             self._records[name] = record
-        self._emit("create", name, owner)
+        if not role:
+            self._emit("create", name, owner)
         return record
 
     async def remove(self, name: str, *, force: bool = False) -> None:
@@ -173,7 +181,8 @@ class Volumes:
             del self._records[name]
             await self._store.remove(record)
         self._locks.pop(name, None)
-        self._emit("destroy", name, record.owner)
+        if not record.role:
+            self._emit("destroy", name, record.owner)
 
     async def prune(self, wanted: Callable[[VolumeRecord], bool]) -> tuple[list[str], int]:
         """Remove the unused volumes for which `wanted` is true. Returns their names, and how many bytes are free now.
@@ -184,7 +193,7 @@ class Volumes:
             removed: list[str] = []
             space = 0
             for record in self.all():
-                if self.users(record.name) or not wanted(record):
+                if record.role or self.users(record.name) or not wanted(record):
                     continue
                 size = max(0, await self.used(record))
                 try:
@@ -369,7 +378,7 @@ class Volumes:
     def emit(self, action: str, container: Container) -> None:
         """Publish the event `mount` or `unmount`, which belongs to the container's owner, for each volume of a container."""
         for mount in container.record.mounts:
-            if mount.type != "volume":
+            if mount.type != "volume" or container.record.role:
                 continue
             more = {"container": container.id}
             if action == "mount":

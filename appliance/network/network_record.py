@@ -60,6 +60,8 @@ class NetworkRecord(msgspec.Struct):
     firewall: str = ""
     # The scope of the principal that made the network, "" for a principal that sees all objects.
     owner: str = ""
+    # See container/daemon_objects.py.
+    role: str = ""
 
     @property
     def predefined(self) -> bool:

@@ -34,7 +34,7 @@ class VolumeRecord(msgspec.Struct):
     """One volume. `created`: unix ns. `kind`: DIRECTORY, DISK, BIND, TMPFS or NFS. `size`: bytes of a disk.
 
     `device`: path of a bind, SERVER:/PATH of an NFS volume. `flags`: options for mount(8). `owner`: the scope of the principal that
-    made the volume, "" for a principal that sees all objects.
+    made the volume, "" for a principal that sees all objects. `role`: see container/daemon_objects.py.
     """
 
     name: str
@@ -47,6 +47,7 @@ class VolumeRecord(msgspec.Struct):
     device: str = ""
     flags: str = ""
     owner: str = ""
+    role: str = ""
 
 
 class VolumeStore:

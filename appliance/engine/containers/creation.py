@@ -10,6 +10,7 @@ import trio
 from appliance.container.capabilities import capabilities
 from appliance.container.config import ContainerConfig
 from appliance.container.container_record import ContainerRecord
+from appliance.container.daemon_objects import check_not_reserved
 from appliance.container.endpoint_settings import EndpointSettings
 from appliance.container.host_config import HostConfig, Ulimit
 from appliance.container.lifecycle import Created
@@ -109,11 +110,16 @@ class ContainerCreation:
         host_config: HostConfig,
         networks: dict[str, EndpointSettings],
         creator: Principal = LOCAL,
+        *,
+        role: str = "",
     ) -> Container:
         """Make a container of a complete configuration; `config.image` names an image in the store.
 
         `networks` are EndpointSettings by a network's name or id. The container belongs to the scope of its creator.
+        A container with a `role` is the daemon's own.
         """
+        if not role:
+            check_not_reserved(config.labels or {})
         api_role = socket_role(config.labels or {}, self._socket_role, creator)
         image = self._images.get(config.image)
         merged = merge_config(config, self._images.config(image.id).config)
@@ -146,6 +152,7 @@ class ContainerCreation:
             socket_role=api_role.value,
             machine_name=shared_machine,
             machine_memory=least_memory,
+            role=role,
         )
         container = Container(record, self._storage.folder(container_id), Created())
         try:

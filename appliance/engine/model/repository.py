@@ -35,7 +35,9 @@ class ContainerRepository:
         self._events.publish(Event("container", "prune", "", {"reclaimed": str(space)}))
 
     def emit(self, container: Container, action: str, **attributes: str) -> None:
-        """Publish an event with Docker's attributes of a container."""
+        """Publish an event with Docker's attributes of a container, unless the container is the daemon's own."""
+        if container.record.role:
+            return
         labels = container.record.config.labels or {}
         shown = {**labels, "image": container.record.image, "name": container.record.name, **attributes}
         self._events.publish(Event("container", action, container.id, shown, owner=container.record.owner))

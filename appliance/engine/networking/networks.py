@@ -11,6 +11,7 @@ import msgspec
 import trio
 
 from appliance.config import ContainerNetwork
+from appliance.container.daemon_objects import check_not_reserved
 from appliance.container.event import Event
 from appliance.container.prune_guard import PruneGuard
 from appliance.diag.isolated import IsolatedTasks
@@ -233,6 +234,8 @@ class Networks:
             )
         self._check_driver(record)
         self._check_options(record)
+        if not record.role:
+            check_not_reserved(record.labels)
         for option in _OWN_BRIDGE if self._host.shared_bridge else ():
             if option in record.options:
                 raise InvalidParameter(f"network option {option} is not supported: all networks share one bridge here")
@@ -350,6 +353,7 @@ class Networks:
             for record in self.all():
                 if (
                     record.predefined
+                    or record.role
                     or record.is_external
                     or record.ingress
                     or self.members(record)
@@ -365,9 +369,13 @@ class Networks:
             return removed
 
     def _emit(self, action: str, record: NetworkRecord, owner: str, **more: str) -> None:
+        if record.role:
+            return
         attributes = {"name": record.name, "type": record.driver, **more}
         self._events.publish(Event("network", action, record.id, attributes, owner=owner))
 
     def emit(self, action: str, container: Container, endpoint: Endpoint) -> None:
         """Publish the event `connect` or `disconnect`, which belongs to the owner of the container."""
+        if container.record.role:
+            return
         self._emit(action, endpoint.network, container.record.owner, container=container.id)

@@ -35,7 +35,9 @@ def _routes(*, bridged: bool = True) -> Any:
     config = SimpleNamespace(registry_mirrors=("mirror",), data_root=Path("/data"), labels=("a=b",))
     proxies = SimpleNamespace(shown=lambda text: text, http="http://proxy", https="", no_proxy="local")
     settings: Any = SimpleNamespace(config=config, host_id="id", proxies=proxies)
-    containers: Any = SimpleNamespace(all=lambda: [SimpleNamespace(state=Created())])
+    # The daemon's own container does not count.
+    listed = [SimpleNamespace(state=Created(), record=SimpleNamespace(role=role)) for role in ("", "builder")]
+    containers: Any = SimpleNamespace(all=lambda: listed)
     networks: Any = SimpleNamespace(bridged=bridged)
     images: Any = SimpleNamespace(all=list)
     swarm: Any = SimpleNamespace(record=None)
