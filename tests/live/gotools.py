@@ -16,6 +16,7 @@ _GOVMOMI = "github.com/vmware/govmomi", "0.56.0"
 _COMPOSE = "github.com/docker/compose/v2", "2.40.3"
 _COMPOSE_5 = "github.com/docker/compose/v5", "5.6.0"
 _ACT = "github.com/nektos/act", "0.2.89"
+_PATTERNMATCHER = "github.com/moby/patternmatcher", "0.6.1"
 _H2SPEC = "github.com/summerwind/h2spec", "2.2.1+incompatible"
 _BUILDKIT = "github.com/moby/buildkit", "0.34.2"
 _BUILDX = "github.com/docker/buildx", "0.38.2"
@@ -62,6 +63,13 @@ def ryuk() -> Path | None:
     """Our stand-in for Ryuk of testcontainers; None without Go. Go's module proxy does not have Ryuk."""
     source = Path(__file__).with_name("ryuk.go")
     return _build("ryuk", "", hashlib.sha256(source.read_bytes()).hexdigest()[:12], ".", source=source)
+
+
+def dockerignore() -> Path | None:
+    """A program that answers with moby's matcher of `.dockerignore` patterns; None without Go."""
+    source = Path(__file__).with_name("dockerignore.go")
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
+    return _build("dockerignore", *_PATTERNMATCHER, ".", source=source, suffix=f"-{digest}")
 
 
 def vcsim() -> Path | None:

@@ -1,0 +1,1 @@
+"""The routes of builds: `/build`, its parameters and the lines of its answers."""
