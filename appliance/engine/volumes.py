@@ -19,7 +19,7 @@ from appliance.container.prune_guard import PruneGuard
 from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.model.container import Container
 from appliance.engine.model.events import EventBus
-from appliance.engine.model.mount_plan import MountPlan, NfsVolume, PlacedMount
+from appliance.engine.model.mount_plan import MountPlan, PlacedMount, nfs_volume
 from appliance.engine.model.registry import ContainerRegistry
 from appliance.errors import Conflict, InvalidParameter, NotFound, VchError
 from appliance.guest import GuestSocket
@@ -315,7 +315,7 @@ class Volumes:
                     placed.append(PlacedMount(mount, tmpfs=_tmpfs_options(options, mount.read_only)))
                     continue
                 if record.kind == NFS:
-                    placed.append(PlacedMount(mount, server=await _nfs_volume(len(placed), record)))
+                    placed.append(PlacedMount(mount, server=await nfs_volume(len(placed), record)))
                     continue
                 if record.kind == DISK:
                     self._hold(record, container, neighbours)
@@ -388,18 +388,6 @@ class Volumes:
                     "read/write": str(not mount.read_only).lower(),
                 }
             self._emit(action, mount.name, container.record.owner, **more)
-
-
-async def _nfs_volume(number: int, record: VolumeRecord) -> NfsVolume:
-    """An NFS volume with its server's IP address, because the guest's kernel resolves no names. InvalidParameter if the name has none."""
-    server, _, path = record.device.rpartition(":")
-    try:
-        found = await trio.socket.getaddrinfo(server, 2049, type=trio.socket.SOCK_STREAM)
-    except OSError as error:
-        raise InvalidParameter(f"failed to mount local volume: error resolving {server}: {error}") from error
-    address = str(found[0][4][0])
-    shown = f"[{address}]" if ":" in address else address
-    return NfsVolume(number, f"{shown}:{path}", (*record.flags.split(","), f"addr={address}"))
 
 
 def _tmpfs_options(options: Iterable[tuple[str, ...]], read_only: bool) -> tuple[str, ...]:

@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass, replace
 
+import trio
+
 from appliance.container.mounts import MountRecord
+from appliance.errors import InvalidParameter
 from appliance.guest import GuestSocket
 from appliance.hypervisor import Disk, Share
+from appliance.volume.store import VolumeRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +66,15 @@ class MountPlan:
     def sockets(self) -> list[GuestSocket]:
         """The sockets at which the guest listens."""
         return [placed.socket for placed in self.placed if placed.socket is not None]
+
+
+async def nfs_volume(number: int, record: VolumeRecord) -> NfsVolume:
+    """An NFS volume with its server's IP address, because the guest's kernel resolves no names. InvalidParameter if the name has none."""
+    server, _, path = record.device.rpartition(":")
+    try:
+        found = await trio.socket.getaddrinfo(server, 2049, type=trio.socket.SOCK_STREAM)
+    except OSError as error:
+        raise InvalidParameter(f"failed to mount local volume: error resolving {server}: {error}") from error
+    address = str(found[0][4][0])
+    shown = f"[{address}]" if ":" in address else address
+    return NfsVolume(number, f"{shown}:{path}", (*record.flags.split(","), f"addr={address}"))
