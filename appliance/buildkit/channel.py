@@ -150,11 +150,11 @@ class BuildkitChannel:
 
     # -- for trio -------------------------------------------------------------------------------------------------
 
-    async def call(self, path: str, request: bytes, timeout: float | None = None) -> bytes:
+    async def call(self, path: str, request: bytes, timeout: float | None = None, metadata: Metadata = ()) -> bytes:
         """One request, one answer. BuildkitError when it fails."""
 
         async def make() -> bytes:
-            answer: bytes = await self._channel.unary_unary(path)(request, timeout=timeout)
+            answer: bytes = await self._channel.unary_unary(path)(request, timeout=timeout, metadata=tuple(metadata))
             return answer
 
         try:
