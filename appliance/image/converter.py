@@ -5,19 +5,15 @@ an empty frame; vchd sends the blob in frames, and an empty frame at its end, un
 with a Reply. After a failure it ends, else it waits for the next Job until its input ends.
 """
 
-import contextlib
-import math
-import resource
-import signal
 import struct
 import sys
-import time
 from pathlib import Path
 from typing import IO
 
 import msgspec
 
 from appliance.errors import ProtocolError
+from appliance.image.confined import confine, limit_cpu_time
 from appliance.image.erofs import Limits, QuotaExceeded
 from appliance.image.layer import FilePart, Layer, convert_untrusted
 
@@ -66,28 +62,6 @@ def write_frame(stream: IO[bytes], data: bytes) -> None:
     stream.flush()
 
 
-def _confine() -> None:
-    """Bound what a hostile layer can take from the host."""
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
-    memory = MAX_MEMORY if most == resource.RLIM_INFINITY else min(MAX_MEMORY, most)
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # When memory is short, the kernel ends this process first.
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("500")
-    # The parent may ignore the signal of the limit for CPU time.
-    signal.signal(signal.SIGXCPU, signal.SIG_DFL)
-    # A terminal's Ctrl-C is for vchd. Its converters end with it, since their input ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _limit_cpu_time() -> None:
-    """Let SIGXCPU end this process when the next layer takes too long. The limit counts CPU time from the start of the process."""
-    _, most = resource.getrlimit(resource.RLIMIT_CPU)
-    seconds = math.ceil(time.process_time()) + MAX_CPU_SECONDS
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds if most == resource.RLIM_INFINITY else min(seconds, most), most))
-
-
 def _convert(job: Job, stdin: IO[bytes]) -> Reply:
     def source() -> bytes:
         data = read_frame(stdin)
@@ -114,11 +88,11 @@ def _peak_memory() -> int:
 
 
 def main() -> None:
-    _confine()
+    confine(MAX_MEMORY)
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
     while (data := read_frame(stdin)) is not None:
         job = msgspec.json.decode(data, type=Job)
-        _limit_cpu_time()
+        limit_cpu_time(MAX_CPU_SECONDS)
         write_frame(stdout, b"")
         try:
             reply = _convert(job, stdin)
