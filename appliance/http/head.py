@@ -13,6 +13,8 @@ END = b"\r\n\r\n"
 
 # A repetition of one of these is how requests are smuggled past a proxy (RFC 9112 11.2).
 _SINGULAR = frozenset(("content-length", "transfer-encoding", "host"))
+# The methods of a session (X-Docker-Expose-Session-Grpc-Method): the values of all lines count (RFC 9110 5.3).
+_LISTS = frozenset(("x-docker-expose-session-grpc-method",))
 _CONTENT_LENGTH = re.compile(r"[0-9]{1,18}")
 
 _CACHED_HEAD_SIZE = 1024
@@ -23,8 +25,8 @@ _CACHED_HEADS = 512
 class Head:
     """The request line and the headers of one request, and what they say about the connection.
 
-    `headers` has names in lower case; of a repeated header the last value counts. `content_length` is None for a
-    chunked body, 0 for a request without a body.
+    `headers` has names in lower case; of a repeated header the last value counts, but the values of a list are joined by commas.
+    `content_length` is None for a chunked body, 0 for a request without a body.
     """
 
     method: str
@@ -59,7 +61,10 @@ class _Callbacks:
         key = name.decode("latin-1").lower()
         if key in _SINGULAR and key in self.headers:
             raise ProtocolError(f"repeated header {key}")
-        self.headers[key] = value.decode("latin-1")
+        text = value.decode("latin-1")
+        if key in _LISTS and key in self.headers:
+            text = f"{self.headers[key]},{text}"
+        self.headers[key] = text
 
     def on_headers_complete(self) -> None:
         self.complete = True

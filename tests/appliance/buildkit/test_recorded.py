@@ -1,4 +1,4 @@
-"""Messages that buildx 0.38.2 and buildkitd 0.34.2 exchanged in `buildx build -t x:1 -t y:2 --cache-from only-here:1 ...`, byte for byte."""
+"""Messages that buildx 0.38.2 and buildkitd 0.34.2 exchanged in `buildx build -t x:1 -t y:2 --cache-from only-here:1`, byte for byte."""
 
 import json
 from pathlib import Path

@@ -120,6 +120,13 @@ def test_request_lines_that_are_refused(raw: bytes) -> None:
         parse_head_untrusted(raw)
 
 
+def test_the_last_of_repeated_headers_counts_and_all_values_of_a_list() -> None:
+    methods = "".join(f"X-Docker-Expose-Session-Grpc-Method: /m{number}\r\n" for number in range(3))
+    head = parse_head_untrusted(f"POST /session HTTP/1.1\r\nHost: x\r\nA: 1\r\na: 2\r\n{methods}\r\n".encode())
+    assert head.headers["a"] == "2"
+    assert head.headers["x-docker-expose-session-grpc-method"] == "/m0,/m1,/m2"
+
+
 def test_a_repeated_head_is_parsed_once_and_a_write_each_time() -> None:
     read = b"GET /cached HTTP/1.1\r\nHost: docker\r\n\r\n"
     assert parse_head_untrusted(read) is parse_head_untrusted(read)
