@@ -4,7 +4,6 @@ The guest gets a certificate for one connection over its slow line, then connect
 certificate.
 """
 
-import datetime
 import logging
 import secrets
 import ssl
@@ -12,12 +11,11 @@ from collections.abc import Callable
 
 import trio
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from appliance.errors import Unavailable, VchError
 from appliance.guest.session import GuestSession
+from appliance.http.authority import Authority
 from appliance.http.listener import accept_connections, open_tcp_listener
 from protos.tether.v1 import network_pb2
 from tether.transport import FastPath, TlsLine
@@ -32,48 +30,13 @@ _OFFER_SECONDS = 30.0
 _PAUSES = (0.5, 2.0, 10.0, 60.0)
 
 
-class _Authority:
-    """Signs certificates with a key that only this process has; it is never stored."""
-
-    def __init__(self) -> None:
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"vch {secrets.token_hex(8)}")])
-        certificate = self._sign(self._name, self._key.public_key(), authority=True)
-        self.pem = certificate.public_bytes(serialization.Encoding.PEM)
-
-    def _sign(self, name: x509.Name, key: ec.EllipticCurvePublicKey, *, authority: bool) -> x509.Certificate:
-        # The validity covers any clock: programs in the guest may change the time.
-        begin = datetime.datetime(2000, 1, 1)
-        return (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(self._name)
-            .public_key(key)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(begin)
-            .not_valid_after(begin + datetime.timedelta(days=36500))
-            .add_extension(x509.BasicConstraints(ca=authority, path_length=0 if authority else None), critical=True)
-            .sign(self._key, hashes.SHA256())
-        )
-
-    def identity(self, name: str) -> tuple[bytes, bytes]:
-        """A new certificate for a name, and its key; both in PEM."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        certificate = self._sign(subject, key.public_key(), authority=False)
-        private = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        return certificate.public_bytes(serialization.Encoding.PEM), private
-
-
 class FastPaths:
     """`device` is the bridge of the guests; connections from elsewhere are not accepted."""
 
     def __init__(self, device: str, port: int) -> None:
         self._device = device
         self.port = port
-        self.authority = _Authority()
+        self.authority = Authority()
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_3
         self._context.verify_mode = ssl.CERT_REQUIRED

@@ -8,6 +8,7 @@ image   = upload.finish()        the image is in the store, without a name
 
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from appliance.buildkit.channel import BuildkitChannel
@@ -34,6 +35,28 @@ class Builders(Protocol):
         Unavailable when it cannot be started; the text says why. If it ends inside of the block, calls of the channel fail with
         BuildkitError UNAVAILABLE.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class DoorPlace:
+    """Where the door listens. `device`: only for connections that come by this interface, "" for any. `port` 0: a free port.
+
+    `certificate` and `key` are the files of the server, `authority` the file of the CA whose certificate a client needs (PEM).
+    """
+
+    address: str
+    device: str
+    port: int
+    certificate: Path
+    key: Path
+    authority: Path
+
+
+class DoorListener(Protocol):
+    """The door, as the machine sees it: it listens while the machine is on. `engine.builds.door.Door` is one."""
+
+    def listen(self, place: DoorPlace) -> AbstractAsyncContextManager[int]:
+        """The port at which the door listens until the end of the block. Unavailable when it cannot."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,98 @@
+"""What buildkitd gets to start: its toml, and the script, run by a shell with folders in place of cgroups."""
+
+import os
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from appliance.buildkit.config import (
+    ENTRYPOINT,
+    FOLDER,
+    BuildkitSettings,
+    DoorAccess,
+    RegistrySettings,
+    buildkitd_toml,
+    start_script,
+)
+
+_DOOR = DoorAccess("vch.internal:5000", "/run/vch/ca", "/run/vch/cert", "/run/vch/key")
+
+
+def test_the_toml() -> None:
+    registries = (
+        RegistrySettings("docker.io", mirrors=("mirror.example:5000", "other/path")),
+        RegistrySettings("mirror.example:5000", insecure=True),
+        RegistrySettings("private.example", certificates="/run/vch/certs/private.example"),
+        RegistrySettings('odd"\\\n\x7f'),
+    )
+    found = tomllib.loads(buildkitd_toml(BuildkitSettings(_DOOR, 6, registries)))
+    # A RUN with security.insecure could read the door's key out of the machine.
+    assert found["insecure-entitlements"] == ["network.host"]
+    assert found["worker"]["containerd"] == {"enabled": False}
+    assert found["worker"]["oci"] == {
+        "enabled": True,
+        "gc": True,
+        "maxUsedSpace": "80%",
+        "minFreeSpace": "5%",
+        "max-parallelism": 6,
+        "networkMode": "host",
+        "defaultCgroupParent": "/run",
+    }
+    assert found["history"] == {"maxEntries": 50}
+    assert found["registry"] == {
+        "vch.internal:5000": {"ca": ["/run/vch/ca"], "keypair": [{"key": "/run/vch/key", "cert": "/run/vch/cert"}]},
+        "docker.io": {"mirrors": ["mirror.example:5000", "other/path"]},
+        "mirror.example:5000": {"http": True, "insecure": True},
+        "private.example": {"tlsconfigdir": ["/run/vch/certs/private.example"]},
+        'odd"\\\n\x7f': {},
+    }
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [("max", 1024 << 20), (str(512 << 20), 512 << 20), (str(1 << 40), 1024 << 20)],
+    ids=["no limit", "less than the machine", "more than the machine"],
+)
+def test_the_script_divides_the_memory_and_becomes_buildkitd(tmp_path: Path, limit: str, expected: int) -> None:
+    cgroup, programs = tmp_path / "cgroup", tmp_path / "programs"
+    cgroup.mkdir()
+    programs.mkdir()
+    (cgroup / "cgroup.procs").write_text("1\n7\n")
+    (cgroup / "cgroup.controllers").write_text("cpu memory pids\n")
+    (cgroup / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "meminfo").write_text("MemFree: 1 kB\nMemTotal:        1048576 kB\nBuffers: 2 kB\n")
+    (programs / "buildkitd").write_text('#!/bin/sh\necho "$@"\necho "$HTTP_PROXY"\n')
+    (programs / "buildkitd").chmod(0o755)
+    settings = BuildkitSettings(_DOOR, 1, environment={"HTTP_PROXY": "http://user:it's $HOME@proxy"})
+    script = (
+        start_script(settings).replace("/sys/fs/cgroup", str(cgroup)).replace("/proc/meminfo", f"{tmp_path}/meminfo")
+    )
+    environment = {"PATH": f"{programs}:{os.environ['PATH']}"}
+    done = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        f"--config {FOLDER}/buildkitd.toml --addr unix:///run/buildkit/buildkitd.sock",
+        "http://user:it's $HOME@proxy",
+    ]
+    assert (cgroup / "run/memory.max").read_text() == f"{expected - (256 << 20)}\n"
+    assert (cgroup / "run/pids.max").read_text() == "4096\n"
+    assert (cgroup / "init/cgroup.procs").read_text() == "7\n"
+    assert (cgroup / "cgroup.subtree_control").read_text() == "+pids\n"
+    assert "it's" not in repr(settings)
+
+
+def test_a_builder_whose_runs_cannot_be_limited_does_not_start(tmp_path: Path) -> None:
+    script = start_script(BuildkitSettings(_DOOR, 1)).replace("/sys/fs/cgroup", str(tmp_path / "none"))
+    script = script.replace("mkdir -p", "true")
+    assert subprocess.run(["sh", "-c", script], capture_output=True, check=False).returncode
+
+
+def test_the_entrypoint_waits(tmp_path: Path) -> None:
+    program = [word.replace(FOLDER, str(tmp_path)) for word in ENTRYPOINT]
+    process = subprocess.Popen(program, stdout=subprocess.PIPE, text=True)
+    (tmp_path / "start").write_text("echo started")
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.15)
+    (tmp_path / "ready").touch()
+    assert process.communicate(timeout=20)[0] == "started\n"
