@@ -56,7 +56,8 @@ test-sockets: setup
 
 # Containers that share a machine: what each sees of the others, and which of them may go first. Takes minutes without KVM.
 test-shared: setup
-	@VCH_TEST_SHARED=1 $(BIN)/python -m pytest -q tests/live/test_pods.py tests/live/test_shared_machines.py
+	@VCH_TEST_SHARED=1 $(BIN)/python -m pytest -q tests/live/test_pods.py tests/live/test_shared_machines.py \
+	    tests/live/vsphere/test_shared_machines.py
 
 # A guest that floods the port of its tether, or its console, beside a container that works. Takes some minutes without KVM.
 test-floods: setup

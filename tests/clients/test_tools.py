@@ -88,14 +88,14 @@ def test_compose_with_sidecars(daemon: Daemon, compose: str) -> None:
     assert "httpd -f -p 80" in run(daemon, folder, compose, "exec", "-T", "watcher", "ps")
     run(daemon, folder, compose, "restart", "-t", "1", "proxy")
     until(lambda: served(18089))
-    # The owner goes first: who shares its processes ends with it, who shares its network does not.
+    # The owner stops first: the container that shares its processes ends, too, and the one that shares only its network runs on.
     run(daemon, folder, compose, "stop", "-t", "1", "web")
     left = run(daemon, folder, compose, "ps", "--format", "{{.Service}}").split()
     assert left == ["proxy"]
     run(daemon, folder, compose, "up", "-d", "--force-recreate", "--pull", "never", "-t", "1")
     until(lambda: served(18089))
     run(daemon, folder, compose, "down", "-t", "1")
-    assert daemon.must("ps", "-aq") == ""
+    assert daemon.must("ps", "-aq", "--filter", "label=com.docker.compose.project=sidecars") == ""
 
 
 def test_compose_with_replicas(daemon: Daemon, compose: str, tmp_path: Path) -> None:
