@@ -269,7 +269,7 @@ def _services(process: Process, machines: Machines, stores: Stores) -> tuple[Ser
     if machines.fast_paths is not None:
         watchers.append(FastPathWatcher(machines.fast_paths))
     ended, to_remove = trio.open_memory_channel[Container](math.inf)
-    pods = Pods(provisioner, registry, volumes.disks_of, nursery)
+    pods = Pods(provisioner, registry, volumes.disks_of, volumes.tmpfs_of, nursery)
     supervisor = Supervisor(pods, resources, file_sessions, repository, watchers, ended, nursery)
     signals = Signals(registry, repository, supervisor, suspend_watcher, pause_by_suspend=config.pause_by == "suspend")
     removal = ContainerRemoval(registry, repository, volumes, storage, supervisor, signals)

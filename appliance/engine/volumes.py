@@ -19,7 +19,7 @@ from appliance.container.prune_guard import PruneGuard
 from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.model.container import Container
 from appliance.engine.model.events import EventBus
-from appliance.engine.model.mount_plan import MountPlan, PlacedMount, nfs_volume
+from appliance.engine.model.mount_plan import MountPlan, PlacedMount, TmpfsVolume, nfs_volume
 from appliance.engine.model.registry import ContainerRegistry
 from appliance.errors import Conflict, InvalidParameter, NotFound, VchError
 from appliance.guest import GuestSocket
@@ -288,10 +288,10 @@ class Volumes:
         """
         placed: list[PlacedMount] = []
         shares: list[Share] = []
-        disks: list[Disk] = []
+        disks, in_memory = self.disks_of(container), self.tmpfs_of(container)
         for number, mount in enumerate(container.record.mounts):
             if mount.type == "tmpfs":
-                placed.append(PlacedMount(mount, tmpfs=_tmpfs_options(mount.options.items(), mount.read_only)))
+                placed.append(PlacedMount(mount, tmpfs=_tmpfs_options(mount)))
                 continue
             if is_of_the_kernel(mount):
                 placed.append(PlacedMount(mount, guest=mount.source))
@@ -311,16 +311,14 @@ class Volumes:
             else:
                 record = self.get(mount.name)
                 if record.kind == TMPFS:
-                    options = (tuple(flag.partition("=")[::2]) for flag in record.flags.split(",") if flag)
-                    placed.append(PlacedMount(mount, tmpfs=_tmpfs_options(options, mount.read_only)))
+                    placed.append(PlacedMount(mount, tmpfs_volume=in_memory.index(_tmpfs_volume(record))))
                     continue
                 if record.kind == NFS:
                     placed.append(PlacedMount(mount, server=await nfs_volume(len(placed), record)))
                     continue
                 if record.kind == DISK:
                     self._hold(record, container, neighbours)
-                    placed.append(PlacedMount(mount, disk=len(disks)))
-                    disks.append(Disk(self._store.disk(record), False))
+                    placed.append(PlacedMount(mount, disk=disks.index(self._disk(record))))
                     continue
                 path = self._store.data(record) if record.kind == DIRECTORY else Path(record.device)
                 if record.kind == BIND and not path.exists():
@@ -328,7 +326,7 @@ class Volumes:
             placed.append(PlacedMount(mount, share=len(shares)))
             cached = self._may_be_cached(mount, container)
             shares.append(Share(path, mount.read_only, mount.subpath, mount.recursive, cached))
-        return MountPlan(tuple(placed), tuple(shares), tuple(disks))
+        return MountPlan(tuple(placed), tuple(shares), tuple(disks), tuple(in_memory))
 
     def _may_be_cached(self, mount: MountRecord, container: Container) -> bool:
         """Whether the container's machine may keep names and attributes of files for a moment.
@@ -343,11 +341,19 @@ class Volumes:
         return self.users(mount.name) == [container.id]
 
     def disks_of(self, container: Container) -> list[Disk]:
-        """The disks of a container's volumes, in the order of MountPlan.disks."""
-        records = [self._records.get(mount.name) for mount in container.record.mounts if mount.type == "volume"]
-        return [
-            Disk(self._store.disk(record), False) for record in records if record is not None and record.kind == DISK
-        ]
+        """The disks of a container's volumes, each once, in the order of MountPlan.disks."""
+        return list(dict.fromkeys(map(self._disk, self._of_kind(container, DISK))))
+
+    def tmpfs_of(self, container: Container) -> list[TmpfsVolume]:
+        """The tmpfs volumes of a container, each once, in the order of MountPlan.tmpfs_volumes."""
+        return list(dict.fromkeys(map(_tmpfs_volume, self._of_kind(container, TMPFS))))
+
+    def _disk(self, record: VolumeRecord) -> Disk:
+        return Disk(self._store.disk(record), False)
+
+    def _of_kind(self, container: Container, kind: str) -> list[VolumeRecord]:
+        names = [mount.name for mount in container.record.mounts if mount.type == "volume"]
+        return [self._records[name] for name in names if name in self._records and self._records[name].kind == kind]
 
     def holders(self, container: Container) -> list[Container]:
         """The other containers whose machines have a disk that this container mounts."""
@@ -365,10 +371,8 @@ class Volumes:
 
     def hold_disks(self, container: Container) -> None:
         """A restarted vchd has found the container running: reserve its disks."""
-        for mount in container.record.mounts:
-            record = self._records.get(mount.name) if mount.type == "volume" else None
-            if record is not None and record.kind == DISK:
-                self._holders.setdefault(record.name, set()).add(container.id)
+        for record in self._of_kind(container, DISK):
+            self._holders.setdefault(record.name, set()).add(container.id)
 
     def release_disks(self, container: Container) -> None:
         """The container's machine is gone: release its disks."""
@@ -390,6 +394,10 @@ class Volumes:
             self._emit(action, mount.name, container.record.owner, **more)
 
 
-def _tmpfs_options(options: Iterable[tuple[str, ...]], read_only: bool) -> tuple[str, ...]:
-    words = [f"{name}={value}" if value else name for name, value in options]
-    return (*words, *(("ro",) if read_only else ()))
+def _tmpfs_volume(record: VolumeRecord) -> TmpfsVolume:
+    return TmpfsVolume(record.name, tuple(filter(None, record.flags.split(","))))
+
+
+def _tmpfs_options(mount: MountRecord) -> tuple[str, ...]:
+    words = [f"{name}={value}" if value else name for name, value in mount.options.items()]
+    return (*words, *(("ro",) if mount.read_only else ()))

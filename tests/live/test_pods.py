@@ -27,6 +27,7 @@ def _machines(daemon: Daemon) -> int:
 
 
 def test_a_sidecar_from_its_start_to_its_end(daemon: Daemon) -> None:
+    daemon.must("volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "memory")
     daemon.must(
         "run",
         "-d",
@@ -36,6 +37,8 @@ def test_a_sidecar_from_its_start_to_its_end(daemon: Daemon) -> None:
         "shareable",
         "-v",
         "shared:/s",
+        "-v",
+        "memory:/m",
         "-p",
         "18080:8080",
         "busybox",
@@ -68,6 +71,8 @@ def test_a_sidecar_from_its_start_to_its_end(daemon: Daemon) -> None:
         "container:web",
         "-v",
         "shared:/s",
+        "-v",
+        "memory:/m",
         "busybox",
         "sh",
         "-c",
@@ -76,8 +81,8 @@ def test_a_sidecar_from_its_start_to_its_end(daemon: Daemon) -> None:
     assert daemon.must("exec", "side", "sh", "-c", "ls /www 2>&1 || wget -qO- 127.0.0.1:8080").endswith("shared\n")
     assert daemon.must("logs", "side") == "said\n"
     # Both see one file system, so a socket of one container in the volume is a socket for the other.
-    daemon.must("exec", "web", "touch", "/s/note")
-    inodes = {daemon.must("exec", name, "stat", "-c", "%d %i", "/s/note") for name in ("web", "side")}
+    daemon.must("exec", "web", "touch", "/s/note", "/m/note")
+    inodes = {daemon.must("exec", name, "stat", "-c", "%d %i", "/s/note", "/m/note") for name in ("web", "side")}
     assert len(inodes) == 1
     daemon.must("restart", "-t", "0", "side")
     assert daemon.must("exec", "side", "wget", "-qO-", "127.0.0.1:8080") == "shared\n"
@@ -90,6 +95,8 @@ def test_a_sidecar_from_its_start_to_its_end(daemon: Daemon) -> None:
     assert "eth0" not in daemon.must("exec", "side", "ip", "-o", "link")
     daemon.must("start", "web")
     assert daemon.must("exec", "web", "wget", "-qO-", "127.0.0.1:8080") == "shared\n"
+    # The tmpfs volume is there as long as any container of the machine has it.
+    assert daemon.must("exec", "web", "ls", "/m") == "note\n"
     assert daemon.must("inspect", "side", "--format", "{{.State.Running}}") == "true\n"
     daemon.must("rm", "-f", "side", "web")
     assert list((daemon.root / "exec/machines").glob("[0-9a-f]" * 12 + "*")) == []

@@ -248,8 +248,12 @@ def test_a_volume_with_a_size_is_a_disk(daemon: Daemon) -> None:
 
 def test_a_volume_in_memory(daemon: Daemon) -> None:
     daemon.must("volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "-o", "o=size=2m,uid=5", "memory")
-    said = daemon.shell("-v", "memory:/m", "ls -lnd /m; dd if=/dev/zero of=/m/x bs=1M count=4")
+    script = "ls -lnd /m; cp /bin/true /m; /m/true && ls /ro; touch /ro/x; dd if=/dev/zero of=/m/x bs=1M count=4"
+    said = daemon.shell("-v", "memory:/m", "-v", "memory:/ro:ro", script)
     assert said.stdout.split()[2] == "5"
+    # As with Docker, both mounts show one tmpfs, from which programs run.
+    assert said.stdout.splitlines()[1:] == ["true"]
+    assert "touch: /ro/x: Read-only file system" in said.stderr
     assert "No space left on device" in said.stderr
 
 

@@ -37,7 +37,7 @@ _END_SECONDS = 10.0
 _RELEASE_SECONDS = 5.0
 _POLL_SECONDS = 0.01
 # Directories of a container in which mount points are made.
-_PARENTS = ("layers", "disks", "served")
+_PARENTS = ("layers", "disks", "served", "tmpfs")
 
 Mark = Callable[[str], None]
 """Notes the end of a step of a launch, by name."""

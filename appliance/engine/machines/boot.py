@@ -23,7 +23,7 @@ from appliance.engine.machines.guest_config import (
     volumes_of,
 )
 from appliance.engine.model.container import Container
-from appliance.engine.model.layout import Layout, disk_targets, first_layout
+from appliance.engine.model.layout import Layout, disk_targets, first_layout, tmpfs_target
 from appliance.engine.model.mount_plan import MountPlan
 from appliance.engine.model.pod import Pod
 from appliance.errors import InvalidParameter, VchError
@@ -170,6 +170,10 @@ def container_mounts(layout: Layout, mount_plan: MountPlan, host_config: HostCon
     if layout.share_tag:
         mounts.append(ShareMount(layout.share_target, layout.share_tag))
     mounts += [_ext4(target, disk, VOLUME_OPTIONS) for target, disk in others[layers:]]
+    for number, volume in enumerate(mount_plan.tmpfs_volumes):
+        # In the guest, as /dev/shm below. Docker's local driver gives the kernel the volume's options and no others.
+        target, present = tmpfs_target(base, number), layout.tmpfs.get(volume.name)
+        mounts.append(_bound(target, present) if present else PlainMount(target, "tmpfs", volume.options))
     if layout.paths.shm == f"{base}/shm":
         # In the guest and not in the container's own namespace, so that other containers can have it.
         size = f"size={host_config.shm_size or SHM_BYTES}"
@@ -191,7 +195,7 @@ def _ext4(target: str, disk: GuestDisk | str, format_options: Sequence[str]) -> 
 
 
 def _bound(target: str, source: str) -> PlainMount:
-    """A disk that another container has mounted at `source`. The bind keeps the file system when that container leaves."""
+    """What another container has mounted at `source`. The bind keeps the file system when that container leaves."""
     return PlainMount(target, "", ("bind",), source)
 
 

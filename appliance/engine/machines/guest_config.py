@@ -13,7 +13,7 @@ from appliance.container.guest_paths import STATE
 from appliance.container.host_config import HostConfig, Ulimit
 from appliance.container.merge import merge_ulimits
 from appliance.container.spec import tmpfs_mount
-from appliance.engine.model.layout import Layout
+from appliance.engine.model.layout import Layout, tmpfs_target
 from appliance.engine.model.mount_plan import MountPlan, PlacedMount
 from appliance.guest import GuestVolume, Interface, NetworkConfig, StateFile
 from appliance.network.host_resolver import HostResolver, host_resolver, resolver_without_network
@@ -190,13 +190,15 @@ def _source(placed: PlacedMount, layout: Layout) -> str:
         return f"{STATE}/sockets/{placed.socket.number}"
     if placed.guest:
         return f"{STATE}/modules{placed.guest}"
+    part = f"/{placed.mount.subpath}" if placed.mount.subpath else ""
     if placed.server is not None:
-        part = f"/{placed.mount.subpath}" if placed.mount.subpath else ""
         return f"{base}/served/{placed.server.number}{part}"
     if placed.share >= 0:
         return layout.shares[placed.share]
+    if placed.tmpfs_volume >= 0:
+        return f"{tmpfs_target(base, placed.tmpfs_volume)}{part}"
     # The root of the disk contains lost+found, so the data is in a directory.
-    return f"{base}/disks/{placed.disk}/data{f'/{placed.mount.subpath}' if placed.mount.subpath else ''}"
+    return f"{base}/disks/{placed.disk}/data{part}"
 
 
 def volumes_of(mount_plan: MountPlan, layout: Layout, endpoints: Sequence[Endpoint] = ()) -> list[GuestVolume]:
@@ -206,12 +208,14 @@ def volumes_of(mount_plan: MountPlan, layout: Layout, endpoints: Sequence[Endpoi
     for placed in mount_plan.placed:
         if placed.is_tmpfs or placed.socket is not None or (placed.server is not None and not endpoints):
             continue
+        in_memory = placed.tmpfs_volume >= 0
         volume = GuestVolume(
             source=_source(placed, layout),
             destination=placed.mount.destination,
             read_only=placed.mount.read_only,
-            copy_up=placed.mount.type == "volume" and not placed.mount.no_copy and not placed.mount.subpath,
-            make=placed.share < 0 and not placed.guest and not placed.mount.subpath,
+            # Docker fills a volume when it creates the container, and a tmpfs volume loses those files before the start.
+            copy_up=placed.mount.type == "volume" and not (placed.mount.no_copy or placed.mount.subpath or in_memory),
+            make=placed.share < 0 and not (placed.guest or placed.mount.subpath or in_memory),
         )
         if placed.server is not None:
             options = [*placed.server.options, *([own] if own else [])]

@@ -1,6 +1,6 @@
 """Decides which containers share a machine: this module alone knows what makes a container join a pod."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -26,12 +26,12 @@ from appliance.engine.machines.joining import Joining
 from appliance.engine.machines.provisioner import MachineProvisioner
 from appliance.engine.machines.suspend_watcher import suspended_machine
 from appliance.engine.model.container import Container
-from appliance.engine.model.mount_plan import MountPlan
+from appliance.engine.model.mount_plan import MountPlan, TmpfsVolume
 from appliance.engine.model.pod import Devices, Pod, Seat
 from appliance.engine.model.registry import ContainerRegistry
 from appliance.errors import Conflict, NotFound, Unsupported
 from appliance.guest import GuestContainers, GuestSession
-from appliance.hypervisor import Disk, Machine, ResourceShares, SetShares, TakesDisks
+from appliance.hypervisor import Disk, Machine, ResourceShares, SetShares, Share, TakesDisks
 
 _TARGET_SECONDS = 60.0
 
@@ -39,7 +39,7 @@ _TARGET_SECONDS = 60.0
 class Pods:
     """The pods of the daemon. A machine has the id of the container that it was made for.
 
-    `volume_disks` are those of a container's volumes. `nursery` runs the sessions of the pods.
+    `volume_disks` and `tmpfs_volumes` are those of a container. `nursery` runs the sessions of the pods.
     """
 
     def __init__(
@@ -47,11 +47,13 @@ class Pods:
         provisioner: MachineProvisioner,
         registry: ContainerRegistry,
         volume_disks: Callable[[Container], list[Disk]],
+        tmpfs_volumes: Callable[[Container], list[TmpfsVolume]],
         nursery: trio.Nursery,
     ) -> None:
         self._provisioner = provisioner
         self._registry = registry
         self._volume_disks = volume_disks
+        self._tmpfs_volumes = tmpfs_volumes
         self._tasks = IsolatedTasks(nursery)
         self._pods: dict[str, Pod] = {}
         # A lock exists while a task holds it or waits for it.
@@ -68,7 +70,8 @@ class Pods:
         spec = self._provisioner.spec(container, mount_plan, self._expected(container))
         machine, session = await self._provisioner.get(spec, checkpoint)
         pod = self._add(machine, session)
-        pod.note_disks(pod.sit(container.id, first=True), spec.disks, len(mount_plan.disks))
+        tmpfs = [volume.name for volume in mount_plan.tmpfs_volumes]
+        pod.note_mounts(pod.sit(container.id, first=True), spec.disks, len(mount_plan.disks), tmpfs)
         return pod
 
     def _expected(self, container: Container) -> list[HostConfig] | None:
@@ -118,12 +121,13 @@ class Pods:
     def _sit_again(self, container: Container, pod: Pod, record: SeatRecord) -> None:
         seat = pod.take_seat(Seat(container.id, record.number, record.first))
         volumes = self._volume_disks(container)
+        tmpfs = [volume.name for volume in self._tmpfs_volumes(container)]
         if record.first:
             # What the machine was made of, whatever has become of the image.
             disks = pod.machine.spec.disks
-            pod.note_disks(seat, disks, sum(disk in volumes for disk in disks))
+            pod.note_mounts(seat, disks, sum(disk in volumes for disk in disks), tmpfs)
         else:
-            pod.note_disks(seat, self._provisioner.disks(container, volumes), len(volumes))
+            pod.note_mounts(seat, self._provisioner.disks(container, volumes), len(volumes), tmpfs)
         numbers = (number for number, mount in enumerate(container.record.mounts) if mount.api or mount.relay)
         seat.sockets = tuple(seat.first_socket + number for number in numbers)
 
@@ -276,13 +280,32 @@ class Pods:
                 f"label container {name} vch.machine-memory=SIZE"
             )
 
+    def _check_shares(self, container: Container, pod: Pod, shares: Sequence[Share]) -> None:
+        reason = pod.why_not_shared(shares)
+        if not reason:
+            return
+        name, others = container.record.name, ", ".join(other.record.name for other in self._others(container, pod))
+        text = f"container {name} needs volumes or paths of the host, which the machine of {others} cannot get while it runs: {reason}"
+        if not pod.machine.spec.shares and not pod.machine.spec.grows:
+            # See `_expected`.
+            text += (
+                f". Stop {others} and start it again: a machine that starts when container {name} exists can get them. "
+                "Or create both with the label vch.machine=NAME"
+            )
+        raise Conflict(text)
+
     # -- what a further container shares --------------------------------------------------------------------------------
 
     def joining(self, container: Container, pod: Pod, mount_plan: MountPlan) -> Joining:
-        """How the container joins a pod in which it has a seat. `mount_plan` has the numbers of its sockets."""
+        """How the container joins a pod in which it has a seat. `mount_plan` has the numbers of its sockets.
+
+        Conflict says what to do when the machine cannot have the folders of the container.
+        """
         spec = self._provisioner.spec(container, mount_plan)
+        self._check_shares(container, pod, spec.shares)
         nics = [nic for nic in (spec.nic, *spec.more_nics) if nic is not None]
-        devices = Devices(spec.disks, len(mount_plan.disks), spec.shares, nics)
+        tmpfs = [volume.name for volume in mount_plan.tmpfs_volumes]
+        devices = Devices(spec.disks, len(mount_plan.disks), spec.shares, nics, tmpfs)
         seat = pod.seats[container.id]
         seat.sockets = tuple(socket.number for socket in mount_plan.sockets)
         endpoints = (self.network_target(container) or container).endpoints

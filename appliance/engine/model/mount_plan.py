@@ -1,4 +1,4 @@
-"""Where a container's mounts come from: shares and disks of its machine, NFS servers, tmpfs, sockets of the host."""
+"""Where a container's mounts come from: shares and disks of its machine, NFS servers, tmpfs volumes, tmpfs, sockets of the host."""
 
 from dataclasses import dataclass, replace
 
@@ -23,11 +23,32 @@ class NfsVolume:
     options: tuple[str, ...]
 
 
+async def nfs_volume(number: int, record: VolumeRecord) -> NfsVolume:
+    """An NFS volume with its server's IP address, because the guest's kernel resolves no names. InvalidParameter if the name has none."""
+    server, _, path = record.device.rpartition(":")
+    try:
+        found = await trio.socket.getaddrinfo(server, 2049, type=trio.socket.SOCK_STREAM)
+    except OSError as error:
+        raise InvalidParameter(f"failed to mount local volume: error resolving {server}: {error}") from error
+    address = str(found[0][4][0])
+    shown = f"[{address}]" if ":" in address else address
+    return NfsVolume(number, f"{shown}:{path}", (*record.flags.split(","), f"addr={address}"))
+
+
+@dataclass(frozen=True, slots=True)
+class TmpfsVolume:
+    """A volume that is a tmpfs in the machine. The containers of a machine share it by its name. `options` as in mount(8)."""
+
+    name: str
+    options: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class PlacedMount:
     """A mount of a container and its source: the machine's share or volume disk of that number, a server, a socket, or else a tmpfs.
 
-    `guest` is a path of the guest itself, such as /lib/modules of its kernel.
+    `guest` is a path of the guest itself, such as /lib/modules of its kernel. `tmpfs_volume` is the number of a tmpfs volume;
+    `tmpfs` has the options of a tmpfs that only this mount shows.
     """
 
     mount: MountRecord
@@ -37,20 +58,23 @@ class PlacedMount:
     server: NfsVolume | None = None
     socket: GuestSocket | None = None
     guest: str = ""
+    tmpfs_volume: int = -1
 
     @property
     def is_tmpfs(self) -> bool:
+        """Whether the mount is a tmpfs of its own."""
         sources = (self.server is not None, self.socket is not None, self.guest)
-        return self.share < 0 and self.disk < 0 and not any(sources)
+        return max(self.share, self.disk, self.tmpfs_volume) < 0 and not any(sources)
 
 
 @dataclass(frozen=True, slots=True)
 class MountPlan:
-    """All mounts of a container, with the shares and disks that its machine needs for them."""
+    """All mounts of a container, with the shares, disks and tmpfs volumes that its machine needs for them."""
 
     placed: tuple[PlacedMount, ...] = ()
     shares: tuple[Share, ...] = ()
     disks: tuple[Disk, ...] = ()
+    tmpfs_volumes: tuple[TmpfsVolume, ...] = ()
 
     def numbered_from(self, first: int) -> "MountPlan":
         """The same plan with numbers of sockets that begin at `first`, because containers of one machine have different numbers."""

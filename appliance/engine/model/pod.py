@@ -1,7 +1,7 @@
 """A pod: one machine, the session with its guest, and the containers in the machine."""
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +10,7 @@ import trio
 
 from appliance.container.container_record import SeatRecord
 from appliance.container.guest_paths import GuestPaths, folder_of
-from appliance.engine.model.layout import Layout, disk_targets, share_target
+from appliance.engine.model.layout import Layout, disk_targets, share_target, tmpfs_targets
 from appliance.errors import Conflict, HypervisorError, Unsupported, VchError
 from appliance.guest import GuestContainers, GuestSession
 from appliance.hypervisor import (
@@ -35,12 +35,16 @@ _SOCKETS_OF_SEAT = 1024
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """What a container brings into a running machine. `disks`: its own disk, its layers (lowest first), `volumes` volumes."""
+    """What a container brings into a running machine. `disks`: its own disk, its layers (lowest first), `volumes` volumes.
+
+    `tmpfs`: the names of its tmpfs volumes.
+    """
 
     disks: Sequence[Disk]
     volumes: int
     shares: tuple[Share, ...] = ()
     nics: Sequence[Nic] = ()
+    tmpfs: Sequence[str] = ()
 
 
 @dataclass(slots=True)
@@ -48,13 +52,15 @@ class Seat:
     """The place of one container in a pod. `number` is unique in the pod.
 
     `first`: the machine was made for this container, whose folder in the guest is the tether's own. `disks`: where the guest has
-    mounted each of the container's disks. `sockets`: the numbers of its sockets. `leaving`: the container has ended.
+    mounted each of the container's disks. `tmpfs`: where it has mounted its tmpfs volumes, by name. `sockets`: the numbers of its
+    sockets. `leaving`: the container has ended.
     """
 
     container_id: str
     number: int
     first: bool
     disks: dict[Path, str] = field(default_factory=dict)
+    tmpfs: dict[str, str] = field(default_factory=dict)
     sockets: tuple[int, ...] = ()
     leaving: bool = False
 
@@ -138,9 +144,10 @@ class Pod:
         self.was_shared |= self.shared
         return seat
 
-    def note_disks(self, seat: Seat, disks: Sequence[Disk], volumes: int) -> None:
-        """Record where the guest has a container's disks, in the order of `Devices.disks`."""
+    def note_mounts(self, seat: Seat, disks: Sequence[Disk], volumes: int, tmpfs: Iterable[str] = ()) -> None:
+        """Record where the guest has a container's disks and tmpfs volumes, in the order of `Devices`."""
         seat.disks = dict(zip((disk.path for disk in disks), _targets(seat, disks, volumes), strict=True))
+        seat.tmpfs = tmpfs_targets(seat.base, tmpfs)
 
     @asynccontextmanager
     async def furnished(self, seat: Seat, devices: Devices, paths: GuestPaths) -> AsyncIterator[Layout]:
@@ -156,15 +163,12 @@ class Pod:
         machine = self.machine
         if not isinstance(machine, TakesDisks):
             raise Unsupported("this hypervisor cannot add a disk to a running machine")
-        mounted = {
-            path: target
-            for other in self.seats.values()
-            if other is not seat and not other.leaving
-            for path, target in other.disks.items()
-        }
+        others = [other for other in self.seats.values() if other is not seat and not other.leaving]
+        mounted = {path: target for other in others for path, target in other.disks.items()}
+        in_memory = {name: target for other in others for name, target in other.tmpfs.items()}
         missing = [disk for disk in devices.disks if disk.path not in mounted]
         # Before the devices are there, so that `leave` finds them all.
-        self.note_disks(seat, devices.disks, devices.volumes)
+        self.note_mounts(seat, devices.disks, devices.volumes, devices.tmpfs)
         places: dict[Path, GuestDisk | str] = {**mounted}
         found = await machine.plug_disks(missing)
         places.update(zip((disk.path for disk in missing), found, strict=True))
@@ -173,7 +177,7 @@ class Pod:
             if not isinstance(machine, Pluggable):
                 raise Unsupported("this hypervisor cannot add a NIC to a running machine")
             await machine.plug_nic(nic)
-        return Layout(tuple(places[disk.path] for disk in devices.disks), paths, share_paths, tag)
+        return Layout(tuple(places[disk.path] for disk in devices.disks), paths, share_paths, tag, in_memory)
 
     async def _share(self, shares: Sequence[Share]) -> tuple[tuple[str, ...], str]:
         """(The path of each share in the guest, the tag of the device that is new; "" when the machine has all the shares.)
@@ -181,29 +185,33 @@ class Pod:
         A share that the machine has is used again: in another mount its files would have other inodes, by which the kernel finds the
         sockets in them.
         """
-        machine = self.machine
-        have = [(SHARE_TAG, machine.spec.shares)]
-        have += [(f"{SHARE_TAG}{number}", more) for number, more in enumerate(machine.spec.more_shares, 1)]
-        paths = {
+        machine, paths, tag = self.machine, self._present(shares), ""
+        missing = tuple(share for share in shares if share not in paths)
+        if missing:
+            if not isinstance(machine, TakesShares):
+                raise Unsupported("this hypervisor cannot share a folder with a running machine")
+            tag = await machine.plug_shares(missing)
+            paths |= {share: f"{share_target(tag)}/{index}" for index, share in enumerate(missing)}
+        return tuple(paths[share] for share in shares), tag
+
+    def _present(self, shares: Sequence[Share]) -> dict[Share, str]:
+        """The shares that the machine has, each with its path in the guest."""
+        spec = self.machine.spec
+        have = [(SHARE_TAG, spec.shares)]
+        have += [(f"{SHARE_TAG}{number}", more) for number, more in enumerate(spec.more_shares, 1)]
+        return {
             share: f"{share_target(tag)}/{index}"
             for share in shares
             for tag, present in have
             for index, one in enumerate(present)
             if _serves(one, share)
         }
-        missing = tuple(share for share in shares if share not in paths)
-        tag = ""
-        if missing:
-            if not isinstance(machine, TakesShares):
-                raise Unsupported("this hypervisor cannot share a folder with a running machine")
-            if reason := machine.why_no_more_shares():
-                raise Conflict(
-                    f"folders cannot be shared with a running machine: {reason}: create this container before the other container starts, "
-                    "or start both with the label vch.machine=NAME"
-                )
-            tag = await machine.plug_shares(missing)
-            paths |= {share: f"{share_target(tag)}/{index}" for index, share in enumerate(missing)}
-        return tuple(paths[share] for share in shares), tag
+
+    def why_not_shared(self, shares: Sequence[Share]) -> str:
+        """Why the machine can have none of the shares that it lacks; "" when it has all of them, or can have them."""
+        if not isinstance(self.machine, TakesShares) or len(self._present(shares)) == len(set(shares)):
+            return ""
+        return self.machine.why_no_more_shares()
 
     # -- leaving ------------------------------------------------------------------------------------------------------
 
@@ -258,7 +266,7 @@ class Pod:
                 return
             async with self._lock:
                 if await self._removed(seat):
-                    seat.disks = {}
+                    seat.disks, seat.tmpfs = {}, {}
                     return
             with trio.move_on_after(pause):
                 await self.off.wait()

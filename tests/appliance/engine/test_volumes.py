@@ -21,6 +21,7 @@ from appliance.engine.machines.guest_config import own_mounts, volumes_of
 from appliance.engine.model.container import Container
 from appliance.engine.model.events import EventBus
 from appliance.engine.model.layout import first_layout
+from appliance.engine.model.mount_plan import TmpfsVolume
 from appliance.engine.model.registry import ContainerRegistry
 from appliance.engine.volumes import Volumes
 from appliance.errors import Conflict, InvalidParameter, NotFound, Unavailable
@@ -335,7 +336,7 @@ async def test_each_kind_of_mount_has_its_place(tmp_path: Path) -> None:
         container = await room.container(
             "all",
             {
-                "Binds": ["directory:/0:ro", "disk:/1", "memory:/2", "server:/3", f"{tmp_path}:/4"],
+                "Binds": ["directory:/0:ro", "disk:/1", "memory:/2", "server:/3", f"{tmp_path}:/4", "memory:/6:ro"],
                 "Mounts": [{"Type": "tmpfs", "Target": "/5", "ReadOnly": True, "TmpfsOptions": {"SizeBytes": 4096}}],
             },
         )
@@ -348,7 +349,10 @@ async def test_each_kind_of_mount_has_its_place(tmp_path: Path) -> None:
         ]
         assert placed["/1"].disk == 0
         assert [disk.path for disk in plan.disks] == [tmp_path / "volumes/disk/disk.ext4"]
-        assert placed["/2"].tmpfs == ("size=1m", "mode=700")
+        # Both mounts show one tmpfs.
+        assert [placed[path].tmpfs_volume for path in ("/2", "/6")] == [0, 0]
+        assert plan.tmpfs_volumes == (TmpfsVolume("memory", ("size=1m", "mode=700")),)
+        assert (placed["/2"].is_tmpfs, placed["/5"].is_tmpfs) == (False, True)
         assert placed["/5"].tmpfs == ("mode=1777", "size=4096", "ro")
         server = placed["/3"].server
         assert server is not None

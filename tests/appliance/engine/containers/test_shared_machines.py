@@ -1,5 +1,6 @@
 """Containers that share a machine: how they join it, what they share, and how each of them ends."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from appliance.engine.model.container import Container
 from appliance.errors import Conflict, Unsupported, VchError
 from appliance.hypervisor import ResourceShares
 from appliance.hypervisor.fake import FakeMachine, Faults, VersatileMachine
+from appliance.volume.bind_source import BindSources
 from protos.tether.v1 import filesystem_pb2
 from tests.appliance.engine.guest import Vm
 from tests.appliance.engine.harness import Engine, Host, engine, log_text
@@ -65,6 +67,34 @@ async def test_a_container_joins_the_machine_of_another(daemon: Engine, host: Ho
     assert stored is not None
     assert stored.seat is not None
     assert (stored.seat.machine, stored.seat.first) == (web.id, False)
+
+
+async def test_a_tmpfs_volume_is_one_for_all_containers_of_a_machine(tmp_path: Path, host: Host) -> None:
+    async with engine(host, tmp_path) as daemon:
+        await daemon.stores.volumes.create("memory", {}, {"type": "tmpfs", "device": "tmpfs", "o": "size=1m"})
+        with_volume = {"binds": ["memory:/m"]}
+        web = await daemon.run(name="web", host=HostConfig(**with_volume))  # type: ignore[arg-type]
+        await sidecar(daemon, network_mode="container:web", **with_volume)  # type: ignore[arg-type]
+    async with engine(host, tmp_path) as daemon:
+        # The next daemon knows, too, where the guest has the volume.
+        await daemon.until(daemon.registry.get("web"), lambda: daemon.registry.get("web").run is not None)
+        await sidecar(daemon, "other", network_mode="container:web", **with_volume)  # type: ignore[arg-type]
+        for name in ("sidecar", "other"):
+            joiner = daemon.registry.get(name)
+            base = f"/run/tether/containers/{joiner.id}"
+            found = [mount for mount in vm_of(host).added[joiner.id].mounts if mount.target == f"{base}/tmpfs/0"]
+            assert [list(mount.options) for mount in found] == [["bind"]]
+            assert found[0].source.endswith("/tmpfs/0")
+            assert found[0].source != found[0].target
+            spec = host.guest.process(joiner.id).spec
+            assert [mount.source for mount in spec.mounts or () if mount.destination == "/m"] == [f"{base}/tmpfs/0"]
+        # The sidecar keeps the tmpfs when the container that has brought it restarts.
+        await daemon.stop(daemon.registry.get("web"))
+        await daemon.machine_gone(daemon.registry.get("web"))
+        await daemon.start(daemon.registry.get("web"))
+        (mount,) = (mount for mount in vm_of(host).added[web.id].mounts if mount.target.endswith("/tmpfs/0"))
+        joiners = [daemon.registry.get(name).id for name in ("sidecar", "other")]
+        assert mount.source in [f"/run/tether/containers/{joiner}/tmpfs/0" for joiner in joiners]
 
 
 async def test_a_joiner_ends_alone(daemon: Engine, host: Host) -> None:
@@ -475,6 +505,27 @@ async def test_a_machine_is_made_for_the_containers_that_will_join_it(daemon: En
     with pytest.raises(Conflict, match="its VM has 2304 MiB, too few for that limit"):
         await daemon.services.updates.update(web.id, HostConfig(memory=400 * MIB), lambda _: None)
     await daemon.services.updates.update(web.id, HostConfig(memory=100 * MIB), lambda _: None)
+
+
+async def test_a_machine_that_cannot_get_a_volume_says_what_to_do(daemon: Engine, host: Host, tmp_path: Path) -> None:
+    daemon.stores.volumes.binds = BindSources()
+    web = await daemon.run(name="web")
+    joiner = await daemon.create(name="side", host=HostConfig(network_mode="container:web", binds=[f"{tmp_path}:/d"]))
+    text = (
+        "container side needs volumes or paths of the host, which the machine of web cannot get while it runs: the machine has no "
+        "shared memory. Stop web and start it again: a machine that starts when container side exists can get them. Or create both "
+        "with the label vch.machine=NAME"
+    )
+    with pytest.raises(Conflict, match=f"^{re.escape(text)}$"):
+        await daemon.start(joiner)
+    assert host.vms.vms[web.id].spec.more_disks == ()
+    # What the text says helps.
+    await daemon.stop(web)
+    await daemon.machine_gone(web)
+    await daemon.start(web)
+    await daemon.start(joiner)
+    assert list(host.vms.vms) == [web.id]
+    assert [share.path for share in host.vms.vms[web.id].spec.more_shares[0]] == [tmp_path]
 
 
 async def test_a_machine_has_the_shares_of_all_its_containers(daemon: Engine, host: Host) -> None:

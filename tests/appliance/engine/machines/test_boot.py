@@ -26,7 +26,7 @@ from appliance.engine.machines.boot import (
 from appliance.engine.machines.guest_config import GuestConfig, Link
 from appliance.engine.model.container import Container
 from appliance.engine.model.layout import first_layout
-from appliance.engine.model.mount_plan import MountPlan, NfsVolume, PlacedMount
+from appliance.engine.model.mount_plan import MountPlan, NfsVolume, PlacedMount, TmpfsVolume
 from appliance.errors import InvalidParameter, VchError
 from appliance.guest import (
     DiskMount,
@@ -178,9 +178,11 @@ def test_the_mounts_of_a_guest() -> None:
             PlacedMount(MountRecord("volume", "/data", "v"), disk=0),
             PlacedMount(MountRecord("bind", "/srv", source="/srv"), share=0),
             PlacedMount(MountRecord("volume", "/nfs", "n"), server=NfsVolume(0, "192.0.2.1:/x", ())),
+            PlacedMount(MountRecord("volume", "/memory", "m"), tmpfs_volume=0),
         ),
         (Share(Path("/srv"), True),),
         (Disk(Path("/volume"), False),),
+        (TmpfsVolume("m", ("size=1m",)),),
     )
     setup, _ = _launched(4, plan)
     disks = _disks(4)
@@ -189,7 +191,7 @@ def test_the_mounts_of_a_guest() -> None:
         DiskMount("/run/tether/layers/0", "erofs", disks[1], ("ro",)),
         DiskMount("/run/tether/layers/1", "erofs", disks[2], ("ro",)),
     ]
-    upper, overlay, share, volume = found[2:]
+    upper, overlay, share, volume, memory = found[2:]
     assert isinstance(upper, DiskMount)
     assert (upper.target, upper.type, upper.disk) == ("/run/tether/upper", "ext4", disks[0])
     # The highest layer comes first in overlayfs.
@@ -198,8 +200,9 @@ def test_the_mounts_of_a_guest() -> None:
     assert isinstance(share, ShareMount)
     assert isinstance(volume, DiskMount)
     assert (volume.target, volume.disk) == ("/run/tether/disks/0", disks[3])
+    assert memory == PlainMount("/run/tether/tmpfs/0", "tmpfs", ("size=1m",))
     assert list(setup.modules) == ["virtiofs", "nfsv4"]
-    assert [one.destination for one in setup.volumes] == ["/data", "/srv"]
+    assert [one.destination for one in setup.volumes] == ["/data", "/srv", "/memory"]
 
 
 def test_an_image_without_layers() -> None:

@@ -292,6 +292,11 @@ def _placed(destination: str, **more: object) -> PlacedMount:
             _placed("/d", disk=0, subpath="a/b"),
             GuestVolume("/run/tether/disks/0/data/a/b", "/d", False, False, False),
         ),
+        (_placed("/d", tmpfs_volume=1), GuestVolume("/run/tether/tmpfs/1", "/d", False, False, False)),
+        (
+            _placed("/d", tmpfs_volume=0, subpath="a", read_only=True),
+            GuestVolume("/run/tether/tmpfs/0/a", "/d", True, False, False),
+        ),
         (_placed("/d", share=2), GuestVolume("/run/tether/shares/2", "/d", False, True, False)),
         (
             PlacedMount(MountRecord("bind", "/d", source="/srv"), share=0),

@@ -1,6 +1,6 @@
 """Where the guest mounts the disks of a container."""
 
-from appliance.engine.model.layout import disk_targets, first_layout, share_target
+from appliance.engine.model.layout import disk_targets, first_layout, share_target, tmpfs_targets
 from appliance.hypervisor import GuestDisk, ScsiAddress
 
 
@@ -12,6 +12,10 @@ def test_targets_are_in_the_order_of_the_disks() -> None:
         "/run/tether/disks/0",
     ]
     assert disk_targets("/base", 0, 0) == ["/base/upper"]
+
+
+def test_tmpfs_volumes_are_numbered() -> None:
+    assert tmpfs_targets("/base", ["a", "b"]) == {"a": "/base/tmpfs/0", "b": "/base/tmpfs/1"}
 
 
 def test_the_first_container_has_the_tethers_own_folder() -> None:

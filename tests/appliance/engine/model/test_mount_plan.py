@@ -14,8 +14,9 @@ from appliance.engine.model.mount_plan import MountPlan, NfsVolume, PlacedMount
         (PlacedMount(MountRecord("bind", "/data"), share=0), False),
         (PlacedMount(MountRecord("volume", "/data"), disk=0), False),
         (PlacedMount(MountRecord("volume", "/data"), server=NfsVolume(0, "10.0.0.1:/", ())), False),
+        (PlacedMount(MountRecord("volume", "/data"), tmpfs_volume=0), False),
     ],
-    ids=["tmpfs", "options", "share", "disk", "server"],
+    ids=["tmpfs", "options", "share", "disk", "server", "volume"],
 )
 def test_a_mount_without_another_source_is_a_tmpfs(placed: PlacedMount, is_tmpfs: bool) -> None:
     assert placed.is_tmpfs is is_tmpfs

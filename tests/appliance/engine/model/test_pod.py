@@ -142,6 +142,7 @@ async def test_a_share_of_the_machine_is_used_again(host: Host) -> None:
                 )
                 assert (layout.share_tag, machine.spec.more_shares) == (tag, (wanted[1:],))
                 assert not tag or new == machine.spec.more_shares[0]
+                assert pod.why_not_shared(wanted) == ""
 
 
 async def test_a_machine_that_cannot_share_more(host: Host) -> None:
@@ -150,9 +151,9 @@ async def test_a_machine_that_cannot_share_more(host: Host) -> None:
     async with LoopThread.open() as loop:
         pod = Pod(machine, GuestSession(loop, await machine.dial_tether()))
         devices = Devices([Disk(Path("/two"), False)], 0, (Share(Path("/srv"), True),))
-        with pytest.raises(
-            Conflict, match="folders cannot be shared with a running machine: the machine has no shared memory"
-        ):
+        assert pod.why_not_shared(devices.shares) == "the machine has no shared memory"
+        assert pod.why_not_shared(()) == ""
+        with pytest.raises(HypervisorError, match="the machine has no shared memory"):
             async with pod.furnished(pod.sit("two", first=False), devices, GuestPaths("/two")):
                 pass
 
