@@ -270,6 +270,10 @@ class PluggingContract(ABC):
             await machine.plug_disks([good])
             await machine.destroy()
 
+
+class ConcurrentPlugging(PluggingContract):
+    """Disks and NICs that come and go at the same time. Only a guest that runs releases a NIC."""
+
     def nic(self, number: int) -> Nic:
         """A NIC on a network of the hypervisor."""
         return Nic(f"02:42:00:00:00:{number:02x}")

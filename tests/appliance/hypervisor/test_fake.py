@@ -38,7 +38,7 @@ from appliance.hypervisor.fake import (
     VersatileMachine,
 )
 from appliance.hypervisor.fake_disks import FakeDisks
-from tests.appliance.hypervisor.contract import DriverContract, PluggingContract
+from tests.appliance.hypervisor.contract import ConcurrentPlugging, DriverContract
 from tests.tether.rpc.echo import random_id
 from tether.rpc.listener import serve_link
 from tether.transport import Line, LineClosed
@@ -73,7 +73,7 @@ class TestFake(DriverContract):
         _hosts[root].power_off(machine_id)
 
 
-class TestFakePlugging(PluggingContract):
+class TestFakePlugging(ConcurrentPlugging):
     def open_driver(self, root: Path) -> AbstractAsyncContextManager[Driver]:
         return _opened(root, VersatileMachine)
 

@@ -44,6 +44,7 @@ from appliance.hypervisor.qemu.templates import LocalRehearsal
 from appliance.image.erofs import write_erofs
 from protos.tether.v1 import network_pb2
 from tests.appliance.hypervisor.contract import DriverContract
+from tests.appliance.hypervisor.qemu.plugging import QemuPlugging
 from tests.live.images import busybox_layer
 from tether.rpc.bridge import LoopThread
 from tether.rpc.client import Channel
@@ -139,6 +140,15 @@ class TestQemu(DriverContract):
             assert "qemu-system-x86_64 -nodefaults" in words
             assert "mac" in words.partition("qemu.log:")[2]
             await machine.destroy()
+
+
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+class TestPlugging(QemuPlugging):
+    """The guest still boots: QEMU needs no guest for disks that come and go."""
+
+    def open_driver(self, root: Path) -> AbstractAsyncContextManager[QemuDriver]:
+        return opened(root)
 
 
 async def _eventually(look: Callable[[], Found | None]) -> Found:

@@ -26,7 +26,6 @@ from appliance.hypervisor import (
     MachineSpec,
     Nic,
     Power,
-    ScsiAddress,
     Share,
     TakesPciDevices,
 )
@@ -34,16 +33,12 @@ from appliance.hypervisor.qemu import QemuDriver, hotplug, process
 from appliance.hypervisor.qemu.command import (
     MOST_MORE_NICS,
     MOST_MORE_SHARES,
-    DiskPlace,
-    backing_node,
-    disk_device,
-    disk_node,
-    file_node,
 )
 from appliance.hypervisor.qemu.machine import QemuMachine
 from appliance.hypervisor.qemu.process import PROGRAM, identity
 from appliance.hypervisor.qemu.vfio import PciDevices
-from tests.appliance.hypervisor.contract import DriverContract, PluggingContract
+from tests.appliance.hypervisor.contract import ConcurrentPlugging, DriverContract
+from tests.appliance.hypervisor.qemu.plugging import QemuPlugging
 from tests.appliance.hypervisor.qemu.test_vfio import make_device
 
 _NETWORK = ("10.77.0.0/24", "10.77.0.1", "10.77.0.254")
@@ -90,73 +85,9 @@ class TestQemuWithoutGuests(DriverContract):
         os.kill(_record(root, machine_id)["pid"], 9)
 
 
-class TestPlugging(PluggingContract):
-    def open_driver(self, root: Path) -> AbstractAsyncContextManager[Driver]:
+class TestPlugging(QemuPlugging, ConcurrentPlugging):
+    def open_driver(self, root: Path) -> AbstractAsyncContextManager[QemuDriver]:
         return opened(root)
-
-
-async def _inside(machine: QemuMachine) -> tuple[object, object]:
-    """The block nodes and the sets of descriptors that QEMU has."""
-    async with machine.open_monitor() as monitor:
-        return await monitor.execute("query-named-block-nodes"), await monitor.execute("query-fdsets")
-
-
-async def test_nothing_of_a_released_disk_stays_in_qemu(short_path: Path) -> None:
-    async with opened(short_path) as driver:
-        machine = await TestPlugging().started(driver, short_path)
-        assert isinstance(machine, QemuMachine)
-        before = await _inside(machine)
-        disks = await TestPlugging().with_disks(driver, [Disk(short_path / f"layers/{n}", True) for n in range(3)])
-        (found, *_) = await machine.plug_disks(disks)
-        # A target of their own: templates and saved states have only the other.
-        assert found.address == ScsiAddress(0, 1, 0)
-        assert await _inside(machine) != before
-        await machine.release_disks([disk.path for disk in disks])
-        assert await _inside(machine) == before
-        with TestPlugging().refused_disk(short_path) as refused, pytest.raises(HypervisorError, match="No such file"):
-            await machine.plug_disks([*disks, refused])
-        assert await _inside(machine) == before
-        await machine.release_disks([disk.path for disk in machine.spec.disks])
-        nodes = [{"node-name": name} for name in ("disk0", "disk0-empty", "disk1", "disk1-empty", "modules")]
-        assert await _inside(machine) == (nodes, [{"fdset-id": 0}])
-        await machine.destroy()
-
-
-@pytest.mark.parametrize("done", [0, 3, 4])
-async def test_a_killed_appliance_leaves_a_place_that_can_be_freed(short_path: Path, done: int) -> None:
-    """The appliance was killed after it recorded the disk and sent `done` of the commands that plug the disk in, or unplug it."""
-    async with opened(short_path) as driver:
-        machine = await TestPlugging().started(driver, short_path)
-        assert isinstance(machine, QemuMachine)
-        before = await _inside(machine)
-        upper, disk = machine.spec.disks[0], Disk(short_path / "layers/first", True)
-        machine.spec = replace(machine.spec, more_disks=(disk,))
-        machine.save_record()
-        place = DiskPlace(0, later=True)
-        commands: list[tuple[str, dict[str, object]]] = [
-            ("add-fd", {"fdset-id": place.descriptors}),
-            ("blockdev-add", backing_node(place, file_node(place), True, 0)),
-            ("blockdev-add", disk_node(place, "more0-0", True, in_slot=False)),
-            ("device_add", disk_device(place)),
-        ]
-        async with machine.open_monitor() as monitor:
-            for command, arguments in commands[:done]:
-                await monitor.execute(command, arguments)
-            if done:
-                # A release of the machine's own disk came as far as its first command.
-                await monitor.execute("blockdev-add", {"driver": "null-co", "node-name": "disk0-empty"})
-    async with opened(short_path) as driver:
-        (found,) = await driver.adopt()
-        assert isinstance(found, QemuMachine)
-        await found.release_disks({disk.path})
-        assert found.spec.more_disks == ()
-        await found.release_disks({upper.path})
-        assert found.spec.disks[0].released
-        nodes, sets = await _inside(found)
-        assert isinstance(before[1], list)
-        assert sets == [one for one in before[1] if one["fdset-id"] != 1 and one["fdset-id"] != 2]
-        assert "more" not in str(nodes)
-        await found.destroy()
 
 
 async def test_a_machine_whose_disks_changed_is_not_saved_and_does_not_start_again(short_path: Path) -> None:

@@ -31,7 +31,7 @@ from appliance.hypervisor.vsphere.faults import AnswerLost, Gone, LoginRefused, 
 from appliance.hypervisor.vsphere.inventory import Names, find
 from appliance.hypervisor.vsphere.session import Session
 from appliance.hypervisor.vsphere.spec import TENANT_KEY
-from tests.appliance.hypervisor.contract import PluggingContract
+from tests.appliance.hypervisor.contract import ConcurrentPlugging
 from tests.live.vsphere.faultproxy import CLOSE_BEFORE, DELAY, LOSE_ANSWER, FaultProxy, running_proxy
 from tests.live.vsphere.simulator import Simulator, server_of
 
@@ -377,7 +377,7 @@ async def test_disks_are_written_once_and_stay(proxy: FaultProxy, tmp_path: Path
 
 
 @pytest.mark.parametrize("simulator", ["vcenter"], indirect=True)
-class TestPlugging(PluggingContract):
+class TestPlugging(ConcurrentPlugging):
     @pytest.fixture(autouse=True)
     def _simulator(self, simulator: Simulator) -> None:
         self._at = simulator
