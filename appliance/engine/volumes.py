@@ -19,7 +19,14 @@ from appliance.container.prune_guard import PruneGuard
 from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.model.container import Container
 from appliance.engine.model.events import EventBus
-from appliance.engine.model.mount_plan import MountPlan, PlacedMount, TmpfsVolume, nfs_volume
+from appliance.engine.model.mount_plan import (
+    MountPlan,
+    PlacedMount,
+    TmpfsVolume,
+    nfs_volume,
+    tmpfs_options,
+    tmpfs_volume,
+)
 from appliance.engine.model.registry import ContainerRegistry
 from appliance.errors import Conflict, InvalidParameter, NotFound, VchError
 from appliance.guest import GuestSocket
@@ -286,12 +293,11 @@ class Volumes:
 
         Containers in the same machine, `neighbours`, may have the same disks. `for_files`: a socket that is gone is not missing.
         """
-        placed: list[PlacedMount] = []
-        shares: list[Share] = []
+        placed, shares = list[PlacedMount](), list[Share]()
         disks, in_memory = self.disks_of(container), self.tmpfs_of(container)
         for number, mount in enumerate(container.record.mounts):
             if mount.type == "tmpfs":
-                placed.append(PlacedMount(mount, tmpfs=_tmpfs_options(mount)))
+                placed.append(PlacedMount(mount, tmpfs=tmpfs_options(mount)))
                 continue
             if is_of_the_kernel(mount):
                 placed.append(PlacedMount(mount, guest=mount.source))
@@ -311,7 +317,7 @@ class Volumes:
             else:
                 record = self.get(mount.name)
                 if record.kind == TMPFS:
-                    placed.append(PlacedMount(mount, tmpfs_volume=in_memory.index(_tmpfs_volume(record))))
+                    placed.append(PlacedMount(mount, tmpfs_volume=in_memory.index(tmpfs_volume(record))))
                     continue
                 if record.kind == NFS:
                     placed.append(PlacedMount(mount, server=await nfs_volume(len(placed), record)))
@@ -346,7 +352,7 @@ class Volumes:
 
     def tmpfs_of(self, container: Container) -> list[TmpfsVolume]:
         """The tmpfs volumes of a container, each once, in the order of MountPlan.tmpfs_volumes."""
-        return list(dict.fromkeys(map(_tmpfs_volume, self._of_kind(container, TMPFS))))
+        return list(dict.fromkeys(map(tmpfs_volume, self._of_kind(container, TMPFS))))
 
     def _disk(self, record: VolumeRecord) -> Disk:
         return Disk(self._store.disk(record), False)
@@ -392,12 +398,3 @@ class Volumes:
                     "read/write": str(not mount.read_only).lower(),
                 }
             self._emit(action, mount.name, container.record.owner, **more)
-
-
-def _tmpfs_volume(record: VolumeRecord) -> TmpfsVolume:
-    return TmpfsVolume(record.name, tuple(filter(None, record.flags.split(","))))
-
-
-def _tmpfs_options(mount: MountRecord) -> tuple[str, ...]:
-    words = [f"{name}={value}" if value else name for name, value in mount.options.items()]
-    return (*words, *(("ro",) if mount.read_only else ()))

@@ -23,18 +23,6 @@ class NfsVolume:
     options: tuple[str, ...]
 
 
-async def nfs_volume(number: int, record: VolumeRecord) -> NfsVolume:
-    """An NFS volume with its server's IP address, because the guest's kernel resolves no names. InvalidParameter if the name has none."""
-    server, _, path = record.device.rpartition(":")
-    try:
-        found = await trio.socket.getaddrinfo(server, 2049, type=trio.socket.SOCK_STREAM)
-    except OSError as error:
-        raise InvalidParameter(f"failed to mount local volume: error resolving {server}: {error}") from error
-    address = str(found[0][4][0])
-    shown = f"[{address}]" if ":" in address else address
-    return NfsVolume(number, f"{shown}:{path}", (*record.flags.split(","), f"addr={address}"))
-
-
 @dataclass(frozen=True, slots=True)
 class TmpfsVolume:
     """A volume that is a tmpfs in the machine. The containers of a machine share it by its name. `options` as in mount(8)."""
@@ -102,3 +90,14 @@ async def nfs_volume(number: int, record: VolumeRecord) -> NfsVolume:
     address = str(found[0][4][0])
     shown = f"[{address}]" if ":" in address else address
     return NfsVolume(number, f"{shown}:{path}", (*record.flags.split(","), f"addr={address}"))
+
+
+def tmpfs_volume(record: VolumeRecord) -> TmpfsVolume:
+    """The volume of a record of the kind TMPFS."""
+    return TmpfsVolume(record.name, tuple(filter(None, record.flags.split(","))))
+
+
+def tmpfs_options(mount: MountRecord) -> tuple[str, ...]:
+    """The options of a mount of the type tmpfs, as in mount(8)."""
+    words = [f"{name}={value}" if value else name for name, value in mount.options.items()]
+    return (*words, *(("ro",) if mount.read_only else ()))

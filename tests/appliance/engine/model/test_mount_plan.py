@@ -3,7 +3,8 @@
 import pytest
 
 from appliance.container.mounts import MountRecord
-from appliance.engine.model.mount_plan import MountPlan, NfsVolume, PlacedMount
+from appliance.engine.model.mount_plan import MountPlan, NfsVolume, PlacedMount, tmpfs_options, tmpfs_volume
+from appliance.volume.store import VolumeRecord
 
 
 @pytest.mark.parametrize(
@@ -26,3 +27,10 @@ def test_plans_are_compared_by_what_they_need() -> None:
     # A machine of the pool serves only a container without shares and disks.
     assert MountPlan() == MountPlan((), (), ())
     assert MountPlan((PlacedMount(MountRecord("tmpfs", "/tmp")),)) != MountPlan()
+
+
+def test_options_of_tmpfs() -> None:
+    mount = MountRecord("tmpfs", "/tmp", read_only=True, options={"size": "4096", "noexec": ""})
+    assert tmpfs_options(mount) == ("size=4096", "noexec", "ro")
+    assert tmpfs_volume(VolumeRecord("memory", 0, "tmpfs", flags="size=1m,mode=700")).options == ("size=1m", "mode=700")
+    assert tmpfs_volume(VolumeRecord("memory", 0, "tmpfs")).options == ()
