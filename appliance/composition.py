@@ -249,6 +249,7 @@ def _services(process: Process, machines: Machines, stores: Stores) -> tuple[Ser
         images,
         MachineSize(machines.usual.memory_mib, machines.usual.cpus),
         process.loop,
+        nursery,
     )
     file_sessions = FileSessions(provisioner, volumes, allocator, machines.fast_paths, nursery)
     suspend_watcher = SuspendWatcher(repository)

@@ -23,6 +23,11 @@ class Trace:
         """From now on, `mark` in this task and in tasks that it starts records into this trace."""
         _current.set(self)
 
+    @property
+    def last(self) -> str:
+        """The name of the last mark; "" while there is none."""
+        return self._marks[-1][0] if self._marks else ""
+
     def text(self) -> str:
         """One line per step: ms since the beginning, ms of the step, its name."""
         lines = []

@@ -178,10 +178,11 @@ class GuestSession:
         while True:
             async with AsyncExitStack() as stack:
                 try:
-                    stream = await stack.enter_async_context(
-                        self._channel.stream("/tether.v1.Sandbox/Launch", request, sandbox_pb2.LaunchResponse)
-                    )
+                    # The deadline includes the wait for a guest that has not answered yet.
                     with trio.fail_at(deadline):
+                        stream = await stack.enter_async_context(
+                            self._channel.stream("/tether.v1.Sandbox/Launch", request, sandbox_pb2.LaunchResponse)
+                        )
                         batch = await stream.receive()
                     if not batch:
                         raise GuestFailure("guest: the launch ended without an answer", Code.INTERNAL)

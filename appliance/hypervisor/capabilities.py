@@ -74,6 +74,21 @@ class Checkpointable(Protocol):
 
 
 @runtime_checkable
+class Restorable(Protocol):
+    """A machine that `start` may restore from a template. Its guest may be silent; then the machine can boot instead."""
+
+    @property
+    def restored(self) -> bool:
+        """Whether the last start restored the machine."""
+
+    async def boot(self) -> None:
+        """Power on without a template; a machine that is on is powered off first. HypervisorError as for `Machine.start`.
+
+        After a restore the driver notes that the template gave a machine whose guest did not answer.
+        """
+
+
+@runtime_checkable
 class Pluggable(Protocol):
     """A machine whose NICs can change while it runs. `spec.more_nics` follows each change."""
 

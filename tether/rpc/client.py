@@ -167,7 +167,10 @@ class Channel:
 
     async def unary(self, path: str, request: Message, response: type[Out], *, timeout: float | None = None) -> Out:
         """One request, one response. RpcError when it fails; `timeout` in seconds also covers waiting for the guest."""
+        began = trio.current_time()
         channel = await self._ready(timeout)
+        if timeout is not None:
+            timeout = max(0.0, timeout - (trio.current_time() - began))
 
         async def call() -> Out:
             method = channel.unary_unary(path, request_serializer=_serialize, response_deserializer=response.FromString)

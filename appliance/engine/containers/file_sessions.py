@@ -128,8 +128,6 @@ class FileSessions:
                     mount_plan = await self._volumes.mount_plan(container, for_files=True)
                     spec = self._provisioner.files_spec(container, nic, mount_plan)
                     machine, session = await self._provisioner.get(spec)
-                    if not session.began:
-                        nursery.start_soon(session.run)
                     await session.configure(files_setup(container, machine, mount_plan, endpoint), _READY_SECONDS)
                 if self._fast_paths is not None and endpoint is not None and endpoint.ipv4 is not None:
                     gateway = endpoint.ipv4.gateway

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Protocol
@@ -43,6 +43,8 @@ from appliance.guest import StartRefused, exit_code
 log = logging.getLogger(__name__)
 
 _DISCONNECT_SECONDS = 2.0
+# A start that takes longer is logged, and logged again after each further period.
+_SLOW_SECONDS = 60.0
 
 
 class RunWatcher(Protocol):
@@ -93,7 +95,9 @@ class Supervisor:
         self._tasks.start_soon(self._run_guarded, container, attempt)
         # The start goes on if the client disconnects.
         with trio.CancelScope(shield=True):
-            await attempt.ready.wait()
+            await _wait_loudly(
+                attempt.ready.wait, container, lambda: f"its last step: {container.trace.last or 'none'}"
+            )
         if attempt.outcome is not None:
             raise attempt.outcome
 
@@ -103,7 +107,7 @@ class Supervisor:
         Conflict when another container of its machine goes on using its files.
         """
         if container.run is not None:
-            await container.run.wait_gone()
+            await _wait_loudly(container.run.wait_gone, container, lambda: "the machine of its last run has not ended")
             container.run = None
         await self._file_sessions.end(container)
 
@@ -362,3 +366,14 @@ class Supervisor:
         self._resources.release(container)
         container.move(NeverStarted(attempt.before))
         await self._repository.save(container)
+
+
+async def _wait_loudly(wait: Callable[[], Awaitable[None]], container: Container, why: Callable[[], str]) -> None:
+    """Call `wait` until it returns. A wait that takes long leaves lines in the log, each with the newest reason."""
+    began = trio.current_time()
+    while True:
+        with trio.move_on_after(_SLOW_SECONDS):
+            await wait()
+            return
+        seconds = trio.current_time() - began
+        log.warning("the start of container %s takes %.0f s already; %s", container.id[:12], seconds, why())

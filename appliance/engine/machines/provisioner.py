@@ -1,4 +1,8 @@
-"""Where a container's machine comes from: the pool, a template, a boot or a checkpoint. Starts queue for the host's cores."""
+"""Where a container's machine comes from: the pool, a template, a boot or a checkpoint. Starts queue for the host's cores.
+
+A start gets only a machine whose guest has answered in its time. A guest of the pool or of a template that is silent is ended, and the
+container's machine boots instead. A guest that has booted and is silent ends the start with an error.
+"""
 
 import logging
 from collections.abc import AsyncIterator, Sequence
@@ -9,22 +13,29 @@ from pathlib import Path
 import trio
 
 from appliance.container.host_config import HostConfig
+from appliance.diag import mark
+from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.machines.admission import Admission
 from appliance.engine.machines.boot import MachineSize, machine_spec
 from appliance.engine.machines.pool import Pool
 from appliance.engine.model.container import Container
 from appliance.engine.model.mount_plan import MountPlan
 from appliance.errors import HypervisorError, Unsupported
-from appliance.guest import GuestSession
-from appliance.hypervisor import Checkpointable, Disk, Driver, Machine, MachineSpec, Nic
+from appliance.guest import GuestFailure, GuestSession
+from appliance.hypervisor import Checkpointable, Disk, Driver, Machine, MachineSpec, Nic, Power, Restorable
 from appliance.image.store import ImageStore
 from tether.rpc.bridge import LoopThread
+from tether.rpc.status import Code
+
+# How long a guest may take for its first answer: after a boot, and when it was restored or has waited in the pool.
+BOOT_SECONDS = 120.0
+RESTORED_SECONDS = 30.0
 
 log = logging.getLogger(__name__)
 
 
 class MachineProvisioner:
-    """`size` is that of a machine whose container sets no limits."""
+    """`size` is that of a machine whose container sets no limits. `nursery` runs the sessions with the guests."""
 
     def __init__(
         self,
@@ -34,6 +45,7 @@ class MachineProvisioner:
         images: ImageStore,
         size: MachineSize,
         loop: LoopThread,
+        nursery: trio.Nursery,
     ) -> None:
         self._driver = driver
         self._pools = pools
@@ -41,6 +53,7 @@ class MachineProvisioner:
         self._images = images
         self._size = size
         self._loop = loop
+        self._tasks = IsolatedTasks(nursery)
 
     def spec(
         self, container: Container, mount_plan: MountPlan, joiners: Sequence[HostConfig] | None = None
@@ -83,9 +96,10 @@ class MachineProvisioner:
                 yield
 
     async def get(self, spec: MachineSpec, checkpoint: Path | None = None) -> tuple[Machine, GuestSession]:
-        """A machine that is on, from the pool, a template or a boot, or from a checkpoint's folder; its session may run already.
+        """A machine that is on, from the pool, a template or a boot, and whose guest has answered; its session runs.
 
-        After an error or a cancellation no machine remains.
+        From a checkpoint's folder: the guest has not answered yet, and the caller runs the session. HypervisorError or GuestFailure when
+        the last attempt fails. After an error or a cancellation no machine remains.
         """
         waiting = None
         if checkpoint is None:
@@ -93,26 +107,71 @@ class MachineProvisioner:
         if waiting is not None:
             try:
                 await waiting.become(spec)
+                await self._wait_answer(waiting.machine, waiting.session, RESTORED_SECONDS)
                 return waiting.machine, waiting.session
             except BaseException as error:
                 with trio.CancelScope(shield=True):
                     await waiting.end()
-                if not isinstance(error, HypervisorError | OSError):
+                if not isinstance(error, HypervisorError | GuestFailure | OSError):
                     raise
                 log.warning("container %s gets no machine from the pool: %s", spec.id[:12], error)
         machine = await self._driver.create(spec)
         try:
-            if checkpoint is None:
-                await machine.start()
-            elif isinstance(machine, Checkpointable):
-                await machine.start_from(checkpoint)
-            else:
-                raise Unsupported("this hypervisor does not support checkpoints")
-            return machine, await self.dial(machine)
+            if checkpoint is not None:
+                return machine, await self._continue(machine, checkpoint)
+            return machine, await self._start(machine, restores=waiting is None)
         except BaseException:
             with trio.CancelScope(shield=True):
                 await machine.destroy()
             raise
+
+    async def _continue(self, machine: Machine, checkpoint: Path) -> GuestSession:
+        if not isinstance(machine, Checkpointable):
+            raise Unsupported("this hypervisor does not support checkpoints")
+        await machine.start_from(checkpoint)
+        return await self.dial(machine)
+
+    async def _start(self, machine: Machine, *, restores: bool) -> GuestSession:
+        """Start the machine, from a template if `restores` and there is one; return the session when the guest has answered."""
+        if not isinstance(machine, Restorable):
+            await machine.start()
+            return await self._greet(machine, BOOT_SECONDS)
+        if restores:
+            await machine.start()
+            if not machine.restored:
+                return await self._greet(machine, BOOT_SECONDS)
+            try:
+                return await self._greet(machine, RESTORED_SECONDS)
+            except (HypervisorError, GuestFailure) as error:
+                log.warning("machine %s was restored in vain and boots instead: %s", machine.id[:12], error)
+        await machine.boot()
+        return await self._greet(machine, BOOT_SECONDS)
+
+    async def _greet(self, machine: Machine, seconds: float) -> GuestSession:
+        """A session with a machine that is on, once the guest has answered. HypervisorError or GuestFailure when it does not."""
+        session = await self.dial(machine)
+        self._tasks.start_soon(session.run)
+        try:
+            await self._wait_answer(machine, session, seconds)
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+    @staticmethod
+    async def _wait_answer(machine: Machine, session: GuestSession, seconds: float) -> None:
+        try:
+            with trio.move_on_after(seconds):
+                await session.hello(2 * seconds)
+                mark("guest answers")
+                return
+            reason, code = f"the guest has not answered in {seconds:.0f} s", Code.DEADLINE_EXCEEDED
+        except GuestFailure as error:
+            reason, code = session.fault or str(error), error.code
+            if session.closed and not session.fault and await machine.power() is Power.OFF:
+                reason = "the machine ended by itself"
+        words = machine.last_words()
+        raise GuestFailure(f"{reason}\n{words}" if words else reason, code)
 
     async def dial(self, machine: Machine) -> GuestSession:
         """A session with a machine that is on. The caller runs the session."""

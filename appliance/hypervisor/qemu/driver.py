@@ -98,6 +98,11 @@ class QemuDriver(Driver):
         if self._templates is not None:
             self._templates.drop(template)
 
+    def report_silent(self, template: Template) -> None:
+        """Note that a machine was restored from a template, and that its guest did not answer."""
+        if self._templates is not None:
+            self._templates.report_silent(template)
+
     def watch(self, machine: QemuMachine) -> None:
         self._nursery.start_soon(machine.supervise)
 

@@ -54,6 +54,7 @@ class Owner(Protocol):
     def guest_files(self) -> tuple[Path, Path, Path]: ...
     def template_for(self, spec: MachineSpec) -> Template | None: ...
     def distrust(self, template: Template) -> None: ...
+    def report_silent(self, template: Template) -> None: ...
     def watch(self, machine: "QemuMachine") -> None: ...
     def rename(self, machine: "QemuMachine", spec: MachineSpec) -> Path: ...
     def forget(self, machine: "QemuMachine") -> None: ...
@@ -79,15 +80,14 @@ class QemuMachine(LiveDevices):
         self._monitor_turn = trio.Lock()
         # A line that was dialled before the restored guest ran.
         self._early: Line | None = None
+        # The template of the last start.
+        self._template: Template | None = None
 
     # -- ways to start --------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Restore the machine from the template of its kind; boot it when there is no template."""
-        if any(disk.released for disk in self.spec.disks):
-            raise HypervisorError(f"machine {self.id[:12]} cannot start again: its disks were released")
-        # What was plugged in has ended with the guest that used it.
-        self.spec = replace(self.spec, more_disks=(), more_shares=())
+        self._begin_start()
         template = self._driver.template_for(self.spec)
         if template is not None:
             try:
@@ -99,7 +99,27 @@ class QemuMachine(LiveDevices):
                 self._driver.distrust(template)
         await self._boot()
 
+    def _begin_start(self) -> None:
+        if any(disk.released for disk in self.spec.disks):
+            raise HypervisorError(f"machine {self.id[:12]} cannot start again: its disks were released")
+        # What was plugged in has ended with the guest that used it.
+        self.spec = replace(self.spec, more_disks=(), more_shares=())
+
+    @property
+    def restored(self) -> bool:
+        """See Restorable."""
+        return self._template is not None
+
+    async def boot(self) -> None:
+        """See Restorable."""
+        if self._template is not None:
+            self._driver.report_silent(self._template)
+        await self.kill()
+        self._begin_start()
+        await self._boot()
+
     async def _boot(self) -> None:
+        self._template = None
         if not self.spec.shares and not self.spec.grows:
             self.launch(BOOT)
             return
@@ -127,13 +147,16 @@ class QemuMachine(LiveDevices):
         self.folder, self.id = folder, spec.id
         mark("taken from the pool")
         try:
-            async with self.open_monitor() as monitor:
-                mark("monitor answers")
-                for lun, disk in zip(luns_of(spec.disks, slotted=True), spec.disks, strict=True):
-                    if lun < SLOTS:
-                        await hotplug.fill_slot(monitor, lun, disk)
-                await self._plug_rest(monitor)
-                await self._connect_first_nic(monitor)
+            with trio.fail_after(_RESTORE_SECONDS):
+                async with self.open_monitor() as monitor:
+                    mark("monitor answers")
+                    for lun, disk in zip(luns_of(spec.disks, slotted=True), spec.disks, strict=True):
+                        if lun < SLOTS:
+                            await hotplug.fill_slot(monitor, lun, disk)
+                    await self._plug_rest(monitor)
+                    await self._connect_first_nic(monitor)
+        except trio.TooSlowError:
+            raise HypervisorError(f"QEMU has not plugged in the devices in {_RESTORE_SECONDS:.0f} s") from None
         except OSError as error:
             raise HypervisorError(f"the machine's disks cannot be plugged in: {error}") from error
         for disk in rehearsed:
@@ -142,14 +165,15 @@ class QemuMachine(LiveDevices):
 
     async def restore(self, template: Template, *, sharing: bool) -> None:
         """Start QEMU and load the template's state. With `sharing` a virtiofsd can map the memory."""
+        self._template = template
         state = template.open_state()
         memory = await trio.to_thread.run_sync(template.copy_memory) if sharing else os.dup(template.memory)
         try:
             self.launch(clone_origin(memory, shares=sharing))
             mark("QEMU launched")
-            # Dialled before the guest runs, so that the guest sees an open line.
-            self._early = await self._dial()
             with trio.move_on_after(_RESTORE_SECONDS):
+                # Dialled before the guest runs, so that the guest sees an open line.
+                self._early = await self._dial()
                 async with self.open_monitor() as monitor:
                     mark("monitor answers")
                     await monitor.ignore_shared_memory()

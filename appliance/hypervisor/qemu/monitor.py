@@ -3,7 +3,7 @@
 import array
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -25,6 +25,8 @@ from appliance.hypervisor.qemu.qmp import (
 T = TypeVar("T")
 
 _MOST_EVENTS = 64
+# QEMU answers at once, unless it hangs. `stop` waits for the disks.
+_ANSWER_SECONDS = 60.0
 
 
 class Monitor:
@@ -36,7 +38,7 @@ class Monitor:
     @classmethod
     @asynccontextmanager
     async def open(cls, path: str) -> AsyncIterator["Monitor"]:
-        """Connect and negotiate. HypervisorError when QEMU does not listen or ends."""
+        """Connect and negotiate. HypervisorError when QEMU does not listen, does not answer, or ends."""
         connection = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         with contextlib.closing(connection):
             try:
@@ -45,7 +47,8 @@ class Monitor:
                 raise HypervisorError(f"QEMU's monitor cannot be reached: {error}") from error
             monitor = cls(connection)
             # The greeting, which is not needed.
-            await monitor._message()
+            with _bound("to the connection"):
+                await monitor._message()
             await monitor.execute("qmp_capabilities")
             yield monitor
 
@@ -65,7 +68,14 @@ class Monitor:
         return parse_untrusted(line)
 
     async def execute(self, command: str, arguments: dict[str, object] | None = None, *, fd: int = -1) -> object:
-        """Return what the command returns. `fd` is sent along. HypervisorError with QEMU's words when QEMU refuses."""
+        """Return what the command returns. `fd` is sent along.
+
+        HypervisorError with QEMU's words when QEMU refuses, or when QEMU has not answered after a minute.
+        """
+        with _bound(command):
+            return await self._execute(command, arguments, fd)
+
+    async def _execute(self, command: str, arguments: dict[str, object] | None, fd: int) -> object:
         data = command_line(command, arguments or {})
         passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))] if fd >= 0 else []
         try:
@@ -149,6 +159,15 @@ class Monitor:
             await trio.sleep(0.01)
         await self.execute("cont")
         return True
+
+
+@contextlib.contextmanager
+def _bound(what: str) -> Iterator[None]:
+    try:
+        with trio.fail_after(_ANSWER_SECONDS):
+            yield
+    except trio.TooSlowError:
+        raise HypervisorError(f"QEMU's monitor has not answered {what} in {_ANSWER_SECONDS:.0f} s") from None
 
 
 def _converted(value: object, kind: type[T]) -> T:

@@ -26,11 +26,12 @@ _MOST_ON_DISK = 6
 
 @dataclass(slots=True)
 class Template:
-    """Open descriptors of the machine's memory and of the state of its devices."""
+    """Open descriptors of the machine's memory and of the state of its devices. `silent`: restored guests that did not answer."""
 
     key: str
     memory: int
     state: int
+    silent: int = 0
 
     def close(self) -> None:
         os.close(self.memory)

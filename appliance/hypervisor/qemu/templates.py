@@ -31,6 +31,8 @@ TEMPLATE = "template"
 _MAKE_SECONDS = 180.0
 # After a failure no template of that kind is made for a while. Machines boot meanwhile.
 _PAUSE = 300.0
+# One silent guest may be an accident, for example of a host without CPU time. A template with as many is not used any more.
+_MOST_SILENT = 2
 
 
 class Bootable(Protocol):
@@ -87,6 +89,13 @@ class Templates:
             template.close()
             self._folder.remove(template.key)
             self._not_before[template.key] = trio.current_time() + _PAUSE
+
+    def report_silent(self, template: Template) -> None:
+        """Count a restored guest that did not answer, and drop the template when it has given too many."""
+        template.silent += 1
+        if template.silent >= _MOST_SILENT:
+            log.warning("template %s is dropped: %d restored guests did not answer", template.key, template.silent)
+            self.drop(template)
 
     def _key(self, spec: MachineSpec) -> str:
         driver = self._driver

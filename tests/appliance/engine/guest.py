@@ -147,6 +147,7 @@ class ScriptedGuest:
         self.refusals: dict[str, process_pb2.StartFailure] = {}
         self.hold: trio.Event | None = None
         self.held = trio.Event()
+        self.silent = False
         self.vms: dict[str, Vm] = {}
         self.launched: list[str] = []
         self.disk = GuestDisk()
@@ -273,7 +274,9 @@ class _Services:
 
     # -- Sandbox --------------------------------------------------------------------------------------------------
 
-    def hello(self, _: sandbox_pb2.HelloRequest) -> sandbox_pb2.HelloResponse:
+    async def hello(self, _: sandbox_pb2.HelloRequest) -> sandbox_pb2.HelloResponse:
+        if self._guest.silent:
+            await trio.sleep_forever()
         return sandbox_pb2.HelloResponse(protocol=1, version="scripted", adds=self._guest.adds)
 
     def configure(self, request: sandbox_pb2.ConfigureRequest) -> sandbox_pb2.ConfigureResponse:

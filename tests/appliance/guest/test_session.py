@@ -1,10 +1,13 @@
 """Calls to a guest: repeated after a reset when that is safe, bounded in time, with errors by meaning."""
 
+import socket
 from contextlib import AbstractAsyncContextManager
 
 import pytest
 import trio
+import trio.testing
 from google.protobuf.message import Message
+from trio.testing import MockClock
 
 from appliance.errors import Conflict, InvalidParameter, NotFound, VchError
 from appliance.guest import (
@@ -23,8 +26,10 @@ from appliance.guest import (
 from appliance.guest.session import PROTOCOL
 from protos.tether.v1 import network_pb2, process_pb2, sandbox_pb2, stdio_pb2
 from tests.appliance.guest.served import served
+from tether.rpc.bridge import LoopThread
 from tether.rpc.call import Call
 from tether.rpc.status import Code, RpcError
+from tether.transport import Line
 
 
 class _Guest:
@@ -263,6 +268,28 @@ async def test_launches_without_an_answer(guest: _Guest) -> None:
         with pytest.raises(GuestFailure, match=r"^guest: not ready within 0 s$"):
             async with session.launch(GuestSetup("one"), PROCESS, 0.02):
                 raise AssertionError("it did not start")
+
+
+async def test_a_guest_that_never_opens_the_link(mock_clock: MockClock) -> None:
+    near, far = socket.socketpair()
+    with far:
+        async with LoopThread.open() as loop, trio.open_nursery() as nursery:
+            session = GuestSession(loop, Line(near.detach()))
+            nursery.start_soon(session.run)
+
+            async def launch() -> None:
+                with pytest.raises(GuestFailure, match=r"^guest: not ready within 5 s$"):
+                    async with session.launch(None, PROCESS, 5):
+                        raise AssertionError("it did not start")
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(launch)
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(6)
+            for _ in range(100):
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                mock_clock.jump(0.01)
+            raise AssertionError("the launch waits for ever")
 
 
 # -- what a guest reports ---------------------------------------------------------------------------------------------

@@ -1,7 +1,11 @@
 """Starts and ends of runs: what is stored before, what is announced after, and whom a start must wait for."""
 
+from pathlib import Path
+
 import pytest
 import trio
+import trio.testing
+from trio.testing import MockClock
 
 from appliance.container.config import ContainerConfig
 from appliance.container.host_config import HostConfig
@@ -10,7 +14,7 @@ from appliance.errors import Conflict, HypervisorError
 from appliance.hypervisor import ResourceShares
 from appliance.hypervisor.fake import VersatileMachine
 from protos.tether.v1 import process_pb2
-from tests.appliance.engine.harness import Engine, Host
+from tests.appliance.engine.harness import Engine, Host, engine
 
 MIB = 1 << 20
 
@@ -130,3 +134,21 @@ async def test_a_container_with_a_terminal_logs_without_frames(daemon: Engine, h
     host.guest.process(container.id).write("hello\r\n")
     await container.log_news.wait()
     assert (container.folder / "log.data").read_bytes() == b"hello\r\n"
+
+
+async def test_a_start_that_takes_long_says_so(
+    tmp_path: Path, nursery: trio.Nursery, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = Host(nursery)
+    async with engine(host, tmp_path) as daemon:
+        host.guest.hold = trio.Event()
+        container = await daemon.create()
+        async with trio.open_nursery() as starting:
+            starting.start_soon(daemon.start, container)
+            await host.guest.held.wait()
+            mock_clock.jump(61)
+            await trio.testing.wait_all_tasks_blocked()
+            host.guest.hold.set()
+        text = f"the start of container {container.id[:12]} takes 61 s already; its last step: spec made"
+        assert [line for line in caplog.messages if "takes" in line] == [text]
+        await daemon.remove(container, force=True)

@@ -21,8 +21,9 @@ from appliance.engine.machines.provisioner import MachineProvisioner
 from appliance.engine.model.container import Container
 from appliance.engine.model.mount_plan import MountPlan
 from appliance.errors import HypervisorError, Unsupported
+from appliance.guest import GuestFailure, GuestSession
 from appliance.hypervisor import NO_BRIDGE, Disk, MachineSpec, Nic
-from appliance.hypervisor.fake import CloningDriver, FakeDriver, FakeHost, Faults
+from appliance.hypervisor.fake import CloningDriver, FakeDriver, FakeHost, Faults, VersatileMachine
 from appliance.image.store import ImageStore
 from tests.appliance.engine.guest import ScriptedGuest
 from tests.appliance.image.test_pull import config_of, opened_store
@@ -38,7 +39,8 @@ class _Source:
     """A provisioner on a fake host, and its pool of one machine."""
 
     def __init__(self, nursery: trio.Nursery, loop: LoopThread, images: ImageStore) -> None:
-        self.host = FakeHost(nursery, ScriptedGuest(nursery))
+        self.guest = ScriptedGuest(nursery)
+        self.host = FakeHost(nursery, self.guest)
         self.driver = CloningDriver(self.host)
         self.driver.want(KIND)
         self.pool = Pool(PoolPlan(1, KIND), self.driver, None, loop, nursery, lambda: True)
@@ -46,7 +48,7 @@ class _Source:
         self.provisioner = self.on(self.driver)
 
     def on(self, driver: FakeDriver) -> MachineProvisioner:
-        return MachineProvisioner(driver, [self.pool], Admission(1), self._images, SIZE, self._loop)
+        return MachineProvisioner(driver, [self.pool], Admission(1), self._images, SIZE, self._loop, self._nursery)
 
     async def fill(self) -> None:
         self._nursery.start_soon(self.pool.run)
@@ -82,7 +84,7 @@ async def test_the_pool_comes_first(source: _Source, mock_clock: MockClock) -> N
 async def test_an_empty_pool_means_a_boot(source: _Source) -> None:
     _, session = await source.provisioner.get(SPEC)
     assert source.host.journal == [("create", "c0ffee"), ("start", "c0ffee")]
-    assert not session.began
+    assert (session.began, session.closed) == (True, False)
     session.close()
 
 
@@ -110,6 +112,117 @@ async def test_a_machine_that_fails_is_destroyed(source: _Source, faults: Faults
     with pytest.raises(HypervisorError, match=faults.start or faults.dial):
         await source.provisioner.get(SPEC)
     assert source.host.journal[-1] == ("destroy", "c0ffee")
+    assert source.host.vms == {}
+
+
+# -- guests that do not answer ----------------------------------------------------------------------------------------
+
+
+class _Restoring(VersatileMachine):
+    """A Restorable machine. After a restore its guest is silent; after a boot the guest answers, unless the host is `dead`."""
+
+    restored = False
+    dead = False
+
+    async def start(self) -> None:
+        await super().start()
+        self.restored = self._host.faults.silent = True
+
+    async def boot(self) -> None:
+        self._host.journal.append(("boot", self.id))
+        self.vm.power_off()
+        self.restored, self._host.faults.silent = False, self.dead
+        await self.vm.power_on()
+
+
+class _Dead(_Restoring):
+    dead = True
+
+
+async def _pass_time(clock: MockClock, journal: list[tuple[str, str]], until: tuple[str, str]) -> float:
+    """Let seconds go by until the journal has an entry; return how many."""
+    began = trio.current_time()
+    while until not in journal:
+        await trio.testing.wait_all_tasks_blocked()
+        clock.jump(1)
+    return trio.current_time() - began
+
+
+async def test_a_guest_that_boots_and_is_silent_ends_the_start(source: _Source, mock_clock: MockClock) -> None:
+    source.host.faults = Faults(silent=True)
+    async with trio.open_nursery() as nursery:
+
+        async def start() -> None:
+            with pytest.raises(GuestFailure, match=r"^the guest has not answered in 120 s$"):
+                await source.provisioner.get(SPEC)
+
+        nursery.start_soon(start)
+        assert 119 <= await _pass_time(mock_clock, source.host.journal, ("destroy", "c0ffee")) <= 122
+    assert source.host.vms == {}
+
+
+async def test_a_restored_guest_that_is_silent_boots(
+    source: _Source, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    provisioner = source.on(FakeDriver(source.host, _Restoring))
+    async with trio.open_nursery() as nursery:
+        found: list[GuestSession] = []
+
+        async def start() -> None:
+            _, session = await provisioner.get(SPEC)
+            found.append(session)
+
+        nursery.start_soon(start)
+        assert 29 <= await _pass_time(mock_clock, source.host.journal, ("boot", "c0ffee")) <= 32
+    assert source.host.journal == [("create", "c0ffee"), ("start", "c0ffee"), ("boot", "c0ffee")]
+    assert (found[0].began, found[0].closed) == (True, False)
+    assert (
+        "machine c0ffee was restored in vain and boots instead: the guest has not answered in 30 s" in caplog.messages
+    )
+
+
+async def test_a_machine_boots_once(source: _Source, mock_clock: MockClock) -> None:
+    provisioner = source.on(FakeDriver(source.host, _Dead))
+    async with trio.open_nursery() as nursery:
+
+        async def start() -> None:
+            with pytest.raises(GuestFailure, match=r"^the guest has not answered in 120 s$"):
+                await provisioner.get(SPEC)
+
+        nursery.start_soon(start)
+        assert 149 <= await _pass_time(mock_clock, source.host.journal, ("destroy", "c0ffee")) <= 154
+    assert source.host.journal[1:] == [("start", "c0ffee"), ("boot", "c0ffee"), ("destroy", "c0ffee")]
+
+
+async def test_a_guest_of_the_pool_that_is_silent_is_ended_and_the_machine_boots(
+    source: _Source, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    await source.fill()
+    provisioner = source.on(FakeDriver(source.host, _Restoring))
+    source.guest.silent = True
+    async with trio.open_nursery() as nursery:
+
+        async def start() -> None:
+            async with provisioner.turn():
+                await provisioner.get(SPEC)
+
+        nursery.start_soon(start)
+        assert 29 <= await _pass_time(mock_clock, source.host.journal, ("destroy", "c0ffee")) <= 32
+        source.guest.silent = False
+    # The template is not tried: the machine of the pool came from it, too.
+    assert source.host.journal == [
+        ("become", "c0ffee"),
+        ("destroy", "c0ffee"),
+        ("create", "c0ffee"),
+        ("boot", "c0ffee"),
+    ]
+    assert "container c0ffee gets no machine from the pool: the guest has not answered in 30 s" in caplog.messages
+
+
+async def test_a_machine_that_ends_before_its_guest_answers(source: _Source) -> None:
+    source.host.faults = Faults(silent=True, dies_after=0.01)
+    with pytest.raises(GuestFailure, match=r"^the machine ended by itself$"):
+        await source.provisioner.get(SPEC)
     assert source.host.vms == {}
 
 

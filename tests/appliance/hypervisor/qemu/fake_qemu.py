@@ -56,6 +56,9 @@ def _answer(command: str, arguments: dict[str, str], files: list[int]) -> tuple[
         return {"status": "completed"}, []
     if command == "migrate":
         os.write(files[-1], b"the state of the devices")
+    if command == "migrate-incoming":
+        _state["running"] = True
+        return {}, [{"event": "RESUME"}]
     if command in ("stop", "cont"):
         _state["running"] = command == "cont"
     if command == "device_add" and arguments.get("mac") == "nonsense":
@@ -76,6 +79,8 @@ def _answer(command: str, arguments: dict[str, str], files: list[int]) -> tuple[
 
 
 def _serve_monitor(listener: socket.socket) -> None:
+    if "FAKE_QEMU_HANGS" in os.environ:
+        threading.Event().wait()
     while True:
         client, _ = listener.accept()
         client.sendall(b'{"QMP": {"version": {}}}\n')

@@ -26,6 +26,7 @@ from appliance.hypervisor import (
     MachineSpec,
     Nic,
     Power,
+    Restorable,
     Share,
     TakesPciDevices,
 )
@@ -33,9 +34,11 @@ from appliance.hypervisor.qemu import QemuDriver, hotplug, process
 from appliance.hypervisor.qemu.command import (
     MOST_MORE_NICS,
     MOST_MORE_SHARES,
+    clone_origin,
 )
 from appliance.hypervisor.qemu.machine import QemuMachine
 from appliance.hypervisor.qemu.process import PROGRAM, identity
+from appliance.hypervisor.qemu.template import Template, blank
 from appliance.hypervisor.qemu.vfio import PciDevices
 from tests.appliance.hypervisor.contract import ConcurrentPlugging, DriverContract
 from tests.appliance.hypervisor.qemu.plugging import QemuPlugging
@@ -187,6 +190,86 @@ async def test_nics_come_and_go(short_path: Path) -> None:
         assert found.spec.nic is not None
         assert found.spec.nic.forwards == (forward,)
         await found.destroy()
+
+
+# -- templates --------------------------------------------------------------------------------------------------------
+
+
+class _Templated(QemuDriver):
+    """A driver that has a template already."""
+
+    template: Template | None = None
+    reported = 0
+
+    def template_for(self, spec: MachineSpec) -> Template | None:
+        return self.template
+
+    def distrust(self, template: Template) -> None:
+        self.template = None
+
+    def report_silent(self, template: Template) -> None:
+        self.reported += 1
+
+
+@asynccontextmanager
+async def _templated(root: Path) -> AsyncIterator[_Templated]:
+    async with trio.open_nursery() as nursery:
+        driver = _Templated(root / "machines", root / "guest", "tcg", root / "cache", nursery)
+        await driver.connect()
+        template = driver.template = blank("key", 256)
+        yield driver
+        nursery.cancel_scope.cancel()
+    template.close()
+    gc.collect()
+
+
+async def test_a_restored_machine_can_boot_instead(short_path: Path) -> None:
+    async with _templated(short_path) as driver:
+        machine = driver.make(TestQemuWithoutGuests().spec(short_path))
+        assert isinstance(machine, Restorable)
+        await machine.start()
+        line = await machine.dial_tether()
+        assert machine.restored
+        first = _record(short_path, "m1")["pid"]
+        assert "-incoming defer" in (short_path / "machines/m1/command").read_text()
+        line.close()
+        await machine.boot()
+        assert (machine.restored, driver.reported) == (False, 1)
+        assert _record(short_path, "m1")["pid"] not in (0, first)
+        assert not Path(f"/proc/{first}").exists()
+        assert "-incoming" not in (short_path / "machines/m1/command").read_text()
+        line = await machine.dial_tether()
+        assert await line.read() == b"HELLO"
+        line.close()
+        # A boot says nothing about the template.
+        await machine.boot()
+        assert driver.reported == 1
+        await machine.destroy()
+
+
+async def test_a_monitor_that_hangs_means_a_boot(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("FAKE_QEMU_HANGS", "1")
+    monkeypatch.setattr("appliance.hypervisor.qemu.machine._RESTORE_SECONDS", 0.2)
+    async with _templated(short_path) as driver:
+        machine = driver.make(TestQemuWithoutGuests().spec(short_path))
+        with trio.fail_after(20):
+            await machine.start()
+        assert (machine.restored, driver.template) == (False, None)
+        assert "machine m1 cannot be restored and boots instead: QEMU has not restored the machine" in caplog.text
+        await machine.destroy()
+
+
+async def test_a_machine_of_the_pool_whose_monitor_hangs(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_QEMU_HANGS", "1")
+    monkeypatch.setattr("appliance.hypervisor.qemu.machine._RESTORE_SECONDS", 0.2)
+    async with opened(short_path) as driver:
+        machine = driver.make(MachineSpec("blank1", 256, 1))
+        machine.launch(clone_origin(-1, shares=False))
+        with trio.fail_after(20), pytest.raises(HypervisorError, match="QEMU has not plugged in the devices"):
+            await machine.become(MachineSpec("m1", 256, 1))
+        await machine.destroy()
 
 
 async def test_a_state_is_saved_and_continued(short_path: Path) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
+from trio.testing import MockClock
 
 from appliance.errors import HypervisorError
 from appliance.hypervisor.qemu.monitor import Monitor
@@ -120,3 +122,33 @@ async def test_a_migration_that_fails_says_why(short_path: Path) -> None:
         finally:
             os.close(fd)
         assert got[1:] == ["migrate-set-parameters", "getfd", "migrate", "query-migrate"]
+
+
+@pytest.mark.parametrize(
+    ("said", "what"),
+    [
+        (b"", "to the connection"),
+        (b'{"QMP": {"version": {}}}\n{"return": {}}\n', "query-status"),
+    ],
+)
+async def test_a_qemu_that_hangs(short_path: Path, mock_clock: MockClock, said: bytes, what: str) -> None:
+    listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    await listener.bind(str(short_path / "qmp.sock"))
+    listener.listen(1)
+
+    async def ask(nursery: trio.Nursery) -> None:
+        with pytest.raises(HypervisorError, match=f"^QEMU's monitor has not answered {what} in 60 s$"):
+            async with Monitor.open(str(short_path / "qmp.sock")) as monitor:
+                await monitor.execute("query-status")
+        nursery.cancel_scope.cancel()
+
+    with listener:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, nursery)
+            connection, _ = await listener.accept()
+            with connection:
+                await connection.send(said)
+                for _ in range(10):
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+                    mock_clock.jump(20)
+                raise AssertionError("the command waits for ever")

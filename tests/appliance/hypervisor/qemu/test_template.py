@@ -2,11 +2,18 @@
 
 import os
 import resource
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trio
 
+from appliance.hypervisor import Disk, GuestDisk, MachineSpec
+from appliance.hypervisor.qemu.machine import QemuMachine
 from appliance.hypervisor.qemu.template import Template, TemplateFolder, blank
+from appliance.hypervisor.qemu.templates import Templates
+from tether.transport import Line
 
 KEY = "0123456789abcdef"
 
@@ -100,3 +107,42 @@ def test_old_ones_and_half_made_ones_are_collected(tmp_path: Path) -> None:
     (root / ".half.999999999").mkdir()
     folder.save(_made())
     assert sorted(path.name for path in root.iterdir()) == [KEY, *(f"old{number}" for number in range(5, 10))]
+
+
+class _NoMaker:
+    accel = version = guest_digest = ""
+
+    def make(self, spec: MachineSpec) -> QemuMachine:
+        raise AssertionError("no template is made here")
+
+
+class _NoRehearsal:
+    layer = Path("none")
+
+    def disks(self, folder: Path) -> tuple[Disk, ...]:
+        raise AssertionError("no template is made here")
+
+    def perform(self, line: Line, kind: MachineSpec, disks: list[GuestDisk]) -> AbstractAsyncContextManager[trio.Event]:
+        raise AssertionError("no template is made here")
+
+
+async def test_a_template_whose_guests_do_not_answer_goes_at_the_second(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    templates = Templates(_NoMaker(), tmp_path / "templates", _NoRehearsal())
+    spec = MachineSpec("any", 256, 1)
+    key = templates._key(spec)
+    TemplateFolder(tmp_path / "templates").save(replace(_made(), key=key))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(templates.run)
+        with trio.fail_after(10):
+            while (template := templates.get(spec)) is None:
+                await trio.lowlevel.checkpoint()
+        templates.report_silent(template)
+        assert templates.get(spec) is template
+        assert caplog.messages == []
+        templates.report_silent(template)
+        assert templates.get(spec) is None
+        assert caplog.messages == [f"template {key} is dropped: 2 restored guests did not answer"]
+        assert not (tmp_path / "templates" / key).exists()
+        nursery.cancel_scope.cancel()
