@@ -17,7 +17,7 @@ from appliance.diag import mark
 from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.machines.admission import Admission
 from appliance.engine.machines.boot import MachineSize, machine_spec
-from appliance.engine.machines.pool import Pool
+from appliance.engine.machines.pool import Pool, Waiting
 from appliance.engine.model.container import Container
 from appliance.engine.model.mount_plan import MountPlan
 from appliance.errors import HypervisorError, Unsupported
@@ -106,8 +106,7 @@ class MachineProvisioner:
             waiting = next((found for pool in self._pools if (found := pool.take(spec)) is not None), None)
         if waiting is not None:
             try:
-                await waiting.become(spec)
-                await self._wait_answer(waiting.machine, waiting.session, RESTORED_SECONDS)
+                await self._adapt(waiting, spec)
                 return waiting.machine, waiting.session
             except BaseException as error:
                 with trio.CancelScope(shield=True):
@@ -124,6 +123,27 @@ class MachineProvisioner:
             with trio.CancelScope(shield=True):
                 await machine.destroy()
             raise
+
+    async def _adapt(self, waiting: Waiting, spec: MachineSpec) -> None:
+        """Turn a machine of the pool into one of `spec`. The guest answers meanwhile, so that no start waits for that."""
+        problems: list[Exception] = []
+        async with trio.open_nursery() as nursery:
+
+            async def become() -> None:
+                try:
+                    await waiting.become(spec)
+                except (HypervisorError, OSError) as error:
+                    problems.append(error)
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(become)
+            try:
+                await self._wait_answer(waiting.machine, waiting.session, RESTORED_SECONDS)
+            except GuestFailure as error:
+                problems.append(error)
+                nursery.cancel_scope.cancel()
+        if problems:
+            raise problems[0]
 
     async def _continue(self, machine: Machine, checkpoint: Path) -> GuestSession:
         if not isinstance(machine, Checkpointable):

@@ -111,7 +111,7 @@ async def sleeper(process: Process) -> int:
 
 @dataclass(slots=True)
 class Vm:
-    """The state of one guest between its lines."""
+    """The state of one guest between its lines. A `silent` guest answers no Hello."""
 
     configured: sandbox_pb2.ConfigureRequest | None = None
     added: dict[str, sandbox_pb2.AddRequest] = field(default_factory=dict)
@@ -122,6 +122,7 @@ class Vm:
     scopes: dict[str, trio.CancelScope] = field(default_factory=dict)
     off: trio.Event = field(default_factory=trio.Event)
     tunnel: TunnelService | None = None
+    silent: bool = False
 
     def file(self, name: str) -> str:
         """The newest content of a file in the tether's state directory, such as hosts."""
@@ -147,7 +148,6 @@ class ScriptedGuest:
         self.refusals: dict[str, process_pb2.StartFailure] = {}
         self.hold: trio.Event | None = None
         self.held = trio.Event()
-        self.silent = False
         self.vms: dict[str, Vm] = {}
         self.launched: list[str] = []
         self.disk = GuestDisk()
@@ -275,7 +275,7 @@ class _Services:
     # -- Sandbox --------------------------------------------------------------------------------------------------
 
     async def hello(self, _: sandbox_pb2.HelloRequest) -> sandbox_pb2.HelloResponse:
-        if self._guest.silent:
+        if self._vm.silent:
             await trio.sleep_forever()
         return sandbox_pb2.HelloResponse(protocol=1, version="scripted", adds=self._guest.adds)
 

@@ -199,7 +199,7 @@ async def test_a_guest_of_the_pool_that_is_silent_is_ended_and_the_machine_boots
 ) -> None:
     await source.fill()
     provisioner = source.on(FakeDriver(source.host, _Restoring))
-    source.guest.silent = True
+    source.guest.vms["blank1"].silent = True
     async with trio.open_nursery() as nursery:
 
         async def start() -> None:
@@ -208,7 +208,6 @@ async def test_a_guest_of_the_pool_that_is_silent_is_ended_and_the_machine_boots
 
         nursery.start_soon(start)
         assert 29 <= await _pass_time(mock_clock, source.host.journal, ("destroy", "c0ffee")) <= 32
-        source.guest.silent = False
     # The template is not tried: the machine of the pool came from it, too.
     assert source.host.journal == [
         ("become", "c0ffee"),
