@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ import trio
 
 from appliance.buildkit.dial import Dial, Target
 from appliance.buildkit.errors import BuildkitError
+from appliance.buildkit.metadata import Metadata
 from tether.rpc.bridge import CallAbandoned, LoopThread
 from tether.rpc.status import Code
 
@@ -37,9 +38,6 @@ _OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.http2.max_frame_size", 64 << 10),
     ("grpc.http2.bdp_probe", 0),
 ]
-
-# {name: value}; a value is bytes if the name ends with "-bin", else str.
-Metadata = Sequence[tuple[str, str | bytes]]
 
 
 class RawCall(Protocol):
@@ -91,7 +89,7 @@ class RawStream:
                     await self._changed.wait()
             self._error = await error_of(self._call)
         except grpc.aio.AioRpcError as error:
-            self._error = _translate(error)
+            self._error = translate(error)
         except asyncio.CancelledError:
             self._error = BuildkitError(Code.CANCELLED, "the call was ended")
         finally:
@@ -131,7 +129,7 @@ class BuildkitChannel:
     async def open(cls, loop: LoopThread, dial: Dial) -> AsyncIterator["BuildkitChannel"]:
         """A channel to where `dial` leads. The end of the block ends its calls."""
         async with dial.open() as target:
-            channel = await loop.run(lambda: _connect(target))
+            channel = await loop.run(lambda: connect(target))
             try:
                 yield cls(loop, channel)
             finally:
@@ -148,19 +146,20 @@ class BuildkitChannel:
         call: RawCall = self._channel.stream_stream(path)(metadata=tuple(metadata), timeout=timeout)
         return call
 
+    async def exchange(self, path: str, request: bytes, timeout: float | None = None, metadata: Metadata = ()) -> bytes:
+        """One request, one answer. BuildkitError when it fails."""
+        try:
+            answer: bytes = await self._channel.unary_unary(path)(request, metadata=tuple(metadata), timeout=timeout)
+            return answer
+        except grpc.aio.AioRpcError as error:
+            raise translate(error) from error
+
     # -- for trio -------------------------------------------------------------------------------------------------
 
     async def call(self, path: str, request: bytes, timeout: float | None = None, metadata: Metadata = ()) -> bytes:
-        """One request, one answer. BuildkitError when it fails."""
-
-        async def make() -> bytes:
-            answer: bytes = await self._channel.unary_unary(path)(request, timeout=timeout, metadata=tuple(metadata))
-            return answer
-
+        """One request, one answer. BuildkitError when it fails. Cancelling this cancels the call."""
         try:
-            return await self.loop.run(make)
-        except grpc.aio.AioRpcError as error:
-            raise _translate(error) from error
+            return await self.loop.run(lambda: self.exchange(path, request, timeout, metadata))
         except CallAbandoned as error:
             raise BuildkitError(Code.UNAVAILABLE, "the connection to BuildKit was closed") from error
 
@@ -187,7 +186,8 @@ class BuildkitChannel:
                 await self.loop.run(stop)
 
 
-async def _connect(target: Target) -> grpc.aio.Channel:
+async def connect(target: Target) -> grpc.aio.Channel:
+    """A channel of grpcio for messages of BuildKit. On the build loop."""
     if target.tls is None:
         return grpc.aio.insecure_channel(target.address, options=_OPTIONS)
     tls = target.tls
@@ -204,7 +204,8 @@ async def error_of(call: RawCall | grpc.aio.UnaryStreamCall) -> BuildkitError | 
     return _error(code, await call.details(), await call.trailing_metadata())
 
 
-def _translate(error: grpc.aio.AioRpcError) -> BuildkitError:
+def translate(error: grpc.aio.AioRpcError) -> BuildkitError:
+    """grpcio's error as ours."""
     return _error(error.code(), error.details(), error.trailing_metadata())
 
 

@@ -106,7 +106,10 @@ class Connection:
         """The connection as a stream that begins behind the request and its body."""
         self.keep_alive = False
         self._taken_over = True
-        return HijackedStream(self._socket, bytes(self._received), self._body)
+        return HijackedStream(self._socket, bytes(self._received), self._body, self._stop_readiness)
+
+    def _stop_readiness(self) -> None:
+        self._readiness.remove(self._fd)
 
     async def wait_closed(self) -> None:
         """Return when the client has closed its side. Bytes that arrive meanwhile belong to its next request."""

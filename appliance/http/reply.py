@@ -96,6 +96,13 @@ class Reply:
         yield self._connection.take_over()
 
     @asynccontextmanager
+    async def upgrade(self, protocol: str) -> AsyncIterator[HijackedStream]:
+        """Take the connection over for another protocol that the client has asked for by `Upgrade`."""
+        lines = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: %s\r\n" % protocol.encode()
+        await self._send_last_head(lines)
+        yield self._connection.take_over()
+
+    @asynccontextmanager
     async def websocket(self, request: Request, *, binary: bool) -> AsyncIterator[WebSocketStream]:
         """Take the connection over as a WebSocket. InvalidParameter when the request is not a WebSocket handshake."""
         await self._send_last_head(_STATUS_LINES[101] + accept_header(request.headers))

@@ -24,18 +24,21 @@ async def serve_connection(
     limits: ClientLimits,
     principal: Principal = LOCAL,
 ) -> None:
-    """Serve requests of `principal` until the connection ends, then close the socket.
+    """Serve requests of `principal` until the connection ends, then close the socket, unless a handler has detached it.
 
     `common_headers` returns header lines for an answer.
     """
     connection = Connection(sock, common_headers, readiness, limits)
+    fd = sock.fileno()
     with sock:
-        readiness.add(sock.fileno())
+        readiness.add(fd)
         try:
             await _serve(connection, handler, principal)
             await connection.linger()
         finally:
-            readiness.remove(sock.fileno())
+            # A handler may have detached the descriptor, which then may be closed and name another connection.
+            if sock.fileno() == fd:
+                readiness.remove(fd)
 
 
 async def _serve(connection: Connection, handler: Handler, principal: Principal) -> None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import msgspec
 import trio
 
-from appliance.buildkit.channel import Metadata
 from appliance.buildkit.errors import BuildkitError
+from appliance.buildkit.metadata import Metadata
 from appliance.buildkit.rewrite import FrontendRequest, SolvePlan, SolveRequest, rewrite_answer
 from appliance.container.event import Event
 from appliance.engine.builds.contracts import Builders, Uploads

@@ -10,8 +10,8 @@ import grpc
 import grpc.aio
 import trio
 
-from appliance.buildkit.channel import MAX_MESSAGE, BuildkitChannel
-from appliance.buildkit.dial import UnixDial
+from appliance.buildkit.channel import MAX_MESSAGE, BuildkitChannel, connect
+from appliance.buildkit.dial import Target, UnixDial
 from tether.rpc.bridge import LoopThread
 
 CONTROL = "/moby.buildkit.v1.Control/"
@@ -34,21 +34,21 @@ async def echo(requests: AsyncIterator[bytes], context: Any) -> None:
         await context.write(message)
 
 
+async def _start(path: str, behaviours: dict[str, Behaviour]) -> grpc.aio.Server:
+    sizes = [("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.max_send_message_length", MAX_MESSAGE)]
+    wide = [("grpc.max_metadata_size", 16 << 20), ("grpc.absolute_max_metadata_size", 16 << 20)]
+    server = grpc.aio.server(handlers=[_Handler(behaviours)], options=[*sizes, *wide])
+    server.add_insecure_port(f"unix:{path}")
+    await server.start()
+    return server
+
+
 @asynccontextmanager
 async def fake_buildkitd(loop: LoopThread, behaviours: dict[str, Behaviour]) -> AsyncIterator[UnixDial]:
     """A server with these methods; all others are UNIMPLEMENTED."""
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "socket")
-
-        async def start() -> grpc.aio.Server:
-            sizes = [("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.max_send_message_length", MAX_MESSAGE)]
-            wide = [("grpc.max_metadata_size", 16 << 20), ("grpc.absolute_max_metadata_size", 16 << 20)]
-            server = grpc.aio.server(handlers=[_Handler(behaviours)], options=[*sizes, *wide])
-            server.add_insecure_port(f"unix:{path}")
-            await server.start()
-            return server
-
-        server = await loop.run(start)
+        server = await loop.run(lambda: _start(path, behaviours))
         try:
             yield UnixDial(path)
         finally:
@@ -62,3 +62,18 @@ async def fake_channel(behaviours: dict[str, Behaviour]) -> AsyncIterator[Buildk
     async with LoopThread.open() as loop, fake_buildkitd(loop, behaviours) as dial:
         async with BuildkitChannel.open(loop, dial) as channel:
             yield channel
+
+
+@asynccontextmanager
+async def fake_channel_here(behaviours: dict[str, Behaviour]) -> AsyncIterator[BuildkitChannel]:
+    """The same on the running asyncio loop; without its methods for trio."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "socket")
+        server = await _start(path, behaviours)
+        channel = await connect(Target(f"unix:{path}"))
+        nowhere: Any = None
+        try:
+            yield BuildkitChannel(nowhere, channel)
+        finally:
+            await channel.close()
+            await server.stop(0)

@@ -173,6 +173,65 @@ async def test_a_body_is_not_part_of_the_stream() -> None:
         await client.expect_end(b"that was all")
 
 
+_H2C = b"POST /grpc HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n%s\r\n"
+_H2C_UPGRADED = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n" + COMMON + b"\r\n"
+
+
+@pytest.mark.parametrize("extra", [b"", b"Content-Length: 4\r\n"])
+async def test_a_connection_that_is_given_away(extra: bytes) -> None:
+    ended = trio.Event()
+
+    async def give(request: Request, reply: Reply) -> None:
+        async with reply.upgrade("h2c") as stream:
+            sock, early = await stream.detach()
+        with trio.socket.from_stdlib_socket(sock) as taken:
+            await taken.send(early.upper())
+            while data := await taken.recv(100):
+                await taken.send(data.upper())
+        ended.set()
+
+    async with served(give) as client:
+        await client.send(_H2C % extra + (b"body" if extra else b"") + b"early")
+        await client.expect(_H2C_UPGRADED + b"EARLY")
+        await client.send(b"late")
+        await client.expect(b"LATE")
+        client.end()
+        await client.expect_end()
+        await ended.wait()
+
+
+async def test_a_connection_that_is_given_away_with_a_broken_body_is_at_its_end() -> None:
+    seen = []
+
+    async def give(request: Request, reply: Reply) -> None:
+        async with reply.upgrade("h2c") as stream:
+            sock, early = await stream.detach()
+        with trio.socket.from_stdlib_socket(sock) as taken:
+            seen.append((early, await taken.recv(100)))
+
+    async with served(give) as client:
+        await client.send(_H2C % b"Transfer-Encoding: chunked\r\n" + b"nonsense\r\nmore")
+        await client.expect_end(_H2C_UPGRADED)
+    assert seen == [(b"", b"")]
+
+
+async def test_the_server_does_not_read_what_was_given_away() -> None:
+    """Its descriptor is in no epoll set, also if the handler returns before the new owner closes it."""
+    owned = []
+
+    async def give(request: Request, reply: Reply) -> None:
+        async with reply.upgrade("h2c") as stream:
+            owned.append((await stream.detach())[0])
+
+    async with served(give) as client:
+        await client.send(_H2C % b"")
+        await client.expect(_H2C_UPGRADED)
+        await trio.testing.wait_all_tasks_blocked()
+        await client.send(b"for the new owner")
+        with owned[0] as sock:
+            assert sock.recv(100) == b"for the new owner"
+
+
 async def test_a_whole_conversation_in_one_write() -> None:
     async with served(_attach) as client:
         await client.send(_UPGRADE + b"early")

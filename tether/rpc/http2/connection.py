@@ -35,7 +35,7 @@ from tether.rpc.http2.frames import (
     unpad,
 )
 from tether.rpc.http2.headers import HeaderReader, Headers, check_request, content_length
-from tether.rpc.http2.sending import Sender
+from tether.rpc.http2.sending import MAX_HEADER_LIST, Sender
 from tether.rpc.http2.streams import Stream, StreamTable
 
 
@@ -47,6 +47,8 @@ class Limits:
     connection_window: int = 16 << 20
     max_frame: int = 64 << 10
     max_header_list: int = 16 << 10
+    # Of a header list that is sent. A longer list resets its stream.
+    max_sent_header_list: int = MAX_HEADER_LIST
     # Answers (settings, ping) and resets that may wait for the line: a flood of either ends the connection.
     max_pending_control: int = 64 << 10
 
@@ -66,7 +68,7 @@ class ServerConnection:
         self._frames = FrameReader(self.limits.max_frame)
         self._headers = HeaderReader(self.limits.max_header_list)
         self._table = StreamTable()
-        self._sender = Sender(self._table, self._events.append)
+        self._sender = Sender(self._table, self._events.append, self.limits.max_sent_header_list)
         self._receive_window = self.limits.connection_window
         self._received_unannounced = 0
         settings = (

@@ -1,0 +1,67 @@
+"""A client's session: the bytes of its connection are the messages of a call of Control/Session.
+
+Client and server swap roles on that connection: BuildKit calls services of the client in it (its files, secrets, credentials).
+"""
+
+import asyncio
+from collections.abc import Iterable
+
+import grpc
+import grpc.aio
+
+from appliance.buildkit.channel import BuildkitChannel, RawCall
+from appliance.buildkit.forward import CONTROL
+from appliance.buildkit.grpc_connection import Reader, Writer
+from appliance.buildkit.metadata import clean_metadata_untrusted
+from protos.buildkit.v1.control_pb2 import Bytes
+
+_EXPOSED = "x-docker-expose-session-"
+# One piece is one message. A message costs the same for 64 KiB and for 1 MiB.
+PIECE = 1 << 20
+
+
+def session_metadata(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The headers of a request of /session that are metadata of Control/Session; a name may occur several times.
+
+    BuildkitError when a value is not ASCII.
+    """
+    exposed = [(name.lower(), value) for name, value in headers if name.lower().startswith(_EXPOSED)]
+    clean = clean_metadata_untrusted([(name.encode("latin-1"), value.encode("utf-8")) for name, value in exposed])
+    return [(name, value) for name, value in clean if isinstance(value, str)]
+
+
+async def bridge(
+    reader: Reader, writer: Writer, early: bytes, metadata: list[tuple[str, str]], channel: BuildkitChannel
+) -> None:
+    """Carry a session until either end closes; then the connection is closed. `early`: bytes that have come already."""
+    call = channel.start(CONTROL + "Session", metadata)
+    sending = asyncio.create_task(_from_client(reader, early, call))
+    try:
+        while (message := await call.read()) is not grpc.aio.EOF:
+            writer.write(Bytes.FromString(message).data)
+            await writer.drain()
+    except (grpc.aio.AioRpcError, OSError):
+        # The client sees the end of its connection. Builds of the session fail, and say why.
+        pass
+    except asyncio.CancelledError:
+        # Of this task, or of the call, when the client has left.
+        if not sending.done():
+            raise
+    finally:
+        call.cancel()
+        sending.cancel()
+        try:
+            await asyncio.wait([sending])
+        finally:
+            writer.close()
+
+
+async def _from_client(reader: Reader, early: bytes, call: RawCall) -> None:
+    try:
+        for start in range(0, len(early), PIECE):
+            await call.write(Bytes(data=early[start : start + PIECE]).SerializeToString())
+        while data := await reader.read(PIECE):
+            await call.write(Bytes(data=data).SerializeToString())
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError, OSError):
+        pass
+    call.cancel()
