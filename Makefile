@@ -6,7 +6,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup run check test test-matrix test-takeover test-vsphere test-files test-sockets test-shared test-floods test-clients test-apps test-nested ova test-ova bench lint format protos clean
+.PHONY: setup run check test test-matrix test-takeover test-vsphere test-files test-sockets test-shared test-floods test-clients test-apps test-nested builder-image ova test-ova bench lint format protos clean
 
 setup: $(VENV)/.packages $(VENV)/.installed
 	@$(BIN)/python build/guest/image.py --link $(VENV)/share/vch/guest >/dev/null
@@ -62,6 +62,10 @@ test-shared: setup
 # A guest that floods the port of its tether, or its console, beside a container that works. Takes some minutes without KVM.
 test-floods: setup
 	@VCH_TEST_FLOODS=1 $(BIN)/python -m pytest -q tests/live/test_floods.py
+
+# The image of the builder, for hosts that cannot pull it; prints the archive for `docker load`. It needs Go, and the rights of root.
+builder-image: setup
+	@$(BIN)/python -m build.builder.image
 
 # The appliance, as root; prints where it is. OVA="--out FILE" copies it, "--sign-key KEY --sign-cert CERT" signs it.
 ova: setup

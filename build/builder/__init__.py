@@ -1,0 +1,1 @@
+"""The image of the builder (`make builder-image`): BuildKit and what it executes."""
