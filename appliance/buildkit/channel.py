@@ -2,8 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol
 
 import grpc
@@ -23,6 +23,8 @@ _MAX_METADATA = 16 << 20
 # Received messages of a stream that may wait for their reader on trio, bytes.
 _READ_AHEAD = 1 << 20
 _MESSAGE_BYTES = 128
+# What calls under way get at the end of a channel.
+_CLOSE_SECONDS = 1.0
 _OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_send_message_length", MAX_MESSAGE),
@@ -134,7 +136,7 @@ class BuildkitChannel:
                 yield cls(loop, channel)
             finally:
                 with trio.CancelScope(shield=True):
-                    await loop.run(lambda: channel.close())
+                    await loop.run(lambda: channel.close(_CLOSE_SECONDS))
 
     # -- for code on the build loop -------------------------------------------------------------------------------
 
@@ -143,13 +145,16 @@ class BuildkitChannel:
 
         ValueError when the metadata has names or values that gRPC does not allow.
         """
-        call: RawCall = self._channel.stream_stream(path)(metadata=tuple(metadata), timeout=timeout)
+        with _while_open():
+            call: RawCall = self._channel.stream_stream(path)(metadata=tuple(metadata), timeout=timeout)
         return call
 
     async def exchange(self, path: str, request: bytes, timeout: float | None = None, metadata: Metadata = ()) -> bytes:
         """One request, one answer. BuildkitError when it fails."""
         try:
-            answer: bytes = await self._channel.unary_unary(path)(request, metadata=tuple(metadata), timeout=timeout)
+            with _while_open():
+                call = self._channel.unary_unary(path)(request, metadata=tuple(metadata), timeout=timeout)
+            answer: bytes = await call
             return answer
         except grpc.aio.AioRpcError as error:
             raise translate(error) from error
@@ -168,7 +173,8 @@ class BuildkitChannel:
         """One request, a stream of answers. Leaving the block cancels what is left of the call."""
 
         async def start() -> tuple[RawStream, grpc.aio.UnaryStreamCall, asyncio.Task[None]]:
-            call = self._channel.unary_stream(path)(request, timeout=timeout)
+            with _while_open():
+                call = self._channel.unary_stream(path)(request, timeout=timeout)
             stream = RawStream(self.loop, call)
             return stream, call, asyncio.create_task(stream.pump())
 
@@ -184,6 +190,15 @@ class BuildkitChannel:
         finally:
             with trio.CancelScope(shield=True):
                 await self.loop.run(stop)
+
+
+@contextmanager
+def _while_open() -> Iterator[None]:
+    """BuildkitError UNAVAILABLE when the channel is closed: a build may outlive its buildkitd."""
+    try:
+        yield
+    except grpc.aio.UsageError as error:
+        raise BuildkitError(Code.UNAVAILABLE, "BuildKit has ended") from error
 
 
 async def connect(target: Target) -> grpc.aio.Channel:
