@@ -16,17 +16,24 @@ from appliance.buildkit.metadata import clean_metadata_untrusted
 from protos.buildkit.v1.control_pb2 import Bytes
 
 _EXPOSED = "x-docker-expose-session-"
+# Each method is a value of its own. The HTTP server joins the values of headers that occur several times.
+_METHODS = f"{_EXPOSED}grpc-method"
 # One piece is one message. A message costs the same for 64 KiB and for 1 MiB.
 PIECE = 1 << 20
 
 
 def session_metadata(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The headers of a request of /session that are metadata of Control/Session; a name may occur several times.
+    """The headers of a request of /session that are metadata of Control/Session, in which a name may occur several times.
 
     BuildkitError when a value is not ASCII.
     """
-    exposed = [(name.lower(), value) for name, value in headers if name.lower().startswith(_EXPOSED)]
-    clean = clean_metadata_untrusted([(name.encode("latin-1"), value.encode("utf-8")) for name, value in exposed])
+    exposed: list[tuple[bytes, bytes]] = []
+    for name, value in headers:
+        lower = name.lower()
+        if lower.startswith(_EXPOSED):
+            values = value.split(",") if lower == _METHODS else [value]
+            exposed += [(lower.encode("latin-1"), one.strip().encode("utf-8")) for one in values]
+    clean = clean_metadata_untrusted(exposed)
     return [(name, value) for name, value in clean if isinstance(value, str)]
 
 

@@ -102,13 +102,16 @@ def test_headers_of_a_session() -> None:
     headers = [
         ("X-Docker-Expose-Session-Uuid", "u"),
         ("X-Docker-Expose-Session-Grpc-Method", "/a/b"),
-        ("X-Docker-Expose-Session-Grpc-Method", "/a/c"),
+        ("X-Docker-Expose-Session-Grpc-Method", "/a/c, /a/d"),
+        ("X-Docker-Expose-Session-Name", "x, y"),
         ("User-Agent", "x"),
     ]
     assert session_metadata(headers) == [
         ("x-docker-expose-session-uuid", "u"),
         ("x-docker-expose-session-grpc-method", "/a/b"),
         ("x-docker-expose-session-grpc-method", "/a/c"),
+        ("x-docker-expose-session-grpc-method", "/a/d"),
+        ("x-docker-expose-session-name", "x, y"),
     ]
     with pytest.raises(BuildkitError):
         session_metadata([("x-docker-expose-session-name", "\u00fc")])
