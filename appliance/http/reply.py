@@ -24,7 +24,7 @@ class Reply:
 
     def __init__(self, connection: Connection, *, head_only: bool = False, chunked: bool = True) -> None:
         self._connection = connection
-        self._head_only = head_only
+        self.head_only = head_only
         self._understands_chunks = chunked
         self._in_chunks = False
         self.started = False
@@ -42,18 +42,25 @@ class Reply:
         """Answer with bytes. `headers` are further header lines, each with its CRLF."""
         lines = b"Content-Type: %s\r\nContent-Length: %d\r\n%s" % (content_type, len(body), headers)
         head = self._head(status, lines)
-        await self._connection.send(head if self._head_only else head + body)
+        await self._connection.send(head if self.head_only else head + body)
 
     async def empty(self, status: int, headers: bytes = b"") -> None:
         """Answer without a body. `headers` are further header lines, each with its CRLF."""
         length = b"" if status in (204, 304) else b"Content-Length: 0\r\n"
         await self._connection.send(self._head(status, length + headers))
 
-    async def start(self, content_type: str, status: int = 200, headers: bytes = b"") -> None:
-        """Send the head of an answer of unknown length. `headers` are further header lines, each with its CRLF."""
+    async def start(
+        self, content_type: str, status: int = 200, headers: bytes = b"", length: int | None = None
+    ) -> None:
+        """Send the head of an answer whose body follows by `write`. `headers` are further header lines, each with its CRLF.
+
+        With `length`, the caller writes as many bytes, or ends the connection.
+        """
         lines = b"Content-Type: %s\r\n" % content_type.encode()
-        if self._understands_chunks:
-            self._in_chunks = not self._head_only
+        if length is not None:
+            lines += b"Content-Length: %d\r\n" % length
+        elif self._understands_chunks:
+            self._in_chunks = not self.head_only
             lines += b"Transfer-Encoding: chunked\r\n"
         else:
             # The end of the connection is the end of the body (RFC 9112 6.3).
@@ -62,12 +69,12 @@ class Reply:
 
     async def write(self, data: bytes) -> None:
         """Send a piece of the body."""
-        if data and not self._head_only:
+        if data and not self.head_only:
             await self._connection.send(b"%x\r\n%s\r\n" % (len(data), data) if self._in_chunks else data)
 
     async def send_file(self, fd: int, position: int, size: int) -> None:
         """Send a part of a file as a piece of the body, by sendfile(2)."""
-        while size and not self._head_only:
+        while size and not self.head_only:
             piece = min(size, _FILE_CHUNK)
             if self._in_chunks:
                 await self._connection.send(b"%x\r\n" % piece)

@@ -25,6 +25,8 @@ BlobSource = AsyncIterable[bytes] | FilePart
 """A compressed or plain tar: its pieces, or where it is in a file."""
 
 _COMMAND = (sys.executable, "-s", "-m", "appliance.image.converter")
+MOST_CONVERSIONS = max(2, os.cpu_count() or 1)
+"""Conversions at the same time."""
 _FRAME = 1 << 20
 _IDLE_SECONDS = 10.0
 
@@ -129,7 +131,7 @@ class Converters:
     def __init__(self, nursery: trio.Nursery, idle_seconds: float = _IDLE_SECONDS) -> None:
         self._nursery = nursery
         self._idle_seconds = idle_seconds
-        self._limiter = trio.CapacityLimiter(max(2, os.cpu_count() or 1))
+        self._limiter = trio.CapacityLimiter(MOST_CONVERSIONS)
         # Each idle converter with the scope in which a task waits to end the converter.
         self._idle: dict[_Converter, trio.CancelScope] = {}
 
@@ -139,14 +141,16 @@ class Converters:
         After an error, or when the caller is cancelled, the converter has ended and there are no files.
         """
         async with self._limiter:
-            converter = await self._begin(
-                Job(str(disk), str(recipe), limits, blob if isinstance(blob, FilePart) else None)
-            )
+            job = Job(str(disk), str(recipe), limits, blob if isinstance(blob, FilePart) else None)
             try:
-                reply = await converter.convert(blob)
+                converter = await self._begin(job)
+                try:
+                    reply = await converter.convert(blob)
+                except BaseException:
+                    await converter.kill()
+                    raise
             except BaseException:
-                await converter.kill()
-                # A process that was killed leaves its files.
+                # A process that was killed leaves its files, also if its answer to the job was on the way.
                 disk.unlink(missing_ok=True)
                 recipe.unlink(missing_ok=True)
                 raise

@@ -20,7 +20,7 @@ OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
-
+DOCKER_PLAIN_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
 
 _INDEX_TYPES = frozenset((OCI_INDEX, DOCKER_INDEX))

@@ -19,7 +19,7 @@ import trio.testing
 from appliance.errors import ProtocolError, Unavailable
 from appliance.image import conversion
 from appliance.image.conversion import Converters
-from appliance.image.converter import MAX_CPU_SECONDS
+from appliance.image.converter import MAX_CPU_SECONDS, Job
 from appliance.image.erofs import NO_LIMITS, Limits, QuotaExceeded
 from appliance.image.layer import FilePart, Layer, convert_untrusted
 from appliance.image.recipe import tar_of
@@ -84,6 +84,27 @@ async def test_errors_keep_their_words_and_leave_nothing(converters: Converters,
     assert full.value.errno == errno.ENOSPC
     assert list(tmp_path.iterdir()) == []
     assert not converters._idle
+
+
+async def test_a_conversion_that_is_cancelled_at_its_begin_leaves_nothing(
+    converters: Converters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The converter may have opened its files while its answer to the job is on the way."""
+    begin = conversion._Converter.begin
+
+    async def slow(converter: conversion._Converter, job: Job) -> bool:
+        assert await begin(converter, job)
+        while not (tmp_path / "recipe").exists():
+            await trio.lowlevel.checkpoint()
+        scope.cancel()
+        await trio.lowlevel.checkpoint()
+        return True
+
+    monkeypatch.setattr(conversion._Converter, "begin", slow)
+    with trio.CancelScope() as scope:
+        await _convert(converters, _TAR, tmp_path)
+    assert scope.cancelled_caught
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_converter_that_is_killed_is_an_error_in_words(converters: Converters, tmp_path: Path) -> None:
