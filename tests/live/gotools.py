@@ -108,8 +108,8 @@ def _of_govmomi(name: str) -> Path | None:
 
 
 def main() -> None:
-    # The first tests need the simulator; compose takes longest.
-    for tool in (vcsim, h2spec, govc, compose):
+    # The first tests need the simulator; the last ones take longest.
+    for tool in (vcsim, h2spec, govc, compose, buildkitd, buildx, buildctl):
         tool()
 
 
