@@ -8,11 +8,12 @@ from functools import partial
 
 import trio
 
+from appliance.engine.builds.contracts import DoorPlace
 from appliance.engine.builds.door.answers import answer_error, content_digest
 from appliance.engine.builds.door.blobs import LocalImages
 from appliance.engine.builds.door.bodies import BlobBody
 from appliance.engine.builds.door.uploads import BuildUpload, DoorUploads
-from appliance.errors import Forbidden, InvalidParameter, NotFound, VchError, leaves, unforeseen
+from appliance.errors import Forbidden, InvalidParameter, NotFound, Unavailable, VchError, leaves, unforeseen
 from appliance.http import (
     ClientLimits,
     DatedHeaders,
@@ -58,13 +59,13 @@ class Door:
         return self._images.manifest_digest(record)
 
     @asynccontextmanager
-    async def listens(self, front: TlsFront, address: str, port: int = 0, device: str = "") -> AsyncIterator[int]:
-        """Accept connections until the block ends; the port.
-
-        `front` has to demand a certificate that only buildkitd has. With `device`, only packets that come in through this interface are
-        seen. OSError when the port is taken, or the address or the interface does not exist.
-        """
-        listener = await open_tcp_listener(address, port, device)
+    async def listen(self, place: DoorPlace) -> AsyncIterator[int]:
+        """See contracts.DoorListener. InvalidParameter when a file of the place is no certificate or key."""
+        front = TlsFront(place.certificate, place.key, place.authority)
+        try:
+            listener = await open_tcp_listener(place.address, place.port, place.device)
+        except OSError as error:
+            raise Unavailable(f"port {place.port} of {place.address} for the builder: {error}") from error
         readiness, limits = Readiness(), ClientLimits()
         serve = partial(
             serve_connection,

@@ -12,8 +12,9 @@ import pytest
 import trio
 import trio.testing
 
+from appliance.engine.builds.contracts import DoorListener, DoorPlace, Uploads
 from appliance.engine.builds.door import Door, server
-from appliance.http import TlsFront
+from appliance.errors import Unavailable
 from appliance.image.store import ImageStore
 from tests.appliance.engine.builds.door.wire import image_in, opened_door, sha
 from tests.appliance.image.test_pull import config_of, opened_store
@@ -31,8 +32,11 @@ class Keys:
 
     def __init__(self, folder: Path) -> None:
         self._authority = Authority(folder)
-        self.front = TlsFront(*self._authority.sign("/CN=door", "127.0.0.1"), self._authority.certificate)
+        self._server = self._authority.sign("/CN=door", "127.0.0.1")
         self.client = self._authority.sign("/CN=buildkitd")
+
+    def place(self, port: int = 0) -> DoorPlace:
+        return DoorPlace("127.0.0.1", "", port, *self._server, self._authority.certificate)
 
     def context(self, *, with_key: bool = True) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=self._authority.certificate)
@@ -50,6 +54,11 @@ class Keys:
         return folder
 
 
+def check_types(door: Door) -> tuple[DoorListener, Uploads]:
+    """mypy: the door is what the contracts say."""
+    return door, door
+
+
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
     return Keys(tmp_path_factory.mktemp("keys"))
@@ -59,7 +68,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
 async def _listening(root: Path, keys: Keys) -> AsyncIterator[tuple[ImageStore, Door, int]]:
     async with opened_store(root) as store:
         door = Door(store)
-        async with door.listens(keys.front, "127.0.0.1") as port:
+        async with door.listen(keys.place()) as port:
             yield store, door, port
 
 
@@ -84,10 +93,10 @@ async def test_only_a_client_with_a_key_and_only_during_a_build(tmp_path: Path, 
 
 async def test_the_port_can_be_chosen(tmp_path: Path, keys: Keys) -> None:
     async with _listening(tmp_path, keys) as (store, _door, port):
-        with pytest.raises(OSError, match="Address already in use"):
-            async with Door(store).listens(keys.front, "127.0.0.1", port):
+        with pytest.raises(Unavailable, match=f"port {port} of 127.0.0.1 for the builder: .*Address already in use"):
+            async with Door(store).listen(keys.place(port)):
                 pass
-    async with opened_store(tmp_path) as store, Door(store).listens(keys.front, "127.0.0.1", port) as again:
+    async with opened_store(tmp_path) as store, Door(store).listen(keys.place(port)) as again:
         assert again == port
 
 
