@@ -13,7 +13,7 @@ import trio
 from appliance.errors import InvalidParameter, ProtocolError
 from appliance.http.body import EMPTY, Body
 from appliance.http.client_limits import ClientLimits
-from appliance.http.head import END, MAX_HEAD, Head, parse_head_untrusted
+from appliance.http.head import END, HTTP2_HEAD, MAX_HEAD, PRIOR_KNOWLEDGE, Head, parse_head_untrusted
 from appliance.http.readiness import Readiness
 from appliance.http.stream import HijackedStream
 
@@ -50,6 +50,7 @@ class Connection:
         self._waits_for_continue = False
         self._taken_over = False
         self._malformed = False
+        self._first = True
 
     # -- sockets --------------------------------------------------------------------------------------------------
 
@@ -133,7 +134,10 @@ class Connection:
     # -- heads ----------------------------------------------------------------------------------------------------
 
     async def next_head(self) -> Head | None:
-        """The next head, None at the end of the connection. ProtocolError for bytes that are not HTTP/1.x."""
+        """The next head, None at the end of the connection. ProtocolError for bytes that are not HTTP/1.x.
+
+        HTTP2_HEAD for a connection that begins as one of HTTP/2. Its bytes all belong to the stream of `take_over`.
+        """
         if not self._body.finished:
             await self._skip_body()
         if self._received:
@@ -146,7 +150,12 @@ class Connection:
         size = self._received.index(END) + len(END)
         if size > MAX_HEAD:
             raise ProtocolError("request head too large")
-        head = parse_head_untrusted(bytes(self._received[:size]))
+        raw = bytes(self._received[:size])
+        first, self._first = self._first, False
+        if first and raw == PRIOR_KNOWLEDGE:
+            self.keep_alive = False
+            return HTTP2_HEAD
+        head = parse_head_untrusted(raw)
         del self._received[:size]
         self.keep_alive = head.keep_alive
         self._body = head.body()

@@ -10,6 +10,8 @@ from appliance.http.body import EMPTY, Body, ChunkedBody, FixedBody
 
 MAX_HEAD = 64 << 10
 END = b"\r\n\r\n"
+# How the preface of HTTP/2 begins (RFC 9113 3.4): a client that knows that the server understands HTTP/2 sends it first.
+PRIOR_KNOWLEDGE = b"PRI * HTTP/2.0\r\n\r\n"
 
 # A repetition of one of these is how requests are smuggled past a proxy (RFC 9112 11.2).
 _SINGULAR = frozenset(("content-length", "transfer-encoding", "host"))
@@ -42,6 +44,10 @@ class Head:
         if self.content_length is None:
             return ChunkedBody()
         return FixedBody(self.content_length) if self.content_length else EMPTY
+
+
+# What handlers get for a connection that begins with PRIOR_KNOWLEDGE. No request line of HTTP/1 has this method.
+HTTP2_HEAD = Head("PRI", "*", {}, "2.0", keep_alive=False, content_length=0, expects_continue=False)
 
 
 class _Callbacks:

@@ -109,6 +109,11 @@ class Reply:
         await self._send_last_head(lines)
         yield self._connection.take_over()
 
+    def take_over(self) -> HijackedStream:
+        """Take over a connection that began with HTTP/2 (HTTP2_HEAD), to which HTTP/1 has no answer."""
+        self.started = True
+        return self._connection.take_over()
+
     @asynccontextmanager
     async def websocket(self, request: Request, *, binary: bool) -> AsyncIterator[WebSocketStream]:
         """Take the connection over as a WebSocket. InvalidParameter when the request is not a WebSocket handshake."""

@@ -200,6 +200,41 @@ async def test_a_connection_that_is_given_away(extra: bytes) -> None:
         await ended.wait()
 
 
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+
+async def test_a_connection_that_begins_with_http2() -> None:
+    async def take(request: Request, reply: Reply) -> None:
+        if request.method != "PRI":
+            await reply.empty(404)
+            return
+        assert (request.raw_path, request.headers) == ("*", {})
+        sock, early = await reply.take_over().detach()
+        with trio.socket.from_stdlib_socket(sock) as taken:
+            received = early
+            while data := await taken.recv(100):
+                received += data
+            await taken.send(received)
+
+    async with served(take) as client:
+        for byte in _PREFACE + b"frames":
+            await client.send(bytes([byte]))
+        client.end()
+        await client.expect_end(_PREFACE + b"frames")
+    # Later in a connection the preface is a request as any other.
+    async with served(take) as client:
+        await client.send(_GET + _PREFACE)
+        head = b"HTTP/1.1 404 Not Found\r\nServer: test\r\nContent-Length: 0\r\n\r\n"
+        await client.expect(head)
+        assert b" 400 Bad Request" in await client.receive(100)
+
+
+async def test_an_answer_of_http1_to_http2_ends_the_connection() -> None:
+    async with served(_handler(lambda reply: reply.json(404, {}))) as client:
+        await client.send(_PREFACE)
+        assert (await client.receive(1000)).startswith(b"HTTP/1.1 404 Not Found\r\n")
+
+
 async def test_a_connection_that_is_given_away_with_a_broken_body_is_at_its_end() -> None:
     seen = []
 
