@@ -20,7 +20,7 @@ from appliance.buildkit.forward import CONTROL, PASSED, forward, refuse
 from appliance.buildkit.grpc_connection import GrpcConnection
 from appliance.buildkit.server_call import ServerCall
 from appliance.buildkit.session_bridge import PIECE, bridge, session_metadata
-from appliance.http import ClientLimits, Readiness, Reply, Request, accept_connections, serve_connection
+from appliance.http import ClientLimits, HijackedStream, Readiness, Reply, Request, accept_connections, serve_connection
 from tests.live import gotools
 from tests.live.buildkit_native import native_buildkitd
 from tether.rpc.bridge import LoopThread
@@ -56,25 +56,30 @@ class _Front:
 
     async def handle(self, request: Request, reply: Reply) -> None:
         match request.raw_path.removeprefix("/v1.51"):
+            case "*":
+                await self._carry(reply.take_over(), self._grpc)
             case "/grpc":
-                await self._carry(reply, self._grpc)
+                async with reply.upgrade("h2c") as stream:
+                    await self._carry(stream, self._grpc)
             case "/session":
                 metadata = session_metadata(request.headers.items())
 
                 async def session(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, early: bytes) -> None:
                     await bridge(reader, writer, early, metadata, self._channel)
 
-                await self._carry(reply, session)
+                async with reply.upgrade("h2c") as stream:
+                    await self._carry(stream, session)
             case "/_ping":
                 await reply.raw(200, b"text/plain", b"OK")
             case _:
                 await reply.json(200, {"ApiVersion": "1.51", "Version": "28.0.0", "OSType": "linux", "Driver": "vch"})
 
     async def _carry(
-        self, reply: Reply, serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter, bytes], Awaitable[None]]
+        self,
+        stream: HijackedStream,
+        serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter, bytes], Awaitable[None]],
     ) -> None:
-        async with reply.upgrade("h2c") as stream:
-            connection, early = await stream.detach()
+        connection, early = await stream.detach()
 
         async def run() -> None:
             await serve(*await asyncio.open_connection(sock=connection, limit=PIECE), early)
@@ -161,3 +166,13 @@ async def test_buildx_builds_through_the_wire(tmp_path: Path) -> None:
         assert b"exit code: 7" in failed.stderr
         assert b">>> RUN" in failed.stderr  # The excerpt comes from the trailers.
         assert f"{CONTROL}Status" in front.methods
+
+        # A client without the upgrade, whose session is a call on the same connection.
+        front.methods.clear()
+        buildctl = [str(gotools.buildctl()), "--addr", host, "build", "--frontend=dockerfile.v0", "--progress=plain"]
+        given = [f"--local=context={context}", f"--local=dockerfile={context}", "--opt=target=base"]
+        out = f"--output=type=local,dest={tmp_path / 'base'}"
+        with trio.fail_after(60):
+            await trio.run_process([*buildctl, *given, out, f"--secret=id=word,src={tmp_path / 'word'}"])
+        assert (tmp_path / "base/large").stat().st_size == 16 << 20
+        assert f"{CONTROL}Session" in front.methods
