@@ -87,14 +87,19 @@ class Door:
                 finally:
                     self._served -= 1
 
+        failure: Exception | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(readiness.run)
             nursery.start_soon(limits.run)
             nursery.start_soon(partial(accept_connections, listener, serve_secured, nursery, name="the door of builds"))
             try:
                 yield listener.getsockname()[1]
-            finally:
-                nursery.cancel_scope.cancel()
+            except Exception as error:
+                # The nursery would put it into a group.
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
 
     async def answer(self, request: Request, reply: Reply) -> None:
         """Answer one request."""

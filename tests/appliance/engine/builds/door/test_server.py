@@ -100,6 +100,13 @@ async def test_the_port_can_be_chosen(tmp_path: Path, keys: Keys) -> None:
         assert again == port
 
 
+async def test_an_error_of_the_block_comes_by_itself(tmp_path: Path, keys: Keys) -> None:
+    async with opened_store(tmp_path) as store:
+        with pytest.raises(Unavailable, match="of the machine"):
+            async with Door(store).listen(keys.place()):
+                raise Unavailable("of the machine")
+
+
 async def test_a_connection_from_the_build_before(tmp_path: Path) -> None:
     """BuildKit keeps its connections."""
     async with opened_door(tmp_path) as (_store, door, client):
