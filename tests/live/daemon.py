@@ -240,7 +240,9 @@ def running_daemon(root: Path, *flags: str, on_host: bool = False) -> Iterator[D
             yield vsphere.daemon
         return
     daemon = Daemon(root, on_host=on_host)
-    daemon.start(*flags)
+    # A restart keeps the flags.
+    daemon.flags = [*flags]
+    daemon.start()
     try:
         daemon.load_busybox()
         yield daemon
