@@ -21,7 +21,7 @@ from appliance.hypervisor.driver import Capacity, Driver, Machine, MachineSpec, 
 from appliance.hypervisor.qemu.command import MOST_PCI_DEVICES
 from appliance.hypervisor.qemu.machine import QemuMachine
 from appliance.hypervisor.qemu.machine_logs import keep_trimmed
-from appliance.hypervisor.qemu.process import PROGRAM, boot_id, identity, running_titles, title
+from appliance.hypervisor.qemu.process import PROGRAM, boot_id, identity, running_titles, title, uses
 from appliance.hypervisor.qemu.record import MachineRecord
 from appliance.hypervisor.qemu.shares import find_virtiofsd
 from appliance.hypervisor.qemu.template import Template
@@ -92,6 +92,12 @@ class QemuDriver(Driver):
         if self._templates is None or spec.pci_devices:
             return None
         return self._templates.get(spec)
+
+    async def find_template(self, spec: MachineSpec) -> Template | None:
+        """As `template_for`, but waits for a template that is on disk and not loaded yet."""
+        if self._templates is None or spec.pci_devices:
+            return None
+        return await self._templates.find(spec)
 
     def distrust(self, template: Template) -> None:
         """Drop a template from which a machine could not be restored."""
@@ -212,8 +218,10 @@ class QemuDriver(Driver):
             if await machine.power() is Power.OFF:
                 # The appliance was killed between the start of the process and its record: the guest was never configured.
                 for orphan in running.get(title(spec.id), ()):
+                    # Templates of several appliances have the same title.
                     with contextlib.suppress(ProcessLookupError):
-                        os.kill(orphan, signal.SIGKILL)
+                        if uses(orphan, folder):
+                            os.kill(orphan, signal.SIGKILL)
             if spec.id.startswith((TEMPLATE, BLANK)):
                 await machine.destroy()
                 continue

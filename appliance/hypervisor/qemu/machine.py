@@ -34,7 +34,7 @@ from appliance.hypervisor.qemu.shares import serve
 from appliance.hypervisor.qemu.slots import lengthen, luns_of
 from appliance.hypervisor.qemu.supervision import QemuProcess
 from appliance.hypervisor.qemu.taps import attach
-from appliance.hypervisor.qemu.template import Template
+from appliance.hypervisor.qemu.template import Template, copy_memory
 from tether.transport import Line
 
 _RESTORE_SECONDS = 30.0
@@ -52,7 +52,7 @@ class Owner(Protocol):
 
     @property
     def guest_files(self) -> tuple[Path, Path, Path]: ...
-    def template_for(self, spec: MachineSpec) -> Template | None: ...
+    async def find_template(self, spec: MachineSpec) -> Template | None: ...
     def distrust(self, template: Template) -> None: ...
     def report_silent(self, template: Template) -> None: ...
     def watch(self, machine: "QemuMachine") -> None: ...
@@ -88,7 +88,7 @@ class QemuMachine(LiveDevices):
     async def start(self) -> None:
         """Restore the machine from the template of its kind; boot it when there is no template."""
         self._begin_start()
-        template = self._driver.template_for(self.spec)
+        template = await self._driver.find_template(self.spec)
         if template is not None:
             try:
                 await self.restore(template, sharing=bool(self.spec.shares) or self.spec.grows)
@@ -166,9 +166,13 @@ class QemuMachine(LiveDevices):
     async def restore(self, template: Template, *, sharing: bool) -> None:
         """Start QEMU and load the template's state. With `sharing` a virtiofsd can map the memory."""
         self._template = template
-        state = template.open_state()
-        memory = await trio.to_thread.run_sync(template.copy_memory) if sharing else os.dup(template.memory)
+        # Another machine may drop the template meanwhile, so this one has descriptors of its own.
+        state, memory = template.open_state(), os.dup(template.memory)
         try:
+            if sharing:
+                shared = await trio.to_thread.run_sync(copy_memory, memory)
+                os.close(memory)
+                memory = shared
             self.launch(clone_origin(memory, shares=sharing))
             mark("QEMU launched")
             with trio.move_on_after(_RESTORE_SECONDS):

@@ -63,6 +63,15 @@ def running_titles() -> dict[str, list[int]]:
     return titles
 
 
+def uses(pid: int, folder: Path) -> bool:
+    """Whether a process has a file in a folder open; False for a process of which this one may not see that."""
+    place = f"{folder.resolve()}/"
+    try:
+        return any(os.readlink(entry).startswith(place) for entry in os.scandir(f"/proc/{pid}/fd"))
+    except OSError:
+        return False
+
+
 @contextlib.contextmanager
 def short(folder: Path) -> Iterator[str]:
     """A short path of a folder: the path of a unix socket has at most 107 bytes, and data roots may be deep."""

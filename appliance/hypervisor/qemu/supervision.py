@@ -1,6 +1,8 @@
 """The life of one QEMU process: started here or adopted, killed, awaited."""
 
 import contextlib
+import logging
+import math
 import os
 import signal
 import subprocess
@@ -12,6 +14,9 @@ from appliance.hypervisor.qemu.process import has_ended, usage_of
 
 _GLANCE_SECONDS = 0.02
 _NICE = 10
+_LATE_SECONDS = 10.0
+
+log = logging.getLogger(__name__)
 
 
 class QemuProcess:
@@ -63,7 +68,15 @@ class QemuProcess:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         # `supervise` alone does not suffice: at the end of the appliance it has been cancelled already.
+        late = trio.current_time() + _LATE_SECONDS
         while not self._off.is_set():
+            if trio.current_time() > late:
+                log.warning(
+                    "QEMU, process %d, has not ended %.0f s after SIGKILL: its host or its disk hangs",
+                    self.pid,
+                    _LATE_SECONDS,
+                )
+                late = math.inf
             with trio.move_on_after(_GLANCE_SECONDS):
                 await self._off.wait()
             if self._pidfd >= 0 and has_ended(self._pidfd):

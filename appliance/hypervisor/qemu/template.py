@@ -41,20 +41,21 @@ class Template:
         """Open the state with a file offset of its own, for one clone."""
         return os.open(f"/proc/self/fd/{self.state}", os.O_RDONLY | os.O_CLOEXEC)
 
-    def copy_memory(self) -> int:
-        """Copy the memory for one clone with shares: virtiofsd maps its memory, so it cannot be copied on write. Blocks."""
-        memory = os.memfd_create("vch-ram", os.MFD_CLOEXEC)
-        try:
-            copy_holes(self.memory, memory)
-        except BaseException:
-            os.close(memory)
-            raise
-        return memory
-
     def seal(self) -> None:
         """Forbid writes from now on. OSError (EBUSY) while a process has a file mapped for writing."""
         for fd in (self.memory, self.state):
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+
+
+def copy_memory(source: int) -> int:
+    """Copy the memory for one clone with shares: virtiofsd maps its memory, so it cannot be copied on write. Blocks."""
+    memory = os.memfd_create("vch-ram", os.MFD_CLOEXEC)
+    try:
+        copy_holes(source, memory)
+    except BaseException:
+        os.close(memory)
+        raise
+    return memory
 
 
 def blank(key: str, memory_mib: int) -> Template:
@@ -69,6 +70,10 @@ class TemplateFolder:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+
+    def holds(self, key: str) -> bool:
+        """Whether there is a template, which may be damaged."""
+        return (self._root / key).exists()
 
     def load(self, key: str) -> Template | None:
         """Load and verify a template; None when there is none. A damaged template is removed."""

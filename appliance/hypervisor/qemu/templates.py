@@ -9,6 +9,7 @@ from typing import Protocol
 
 import trio
 
+from appliance.diag import mark
 from appliance.errors import HypervisorError, leaves
 from appliance.hypervisor.capabilities import Rehearsal
 from appliance.hypervisor.driver import Disk, GuestDisk, MachineSpec
@@ -33,6 +34,8 @@ _MAKE_SECONDS = 180.0
 _PAUSE = 300.0
 # One silent guest may be an accident, for example of a host without CPU time. A template with as many is not used any more.
 _MOST_SILENT = 2
+# How long a start waits for a template that is on disk: reading takes a second, a boot without KVM many.
+_LOAD_SECONDS = 10.0
 
 
 class Bootable(Protocol):
@@ -70,6 +73,8 @@ class Templates:
         self._ready: dict[str, Template] = {}
         self._wanted: dict[str, MachineSpec] = {}
         self._not_before: dict[str, float] = {}
+        # By the keys of wanted templates: set when the template was read from the disk, or is not there.
+        self._read: dict[str, trio.Event] = {}
         self._news = trio.Event()
 
     # -- for machines ---------------------------------------------------------------------------------------------
@@ -80,8 +85,23 @@ class Templates:
         template = self._ready.get(key)
         if template is None and trio.current_time() >= self._not_before.get(key, 0):
             self._wanted[key] = kind_of(spec)
+            self._read.setdefault(key, trio.Event())
             self._news.set()
         return template
+
+    async def find(self, spec: MachineSpec) -> Template | None:
+        """As `get`, but a template on disk that is not loaded yet, as after a restart of vchd, is waited for, some seconds at most."""
+        template = self.get(spec)
+        if template is not None:
+            return template
+        key = self._key(spec)
+        read = self._read.get(key)
+        if read is None or not self._folder.holds(key):
+            return None
+        with trio.move_on_after(_LOAD_SECONDS):
+            await read.wait()
+        mark("template read")
+        return self._ready.get(key)
 
     def drop(self, template: Template) -> None:
         """Remove a template that does not work, in memory and on disk. Running clones keep their mappings."""
@@ -130,6 +150,7 @@ class Templates:
                         log.warning("no template of %d MiB: %s", spec.memory_mib, reasons)
                         self._not_before[key] = trio.current_time() + _PAUSE
                     del self._wanted[key]
+                    self._read.pop(key).set()
                 self._news = trio.Event()
                 await self._news.wait()
         finally:
@@ -140,6 +161,7 @@ class Templates:
     async def _provide(self, key: str, spec: MachineSpec) -> None:
         template = await trio.to_thread.run_sync(self._folder.load, key)
         if template is None:
+            self._read[key].set()
             template = await self._make(key, spec)
             self._ready[key] = template
             await trio.to_thread.run_sync(self._folder.save, template)

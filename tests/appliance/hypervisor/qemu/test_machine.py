@@ -201,7 +201,7 @@ class _Templated(QemuDriver):
     template: Template | None = None
     reported = 0
 
-    def template_for(self, spec: MachineSpec) -> Template | None:
+    async def find_template(self, spec: MachineSpec) -> Template | None:
         return self.template
 
     def distrust(self, template: Template) -> None:
@@ -351,6 +351,25 @@ async def test_a_machine_has_eight_pci_devices_at_most(short_path: Path) -> None
     async with opened(short_path) as driver:
         with pytest.raises(HypervisorError, match="can have 8 PCI devices of the host at most"):
             await driver.create(MachineSpec("m1", 256, 1, pci_devices=("0000:01:00.0",) * 9))
+
+
+async def test_a_machine_of_another_appliance_with_the_same_title_goes_on(short_path: Path) -> None:
+    spec = replace(TestQemuWithoutGuests().spec(short_path), id="template0123456789")
+    async with opened(short_path) as driver, trio.open_nursery() as nursery:
+        machine = driver.make(spec)
+        await machine.start()
+        other = QemuDriver(short_path / "others", short_path / "guest", "tcg", short_path / "cache", nursery)
+        await other.connect()
+        # Killed before it had recorded the process.
+        other.make(replace(spec, disks=()))
+        other._machines.clear()
+        assert await other.adopt() == []
+        assert list((short_path / "others").iterdir()) == []
+        with trio.move_on_after(0.3):
+            await machine.wait_off()
+        assert await machine.power() is Power.ON
+        await machine.destroy()
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_damaged_folder_is_removed(short_path: Path) -> None:

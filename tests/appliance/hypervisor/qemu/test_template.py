@@ -2,12 +2,15 @@
 
 import os
 import resource
+import threading
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
+from trio.testing import MockClock
 
 from appliance.hypervisor import Disk, GuestDisk, MachineSpec
 from appliance.hypervisor.qemu.machine import QemuMachine
@@ -126,18 +129,58 @@ class _NoRehearsal:
         raise AssertionError("no template is made here")
 
 
+def _templates(tmp_path: Path) -> Templates:
+    return Templates(_NoMaker(), tmp_path / "templates", _NoRehearsal())
+
+
+async def test_a_start_waits_for_a_template_that_is_being_read(tmp_path: Path, nursery: trio.Nursery) -> None:
+    spec = MachineSpec("any", 256, 1)
+    templates = _templates(tmp_path)
+    key = templates._key(spec)
+    # Without a template on disk the machine boots at once, and so it does while a template is made.
+    assert await templates.find(spec) is None
+    TemplateFolder(tmp_path / "templates").save(replace(_made(), key=key))
+    nursery.start_soon(templates.run)
+    with trio.fail_after(10):
+        template = await templates.find(spec)
+    assert template is not None
+    assert template.key == key
+    assert await templates.find(spec) is template
+
+
+async def test_a_start_does_not_wait_long_for_a_template(
+    tmp_path: Path, nursery: trio.Nursery, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = MachineSpec("any", 256, 1)
+    templates = _templates(tmp_path)
+    TemplateFolder(tmp_path / "templates").save(replace(_made(), key=templates._key(spec)))
+    goes_on = threading.Event()
+    monkeypatch.setattr(TemplateFolder, "load", lambda *_: goes_on.wait(30) and None)
+    nursery.start_soon(templates.run)
+    async with trio.open_nursery() as finding:
+
+        async def find() -> None:
+            assert await templates.find(spec) is None
+            goes_on.set()
+
+        finding.start_soon(find)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not goes_on.is_set()
+        mock_clock.jump(11)
+    nursery.cancel_scope.cancel()
+
+
 async def test_a_template_whose_guests_do_not_answer_goes_at_the_second(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    templates = Templates(_NoMaker(), tmp_path / "templates", _NoRehearsal())
+    templates = _templates(tmp_path)
     spec = MachineSpec("any", 256, 1)
     key = templates._key(spec)
     TemplateFolder(tmp_path / "templates").save(replace(_made(), key=key))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(templates.run)
-        with trio.fail_after(10):
-            while (template := templates.get(spec)) is None:
-                await trio.lowlevel.checkpoint()
+        template = await templates.find(spec)
+        assert template is not None
         templates.report_silent(template)
         assert templates.get(spec) is template
         assert caplog.messages == []
