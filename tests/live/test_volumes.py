@@ -243,7 +243,8 @@ def test_a_volume_with_a_size_is_a_disk(daemon: Daemon) -> None:
     done = daemon.shell("-v", "small:/s", "true")
     assert "only one running container can have it" in done.stderr
     daemon.must("rm", "-f", "has")
-    assert daemon.shell("-v", "small:/s:ro", "ls /s; touch /s/x").stdout.split() == ["big"]
+    twice = daemon.shell("-v", "small:/s:ro", "-v", "small:/t", "ls /s; touch /s/x; rm /t/big; ls /s")
+    assert (twice.returncode, twice.stdout.split()) == (0, ["big"]), twice.stderr
 
 
 def test_a_volume_in_memory(daemon: Daemon) -> None:
@@ -255,6 +256,9 @@ def test_a_volume_in_memory(daemon: Daemon) -> None:
     assert said.stdout.splitlines()[1:] == ["true"]
     assert "touch: /ro/x: Read-only file system" in said.stderr
     assert "No space left on device" in said.stderr
+    daemon.must("volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "-o", "o=bogus=1", "bad")
+    refused = daemon.shell("-v", "bad:/m", "true")
+    assert refused.stderr.splitlines()[0].endswith(", data: bogus=1: invalid argument")
 
 
 def test_a_volume_that_is_a_path_of_the_host(daemon: Daemon, tmp_path: Path) -> None:

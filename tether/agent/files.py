@@ -115,9 +115,10 @@ async def make_mount(reaper: Reaper, mount: Mount) -> None:
         if propagation:
             linux.mount(None, mount.target, None, propagation)
     except OSError as error:
-        raise RpcError(
-            Code.FAILED_PRECONDITION, f"mount {source or kind} on {mount.target}: {error.strerror}"
-        ) from error
+        # In the words of moby/sys/mount: the options of a volume are the client's.
+        shown = f", data: {data}" if data else ""
+        reason = str(error.strerror).lower()
+        raise RpcError(Code.FAILED_PRECONDITION, f"mount {source or kind}:{mount.target}{shown}: {reason}") from error
 
 
 async def _mount_share(mount: Mount) -> None:

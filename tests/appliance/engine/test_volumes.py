@@ -336,7 +336,15 @@ async def test_each_kind_of_mount_has_its_place(tmp_path: Path) -> None:
         container = await room.container(
             "all",
             {
-                "Binds": ["directory:/0:ro", "disk:/1", "memory:/2", "server:/3", f"{tmp_path}:/4", "memory:/6:ro"],
+                "Binds": [
+                    "directory:/0:ro",
+                    "disk:/1",
+                    "memory:/2",
+                    "server:/3",
+                    f"{tmp_path}:/4",
+                    "memory:/6:ro",
+                    "disk:/7",
+                ],
                 "Mounts": [{"Type": "tmpfs", "Target": "/5", "ReadOnly": True, "TmpfsOptions": {"SizeBytes": 4096}}],
             },
         )
@@ -347,7 +355,7 @@ async def test_each_kind_of_mount_has_its_place(tmp_path: Path) -> None:
             (tmp_path / "volumes/directory/_data", True),
             (tmp_path, False),
         ]
-        assert placed["/1"].disk == 0
+        assert (placed["/1"].disk, placed["/7"].disk) == (0, 0)
         assert [disk.path for disk in plan.disks] == [tmp_path / "volumes/disk/disk.ext4"]
         # Both mounts show one tmpfs.
         assert [placed[path].tmpfs_volume for path in ("/2", "/6")] == [0, 0]

@@ -161,5 +161,5 @@ async def test_a_mount_that_the_kernel_refuses(tmp_path: Path, monkeypatch: pyte
         raise OSError(19, "No such device")
 
     monkeypatch.setattr("tether.agent.files.linux.mount", refuse)
-    with pytest.raises(RpcError, match=f"mount zfs on {tmp_path}: No such device"):
-        await make_mount(None, Mount(target=str(tmp_path), type="zfs"))  # type: ignore[arg-type]
+    with pytest.raises(RpcError, match=f"mount zfs:{tmp_path}, data: a=1: no such device"):
+        await make_mount(None, Mount(target=str(tmp_path), type="zfs", options=["ro", "a=1"]))  # type: ignore[arg-type]
