@@ -2,11 +2,16 @@
 
 import json
 import os
+import subprocess
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.live.daemon import Daemon, on_qemu, running_daemon
+from tests.live.daemon import PATIENCE, Daemon, on_qemu, running_daemon
+from tests.live.images import busybox_archive
+from tests.live.oracle import dockerd
 from tests.live.waiting import until
 
 pytestmark = [
@@ -150,3 +155,68 @@ def test_a_killed_vchd_finds_all_containers_of_a_machine(daemon: Daemon, web: st
     daemon.must("stop", "-t", "0", "one")
     assert _state(daemon, "two")["Running"] is True
     daemon.must("rm", "-f", "one", "two")
+
+
+# A web server, and containers that share its network, its PIDs, or both.
+_SHARING = {"wire": ["--network=container:site"], "byte": ["--pid=container:site"]}
+_SHARING["both"] = _SHARING["wire"] + _SHARING["byte"]
+_FETCH = "wget -qO- http://127.0.0.1/"
+# What clients do then. `wait` waits until those that share the PIDs have ended.
+_LIFE = (
+    "exec byte grep -l httpd /proc/1/cmdline",
+    f"exec both {_FETCH}",
+    "restart -t 0 wire",
+    f"exec wire {_FETCH}",
+    # The owner stops first.
+    "stop -t 0 site",
+    "wait byte both",
+    "exec wire ls /sys/class/net",
+    "start byte",
+    "start both",
+    "restart -t 0 wire",
+    "start wire",
+    "start site",
+    "start wire byte both",
+    f"exec wire {_FETCH}",
+    "restart -t 0 site",
+    "wait byte both",
+    "exec wire ls /sys/class/net",
+    "rm -f site",
+    "stop -t 0 wire",
+    "start wire",
+    "start byte",
+)
+
+
+def _life(host: str) -> list[tuple[str, int, str, list[str]]]:
+    """Each command, its exit code, its output, and the states of all containers after it."""
+
+    def docker(*words: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            ["docker", "-H", host, *words], capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+
+    serve = "mkdir /www; echo page > /www/index.html; exec httpd -f -p 80 -h /www"
+    assert docker("run", "-d", "--name", "site", "busybox", "sh", "-c", serve).returncode == 0
+    for name, options in _SHARING.items():
+        assert docker("run", "-d", "--name", name, *options, "busybox", "sleep", "1000").returncode == 0
+    told = []
+    for line in _LIFE:
+        done = docker(*line.split())
+        states = docker("inspect", "site", *_SHARING, "--format", "{{.Name}} {{.State.Status}} {{.State.ExitCode}}")
+        told.append((line, done.returncode, done.stdout, states.stdout.splitlines()))
+    docker("rm", "-f", *_SHARING)
+    return told
+
+
+def test_containers_that_share_live_and_end_as_with_dockerd(daemon: Daemon) -> None:
+    with tempfile.TemporaryDirectory(prefix="vch-", dir="/tmp") as path, dockerd(Path(path), bridge=True) as other:
+        if other is None:
+            pytest.skip("no dockerd can run here")
+        loaded = subprocess.run(
+            ["docker", "-H", f"unix://{other}", "load"], input=busybox_archive(), capture_output=True, check=False
+        )
+        assert loaded.returncode == 0, loaded.stderr
+        theirs = _life(f"unix://{other}")
+    assert [code for _, code, _, _ in theirs].count(1) == 6
+    assert _life(daemon.host) == theirs

@@ -11,7 +11,7 @@ from appliance.engine.containers.supervisor import Supervisor
 from appliance.engine.model.container import Container
 from appliance.engine.model.registry import ContainerRegistry
 from appliance.engine.model.repository import ContainerRepository
-from appliance.errors import Conflict, InvalidParameter, NotFound, NotModified
+from appliance.errors import Conflict, InvalidParameter, NotFound, NotModified, VchError
 
 
 class ContainerService:
@@ -50,11 +50,18 @@ class ContainerService:
             await self._supervisor.start(container, source)
 
     async def restart(self, ref: str, *, signal: str, timeout: float | None) -> None:
+        """Stop a container that runs, and start it. VchError with Docker's text when one of both fails."""
         container = self._registry.get(ref)
-        if container.running:
-            await self._signals.stop(ref, signal=signal, timeout=timeout)
-        container.record.stopped_by_user = False
-        await self.start(ref)
+        try:
+            if container.running:
+                await self._signals.stop(ref, signal=signal, timeout=timeout)
+            container.record.stopped_by_user = False
+            await self.start(ref)
+        except NotModified:
+            raise
+        except VchError as error:
+            # moby (daemon/restart.go, ContainerRestart) loses the kind of the error, so the status is 500.
+            raise VchError(f"Cannot restart container {ref}: {error}") from error
         self._repository.emit(container, "restart")
 
     async def rename(self, ref: str, name: str) -> None:

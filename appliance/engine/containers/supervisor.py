@@ -12,6 +12,7 @@ import trio
 from appliance.container import lifecycle
 from appliance.container.container_record import SeatRecord
 from appliance.container.lifecycle import (
+    Created,
     Exit,
     Exited,
     GiveUp,
@@ -153,6 +154,9 @@ class Supervisor:
             error = InvalidParameter(text)
         elif isinstance(error, StartCancelled):
             code = 137
+        if code == 128 and isinstance(attempt.before, Created | Exited):
+            # As in moby (daemon/start.go, containerStart), the exit code of an earlier run stays, unless it was 0.
+            code = attempt.before.exit_code or code
         container.move(StartFailed(str(error), code, attempt.before))
         container.fanout.end_run()
         container.stdin.renew()

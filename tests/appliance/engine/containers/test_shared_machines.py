@@ -487,6 +487,24 @@ async def test_a_machine_that_ended_without_a_daemon(tmp_path: Path, host: Host)
         assert (found.running, found.exits, joiner.exits, len(host.vms.vms)) == (True, 1, 1, 1)
 
 
+async def test_a_restart_that_fails(daemon: Engine) -> None:
+    web = await daemon.run(name="web")
+    joiner = await daemon.run(name="side", host=HostConfig(network_mode="container:web"))
+    await daemon.stop(web)
+    text = "cannot join network namespace of a non running container: container web is exited"
+    with pytest.raises(VchError, match=f"^Cannot restart container side: {text}$") as caught:
+        await daemon.services.containers.restart("side", signal="KILL", timeout=0)
+    # The status is 500.
+    assert type(caught.value) is VchError
+    # The exit code of its run stays. It is 128 when that was 0.
+    assert isinstance(joiner.state, Exited)
+    assert (joiner.state.exit_code, joiner.state.error) == (137, text)
+    fresh = await daemon.create(name="fresh", host=HostConfig(network_mode="container:web"))
+    with pytest.raises(Conflict, match=f"^{text}$"):
+        await daemon.start(fresh)
+    assert fresh.state == Created(text, 128)
+
+
 # -- the size of the machine ------------------------------------------------------------------------------------------
 
 
