@@ -15,11 +15,12 @@ import trio
 
 from appliance.buildkit.budget import ByteBudget
 from appliance.buildkit.channel import BuildkitChannel
+from appliance.buildkit.client_socket import client_streams
 from appliance.buildkit.dial import UnixDial
 from appliance.buildkit.forward import CONTROL, PASSED, forward, refuse
 from appliance.buildkit.grpc_connection import GrpcConnection
 from appliance.buildkit.server_call import ServerCall
-from appliance.buildkit.session_bridge import PIECE, bridge, session_metadata
+from appliance.buildkit.session_bridge import bridge, session_metadata
 from appliance.http import ClientLimits, HijackedStream, Readiness, Reply, Request, accept_connections, serve_connection
 from tests.live import gotools
 from tests.live.buildkit_native import native_buildkitd
@@ -82,7 +83,8 @@ class _Front:
         connection, early = await stream.detach()
 
         async def run() -> None:
-            await serve(*await asyncio.open_connection(sock=connection, limit=PIECE), early)
+            async with client_streams(connection) as (reader, writer):
+                await serve(reader, writer, early)
 
         await self._channel.loop.run(run)
 
