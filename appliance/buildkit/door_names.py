@@ -15,7 +15,7 @@ _COMPONENT = r"[a-z0-9]+(?:(?:\.|-+)[a-z0-9]+)*"
 _REGISTRY = re.compile(rf"({_COMPONENT})(?::([0-9]+))?")
 _ENCODED = re.compile(rf"({_COMPONENT})(?:{_PORT_MARK}([0-9]+))?")
 _SHOWN = re.compile(
-    rf"{re.escape(DOOR_HOST)}:[0-9]{{1,5}}/(?:(build/[0-9a-z]+:latest)|({_COMPONENT}){_PORT_MARK}([0-9]+)(?=/)|)"
+    rf"(?<!https://){re.escape(DOOR_HOST)}:[0-9]{{1,5}}/(?:(build/[0-9a-z]+:latest)|({_COMPONENT}){_PORT_MARK}([0-9]+)(?=/)|)"
 )
 _MARK = f"{DOOR_HOST}:".encode()
 

@@ -7,7 +7,9 @@ import grpc
 import grpc.aio
 
 from appliance.buildkit.channel import BuildkitChannel, RawCall
+from appliance.buildkit.door_names import cut_names
 from appliance.buildkit.server_call import ServerCall
+from appliance.buildkit.shown_names import show_error
 from appliance.errors import VchError
 from tether.rpc.status import Code
 
@@ -72,7 +74,7 @@ async def forward(
 ) -> None:
     """Carry a call of any kind to its end. `on_request` changes each message of the client, `on_answer` each of BuildKit.
 
-    A VchError of either ends the call. Cancelling this cancels the call of BuildKit.
+    A VchError of either ends the call. The texts of errors have the users' names of images. Cancelling this cancels the call of BuildKit.
     """
     upstream = channel.start(call.path, call.metadata(), call.timeout())
     requests = asyncio.create_task(_requests(call, upstream, on_request))
@@ -113,4 +115,5 @@ async def _answers(call: ServerCall, upstream: RawCall, requests: "asyncio.Task[
         raise
     if requests.done() and not requests.cancelled() and (fault := requests.exception()) is not None:
         raise fault
-    call.finish(Code(code.value[0]), text or "", trailers or ())
+    shown = [(name, show_error(value) if isinstance(value, bytes) else value) for name, value in trailers or ()]
+    call.finish(Code(code.value[0]), cut_names(text or ""), shown)

@@ -5,8 +5,17 @@ from functools import partial
 from google.protobuf.message import DecodeError
 
 from appliance.buildkit.door_names import cut_names, cut_names_in, names_door
+from appliance.buildkit.errors import BuildkitError
 from protos.buildkit.v1 import control_pb2
 from protos.tether.v1 import status_pb2
+
+
+def status_reference(raw: bytes) -> str:
+    """The Solve of which a request of Control/Status asks; "" if the request is malformed, which buildkitd refuses."""
+    try:
+        return control_pb2.StatusRequest.FromString(raw).ref
+    except DecodeError:
+        return ""
 
 
 def show_progress(raw: bytes, result: str = "") -> bytes:
@@ -63,3 +72,8 @@ def show_error(details: bytes) -> bytes:
         return details
     status.message = cut_names(status.message)
     return status.SerializeToString()
+
+
+def shown_error(error: BuildkitError) -> BuildkitError:
+    """An error of buildkitd for the user."""
+    return BuildkitError(error.code, cut_names(error.text), show_error(error.details))
