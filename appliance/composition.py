@@ -16,6 +16,7 @@ import trio
 from appliance.api.routes import Api, Backends, router_over
 from appliance.api.scopes.router import scoped_router
 from appliance.api.system import SystemSettings
+from appliance.composition_builds import Builds, MakeBuildkit, builds_composed
 from appliance.config import Config, parse_container_network, parse_ulimit
 from appliance.container.host_config import Ulimit
 from appliance.diag.isolated import IsolatedTasks
@@ -137,8 +138,13 @@ class Daemon:
 
 
 @asynccontextmanager
-async def composed(config: Config, hosting: Hosting | None = None) -> AsyncIterator[Daemon]:
-    """Build the daemon; it runs until the block ends. `hosting` replaces the hypervisor that the configuration names."""
+async def composed(
+    config: Config, hosting: Hosting | None = None, make_buildkit: MakeBuildkit | None = None
+) -> AsyncIterator[Daemon]:
+    """Build the daemon; it runs until the block ends. `hosting` replaces the hypervisor that the configuration names.
+
+    `make_buildkit` opens the BuildKit of builds; without it builds are refused.
+    """
     scratch, host_id = _prepare_folders(config)
     hosting = hosting or hosting_of(config)
     async with (
@@ -165,7 +171,8 @@ async def composed(config: Config, hosting: Hosting | None = None) -> AsyncItera
         # The objects so far stay until the end, so the garbage collector can skip them.
         gc.freeze()
         try:
-            yield Daemon(process, stores, services, _api(process, stores, services, host_id), mounts)
+            async with _builds(process, stores, make_buildkit) as builds:
+                yield Daemon(process, stores, services, _api(process, stores, services, host_id, builds), mounts)
         finally:
             with trio.CancelScope(shield=True):
                 await networks.close()
@@ -297,7 +304,16 @@ def _services(process: Process, machines: Machines, stores: Stores) -> tuple[Ser
     return services, recovery
 
 
-def _api(process: Process, stores: Stores, services: Services, host_id: str) -> Api:
+@asynccontextmanager
+async def _builds(process: Process, stores: Stores, make: MakeBuildkit | None) -> AsyncIterator[Builds | None]:
+    if make is None:
+        yield None
+        return
+    async with builds_composed(process.config, stores.images, process.events, make) as builds:
+        yield builds
+
+
+def _api(process: Process, stores: Stores, services: Services, host_id: str, builds: Builds | None) -> Api:
     config, registry, events = process.config, process.registry, process.events
     networks, images = stores.networks, stores.images
     proxies = Proxies.of(os.environ, config.http_proxy, config.https_proxy, config.no_proxy)
@@ -338,5 +354,6 @@ def _api(process: Process, stores: Stores, services: Services, host_id: str) -> 
         connections=services.connections,
         volumes=stores.volumes,
         swarm=swarm,
+        upgrades=builds.connections if builds is not None else None,
     )
     return Api(router_over(backends), partial(scoped_router, backends))

@@ -26,6 +26,7 @@ from appliance.api.backend import (
     UpdateBackend,
     VolumeBackend,
 )
+from appliance.api.builds.upgrades import UpgradeBackend, UpgradeRoutes
 from appliance.api.checkpoints import CheckpointRoutes
 from appliance.api.containers import ContainerRoutes
 from appliance.api.debug import DebugRoutes
@@ -77,6 +78,8 @@ class Backends:
     connections: ConnectionBackend
     volumes: VolumeBackend
     swarm: SwarmBackend
+    # None: builds are refused.
+    upgrades: UpgradeBackend | None
 
 
 def routes_over(b: Backends) -> dict[tuple[str, str], Route]:
@@ -102,6 +105,8 @@ def routes_over(b: Backends) -> dict[tuple[str, str], Route]:
         DebugRoutes(b.containers, b.settings.config.data_root),
     ):
         found |= routes.routes()
+    if b.upgrades is not None:
+        found |= UpgradeRoutes(b.upgrades).routes()
     return RecoveryGate(b.containers, b.execs).guarded(found)
 
 

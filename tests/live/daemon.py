@@ -47,6 +47,9 @@ class Daemon:
         self.flags: list[str] = []
         # The tree whose vchd is started: another version's, or None for this one.
         self.source: Path | None = None
+        # The module that is started, and what its environment has beside that of the test.
+        self.module = "appliance"
+        self.environment: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
 
@@ -56,7 +59,7 @@ class Daemon:
             *self._as_user(),
             sys.executable,
             "-m",
-            "appliance",
+            self.module,
             *(() if self.namespace or self.uid else ("--networking", "user")),
             "-H",
             self.host,
@@ -72,7 +75,7 @@ class Daemon:
         ]
         self.socket.unlink(missing_ok=True)
         with open(self.log, "ab") as log:
-            env = os.environ | ({"HOME": str(self.root)} if self.uid else {})
+            env = os.environ | ({"HOME": str(self.root)} if self.uid else {}) | self.environment
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, cwd=self.source
             )
