@@ -6,7 +6,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup run check test test-matrix test-takeover test-vsphere test-files test-sockets test-shared test-floods test-clients test-apps test-nested builder-image ova test-ova bench lint format protos clean
+.PHONY: setup run check test test-matrix test-takeover test-vsphere test-files test-sockets test-shared test-floods test-clients test-apps test-nested test-build builder-image ova test-ova bench lint format protos clean
 
 setup: $(VENV)/.packages $(VENV)/.installed
 	@$(BIN)/python build/guest/image.py --link $(VENV)/share/vch/guest >/dev/null
@@ -86,6 +86,10 @@ test-apps: setup
 # Whole systems inside a container: Docker, containerd, podman and systemd of Debian; the first run makes their images.
 test-nested: setup
 	@VCH_TEST_NESTED=1 $(BIN)/python -m pytest -q tests/live/nested
+
+# Builds: Dockerfiles of all kinds by buildx and by the classic API; most of them in a BuildKit that runs natively.
+test-build: setup
+	@VCH_TEST_BUILD=1 $(BIN)/python -m pytest -q tests/live/builds
 
 bench: setup
 	@$(BIN)/python -m tests.bench

@@ -61,9 +61,13 @@ class Unfinished:
 
 
 class ClientLimits:
-    """The limits of all connections of a server. `run` must be running: it closes connections that are idle for too long."""
+    """The limits of all connections of a server. `run` must be running: it closes connections that are idle for too long.
 
-    def __init__(self) -> None:
+    With `most_idle`, the connection that is idle for longest is closed when more are idle.
+    """
+
+    def __init__(self, most_idle: int | None = None) -> None:
+        self._most_idle = most_idle
         self._heads = Unfinished(MAX_UNFINISHED_BYTES, HEAD_SECONDS)
         self._bodies = Unfinished(MAX_UNFINISHED_BODIES, BODY_SECONDS)
         # Idle connections and when their last request ended. The longest idle is the first.
@@ -84,6 +88,8 @@ class ClientLimits:
     def idle(self, sock: trio.socket.SocketType) -> None:
         """The connection waits for its next request."""
         self._idle[sock] = trio.current_time()
+        if self._most_idle is not None and len(self._idle) > self._most_idle:
+            self._close(next(iter(self._idle)))
 
     def busy(self, sock: trio.socket.SocketType) -> None:
         """The connection has bytes of a request, or is closed."""
@@ -95,7 +101,10 @@ class ClientLimits:
             await trio.sleep(_SWEEP_SECONDS)
             latest = trio.current_time() - IDLE_SECONDS
             for sock in [sock for sock, since in self._idle.items() if since <= latest]:
-                self.busy(sock)
-                # The connection reads an end now, and closes.
-                with suppress(OSError):
-                    sock.shutdown(socket.SHUT_RD)
+                self._close(sock)
+
+    def _close(self, sock: trio.socket.SocketType) -> None:
+        self.busy(sock)
+        # The connection reads an end now, and closes.
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RD)

@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from appliance.http import Reply, Request
-from appliance.http.client_limits import HEAD_SECONDS, IDLE_SECONDS
+from appliance.http.client_limits import HEAD_SECONDS, IDLE_SECONDS, ClientLimits
 from appliance.http.connection import LINGER_SECONDS, MAX_SKIPPED
 from appliance.http.head import MAX_HEAD
 from tests.appliance.http.wire import CLOSE, answer, bad_request, served
@@ -346,6 +346,20 @@ async def test_a_connection_that_is_idle_for_too_long_ends(autojump_clock: MockC
         begin = trio.current_time()
         assert await client.socket.recv(100) == b""
         assert IDLE_SECONDS <= trio.current_time() - begin <= IDLE_SECONDS * 1.2
+
+
+async def test_beyond_a_bound_the_connection_that_is_idle_for_longest_ends() -> None:
+    limits = ClientLimits(most_idle=1)
+    first, second = trio.socket.socketpair()
+    third, fourth = trio.socket.socketpair()
+    with first, second, third, fourth, trio.fail_after(5):
+        limits.idle(first)
+        limits.busy(first)
+        limits.idle(third)
+        limits.idle(first)
+        assert await third.recv(1) == b""
+        await second.send(b"x")
+        assert await first.recv(1) == b"x"
 
 
 async def test_a_head_that_does_not_end_in_time(autojump_clock: MockClock) -> None:

@@ -18,8 +18,8 @@ from appliance.buildkit.door_names import DOOR_HOST
 from appliance.buildkit.rewrite import rewrite_workers
 from appliance.composition import composed
 from appliance.composition_builds import Buildkit, BuildParts
+from appliance.engine.builds.contracts import DoorPlace
 from appliance.engine.builds.credentials import BuilderKeys
-from appliance.http import TlsFront
 from tests.live.buildkit_native import NativeBuilders
 
 VARIABLE = "VCH_TEST_BUILDKIT"
@@ -55,9 +55,9 @@ async def native_buildkit(parts: BuildParts) -> AsyncIterator[Buildkit]:
     """See composition_builds.MakeBuildkit."""
     place = msgspec.json.decode(os.environ[VARIABLE], type=NativePlace)
     keys = BuilderKeys.at(Path(place.keys))
-    front = TlsFront(keys.certificate, keys.key, keys.authority)
+    listens = DoorPlace("127.0.0.1", "", place.port, keys.certificate, keys.key, keys.authority)
     async with (
-        parts.door.listens(front, "127.0.0.1", place.port) as port,
+        parts.door.listen(listens) as port,
         BuildkitChannel.open(parts.loop, UnixDial(place.socket)) as channel,
     ):
         workers = Workers(await channel.call(f"{CONTROL}ListWorkers", b""), await channel.call(f"{CONTROL}Info", b""))
@@ -65,5 +65,5 @@ async def native_buildkit(parts: BuildParts) -> AsyncIterator[Buildkit]:
 
 
 if __name__ == "__main__":
-    main.composed = partial(composed, make_buildkit=native_buildkit)
+    vars(main)["composed"] = partial(composed, make_buildkit=native_buildkit)
     main.run()

@@ -32,7 +32,9 @@ log = logging.getLogger(__name__)
 
 _HEADERS = b"Docker-Distribution-Api-Version: registry/2.0\r\n"
 # Connections with a certificate. (TlsFront bounds those that have not shown one yet; any RUN may open such connections.)
-_MOST_CONNECTIONS = 32
+_MOST_CONNECTIONS = 256
+# buildkitd keeps the connections of each push for some minutes after it.
+_MOST_IDLE = 32
 
 _NAME = r"[a-zA-Z0-9._/-]{1,255}"
 _DIGEST = re.compile(r"sha256:[a-f0-9]{64}")
@@ -66,7 +68,7 @@ class Door:
             listener = await open_tcp_listener(place.address, place.port, place.device)
         except OSError as error:
             raise Unavailable(f"port {place.port} of {place.address} for the builder: {error}") from error
-        readiness, limits = Readiness(), ClientLimits()
+        readiness, limits = Readiness(), ClientLimits(_MOST_IDLE)
         serve = partial(
             serve_connection,
             handler=self.answer,
