@@ -15,7 +15,19 @@ _PATH = re.compile(r"\.?(?:[\w.-]+/)*[\w-][\w.-]*\.(?:py|md|toml|txt|sh|proto|ya
 _MAKE = re.compile(r"(?:^ *|`)make ([a-z][a-z0-9-]*)", re.MULTILINE)
 _PAGES = pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 # Folders and files that vch makes on a user's machine; pages describe them, and the tree does not have them.
-_MADE = {"machines", "containers", "layers", "volumes", "templates", "scratch", "vch", "downloads", "guest", "ova"}
+_MADE = {
+    "machines",
+    "containers",
+    "layers",
+    "volumes",
+    "templates",
+    "scratch",
+    "vch",
+    "downloads",
+    "guest",
+    "ova",
+    "tools",
+}
 
 
 def _targets() -> set[str]:
