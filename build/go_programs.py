@@ -9,16 +9,23 @@ from pathlib import Path
 
 _BUILDKIT = "github.com/moby/buildkit", "0.34.2"
 BUILDKIT_VERSION = _BUILDKIT[1]
+# Without it BuildKit would report v0.0.0+unknown.
+_BUILDKIT_LINK_FLAGS = f"-X {_BUILDKIT[0]}/version.Version=v{_BUILDKIT[1]}"
 
 
 def buildkitd() -> Path | None:
     """BuildKit's daemon; None without Go. It needs runc to execute a RUN."""
-    return go_program("buildkitd", *_BUILDKIT, f"{_BUILDKIT[0]}/cmd/buildkitd")
+    return _of_buildkit("buildkitd")
 
 
 def buildctl() -> Path | None:
     """BuildKit's own client; None without Go."""
-    return go_program("buildctl", *_BUILDKIT, f"{_BUILDKIT[0]}/cmd/buildctl")
+    return _of_buildkit("buildctl")
+
+
+def _of_buildkit(name: str) -> Path | None:
+    # The suffix tells the programs from those that were built without these flags.
+    return go_program(name, *_BUILDKIT, f"{_BUILDKIT[0]}/cmd/{name}", suffix="-named", link_flags=_BUILDKIT_LINK_FLAGS)
 
 
 def go_program(

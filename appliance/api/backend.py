@@ -7,6 +7,7 @@ from typing import Protocol
 
 import trio
 
+from appliance.buildkit.usage import CacheRecord
 from appliance.container.commit import Commit
 from appliance.container.config import ContainerConfig
 from appliance.container.container_record import ContainerRecord
@@ -223,6 +224,12 @@ class VolumeBackend(Protocol):
     ) -> VolumeRecord: ...
     async def remove(self, name: str, *, force: bool = False) -> None: ...
     async def prune(self, wanted: Callable[[VolumeRecord], bool]) -> tuple[list[str], int]: ...
+
+
+class BuildCacheBackend(Protocol):
+    """engine.builds.machine."""
+
+    async def cache_records(self) -> Sequence[CacheRecord]: ...
 
 
 class ConnectionBackend(Protocol):

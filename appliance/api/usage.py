@@ -4,12 +4,14 @@ import time
 from collections import Counter
 from typing import Any
 
-from appliance.api.backend import ContainerRegistry, NetworkBackend, StorageBackend, VolumeBackend
+from appliance.api.backend import BuildCacheBackend, ContainerRegistry, NetworkBackend, StorageBackend, VolumeBackend
 from appliance.api.image_names import ImageNames
 from appliance.api.image_shapes import list_image
 from appliance.api.router import Route
 from appliance.api.shapes import list_container
 from appliance.api.volumes import volume_shape
+from appliance.buildkit.usage import CacheRecord
+from appliance.container.times import ZERO, rfc3339
 from appliance.errors import InvalidParameter
 from appliance.http import Reply, Request
 from appliance.image.store import ImageStore
@@ -18,7 +20,7 @@ _KINDS = ("container", "image", "volume", "build-cache")
 
 
 class UsageRoutes:
-    """The route for disk usage."""
+    """The route for disk usage. `build_cache` is None where builds are refused."""
 
     def __init__(
         self,
@@ -27,12 +29,14 @@ class UsageRoutes:
         networks: NetworkBackend,
         images: ImageStore,
         volumes: VolumeBackend,
+        build_cache: BuildCacheBackend | None = None,
     ) -> None:
         self._storage = storage
         self._containers = containers
         self._networks = networks
         self._images = images
         self._volumes = volumes
+        self._build_cache = build_cache
 
     def routes(self) -> dict[tuple[str, str], Route]:
         """See Router.add_all."""
@@ -62,9 +66,11 @@ class UsageRoutes:
                 if not record.role
             ]
         if "build-cache" in wanted:
-            shape["BuildCache"] = []
+            records = await self._build_cache.cache_records() if self._build_cache is not None else []
+            shape["BuildCache"] = [_cache_row(record, request) for record in records]
             if request.version < (1, 52):
-                shape["BuilderSize"] = 0
+                # Since API 1.42 moby leaves the sum to the client.
+                shape["BuilderSize"] = sum(one.size for one in records) if request.version < (1, 42) else 0
         await reply.json(200, shape)
 
     def _image_rows(self, request: Request) -> list[dict[str, Any]]:
@@ -92,3 +98,22 @@ class UsageRoutes:
             row = list_container(container, self._networks, request.version, now)
             rows.append({**row, "Image": names.shown(container.record), "SizeRw": used, "SizeRootFs": root})
         return rows
+
+
+def _cache_row(record: CacheRecord, request: Request) -> dict[str, Any]:
+    """A record of the build cache, as moby's build.CacheRecord."""
+    row = {
+        "ID": record.id,
+        "Type": record.type,
+        "Description": record.description,
+        "InUse": record.in_use,
+        "Shared": record.shared,
+        "Size": record.size,
+        "CreatedAt": rfc3339(record.created) if record.created else ZERO,
+        "LastUsedAt": rfc3339(record.last_used) if record.last_used else None,
+        "UsageCount": record.usage_count,
+    }
+    if record.parents and request.version >= (1, 42):
+        # The space is moby's, and so what its clients look for.
+        row[" Parents"] = list(record.parents)
+    return row

@@ -109,10 +109,15 @@ class BuilderContainer:
         name = _free(NAME, {one.record.name for one in self._services.registry.all()})
         mode = (await self._network()).id if self._networks.bridged else "default"
         disk = str(self._settings.builder_disk)
-        if volume not in {record.name for record in self._volumes.all()}:
+        if not self.has_volume(volume):
             await self._volumes.create(volume, dict(_LABELS), {"size": disk}, role=BUILDER)
         config = ContainerConfig(
-            image=self._settings.builder_image, entrypoint=list(ENTRYPOINT), cmd=[], labels=dict(_LABELS)
+            # The worker's label in `buildx inspect` is the host name.
+            hostname=NAME,
+            image=self._settings.builder_image,
+            entrypoint=list(ENTRYPOINT),
+            cmd=[],
+            labels=dict(_LABELS),
         )
         host_config = HostConfig(
             privileged=True,
@@ -134,6 +139,10 @@ class BuilderContainer:
         if not current and (found := [record.name for record in records if record.role == BUILDER]):
             return found[0]
         return _free(NAME, {record.name for record in records} | {current})
+
+    def has_volume(self, name: str) -> bool:
+        """Whether the volume of a cache exists: a client may remove it while there is no container."""
+        return any(record.name == name and record.role == BUILDER for record in self._volumes.all())
 
     async def _provide_image(self) -> None:
         name = self._settings.builder_image

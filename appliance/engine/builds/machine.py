@@ -13,6 +13,7 @@ from appliance.buildkit.channel import BuildkitChannel
 from appliance.buildkit.config import SOCKET
 from appliance.buildkit.door_names import DOOR_HOST
 from appliance.buildkit.errors import BuildkitError
+from appliance.buildkit.usage import CacheRecord
 from appliance.buildkit.worker import INFO, TESTED_VERSION, version_untrusted
 from appliance.diag.isolated import IsolatedTasks
 from appliance.engine.builds.builder_container import BuilderContainer
@@ -144,6 +145,21 @@ class BuilderMachine:
             self._advance(Join())
             self._advance(Leave(self._idle_until()))
             self._tasks.start_soon(self._live, self._life, container)
+
+    @property
+    def has_cache(self) -> bool:
+        """Whether a builder ever had a cache that still exists."""
+        return bool(self._record.volume) and self._container.has_volume(self._record.volume)
+
+    async def cache_records(self) -> list[CacheRecord]:
+        """What lies in the cache: of a builder that is off, what lay there when it ended. Starts no builder."""
+        life = self._life
+        if life is not None and life.lease is not None:
+            try:
+                return await ask_usage(life.lease.channel)
+            except (BuildkitError, ProtocolError) as error:
+                log.warning("the builder does not tell what its cache holds: %s", error)
+        return self.usage.records if self.has_cache else []
 
     async def stop(self) -> None:
         """End the builder now, with the builds under way; the next build starts another one."""

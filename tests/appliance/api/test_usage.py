@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from appliance.api.usage import UsageRoutes
+from appliance.buildkit.usage import CacheRecord
 from appliance.volume.store import DIRECTORY, VolumeRecord
 from tests.appliance.api.asking import ask
 
@@ -39,13 +40,19 @@ class _Storage:
         assert list(refs) == []
 
 
-def _routes() -> Any:
+class _Cache:
+    async def cache_records(self) -> list[CacheRecord]:
+        full = CacheRecord("b", "regular", "mount / from exec", 5, 1, 2, 3, True, True, False, ("a",))
+        return [CacheRecord("a", "internal", "", 4, 0, 0, 0, False, False, False), full]
+
+
+def _routes(*, cache: bool = False) -> Any:
     containers: Any = SimpleNamespace(all=list)
     volumes: Any = _Volumes()
     images: Any = _Images()
     nothing: Any = None
     storage: Any = _Storage()
-    return UsageRoutes(containers, storage, nothing, images, volumes).routes()
+    return UsageRoutes(containers, storage, nothing, images, volumes, _Cache() if cache else None).routes()
 
 
 async def test_everything() -> None:
@@ -64,3 +71,40 @@ async def test_kinds() -> None:
         "LayersSize",
     ]
     assert await ask(_routes(), "GET /system/df?type=x") == (400, {"message": "unknown object type: x"})
+
+
+async def test_the_build_cache() -> None:
+    line = "/system/df?type=build-cache"
+    _, shape = await ask(_routes(cache=True), f"GET /v1.51{line}")
+    assert shape == {
+        "BuildCache": [
+            {
+                "ID": "a",
+                "Type": "internal",
+                "Description": "",
+                "InUse": False,
+                "Shared": False,
+                "Size": 4,
+                "CreatedAt": "0001-01-01T00:00:00Z",
+                "LastUsedAt": None,
+                "UsageCount": 0,
+            },
+            {
+                "ID": "b",
+                "Type": "regular",
+                "Description": "mount / from exec",
+                "InUse": True,
+                "Shared": True,
+                "Size": 5,
+                "CreatedAt": "1970-01-01T00:00:00.000000001Z",
+                "LastUsedAt": "1970-01-01T00:00:00.000000002Z",
+                "UsageCount": 3,
+                # moby's JSON tag has a space.
+                " Parents": ["a"],
+            },
+        ],
+        "BuilderSize": 0,
+    }
+    _, old = await ask(_routes(cache=True), f"GET /v1.41{line}")
+    assert old["BuilderSize"] == 9
+    assert " Parents" not in old["BuildCache"][1]

@@ -42,6 +42,8 @@ async def test_builds_share_a_builder(host: Host, tmp_path: Path) -> None:
     with trio.fail_after(60):
         async with builder(host, tmp_path) as bench:
             assert not bench.machine.running
+            assert not bench.machine.has_cache
+            assert await bench.machine.cache_records() == []
             assert bench.container.find() is None
             assert bench.container.gateway() == ""
             async with bench.machine.use() as lease, bench.machine.use() as other:
@@ -91,7 +93,8 @@ async def test_an_idle_builder_is_ended(host: Host, tmp_path: Path) -> None:
             container = bench.container.find()
             assert container is not None
             assert isinstance(container.state, Exited)
-            assert [record.id for record in bench.machine.usage.records] == ["one"]
+            assert [record.id for record in await bench.machine.cache_records()] == ["one"]
+            assert bench.machine.has_cache
             # What it said outlives it, and the next one starts with the same cache and without its remains.
             async with bench.machine.use():
                 successor = bench.container.find()
@@ -101,7 +104,15 @@ async def test_an_idle_builder_is_ended(host: Host, tmp_path: Path) -> None:
             # No client learns of it.
             assert bench.daemon.all_events() == []
         async with builder(host, tmp_path) as bench:
-            assert [record.size for record in bench.machine.usage.records] == [7]
+            assert [record.size for record in await bench.machine.cache_records()] == [7]
+            # A client frees the disk.
+            await bench.container.remove()
+            await bench.daemon.stores.volumes.remove("vch-builder")
+            assert not bench.machine.has_cache
+            assert await bench.machine.cache_records() == []
+            async with bench.machine.use():
+                assert bench.machine.has_cache
+                assert len(await bench.machine.cache_records()) == 1
 
 
 async def test_a_restarted_vchd_finds_the_builder(host: Host, tmp_path: Path) -> None:
