@@ -353,21 +353,28 @@ async def test_a_machine_has_eight_pci_devices_at_most(short_path: Path) -> None
             await driver.create(MachineSpec("m1", 256, 1, pci_devices=("0000:01:00.0",) * 9))
 
 
-async def test_a_machine_of_another_appliance_with_the_same_title_goes_on(short_path: Path) -> None:
+@pytest.mark.parametrize("own", [False, True], ids=["another appliance's", "own"])
+async def test_only_an_own_machine_without_a_record_is_ended(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch, own: bool
+) -> None:
+    """Templates of two appliances have the same title."""
     spec = replace(TestQemuWithoutGuests().spec(short_path), id="template0123456789")
     async with opened(short_path) as driver, trio.open_nursery() as nursery:
         machine = driver.make(spec)
         await machine.start()
-        other = QemuDriver(short_path / "others", short_path / "guest", "tcg", short_path / "cache", nursery)
+        pid = _record(short_path, spec.id)["pid"]
+        # The program's title is not QEMU's, since it is a script.
+        monkeypatch.setattr("appliance.hypervisor.qemu.driver.running_titles", lambda: {process.title(spec.id): [pid]})
+        root = short_path / ("machines" if own else "others")
+        other = QemuDriver(root, short_path / "guest", "tcg", short_path / "cache", nursery)
         await other.connect()
         # Killed before it had recorded the process.
         other.make(replace(spec, disks=()))
         other._machines.clear()
         assert await other.adopt() == []
-        assert list((short_path / "others").iterdir()) == []
         with trio.move_on_after(0.3):
             await machine.wait_off()
-        assert await machine.power() is Power.ON
+        assert await machine.power() is (Power.OFF if own else Power.ON)
         await machine.destroy()
         nursery.cancel_scope.cancel()
 
