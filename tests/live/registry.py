@@ -54,7 +54,7 @@ def real_registry(
             [*inside, "docker-registry", "serve", str(folder / "config.json")], stdout=log, stderr=log
         )
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             if inside:
                 probe = [*inside, "curl", "-sk", "-o", "/dev/null", f"http{'s' if tls else ''}://{address}:{port}/v2/"]

@@ -49,7 +49,7 @@ def test_a_counter_goes_on_from_its_checkpoint(daemon: Daemon, counter: str) -> 
     )
     time.sleep(0.5)
     daemon.must("checkpoint", "create", counter, "first")
-    attached.communicate(timeout=30)
+    attached.communicate(timeout=60)
     state = json.loads(daemon.must("inspect", counter, "--format", "{{json .State}}"))
     assert (state["Status"], state["ExitCode"], state["Error"]) == ("exited", 137, "")
     assert daemon.must("checkpoint", "ls", counter).split() == ["CHECKPOINT", "NAME", "first"]
@@ -112,7 +112,7 @@ def test_connections_to_the_outside_end(host_daemon: Daemon) -> None:
             host_daemon.must("checkpoint", "create", "talks", "mid")
             assert connection.recv(1) == b""  # not a reset: the peer hears of a proper end
         host_daemon.must("start", "--checkpoint", "mid", "talks")
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while "nc ended" not in host_daemon.must("logs", "talks"):
             assert time.monotonic() < deadline
             time.sleep(0.2)

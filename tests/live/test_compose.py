@@ -82,7 +82,7 @@ def test_a_project_comes_up_scales_and_goes(daemon: Daemon, compose: Callable[..
     assert len(compose("ps", "-q", "worker").split()) == 3
     assert compose("exec", "-T", "db", "nslookup", "worker").count("Name:\tworker") >= 3
     compose("restart", "-t", "0", "web")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while daemon.run_inside("curl", "-s", "127.0.0.1:8080", check=False) != "stored\n":
         assert time.monotonic() < deadline
         time.sleep(0.2)
@@ -103,7 +103,7 @@ def test_testcontainers_wait_for_a_service(daemon: Daemon, monkeypatch: pytest.M
     service = DockerContainer("busybox").with_command(["sh", "-c", serve]).with_exposed_ports(5432)
     with service.waiting_for(LogMessageWaitStrategy("ready to accept connections")) as container:
         address = f"{container.get_container_host_ip()}:{container.get_exposed_port(5432)}"
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while daemon.run_inside("curl", "-s", f"http://{address}/", check=False) != "select\n":
             assert time.monotonic() < deadline, address
             time.sleep(0.1)

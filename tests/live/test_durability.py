@@ -77,7 +77,7 @@ def test_a_start_cut_in_half_leaves_a_container_that_can_be_started(short_path: 
         until((short_path / "exec/machines" / container / "machine.json").exists)
         time.sleep(moment)
         daemon.kill()
-        start.wait(30)
+        start.wait(60)
         daemon.start()
         # vchd waits for a start that was under way; if the start had not come far enough, vchd starts again. If the process had
         # run, its output is in the log already, and a client that attaches before that run ends sees nothing of it.

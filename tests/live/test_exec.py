@@ -118,7 +118,7 @@ def test_a_terminal_with_its_size_and_detach_keys(daemon: Daemon, box: str) -> N
     os.write(leader, b"stty size; test -t 0 && echo is a term''inal\n")
     assert b"31 97" in until(b"is a terminal")
     os.write(leader, b"\x10\x11")
-    process.wait(20)
+    process.wait(60)
     os.close(leader)
     # The process still runs after the detach.
     assert "sh" in daemon.must("exec", box, "ps", "-o", "comm").split()
@@ -152,7 +152,7 @@ def test_inspect_and_conflicts(daemon: Daemon, box: str) -> None:
         409,
         f"Error: Exec command {exec_id} is already running",
     )
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while client.exec_inspect(exec_id)["Running"]:
         assert time.monotonic() < deadline
     assert client.exec_inspect(exec_id)["ExitCode"] == 3
@@ -209,7 +209,7 @@ def test_it_ends_with_its_container(daemon: Daemon) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == b"here\n"
     daemon.must("kill", "ending")
-    assert process.wait(20) != 0
+    assert process.wait(60) != 0
     process.stdout.close()
     assert json.loads(daemon.must("inspect", "ending", "--format", "{{json .ExecIDs}}")) is None
     daemon.must("rm", "ending")

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.daemon import FLAGS, Daemon, running_daemon
+from tests.live.daemon import FLAGS, PATIENCE, Daemon, running_daemon
 
 pytestmark = [pytest.mark.live, pytest.mark.skipif("off" in FLAGS, reason="templates are switched off")]
 
 
 def _wait(what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not what():
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -83,7 +83,7 @@ def test_kills_while_vms_start(short_path: Path, monkeypatch: pytest.MonkeyPatch
             _wait((machines / container / "machine.json").exists)
             time.sleep(moment)
             daemon.kill()
-            start.wait(30)
+            start.wait(60)
             daemon.start()
             # The output may come from the first start, if it had come far enough, or from this one.
             assert daemon.must("start", "-a", name) == "whole\n"
@@ -103,13 +103,13 @@ def test_a_killed_checkpoint_leaves_a_container_that_runs(short_path: Path) -> N
             _wait(lambda: (folder / ".half.half").exists() or (folder / "half").exists())
             time.sleep(moment)
             daemon.kill()
-            making.wait(30)
+            making.wait(60)
             daemon.start()
             if (folder / "half").exists():
                 continue  # it was quicker
             assert list(folder.iterdir()) == []
             before = len(daemon.must("logs", "counted").split())
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             while len(numbers := daemon.must("logs", "counted").split()) < before + 5:
                 assert time.monotonic() < deadline, daemon.must("ps", "-a")
                 time.sleep(0.1)

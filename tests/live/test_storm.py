@@ -37,7 +37,7 @@ def _queued(daemon: Daemon) -> int:
 def test_a_queued_start_can_be_cancelled(daemon: Daemon) -> None:
     names = [f"queued{number}" for number in range(12)]
     starts = _started(daemon, names)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while _queued(daemon) < 4:
         assert time.monotonic() < deadline
     off = names[-3:]
@@ -67,11 +67,11 @@ def test_a_booting_start_can_be_cancelled(daemon: Daemon) -> None:
     daemon.must("create", "--name", "slow", "-m", "600m", "busybox", "sleep", "1000")
     start = subprocess.Popen(daemon.command("start", "slow"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     container = daemon.must("inspect", "slow", "--format", "{{.Id}}").strip()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not (daemon.root / "exec/machines" / container / "command").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
     daemon.must("rm", "-f", "slow")
-    _, error = start.communicate(timeout=30)
+    _, error = start.communicate(timeout=60)
     assert b"the start of container" in error
     assert not (daemon.root / "exec/machines" / container).exists()
