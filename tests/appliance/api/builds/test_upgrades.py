@@ -55,14 +55,10 @@ async def test_the_connection_goes_to_the_engine_with_all_bytes_of_the_client(pa
     router.add_all(UpgradeRoutes(builds).routes())
     async with served(router) as client:
         await client.send(f"POST {path} HTTP/1.1\r\n{UPGRADE}\r\nearly".encode())
-        expected = SWITCHED + b"<early>"
-        got = b""
-        while len(got) < len(expected):
-            got += await client.receive(1 << 16)
-        assert got == expected
+        await client.expect(SWITCHED + b"<early>")
         assert builds.open == 1
         await client.send(b"late")
-        assert await client.receive(1 << 16) == b"<late>"
+        await client.expect(b"<late>")
     assert builds.open == 0
 
 
@@ -76,7 +72,7 @@ async def test_a_session_is_described_by_all_of_its_headers() -> None:
     )
     async with served(router) as client:
         await client.send(f"POST /session HTTP/1.1\r\n{UPGRADE}{described}X-Other: 1\r\n\r\nx".encode())
-        await client.receive(1 << 16)
+        await client.expect(SWITCHED + b"<x>")
     prefix = "x-docker-expose-session-"
     assert builds.headers == {f"{prefix}uuid": "u", f"{prefix}grpc-method": "/a,/b", f"{prefix}sharedkey": "k"}
 
@@ -89,7 +85,7 @@ async def test_requests_that_are_no_upgrade_are_refused(path: str) -> None:
     router.add_all(routes)
     async with served(router) as client:
         await client.send(f"POST {path} HTTP/1.1\r\n{UPGRADE.replace('h2c', 'tcp')}\r\n".encode())
-        assert b"protocol tcp not supported" in await client.receive(1 << 16)
+        assert b"protocol tcp not supported" in await client.socket.recv(1 << 16)
 
 
 @pytest.mark.parametrize("path", ["/grpc", "/session"])
@@ -100,6 +96,6 @@ async def test_a_builder_that_cannot_be_started_is_reported_before_the_upgrade(p
     router.add_all(UpgradeRoutes(builds).routes())
     async with served(router) as client:
         await client.send(f"POST {path} HTTP/1.1\r\n{UPGRADE}\r\n".encode())
-        answer = await client.receive(1 << 16)
+        answer = await client.socket.recv(1 << 16)
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b"the builder image is not here" in answer
