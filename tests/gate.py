@@ -1,6 +1,6 @@
 """All tests, in two lots beside each other, which take about as long.
 
-What counts the whole host's memory comes after them, alone. Prints each lot as it ends, and the ten slowest tests of all;
+What counts the whole host's memory comes after them, alone. Prints each lot as it ends, and the ten slowest modules and tests of all;
 the exit status is that of all. Beside the tests it builds the programs that some of them need.
 
     python -m tests.gate [pytest's arguments]      all tests
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,16 +83,32 @@ def _building_tools() -> Iterator[None]:
 
 def _print_slowest(reports: list[Path]) -> None:
     cases = [case for report in reports if report.exists() for case in ElementTree.parse(report).iter("testcase")]
-    # With what its fixtures took before and after it.
-    times = sorted(((float(case.get("time", 0)), case) for case in cases), key=lambda item: item[0], reverse=True)
-    print(f"== slowest {_SLOWEST} of {len(cases)} tests")
-    for seconds, case in times[:_SLOWEST]:
-        print(f"{seconds:7.1f} s  {case.get('classname')}::{case.get('name')}")
+    modules: Counter[str] = Counter()
+    tests: Counter[str] = Counter()
+    for case in cases:
+        # With what its fixtures took before and after it.
+        seconds = float(case.get("time", 0))
+        name = case.get("classname", "")
+        tests[f"{name}::{case.get('name')}"] += seconds
+        # Without the classes in it.
+        modules[".".join(part for part in name.split(".") if not part[:1].isupper())] += seconds
+    for what, times in ("modules", modules), ("tests", tests):
+        print(f"== slowest {_SLOWEST} of {len(times)} {what}")
+        for name, seconds in times.most_common(_SLOWEST):
+            print(f"{seconds:7.1f} s  {name}")
+
+
+def _idle() -> tuple[int, int]:
+    """Ticks in which CPUs of the host were idle, and ticks of all CPUs, since the host began."""
+    words = Path("/proc/stat").read_text().split(maxsplit=9)
+    ticks = [int(word) for word in words[1:9]]
+    return ticks[3] + ticks[4], sum(ticks)
 
 
 def main() -> int:
     more = sys.argv[1:]
     begun = time.monotonic()
+    idle, of_all = _idle()
     # The tests start Python some hundred times: without bytecode each start compiles the daemon, and pytest each test.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryDirectory() as name:
@@ -104,7 +121,9 @@ def main() -> int:
             print("== alone", flush=True)
             statuses.append(subprocess.run(_pytest(folder / "alone.xml", _ALONE, *more), check=False).returncode)
         _print_slowest(sorted(folder.glob("*.xml")))
-    print(f"== {time.monotonic() - begun:.0f} s", flush=True)
+    idle_now, of_all_now = _idle()
+    share = (idle_now - idle) / (of_all_now - of_all)
+    print(f"== {time.monotonic() - begun:.0f} s, the CPUs were idle for {share:.0%} of it", flush=True)
     return max(statuses)
 
 

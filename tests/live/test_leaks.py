@@ -1,4 +1,4 @@
-"""Two hundred starts and removals leave nothing: descriptors, memory, shared memory, files, processes."""
+"""Starts and removals leave nothing: descriptors, memory, shared memory, files, processes."""
 
 import os
 import subprocess
@@ -37,11 +37,14 @@ def _rounds(daemon: Daemon, count: int) -> None:
             daemon.must("rm", "-f", "leak")
 
 
-# If every VM boots, two hundred starts would take half an hour.
-_WARM_UP, _COUNTED = (4, 16) if "off" in FLAGS else (40, 200)
+# Both numbers are even: each round is one of two kinds. If every VM boots, two hundred starts would take half an hour.
+_WARM_UP, _COUNTED = (40, 200) if "VCH_TEST_LEAKS" in os.environ else (4, 16) if "off" in FLAGS else (10, 40)
+# In KiB. Over 200 starts a leak of 40 KiB of memory at each would show. Fewer starts show less: after a shorter warm-up
+# vchd still grows, and so does the log of its database, up to 4 MiB.
+_MEMORY, _DISK = (6 << 10, 2 << 10) if _WARM_UP == 40 else (12 << 10, 7 << 10)
 
 
-def test_two_hundred_starts_and_removals_leave_nothing(short_path: Path) -> None:
+def test_starts_and_removals_leave_nothing(short_path: Path) -> None:
     with running_daemon(short_path) as daemon:
         daemon.wait_pool()
         # Everything that vchd makes once exists by now.
@@ -53,6 +56,5 @@ def test_two_hundred_starts_and_removals_leave_nothing(short_path: Path) -> None
         after = _usage(daemon)
     for key in ("descriptors", "threads", "shm", "files", "machines"):
         assert after[key] <= before[key] + 3, (key, before, after)
-    # A leak of 40 KiB at each start would show; the allocator varies by less.
-    assert after["rss"] <= before["rss"] + (6 << 10), (before, after)
-    assert after["disk"] <= before["disk"] + 2048, (before, after)
+    assert after["rss"] <= before["rss"] + _MEMORY, (before, after)
+    assert after["disk"] <= before["disk"] + _DISK, (before, after)
