@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,8 +83,8 @@ def _building_tools() -> Iterator[None]:
 
 def _print_slowest(reports: list[Path]) -> None:
     cases = [case for report in reports if report.exists() for case in ElementTree.parse(report).iter("testcase")]
-    modules: Counter[str] = Counter()
-    tests: Counter[str] = Counter()
+    modules: dict[str, float] = defaultdict(float)
+    tests: dict[str, float] = defaultdict(float)
     for case in cases:
         # With what its fixtures took before and after it.
         seconds = float(case.get("time", 0))
@@ -94,7 +94,7 @@ def _print_slowest(reports: list[Path]) -> None:
         modules[".".join(part for part in name.split(".") if not part[:1].isupper())] += seconds
     for what, times in ("modules", modules), ("tests", tests):
         print(f"== slowest {_SLOWEST} of {len(times)} {what}")
-        for name, seconds in times.most_common(_SLOWEST):
+        for name, seconds in sorted(times.items(), key=lambda item: item[1], reverse=True)[:_SLOWEST]:
             print(f"{seconds:7.1f} s  {name}")
 
 
