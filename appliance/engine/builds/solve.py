@@ -1,5 +1,6 @@
 """One build: from the client's request of Control/Solve to an image in the store."""
 
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -21,11 +22,13 @@ from appliance.engine.builds.sources import (
     registry_rules,
 )
 from appliance.engine.model.events import EventBus
-from appliance.errors import InvalidParameter
+from appliance.errors import InvalidParameter, VchError
 from appliance.image.platform import OURS, Platform, parse_platform
 from appliance.image.reference import Reference, tag_reference
 from appliance.image.store import ImageRecord, ImageStore
 from tether.rpc.status import Code
+
+log = logging.getLogger(__name__)
 
 SOLVE = "/moby.buildkit.v1.Control/Solve"
 # A target of a bake file keeps its Solve until the targets that are made from it have ended, so this also bounds such a chain.
@@ -66,7 +69,7 @@ class SolveSlots:
 class SolveService:
     """`allowed`: the registries that builds may use; empty: all registries.
 
-    `manifest_digest` returns the digest of the manifest that the door serves for an image; it may block.
+    `manifest_digest` returns the digest of the manifest that the door serves for an image; it may block. VchError if the door cannot.
     """
 
     def __init__(
@@ -160,14 +163,20 @@ class SolveService:
         self, request: SolveRequest, records: list[ImageRecord], door: str, upload: str
     ) -> tuple[bytes, frozenset[str]]:
         """The request for buildkitd, and the full names of the images that the build may take from the door. In a thread."""
-        images = [
-            LocalImage(one.references, one.digests, self._manifest_digest(one) if one.digests else "")
-            for one in records
-        ]
-        names = frozenset(name for one in records for name in one.references)
+        images = [found for one in records if (found := self._local_image(one)) is not None]
+        names = frozenset(name for one in images for name in one.names)
         rules = [*local_rules(images, door), *registry_rules(self._allowed, door)]
         caches = local_caches(request.facts.cache_imports, names, door)
         return request.rewritten(SolvePlan(door, upload, rules, caches)), names
+
+    def _local_image(self, record: ImageRecord) -> LocalImage | None:
+        """An image as a source; None if the door cannot serve it. May block."""
+        try:
+            manifest = self._manifest_digest(record) if record.digests else ""
+        except VchError as error:
+            log.warning("builds do not see the local image %s: %s", record.id, error)
+            return None
+        return LocalImage(record.references, record.digests, manifest)
 
     async def _publish(self, image_id: str, names: Sequence[Reference]) -> None:
         """Give the image its names, and report them, as dockerd does (ImageExportedByBuildkit, TagImage)."""

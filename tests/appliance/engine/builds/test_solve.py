@@ -19,7 +19,7 @@ from appliance.container.event import Event
 from appliance.engine.builds.contracts import BuilderLease, PushedImage
 from appliance.engine.builds.solve import SOLVE, SolveService, SolveSlots
 from appliance.engine.model.events import EventBus
-from appliance.errors import Forbidden, InvalidParameter, ProtocolError
+from appliance.errors import Forbidden, InvalidParameter, NotFound, ProtocolError
 from appliance.image.reference import parse_reference
 from appliance.image.store import ImageRecord, ImageStore
 from protos.buildkit.v1 import control_pb2, gateway_pb2, policy_pb2
@@ -131,6 +131,8 @@ async def house(tmp_path: Path, allowed: tuple[str, ...] = ()) -> AsyncIterator[
         parts, events = Parts(channel, store), EventBus()
 
         def manifest_digest(record: ImageRecord) -> str:
+            if record.digests[0].startswith("docker.io/library/damaged@"):
+                raise NotFound("a layer is damaged")
             return M1
 
         yield House(
@@ -238,6 +240,14 @@ async def test_local_images_of_the_platform_replace_those_of_registries_the_late
         ):
             await h.solves.solve(control_pb2.Solve(ref="r", frontend_attributes=attributes).SerializeToString())
             assert list(h.conversions()) == found
+
+
+async def test_an_image_that_the_door_cannot_serve_does_not_break_builds(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        await _add(h.store, f"damaged:1@{D1}")
+        await _add(h.store, "whole:1")
+        await h.solves.solve(control_pb2.Solve(ref="r").SerializeToString())
+        assert list(h.conversions()) == ["docker.io/library/whole:1"]
 
 
 async def test_other_registries_than_the_allowed_ones_are_denied(tmp_path: Path) -> None:
