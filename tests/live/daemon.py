@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.live import stuck
 from tests.live.images import busybox_archive
 
 PATIENCE = 120
@@ -168,7 +169,8 @@ class Daemon:
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise AssertionError(f"{error}\n{error.stdout!r}\n{error.stderr!r}\n{self._logs()}") from error
+            now = stuck.report(self.root, self.socket)
+            raise AssertionError(f"{error}\n{error.stdout!r}\n{error.stderr!r}\n{now}\n{self._logs()}") from error
         result = subprocess.CompletedProcess(
             done.args, done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
         )
