@@ -129,7 +129,9 @@ class GrpcConnection:
                 self._take_events()
                 try:
                     self._writer.write(data)
-                    await asyncio.wait_for(self._writer.drain(), _WRITE_SECONDS)
+                    # Not `wait_for`: in Python 3.11 it may lose the cancellation that ends the connection.
+                    async with asyncio.timeout(_WRITE_SECONDS):
+                        await self._writer.drain()
                 except (TimeoutError, OSError):
                     return
             if self.http.closed:
