@@ -16,7 +16,7 @@ from appliance.errors import InvalidParameter
 _LISTED_CONTAINERS = (
     "ancestor before exited expose health id is-task isolation label name network publish since status volume"
 )
-_BUILD_CACHE = "description id inuse mutable parent private shared type label label! unused-for until"
+_BUILD_CACHE = "description id inuse parent private shared type label label! unused-for until"
 # None: unknown keys pass, and every event matches them.
 _ACCEPTED: dict[str, str | None] = {
     "GET /containers/json": _LISTED_CONTAINERS,

@@ -8,7 +8,8 @@ from google.protobuf.message import DecodeError
 
 from appliance.buildkit.errors import BuildkitError
 from appliance.errors import ProtocolError
-from protos.buildkit.v1 import control_pb2, rpc_pb2
+from protos.buildkit.v1 import control_pb2
+from protos.tether.v1 import status_pb2
 
 STDERR = 2
 # The type of the detail that has the exit status of a RUN (buildkit solver/errdefs, frontend/gateway/pb/exit.go).
@@ -84,7 +85,7 @@ def parse_failure(error: BuildkitError) -> BuildFailure:
 
 
 def _exit_code(details: bytes) -> int:
-    status = rpc_pb2.Status()
+    status = status_pb2.Status()
     try:
         status.ParseFromString(details)
         for detail in status.details:

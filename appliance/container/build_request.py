@@ -20,6 +20,8 @@ HOST_GATEWAY = "host-gateway"
 _MACHINE_NETWORKS = ("", "default", "bridge")
 """Values of `networkmode` that mean the network that a RUN has anyway."""
 _INVALID_HOST = re.compile(r'[\s,="]')
+# moby builder/remotecontext/urlutil.
+_URL = re.compile(r"^(https?://|git://|github\.com/|git@)")
 _CPUS = re.compile(r"[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*")
 _ULIMIT = re.compile("core|cpu|data|fsize|locks|memlock|msgqueue|nice|nofile|nproc|rss|rtprio|rttime|sigpending|stack")
 
@@ -95,6 +97,20 @@ class BuildRequest(msgspec.Struct, kw_only=True, frozen=True):
         return not self.remote
 
 
+class PruneRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What `POST /build/prune` removes: records that match all `filters` (BuildKit's), if they were not used for `keep_duration` ns.
+
+    `everything`: also records that are not dangling. Spaces are bytes, 0 for no bound.
+    """
+
+    everything: bool = False
+    filters: tuple[str, ...] = ()
+    keep_duration: int = 0
+    reserved_space: int = 0
+    max_used_space: int = 0
+    min_free_space: int = 0
+
+
 class BuilderFacts(msgspec.Struct, frozen=True):
     """What a request is compared with: bytes of the builder's memory, and the address that containers know as `host-gateway`."""
 
@@ -120,6 +136,10 @@ def check_build_request(request: BuildRequest) -> list[str]:
         raise InvalidParameter("outputs and client sessions need version 2 of the builder (BuildKit)")
     if request.remote == CLIENT_SESSION and not request.session:
         raise InvalidParameter("remote client-session needs the parameter session")
+    if request.remote not in ("", CLIENT_SESSION, UPLOAD_REQUEST) and not _URL.search(request.remote):
+        raise InvalidParameter(f"remoteURL ({request.remote}) could not be recognized as URL")
+    if request.remote == UPLOAD_REQUEST and not request.buildid:
+        raise InvalidParameter("remote upload-request needs the parameter buildid")
     _check_limits(request)
     return ["cgroupparent was discarded: RUNs are in a cgroup of the builder's machine"] if request.cgroupparent else []
 

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from google.protobuf.any_pb2 import Any
 
 from appliance.buildkit.errors import BuildkitError
 from appliance.buildkit.status import (
@@ -15,7 +14,8 @@ from appliance.buildkit.status import (
     parse_progress_untrusted,
 )
 from appliance.errors import ProtocolError
-from protos.buildkit.v1 import control_pb2, rpc_pb2
+from protos.buildkit.v1 import control_pb2
+from protos.tether.v1.status_pb2 import Detail, Status
 from tether.rpc.status import Code
 
 
@@ -36,9 +36,9 @@ def test_progress() -> None:
 
 
 def _failure(text: str, value: bytes | None = None) -> BuildFailure:
-    status = rpc_pb2.Status(code=2, details=[Any(type_url="other", value=b"x")])
+    status = Status(code=2, details=[Detail(type_url="other", value=b"x")])
     if value is not None:
-        status.details.append(Any(type_url="github.com/moby/buildkit/gatewayapi.ExitMessage+json", value=value))
+        status.details.append(Detail(type_url="github.com/moby/buildkit/gatewayapi.ExitMessage+json", value=value))
     return parse_failure(BuildkitError(Code.UNKNOWN, text, status.SerializeToString()))
 
 

@@ -74,6 +74,8 @@ def test_attributes(given: dict[str, Any], attributes: dict[str, str]) -> None:
         ({"outputs": [BuildOutput("local")]}, "need version 2"),
         ({"remote": "client-session"}, "need version 2"),
         ({"remote": "client-session", "version": "2"}, "needs the parameter session"),
+        ({"remote": "ftp://x"}, r"remoteURL \(ftp://x\) could not be recognized as URL"),
+        ({"remote": "upload-request", "version": "2"}, "needs the parameter buildid"),
         ({"memory": -1}, "invalid memory value: -1"),
         ({"cpushares": -1}, "invalid cpushares value"),
         ({"cpuperiod": -1}, "invalid cpuperiod value"),

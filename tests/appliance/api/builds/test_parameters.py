@@ -71,6 +71,7 @@ def test_a_parameter_has_its_effect_or_is_named(name: str) -> None:
         "ulimits": '[{"Name":"nofile","Soft":1,"Hard":2}]',
         "outputs": '[{"Type":"local","Attrs":{"a":"b"}}]',
         "version": "2",
+        "remote": "https://example.com/a.git",
         "networkmode": "none",
         "platform": "linux/amd64",
         "squash": "1",
