@@ -13,7 +13,7 @@ import trio
 from trio.testing import MockClock
 
 from appliance.errors import InvalidParameter
-from appliance.http import Peer, TlsFront
+from appliance.http import HijackedStream, Peer, TlsFront
 from appliance.http import tls as module
 from tests.live.certificates import Authority
 
@@ -183,6 +183,32 @@ async def test_a_client_that_ends_its_side_gets_the_rest(files: Files) -> None:
                 break
             received += piece
         assert received == b"ABCthat was all"
+
+
+async def test_a_connection_that_is_given_away(files: Files) -> None:
+    """TLS goes on below the socket that another owner has, until that owner closes it."""
+    ours, theirs = trio.socket.socketpair()
+    content = os.urandom(1 << 20)
+
+    async def serve() -> None:
+        async with files.front(verify=False).opened(theirs) as found:
+            assert found is not None
+            plain, early = await HijackedStream(found[0], b"early ").detach()
+            assert found[0].fileno() < 0
+            with trio.socket.from_stdlib_socket(plain) as owned:
+                received = await owned.recv(100)
+                await trio.SocketStream(owned).send_all(early + received + content)
+
+    with trio.fail_after(1000):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve)
+            client = _client(trio.SocketStream(ours), files.context())
+            await client.send_all(b"late ")
+            heard = b""
+            while data := await client.receive_some(65536):
+                heard += data
+    assert heard == b"early late " + content
+    ours.close()
 
 
 async def test_large_answers_to_a_slow_reader(files: Files) -> None:
