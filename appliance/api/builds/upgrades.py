@@ -1,4 +1,7 @@
-"""POST /grpc and /session: connections that BuildKit's clients (buildx, compose, the CLI with BuildKit) take over for HTTP/2."""
+"""POST /grpc and /session: connections that BuildKit's clients (buildx, compose, the CLI with BuildKit) take over for HTTP/2.
+
+As dockerd does from API 1.53 on, a connection that begins with HTTP/2 gets BuildKit's API, too (buildctl, any gRPC client).
+"""
 
 import socket
 from collections.abc import Mapping
@@ -41,13 +44,18 @@ class UpgradeRoutes:
 
     def routes(self) -> dict[tuple[str, str], Route]:
         """See Router.add_all."""
-        return {("POST", "/grpc"): self.grpc, ("POST", "/session"): self.session}
+        return {("POST", "/grpc"): self.grpc, ("POST", "/session"): self.session, ("PRI", "*"): self.http2}
 
     async def grpc(self, request: Request, reply: Reply) -> None:
         """POST /grpc."""
         _check_protocol(request)
         async with self._builds.grpc() as carrier, reply.upgrade(_PROTOCOL) as stream:
             await carrier.carry(*await stream.detach())
+
+    async def http2(self, request: Request, reply: Reply) -> None:
+        """A connection that begins with HTTP/2."""
+        async with self._builds.grpc() as carrier:
+            await carrier.carry(*await reply.take_over().detach())
 
     async def session(self, request: Request, reply: Reply) -> None:
         """POST /session."""

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from appliance.buildkit.budget import ByteBudget
+from appliance.buildkit.client_socket import client_streams
 from appliance.buildkit.grpc_connection import GrpcConnection
 from appliance.buildkit.session_bridge import bridge, session_metadata
 from appliance.engine.builds.calls import BuildCalls
@@ -18,10 +19,6 @@ from tether.rpc.bridge import CallAbandoned, LoopThread
 # A build has four connections of /grpc and two of /session.
 MOST_CONNECTIONS = 256
 MOST_SESSIONS = 128
-# Of a header that lists methods, each is a value of its own (http/head.py joins them).
-_METHODS = "x-docker-expose-session-grpc-method"
-# Bytes that wait between a client's socket and buildkitd, in each direction.
-_READ_AHEAD = 1 << 20
 
 _Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter, bytes], Awaitable[None]]
 
@@ -37,8 +34,7 @@ class _Carrier:
         """Serve the connection until either end closes. Closes it."""
 
         async def run() -> None:
-            with connection:
-                reader, writer = await asyncio.open_connection(sock=connection, limit=_READ_AHEAD)
+            async with client_streams(connection) as (reader, writer):
                 await self._serve(reader, writer, early)
 
         try:
@@ -72,8 +68,7 @@ class BuildConnections:
     @asynccontextmanager
     async def session(self, headers: Mapping[str, str]) -> AsyncIterator[_Carrier]:
         """A session of a client, to which BuildKit connects. Unavailable when there are too many, or when buildkitd cannot be started."""
-        values = ((name, value.split(",") if name == _METHODS else [value]) for name, value in headers.items())
-        metadata = session_metadata((name, value) for name, several in values for value in several)
+        metadata = session_metadata(headers.items())
         async with _taken(self._sessions, "too many sessions of build clients"), self._builders.use() as lease:
 
             async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, early: bytes) -> None:

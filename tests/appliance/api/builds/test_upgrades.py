@@ -10,6 +10,7 @@ import trio
 from appliance.api.builds.upgrades import UpgradeRoutes
 from appliance.api.router import Router
 from appliance.errors import Unavailable
+from appliance.roles import Principal, Role
 from tests.appliance.api.asking import ask
 from tests.appliance.http.wire import COMMON, served
 
@@ -60,6 +61,29 @@ async def test_the_connection_goes_to_the_engine_with_all_bytes_of_the_client(pa
         await client.send(b"late")
         await client.expect(b"<late>")
     assert builds.open == 0
+
+
+async def test_a_connection_that_begins_with_http2_goes_to_the_engine_with_its_preface() -> None:
+    builds = Builds()
+    router = Router()
+    router.add_all(UpgradeRoutes(builds).routes())
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+    async with served(router) as client:
+        await client.send(preface)
+        await client.expect(b"<" + preface + b">")
+        assert builds.open == 1
+        await client.send(b"late")
+        await client.expect(b"<late>")
+    assert builds.open == 0
+
+
+@pytest.mark.parametrize("role", [Role.READ, Role.REGISTRY, Role.NONE])
+async def test_a_connection_that_begins_with_http2_needs_the_role_of_builds(role: Role) -> None:
+    router = Router()
+    router.add_all(UpgradeRoutes(Builds()).routes())
+    async with served(router, Principal("x", role)) as client:
+        await client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        assert (await client.receive(1 << 16)).startswith(b"HTTP/1.1 403 ")
 
 
 async def test_a_session_is_described_by_all_of_its_headers() -> None:
