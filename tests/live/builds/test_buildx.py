@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.live import gotools
 from tests.live.builds.conftest import in_lane
 from tests.live.builds.dockerfiles import CASES, Case
 from tests.live.builds.native import BuildDaemon
@@ -105,6 +106,14 @@ def test_secrets_come_by_the_session_and_are_in_no_layer(builds: BuildDaemon, tm
     _, err = builds.buildx("build", "-t", "secretive", "--secret", f"id=s,src={tmp_path}/secret", str(context))
     assert "right\n" in err
     assert len(inspect(builds, "secretive")["RootFS"]["Layers"]) == 2
+
+
+def test_a_client_without_the_upgrade_reaches_the_same_api(builds: BuildDaemon, tmp_path: Path) -> None:
+    buildctl = [str(gotools.buildctl()), "--addr", builds.daemon.host]
+    context = builds.context("FROM busybox\nRUN echo by buildctl > /made\nFROM scratch\nCOPY --from=0 /made /\n")
+    given = ["--frontend=dockerfile.v0", f"--local=context={context}", f"--local=dockerfile={context}"]
+    builds.run(*buildctl, "build", *given, f"--output=type=local,dest={tmp_path / 'out'}")
+    assert (tmp_path / "out/made").read_text() == "by buildctl\n"
 
 
 def test_a_run_that_fails_is_told_with_its_command_and_code_and_leaves_nothing(builds: BuildDaemon) -> None:
