@@ -174,7 +174,6 @@ class QemuMachine(LiveDevices):
                 os.close(memory)
                 memory = shared
             self.launch(clone_origin(memory, shares=sharing))
-            mark("QEMU launched")
             with trio.move_on_after(_RESTORE_SECONDS):
                 # Dialled before the guest runs, so that the guest sees an open line.
                 self._early = await self._dial()
@@ -211,6 +210,7 @@ class QemuMachine(LiveDevices):
         driver = self._driver
         child, self._taps = start_qemu(driver.accel, driver.guest_files, spec, files, luns, origin, self.folder, shares)
         self._process.attach(child.pid, child)
+        mark("QEMU launched")
         self.save_record()
         driver.watch(self)
 

@@ -39,37 +39,49 @@ class BuildDaemon:
             path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return folder
 
-    def start_buildx(self, *arguments: str, env: dict[str, str] | None = None) -> "subprocess.Popen[str]":
-        """buildx with its docker driver, which prints plain progress to stderr."""
+    def environment(self) -> dict[str, str]:
+        """For programs that find the daemon by it, and buildx as a plug-in of the docker CLI."""
+        plugin = self.folder.parent / "docker/cli-plugins/docker-buildx"
         program = gotools.buildx()
         assert program is not None
-        settings = {
-            "DOCKER_HOST": self.daemon.host,
-            "DOCKER_CONFIG": str(self.folder.parent / "docker"),
-            "BUILDKIT_PROGRESS": "plain",
-        }
+        if not plugin.exists():
+            plugin.parent.mkdir(parents=True)
+            plugin.symlink_to(program)
+        settings = {"DOCKER_HOST": self.daemon.host, "DOCKER_CONFIG": str(plugin.parent.parent)}
+        return os.environ | settings | {"BUILDKIT_PROGRESS": "plain"}
+
+    def start(self, *command: str, folder: Path | None = None) -> "subprocess.Popen[str]":
+        """Start a build client."""
         return subprocess.Popen(
-            [program, *arguments],
-            env=os.environ | settings | (env or {}),
+            command,
+            cwd=folder,
+            env=self.environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def buildx(self, *arguments: str, code: int = 0, env: dict[str, str] | None = None) -> tuple[str, str]:
-        """stdout and stderr of buildx, which has to end with this exit code."""
-        process = self.start_buildx(*arguments, env=env)
+    def run(self, *command: str, code: int = 0, folder: Path | None = None) -> tuple[str, str]:
+        """stdout and stderr of a build client, which has to end with this exit code."""
+        process = self.start(*command, folder=folder)
+        said = " ".join(command)
         try:
             out, err = process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
             out, err = process.communicate()
-            raise AssertionError(f"buildx {' '.join(arguments)} does not end:\n{out}{err}\n{self._logs()}") from None
-        assert process.returncode == code, (
-            f"buildx {' '.join(arguments)}: {process.returncode}\n{out}{err}\n{self._logs()}"
-        )
+            raise AssertionError(f"{said} does not end:\n{out}{err}\n{self._logs()}") from None
+        assert process.returncode == code, f"{said}: {process.returncode}\n{out}{err}\n{self._logs()}"
         return out, err
+
+    def start_buildx(self, *arguments: str) -> "subprocess.Popen[str]":
+        """buildx with its docker driver, which prints plain progress to stderr."""
+        return self.start(str(gotools.buildx()), *arguments)
+
+    def buildx(self, *arguments: str, code: int = 0) -> tuple[str, str]:
+        """stdout and stderr of buildx, which has to end with this exit code."""
+        return self.run(str(gotools.buildx()), *arguments, code=code)
 
     def _logs(self) -> str:
         return f"vchd: {self.daemon.log.read_text()[-3000:]}\nbuildkitd: {self.log.read_text()[-3000:]}"
