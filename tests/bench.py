@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.bench_builds import compare_builds
 from tests.bench_sizes import compare_sizes
 from tests.bench_sockets import compare_sockets
 from tests.live.daemon import Daemon
@@ -480,7 +481,7 @@ def files_and_figures(targets: list[Target], folder: Path) -> None:
 
 
 def main() -> None:
-    """Run all measurements, or those of the argument: `files`, `images`, `networks`, `sizes` or `sockets`."""
+    """Run all measurements, or those of the argument: `builds`, `files`, `images`, `networks`, `sizes` or `sockets`."""
     part = sys.argv[1] if len(sys.argv) > 1 else ""
     root = Path(tempfile.mkdtemp(prefix="vch-bench-", dir="/tmp"))
     root.chmod(0o711)
@@ -488,7 +489,9 @@ def main() -> None:
         images(root)
     if part in ("", "sizes"):
         compare_sizes(root, _made)
-    if part in ("images", "sizes"):
+    if part in ("", "builds"):
+        compare_builds(root / "builds", min(ROUNDS, 5))
+    if part in ("builds", "images", "sizes"):
         shutil.rmtree(root, ignore_errors=True)
         return
     daemon = Daemon(root)

@@ -13,7 +13,7 @@ from appliance.container.container_record import Binding
 from appliance.container.host_config import PortBinding, PortBindings
 from appliance.diag.isolated import IsolatedTasks
 from appliance.errors import InvalidParameter, VchError
-from appliance.http.listener import BACKLOG, accept_connections
+from appliance.http.listener import BACKLOG, accept_connections, send_at_once
 from appliance.hypervisor import Forward
 from appliance.network.firewall import Publication
 from appliance.network.host import HostNetwork
@@ -289,6 +289,7 @@ async def _relay(listener: trio.socket.SocketType, held: _Held, address: str, po
 async def _carry(client: trio.socket.SocketType, address: str, port: int) -> None:
     with contextlib.suppress(OSError), trio.socket.socket(socket.AF_INET, socket.SOCK_STREAM) as server:
         await server.connect((address, port))
+        send_at_once(server)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_pump, client, server)
             nursery.start_soon(_pump, server, client)

@@ -2,13 +2,14 @@
 
 import errno
 import logging
+import socket
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from appliance.http import accept_connections
-from appliance.http.listener import open_tcp_listener
+from appliance.http.listener import open_tcp_listener, send_at_once
 
 
 async def _hello(connection: trio.socket.SocketType) -> None:
@@ -42,6 +43,30 @@ async def test_connections_are_served_and_closed() -> None:
     assert listener.fileno() < 0
     with pytest.raises(OSError):
         await _dial(port)
+
+
+async def test_small_answers_do_not_wait_for_acknowledgements() -> None:
+    """Two small writes in a row, as TLS and streams make them: with Nagle's algorithm the second waits for the peer's delayed ACK."""
+    options = []
+
+    async def serve(connection: trio.socket.SocketType) -> None:
+        options.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    listener = await open_tcp_listener("127.0.0.1", 0)
+    async with trio.open_nursery() as nursery:
+
+        async def accept() -> None:
+            await accept_connections(listener, serve, nursery, name="test")
+
+        nursery.start_soon(accept)
+        with await _dial(listener.getsockname()[1]) as client:
+            assert await client.recv(100) == b""
+        nursery.cancel_scope.cancel()
+    assert options == [1]
+    ours, theirs = trio.socket.socketpair()
+    with ours, theirs:
+        # A unix socket has no such option.
+        send_at_once(ours)
 
 
 async def test_a_connection_that_fails_does_not_end_the_others(caplog: pytest.LogCaptureFixture) -> None:
