@@ -29,7 +29,9 @@ async def client_streams(
     finally:
         writer.close()
         try:
-            await asyncio.wait_for(writer.wait_closed(), _FLUSH_SECONDS)
+            # Not `wait_for`: in Python 3.11 it may lose a cancellation.
+            async with asyncio.timeout(_FLUSH_SECONDS):
+                await writer.wait_closed()
         except (TimeoutError, OSError):
             pass
         finally:

@@ -163,17 +163,19 @@ def test_metadata_and_deadline_of_a_call() -> None:
         async def serve(call: ServerCall) -> None:
             seen.append((call.path, call.metadata(), call.timeout()))
             call.start([("x", "y")])
+            await call.send(b"answer")
             call.finish(Code.OK, "", [("z", "1"), ("z-bin", b"\0")])
 
         async with client_of(serve) as channel:
             call = channel.unary_stream("/s/m")(b"", metadata=(("a", "b"), ("c-bin", b"\0\1")), timeout=9)
-            assert await call.read() is grpc.aio.EOF
             assert ("x", "y") in list(await call.initial_metadata())
+            assert await call.read() == b"answer"
+            assert await call.read() is grpc.aio.EOF
             assert list(await call.trailing_metadata()) == [("z", "1"), ("z-bin", b"\0")]
         [(path, metadata, timeout)] = seen
         assert (path, metadata) == ("/s/m", [("a", "b"), ("c-bin", b"\0\1")])
         assert timeout is not None
-        assert 8 < timeout <= 9
+        assert 8 < timeout < 10
 
     _run(main)
 
