@@ -1,11 +1,13 @@
 """Calls of build clients on /grpc, by their method. All of it runs on the build loop, and asks trio for what belongs to the engine."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Protocol
 
 from appliance.buildkit.errors import BuildkitError
 from appliance.buildkit.forward import CONTROL, PASSED, OnAnswer, OnRequest, forward, refuse
+from appliance.buildkit.grpc_connection import Serve
 from appliance.buildkit.portal import TrioPortal
 from appliance.buildkit.server_call import ServerCall
 from appliance.buildkit.shown_names import show_history, show_progress, shown_error, status_reference
@@ -43,6 +45,16 @@ class BuildCalls:
         self._solves = solves
         self._workers = workers
 
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Serve]:
+        """What serves the calls of one connection, until the block ends."""
+        async with AsyncExitStack() as stack:
+            connection = _Connection(self, stack)
+            try:
+                yield connection.serve
+            finally:
+                await connection.end()
+
     async def serve(self, call: ServerCall) -> None:
         """Serve one call to its end. A VchError is the call's status."""
         match call.path:
@@ -57,6 +69,10 @@ class BuildCalls:
                     await forward(call, lease.channel, *self._changes(call))
             case _:
                 refuse(call)
+
+    async def lease(self, stack: AsyncExitStack) -> None:
+        """Wait for a buildkitd that answers, and keep it until the stack is closed."""
+        await stack.enter_async_context(self._portal.enter(self._builders.use))
 
     async def _solve(self, call: ServerCall) -> None:
         request = await _one_request(call)
@@ -98,6 +114,36 @@ class BuildCalls:
             return show_progress(raw, self._solves.result_name(reference))
 
         return read, show
+
+
+class _Connection:
+    """The calls of one connection.
+
+    A client that builds asks ListWorkers first, and gives it as long as it takes; the builder starts then. For the calls that follow
+    there is no time: buildx gives the first of them 15 s (grpcclient.New of moby/buildkit). So the builder stays while the connection
+    does. Clients that list builders set a deadline, and are answered from what is known.
+    """
+
+    def __init__(self, calls: BuildCalls, stack: AsyncExitStack) -> None:
+        self._calls = calls
+        self._stack = stack
+        self._leased: asyncio.Task[None] | None = None
+
+    async def serve(self, call: ServerCall) -> None:
+        if call.path == _LIST_WORKERS and call.timeout() is None:
+            await self._lease()
+        await self._calls.serve(call)
+
+    async def end(self) -> None:
+        """Stop waiting for the builder."""
+        if self._leased is not None:
+            self._leased.cancel()
+            await asyncio.gather(self._leased, return_exceptions=True)
+
+    async def _lease(self) -> None:
+        if self._leased is None or (self._leased.done() and self._leased.exception() is not None):
+            self._leased = asyncio.create_task(self._calls.lease(self._stack))
+        await asyncio.shield(self._leased)
 
 
 async def _pass(request: bytes) -> bytes:

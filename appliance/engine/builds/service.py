@@ -60,7 +60,8 @@ class BuildConnections:
         """A connection of BuildKit's API. Unavailable when there are too many."""
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, early: bytes) -> None:
-            await GrpcConnection(reader, writer, self._calls.serve, self._budget).run(early)
+            async with self._calls.connection() as serve_call:
+                await GrpcConnection(reader, writer, serve_call, self._budget).run(early)
 
         async with _taken(self._connections, "too many connections of build clients"):
             yield _Carrier(self._loop, serve)

@@ -148,7 +148,8 @@ async def test_a_solve_goes_through_the_engine(tmp_path: Path) -> None:
 
 async def test_workers_are_known_without_a_start(tmp_path: Path) -> None:
     async with house(tmp_path, {}) as h:
-        assert await h.client.call(f"{CONTROL}ListWorkers", b"") == b"known workers"
+        # Lists of builders have a deadline.
+        assert await h.client.call(f"{CONTROL}ListWorkers", b"", timeout=20) == b"known workers"
         assert await h.client.call(f"{CONTROL}Info", b"") == b"known info"
         assert h.builders.starts == 0
         with pytest.raises(BuildkitError) as caught:
@@ -157,10 +158,26 @@ async def test_workers_are_known_without_a_start(tmp_path: Path) -> None:
         assert h.builders.starts == 0
 
 
+async def test_a_client_that_begins_to_build_gets_a_builder_that_stays_while_the_connection_does(
+    tmp_path: Path,
+) -> None:
+    async with house(tmp_path, {}) as h:
+        h.builders.refusal = "the builder image is not here"
+        with pytest.raises(BuildkitError, match="the builder image is not here"):
+            await h.client.call(f"{CONTROL}ListWorkers", b"")
+        h.builders.refusal = ""
+        for _ in range(2):
+            assert await h.client.call(f"{CONTROL}ListWorkers", b"") == b"known workers"
+            assert (h.builders.starts, h.builders.leases) == (1, 1)
+
+
 async def test_other_methods_pass_and_each_call_has_a_lease(tmp_path: Path) -> None:
     async with house(tmp_path, {f"{CONTROL}DiskUsage": echo}) as h:
         assert await h.client.call(f"{CONTROL}DiskUsage", b"\x01\xff") == b"\x01\xff"
-        assert (h.builders.starts, h.builders.leases) == (1, 0)
+        assert h.builders.starts == 1
+        with trio.fail_after(10):
+            while h.builders.leases:
+                await trio.lowlevel.checkpoint()
         h.builders.refusal = "the builder image is not here"
         with pytest.raises(BuildkitError, match="the builder image is not here") as caught:
             await h.client.call(f"{CONTROL}DiskUsage", b"")
