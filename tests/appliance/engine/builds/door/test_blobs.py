@@ -39,23 +39,20 @@ async def test_an_image_is_pulled_by_its_tag_and_by_its_digest(tmp_path: Path) -
         assert LocalImages(store)._find("docker.io/library/app", digest)[1] == found.body
 
 
-@pytest.mark.parametrize(
-    ("wanted", "first", "end"),
-    [
-        ("bytes=0-", 0, None),
-        ("bytes=700-", 700, None),
-        ("bytes=700-799", 700, 800),
-        ("bytes=400000-99999999", 400_000, None),
-    ],
-)
-async def test_a_part_of_a_layer(tmp_path: Path, wanted: str, first: int, end: int | None) -> None:
+async def test_a_part_of_a_layer(tmp_path: Path) -> None:
     async with opened_door(tmp_path) as (store, door, client):
         await image_in(store, _TARS, "app")
         async with door.open():
-            found = await client.ask("GET", f"/v2/docker.io/library/app/blobs/{sha(_TARS[0])}", range=wanted)
-            part = _TARS[0][first:end]
-            assert (found.status, found.body) == (206, part)
-            assert found.headers["content-range"] == f"bytes {first}-{first + len(part) - 1}/{len(_TARS[0])}"
+            for wanted, first, end in (
+                ("bytes=0-", 0, None),
+                ("bytes=700-", 700, None),
+                ("bytes=700-799", 700, 800),
+                ("bytes=400000-99999999", 400_000, None),
+            ):
+                found = await client.ask("GET", f"/v2/docker.io/library/app/blobs/{sha(_TARS[0])}", range=wanted)
+                part = _TARS[0][first:end]
+                assert (found.status, found.body) == (206, part)
+                assert found.headers["content-range"] == f"bytes {first}-{first + len(part) - 1}/{len(_TARS[0])}"
 
 
 async def test_ranges_that_no_layer_has(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from tests.steps import cpu_of_steps, peak_rss
 
 _TARS = [Tar().add(name, name.encode() * 10_000).bytes() for name in ("base", "top")]
 # The whole flood takes half a minute.
-_FLOOD = 10_000 if os.environ.get("VCH_TEST_BUILD_HOSTILE") else 1000
+_FLOOD = 10_000 if os.environ.get("VCH_TEST_BUILD_HOSTILE") else 400
 
 
 class Keys:
@@ -117,31 +117,32 @@ async def test_a_connection_from_the_build_before(tmp_path: Path) -> None:
             assert (await client.ask("GET", "/v2/")).status == 200
 
 
-@pytest.mark.parametrize(
-    ("method", "target"),
-    [
-        ("GET", "/"),
-        ("GET", "/v2/_catalog"),
-        ("GET", "/v2/docker.io/library/app/tags/list"),
-        ("DELETE", "/v2/docker.io/library/app/manifests/latest"),
-        ("PUT", "/v2/docker.io/library/app/manifests/latest"),
-        ("POST", "/v2/docker.io/library/app/blobs/uploads/"),
-        ("PATCH", "/v2/build/UPLOAD/blobs/uploads/"),
-        ("GET", "/v2/build/UPLOAD/blobs/uploads/x"),
-        ("DELETE", "/v2/build/UPLOAD/manifests/latest"),
-        ("GET", "/v2/build/UPLOAD/manifests/latest"),
-        ("PUT", "/v2/build/UPLOAD/x/manifests/latest"),
-        ("GET", "/v2/../../etc/blobs/sha256:0"),
-        ("GET", "/v2/docker.io/library/app/blobs/sha256:../../state.db"),
-        ("GET", "/v2/" + "a" * 300 + "/manifests/latest"),
-        ("GET", "/v2/docker.io/library/app/manifests/" + "a" * 200),
-    ],
-)
-async def test_there_are_no_other_operations(tmp_path: Path, method: str, target: str) -> None:
+_OTHER_OPERATIONS = [
+    ("GET", "/"),
+    ("GET", "/v2/_catalog"),
+    ("GET", "/v2/docker.io/library/app/tags/list"),
+    ("DELETE", "/v2/docker.io/library/app/manifests/latest"),
+    ("PUT", "/v2/docker.io/library/app/manifests/latest"),
+    ("POST", "/v2/docker.io/library/app/blobs/uploads/"),
+    ("PATCH", "/v2/build/UPLOAD/blobs/uploads/"),
+    ("GET", "/v2/build/UPLOAD/blobs/uploads/x"),
+    ("DELETE", "/v2/build/UPLOAD/manifests/latest"),
+    ("GET", "/v2/build/UPLOAD/manifests/latest"),
+    ("PUT", "/v2/build/UPLOAD/x/manifests/latest"),
+    ("GET", "/v2/../../etc/blobs/sha256:0"),
+    ("GET", "/v2/docker.io/library/app/blobs/sha256:../../state.db"),
+    ("GET", "/v2/" + "a" * 300 + "/manifests/latest"),
+    ("GET", "/v2/docker.io/library/app/manifests/" + "a" * 200),
+]
+
+
+async def test_there_are_no_other_operations(tmp_path: Path) -> None:
     async with opened_door(tmp_path) as (store, door, client):
         await image_in(store, _TARS, "app")
         async with door.open() as upload:
-            assert (await client.ask(method, target.replace("UPLOAD", upload.id))).status == 404
+            for method, target in _OTHER_OPERATIONS:
+                answer = await client.ask(method, target.replace("UPLOAD", upload.id))
+                assert answer.status == 404, (method, target, answer)
 
 
 async def test_a_fault_of_ours_is_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
