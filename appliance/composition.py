@@ -16,10 +16,11 @@ import trio
 from appliance.api.routes import Api, Backends, router_over
 from appliance.api.scopes.router import scoped_router
 from appliance.api.system import SystemSettings
-from appliance.composition_builds import Builds, MakeBuildkit, builds_composed
+from appliance.composition_builds import BuilderEnvironment, Builds, MakeBuildkit, builds_composed, machine_buildkit
 from appliance.config import Config, parse_container_network, parse_ulimit
 from appliance.container.host_config import Ulimit
 from appliance.diag.isolated import IsolatedTasks
+from appliance.engine.builds.builder_container import ContainerServices
 from appliance.engine.containers.archive import Archive
 from appliance.engine.containers.checkpoints import Checkpoints
 from appliance.engine.containers.commits import Commits
@@ -143,7 +144,7 @@ async def composed(
 ) -> AsyncIterator[Daemon]:
     """Build the daemon; it runs until the block ends. `hosting` replaces the hypervisor that the configuration names.
 
-    `make_buildkit` opens the BuildKit of builds; without it builds are refused.
+    `make_buildkit` replaces the machine in which builds run.
     """
     scratch, host_id = _prepare_folders(config)
     hosting = hosting or hosting_of(config)
@@ -171,8 +172,15 @@ async def composed(
         # The objects so far stay until the end, so the garbage collector can skip them.
         gc.freeze()
         try:
-            async with _builds(process, stores, make_buildkit) as builds:
-                yield Daemon(process, stores, services, _api(process, stores, services, host_id, builds), mounts)
+            proxies = Proxies.of(os.environ, config.http_proxy, config.https_proxy, config.no_proxy)
+            transfers = _transfers(process, stores, proxies)
+            environment = _builder_environment(process, stores, services, transfers, proxies, machines.usual.cpus)
+            make = make_buildkit or machine_buildkit(environment)
+            async with builds_composed(config, stores.images, process.events, make) as builds:
+                services.status.include(builds.buildkit.facts)
+                settings = SystemSettings(config, host_id, proxies)
+                api_handler = _api(process, stores, services, transfers, settings, builds)
+                yield Daemon(process, stores, services, api_handler, mounts)
         finally:
             with trio.CancelScope(shield=True):
                 await networks.close()
@@ -304,19 +312,25 @@ def _services(process: Process, machines: Machines, stores: Stores) -> tuple[Ser
     return services, recovery
 
 
-@asynccontextmanager
-async def _builds(process: Process, stores: Stores, make: MakeBuildkit | None) -> AsyncIterator[Builds | None]:
-    if make is None:
-        yield None
-        return
-    async with builds_composed(process.config, stores.images, process.events, make) as builds:
-        yield builds
+def _builder_environment(
+    process: Process, stores: Stores, services: Services, transfers: Transfers, proxies: Proxies, cpus: int
+) -> BuilderEnvironment:
+    containers = ContainerServices(
+        process.registry,
+        services.creation,
+        services.removal,
+        services.containers,
+        services.signals,
+        services.archive,
+    )
+    networks, volumes, images = stores.networks, stores.volumes, stores.images
+    return BuilderEnvironment(
+        process.config, process.database, containers, networks, volumes, images, transfers, proxies, cpus
+    )
 
 
-def _api(process: Process, stores: Stores, services: Services, host_id: str, builds: Builds | None) -> Api:
-    config, registry, events = process.config, process.registry, process.events
-    networks, images = stores.networks, stores.images
-    proxies = Proxies.of(os.environ, config.http_proxy, config.https_proxy, config.no_proxy)
+def _transfers(process: Process, stores: Stores, proxies: Proxies) -> Transfers:
+    config = process.config
 
     def dial(host: str, credentials: Credentials) -> Registry:
         mirrors = config.registry_mirrors if host == "docker.io" else ()
@@ -329,10 +343,23 @@ def _api(process: Process, stores: Stores, services: Services, host_id: str, bui
             proxies=proxies,
         )
 
-    transfers = Transfers(images, events, dial, config.allow_registries, process.scratch, process.nursery, proxies)
+    return Transfers(
+        stores.images, process.events, dial, config.allow_registries, process.scratch, process.nursery, proxies
+    )
+
+
+def _api(
+    process: Process,
+    stores: Stores,
+    services: Services,
+    transfers: Transfers,
+    settings: SystemSettings,
+    builds: Builds,
+) -> Api:
+    registry, events, networks, images = process.registry, process.events, stores.networks, stores.images
     swarm = Swarm(process.database, networks, services.connections)
     backends = Backends(
-        settings=SystemSettings(config, host_id, proxies),
+        settings=settings,
         scratch=process.scratch,
         daemon=services.status,
         events=events,
@@ -354,6 +381,7 @@ def _api(process: Process, stores: Stores, services: Services, host_id: str, bui
         connections=services.connections,
         volumes=stores.volumes,
         swarm=swarm,
-        upgrades=builds.connections if builds is not None else None,
+        upgrades=builds.connections,
+        build_cache=builds.buildkit.cache,
     )
     return Api(router_over(backends), partial(scoped_router, backends))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from appliance.api.archive import ArchiveRoutes
 from appliance.api.backend import (
+    BuildCacheBackend,
     CheckpointBackend,
     CommitBackend,
     ConnectionBackend,
@@ -80,6 +81,8 @@ class Backends:
     swarm: SwarmBackend
     # None: builds are refused.
     upgrades: UpgradeBackend | None
+    # None: nothing is known of a cache.
+    build_cache: BuildCacheBackend | None = None
 
 
 def routes_over(b: Backends) -> dict[tuple[str, str], Route]:
@@ -98,7 +101,7 @@ def routes_over(b: Backends) -> dict[tuple[str, str], Route]:
         NetworkRoutes(b.networks, b.connections),
         VolumeRoutes(b.volumes),
         UnsupportedRoutes(),
-        UsageRoutes(b.containers, b.storage, b.networks, b.images, b.volumes),
+        UsageRoutes(b.containers, b.storage, b.networks, b.images, b.volumes, b.build_cache),
         SwarmRoutes(b.swarm, b.daemon),
         SystemRoutes(b.settings, b.daemon, b.containers, b.networks, b.images, b.swarm),
         EventRoutes(b.events),

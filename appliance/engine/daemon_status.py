@@ -1,5 +1,7 @@
 """What `docker info` and `docker version` show of the hypervisor and of the engine's queues and quota."""
 
+from collections.abc import Callable
+
 import trio
 
 from appliance.container.devices import cdi_name
@@ -13,6 +15,11 @@ class DaemonStatus:
         self._driver = driver
         self._provisioner = provisioner
         self._quota = quota
+        self._included: list[Callable[[], dict[str, str]]] = []
+
+    def include(self, facts: Callable[[], dict[str, str]]) -> None:
+        """Show the facts of a further part of the daemon, too."""
+        self._included.append(facts)
 
     def hypervisor(self) -> dict[str, str]:
         """Its name (`Driver`), its `Version`, and facts by their titles."""
@@ -30,4 +37,7 @@ class DaemonStatus:
 
     async def status(self) -> dict[str, str]:
         """Facts by their titles: the hypervisor's, waiting machines, queued starts, the storage quota."""
-        return self._driver.describe() | self._provisioner.facts() | await self._quota.facts()
+        found = self._driver.describe() | self._provisioner.facts() | await self._quota.facts()
+        for facts in self._included:
+            found |= facts()
+        return found

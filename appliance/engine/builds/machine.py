@@ -146,6 +146,10 @@ class BuilderMachine:
             self._advance(Leave(self._idle_until()))
             self._tasks.start_soon(self._live, self._life, container)
 
+    def facts(self) -> dict[str, str]:
+        """For `docker info`."""
+        return {"Builder": "running" if self.running else "stopped"}
+
     @property
     def has_cache(self) -> bool:
         """Whether a builder ever had a cache that still exists."""
