@@ -50,13 +50,15 @@ def test_metadata_deadline_and_trailers_pass() -> None:
     async def answer(requests: AsyncIterator[bytes], context: Any) -> None:
         given = dict(context.invocation_metadata())
         await context.send_initial_metadata((("first", given["name"]),))
+        await context.write(b"answer")
         context.set_trailing_metadata((("seen-bin", given["value-bin"]), ("grpc-status-details-bin", bytes(100_000))))
         assert 3 < context.time_remaining() < 6
         await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "process \u201c/bin/sh\u201d did not complete")
 
     async def main(client: grpc.aio.Channel) -> None:
-        call = client.unary_unary(STATUS)(b"", metadata=(("name", "x"), ("value-bin", b"\xff")), timeout=5)
+        call = client.unary_stream(STATUS)(b"", metadata=(("name", "x"), ("value-bin", b"\xff")), timeout=5)
         assert ("first", "x") in list(await call.initial_metadata())
+        assert await call.read() == b"answer"
         assert await call.code() is grpc.StatusCode.FAILED_PRECONDITION
         assert await call.details() == "process \u201c/bin/sh\u201d did not complete"
         trailers = dict(await call.trailing_metadata())
