@@ -22,6 +22,8 @@ _READ = 8 << 10
 # A client that reads nothing for so long is gone.
 _WRITE_SECONDS = 60.0
 _STALL_CHECK_SECONDS = 15.0
+# A connection without a call. gRPC's clients dial again when they need to.
+_IDLE_SECONDS = 600.0
 _LIMITS = http2.Limits(
     max_streams=MAX_STREAMS,
     stream_window=STREAM_WINDOW,
@@ -63,6 +65,7 @@ class GrpcConnection:
         self.http = http2.ServerConnection(_LIMITS)
         self._calls: dict[int, ServerCall] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._idle_since = asyncio.get_running_loop().time()
         self._wake = asyncio.Event()
         self._ended = asyncio.Event()
 
@@ -72,7 +75,7 @@ class GrpcConnection:
         parts = [
             asyncio.create_task(self._read(early)),
             asyncio.create_task(self._write()),
-            asyncio.create_task(self._end_stalled()),
+            asyncio.create_task(self._watch()),
             asyncio.create_task(self._ended.wait()),
         ]
         try:
@@ -137,10 +140,15 @@ class GrpcConnection:
             if self.http.closed:
                 return
 
-    async def _end_stalled(self) -> None:
-        """Reset streams that hold reserved bytes and do not move, if others wait for the room."""
+    async def _watch(self) -> None:
+        """Return when the connection is idle for too long.
+
+        Until then reset streams that hold reserved bytes and do not move, if others wait for the room.
+        """
         while True:
             await asyncio.sleep(_STALL_CHECK_SECONDS)
+            if not self._tasks and asyncio.get_running_loop().time() - self._idle_since > _IDLE_SECONDS:
+                return
             if self.budget.contended:
                 for number, call in list(self._calls.items()):
                     if call.stalled():
@@ -182,6 +190,7 @@ class GrpcConnection:
     def _on_end(self, call: ServerCall, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
         self._calls.pop(call.stream, None)
+        self._idle_since = asyncio.get_running_loop().time()
         call.release()
         self.flush()
 

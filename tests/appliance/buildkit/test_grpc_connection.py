@@ -16,7 +16,7 @@ from appliance.buildkit.grpc_connection import MAX_STREAMS
 from appliance.buildkit.server_call import STREAM_WINDOW, ServerCall
 from appliance.errors import Unavailable
 from tests.appliance.buildkit.wire import client_of, cpu_of_callbacks, data, frame, listening, raw_client, reset
-from tether.rpc.http2.frames import DATA, END_STREAM, GOAWAY, PADDED, PING
+from tether.rpc.http2.frames import DATA, END_STREAM, GOAWAY, PADDED, PING, PREFACE, SETTINGS
 from tether.rpc.status import Code
 
 
@@ -280,6 +280,30 @@ def test_a_stream_that_holds_a_reservation_and_does_not_move_is_reset_if_others_
             assert await channel.unary_unary("/s/m")(message) == message
             await channel.close()
             assert budget.incoming.room == budget.outgoing.room == 1 << 20
+
+    _run(main)
+
+
+@pytest.mark.parametrize("sent", [b"", PREFACE + frame(SETTINGS, 0, 0)])
+def test_a_connection_without_a_call_ends_after_a_while(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    monkeypatch.setattr("appliance.buildkit.grpc_connection._STALL_CHECK_SECONDS", 0.01)
+    monkeypatch.setattr("appliance.buildkit.grpc_connection._IDLE_SECONDS", 0.05)
+
+    async def main() -> None:
+        async with listening(_never_read) as path:
+            async with raw_client(path) as busy:
+                busy.send(busy.request(1))
+                reader, writer = await asyncio.open_unix_connection(path)
+                writer.write(sent)
+                async with asyncio.timeout(5):
+                    await reader.read()
+                writer.close()
+                busy.send(frame(PING, 0, 0, b"12345678"))
+                received = b""
+                while b"12345678" not in received:
+                    piece = await busy.reader.read(1000)
+                    assert piece
+                    received += piece
 
     _run(main)
 
