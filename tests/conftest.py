@@ -14,13 +14,18 @@ _LIVE = Path(__file__).with_name("live")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what `make check` leaves out: all of tests/live, and each test that uses the simulator's fixture."""
-    # Last, since the program that it needs takes longest to build; the gate builds it beside the tests.
-    items.sort(key=lambda item: item.path.name == "test_compose.py")
+    # Last come those whose programs take longest to build; the gate builds them beside the tests, in this order.
+    items.sort(key=_build_turn)
     for item in items:
         if _LIVE in item.path.parents:
             item.add_marker(pytest.mark.live)
         if "simulator" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.simulator)
+
+
+def _build_turn(item: pytest.Item) -> int:
+    path = item.path.relative_to(_LIVE) if _LIVE in item.path.parents else Path()
+    return 2 if path.name == "test_compose.py" else 1 if "build" in str(path) else 0
 
 
 @pytest.fixture

@@ -109,7 +109,7 @@ def _of_govmomi(name: str) -> Path | None:
 
 def main() -> None:
     # The first tests need the simulator; the last ones take longest.
-    for tool in (vcsim, h2spec, govc, compose, buildkitd, buildx, buildctl):
+    for tool in (vcsim, h2spec, govc, buildkitd, buildctl, buildx, compose):
         tool()
 
 
