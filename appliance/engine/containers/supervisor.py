@@ -96,7 +96,7 @@ class Supervisor:
         self._tasks.start_soon(self._run_guarded, container, attempt)
         # The start goes on if the client disconnects.
         with trio.CancelScope(shield=True):
-            await _wait_loudly(
+            await _wait_and_log(
                 attempt.ready.wait, container, lambda: f"its last step: {container.trace.last or 'none'}"
             )
         if attempt.outcome is not None:
@@ -108,7 +108,7 @@ class Supervisor:
         Conflict when another container of its machine goes on using its files.
         """
         if container.run is not None:
-            await _wait_loudly(container.run.wait_gone, container, lambda: "the machine of its last run has not ended")
+            await _wait_and_log(container.run.wait_gone, container, lambda: "the machine of its last run has not ended")
             container.run = None
         await self._file_sessions.end(container)
 
@@ -372,7 +372,7 @@ class Supervisor:
         await self._repository.save(container)
 
 
-async def _wait_loudly(wait: Callable[[], Awaitable[None]], container: Container, why: Callable[[], str]) -> None:
+async def _wait_and_log(wait: Callable[[], Awaitable[None]], container: Container, why: Callable[[], str]) -> None:
     """Call `wait` until it returns. A wait that takes long leaves lines in the log, each with the newest reason."""
     began = trio.current_time()
     while True:

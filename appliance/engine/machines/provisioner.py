@@ -163,7 +163,9 @@ class MachineProvisioner:
             try:
                 return await self._greet(machine, RESTORED_SECONDS)
             except (HypervisorError, GuestFailure) as error:
-                log.warning("machine %s was restored in vain and boots instead: %s", machine.id[:12], error)
+                log.warning(
+                    "the restored guest of machine %s is ended, and the machine boots: %s", machine.id[:12], error
+                )
         await machine.boot()
         return await self._greet(machine, BOOT_SECONDS)
 

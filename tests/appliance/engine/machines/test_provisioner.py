@@ -177,7 +177,8 @@ async def test_a_restored_guest_that_is_silent_boots(
     assert source.host.journal == [("create", "c0ffee"), ("start", "c0ffee"), ("boot", "c0ffee")]
     assert (found[0].began, found[0].closed) == (True, False)
     assert (
-        "machine c0ffee was restored in vain and boots instead: the guest has not answered in 30 s" in caplog.messages
+        "the restored guest of machine c0ffee is ended, and the machine boots: the guest has not answered in 30 s"
+        in caplog.messages
     )
 
 
