@@ -54,6 +54,8 @@ class TlsFront:
         certificate, key, authority = self._files
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        # The first that the client offers, too. Clients that offer both get HTTP/1.1; gRPC's clients offer HTTP/2 alone, and demand it.
+        context.set_alpn_protocols(["http/1.1", "h2"])
         named: Path | None = certificate
         try:
             stamp = self._fingerprint()

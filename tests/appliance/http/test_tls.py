@@ -95,6 +95,20 @@ async def test_without_an_authority_a_client_is_anonymous(files: Files) -> None:
         assert await peers.receive() == Peer()
 
 
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [(["h2", "http/1.1"], "http/1.1"), (["http/1.1"], "http/1.1"), (["h2"], "h2"), (["other"], None), ([], None)],
+)
+async def test_only_clients_without_http1_get_http2(files: Files, offered: list[str], chosen: str | None) -> None:
+    async with _dialled(files.front()) as (stream, _):
+        context = files.context(files.client)
+        if offered:
+            context.set_alpn_protocols(offered)
+        client = _client(stream, context)
+        assert await _talk(client) == b"ABC"
+        assert client.selected_alpn_protocol() == chosen
+
+
 async def test_a_client_without_a_certificate_is_refused(files: Files) -> None:
     async with _dialled(files.front()) as (stream, peers):
         client = _client(stream, files.context())
