@@ -3,7 +3,7 @@
 import contextlib
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -88,7 +88,7 @@ class BuildDaemon:
 
 
 @contextlib.contextmanager
-def build_daemon(root: Path, config: str = "") -> Iterator[BuildDaemon]:
+def build_daemon(root: Path, config: str = "", flags: Sequence[str] = ()) -> Iterator[BuildDaemon]:
     """A started vchd with busybox loaded; its builds run in a native buildkitd. `config` is appended to buildkitd.toml."""
     if gotools.buildx() is None:
         pytest.skip("buildx needs Go to build it with")
@@ -112,7 +112,7 @@ def build_daemon(root: Path, config: str = "") -> Iterator[BuildDaemon]:
         daemon.environment = {VARIABLE: msgspec.json.encode(place).decode()}
         daemon.root.mkdir()
         try:
-            daemon.start("--vm-pool", "0", "--vm-template", "off")
+            daemon.start("--vm-pool", "0", "--vm-template", "off", *flags)
             daemon.load_busybox()
             yield BuildDaemon(daemon, folder, root / "buildkitd.log")
         finally:
