@@ -62,7 +62,7 @@ class DriverContract(ABC):
             assert await machine.power() is Power.OFF
             assert await machine.usage() == Usage(0, 0)
             assert isinstance(machine.last_words(), str)
-            with trio.fail_after(1):
+            with trio.fail_after(10):
                 await machine.wait_off()
             await machine.kill()
             await machine.destroy()
@@ -124,7 +124,7 @@ class DriverContract(ABC):
             await machine.kill()
             assert await machine.power() is Power.OFF
             await machine.kill()
-            with trio.fail_after(1):
+            with trio.fail_after(10):
                 await machine.wait_off()
             await machine.start()
             assert await machine.power() is Power.ON

@@ -59,7 +59,7 @@ async def test_the_machine_ends_with_the_last_container(make_pod: MakePod, host:
     # Shutdown unmounts the disks.
     assert off.is_set() is clean
     assert (pod.gone.is_set(), host.vms.vms) == (True, {})
-    with trio.fail_after(2):
+    with trio.fail_after(10):
         while not pod.session.closed:
             await trio.lowlevel.checkpoint()
     with pytest.raises(Conflict, match=r"^machine m is ending$"):
@@ -84,7 +84,7 @@ async def test_a_machine_that_ends_by_itself(make_pod: MakePod, host: Host) -> N
     host.power_off("m")
     await pod.off.wait()
     # There is no guest to unmount its disks.
-    with trio.fail_after(2):
+    with trio.fail_after(10):
         await pod.leave("one", clean=True)
     assert host.vms.vms == {}
 

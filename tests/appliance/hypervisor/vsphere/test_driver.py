@@ -83,7 +83,7 @@ async def test_the_life_of_a_machine(simulator: Simulator) -> None:
         await machine.kill()
         assert await machine.power() is Power.OFF
         await machine.kill()
-        with trio.fail_after(1):
+        with trio.fail_after(10):
             await machine.wait_off()
         await machine.start()
         await machine.destroy()
@@ -193,12 +193,12 @@ async def test_changes_by_an_operator_are_noticed(simulator: Simulator) -> None:
             theirs = vim.VirtualMachine(reference._moId, other.stub)
             await other.change("rename", theirs.Rename, "somebody's idea")
             await other.change("off", theirs.PowerOff)
-            with trio.fail_after(1):
+            with trio.fail_after(10):
                 await machine.wait_off()
             assert await machine.power() is Power.OFF
             await machine.start()
             await other.change("off", theirs.PowerOff)
-            with trio.fail_after(1):
+            with trio.fail_after(10):
                 await machine.wait_off()
             await other.change("destroy", theirs.Destroy)
         with trio.fail_after(5):
