@@ -16,6 +16,7 @@ from pathlib import Path
 import trio
 
 from appliance.composition import Daemon, composed
+from appliance.composition_builds import MakeBuildkit
 from appliance.config import Config, parse_arguments
 from appliance.container.config import ContainerConfig
 from appliance.container.container_record import ContainerRecord
@@ -169,7 +170,9 @@ class Engine:
 
 
 @asynccontextmanager
-async def engine(host: Host, root: Path, *flags: str, pause_by: str = "freeze") -> AsyncIterator[Engine]:
+async def engine(
+    host: Host, root: Path, *flags: str, pause_by: str = "freeze", make_buildkit: MakeBuildkit | None = None
+) -> AsyncIterator[Engine]:
     """A daemon on the host's VMs, with the image `empty`. At the end of the block it is gone as after kill -9: the VMs go on.
 
     `pause_by` is no flag here, since the flag needs a connection to vSphere.
@@ -179,7 +182,7 @@ async def engine(host: Host, root: Path, *flags: str, pause_by: str = "freeze") 
     )
     config = replace(config, pause_by=pause_by)
     config.data_root.mkdir(exist_ok=True)
-    async with composed(config, FakeHosting(config, host)) as daemon:
+    async with composed(config, FakeHosting(config, host), make_buildkit) as daemon:
         if not daemon.stores.images.all():
             archive = root / "empty.tar"
             archive.write_bytes(image_archive())

@@ -9,6 +9,7 @@ from typing import Any
 import trio
 
 from appliance.buildkit.worker import INFO, LIST_WORKERS, first_info, first_workers
+from appliance.composition_builds import Buildkit, BuildParts
 from appliance.config import BuilderConfig
 from appliance.engine.builds.builder_container import BuilderContainer, ContainerServices
 from appliance.engine.builds.builder_files import RegistryRules
@@ -98,8 +99,13 @@ async def builder(
     def dial(*_: object) -> Any:
         raise RemoteFailed("there is no network")
 
+    @asynccontextmanager
+    async def no_other(parts: BuildParts) -> AsyncIterator[Buildkit]:
+        """The daemon has no builder beside that of the test."""
+        yield Buildkit(None, None)  # type: ignore[arg-type]  # no request of a client reaches them
+
     async with (
-        engine(host, root) as daemon,
+        engine(host, root, make_buildkit=no_other) as daemon,
         LoopThread.open() as loop,
         fake_buildkitd(loop, BUILDKIT if behaviours is None else behaviours) as direct,
         direct.open() as target,
