@@ -63,7 +63,7 @@ from appliance.engine.transfers import Transfers
 from appliance.engine.volumes import Volumes
 from appliance.errors import VchError
 from appliance.hosting import Hosting, Machines, hosting_of, served_stores
-from appliance.hypervisor import Disks, why_no_shares
+from appliance.hypervisor import Disks, MachineSpec, why_no_shares
 from appliance.image.conversion import Converters
 from appliance.image.store import ImageStore
 from appliance.registry import Credentials, Proxies, Registry
@@ -174,9 +174,9 @@ async def composed(
         try:
             proxies = Proxies.of(os.environ, config.http_proxy, config.https_proxy, config.no_proxy)
             transfers = _transfers(process, stores, proxies)
-            environment = _builder_environment(process, stores, services, transfers, proxies, machines.usual.cpus)
+            environment = _builder_environment(process, stores, services, transfers, proxies, machines.usual)
             make = make_buildkit or machine_buildkit(environment)
-            async with builds_composed(config, stores.images, process.events, make) as builds:
+            async with builds_composed(config, stores.images, process.events, scratch, make) as builds:
                 services.status.include(builds.buildkit.facts)
                 settings = SystemSettings(config, host_id, proxies)
                 api_handler = _api(process, stores, services, transfers, settings, builds)
@@ -313,7 +313,7 @@ def _services(process: Process, machines: Machines, stores: Stores) -> tuple[Ser
 
 
 def _builder_environment(
-    process: Process, stores: Stores, services: Services, transfers: Transfers, proxies: Proxies, cpus: int
+    process: Process, stores: Stores, services: Services, transfers: Transfers, proxies: Proxies, usual: MachineSpec
 ) -> BuilderEnvironment:
     containers = ContainerServices(
         process.registry,
@@ -325,7 +325,16 @@ def _builder_environment(
     )
     networks, volumes, images = stores.networks, stores.volumes, stores.images
     return BuilderEnvironment(
-        process.config, process.database, containers, networks, volumes, images, transfers, proxies, cpus
+        process.config,
+        process.database,
+        containers,
+        networks,
+        volumes,
+        images,
+        transfers,
+        proxies,
+        usual.cpus,
+        usual.memory_mib,
     )
 
 
@@ -382,6 +391,8 @@ def _api(
         volumes=stores.volumes,
         swarm=swarm,
         upgrades=builds.connections,
+        builds=builds.classic,
+        prunes=builds.cache,
         build_cache=builds.buildkit.cache,
     )
     return Api(router_over(backends), partial(scoped_router, backends))

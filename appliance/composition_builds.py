@@ -3,15 +3,20 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import trio
 
 from appliance.api.backend import BuildCacheBackend
 from appliance.buildkit.portal import TrioPortal
 from appliance.config import Config
+from appliance.container.build_request import BuilderFacts
 from appliance.engine.builds.builder_container import BuilderContainer, ContainerServices
 from appliance.engine.builds.builder_files import RegistryRules
+from appliance.engine.builds.cache import BuildCache
 from appliance.engine.builds.calls import BuildCalls, KnownWorkers
+from appliance.engine.builds.classic import ClassicBuilds
+from appliance.engine.builds.context import ContextSpool
 from appliance.engine.builds.contracts import Builders
 from appliance.engine.builds.door import Door
 from appliance.engine.builds.machine import BuilderMachine, MachineSettings
@@ -37,12 +42,17 @@ class BuildParts:
 
 @dataclass(frozen=True, slots=True)
 class Buildkit:
-    """Where builds happen, and what is known of it without a start. `facts` are for `docker info`."""
+    """Where builds happen, and what is known of it without a start. `facts` are for `docker info`.
+
+    `limits` returns what classic builds are compared with, `has_cache` whether there ever was a cache.
+    """
 
     builders: Builders
     workers: KnownWorkers
     cache: BuildCacheBackend | None = None
     facts: Callable[[], dict[str, str]] = dict
+    limits: Callable[[], BuilderFacts] = BuilderFacts
+    has_cache: Callable[[], bool] = lambda: True
 
 
 MakeBuildkit = Callable[[BuildParts], AbstractAsyncContextManager[Buildkit]]
@@ -53,24 +63,29 @@ class Builds:
     """What the routes of builds call."""
 
     connections: BuildConnections
+    classic: ClassicBuilds
+    cache: BuildCache
     buildkit: Buildkit
 
 
 @asynccontextmanager
 async def builds_composed(
-    config: Config, images: ImageStore, events: EventBus, make: MakeBuildkit
+    config: Config, images: ImageStore, events: EventBus, scratch: Path, make: MakeBuildkit
 ) -> AsyncIterator[Builds]:
     """Connect the objects of builds; they work until the block ends. `make` opens the builder."""
     door = Door(images)
     async with LoopThread.open() as loop, make(BuildParts(loop, door)) as buildkit, TrioPortal.open() as portal:
         solves = SolveService(buildkit.builders, door, images, events, door.manifest_digest, config.allow_registries)
         calls = BuildCalls(portal, buildkit.builders, solves, buildkit.workers)
-        yield Builds(BuildConnections(loop, buildkit.builders, calls), buildkit)
+        spool = ContextSpool(scratch, config.builder.builder_disk)
+        classic = ClassicBuilds(buildkit.builders, solves, spool, buildkit.limits)
+        cache = BuildCache(buildkit.builders, events, buildkit.has_cache)
+        yield Builds(BuildConnections(loop, buildkit.builders, calls), classic, cache, buildkit)
 
 
 @dataclass(frozen=True, slots=True)
 class BuilderEnvironment:
-    """The parts of the engine that the builder machine uses. `cpus`: those of a machine of the usual size."""
+    """The parts of the engine that the builder machine uses. `cpus` and `memory_mib` are those of a machine of the usual size."""
 
     config: Config
     database: Database
@@ -81,6 +96,7 @@ class BuilderEnvironment:
     transfers: Transfers
     proxies: Proxies
     cpus: int
+    memory_mib: int
 
 
 def machine_buildkit(environment: BuilderEnvironment) -> MakeBuildkit:
@@ -110,7 +126,15 @@ def machine_buildkit(environment: BuilderEnvironment) -> MakeBuildkit:
             machine = BuilderMachine(settings, container, parts.door, environment.database, parts.loop, nursery)
             await machine.restore()
             try:
-                yield Buildkit(machine, machine.workers, machine, machine.facts)
+                memory = (config.builder.builder_memory or environment.memory_mib) << 20
+                yield Buildkit(
+                    machine,
+                    machine.workers,
+                    machine,
+                    machine.facts,
+                    lambda: BuilderFacts(memory, container.gateway()),
+                    lambda: machine.has_cache,
+                )
             finally:
                 # The machine keeps running; the next vchd finds it.
                 nursery.cancel_scope.cancel()

@@ -27,6 +27,7 @@ from appliance.api.backend import (
     UpdateBackend,
     VolumeBackend,
 )
+from appliance.api.builds.routes import BuildBackend, BuildRoutes, PruneBackend
 from appliance.api.builds.upgrades import UpgradeBackend, UpgradeRoutes
 from appliance.api.checkpoints import CheckpointRoutes
 from appliance.api.containers import ContainerRoutes
@@ -81,6 +82,8 @@ class Backends:
     swarm: SwarmBackend
     # None: builds are refused.
     upgrades: UpgradeBackend | None
+    builds: BuildBackend | None
+    prunes: PruneBackend | None
     # None: nothing is known of a cache.
     build_cache: BuildCacheBackend | None = None
 
@@ -110,6 +113,8 @@ def routes_over(b: Backends) -> dict[tuple[str, str], Route]:
         found |= routes.routes()
     if b.upgrades is not None:
         found |= UpgradeRoutes(b.upgrades).routes()
+    if b.builds is not None and b.prunes is not None:
+        found |= BuildRoutes(b.builds, b.prunes).routes()
     return RecoveryGate(b.containers, b.execs).guarded(found)
 
 

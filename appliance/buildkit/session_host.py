@@ -4,6 +4,7 @@ BuildKit calls services in a session: its bytes are the messages of a call of Co
 """
 
 import asyncio
+import tarfile
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -31,6 +32,7 @@ _METHODS = (_CREDENTIALS, _PULL, _HEALTH)
 _SERVING = b"\x08\x01"
 _URL_PATH = "urlpath"
 _PIECE = 1 << 20
+_BLOCK = 512
 UPLOAD_HOST = "http://buildkit-session"
 """A context whose URL begins with this is an upload of the session (source/http of buildkit)."""
 
@@ -106,8 +108,22 @@ class HostedSession:
         if path is None:
             raise NotFound(f"no upload {name!r}")
         with open(path, "rb") as file:
+            start = await asyncio.to_thread(file.read, _BLOCK)
+            await call.send(Bytes(data=_preface(start) + start).SerializeToString())
             while data := await asyncio.to_thread(file.read, _PIECE):
                 await call.send(Bytes(data=data).SerializeToString())
+
+
+def _preface(start: bytes) -> bytes:
+    """What goes in front of a tar whose first header only describes the next one.
+
+    BuildKit takes the first KiB of a tar for a Dockerfile if no member is in it (dockerui/context.go isArchive).
+    """
+    if start[257:262] != b"ustar" or start[156:157] not in (b"x", b"g", b"L", b"K"):
+        return b""
+    root = tarfile.TarInfo("./")
+    root.type, root.mode = tarfile.DIRTYPE, 0o755
+    return root.tobuf(tarfile.USTAR_FORMAT)
 
 
 class _CallWire:

@@ -112,9 +112,12 @@ class PruneRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BuilderFacts(msgspec.Struct, frozen=True):
-    """What a request is compared with: bytes of the builder's memory, and the address that containers know as `host-gateway`."""
+    """What a request is compared with: bytes of the builder's memory, and the address that containers know as `host-gateway`.
 
-    memory: int
+    0 and "": not known.
+    """
+
+    memory: int = 0
     gateway: str = ""
 
 
@@ -173,7 +176,7 @@ def _check_limits(request: BuildRequest) -> None:
 
 def frontend_attributes(request: BuildRequest, builder: BuilderFacts) -> dict[str, str]:
     """The attributes of the frontend, without `context` and `filename`. InvalidParameter for what this builder cannot do."""
-    if request.memory > builder.memory:
+    if builder.memory and request.memory > builder.memory:
         raise InvalidParameter(
             f"memory {request.memory} is more than the builder has: {builder.memory} bytes, see --builder-memory"
         )

@@ -66,6 +66,7 @@ class _Source:
         file.seek(0)
         self._pieces = None if isinstance(decoder, Plain) else self._decompressed(decoder)
         self._waiting = b""
+        self._position = 0
         self._kept = bytearray()
 
     def _decompressed(self, decoder: Decoder) -> Iterator[bytes]:
@@ -81,6 +82,10 @@ class _Source:
     def read(self, size: int) -> bytes:
         """At most `size` bytes, none at the end."""
         data = self._next(size)
+        if not data and (missing := -self._position % _BLOCK):
+            # Go's tar reader needs no padding behind the last member, and `docker build -f -` sends none.
+            data = bytes(min(size, missing))
+            self._position += len(data)
         self._kept += data
         return data
 
@@ -109,16 +114,15 @@ class _Source:
         if place > self._file.seek(0, io.SEEK_END):
             raise ProtocolError("unexpected EOF")
         self._file.seek(place)
+        self._position += size
 
     def _next(self, size: int) -> bytes:
         if self._pieces is None:
-            return self._file.read(size)
-        while not self._waiting:
-            piece = next(self._pieces, None)
-            if piece is None:
-                return b""
-            self._waiting = piece
-        data, self._waiting = self._waiting[:size], self._waiting[size:]
+            data = self._file.read(size)
+        else:
+            self._waiting = self._waiting or next(self._pieces, b"")
+            data, self._waiting = self._waiting[:size], self._waiting[size:]
+        self._position += len(data)
         return data
 
 

@@ -46,6 +46,10 @@ class BuildBackend(Protocol):
     def cancel(self, build: str) -> None:
         """Cancel the build of this ID, if there is one."""
 
+
+class PruneBackend(Protocol):
+    """The build cache. engine.builds.cache satisfies it without importing it."""
+
     async def prune(self, request: PruneRequest) -> tuple[list[str], int]:
         """Remove records of the cache: their IDs, and their bytes in all."""
 
@@ -53,8 +57,9 @@ class BuildBackend(Protocol):
 class BuildRoutes:
     """See the module."""
 
-    def __init__(self, builds: BuildBackend) -> None:
+    def __init__(self, builds: BuildBackend, cache: PruneBackend) -> None:
         self._builds = builds
+        self._cache = cache
 
     def routes(self) -> dict[tuple[str, str], Route]:
         """See Router.add_all."""
@@ -99,7 +104,7 @@ class BuildRoutes:
         """POST /build/prune."""
         asked = prune_request(request, time.time_ns())
         async with request.while_connected():
-            removed, size = await self._builds.prune(asked)
+            removed, size = await self._cache.prune(asked)
         await reply.json(200, {"CachesDeleted": removed or None, "SpaceReclaimed": size})
 
 

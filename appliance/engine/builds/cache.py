@@ -22,7 +22,7 @@ class BuildCache:
         self._events = events
         self._exists = exists
 
-    async def prune(self, asked: PruneRequest) -> tuple[list[str], int]:
+    async def prune(self, request: PruneRequest) -> tuple[list[str], int]:
         """Remove records: their IDs, and their bytes in all. A builder that is off is started.
 
         InvalidParameter for filters that BuildKit does not understand, Unavailable when the builder cannot be started.
@@ -31,7 +31,7 @@ class BuildCache:
         size = 0
         if self._exists():
             try:
-                async with self._builders.use() as lease, lease.channel.stream(PRUNE, prune_request(asked)) as stream:
+                async with self._builders.use() as lease, lease.channel.stream(PRUNE, prune_request(request)) as stream:
                     while batch := await stream.receive():
                         for raw in batch:
                             record, record_size = pruned_untrusted(raw)

@@ -1,6 +1,8 @@
 """A session of vchd, as buildkitd uses it."""
 
 import asyncio
+import io
+import tarfile
 from pathlib import Path
 
 import grpc
@@ -34,6 +36,13 @@ async def test_services(tmp_path: Path) -> None:
         found.append(await channel.unary_unary("/grpc.health.v1.Health/Check")(b""))
         pieces = channel.stream_stream(_PULL)(metadata=(("urlpath", "/context"),))
         found.append(b"".join([Bytes.FromString(piece).data async for piece in pieces]) == content)
+        pieces = channel.stream_stream(_PULL)(metadata=(("urlpath", "/pax"),))
+        tar = b"".join([Bytes.FromString(piece).data async for piece in pieces])
+        # BuildKit reads the first KiB alone to see whether this is an archive.
+        for part in (tar[:1024], tar):
+            with tarfile.open(fileobj=io.BytesIO(part)) as archive:
+                first = archive.next()
+                found.append((first and first.name, part == tar and archive.getnames()))
         for method, path in ((_PULL, "/other"), (_AUTH + "FetchToken", "")):
             try:
                 await channel.stream_stream(method)(metadata=(("urlpath", path),)).read()
@@ -45,7 +54,9 @@ async def test_services(tmp_path: Path) -> None:
     known = {"r": Credentials("user", "secret"), "token": Credentials("", "", "identity")}
     with trio.fail_after(20):
         async with fake_channel({CONTROL + "Session": session_behaviour(ask)}) as channel:
-            uploads = {"/context": tmp_path / "context"}
+            with tarfile.open(tmp_path / "pax", "w") as archive:
+                archive.addfile(tarfile.TarInfo("n" * 200))
+            uploads = {"/context": tmp_path / "context", "/pax": tmp_path / "pax"}
             async with HostedSession.open(channel, credentials=known, uploads=uploads) as session:
                 await channel.loop.run(over.wait)
     assert found == [
@@ -56,6 +67,8 @@ async def test_services(tmp_path: Path) -> None:
         ("", ""),
         b"\x08\x01",
         True,
+        (".", False),
+        (".", [".", "n" * 200]),
         grpc.StatusCode.NOT_FOUND,
         grpc.StatusCode.UNIMPLEMENTED,
     ]

@@ -182,3 +182,15 @@ def test_the_program(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "appliance.image.context_scan"]
         done = subprocess.run(command, input=job.encode(), capture_output=True, check=True)
         assert json.loads(done.stdout)["error"].startswith(answer)
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_an_archive_may_end_without_the_padding_of_its_last_member(
+    tmp_path: Path, compress: Callable[[bytes], bytes]
+) -> None:
+    data = _tar(_file(".dockerignore", ".dockerignore"), _file("Dockerfile", _DOCKERFILE))
+    found = _scan(tmp_path, compress(data[: 3 * 512 + len(_DOCKERFILE)]))
+    assert len(found.steps) == 2
+    assert _names(tmp_path / "out") == ["Dockerfile"]
+    with pytest.raises(ProtocolError):
+        _scan(tmp_path, compress(data[: 3 * 512 + 5]))

@@ -18,6 +18,7 @@ from appliance.buildkit.door_names import DOOR_HOST
 from appliance.buildkit.rewrite import rewrite_workers
 from appliance.composition import composed
 from appliance.composition_builds import Buildkit, BuildParts
+from appliance.container.build_request import BuilderFacts
 from appliance.engine.builds.contracts import DoorPlace
 from appliance.engine.builds.credentials import BuilderKeys
 from tests.live.buildkit_native import NativeBuilders
@@ -61,7 +62,9 @@ async def native_buildkit(parts: BuildParts) -> AsyncIterator[Buildkit]:
         BuildkitChannel.open(parts.loop, UnixDial(place.socket)) as channel,
     ):
         workers = Workers(await channel.call(f"{CONTROL}ListWorkers", b""), await channel.call(f"{CONTROL}Info", b""))
-        yield Buildkit(NativeBuilders(channel, f"{DOOR_HOST}:{port}"), workers)
+        yield Buildkit(
+            NativeBuilders(channel, f"{DOOR_HOST}:{port}"), workers, limits=lambda: BuilderFacts(2 << 30, "10.11.12.13")
+        )
 
 
 if __name__ == "__main__":

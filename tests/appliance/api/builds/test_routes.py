@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from appliance.api.builds.routes import BuildBackend, BuildRoutes
+from appliance.api.builds.routes import BuildBackend, BuildRoutes, PruneBackend
 from appliance.container.build_lines import BuildFailed, BuildLine, BuildResult
 from appliance.container.build_request import BuildRequest, PruneRequest
 from appliance.errors import InvalidParameter, VchError
@@ -55,12 +55,13 @@ class _Builds:
         return (["a"], 7) if request.everything else ([], 0)
 
 
-def _backend(builds: _Builds) -> BuildBackend:
-    return builds
+def check_types(builds: _Builds) -> tuple[BuildBackend, PruneBackend]:
+    """mypy: it is what the routes call."""
+    return builds, builds
 
 
 async def _ask(builds: _Builds, line: str, body: Any = None) -> tuple[int, Any]:
-    return await ask(BuildRoutes(_backend(builds)).routes(), line, body)
+    return await ask(BuildRoutes(builds, builds).routes(), line, body)
 
 
 async def test_a_build() -> None:
