@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from appliance.buildkit.channel import BuildkitChannel, RawCall
 from appliance.buildkit.forward import CONTROL
@@ -47,7 +48,7 @@ async def bridge(
         while (message := await call.read()) is not grpc.aio.EOF:
             writer.write(Bytes.FromString(message).data)
             await writer.drain()
-    except (grpc.aio.AioRpcError, OSError):
+    except (grpc.aio.AioRpcError, DecodeError, OSError):
         # The client sees the end of its connection. Builds of the session fail, and say why.
         pass
     except asyncio.CancelledError:

@@ -77,6 +77,17 @@ def test_the_end_of_the_session_closes_the_connection() -> None:
     _run(leave, main)
 
 
+def test_a_session_with_bytes_that_are_no_message_ends() -> None:
+    async def nonsense(requests: AsyncIterator[bytes], context: Any) -> None:
+        await context.write(b"\xff\xff")
+        await asyncio.sleep(60)
+
+    async def main(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert await reader.read() == b""
+
+    _run(nonsense, main)
+
+
 def test_a_side_that_does_not_read_stops_the_other() -> None:
     going = asyncio.Event()
 
