@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench_builds import compare_builds
+from tests.bench_builds import compare_builds, compare_builds_in_a_machine
 from tests.bench_sizes import compare_sizes
 from tests.bench_sockets import compare_sockets
 from tests.live.daemon import Daemon
@@ -491,6 +491,7 @@ def main() -> None:
         compare_sizes(root, _made)
     if part in ("", "builds"):
         compare_builds(root / "builds", min(ROUNDS, 5))
+        compare_builds_in_a_machine(root / "machine", min(ROUNDS, 5))
     if part in ("builds", "images", "sizes"):
         shutil.rmtree(root, ignore_errors=True)
         return
