@@ -16,7 +16,10 @@ import pytest
 import trio
 
 from appliance.errors import Unauthorized, Unavailable
+from appliance.image.known_blobs import Blob
+from appliance.image.manifest import DOCKER_LAYER
 from appliance.image.progress import Progress
+from appliance.image.pull import digest_of
 from appliance.image.push import push
 from appliance.image.reference import Reference
 from appliance.image.store import ImageStore
@@ -134,6 +137,21 @@ async def test_an_upload_that_breaks_off_goes_on_from_there(
         assert layer_starts == sorted(layer_starts)
         assert layer_starts.count(0) == 1
         assert lines[-1]["aux"]["Tag"] == "1"
+
+
+async def test_a_blob_that_a_build_has_brought_is_not_sent_again(tmp_path: Path) -> None:
+    """The base of a build came from a registry through BuildKit: its blob is known without a repository."""
+    tar = Tar().add("file", b"content").bytes()
+    compressed = gzip.compress(tar)
+    digest = digest_of(compressed)
+    with _Forgetful(0).serving() as registry:
+        registry.blobs[digest] = compressed
+        async with opened_store(tmp_path) as store:
+            layer = await store.add_new_layer(Pieces(tar))
+            await store.learn(layer.diff_id, Blob(digest, len(compressed), DOCKER_LAYER, ""))
+            lines = await _pushed(store, registry.host, tar, tmp_path)
+        assert "Layer already exists" in [line.get("status") for line in lines]
+        assert json.loads(registry.manifests["1"])["layers"][0]["digest"] == digest
 
 
 async def test_a_registry_that_forgets_what_it_has_taken_is_given_up(

@@ -18,6 +18,8 @@ from appliance.image.tars import batched, in_thread
 log = logging.getLogger(__name__)
 
 _OCTETS = "application/octet-stream"
+# Manifests that are found without making those of other images. Removed images leave theirs behind.
+_MOST_KNOWN = 10_000
 # A client that does not read holds one of the few connections, and a layer.
 _STALL_SECONDS = 300.0
 
@@ -42,6 +44,8 @@ class LocalImages:
                 f"image {record.id[7:19]} cannot be a base: the recipe of a layer is missing or damaged; pull or load it again"
             ) from error
         digest = digest_of(content)
+        if len(self._images) >= _MOST_KNOWN:
+            self._images.clear()
         self._images[digest] = record.id
         return digest, content
 
