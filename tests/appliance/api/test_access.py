@@ -21,6 +21,8 @@ from tests.appliance.engine.harness import Host, engine
 from tests.appliance.http.wire import served
 
 _DOCUMENT = Path(str(appliance.api.__file__)).parent / "ROLES.md"
+# The route of connections that begin with HTTP/2, which has no request that a client of HTTP/1.1 could send.
+_HTTP2 = "PRI"
 _ALICE, _BOB = Peer("alice", ("ops", "dev")), Peer("bob")
 _READ_ALICE = Principal("client certificate CN=alice", Role.READ)
 # What no client may do that has neither full access nor a scope.
@@ -130,6 +132,8 @@ async def test_every_route_with_every_role(tmp_path: Path, nursery: trio.Nursery
     assert set(known_routes()) <= set(router.keys)
     spies, tried = {scope: _spy(router, scope) for scope in ("", "container:abc")}, 0
     for method, path in router.keys:
+        if method == _HTTP2:
+            continue
         target = re.sub(r"\{[^}]*\}", "x", path)
         if (method, target) in router.keys and target != path:
             target = target.replace("x", "y")
@@ -165,7 +169,7 @@ async def test_what_a_reader_reads_starts_no_machine(tmp_path: Path, nursery: tr
 
         statuses = []
         for method, path in daemon.router.keys:
-            if Role.READ in _expected(f"{method} {path}"):
+            if method != _HTTP2 and Role.READ in _expected(f"{method} {path}"):
                 ref = {"containers": "stopped", "images": "empty", "networks": "bridge"}.get(path.split("/")[1], "x")
                 target = re.sub(r"\{[^}]*\}", ref, path)
                 statuses.append(await get(Role.READ, method, target + _READER_QUERIES.get(target, "")))
