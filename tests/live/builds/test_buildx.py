@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.live import gotools
-from tests.live.builds.conftest import in_lane
+from tests.live.builds.conftest import in_lane, on_host
 from tests.live.builds.dockerfiles import CASES, Case
 from tests.live.builds.native import BuildDaemon
 from tests.live.registry import real_registry
@@ -217,6 +217,7 @@ def test_no_cache_and_inline_cache(builds: BuildDaemon) -> None:
 
 
 @in_lane
+@on_host
 def test_a_push_goes_to_a_registry(builds: BuildDaemon, tmp_path: Path) -> None:
     with real_registry(tmp_path) as registry:
         name = f"{registry}/pushed:1"
@@ -228,6 +229,7 @@ def test_a_push_goes_to_a_registry(builds: BuildDaemon, tmp_path: Path) -> None:
 
 
 @in_lane
+@on_host
 def test_ctrl_c_ends_the_run_and_leaves_nothing(builds: BuildDaemon) -> None:
     marker = f"{time.time_ns() % 10**9 + 10**9}"
     process = builds.start_buildx("build", "-t", "never", str(builds.context(f"FROM busybox\nRUN sleep {marker}\n")))
