@@ -80,12 +80,11 @@ class Backends:
     connections: ConnectionBackend
     volumes: VolumeBackend
     swarm: SwarmBackend
-    # None: builds are refused.
-    upgrades: UpgradeBackend | None
-    builds: BuildBackend | None
-    prunes: PruneBackend | None
+    upgrades: UpgradeBackend
+    builds: BuildBackend
+    prunes: PruneBackend
     # None: nothing is known of a cache.
-    build_cache: BuildCacheBackend | None = None
+    build_cache: BuildCacheBackend | None
 
 
 def routes_over(b: Backends) -> dict[tuple[str, str], Route]:
@@ -103,6 +102,8 @@ def routes_over(b: Backends) -> dict[tuple[str, str], Route]:
         ImageTransferRoutes(b.images, b.transfers, b.events, b.scratch),
         NetworkRoutes(b.networks, b.connections),
         VolumeRoutes(b.volumes),
+        UpgradeRoutes(b.upgrades),
+        BuildRoutes(b.builds, b.prunes),
         UnsupportedRoutes(),
         UsageRoutes(b.containers, b.storage, b.networks, b.images, b.volumes, b.build_cache),
         SwarmRoutes(b.swarm, b.daemon),
@@ -111,10 +112,6 @@ def routes_over(b: Backends) -> dict[tuple[str, str], Route]:
         DebugRoutes(b.containers, b.settings.config.data_root),
     ):
         found |= routes.routes()
-    if b.upgrades is not None:
-        found |= UpgradeRoutes(b.upgrades).routes()
-    if b.builds is not None and b.prunes is not None:
-        found |= BuildRoutes(b.builds, b.prunes).routes()
     return RecoveryGate(b.containers, b.execs).guarded(found)
 
 

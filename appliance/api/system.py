@@ -23,6 +23,8 @@ _PING = (
     b"Cache-Control: no-cache, no-store, must-revalidate\r\nPragma: no-cache\r\n"
     # Without this header the CLI hides its checkpoint commands.
     b"Docker-Experimental: true\r\n"
+    # The CLI builds by BuildKit's API. (1 is the classic builder.)
+    b"Builder-Version: 2\r\n"
 )
 
 

@@ -1,11 +1,8 @@
-"""Builds and plug-ins are not supported. Listings are empty; requests to create one return 501."""
-
-import time
+"""Plug-ins are not supported. Listings are empty; requests to create one return 501."""
 
 from appliance.api.filters import parse_filters
 from appliance.api.router import Route
-from appliance.api.times import parse_timestamp
-from appliance.errors import InvalidParameter, NotFound, Unsupported
+from appliance.errors import NotFound, Unsupported
 from appliance.http import Reply, Request
 
 
@@ -15,10 +12,6 @@ class UnsupportedRoutes:
     def routes(self) -> dict[tuple[str, str], Route]:
         """See Router.add_all."""
         return {
-            ("POST", "/build"): self.refuse_build,
-            ("POST", "/session"): self.refuse_build,
-            ("POST", "/grpc"): self.refuse_build,
-            ("POST", "/build/prune"): self.prune_builds,
             ("GET", "/plugins"): self.list_plugins,
             ("GET", "/plugins/privileges"): self.refuse_plugin,
             ("POST", "/plugins/pull"): self.refuse_plugin,
@@ -28,20 +21,6 @@ class UnsupportedRoutes:
             ("POST", "/plugins/{name:.*}/disable"): self.find_no_plugin,
             ("DELETE", "/plugins/{name:.*}"): self.find_no_plugin,
         }
-
-    async def refuse_build(self, request: Request, reply: Reply) -> None:
-        """POST /build, /session and /grpc."""
-        raise Unsupported("docker build is not supported: build elsewhere, and push or load the image")
-
-    async def prune_builds(self, request: Request, reply: Reply) -> None:
-        """POST /build/prune. `docker system prune` calls it too."""
-        filters = parse_filters(request.text("filters"), "POST /build/prune")
-        times = filters.values("until") + filters.values("unused-for")
-        if len(times) > 1:
-            raise InvalidParameter("filters expect only one value")
-        for text in times:
-            parse_timestamp(text, time.time_ns())
-        await reply.json(200, {"CachesDeleted": None, "SpaceReclaimed": 0})
 
     async def list_plugins(self, request: Request, reply: Reply) -> None:
         """GET /plugins."""

@@ -20,7 +20,7 @@ _KINDS = ("container", "image", "volume", "build-cache")
 
 
 class UsageRoutes:
-    """The route for disk usage. `build_cache` is None where builds are refused."""
+    """The route for disk usage. `build_cache` is None where nothing is known of a cache."""
 
     def __init__(
         self,

@@ -518,9 +518,7 @@ def test_system_df(daemon: Daemon) -> None:
     daemon.must("rm", "-fv", "counts")
 
 
-def test_builds_and_plugins_are_refused_by_name(daemon: Daemon, tmp_path: Path) -> None:
-    (tmp_path / "Dockerfile").write_text("FROM nothing\n")
-    assert "docker build is not supported" in daemon.docker("build", str(tmp_path)).stderr
+def test_plugins_are_refused_by_name(daemon: Daemon) -> None:
     assert (
         "plugins are not supported" in daemon.docker("plugin", "install", "--grant-all-permissions", "some/one").stderr
     )

@@ -13,7 +13,8 @@ from tests.appliance.api.asking import ask
 from tests.appliance.http.wire import served
 
 _HEADERS = (
-    b"Cache-Control: no-cache, no-store, must-revalidate\r\nPragma: no-cache\r\nDocker-Experimental: true\r\n\r\n"
+    b"Cache-Control: no-cache, no-store, must-revalidate\r\nPragma: no-cache\r\nDocker-Experimental: true\r\n"
+    b"Builder-Version: 2\r\n\r\n"
 )
 
 

@@ -1,4 +1,4 @@
-"""Builds and plug-ins: empty listings, refusals by name."""
+"""Plug-ins: empty listings, refusals by name."""
 
 import pytest
 
@@ -6,13 +6,6 @@ from appliance.api.unsupported import UnsupportedRoutes
 from tests.appliance.api.asking import ask
 
 _ROUTES = UnsupportedRoutes().routes()
-
-
-@pytest.mark.parametrize("path", ["/build", "/session", "/grpc"])
-async def test_builds(path: str) -> None:
-    status, body = await ask(_ROUTES, f"POST {path}")
-    assert (status, body["message"].startswith("docker build is not supported")) == (501, True)
-    assert await ask(_ROUTES, "POST /build/prune") == (200, {"CachesDeleted": None, "SpaceReclaimed": 0})
 
 
 async def test_plugins() -> None:
@@ -26,9 +19,6 @@ async def test_plugins() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('POST /build/prune?filters={"nonsense":["x"]}', "invalid filter 'nonsense'"),
-        ('POST /build/prune?filters={"until":["soon"]}', "failed to parse value as time or duration: "),
-        ('POST /build/prune?filters={"until":["1h"],"unused-for":["1h"]}', "filters expect only one value"),
         ('GET /plugins?filters={"nonsense":["x"]}', "invalid filter 'nonsense'"),
         ('GET /plugins?filters={"enabled":["x"]}', "invalid filter 'enabled=[x]'"),
     ],
