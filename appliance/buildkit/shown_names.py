@@ -56,7 +56,8 @@ def show_history(raw: bytes) -> bytes:
         record.exporter_answer,
         *(one.attributes for one in record.exporters),
     ):
-        for key, value in attributes.items():
+        # A copy: protobuf's iterator may skip entries of a map that changes.
+        for key, value in dict(attributes).items():
             attributes[key] = cut_names(value)
     return event.SerializeToString()
 

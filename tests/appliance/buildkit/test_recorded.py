@@ -66,3 +66,8 @@ def test_progress_and_history_do_not_show_the_door() -> None:
     assert b"FROM docker.io/library/only-here:1@sha256:" in shown
     assert b"vch.internal" not in shown
     assert b"vch.internal" not in show_history(recorded("history"))
+    attributes = {
+        f"attribute{number}": "docker-image://vch.internal:15050/docker.io/library/x:1" for number in range(300)
+    }
+    event = control_pb2.HistoryEvent(record=control_pb2.HistoryRecord(frontend_attributes=attributes))
+    assert b"vch.internal" not in show_history(event.SerializeToString())
