@@ -1,5 +1,6 @@
 """The classic path, `POST /build` version 1, against a vchd whose buildkitd runs natively: the stock CLI, and docker-py."""
 
+import hashlib
 import io
 import json
 import os
@@ -13,13 +14,13 @@ import docker
 import docker.errors
 import pytest
 
-from tests.live.builds.conftest import in_lane
+from tests.live.builds.conftest import in_lane, on_host
 from tests.live.builds.dockerfiles import CASES, Case
 from tests.live.builds.native import PATIENCE, BuildDaemon
-from tests.live.registry import real_registry
+from tests.live.images import busybox_layer
+from tests.live.registry import Pusher, image_manifest, real_registry
 
-# Not in the classic CLI, or not in the texts that it prints.
-_NOT_CLASSIC: set[str] = set()
+_PASSWORDS = "user:$2b$05$lNxCjHKq7i/qO44tGCsfvOItkcw3LHPkesHRu5OIPIe6Jio/PVy8m\n"
 
 
 def _build(builds: BuildDaemon, *arguments: str, code: int = 0, stdin: bytes | None = None) -> str:
@@ -155,12 +156,25 @@ def test_refusals(builds: BuildDaemon) -> None:
 
 
 @in_lane
+@on_host
 def test_credentials_of_a_private_base(builds: BuildDaemon, tmp_path: Path) -> None:
     (tmp_path / "registry").mkdir()
-    password = "u:$2y$05$Zr0Jm1nQ0ZQ0n0R0Q0Q0QOe3mY5Yk3a8J8mQ9m1lq3m5b1R0a2n7S"
-    with real_registry(tmp_path / "registry", htpasswd=password) as registry:
-        out = _build(builds, str(builds.context(f"FROM {registry}/private\n")), code=1)
-        assert "Step 1/1 : FROM" in out
+    with real_registry(tmp_path / "registry", htpasswd=_PASSWORDS) as registry:
+        layer = busybox_layer()
+        root = {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]}
+        config = {"architecture": "amd64", "os": "linux", "config": {"Env": ["PATH=/bin"]}, "rootfs": root}
+        pusher = Pusher(registry, "private", "user:secret")
+        pusher.manifest("latest", image_manifest(json.dumps(config).encode(), [layer], pusher.blob))
+        dockerfile = f"FROM {registry}/private\nRUN echo private base\n"
+        out = _build(builds, str(builds.context(dockerfile)), code=1)
+        assert f"Step 1/2 : FROM {registry}/private" in out
+        client = docker.DockerClient(base_url=builds.daemon.host, timeout=PATIENCE)
+        try:
+            client.login("user", "secret", registry=registry)
+            _, logs = client.images.build(fileobj=io.BytesIO(dockerfile.encode()))
+            assert "private base" in str(list(logs))
+        finally:
+            client.close()
 
 
 @in_lane
