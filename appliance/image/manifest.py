@@ -65,6 +65,20 @@ class ImageManifest(msgspec.Struct, rename="camel", kw_only=True):
     layers: list[Descriptor]
 
 
+class _SentManifest(msgspec.Struct, rename="camel", kw_only=True):
+    """A manifest as Go writes it: null for no layers."""
+
+    schema_version: int = 2
+    media_type: str | None = ""
+    config: Descriptor
+    layers: list[Descriptor] | None
+
+    def received(self) -> ImageManifest:
+        return ImageManifest(
+            schema_version=self.schema_version, media_type=self.media_type, config=self.config, layers=self.layers or []
+        )
+
+
 class ImageIndex(msgspec.Struct, rename="camel", kw_only=True):
     """Images for several platforms, or all images of an archive."""
 
@@ -136,6 +150,6 @@ def parse_manifest_untrusted(content: bytes, complaint: str, media_type: str = "
             return _bounded(msgspec.json.decode(content, type=ImageIndex), complaint)
         if called & _INDEX_TYPES:
             raise ProtocolError(f"{complaint}: media-type: expected index but found manifest")
-        return _bounded(msgspec.json.decode(content, type=ImageManifest), complaint)
+        return _bounded(msgspec.json.decode(content, type=_SentManifest).received(), complaint)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ProtocolError(f"{complaint}: {error}") from error

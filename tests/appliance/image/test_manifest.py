@@ -55,7 +55,6 @@ def test_null_is_a_value_that_is_not_there() -> None:
         {},
         {"config": 5, "layers": []},
         {"config": _MANIFEST["config"]},
-        {"config": _MANIFEST["config"], "layers": None},
         {"config": _MANIFEST["config"], "layers": [5]},
         {"manifests": None},
         {"manifests": {}},
@@ -136,3 +135,10 @@ def test_what_is_written_has_no_empty_members() -> None:
 def test_values_are_bounded() -> None:
     with pytest.raises(ProtocolError, match="x: more than 200000 values"):
         parse_manifest_untrusted(b'{"manifests":[' + b'{"digest":""},' * 250_000 + b"{}]}", "x")
+
+
+def test_go_writes_null_for_no_layers() -> None:
+    content = json.dumps({"schemaVersion": 2, "config": {"digest": _DIGEST, "size": 1}, "layers": None}).encode()
+    manifest = parse_manifest_untrusted(content, "bad")
+    assert isinstance(manifest, ImageManifest)
+    assert manifest.layers == []

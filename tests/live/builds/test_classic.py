@@ -90,6 +90,13 @@ def test_docker_py_reads_the_image_and_the_failure(builds: BuildDaemon) -> None:
         client.close()
 
 
+def test_an_image_without_layers(builds: BuildDaemon) -> None:
+    _build(builds, "-t", "empty:1", "--label", "a=b", str(builds.context("FROM scratch\nUSER u\n")))
+    image = _inspect(builds, "empty:1")
+    assert image["RootFS"].get("Layers") in (None, [])
+    assert (image["Config"]["User"], image["Config"]["Labels"]) == ("u", {"a": "b"})
+
+
 # -- outside of the gate: make test-build -------------------------------------------------------------------------------
 
 
