@@ -6,6 +6,7 @@ import signal
 import subprocess
 import tarfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -306,6 +307,39 @@ def test_twenty_builds_at_once(builds: BuildDaemon) -> None:
     contexts = [builds.context(f"FROM busybox\nRUN echo {n} > /n && sleep 0.2\n") for n in range(20)]
     running = [builds.start_buildx("build", "-t", f"many:{n}", str(context)) for n, context in enumerate(contexts)]
     for process in running:
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
     assert len({inspect(builds, f"many:{n}")["Id"] for n in range(20)}) == 20
+
+
+@in_lane
+def test_builds_leave_no_descriptors_behind(builds: BuildDaemon, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("x")
+    good = str(builds.context("FROM busybox\nRUN --mount=type=secret,id=s cat /run/secrets/s\n"))
+    bad = str(builds.context("FROM busybox\nRUN exit 1\n"))
+    slow = str(builds.context("FROM busybox\nRUN echo begun && sleep 1000\n"))
+
+    def build() -> None:
+        builds.buildx("build", "-t", "leak", "--secret", f"id=s,src={tmp_path}/secret", good)
+        builds.buildx("build", "-t", "leak", bad, code=1)
+        process = builds.start_buildx("build", slow)
+        assert process.stderr is not None
+        assert any("begun\n" in line for line in process.stderr)
+        process.kill()
+        process.communicate()
+
+    def descriptors() -> Counter[str]:
+        folder = Path(f"/proc/{builds.daemon.pid}/fd")
+        targets = (os.readlink(path) for path in folder.iterdir() if path.is_symlink())
+        return Counter(target.partition(":")[0] for target in targets if not target.startswith("/"))
+
+    build()
+    before = descriptors()
+    for _ in range(3):
+        build()
+    deadline = time.monotonic() + 30
+    # The door keeps at most 32 connections of buildkitd that wait for a request.
+    while (more := descriptors() - before) and (more.pop("socket", 0) > 32 or more):
+        assert time.monotonic() < deadline, (before, descriptors())
+        time.sleep(0.2)
+    assert list((builds.daemon.root / "data/scratch").iterdir()) == []
