@@ -48,7 +48,9 @@ def test_the_text_of_a_build_and_of_one_from_the_cache(builds: BuildDaemon) -> N
     out = _build(builds, "-t", "classic:1", "-t", "r.example/classic", str(context))
     image = _inspect(builds, "classic:1")
     lines = [
-        line for line in out.splitlines() if not line.startswith(("Sending", "DEPRECATED", "  ", "Install")) and line
+        line
+        for line in out.splitlines()
+        if not line.startswith(("Sending", "DEPRECATED", "  ", "Install", "Starting")) and line
     ]
     short = image["Id"].removeprefix("sha256:")[:12]
     assert lines == [
