@@ -21,7 +21,9 @@ _TRACE, _IMAGE_ID = "moby.buildkit.trace", "moby.image.id"
 _SHORT_ID = 12
 # Pieces of text that a quiet build keeps for its failure.
 _MOST_HELD = 1000
-_BAD_DOCKERFILE = re.compile(r"dockerfile parse error|target stage .* could not be found|.*: parse error on line")
+_BAD_DOCKERFILE = re.compile(
+    r"dockerfile parse error|file with no instructions|target stage .* could not be found|.*: parse error on line"
+)
 
 
 class Writer(Protocol):

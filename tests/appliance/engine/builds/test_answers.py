@@ -28,6 +28,7 @@ async def test_what_is_wrong_with_a_dockerfile_is_the_clients_fault() -> None:
     for text, kind in (
         ("dockerfile parse error on line 2: unknown instruction: X", InvalidParameter),
         ('target stage "a" could not be found', InvalidParameter),
+        ("file with no instructions", InvalidParameter),
         ("no space left on device", BuildFailed),
     ):
         error = await TextWriter([], [], report, quiet=False).fail(BuildkitError(Code.UNKNOWN, text))
