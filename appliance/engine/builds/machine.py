@@ -226,7 +226,6 @@ class BuilderMachine:
             self._advance(Answers(self._idle_until()))
             life.settled.set()
             await self._until_idle(container, run)
-            self._advance(End())
             await self._save_usage(channel, container)
 
     async def _start(self, stack: AsyncExitStack) -> tuple[Container, bytes]:
@@ -287,23 +286,24 @@ class BuilderMachine:
         )
 
     async def _until_idle(self, container: Container, run: Run) -> None:
-        """Return when the builder has had no lease for long enough, or has ended."""
+        """Return when the builder has had no lease for long enough, or has ended; the state is Ending then."""
         async with trio.open_nursery() as nursery:
 
             async def watch() -> None:
                 await container.wait_end_of(run)
                 log.info("the builder has ended")
+                self._advance(End())
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(watch)
             while True:
-                changed, until = self._changed, math.inf
-                if isinstance(self._state, Idle):
-                    until = self._state.until
+                until = self._state.until if isinstance(self._state, Idle) else math.inf
+                if trio.current_time() >= until:
+                    # Before anything else waits: no build gets a builder that ends.
+                    self._advance(End())
+                    break
                 with trio.move_on_at(until):
-                    await changed.wait()
-                    continue
-                break
+                    await self._changed.wait()
             nursery.cancel_scope.cancel()
 
     async def _save_usage(self, channel: BuildkitChannel, container: Container) -> None:

@@ -115,6 +115,18 @@ async def test_an_idle_builder_is_ended(host: Host, tmp_path: Path) -> None:
                 assert len(await bench.machine.cache_records()) == 1
 
 
+async def test_no_build_gets_a_builder_that_is_being_ended(host: Host, tmp_path: Path) -> None:
+    with trio.fail_after(60):
+        async with builder(host, tmp_path, idle=0.0) as bench:
+            # The next build comes so many steps of the event loop after the last one, while the idle time of nothing ends.
+            for steps in range(8):
+                async with bench.machine.use() as lease:
+                    assert await lease.channel.call(INFO, b"", 10) == first_info()
+                    assert bench.machine.running
+                for _ in range(steps):
+                    await trio.lowlevel.checkpoint()
+
+
 async def test_a_restarted_vchd_finds_the_builder(host: Host, tmp_path: Path) -> None:
     with trio.fail_after(60):
         async with builder(host, tmp_path) as bench:
