@@ -44,7 +44,8 @@ test-takeover: setup
 # Live tests of what does not depend on where machines run, on VMware's simulator with a stand-in host.
 test-vsphere: setup
 	@VCH_TEST_HYPERVISOR=vsphere $(BIN)/python -m pytest -q tests/live/test_exec.py tests/live/test_restart.py \
-	    tests/live/test_networks.py tests/live/test_archive.py tests/live/test_health.py tests/live/test_pause.py
+	    tests/live/test_networks.py tests/live/test_archive.py tests/live/test_health.py tests/live/test_pause.py \
+	    tests/live/builds/test_machine.py
 
 # System calls on each kind of file system of a container: what works, and what volume/README.md lists as refused.
 test-files: setup

@@ -4,13 +4,11 @@ import json
 from pathlib import Path
 
 from tests.live.builds.machine import machine_daemon
-from tests.live.daemon import on_qemu
 
 # The cgroup of all RUNs.
 _RUNS = "/sys/fs/cgroup/run"
 
 
-@on_qemu
 def test_a_build_its_cache_after_a_restart_of_vchd_and_the_end_of_an_idle_builder(tmp_path: Path) -> None:
     with machine_daemon(tmp_path) as builds:
         context = builds.context("FROM busybox\nRUN echo made > /made\n")
