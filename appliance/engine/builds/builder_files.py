@@ -44,9 +44,12 @@ class RegistryRules:
 def builder_archive(door: str, keys: Mapping[str, bytes], rules: RegistryRules, parallelism: int) -> bytes:
     """A tar of the files for a builder whose door is "HOST:PORT"; `keys` are those of BuilderKeys.make. Reads the certificates: blocks.
 
-    InvalidParameter when the certificates of registries are too large.
+    InvalidParameter when the certificates of registries are too large, or cannot be read.
     """
-    certificates = _certificates(rules.certificates)
+    try:
+        certificates = _certificates(rules.certificates)
+    except OSError as error:
+        raise InvalidParameter(f"the certificates of registries cannot be read: {error}") from error
     access = DoorAccess(door, *(f"{FOLDER}/{name}" for name in (AUTHORITY, CERTIFICATE, KEY)))
     registries = _registries(rules, sorted(certificates))
     settings = BuildkitSettings(access, parallelism, registries, _environment(rules.proxies))

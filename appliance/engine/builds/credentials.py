@@ -1,5 +1,6 @@
 """The keys between the door and the builder, for one life of the builder's container."""
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,9 +46,10 @@ class BuilderKeys:
         return keys, {AUTHORITY: authority.pem, CERTIFICATE: own_certificate, KEY: own_key}
 
     def remove(self) -> None:
-        """Forget the keys: the builder that had them is gone."""
+        """Forget the keys, if they can be removed: the builder that had them is gone, and the next one gets others."""
         for path in (self.authority, self.certificate, self.key):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -230,7 +230,10 @@ class BuilderMachine:
 
     async def _start(self, stack: AsyncExitStack) -> tuple[Container, bytes]:
         """A container that has started and waits for its files, and the tar of these files. The door listens."""
-        keys, own = await trio.to_thread.run_sync(BuilderKeys.make, self._settings.folder)
+        try:
+            keys, own = await trio.to_thread.run_sync(BuilderKeys.make, self._settings.folder)
+        except OSError as error:
+            raise Unavailable(f"the keys of the builder cannot be written: {error}") from error
         record = self._record
         if record.failures >= _MOST_FAILURES and not record.set_aside:
             old, record.volume = record.volume, self._container.volume_name(record.volume)

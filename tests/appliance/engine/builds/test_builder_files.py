@@ -92,6 +92,13 @@ def test_certificates_are_bounded(tmp_path: Path) -> None:
         _files(RegistryRules(certificates=tmp_path))
 
 
+def test_certificates_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "host").mkdir()
+    (tmp_path / "host/ca.crt").symlink_to("/proc/self/mem")
+    with pytest.raises(InvalidParameter, match=r"certificates of registries cannot be read: .*Input/output error"):
+        _files(RegistryRules(certificates=tmp_path))
+
+
 def test_proxies(tmp_path: Path) -> None:
     proxies = Proxies("http://user:secret@proxy", "", "intern.example")
     rules = RegistryRules(certificates=tmp_path, proxies=proxies)

@@ -105,7 +105,8 @@ async def test_an_idle_builder_is_ended(host: Host, tmp_path: Path) -> None:
             assert bench.daemon.all_events() == []
         async with builder(host, tmp_path) as bench:
             assert [record.size for record in await bench.machine.cache_records()] == [7]
-            # A client frees the disk.
+            # A client frees the disk. The builder of the last build may still be there.
+            await bench.machine.stop()
             await bench.container.remove()
             await bench.daemon.stores.volumes.remove("vch-builder")
             assert not bench.machine.has_cache
@@ -213,6 +214,16 @@ async def test_no_image(host: Host, tmp_path: Path) -> None:
                     'network. Load it with "docker load" (make builder-image), or name another with --builder-image'
                 )
             assert bench.door.open == 0
+
+
+async def test_a_folder_that_cannot_be_written(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "builder").write_text("no folder")
+    with trio.fail_after(60):
+        async with builder(host, tmp_path) as bench:
+            for _ in range(2):
+                with pytest.raises(Unavailable, match=r"the keys of the builder cannot be written: .*File exists"):
+                    async with bench.machine.use():
+                        pass
 
 
 async def test_a_cache_with_which_no_buildkit_starts_is_set_aside_once(
