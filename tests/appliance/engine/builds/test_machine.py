@@ -232,7 +232,7 @@ async def test_a_cache_with_which_no_buildkit_starts_is_set_aside_once(
     volumes = []
     with trio.fail_after(60):
         for restarts in range(2):
-            async with builder(host, tmp_path, behaviours={}, answer_seconds=0.3) as bench:
+            async with builder(host, tmp_path, behaviours={}, answer_seconds=0.1) as bench:
                 for _ in range(4 - restarts):
                     with pytest.raises(Unavailable, match="does not answer"):
                         async with bench.machine.use():
