@@ -91,5 +91,5 @@ def test_a_record_of_the_first_version_is_read() -> None:
     )
     record = msgspec.json.decode(stored, type=NetworkRecord)
     assert (record.bridge, record.own_subnet, record.used_pools[0].gateway) == ("br-a", True, "10.9.0.1")
-    # Later versions have added the owner.
-    assert msgspec.json.encode(record) == stored.removesuffix(b"}") + b',"owner":""}'
+    # Later versions have added the owner and the role.
+    assert msgspec.json.encode(record) == stored.removesuffix(b"}") + b',"owner":"","role":""}'
