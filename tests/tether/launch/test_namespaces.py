@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from functools import partial
 
 import pytest
@@ -50,8 +51,19 @@ def _show(namespaces: Namespaces, *, join: int = 0) -> tuple[dict[str, str], str
     pid, reading = _start(_spec("sh", "-c", _SHOW), namespaces, join=join)
     with open(reading) as file:
         *links, own, name = file.read().split()
-    assert os.waitpid(pid, 0)[1] == 0
+    assert _wait(pid) == 0
     return dict(zip(_KINDS, links, strict=True)), own, name
+
+
+def _wait(pid: int) -> int:
+    """The wait status of a process that ends. An exec is a child of this process only once the process between them has ended."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return os.waitpid(pid, 0)[1]
+        except ChildProcessError:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 def _of(pid: int | str) -> dict[str, str]:
@@ -90,7 +102,7 @@ def _sharing() -> None:
     os.kill(owner, signal.SIGTERM)
     os.kill(owner, signal.SIGKILL)
     for pid in (joiner, owner):
-        assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+        assert os.WTERMSIG(_wait(pid)) == signal.SIGKILL
     with pytest.raises(OSError, match="No such file"):
         open_namespace(owner, "pid")
     namespaces = Namespaces(**opened)
