@@ -12,7 +12,8 @@ from appliance.container.config import ContainerConfig
 from appliance.container.go_json import decode_stored
 from appliance.container.times import ZERO, rfc3339
 from appliance.image.config import ImageConfig
-from appliance.image.store import ImageRecord, familiar_names
+from appliance.image.reference import familiar_names
+from appliance.image.store import ImageRecord
 
 _NOT_OF_IMAGES = frozenset(
     (

@@ -18,8 +18,8 @@ from appliance.container.event import Event
 from appliance.container.prune_guard import PruneGuard
 from appliance.errors import Conflict, InvalidParameter, NotFound
 from appliance.http import Reply, Request
-from appliance.image.reference import tag_reference
-from appliance.image.store import ImageRecord, ImageStore, familiar_names
+from appliance.image.reference import familiar_names, tag_reference
+from appliance.image.store import ImageRecord, ImageStore
 
 
 class ImageRoutes:
@@ -145,6 +145,8 @@ class ImageRoutes:
             deleted: list[dict[str, str]] = []
             space = 0
             for record in self._store.listed():
+                if not self._store.has(record):
+                    continue  # another client has removed it
                 if (only_dangling and record.references) or not selected.keep(record):
                     continue
                 if any(self._containers.user_of_image(record.id, running=running) for running in (True, False)):
@@ -152,6 +154,8 @@ class ImageRoutes:
                 sizes = {diff_id: self._store.layer_size(diff_id) for diff_id in self._store.config(record.id).diff_ids}
                 with self._removal_events(record) as done:
                     for name in [*record.references, *record.digests] or [record.id]:
+                        if name not in (*record.references, *record.digests, record.id):
+                            continue  # a build or a pull has given it to another image
                         try:
                             done += await self._store.remove(name, self._containers.user_of_image, force=False)
                         except (Conflict, NotFound):

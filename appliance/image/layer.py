@@ -108,6 +108,17 @@ class Layer:
     tar_size: int
 
 
+def recipe_of(disk: Path) -> Path:
+    """The file that says how to make the tar of a disk again."""
+    return disk.with_name(f"{disk.name}.recipe")
+
+
+def remove_disk(disk: Path) -> None:
+    """Remove the disk of a layer and its recipe, as far as they exist."""
+    disk.unlink(missing_ok=True)
+    recipe_of(disk).unlink(missing_ok=True)
+
+
 def convert_untrusted(source: Source, target: Path, recipe: Path, limits: Limits = NO_LIMITS) -> Layer:
     """Write the disk of a blob, and the recipe that makes its tar again; sync both.
 

@@ -82,3 +82,8 @@ def tag_reference(repository: str, tag: str = "") -> Reference:
     if reference.familiar_name == "sha256":
         raise InvalidParameter("refusing to create an ambiguous tag using digest algorithm as name")
     return reference.with_default_tag()
+
+
+def familiar_names(names: list[str]) -> list[str]:
+    """Full names in the form that users see, without docker.io and library/."""
+    return [str(parse_reference(name)) for name in names]

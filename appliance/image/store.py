@@ -17,11 +17,11 @@ from appliance.image.config import ImageConfig, parse_config, parse_config_untru
 from appliance.image.conversion import BlobSource, Converters
 from appliance.image.erofs import Limits, QuotaExceeded
 from appliance.image.known_blobs import Blob, KnownBlobs
-from appliance.image.layer import Layer
+from appliance.image.layer import Layer, recipe_of, remove_disk
 from appliance.image.layer_sizes import LayerSizes
 from appliance.image.pins import PinCounts, Pins
 from appliance.image.recipe import tar_of
-from appliance.image.reference import Reference, parse_reference
+from appliance.image.reference import Reference, familiar_names, parse_reference
 from appliance.image.removal import ImageUse, ImageUsers, plan_removal
 from appliance.store import Database, room_on
 
@@ -61,6 +61,7 @@ class ImageStore:
         self._admit = admit
         self._room = room
         self._admission = trio.Lock()
+        self._adding = trio.Lock()
         self._database = database
         self._converters = converters
         self._on_layer_gone = on_layer_gone
@@ -127,6 +128,10 @@ class ImageStore:
         name = f"{reference.name}:{reference.tag}"
         return next((record.id for record in self._images.values() if name in record.references), "")
 
+    def has(self, record: ImageRecord) -> bool:
+        """Whether the image was not removed since the caller got the record."""
+        return self._images.get(record.id) is record
+
     def config(self, image_id: str) -> ImageConfig:
         return self._configs[image_id]
 
@@ -143,11 +148,8 @@ class ImageStore:
 
     # -- writing --------------------------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def _layer_lock(self, diff_id: str) -> AsyncIterator[None]:
-        lock = self._locks.setdefault(diff_id, trio.Lock())
-        async with lock:
-            yield
+    def _layer_lock(self, diff_id: str) -> trio.Lock:
+        return self._locks.setdefault(diff_id, trio.Lock())
 
     async def add_layer(self, diff_id: str, source: BlobSource, blob: Blob | None = None) -> Layer | None:
         """Convert a blob into a layer's disk. Returns None, and does not read the source, if the store has the layer.
@@ -166,7 +168,7 @@ class ImageStore:
                     raise ProtocolError(f"layer has the diff id {layer.diff_id}, its config says {diff_id}")
                 await self._keep_layer(layer, partial)
             finally:
-                _unlink(partial)
+                remove_disk(partial)
             if blob is not None:
                 await self.learn(diff_id, blob)
             return layer
@@ -184,7 +186,7 @@ class ImageStore:
                 if not self.layer_path(layer.diff_id).exists():
                     await self._keep_layer(layer, partial)
         finally:
-            _unlink(partial)
+            remove_disk(partial)
         return layer
 
     async def _convert(self, source: BlobSource) -> tuple[Layer, Path]:
@@ -194,7 +196,7 @@ class ImageStore:
         limits = Limits() if room is None else Limits(content=room)
         limits = replace(limits, written=room_on(self._layers))
         try:
-            return await self._converters.convert(source, partial, _recipe_of(partial), limits), partial
+            return await self._converters.convert(source, partial, recipe_of(partial), limits), partial
         except QuotaExceeded as error:
             # The quota's own words, with its present figures.
             if self._admit is not None:
@@ -210,17 +212,17 @@ class ImageStore:
                 await self._admit(layer.size)
             await self._sizes.learn(layer)
         # The disk gets its name last: a layer whose disk exists is complete.
-        for source, kept in ((_recipe_of(partial), _recipe_of(target)), (partial, target)):
+        for source, kept in ((recipe_of(partial), recipe_of(target)), (partial, target)):
             os.chmod(source, 0o400)
             source.rename(kept)
 
     def tar_of(self, diff_id: str, start: int = 0) -> Iterator[bytes]:
         """The original tar of a layer, byte for byte, in pieces, from the byte `start` on. Blocking."""
-        return tar_of(_recipe_of(self.layer_path(diff_id)), self.layer_path(diff_id), start)
+        return tar_of(recipe_of(self.layer_path(diff_id)), self.layer_path(diff_id), start)
 
     def tar_size(self, diff_id: str) -> int:
         """Bytes of a layer's tar. Blocking, see LayerSizes."""
-        return self._sizes.tar(diff_id, _recipe_of(self.layer_path(diff_id)))
+        return self._sizes.tar(diff_id, recipe_of(self.layer_path(diff_id)))
 
     def blobs_of(self, diff_id: str) -> list[Blob]:
         """The blobs that registries are known to have for this layer, the latest first."""
@@ -257,7 +259,7 @@ class ImageStore:
         return self.layer_path(diff_id).exists()
 
     async def add_image(self, config: bytes, parent: str = "") -> ImageRecord:
-        """Record an image whose layers are all in the store. An image that is recorded already stays as it is."""
+        """Record an image whose layers are all in the store, if it is new. Name it at once: a prune takes images without a name."""
         image_id = f"sha256:{hashlib.sha256(config).hexdigest()}"
         if image_id not in self._images:
             parsed = await trio.to_thread.run_sync(parse_config_untrusted, config)
@@ -266,23 +268,32 @@ class ImageStore:
                 raise ProtocolError(f"the image's layer {missing[0]} is missing")
             sizes = [self.layer_size(diff_id) for diff_id in parsed.diff_ids]
             record = ImageRecord(image_id, config, sizes=sizes, parent=parent)
-            await self._save(record)
-            self._images[image_id] = record
-            self._configs[image_id] = parsed
+            # Two builds may make one image at the same time: the second keeps the record of the first, which may have a name by now.
+            async with self._adding:
+                if image_id not in self._images:
+                    await self._save(record)
+                    self._images[image_id] = record
+                    self._configs[image_id] = parsed
         return self._images[image_id]
 
-    async def _save(self, record: ImageRecord) -> None:
-        await self._database.put("image", record.id, msgspec.json.encode(record))
+    async def _save(self, *records: ImageRecord) -> None:
+        for change in [self._database.queue("image", one.id, msgspec.json.encode(one)) for one in records]:
+            await change.wait()
 
     async def tag(self, record: ImageRecord, reference: Reference, now: float, digest: str = "") -> bool:
-        """Point name:tag (and name@digest) at the image, and take the tag from another image. False if nothing changed."""
-        changed = False
+        """Point name:tag (and name@digest) at the image, and take the tag from another image. False if nothing changed.
+
+        NotFound when the image was removed meanwhile.
+        """
+        if not self.has(record):
+            raise NotFound(f"No such image: {record.id}")
+        # All of it changes in one turn: from then on no prune takes the image for one without a name.
+        changed, others = False, list[ImageRecord]()
         if reference.tag:
             name = f"{reference.name}:{reference.tag}"
-            for other in self._images.values():
-                if other is not record and name in other.references:
-                    other.references.remove(name)
-                    await self._save(other)
+            others = [other for other in self._images.values() if other is not record and name in other.references]
+            for other in others:
+                other.references.remove(name)
             if name not in record.references:
                 record.references.append(name)
                 changed = True
@@ -291,7 +302,7 @@ class ImageStore:
             changed = True
         if changed:
             record.tagged = now
-            await self._save(record)
+        await self._save(*others, *([record] if changed else []))
         return changed
 
     async def remove(
@@ -326,10 +337,12 @@ class ImageStore:
         return not (record.references or record.digests or use.container or use.has_children)
 
     async def _delete(self, record: ImageRecord) -> list[dict[str, str]]:
-        await self._database.remove("image", record.id)
+        # From memory first: a build that makes the image meanwhile adds it again.
         del self._images[record.id]
-        config = self._configs.pop(record.id)
-        gone = await self._collect(reversed(config.diff_ids))
+        diff_ids = list(dict.fromkeys(reversed(self._configs.pop(record.id).diff_ids)))
+        async with self.pinned(diff_ids):
+            await self._database.remove("image", record.id)
+        gone = [diff_id for diff_id in diff_ids if not self.has_layer(diff_id)]
         return [{"Deleted": key} for key in (record.id, *gone)]
 
     @asynccontextmanager
@@ -359,7 +372,7 @@ class ImageStore:
             # Each layer is judged when its turn comes: while the database wrote, another task may have pinned it.
             if diff_id in wanted or self._pins.holds(diff_id) or not self.has_layer(diff_id):
                 continue
-            _unlink(self.layer_path(diff_id))
+            remove_disk(self.layer_path(diff_id))
             self._on_layer_gone(self.layer_path(diff_id))
             self._blobs.forget(diff_id)
             self._locks.pop(diff_id, None)
@@ -383,18 +396,3 @@ class ImageStore:
     async def sweep(self) -> None:
         """Remove layers without an image: a pull that was killed has left them."""
         await self._collect(f"sha256:{path.stem}" for path in self.layers())
-
-
-def _recipe_of(disk: Path) -> Path:
-    """The file that says how to make the tar of a disk again."""
-    return disk.with_name(f"{disk.name}.recipe")
-
-
-def _unlink(disk: Path) -> None:
-    disk.unlink(missing_ok=True)
-    _recipe_of(disk).unlink(missing_ok=True)
-
-
-def familiar_names(names: list[str]) -> list[str]:
-    """Full names in the form that users see, without docker.io and library/."""
-    return [str(parse_reference(name)) for name in names]

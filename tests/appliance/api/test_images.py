@@ -12,10 +12,11 @@ import pytest
 from appliance.api.image_transfers import ImageTransferRoutes
 from appliance.api.images import ImageRoutes
 from appliance.engine.model.events import EventBus
+from appliance.image.reference import parse_reference
 from appliance.image.store import ImageStore
 from tests.appliance.api.asking import ask
-from tests.appliance.image.test_pull import opened_store
-from tests.archives import Tar
+from tests.appliance.image.test_pull import config_of, opened_store
+from tests.archives import Pieces, Tar
 
 
 class _Images:
@@ -171,6 +172,32 @@ async def test_prune(tmp_path: Path) -> None:
         assert (status, body["ImagesDeleted"][0], body["SpaceReclaimed"] > 0) == (200, {"Untagged": "app:1"}, True)
         assert images.told()[-1][0] == "prune"
         assert await images.names() == []
+
+
+async def test_images_that_change_during_a_prune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build takes a name of an image that is being pruned, and another client removes the next image."""
+    tars = [Tar().add(name, b"x").bytes() for name in ("built", "removed")]
+    async with opened(tmp_path) as images:
+        store, remove = images.store, images.store.remove
+        for tar in tars:
+            await store.add_new_layer(Pieces(tar))
+        await store.tag(store.get("app:1"), parse_reference("moved:1"), 1.0)
+        removed = await store.add_image(config_of(tars[1:]))
+        calls: list[str] = []
+
+        async def remove_beside_others(text: str, *arguments: Any, **options: Any) -> list[dict[str, str]]:
+            calls.append(text)
+            done = await remove(text, *arguments, **options)
+            if len(calls) == 1:
+                built = await store.add_image(config_of(tars[:1]))
+                await store.tag(built, parse_reference("moved:1"), 2.0)
+                await remove(removed.id, *arguments, **options)
+            return done
+
+        monkeypatch.setattr(store, "remove", remove_beside_others)
+        status, _ = await images.ask('POST /images/prune?filters={"dangling":["false"]}')
+        assert (status, len(calls)) == (200, 1)
+        assert store.get("moved:1").tagged == 2.0
 
 
 @pytest.mark.parametrize(

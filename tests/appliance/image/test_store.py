@@ -144,6 +144,68 @@ async def test_images_that_were_committed_from_others(tmp_path: Path) -> None:
         assert [record.id for record in store.all()] == [base.id]
 
 
+async def test_two_builds_that_make_the_same_image_keep_both_names(tmp_path: Path) -> None:
+    tar = _tar("a")
+    async with opened_store(tmp_path) as store:
+        await store.add_new_layer(Pieces(tar))
+
+        async def build(name: str) -> None:
+            record = await store.add_image(config_of([tar]))
+            await store.tag(record, parse_reference(name).with_default_tag(), 1.0)
+
+        async with trio.open_nursery() as nursery:
+            for name in ("one", "two", "three"):
+                nursery.start_soon(build, name)
+        (record,) = store.all()
+        names = {"docker.io/library/one:latest", "docker.io/library/two:latest", "docker.io/library/three:latest"}
+        assert set(record.references) == names
+    async with opened_store(tmp_path) as store:
+        assert set(store.all()[0].references) == names
+
+
+async def test_a_new_image_has_its_name_before_a_prune_finds_it(tmp_path: Path) -> None:
+    """The name moves from another image, which takes a while: a prune looks for images without a name meanwhile."""
+    async with opened_store(tmp_path) as store:
+        await _image(store, [_tar("a")], "app")
+        await store.add_new_layer(Pieces(_tar("b")))
+        new = await store.add_image(config_of([_tar("b")]))
+
+        async def prune() -> None:
+            for record in store.listed():
+                if not record.references:
+                    await store.remove(record.id, _nobody, force=False)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.tag, new, parse_reference("app:latest"), 1.0)
+            # Between the first step of `tag` and its end, with images that come and go.
+            await trio.lowlevel.checkpoint()
+            nursery.start_soon(prune)
+            nursery.start_soon(_image, store, [_tar("c")], "other")
+        assert store.get("app") is new
+        assert {name for record in store.all() for name in record.references} == {
+            "docker.io/library/app:latest",
+            "docker.io/library/other:latest",
+        }
+
+
+async def test_an_image_that_is_removed_gets_no_name_and_may_come_again(tmp_path: Path) -> None:
+    async with opened_store(tmp_path) as store:
+        old = await _image(store, [_tar("a")], "app")
+        async with trio.open_nursery() as nursery, store.pinned(store.config(old.id).diff_ids):
+            nursery.start_soon(partial(store.remove, "app", _nobody, force=False))
+            for _ in range(2):
+                await trio.lowlevel.checkpoint()
+            # The removal waits for the disk.
+            with pytest.raises(NotFound, match="No such image: sha256:"):
+                await store.tag(old, parse_reference("late:1"), 1.0)
+            new = await store.add_image(config_of([_tar("a")]))
+            await store.tag(new, parse_reference("new:1"), 1.0)
+        assert [record.references for record in store.all()] == [["docker.io/library/new:1"]]
+        assert [path.exists() for path in store.layer_paths(new.id)] == [True]
+    async with opened_store(tmp_path) as store:
+        assert [record.references for record in store.all()] == [["docker.io/library/new:1"]]
+
+
 async def test_pinned_layers_wait_for_their_image(tmp_path: Path) -> None:
     async with opened_store(tmp_path) as store:
         layer = await store.add_new_layer(Pieces(_tar("a")))
