@@ -4,6 +4,8 @@ Client and server swap roles on that connection: BuildKit calls services of the 
 """
 
 import asyncio
+import re
+import urllib.parse
 from collections.abc import Iterable
 
 import grpc
@@ -19,6 +21,11 @@ from protos.buildkit.v1.control_pb2 import Bytes
 _EXPOSED = "x-docker-expose-session-"
 # Each method is a value of its own. The HTTP server joins the values of headers that occur several times.
 _METHODS = f"{_EXPOSED}grpc-method"
+# buildx makes the key of the name of the context's folder.
+_SHARED_KEY = f"{_EXPOSED}sharedkey"
+# Says that BuildKit has to decode the key (session/header.go of moby/buildkit).
+_SHARED_KEY_ENCODED = f"{_SHARED_KEY}-encoded"
+_ASCII = re.compile(rb"[ -~]*")
 # One piece is one message. A message costs the same for 64 KiB and for 1 MiB.
 PIECE = 1 << 20
 
@@ -26,14 +33,21 @@ PIECE = 1 << 20
 def session_metadata(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """The headers of a request of /session that are metadata of Control/Session, in which a name may occur several times.
 
-    BuildkitError when a value is not ASCII.
+    `headers` are decoded as Latin-1. gRPC's metadata is ASCII, so other values are encoded as in a URL; BuildKit decodes the shared key.
+    BuildkitError when a name is malformed.
     """
     exposed: list[tuple[bytes, bytes]] = []
     for name, value in headers:
         lower = name.lower()
-        if lower.startswith(_EXPOSED):
-            values = value.split(",") if lower == _METHODS else [value]
-            exposed += [(lower.encode("latin-1"), one.strip().encode("utf-8")) for one in values]
+        if not lower.startswith(_EXPOSED):
+            continue
+        for one in value.split(",") if lower == _METHODS else [value]:
+            raw = one.strip().encode("latin-1", "replace")
+            if not _ASCII.fullmatch(raw):
+                raw = urllib.parse.quote_plus(raw).encode()
+                if lower == _SHARED_KEY:
+                    exposed.append((_SHARED_KEY_ENCODED.encode(), b"1"))
+            exposed.append((lower.encode("latin-1", "replace"), raw))
     clean = clean_metadata_untrusted(exposed)
     return [(name, value) for name, value in clean if isinstance(value, str)]
 

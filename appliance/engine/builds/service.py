@@ -9,11 +9,12 @@ import trio
 
 from appliance.buildkit.budget import ByteBudget
 from appliance.buildkit.client_socket import client_streams
+from appliance.buildkit.errors import BuildkitError
 from appliance.buildkit.grpc_connection import GrpcConnection
 from appliance.buildkit.session_bridge import bridge, session_metadata
 from appliance.engine.builds.calls import BuildCalls
 from appliance.engine.builds.contracts import Builders
-from appliance.errors import Unavailable
+from appliance.errors import InvalidParameter, Unavailable
 from tether.rpc.bridge import CallAbandoned, LoopThread
 
 # A build has four connections of /grpc and two of /session.
@@ -68,8 +69,14 @@ class BuildConnections:
 
     @asynccontextmanager
     async def session(self, headers: Mapping[str, str]) -> AsyncIterator[_Carrier]:
-        """A session of a client, to which BuildKit connects. Unavailable when there are too many, or when buildkitd cannot be started."""
-        metadata = session_metadata(headers.items())
+        """A session of a client, to which BuildKit connects. Unavailable when there are too many, or when buildkitd cannot be started.
+
+        InvalidParameter for headers that cannot be passed on.
+        """
+        try:
+            metadata = session_metadata(headers.items())
+        except BuildkitError as error:
+            raise InvalidParameter(f"malformed header of the session: {error.text}") from error
         async with _taken(self._sessions, "too many sessions of build clients"), self._builders.use() as lease:
 
             async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, early: bytes) -> None:

@@ -125,4 +125,14 @@ def test_headers_of_a_session() -> None:
         ("x-docker-expose-session-name", "x, y"),
     ]
     with pytest.raises(BuildkitError):
-        session_metadata([("x-docker-expose-session-name", "\u00fc")])
+        session_metadata([("x-docker-expose-session-na\u00fcme", "x")])
+
+
+def test_a_context_in_a_folder_with_a_name_that_is_not_ascii() -> None:
+    # As the HTTP server decodes the bytes of the header: buildx 0.29 sends the name of the folder as it is.
+    sent = "\u00fcber + 1".encode().decode("latin-1")
+    assert session_metadata([("X-Docker-Expose-Session-Sharedkey", sent), ("x-docker-expose-session-name", sent)]) == [
+        ("x-docker-expose-session-sharedkey-encoded", "1"),
+        ("x-docker-expose-session-sharedkey", "%C3%BCber+%2B+1"),
+        ("x-docker-expose-session-name", "%C3%BCber+%2B+1"),
+    ]

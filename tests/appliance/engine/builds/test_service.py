@@ -22,7 +22,7 @@ from appliance.engine.builds.contracts import BuilderLease
 from appliance.engine.builds.service import BuildConnections
 from appliance.engine.builds.solve import SOLVE, SolveService
 from appliance.engine.model.events import EventBus
-from appliance.errors import Unavailable
+from appliance.errors import InvalidParameter, Unavailable
 from appliance.image.store import ImageRecord
 from protos.buildkit.v1 import control_pb2, gateway_pb2
 from protos.tether.v1 import status_pb2
@@ -294,6 +294,9 @@ async def test_a_session_is_carried_to_buildkitd_with_its_headers(tmp_path: Path
         h.builders.refusal = "no builder"
         with pytest.raises(Unavailable, match="no builder"):
             async with h.connections.session({}):
+                pass
+        with pytest.raises(InvalidParameter, match="malformed header of the session"):
+            async with h.connections.session({"x-docker-expose-session-na!me": "x"}):
                 pass
 
 
