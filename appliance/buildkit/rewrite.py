@@ -70,7 +70,6 @@ class SolveFacts:
     """
 
     reference: str
-    session: str
     exports_image: bool
     names: tuple[str, ...]
     cache_imports: tuple[str, ...]
@@ -120,7 +119,6 @@ class SolveRequest:
         platforms = tuple(text.strip() for text in attributes.get("platform", "").split(",") if text.strip())
         facts = SolveFacts(
             message.ref,
-            message.session,
             bool(moby),
             names,
             imports,
@@ -267,28 +265,36 @@ def _replace_reference(attributes: MutableMapping[str, str], caches: Mapping[str
         attributes["ref"] = caches[attributes["ref"]]
 
 
-def _cache_entries(text: str) -> list[tuple[str, dict[str, str]]] | None:
-    """Type and attributes of each entry of the attribute `cache-imports`; None if it is not such a list. Go ignores the case of keys."""
+def _cache_entries(text: str) -> list[tuple[str, dict[str, str]]]:
+    """Type and attributes of each entry of the attribute `cache-imports`. Go ignores the case of keys.
+
+    InvalidParameter in BuildKit's words for a text that is not such a list: BuildKit takes some that look otherwise to us, such as a value
+    null, and none of them may hide a reference.
+    """
     try:
-        given = json.loads(text)
+        given = json.loads(text) if text else []
     except (ValueError, RecursionError):
-        return None
-    if not isinstance(given, list):
-        return None
+        raise _malformed_imports(text) from None
+    if not isinstance(given, list) or not all(isinstance(item, dict) for item in given):
+        raise _malformed_imports(text)
     entries = []
     for item in given:
-        if not isinstance(item, dict):
-            return None
         fields = {key.lower(): value for key, value in item.items()}
-        attributes = fields.get("attrs") or {}
-        if not isinstance(attributes, dict) or not all(isinstance(value, str) for value in attributes.values()):
-            return None
-        entries.append((str(fields.get("type") or ""), attributes))
+        kind, attributes = fields.get("type") or "", fields.get("attrs") or {}
+        if not isinstance(kind, str) or not isinstance(attributes, dict):
+            raise _malformed_imports(text)
+        if not all(isinstance(value, str) for value in attributes.values()):
+            raise _malformed_imports(text)
+        entries.append((kind, attributes))
     return entries
 
 
+def _malformed_imports(text: str) -> InvalidParameter:
+    return InvalidParameter(f'failed to unmarshal cache-imports ("{text[:200]}")')
+
+
 def _imported_by_frontend(attributes: Mapping[str, str]) -> list[str]:
-    entries = _cache_entries(attributes.get("cache-imports", "")) or ()
+    entries = _cache_entries(attributes.get("cache-imports", ""))
     found = [values["ref"] for kind, values in entries if kind == "registry" and "ref" in values]
     return found + [text for text in attributes.get("cache-from", "").split(",") if text]
 

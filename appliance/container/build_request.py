@@ -91,11 +91,6 @@ class BuildRequest(msgspec.Struct, kw_only=True, frozen=True):
         """Whether the client reads BuildKit's messages."""
         return self.version == "2"
 
-    @property
-    def has_context_in_body(self) -> bool:
-        """Whether the request's body is the context."""
-        return not self.remote
-
 
 class PruneRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What `POST /build/prune` removes: records that match all `filters` (BuildKit's), if they were not used for `keep_duration` ns.

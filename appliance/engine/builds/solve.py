@@ -120,13 +120,12 @@ class SolveService:
 
         InvalidParameter or Forbidden for caches that the build may not use.
         """
-        solve = self._open.get(reference)
-        if solve is None:
-            # buildkitd does not know such a build either, and says so.
-            return raw
         request = FrontendRequest.parse_untrusted(raw)
+        # Also for a reference that is not known: buildkitd lets such a request wait for its Solve.
         check_registries(request.cache_imports, self._allowed)
-        return request.rewritten(local_caches(request.cache_imports, solve.local_names, solve.door))
+        solve = self._open.get(reference)
+        caches = local_caches(request.cache_imports, solve.local_names, solve.door) if solve is not None else {}
+        return request.rewritten(caches)
 
     def result_name(self, reference: str) -> str:
         """What users see instead of the name under which the build of this reference pushes its image; "" if it has no name."""

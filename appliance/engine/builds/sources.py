@@ -15,6 +15,8 @@ from appliance.image.reference import Reference, parse_reference
 # Local names in one policy. BuildKit compares each source of a build with each rule.
 MOST_NAMES = 5000
 _IMAGE = "docker-image://"
+# One blob of a repository (raw LLB, bundles of git): BuildKit's source/types.
+_IMAGE_BLOB = "docker-image+blob://"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +61,10 @@ def registry_rules(allowed: Sequence[str], door: str) -> list[SourceRule]:
     """Rules that deny images of registries that are not allowed; none if `allowed` is empty. They belong behind all other rules."""
     if not allowed:
         return []
-    hosts = [*allowed, door]
+    kinds = (_IMAGE, _IMAGE_BLOB)
     return [
-        SourceRule(RuleAction.DENY, f"{_IMAGE}*"),
-        *(SourceRule(RuleAction.ALLOW, f"{_IMAGE}{host}/*") for host in hosts),
+        *(SourceRule(RuleAction.DENY, f"{kind}*") for kind in kinds),
+        *(SourceRule(RuleAction.ALLOW, f"{kind}{host}/*") for kind in kinds for host in (*allowed, door)),
     ]
 
 

@@ -150,7 +150,7 @@ def test_facts_tell_platforms_and_whether_local_images_count() -> None:
     assert facts.platforms == ("linux/amd64", "linux/arm64")
     assert facts.forces_pull
     facts = SolveRequest.parse_untrusted(solve(frontend_attributes={"image-resolve-mode": "local"})).facts
-    assert (facts.reference, facts.session, facts.platforms, facts.forces_pull) == ("r", "s", (), False)
+    assert (facts.reference, facts.platforms, facts.forces_pull) == ("r", (), False)
 
 
 def _with_rule(identifier: str, target: str) -> dict[str, Any]:
@@ -254,10 +254,30 @@ def test_the_frontend_gets_the_same_caches() -> None:
         FrontendRequest.parse_untrusted(result)
 
 
-@pytest.mark.parametrize("text", ["", "x", "{}", "[1]", '[{"Type": "registry", "Attrs": {"ref": 1}}]', "[" * 100_000])
-def test_lists_of_caches_that_are_malformed_are_left_to_buildkit(text: str) -> None:
-    changed = rewritten(solve(frontend_attributes={"cache-imports": text}), SolvePlan(DOOR, "u", (), CACHES))
-    assert changed.frontend_attributes["cache-imports"] == text
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x",
+        "{}",
+        "null",
+        "[1]",
+        "[null]",
+        '[{"Type": "registry", "Attrs": {"ref": 1}}]',
+        # Go takes this for an empty value, and uses the reference.
+        '[{"Type": "registry", "Attrs": {"mode": null, "ref": "evil.example/x"}}]',
+        '[{"Type": 1, "Attrs": {"ref": "evil.example/x"}}]',
+        "[" * 100_000,
+    ],
+)
+def test_lists_of_caches_that_are_malformed_are_refused(text: str) -> None:
+    with pytest.raises(InvalidParameter, match="failed to unmarshal cache-imports"):
+        SolveRequest.parse_untrusted(solve(frontend_attributes={"cache-imports": text}))
+
+
+def test_an_empty_list_of_caches_stays() -> None:
+    for text in ("", "[]"):
+        changed = rewritten(solve(frontend_attributes={"cache-imports": text}), SolvePlan(DOOR, "u", (), CACHES))
+        assert changed.frontend_attributes["cache-imports"] == text
 
 
 @pytest.mark.parametrize(

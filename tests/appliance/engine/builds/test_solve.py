@@ -260,9 +260,8 @@ async def test_other_registries_than_the_allowed_ones_are_denied(tmp_path: Path)
         rules = h.request.source_policy.rules
         assert [rule.action for rule in rules] == [
             policy_pb2.CONVERT,
-            policy_pb2.DENY,
-            policy_pb2.ALLOW,
-            policy_pb2.ALLOW,
+            *(2 * [policy_pb2.DENY]),
+            *(4 * [policy_pb2.ALLOW]),
         ]
 
 
@@ -275,6 +274,9 @@ async def test_the_frontend_of_an_open_build_gets_local_caches_from_the_door(tmp
             return gateway_pb2.FrontendSolve(cache_imports=entries).SerializeToString()
 
         assert h.solves.rewrite_frontend(frontend("x:1"), "r") == frontend("x:1")
+        # buildkitd lets a request wait for its Solve.
+        with pytest.raises(Forbidden, match=r"registry evil\.example is not allowed"):
+            h.solves.rewrite_frontend(frontend("evil.example/x"), "later")
         h.buildkitd.blocks = True
         async with trio.open_nursery() as nursery:
             nursery.start_soon(h.solves.solve, moby("n:1"))

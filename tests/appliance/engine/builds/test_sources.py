@@ -56,9 +56,13 @@ def test_other_registries_are_denied_behind_all_other_rules() -> None:
     assert registry_rules((), DOOR) == []
     assert registry_rules(("docker.io", "r.example:5000"), DOOR) == [
         SourceRule(RuleAction.DENY, "docker-image://*"),
-        SourceRule(RuleAction.ALLOW, "docker-image://docker.io/*"),
-        SourceRule(RuleAction.ALLOW, "docker-image://r.example:5000/*"),
-        SourceRule(RuleAction.ALLOW, f"docker-image://{DOOR}/*"),
+        # A raw LLB may ask for one blob.
+        SourceRule(RuleAction.DENY, "docker-image+blob://*"),
+        *(
+            SourceRule(RuleAction.ALLOW, f"{kind}://{host}/*")
+            for kind in ("docker-image", "docker-image+blob")
+            for host in ("docker.io", "r.example:5000", DOOR)
+        ),
     ]
 
 
