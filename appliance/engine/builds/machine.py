@@ -71,8 +71,9 @@ class MachineSettings:
 
 @dataclass(slots=True, eq=False)
 class _Life:
-    """One life of the builder. `settled`: `lease` or `error` is known. `over`: nothing is left of it."""
+    """One life of the builder. `found`: an earlier vchd began it. `settled`: `lease` or `error` is known. `over`: nothing is left of it."""
 
+    found: bool = False
     lease: BuilderLease | None = None
     error: VchError | None = None
     settled: trio.Event = field(default_factory=trio.Event)
@@ -115,16 +116,21 @@ class BuilderMachine:
     @asynccontextmanager
     async def use(self) -> AsyncIterator[BuilderLease]:
         """See contracts.Builders."""
-        life = await self._join()
-        try:
-            # The start goes on without this build: the next one finds the builder.
-            await life.settled.wait()
-            if life.lease is None:
+        while True:
+            life = await self._join()
+            try:
+                # The start goes on without this build: the next one finds the builder.
+                await life.settled.wait()
+                if life.lease is not None:
+                    yield life.lease
+                    return
+            finally:
+                if self._life is life:
+                    self._advance(Leave(self._idle_until()))
+            if not life.found:
                 raise Unavailable(f"the builder cannot be started: {life.error}") from life.error
-            yield life.lease
-        finally:
-            if self._life is life:
-                self._advance(Leave(self._idle_until()))
+            # The builder that an earlier vchd has left on is of no use: a new one is.
+            await life.over.wait()
 
     async def _join(self) -> _Life:
         while isinstance(self._state, Ending) and self._life is not None:
@@ -140,7 +146,7 @@ class BuilderMachine:
         self._record = load_machine_record(self._database)
         container = self._container.find()
         if container is not None and container.running:
-            self._life = _Life()
+            self._life = _Life(found=True)
             # Until it answers, a build waits as for a start.
             self._advance(Join())
             self._advance(Leave(self._idle_until()))

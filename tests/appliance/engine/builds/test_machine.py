@@ -165,6 +165,20 @@ async def test_a_builder_that_has_no_door_any_more_is_replaced(host: Host, tmp_p
                 assert bench.container.find() is not container
 
 
+async def test_a_build_that_comes_before_the_found_builder_is_known_to_be_useless_gets_another(
+    host: Host, tmp_path: Path
+) -> None:
+    with trio.fail_after(60):
+        async with builder(host, tmp_path) as bench, bench.machine.use():
+            pass
+        (tmp_path / "builder/door.pem").unlink()
+        async with builder(host, tmp_path) as bench:
+            found = bench.container.find()
+            async with bench.machine.use():
+                assert bench.container.find() is not found
+            assert bench.machine.running
+
+
 async def test_a_builder_that_is_removed_under_a_build(host: Host, tmp_path: Path) -> None:
     with trio.fail_after(60):
         async with builder(host, tmp_path) as bench:
