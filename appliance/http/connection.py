@@ -51,11 +51,15 @@ class Connection:
         self._taken_over = False
         self._malformed = False
         self._first = True
+        # A send was cancelled in the middle: what follows would not be read as what it is.
+        self._cut_off = False
 
     # -- sockets --------------------------------------------------------------------------------------------------
 
     async def send(self, data: bytes) -> None:
-        """Send all of it. Disconnected when the client is gone."""
+        """Send all of it. Disconnected when the client is gone, or after a send that was cancelled in the middle."""
+        if self._cut_off:
+            raise Disconnected
         # Straight to the descriptor: nearly always all of it fits, and trio's socket methods cost more than the call.
         try:
             written = os.write(self._fd, data)
@@ -71,6 +75,9 @@ class Connection:
                 view = view[await self._socket.send(view) :]
         except OSError as error:
             raise Disconnected from error
+        except trio.Cancelled:
+            self._cut_off = True
+            raise
 
     async def send_file(self, fd: int, position: int, size: int) -> None:
         """Send a part of a file. Disconnected when the client is gone."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from appliance.http import Handler, Reply, Request
+from appliance.http import Disconnected, Handler, Reply, Request
 from tests.appliance.http.wire import COMMON, answer, served
 
 _GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -330,3 +330,22 @@ async def test_an_error_before_the_hijack_keeps_the_connection() -> None:
         await client.expect(b"Content-Length: 3\r\n\r\n{}\n")
         await client.expect_open()
     await trio.lowlevel.checkpoint()
+
+
+async def test_nothing_follows_a_piece_that_was_cut_off() -> None:
+    """A cancelled write may have sent a part of a chunk. The client must see a broken answer, not another one."""
+    refused = trio.Event()
+
+    async def cut(reply: Reply) -> None:
+        await reply.start("text/plain")
+        with trio.move_on_after(0.01) as scope:
+            await reply.write(bytes(16 << 20))
+        assert scope.cancelled_caught
+        with pytest.raises(Disconnected):
+            await reply.write(b"more")
+        refused.set()
+
+    async with served(_handler(cut)) as client:
+        await client.send(_GET)
+        with trio.fail_after(5):
+            await refused.wait()
