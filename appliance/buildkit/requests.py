@@ -15,6 +15,8 @@ MOBY_EXPORTER = "moby"
 _IMAGE_ID = "containerimage.digest"
 _FRONTEND = "dockerfile.v0"
 _HOST_NETWORK = "network.host"
+# Characters of a record's ID. BuildKit's have 25.
+_MOST_ID = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ def pruned_untrusted(answer: bytes) -> tuple[str, int]:
     """The ID and the size in bytes of a record that Control/Prune has removed. ProtocolError."""
     message = control_pb2.UsageRecord()
     _parse(message, answer, "a prune")
-    return message.id, message.size
+    return message.id[:_MOST_ID], message.size
 
 
 def _parse(message: Message, raw: bytes, what: str) -> None:

@@ -40,18 +40,27 @@ UPLOAD_HOST = "http://buildkit-session"
 class HostedSession:
     """`uploads` are files by the path of their URL ("/name"), `credentials` those of registries by host."""
 
-    def __init__(self, credentials: Mapping[str, Credentials], uploads: Mapping[str, Path]) -> None:
+    def __init__(self, budget: ByteBudget, credentials: Mapping[str, Credentials], uploads: Mapping[str, Path]) -> None:
         self.id = uuid.uuid4().hex
+        self._budget = budget
         self._credentials = credentials
         self._uploads = uploads
 
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, channel: BuildkitChannel, *, credentials: Mapping[str, Credentials], uploads: Mapping[str, Path]
+        cls,
+        channel: BuildkitChannel,
+        budget: ByteBudget,
+        *,
+        credentials: Mapping[str, Credentials],
+        uploads: Mapping[str, Path],
     ) -> AsyncIterator["HostedSession"]:
-        """A session for a block. It ends early when buildkitd ends; builds of the session fail then, and say why."""
-        session = cls(credentials, uploads)
+        """A session for a block. It ends early when buildkitd ends; builds of the session fail then, and say why.
+
+        Sessions share the memory of `budget`.
+        """
+        session = cls(budget, credentials, uploads)
 
         async def start() -> "asyncio.Task[None]":
             return asyncio.create_task(session._run(channel))
@@ -60,7 +69,8 @@ class HostedSession:
 
         async def stop() -> None:
             task.cancel()
-            await asyncio.wait([task])
+            # It has failed if buildkitd is gone. The Solve says so.
+            await asyncio.gather(task, return_exceptions=True)
 
         try:
             yield session
@@ -77,7 +87,7 @@ class HostedSession:
         ]
         call = channel.start(CONTROL + "Session", metadata)
         wire = _CallWire(call)
-        await GrpcConnection(wire, wire, self._serve, ByteBudget()).run()
+        await GrpcConnection(wire, wire, self._serve, self._budget).run()
 
     async def _serve(self, call: ServerCall) -> None:
         match call.path:
@@ -131,12 +141,13 @@ class _CallWire:
 
     def __init__(self, call: RawCall) -> None:
         self._call = call
-        self._received = b""
+        # The message that is read, and how much of it was.
+        self._message, self._taken = b"", 0
         self._waiting = bytearray()
 
     async def read(self, n: int) -> bytes:
         """See grpc_connection.Reader."""
-        while not self._received:
+        while self._taken == len(self._message):
             try:
                 message = await self._call.read()
             except grpc.aio.AioRpcError as error:
@@ -144,10 +155,11 @@ class _CallWire:
             if message is grpc.aio.EOF:
                 return b""
             try:
-                self._received = Bytes.FromString(message).data
+                self._message, self._taken = Bytes.FromString(message).data, 0
             except DecodeError as error:
                 raise ConnectionError("malformed bytes of a session") from error
-        data, self._received = self._received[:n], self._received[n:]
+        data = self._message[self._taken : self._taken + n]
+        self._taken += len(data)
         return data
 
     def write(self, data: bytes) -> None:

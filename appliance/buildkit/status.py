@@ -14,7 +14,8 @@ from protos.tether.v1 import status_pb2
 STDERR = 2
 # The type of the detail that has the exit status of a RUN (buildkit solver/errdefs, frontend/gateway/pb/exit.go).
 _EXIT_MESSAGE = "gatewayapi.ExitMessage+json"
-_PROCESS = re.compile(r'process "((?:[^"\\]|\\.)*)" did not complete successfully', re.DOTALL)
+# Possessive, so that a text of megabytes takes neither much time nor much memory.
+_PROCESS = re.compile(r'process "((?:[^"\\]++|\\.)*+)" did not complete successfully', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ applies them to these two files alone. If they match, the context is written aga
 """
 
 import io
+import os
 import posixpath
 import sys
 import tarfile
@@ -26,21 +27,25 @@ MAX_CPU_SECONDS = 600
 MAX_MEMBERS = 1_000_000
 MAX_DECOMPRESSED = 8 << 30
 MAX_DOCKERFILE = 16 << 20
+SPARE = 1 << 30
+"""Bytes that contexts leave free on the file system of the scratch folder."""
 IGNORE_FILE = ".dockerignore"
 CONTEXT_FOLDER = "context"
 """The folder of a rewritten archive that has the context: the Dockerfile is beside it."""
 _DEFAULT = "Dockerfile"
 _FILES = (b"0", b"\0", b"7")
 _BLOCK = 512
+_CHECKED = 16 << 20  # bytes between two looks at the file system
 
 
 class Job(msgspec.Struct):
-    """`archive` is the path of the context as it came, `rewritten` where it may be written again."""
+    """`archive` is the path of the context as it came, `rewritten` where it may be written again, with at most `limit` bytes."""
 
     archive: str
     rewritten: str
     dockerfile: str
     target: str = ""
+    limit: int = MAX_DECOMPRESSED
 
 
 class Scan(msgspec.Struct):
@@ -65,7 +70,8 @@ class _Source:
         decoder = decoder_for(file.read(MAGIC))
         file.seek(0)
         self._pieces = None if isinstance(decoder, Plain) else self._decompressed(decoder)
-        self._waiting = b""
+        # The piece that is read, and how much of it was.
+        self._piece, self._taken = b"", 0
         self._position = 0
         self._kept = bytearray()
 
@@ -95,7 +101,7 @@ class _Source:
         self._kept.clear()
         return data
 
-    def copy(self, size: int, out: IO[bytes] | None) -> None:
+    def copy(self, size: int, out: "IO[bytes] | _Rewritten | None") -> None:
         """Write the next bytes to `out`, if there is one. ProtocolError when there are fewer."""
         while size:
             data = self._next(min(size, PIECE))
@@ -120,10 +126,36 @@ class _Source:
         if self._pieces is None:
             data = self._file.read(size)
         else:
-            self._waiting = self._waiting or next(self._pieces, b"")
-            data, self._waiting = self._waiting[:size], self._waiting[size:]
+            if self._taken == len(self._piece):
+                self._piece, self._taken = next(self._pieces, b""), 0
+            data = self._piece[self._taken : self._taken + size]
+            self._taken += len(data)
         self._position += len(data)
         return data
+
+
+class _Rewritten:
+    """A context that is written again. A compressed context of some KiB may become gigabytes. InvalidParameter beyond `limit` bytes."""
+
+    def __init__(self, file: IO[bytes], limit: int) -> None:
+        self._file = file
+        self._limit = limit
+        self._size = 0
+        self._next_check = 0
+
+    def write(self, data: bytes) -> None:
+        """Write all of it. InvalidParameter also when the file system becomes full."""
+        self._size += len(data)
+        if self._size > self._limit:
+            raise InvalidParameter(
+                f"the build context is larger than {self._limit} bytes when decompressed, see --builder-disk"
+            )
+        if self._size >= self._next_check:
+            self._next_check = self._size + _CHECKED
+            found = os.fstatvfs(self._file.fileno())
+            if found.f_bavail * found.f_frsize < SPARE:
+                raise InvalidParameter("no space left on device for the build context")
+        self._file.write(data)
 
 
 def scan(job: Job) -> Scan:
@@ -147,7 +179,8 @@ def scan(job: Job) -> Scan:
     result.rewritten = True
     if path in dropped:
         result.dockerfile, result.folder = _DEFAULT, CONTEXT_FOLDER
-    with open(job.archive, "rb") as archive, open(job.rewritten, "wb") as out:
+    with open(job.archive, "rb") as archive, open(job.rewritten, "wb") as file:
+        out = _Rewritten(file, job.limit)
         if path in dropped:
             _write_file(out, _DEFAULT, content)
             _write_folder(out)
@@ -237,19 +270,19 @@ def _dropped(ignore_file: bytes | None, dockerfile: str) -> set[str]:
         return set()
 
 
-def _write_file(out: IO[bytes], name: str, content: bytes) -> None:
+def _write_file(out: _Rewritten, name: str, content: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size, member.mode = len(content), 0o644
     out.write(member.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % _BLOCK))
 
 
-def _write_folder(out: IO[bytes]) -> None:
+def _write_folder(out: _Rewritten) -> None:
     member = tarfile.TarInfo(CONTEXT_FOLDER)
     member.type, member.mode = tarfile.DIRTYPE, 0o755
     out.write(member.tobuf(tarfile.USTAR_FORMAT))
 
 
-def _copy(source: _Source, out: IO[bytes], dropped: set[str], prefix: bytes) -> None:
+def _copy(source: _Source, out: _Rewritten, dropped: set[str], prefix: bytes) -> None:
     """Write the members but `dropped`, with a prefix in front of their names."""
     padding = 0
     for entry in tarstream.entries(source.read):
@@ -267,7 +300,7 @@ def _renamed(head: bytes, entry: tarstream.Entry, prefix: bytes) -> bytes:
     """The headers of a member with other names, which stand in a pax header: its records come before all other names."""
     records, at = b"", 0
     while (kind := head[at + 156 : at + 157]) in (b"x", b"g", b"L", b"K"):
-        size = int(head[at + 124 : at + 135].strip(b" \0") or b"0", 8)
+        size = tarstream.number(head[at + 124 : at + 136])
         if kind == b"x":
             records += head[at + _BLOCK : at + _BLOCK + size]
         at += _BLOCK + size + -size % _BLOCK
@@ -301,7 +334,8 @@ def main() -> None:
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
     try:
         result = scan(job)
-    except ProtocolError as error:
+    except (ProtocolError, ValueError) as error:
+        # ValueError: a number of a pax header that is none.
         result = Scan(error=f"Error processing tar file: {error}")
     except InvalidParameter as error:
         result = Scan(error=str(error))

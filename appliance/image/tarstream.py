@@ -36,8 +36,8 @@ class Entry:
     pieces: list[tuple[int, int]] | None = None
 
 
-def _number(raw: bytes) -> int:
-    """Octal text, or GNU's base 256."""
+def number(raw: bytes) -> int:
+    """A number of a header: octal text, or GNU's base 256. ProtocolError."""
     if raw[:1] and raw[0] & 0x80:
         value = int.from_bytes(raw, "big", signed=False) & ((1 << (8 * len(raw) - 1)) - 1)
         if raw[0] & 0x40:  # negative
@@ -109,10 +109,10 @@ def _entries(read: Read) -> Iterator[Entry]:
             return
         if len(header) < 512:
             header += exactly(read, 512 - len(header))
-        if _number(header[148:156]) != sum(header) - sum(header[148:156]) + 256:
+        if number(header[148:156]) != sum(header) - sum(header[148:156]) + 256:
             raise ProtocolError("archive/tar: invalid tar header")
         kind = header[156:157]
-        size = _number(header[124:136])
+        size = number(header[124:136])
         if not 0 <= size <= _MAX_SIZE:
             raise ProtocolError("archive/tar: invalid tar header")
         if kind in (b"x", b"g", b"L", b"K"):
@@ -141,15 +141,15 @@ def _entries(read: Read) -> Iterator[Entry]:
         entry = Entry(
             name=pax.get(b"path") or long_name or name,
             kind=kind,
-            mode=_number(header[100:108]) & 0o7777,
-            uid=int(pax.get(b"uid", _number(header[108:116]))),
-            gid=int(pax.get(b"gid", _number(header[116:124]))),
+            mode=number(header[100:108]) & 0o7777,
+            uid=int(pax.get(b"uid", number(header[108:116]))),
+            gid=int(pax.get(b"gid", number(header[116:124]))),
             size=size,
             stored=stored,
-            mtime_ns=_time_ns(pax[b"mtime"]) if b"mtime" in pax else _number(header[136:148]) * 1_000_000_000,
+            mtime_ns=_time_ns(pax[b"mtime"]) if b"mtime" in pax else number(header[136:148]) * 1_000_000_000,
             link=pax.get(b"linkpath") or long_link or header[157:257].split(b"\0", 1)[0],
-            major=_number(header[329:337]) if kind in b"34" else 0,
-            minor=_number(header[337:345]) if kind in b"34" else 0,
+            major=number(header[329:337]) if kind in b"34" else 0,
+            minor=number(header[337:345]) if kind in b"34" else 0,
             xattrs={key[13:]: value for key, value in pax.items() if key.startswith(b"SCHILY.xattr.")},
             pieces=pieces,
         )
@@ -177,9 +177,9 @@ def _old_sparse(header: bytes, read: Read) -> tuple[list[tuple[int, int]], int]:
     while True:
         for at in range(start, start + 24 * count, 24):
             if block[at + 12]:
-                pieces.append((_number(block[at : at + 12]), _number(block[at + 12 : at + 24])))
+                pieces.append((number(block[at : at + 12]), number(block[at + 12 : at + 24])))
         if not more:
-            return pieces, _number(header[483:495])
+            return pieces, number(header[483:495])
         block = exactly(read, 512)
         start, count, more = 0, 21, block[504]
         if len(pieces) > 1 << 16:

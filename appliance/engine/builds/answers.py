@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+import trio
+
 from appliance.buildkit.errors import BuildkitError
 from appliance.buildkit.status import parse_failure, parse_progress_untrusted
 from appliance.container.build_lines import BuildFailed, BuildLine, BuildResult
@@ -21,6 +23,8 @@ _TRACE, _IMAGE_ID = "moby.buildkit.trace", "moby.image.id"
 _SHORT_ID = 12
 # Pieces of text that a quiet build keeps for its failure.
 _MOST_HELD = 1000
+# Bytes of progress that are read at once; a thread reads more. BuildKit's messages are smaller, but the builder may be hostile.
+LARGE_PROGRESS = 64 << 10
 _BAD_DOCKERFILE = re.compile(
     r"dockerfile parse error|file with no instructions|target stage .* could not be found|.*: parse error on line"
 )
@@ -83,7 +87,11 @@ class TextWriter:
 
     async def progress(self, raw: bytes) -> None:
         """See Writer."""
-        await self._write(self._stream.feed(parse_progress_untrusted(raw)))
+        large = len(raw) > LARGE_PROGRESS
+        await self._write(await trio.to_thread.run_sync(self._text, raw) if large else self._text(raw))
+
+    def _text(self, raw: bytes) -> list[str]:
+        return self._stream.feed(parse_progress_untrusted(raw))
 
     async def end(self, image_id: str) -> None:
         """See Writer."""

@@ -1,5 +1,6 @@
 """`POST /build`: vchd is the client of BuildKit, and writes what the classic builder or BuildKit's own messages would be."""
 
+import math
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -9,7 +10,8 @@ from typing import Protocol
 
 import trio
 
-from appliance.buildkit.channel import BuildkitChannel
+from appliance.buildkit.budget import ByteBudget
+from appliance.buildkit.channel import BuildkitChannel, RawStream
 from appliance.buildkit.door_names import cut_names
 from appliance.buildkit.errors import BuildkitError
 from appliance.buildkit.metadata import Metadata
@@ -32,7 +34,7 @@ from appliance.container.build_request import (
     frontend_attributes,
     wants_inline_cache,
 )
-from appliance.engine.builds.answers import Report, TextWriter, TraceWriter, Writer
+from appliance.engine.builds.answers import LARGE_PROGRESS, Report, TextWriter, TraceWriter, Writer
 from appliance.engine.builds.context import ContextSpool
 from appliance.engine.builds.contracts import Builders
 from appliance.engine.builds.rendezvous import UploadRendezvous
@@ -78,6 +80,8 @@ class ClassicBuilds:
         self._spool = spool
         self._facts = facts
         self._rendezvous = UploadRendezvous()
+        # Of all sessions together: buildkitd calls each of them, and may be hostile.
+        self.session_budget = ByteBudget()
         self._running: dict[str, trio.CancelScope] = {}
 
     @asynccontextmanager
@@ -135,6 +139,31 @@ class ClassicBuilds:
                 yield _upload({"filename": context.dockerfile} | folder, context.archive, context.steps)
 
 
+class _SolveState:
+    """Whether the Solve of a build has ended, and how long its progress is waited for then.
+
+    Only that wait has an end: a client that reads slowly still gets whole lines.
+    """
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._wait = trio.CancelScope()
+
+    def end(self) -> None:
+        """The Solve has ended, well or not."""
+        self.ended = True
+        self._wait.deadline = self._deadline()
+
+    async def receive(self, stream: RawStream) -> list[bytes]:
+        """The next progress; [] at the end of the stream, or if none comes for some seconds after the Solve."""
+        with trio.CancelScope(deadline=self._deadline()) as self._wait:
+            return await stream.receive()
+        return []
+
+    def _deadline(self) -> float:
+        return trio.current_time() + _LAST_PROGRESS_SECONDS if self.ended else math.inf
+
+
 class ClassicBuild:
     """One build."""
 
@@ -167,7 +196,12 @@ class ClassicBuild:
                 lease = await stack.enter_async_context(self._builds.builders.use())
                 session = request.session
                 if request.remote != CLIENT_SESSION:
-                    hosted = HostedSession.open(lease.channel, credentials=self._credentials, uploads=source.uploads)
+                    hosted = HostedSession.open(
+                        lease.channel,
+                        self._builds.session_budget,
+                        credentials=self._credentials,
+                        uploads=source.uploads,
+                    )
                     session = (await stack.enter_async_context(hosted)).id
                 build = self._frontend_build(session)
                 answer = await self._solve(lease.channel, build, writer)
@@ -191,11 +225,11 @@ class ClassicBuild:
         """Solve, and write progress until both have ended."""
         answer = b""
         failures: list[Exception] = []
-        solved = trio.Event()
+        state = _SolveState()
 
         async def watch(scope: trio.CancelScope) -> None:
             try:
-                await self._watch(channel, build.reference, writer, solved)
+                await self._watch(channel, build.reference, writer, state)
             except Exception as error:
                 failures.append(error)
                 scope.cancel()
@@ -207,29 +241,33 @@ class ClassicBuild:
             except Exception as error:
                 # The nursery would put it into a group.
                 failures.append(error)
-            solved.set()
-            nursery.cancel_scope.deadline = min(
-                nursery.cancel_scope.deadline, trio.current_time() + _LAST_PROGRESS_SECONDS
-            )
+            state.end()
         for failure in failures:
             raise await writer.fail(_shown(failure)) if isinstance(failure, BuildkitError) else failure
         return answer
 
-    async def _watch(self, channel: BuildkitChannel, reference: str, writer: Writer, solved: trio.Event) -> None:
+    async def _watch(self, channel: BuildkitChannel, reference: str, writer: Writer, state: _SolveState) -> None:
         received = False
         while True:
             try:
                 async with channel.stream(STATUS, status_request(reference)) as stream:
-                    while batch := await stream.receive():
+                    while batch := await state.receive(stream):
                         received = True
                         for raw in batch:
-                            await writer.progress(show_progress(raw, self._builds.solves.result_name(reference)))
+                            await writer.progress(await self._shown_progress(raw, reference))
                 return
             except BuildkitError:
                 # The Solve waits for its turn, or it has failed: then its own error says why.
-                if received or solved.is_set():
+                if received or state.ended:
                     return
                 await trio.sleep(_RETRY_SECONDS)
+
+    async def _shown_progress(self, raw: bytes, reference: str) -> bytes:
+        """A message of Status with the users' names of images."""
+        result = self._builds.solves.result_name(reference)
+        if len(raw) > LARGE_PROGRESS:
+            return await trio.to_thread.run_sync(show_progress, raw, result)
+        return show_progress(raw, result)
 
 
 def _shown(error: BuildkitError) -> BuildkitError:

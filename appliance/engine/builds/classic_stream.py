@@ -24,12 +24,13 @@ _STEP = re.compile(
 )
 # Errors of BuildKit for a base image, and for a file of the context, that are not there.
 _NO_BASE = "failed to resolve source metadata"
-_NOT_FOUND = re.compile(r'failed to calculate checksum of ref [^"]*: "([^"]*)": not found')
+# A path may hold the same words many times, so the part for the reference, some 60 characters, is bounded.
+_NOT_FOUND = re.compile(r'failed to calculate checksum of ref [^"]{0,256}: "([^"]*)": not found')
 _TRIGGER = "ONBUILD "
 _RED, _PLAIN = "\x1b[91m", "\x1b[0m"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Shown:
     """A step that the text shows. `index` is BuildKit's, within the stage."""
 
@@ -77,8 +78,13 @@ class ClassicStream:
         for warning in progress.warnings[: _MAX_WARNINGS - len(self._warnings)]:
             self._warnings.append(f"[Warning] {warning[:MAX_TEXT]}\n")
         pieces = self._take_ended()
-        while sum(one.waiting for one in self._queue) > MAX_WAITING:
-            pieces += self._put_first(max(self._queue, key=lambda one: one.waiting))
+        waiting = sum(one.waiting for one in self._queue)
+        if waiting > MAX_WAITING:
+            for shown in sorted(self._queue, key=lambda one: one.waiting, reverse=True):
+                waiting -= shown.waiting
+                pieces += self._put_first(shown)
+                if waiting <= MAX_WAITING:
+                    break
         return pieces
 
     def fail(self, failure: BuildFailure) -> tuple[list[str], str]:

@@ -14,15 +14,16 @@ import trio
 
 import appliance
 from appliance.errors import InvalidParameter, Unavailable
-from appliance.image.context_scan import MAX_CPU_SECONDS, Job, Scan
+from appliance.image.context_scan import MAX_CPU_SECONDS, SPARE, Job, Scan
 from appliance.image.dockerfile_steps import Step
 from appliance.store import room_on
 
 _COMMAND = (sys.executable, "-s", "-m", "appliance.image.context_scan")
 _IDLE_SECONDS = 300
 _CHECKED = 16 << 20  # bytes between two looks at the file system
-_SPARE = 1 << 30
 _MOST_ANSWER = 64 << 20
+# Child processes that read contexts at the same time. Each has its own bound of memory.
+_MOST_READERS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class ContextSpool:
     def __init__(self, scratch: Path, limit: int) -> None:
         self._scratch = scratch
         self._limit = limit
+        self._readers = trio.CapacityLimiter(_MOST_READERS)
 
     @asynccontextmanager
     async def receive(
@@ -53,7 +55,8 @@ class ContextSpool:
         """
         async with self.keep(body) as received:
             rewritten = received.with_name("rewritten")
-            found = await _scan(Job(str(received), str(rewritten), dockerfile, target))
+            async with self._readers:
+                found = await _scan(Job(str(received), str(rewritten), dockerfile, target, self._limit))
             if found.error:
                 raise InvalidParameter(found.error)
             if found.rewritten:
@@ -84,7 +87,7 @@ class ContextSpool:
                         )
                     if unchecked >= _CHECKED:
                         unchecked = 0
-                        if room_on(self._scratch) < _SPARE:
+                        if room_on(self._scratch) < SPARE:
                             raise Unavailable("no space left on device for the build context")
                     # A large write may wait for the disk.
                     await trio.to_thread.run_sync(file.write, piece) if len(piece) > 1 << 16 else file.write(piece)

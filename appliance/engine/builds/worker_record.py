@@ -12,6 +12,7 @@ from appliance.buildkit.worker import (
     first_workers,
     version_untrusted,
 )
+from appliance.errors import ProtocolError
 from appliance.store import Database
 
 _KIND = "builder-worker"
@@ -47,7 +48,10 @@ class WorkerRecord:
         version_untrusted(info)
         changes = []
         for path, old, new in ((LIST_WORKERS, self._workers, workers), (INFO, self._info, info)):
-            if new != old and len(new) <= _MOST_BYTES:
+            if len(new) > _MOST_BYTES:
+                # Each client that lists builders gets these bytes.
+                raise ProtocolError(f"the answer of BuildKit to {path} has {len(new)} bytes, more than {_MOST_BYTES}")
+            if new != old:
                 changes.append(self._database.queue(_KIND, path, new))
         self._workers, self._info = workers, info
         for change in changes:

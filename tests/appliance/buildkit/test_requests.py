@@ -52,5 +52,7 @@ def test_a_prune() -> None:
     assert (message.all, list(message.filters), message.keep_duration) == (True, ["a"], 1)
     assert (message.reserved_space, message.max_used_space, message.min_free_space) == (2, 3, 4)
     assert pruned_untrusted(control_pb2.UsageRecord(id="a", size=5).SerializeToString()) == ("a", 5)
+    # An answer has many records, and each of them may have 16 MiB.
+    assert pruned_untrusted(control_pb2.UsageRecord(id="a" * 1000, size=5).SerializeToString()) == ("a" * 128, 5)
     with pytest.raises(ProtocolError):
         pruned_untrusted(b"\xff")

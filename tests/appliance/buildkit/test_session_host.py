@@ -9,6 +9,7 @@ import grpc
 import grpc.aio
 import trio
 
+from appliance.buildkit.budget import ByteBudget
 from appliance.buildkit.forward import CONTROL
 from appliance.buildkit.session_host import HostedSession
 from appliance.registry import Credentials
@@ -57,7 +58,7 @@ async def test_services(tmp_path: Path) -> None:
             with tarfile.open(tmp_path / "pax", "w") as archive:
                 archive.addfile(tarfile.TarInfo("n" * 200))
             uploads = {"/context": tmp_path / "context", "/pax": tmp_path / "pax"}
-            async with HostedSession.open(channel, credentials=known, uploads=uploads) as session:
+            async with HostedSession.open(channel, ByteBudget(), credentials=known, uploads=uploads) as session:
                 await channel.loop.run(over.wait)
     assert found == [
         [session.id],
@@ -88,12 +89,12 @@ async def test_the_end_of_the_block_ends_the_session() -> None:
     began = asyncio.Event()
     with trio.fail_after(20):
         async with fake_channel({CONTROL + "Session": session_behaviour(wait)}) as channel:
-            async with HostedSession.open(channel, credentials={}, uploads={}):
+            async with HostedSession.open(channel, ByteBudget(), credentials={}, uploads={}):
                 await channel.loop.run(began.wait)
             await channel.loop.run(ended.wait)
 
 
 async def test_a_session_that_buildkitd_refuses() -> None:
     async with fake_channel({}) as channel:
-        async with HostedSession.open(channel, credentials={}, uploads={}):
+        async with HostedSession.open(channel, ByteBudget(), credentials={}, uploads={}):
             await trio.sleep(0.05)

@@ -1,6 +1,7 @@
 """Progress and failures in plain values."""
 
 import json
+import time
 
 import pytest
 
@@ -54,3 +55,13 @@ def test_other_failures() -> None:
     assert _failure("not found") == BuildFailure("not found")
     assert _failure("bad", b"{").exit_code == 0
     assert parse_failure(BuildkitError(Code.UNKNOWN, "bad", b"\xff")) == BuildFailure("bad")
+
+
+def test_a_long_failure_is_read_in_little_time_and_memory() -> None:
+    command = "x" * (2 << 20)
+    before = time.thread_time()
+    text = f'process "{command}" did not complete successfully: exit code: 1'
+    assert parse_failure(BuildkitError(Code.UNKNOWN, text)).command == command
+    for hostile in ('process "', 'process "a\\\\', '"\\'):
+        assert parse_failure(BuildkitError(Code.UNKNOWN, hostile * 100_000)).command == ""
+    assert time.thread_time() - before < 1

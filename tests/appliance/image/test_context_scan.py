@@ -157,6 +157,21 @@ def test_an_ignored_dockerfile_moves_out_of_the_context(
             assert archive.getmember("context/attributes").pax_headers["SCHILY.xattr.user.a"] == "b"
 
 
+def test_sizes_of_all_forms_in_a_context_that_is_written_again(tmp_path: Path) -> None:
+    """The size of an extended header with all of its 12 digits, and in base 256 as GNU tar writes it."""
+    long = "n" * 150
+    tar = bytearray(_tar(_file("Dockerfile", _DOCKERFILE), _file(".dockerignore", "*"), _file(long, "content")))
+    at = tar.index(b"x", 4 * 512 + 156) - 156
+    assert tar[at + 156 : at + 157] == b"x"
+    size = int(tar[at + 124 : at + 135], 8)
+    for field in (b"%012o" % size, b"\x80" + size.to_bytes(11, "big")):
+        tar[at + 124 : at + 136] = field
+        tar[at + 148 : at + 156] = b" " * 8
+        tar[at + 148 : at + 156] = b"%06o\0 " % sum(tar[at : at + 512])
+        assert _scan(tmp_path, bytes(tar)).rewritten
+        assert _names(tmp_path / "out") == ["Dockerfile", "context", f"context/{long}"]
+
+
 def test_a_malformed_pattern_drops_nothing(tmp_path: Path) -> None:
     data = _tar(_file("Dockerfile", _DOCKERFILE), _file(".dockerignore", "*\n["))
     assert not _scan(tmp_path, data).rewritten
@@ -171,6 +186,22 @@ def test_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         _scan(tmp_path, gzip.compress(_tar(_file("a", "x" * (2 << 20)))))
     with pytest.raises(VchError, match="too large"):
         _scan(tmp_path, _tar(_file(".dockerignore", "x" * ((1 << 20) + 1))))
+
+
+def test_a_context_that_is_written_again_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compressed context may be small, and the context that is written again is not compressed."""
+    data = gzip.compress(
+        _tar(_file("Dockerfile", _DOCKERFILE), _file(".dockerignore", "*"), _file("x", "x" * 2_000_000))
+    )
+    assert len(data) < 10_000
+    (tmp_path / "in").write_bytes(data)
+    job = Job(str(tmp_path / "in"), str(tmp_path / "out"), "Dockerfile", limit=1_000_000)
+    with pytest.raises(InvalidParameter, match="larger than 1000000 bytes when decompressed"):
+        scan(job)
+    assert (tmp_path / "out").stat().st_size <= 1_000_000
+    monkeypatch.setattr(context_scan, "SPARE", 1 << 62)
+    with pytest.raises(InvalidParameter, match="no space left on device"):
+        _scan(tmp_path, data)
 
 
 def test_the_program(tmp_path: Path) -> None:

@@ -60,7 +60,8 @@ class LocalImages:
             for record in self._store.all():
                 if record.id == known:
                     return self._manifest(record)
-            del self._images[wanted]
+            # Another thread may have dropped it.
+            self._images.pop(wanted, None)
         else:
             # After a restart of vchd, no manifest was made yet.
             for record in self._store.all():

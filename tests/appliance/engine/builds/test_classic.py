@@ -161,6 +161,38 @@ async def test_the_text_of_a_build(tmp_path: Path) -> None:
     assert dict(message.exporters[0].attributes) == {"name": "docker.io/library/a:1,docker.io/library/b:latest"}
 
 
+@dataclass
+class _Patient(_Buildkitd):
+    """A Solve ends when the client gets the output of the build."""
+
+    seen: trio.Event = field(default_factory=trio.Event)
+
+    async def solve(self, raw: bytes, metadata: Metadata = (), timeout: float | None = None) -> bytes:
+        answer = await super().solve(raw, metadata, timeout)
+        await self.seen.wait()
+        return answer
+
+
+async def test_a_client_that_reads_slowly_gets_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.engine.builds.classic._LAST_PROGRESS_SECONDS", 0.02)
+    begun: list[str] = []
+    ended: list[str] = []
+    buildkitd = _Patient()
+
+    async def report(line: BuildLine) -> None:
+        begun.append(line.stream)
+        if line.stream == "out\n":
+            buildkitd.seen.set()
+            await trio.sleep(0.2)
+        ended.append(line.stream)
+
+    async with _builds(tmp_path, buildkitd) as builds:
+        async with builds.open(BuildRequest(), [], {}, _body(_tar(Dockerfile=_DOCKERFILE))) as build:
+            await build.run(report)
+    assert "out\n" in ended
+    assert begun == ended
+
+
 async def test_a_quiet_build(tmp_path: Path) -> None:
     async with _builds(tmp_path, _Buildkitd()) as builds:
         assert await _built(builds, _tar(Dockerfile=_DOCKERFILE), q=True) == [f'{{"stream":"{_ID}\\n"}}']

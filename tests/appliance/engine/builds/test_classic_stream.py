@@ -162,6 +162,24 @@ def test_much_output_comes_before_its_turn() -> None:
     assert stream.finish(succeeded=True) == ["one"]
 
 
+def test_output_of_many_steps_at_once_takes_little_time() -> None:
+    stream = ClassicStream([])
+    many = [str(number) for number in range(3000)]
+    stream.feed(Progress(tuple(_started(name, f"[{name} 1/2] RUN {name}") for name in many)))
+    before = time.thread_time()
+    pieces = stream.feed(Progress(logs=tuple(Log(name, 1, bytes(2000)) for name in many)))
+    assert time.thread_time() - before < 0.5
+    shown = sum(piece.count("\0") for piece in pieces)
+    assert 6_000_000 - MAX_WAITING <= shown < 6_000_000
+
+
+def test_a_path_that_looks_like_an_error_takes_little_time() -> None:
+    text = "failed to calculate checksum of ref " * 20_000
+    before = time.thread_time()
+    assert ClassicStream([]).fail(BuildFailure(text)) == ([], text)
+    assert time.thread_time() - before < 0.5
+
+
 def test_characters_that_are_cut_in_the_middle() -> None:
     stream = ClassicStream([])
     data = "é".encode()

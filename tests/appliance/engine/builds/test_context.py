@@ -12,6 +12,7 @@ import trio.testing
 from appliance.engine.builds import context
 from appliance.engine.builds.context import ContextSpool
 from appliance.errors import InvalidParameter, Unavailable
+from appliance.image.context_scan import Job, Scan
 
 
 def _tar(**files: str) -> bytes:
@@ -70,6 +71,29 @@ async def test_a_context_that_does_not_arrive(tmp_path: Path, autojump_clock: tr
     with pytest.raises(InvalidParameter, match="nothing came for 300 s"):
         async with ContextSpool(tmp_path, 1 << 20).receive(body(), "Dockerfile"):
             pass
+
+
+async def test_few_readers_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    most = running = 0
+
+    async def scan(job: Job) -> Scan:
+        nonlocal most, running
+        running += 1
+        most = max(most, running)
+        await trio.testing.wait_all_tasks_blocked()
+        running -= 1
+        return Scan(job.dockerfile)
+
+    async def receive() -> None:
+        async with spool.receive(_body(_tar(Dockerfile="FROM a")), "Dockerfile"):
+            pass
+
+    monkeypatch.setattr(context, "_scan", scan)
+    spool = ContextSpool(tmp_path, 1 << 20)
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(receive)
+    assert (most, running) == (4, 0)
 
 
 async def test_a_reader_that_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,4 +37,8 @@ async def test_the_last_answers_are_kept(tmp_path: Path) -> None:
         async with fake_channel({LIST_WORKERS: answering(b""), INFO: answering(b"")}) as channel:
             with pytest.raises(ProtocolError):
                 await record.update(channel, b"")
-        assert record.info() == info
+        large = control_pb2.WorkersAnswer(workers=[control_pb2.Worker(id="w" * (1 << 20))]).SerializeToString()
+        async with fake_channel({LIST_WORKERS: answering(large)}) as channel:
+            with pytest.raises(ProtocolError, match=r"ListWorkers has [0-9]+ bytes"):
+                await record.update(channel, info)
+        assert (_labels(record), record.info()) == ({"a": "b", _GATEWAY: "10.1.2.3"}, info)
