@@ -34,7 +34,8 @@ class Reservations:
             if granted.done() and not granted.cancelled():
                 self.give(size)
             else:
-                self._waiting.remove(place)
+                if place in self._waiting:
+                    self._waiting.remove(place)
                 self._grant()
             raise
 
@@ -46,8 +47,10 @@ class Reservations:
     def _grant(self) -> None:
         while self._waiting and self._waiting[0][0] <= self.room:
             size, granted = self._waiting.popleft()
-            self.room -= size
-            granted.set_result(None)
+            # The task of a cancelled future has not run since, so it has not left the queue.
+            if not granted.cancelled():
+                self.room -= size
+                granted.set_result(None)
 
 
 class ByteBudget:

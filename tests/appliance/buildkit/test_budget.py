@@ -37,6 +37,25 @@ def test_reservations_are_granted_in_order() -> None:
     asyncio.run(main())
 
 
+def test_room_that_comes_in_the_turn_of_a_cancellation_goes_to_the_next() -> None:
+    """The end of a connection cancels calls that hold room, and calls that wait for it, in one turn of the loop."""
+
+    async def main() -> None:
+        budget = Reservations(10)
+        await budget.take(10)
+        cancelled = asyncio.create_task(budget.take(10))
+        behind = asyncio.create_task(budget.take(4))
+        await _settle()
+        cancelled.cancel()
+        budget.give(10)
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        await asyncio.wait_for(behind, 1)
+        assert (budget.room, budget.contended) == (6, False)
+
+    asyncio.run(main())
+
+
 def test_a_cancelled_reservation_costs_nothing() -> None:
     async def main() -> None:
         budget = Reservations(10)
