@@ -36,6 +36,8 @@ _OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.client_idle_timeout_ms", (1 << 31) - 1),
+    # Without it grpcio sends what goes to the builder through the proxy that vchd's environment names for pulls.
+    ("grpc.enable_http_proxy", 0),
     ("grpc.http2.lookahead_bytes", 1 << 20),
     ("grpc.http2.max_frame_size", 64 << 10),
     ("grpc.http2.bdp_probe", 0),

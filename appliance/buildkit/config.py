@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 # Where the builder's container has the files of one life: a tmpfs, which no RUN sees.
 FOLDER = "/run/vch"
 SOCKET = "/run/buildkit/buildkitd.sock"
+# RUNs share the ports of the machine. This port is none of the usual ones, and outside of the range of outgoing connections.
+PORT = 17219
 # The container's entrypoint waits for this file, which is written last.
 READY = f"{FOLDER}/ready"
 ENTRYPOINT = ("/bin/sh", "-c", f"until [ -e {READY} ]; do sleep 0.05; done; exec /bin/sh {FOLDER}/start")
@@ -37,7 +39,10 @@ class RegistrySettings:
 
 @dataclass(frozen=True, slots=True)
 class DoorAccess:
-    """How buildkitd reaches the door: "HOST:PORT", and the paths of the CA, of its certificate, and of its key, in the builder."""
+    """How buildkitd reaches the door: "HOST:PORT", and the paths of the CA, of its certificate, and of its key, in the builder.
+
+    At its own TCP port buildkitd shows the same certificate, and accepts clients that have one of the same CA.
+    """
 
     host: str
     authority: str
@@ -47,20 +52,34 @@ class DoorAccess:
 
 @dataclass(frozen=True, slots=True)
 class BuildkitSettings:
-    """`parallelism`: RUNs at the same time. `environment` is buildkitd's, such as proxies; it may hold secrets."""
+    """`parallelism`: RUNs at the same time. `environment` is buildkitd's, such as proxies; it may hold secrets.
+
+    `port` is the TCP port of buildkitd; with 0 there is only its unix socket.
+    """
 
     door: DoorAccess
     parallelism: int
     registries: Sequence[RegistrySettings] = ()
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    port: int = 0
 
 
 def buildkitd_toml(settings: BuildkitSettings) -> str:
     """The text of buildkitd.toml."""
     door = settings.door
+    addresses = [f"unix://{SOCKET}"]
+    tls: list[str] = []
+    if settings.port:
+        addresses.append(f"tcp://0.0.0.0:{settings.port}")
+        # With a CA, buildkitd demands a certificate of each client that comes by TCP.
+        files = (("ca", door.authority), ("cert", door.certificate), ("key", door.key))
+        tls = ["[grpc.tls]", *(f"  {name} = {_text(path)}" for name, path in files)]
     lines = [
         # Never security.insecure: such a RUN could read the keys of the door.
         'insecure-entitlements = ["network.host"]',
+        "[grpc]",
+        f"  address = [{', '.join(map(_text, addresses))}]",
+        *tls,
         "[worker.containerd]",
         "  enabled = false",
         "[worker.oci]",
@@ -116,7 +135,7 @@ def start_script(settings: BuildkitSettings) -> str:
         f"echo $((limit - {_KEPT_FOR_BUILDKITD})) > $cgroup{_RUN_CGROUP}/memory.max",
         f"echo {_RUN_PIDS} > $cgroup{_RUN_CGROUP}/pids.max",
         *exports,
-        f"exec buildkitd --config {FOLDER}/buildkitd.toml --addr unix://{SOCKET}",
+        f"exec buildkitd --config {FOLDER}/buildkitd.toml",
     ]
     return "\n".join(lines) + "\n"
 

@@ -17,7 +17,7 @@ class ClientTls:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where grpcio connects to: "unix:PATH" or "HOST:PORT"; without `tls` in plain text."""
+    """Where grpcio connects to: "unix:PATH" or "ipv4:ADDRESS:PORT"; without `tls` in plain text."""
 
     address: str
     tls: ClientTls | None = None

@@ -26,10 +26,13 @@ def insecure(*registries: str) -> str:
 
 
 @contextlib.contextmanager
-def native_buildkitd(folder: Path, *, config: str = "", inside: Sequence[str] = ()) -> Iterator[Path]:
+def native_buildkitd(
+    folder: Path, *, config: str = "", inside: Sequence[str] = (), flags: Sequence[str] = ()
+) -> Iterator[Path]:
     """The unix socket of a buildkitd that has its state in `folder`; skips the test without root, runc or Go.
 
     `config`: its buildkitd.toml. `inside` goes before its command: it runs in a network namespace then. Its RUNs have its network.
+    `flags` are further ones.
     `folder/buildkitd.log` is its log.
     """
     program = gotools.buildkitd()
@@ -44,7 +47,7 @@ def native_buildkitd(folder: Path, *, config: str = "", inside: Sequence[str] = 
             # With its PID namespace all of its RUNs end, and with its mount namespace all of its mounts.
             *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"),
             *(str(program), "--root", str(folder / "buildkit"), "--addr", f"unix://{path}"),
-            *("--config", str(folder / "buildkitd.toml"), "--containerd-worker=false", "--oci-worker-net=host"),
+            *("--config", str(folder / "buildkitd.toml"), "--containerd-worker=false", "--oci-worker-net=host", *flags),
         ]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:

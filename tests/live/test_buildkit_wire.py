@@ -1,4 +1,4 @@
-"""Real buildx builds with a native buildkitd, through the HTTP upgrade, the gRPC connection and the session bridge alone."""
+"""Real buildx builds with a native buildkitd, through the HTTP upgrade, the gRPC connection, the session bridge and TLS alone."""
 
 import asyncio
 import os
@@ -16,14 +16,16 @@ import trio
 from appliance.buildkit.budget import ByteBudget
 from appliance.buildkit.channel import BuildkitChannel
 from appliance.buildkit.client_socket import client_streams
-from appliance.buildkit.dial import UnixDial
 from appliance.buildkit.forward import CONTROL, PASSED, forward, refuse
 from appliance.buildkit.grpc_connection import GrpcConnection
 from appliance.buildkit.server_call import ServerCall
 from appliance.buildkit.session_bridge import bridge, session_metadata
+from appliance.engine.builds.credentials import AUTHORITY, CERTIFICATE, KEY, BuilderKeys
+from appliance.engine.builds.dialers import TlsDial
 from appliance.http import ClientLimits, HijackedStream, Readiness, Reply, Request, accept_connections, serve_connection
 from tests.live import gotools
 from tests.live.buildkit_native import native_buildkitd
+from tests.live.programs import free_port
 from tether.rpc.bridge import LoopThread
 
 _FACTS = b"Api-Version: 1.51\r\nOstype: linux\r\nBuilder-Version: 2\r\n"
@@ -101,9 +103,16 @@ class _Front:
 
 @asynccontextmanager
 async def _served(folder: Path) -> AsyncIterator[tuple[str, _Front]]:
-    """DOCKER_HOST of a front before a native buildkitd."""
-    with native_buildkitd(folder) as path:
-        async with LoopThread.open() as loop, BuildkitChannel.open(loop, UnixDial(str(path))) as channel:
+    """DOCKER_HOST of a front before the TCP port of a native buildkitd."""
+    keys, files = BuilderKeys.make(folder / "keys")
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    port = free_port()
+    flags = [f"--addr=tcp://127.0.0.1:{port}"]
+    for flag, name in (("tlscacert", AUTHORITY), ("tlscert", CERTIFICATE), ("tlskey", KEY)):
+        flags.append(f"--{flag}={folder / name}")
+    with native_buildkitd(folder, flags=flags):
+        async with LoopThread.open() as loop, BuildkitChannel.open(loop, TlsDial("127.0.0.1", port, keys)) as channel:
             front = _Front(channel)
             listener = trio.socket.socket(socket.AF_UNIX)
             await listener.bind(str(folder / "docker.sock"))

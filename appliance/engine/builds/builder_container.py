@@ -85,6 +85,17 @@ class BuilderContainer:
         network = await self._network()
         return next(pool.gateway for pool in network.pools if ":" not in pool.gateway), network.bridge
 
+    @property
+    def reachable(self) -> bool:
+        """Whether this host has connections to the addresses of the builder."""
+        return self._networks.bridged
+
+    @staticmethod
+    def address(container: Container) -> str:
+        """The address of the running container on the builder's network; "" when the container is not on that network."""
+        endpoints = (one for one in container.endpoints if one.network.role == BUILDER)
+        return next((one.ipv4.address for one in endpoints if one.ipv4 is not None), "")
+
     def gateway(self) -> str:
         """The address of the builder's gateway, which RUNs know as host-gateway; "" while there is no network for it."""
         role = BUILDER if self._networks.bridged else ""

@@ -41,9 +41,12 @@ class RegistryRules:
     proxies: Proxies = field(default=Proxies(), repr=False)
 
 
-def builder_archive(door: str, keys: Mapping[str, bytes], rules: RegistryRules, parallelism: int) -> bytes:
+def builder_archive(
+    door: str, keys: Mapping[str, bytes], rules: RegistryRules, parallelism: int, port: int = 0
+) -> bytes:
     """A tar of the files for a builder whose door is "HOST:PORT"; `keys` are those of BuilderKeys.make. Reads the certificates: blocks.
 
+    `port` is that of BuildkitSettings.
     InvalidParameter when the certificates of registries are too large, or cannot be read.
     """
     try:
@@ -52,7 +55,7 @@ def builder_archive(door: str, keys: Mapping[str, bytes], rules: RegistryRules, 
         raise InvalidParameter(f"the certificates of registries cannot be read: {error}") from error
     access = DoorAccess(door, *(f"{FOLDER}/{name}" for name in (AUTHORITY, CERTIFICATE, KEY)))
     registries = _registries(rules, sorted(certificates))
-    settings = BuildkitSettings(access, parallelism, registries, _environment(rules.proxies))
+    settings = BuildkitSettings(access, parallelism, registries, _environment(rules.proxies), port)
     files = {**keys, "buildkitd.toml": buildkitd_toml(settings).encode(), "start": start_script(settings).encode()}
     for host, found in certificates.items():
         files |= {f"{_CERTIFICATES}/{host}/{name}": content for name, content in found.items()}

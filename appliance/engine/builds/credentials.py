@@ -1,20 +1,26 @@
-"""The keys between the door and the builder, for one life of the builder's container."""
+"""The keys between vchd and the builder, for one life of the builder's container.
+
+Each of the two has one certificate, for the door and for the port of buildkitd.
+"""
 
 import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from appliance.buildkit.dial import ClientTls
 from appliance.buildkit.door_names import DOOR_HOST
 from appliance.http.authority import Authority
 
 # The names of what `guest_files` gives, in the folder of the builder that buildkitd.toml names.
 AUTHORITY, CERTIFICATE, KEY = "door-ca.pem", "door-cert.pem", "door-key.pem"
+# The name of buildkitd in its certificate. No resolver knows it.
+BUILDKIT_HOST = "buildkit.vch.internal"
 
 
 @dataclass(frozen=True, slots=True)
 class BuilderKeys:
-    """The files of the door's end in a folder of vchd: a restarted vchd serves the builder that it finds with them."""
+    """The files of vchd's end in a folder: with them a restarted vchd serves the builder that it finds, and calls it."""
 
     authority: Path
     certificate: Path
@@ -41,9 +47,15 @@ class BuilderKeys:
         certificate, key = authority.identity("vch door", [DOOR_HOST])
         for path, content in ((keys.key, key), (keys.certificate, certificate), (keys.authority, authority.pem)):
             _write(path, content)
-        # The CA's key ends with this function: nobody else gets a certificate that the door accepts.
-        own_certificate, own_key = authority.identity("vch builder")
+        # The CA's key ends with this function: nobody else gets a certificate that the door or buildkitd accepts.
+        own_certificate, own_key = authority.identity("vch builder", [BUILDKIT_HOST])
         return keys, {AUTHORITY: authority.pem, CERTIFICATE: own_certificate, KEY: own_key}
+
+    def for_calls(self) -> ClientTls:
+        """What calls of buildkitd need. Blocks. OSError when a file cannot be read."""
+        return ClientTls(
+            self.authority.read_bytes(), self.certificate.read_bytes(), self.key.read_bytes(), BUILDKIT_HOST
+        )
 
     def remove(self) -> None:
         """Forget the keys, if they can be removed: the builder that had them is gone, and the next one gets others."""

@@ -10,7 +10,8 @@ from pathlib import Path
 import trio
 
 from appliance.buildkit.channel import BuildkitChannel
-from appliance.buildkit.config import SOCKET
+from appliance.buildkit.config import PORT, SOCKET
+from appliance.buildkit.dial import Dial
 from appliance.buildkit.door_names import DOOR_HOST
 from appliance.buildkit.errors import BuildkitError
 from appliance.buildkit.usage import CacheRecord
@@ -20,7 +21,7 @@ from appliance.engine.builds.builder_container import BuilderContainer
 from appliance.engine.builds.builder_files import RegistryRules, builder_archive
 from appliance.engine.builds.contracts import BuilderLease, DoorListener, DoorPlace
 from appliance.engine.builds.credentials import BuilderKeys
-from appliance.engine.builds.dialers import TunnelDial
+from appliance.engine.builds.dialers import TlsDial, TunnelDial
 from appliance.engine.builds.machine_record import MachineRecord, load_machine_record, save_machine_record
 from appliance.engine.builds.machine_state import (
     Absent,
@@ -56,7 +57,7 @@ _MOST_FAILURES = 3
 
 @dataclass(frozen=True, slots=True)
 class MachineSettings:
-    """`folder` takes the keys of the door. `idle`: seconds. `parallelism`: RUNs at the same time. `socket` is buildkitd's, in the builder.
+    """`folder` takes vchd's keys. `idle`: seconds. `parallelism`: RUNs at the same time. `socket` and `port` are those of buildkitd.
 
     `answer_seconds`: from the delivery of the files to the first answer; buildkitd of an emulated CPU takes some seconds.
     """
@@ -66,6 +67,7 @@ class MachineSettings:
     parallelism: int
     registries: RegistryRules
     socket: str = SOCKET
+    port: int = PORT
     answer_seconds: float = 120.0
 
 
@@ -211,8 +213,7 @@ class BuilderMachine:
             else:
                 container = await self._take_over(stack, found)
             run = await container.require_run()
-            dial = TunnelDial(GuestTunnel(run.session), container.id, self._settings.socket)
-            channel = await stack.enter_async_context(BuildkitChannel.open(self._loop, dial))
+            channel = await stack.enter_async_context(BuildkitChannel.open(self._loop, self._dial(container, run)))
             try:
                 if archive:
                     await self._container.deliver(container, archive)
@@ -252,8 +253,14 @@ class BuilderMachine:
             )
         record.volume = record.volume or self._container.volume_name()
         record.port = await stack.enter_async_context(self._listen(keys, 0))
+        record.control = self._settings.port if self._container.reachable else 0
         archive = await trio.to_thread.run_sync(
-            builder_archive, f"{DOOR_HOST}:{record.port}", own, self._settings.registries, self._settings.parallelism
+            builder_archive,
+            f"{DOOR_HOST}:{record.port}",
+            own,
+            self._settings.registries,
+            self._settings.parallelism,
+            record.control,
         )
         container = await self._container.make(record.volume)
         record.container = container.id
@@ -268,6 +275,13 @@ class BuilderMachine:
             raise Unavailable("the builder that was found has no door: it is ended")
         await stack.enter_async_context(self._listen(keys, self._record.port))
         return container
+
+    def _dial(self, container: Container, run: Run) -> Dial:
+        """The way to buildkitd: its TCP port, or, where this host does not reach it, its unix socket through the tether."""
+        address = self._container.address(container) if self._record.control else ""
+        if address:
+            return TlsDial(address, self._record.control, BuilderKeys.at(self._settings.folder))
+        return TunnelDial(GuestTunnel(run.session), container.id, self._settings.socket)
 
     @asynccontextmanager
     async def _listen(self, keys: BuilderKeys, port: int) -> AsyncIterator[int]:

@@ -10,6 +10,7 @@ _KIND, _KEY = "builder", "machine"
 class MachineRecord(msgspec.Struct):
     """`container` is the ID of the container of the present life, `port` that of its door, `volume` the name of the cache.
 
+    `control` is the TCP port of its buildkitd, 0 when there is only a unix socket.
     `failures` counts the starts since the last good one in which BuildKit did not answer. `set_aside`: a cache was replaced since then.
     """
 
@@ -18,6 +19,7 @@ class MachineRecord(msgspec.Struct):
     volume: str = ""
     failures: int = 0
     set_aside: bool = False
+    control: int = 0
 
 
 def load_machine_record(database: Database) -> MachineRecord:

@@ -34,11 +34,16 @@ async def echo(requests: AsyncIterator[bytes], context: Any) -> None:
         await context.write(message)
 
 
-async def _start(path: str, behaviours: dict[str, Behaviour]) -> grpc.aio.Server:
+async def _start(
+    address: str, behaviours: dict[str, Behaviour], credentials: grpc.ServerCredentials | None = None
+) -> grpc.aio.Server:
     sizes = [("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.max_send_message_length", MAX_MESSAGE)]
     wide = [("grpc.max_metadata_size", 16 << 20), ("grpc.absolute_max_metadata_size", 16 << 20)]
     server = grpc.aio.server(handlers=[_Handler(behaviours)], options=[*sizes, *wide])
-    server.add_insecure_port(f"unix:{path}")
+    if credentials is None:
+        server.add_insecure_port(address)
+    else:
+        server.add_secure_port(address, credentials)
     await server.start()
     return server
 
@@ -48,12 +53,26 @@ async def fake_buildkitd(loop: LoopThread, behaviours: dict[str, Behaviour]) -> 
     """A server with these methods; all others are UNIMPLEMENTED."""
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "socket")
-        server = await loop.run(lambda: _start(path, behaviours))
+        server = await loop.run(lambda: _start(f"unix:{path}", behaviours))
         try:
             yield UnixDial(path)
         finally:
             with trio.CancelScope(shield=True):
                 await loop.run(lambda: server.stop(0))
+
+
+@asynccontextmanager
+async def fake_buildkitd_by_tls(
+    loop: LoopThread, behaviours: dict[str, Behaviour], port: int, authority: bytes, certificate: bytes, key: bytes
+) -> AsyncIterator[None]:
+    """The same at a port of loopback, by mutual TLS; the files are PEM."""
+    credentials = grpc.ssl_server_credentials([(key, certificate)], authority, require_client_auth=True)
+    server = await loop.run(lambda: _start(f"127.0.0.1:{port}", behaviours, credentials))
+    try:
+        yield
+    finally:
+        with trio.CancelScope(shield=True):
+            await loop.run(lambda: server.stop(0))
 
 
 @asynccontextmanager
@@ -69,7 +88,7 @@ async def fake_channel_here(behaviours: dict[str, Behaviour]) -> AsyncIterator[B
     """The same on the running asyncio loop; without its methods for trio."""
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "socket")
-        server = await _start(path, behaviours)
+        server = await _start(f"unix:{path}", behaviours)
         channel = await connect(Target(f"unix:{path}"))
         nowhere: Any = None
         try:

@@ -28,6 +28,7 @@ def test_the_toml() -> None:
         RegistrySettings('odd"\\\n\x7f'),
     )
     found = tomllib.loads(buildkitd_toml(BuildkitSettings(_DOOR, 6, registries)))
+    assert found["grpc"] == {"address": ["unix:///run/buildkit/buildkitd.sock"]}
     # A RUN with security.insecure could read the door's key out of the machine.
     assert found["insecure-entitlements"] == ["network.host"]
     assert found["worker"]["containerd"] == {"enabled": False}
@@ -47,6 +48,14 @@ def test_the_toml() -> None:
         "mirror.example:5000": {"http": True, "insecure": True},
         "private.example": {"tlsconfigdir": ["/run/vch/certs/private.example"]},
         'odd"\\\n\x7f': {},
+    }
+
+
+def test_a_tcp_port_demands_certificates() -> None:
+    found = tomllib.loads(buildkitd_toml(BuildkitSettings(_DOOR, 6, port=17)))
+    assert found["grpc"] == {
+        "address": ["unix:///run/buildkit/buildkitd.sock", "tcp://0.0.0.0:17"],
+        "tls": {"ca": "/run/vch/ca", "cert": "/run/vch/cert", "key": "/run/vch/key"},
     }
 
 
@@ -72,7 +81,7 @@ def test_the_script_divides_the_memory_and_becomes_buildkitd(tmp_path: Path, lim
     environment = {"PATH": f"{programs}:{os.environ['PATH']}"}
     done = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
-        f"--config {FOLDER}/buildkitd.toml --addr unix:///run/buildkit/buildkitd.sock",
+        f"--config {FOLDER}/buildkitd.toml",
         "http://user:it's $HOME@proxy",
     ]
     assert (cgroup / "run/memory.max").read_text() == f"{expected - (256 << 20)}\n"

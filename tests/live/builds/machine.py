@@ -12,6 +12,7 @@ from tests.live.builds.native import BuildDaemon
 from tests.live.daemon import running_daemon
 
 _CACHE = Path.home() / ".cache/vch"
+NAME = "vch-builder"
 
 
 @contextlib.contextmanager
@@ -25,3 +26,9 @@ def machine_daemon(root: Path, *flags: str) -> Iterator[BuildDaemon]:
     with running_daemon(root / "vchd", *flags) as daemon:
         daemon.must("load", "-i", str(build(_CACHE)))
         yield BuildDaemon(daemon, contexts, daemon.log)
+
+
+def address_of(builds: BuildDaemon) -> str:
+    """The address of the running builder on its own network."""
+    template = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+    return builds.daemon.must("inspect", "-f", template, NAME).strip()

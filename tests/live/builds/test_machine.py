@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from tests.live.builds.machine import machine_daemon
+from appliance.buildkit.config import PORT
+from tests.live.builds.machine import address_of, machine_daemon
 
 # The cgroup of all RUNs.
 _RUNS = "/sys/fs/cgroup/run"
@@ -24,6 +25,12 @@ def test_a_build_its_cache_after_a_restart_of_vchd_and_the_end_of_an_idle_builde
         )
         memory, pids = limits.split()
         assert (int(memory) > 1 << 30, pids) == (True, "4096")
+        # vchd talks with buildkitd by the builder's network, on which a client without a certificate gets no answer.
+        if builds.daemon.namespace:
+            address = address_of(builds)
+            assert builds.daemon.run_inside("ss", "-Htn", "state", "established", "dst", f"{address}:{PORT}")
+            refused = ("curl", "-sk", "-m", "10", "-w", "%{errormsg}", f"https://{address}:{PORT}/")
+            assert "certificate required" in builds.daemon.run_inside(*refused, check=False)
         assert builds.daemon.must("volume", "ls", "-q") == ""
         assert builds.daemon.must("volume", "ls", "-q", "--filter", "label=vch.role=builder") == "vch-builder\n"
         assert " Builder: running\n" in builds.daemon.must("info")

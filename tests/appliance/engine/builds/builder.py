@@ -1,8 +1,9 @@
 """A builder machine on the whole engine without VMs: the scripted guest's tunnel leads to a gRPC server in this process."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ from appliance.config import BuilderConfig
 from appliance.engine.builds.builder_container import BuilderContainer, ContainerServices
 from appliance.engine.builds.builder_files import RegistryRules
 from appliance.engine.builds.contracts import DoorPlace
+from appliance.engine.builds.credentials import AUTHORITY, CERTIFICATE, KEY
 from appliance.engine.builds.machine import BuilderMachine, MachineSettings
+from appliance.engine.model.container import Container
 from appliance.engine.transfers import Transfers
 from appliance.errors import RemoteFailed, Unavailable
 from appliance.registry import Proxies
 from protos.buildkit.v1 import control_pb2
-from tests.appliance.buildkit.served import Behaviour, fake_buildkitd
+from tests.appliance.buildkit.served import Behaviour, fake_buildkitd, fake_buildkitd_by_tls
 from tests.appliance.engine.harness import Engine, Host, engine
+from tests.live.programs import free_port
 from tether.rpc.bridge import LoopThread
 
 
@@ -83,6 +87,34 @@ def host_of(nursery: trio.Nursery, root: Path) -> Host:
     return host
 
 
+class LocalContainer(BuilderContainer):
+    """A builder whose port is in this process, whatever address its network has given it."""
+
+    @staticmethod
+    def address(container: Container) -> str:
+        """See BuilderContainer."""
+        return "127.0.0.1" if BuilderContainer.address(container) else ""
+
+
+def _changed(files: Mapping[str, bytes | None], key: bytes) -> bool:
+    return files.get(f"/run/vch/{KEY}") != key
+
+
+async def _serve_by_tls(host: Host, loop: LoopThread, behaviours: dict[str, Behaviour], port: int) -> None:
+    """What buildkitd does with the files that it gets; the next life has other files."""
+    files = host.guest.disk.files
+
+    async def until(condition: Callable[[], bool]) -> None:
+        while not condition():  # noqa: ASYNC110  # The disk tells of no change.
+            await trio.sleep(0.01)
+
+    while True:
+        await until(lambda: "/run/vch/ready" in files)
+        own = [files[f"/run/vch/{name}"] or b"" for name in (AUTHORITY, CERTIFICATE, KEY)]
+        async with fake_buildkitd_by_tls(loop, behaviours, port, *own):
+            await until(partial(_changed, files, own[2]))
+
+
 @asynccontextmanager
 async def builder(
     host: Host,
@@ -93,8 +125,9 @@ async def builder(
     behaviours: dict[str, Behaviour] | None = None,
     answer_seconds: float = 30.0,
     door: FakeDoor | None = None,
+    port: int = 0,
 ) -> AsyncIterator[Bench]:
-    """A vchd with a builder. At the end of the block it is gone as after kill -9."""
+    """A vchd with a builder, which has a TCP port where the host has bridges. At the end of the block it is gone as after kill -9."""
 
     def dial(*_: object) -> Any:
         raise RemoteFailed("there is no network")
@@ -120,8 +153,11 @@ async def builder(
             services.signals,
             services.archive,
         )
+        port = port or free_port()
+        if host.network.bridged:
+            nursery.start_soon(_serve_by_tls, host, loop, BUILDKIT if behaviours is None else behaviours, port)
         transfers = Transfers(stores.images, daemon.bus, dial, (), root, nursery, Proxies())
-        container = BuilderContainer(
+        container = LocalContainer(
             BuilderConfig(builder_image=image, builder_memory=1024, builder_cpus=2),
             parts,
             stores.networks,
@@ -135,6 +171,7 @@ async def builder(
             3,
             RegistryRules(certificates=root / "none"),
             socket=target.address.removeprefix("unix:"),
+            port=port,
             answer_seconds=answer_seconds,
         )
         machine = BuilderMachine(settings, container, door, daemon.database, loop, nursery)

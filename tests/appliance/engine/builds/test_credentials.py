@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from appliance.engine.builds.credentials import AUTHORITY, CERTIFICATE, KEY, BuilderKeys
+from appliance.engine.builds.credentials import AUTHORITY, BUILDKIT_HOST, CERTIFICATE, KEY, BuilderKeys
 
 
 def _shake_hands(keys: BuilderKeys, folder: Path, files: dict[str, bytes] | None, name: str) -> str:
@@ -74,5 +74,8 @@ def test_what_is_on_disk(tmp_path: Path) -> None:
     assert stored.count(b"PRIVATE KEY") == 2
     assert BuilderKeys.at(folder) == keys
     assert keys.exist
+    tls = keys.for_calls()
+    assert (tls.authority, tls.name) == (files[AUTHORITY], BUILDKIT_HOST)
+    assert tls.key in stored
     keys.remove()
     assert list(folder.iterdir()) == []

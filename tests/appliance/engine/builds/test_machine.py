@@ -11,10 +11,12 @@ from appliance.buildkit.worker import INFO, first_info
 from appliance.container.lifecycle import Exited
 from appliance.engine.builds.contracts import Builders
 from appliance.engine.builds.machine import BuilderMachine
+from appliance.engine.builds.machine_record import load_machine_record, save_machine_record
 from appliance.errors import Unavailable
 from tests.appliance.engine.builds.builder import Bench, FakeDoor, builder, host_of
 from tests.appliance.engine.harness import Host
 from tests.appliance.engine.networking.fake_networks import RecordingHost
+from tests.live.programs import free_port
 from tether.rpc.status import Code
 
 
@@ -37,8 +39,14 @@ async def _until_ended(bench: Bench) -> None:
     assert not bench.machine.running
 
 
-async def test_builds_share_a_builder(host: Host, tmp_path: Path) -> None:
+def _with_bridges(host: Host) -> None:
+    """Containers have addresses that vchd reaches. There is no other way to buildkitd: guests have no tunnel."""
     host.network = RecordingHost()
+    host.guest.sockets = None
+
+
+async def test_builds_share_a_builder(host: Host, tmp_path: Path) -> None:
+    _with_bridges(host)
     with trio.fail_after(60):
         async with builder(host, tmp_path) as bench:
             assert not bench.machine.running
@@ -70,6 +78,7 @@ async def test_builds_share_a_builder(host: Host, tmp_path: Path) -> None:
                 assert again is lease
             files = host.guest.disk.files
             assert b"vch.internal:40001" in (files["/run/vch/buildkitd.toml"] or b"")
+            assert b"tcp://0.0.0.0:" in (files["/run/vch/buildkitd.toml"] or b"")
             assert {path for path in files if path.startswith("/run/vch/")} == {
                 f"/run/vch/{name}"
                 for name in ("buildkitd.toml", "door-ca.pem", "door-cert.pem", "door-key.pem", "ready", "start")
@@ -89,6 +98,8 @@ async def test_an_idle_builder_is_ended(host: Host, tmp_path: Path) -> None:
                 await trio.sleep(0.2)
                 assert bench.machine.running
                 assert bench.door.places[0].address == "127.0.0.1"
+                # vchd does not reach the network of the machine, so buildkitd has no port.
+                assert b"tcp://" not in (host.guest.disk.files["/run/vch/buildkitd.toml"] or b"")
             await _until_ended(bench)
             container = bench.container.find()
             assert container is not None
@@ -128,15 +139,19 @@ async def test_no_build_gets_a_builder_that_is_being_ended(host: Host, tmp_path:
                     await trio.lowlevel.checkpoint()
 
 
-async def test_a_restarted_vchd_finds_the_builder(host: Host, tmp_path: Path) -> None:
+@pytest.mark.parametrize("bridges", [False, True], ids=["by the tunnel", "by TLS"])
+async def test_a_restarted_vchd_finds_the_builder(host: Host, tmp_path: Path, bridges: bool) -> None:
+    port = free_port()
+    if bridges:
+        _with_bridges(host)
     with trio.fail_after(60):
-        async with builder(host, tmp_path) as bench:
+        async with builder(host, tmp_path, port=port) as bench:
             async with bench.machine.use():
                 pass
             before = bench.container.find()
             assert before is not None
         assert host.guest.launched == [before.id]
-        async with builder(host, tmp_path, idle=0.3) as bench:
+        async with builder(host, tmp_path, idle=0.3, port=port) as bench:
             async with bench.machine.use() as lease:
                 # With the port that its buildkitd knows.
                 assert lease.door == "vch.internal:40001"
@@ -147,6 +162,23 @@ async def test_a_restarted_vchd_finds_the_builder(host: Host, tmp_path: Path) ->
                 assert await lease.channel.call(INFO, b"", 10) == first_info()
             await _until_ended(bench)
         assert host.guest.launched == [before.id]
+
+
+async def test_a_builder_whose_buildkitd_has_no_port_is_found_by_the_tunnel(host: Host, tmp_path: Path) -> None:
+    host.network = RecordingHost()
+    with trio.fail_after(60):
+        async with builder(host, tmp_path) as bench:
+            async with bench.machine.use():
+                pass
+            # As a version of vchd without such ports stored it.
+            record = load_machine_record(bench.daemon.database)
+            record.control = 0
+            await save_machine_record(bench.daemon.database, record)
+        # None listens any more.
+        del host.guest.disk.files["/run/vch/ready"]
+        async with builder(host, tmp_path) as bench, bench.machine.use() as lease:
+            assert await lease.channel.call(INFO, b"", 10) == first_info()
+            assert len(host.guest.launched) == 1
 
 
 @pytest.mark.parametrize("fault", ["no keys", "the port is taken"])

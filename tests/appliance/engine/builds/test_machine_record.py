@@ -7,7 +7,7 @@ from appliance.store import Database
 
 
 async def test_the_record_outlives_vchd(tmp_path: Path) -> None:
-    record = MachineRecord("id", 5000, "cache", 2, True)
+    record = MachineRecord("id", 5000, "cache", 2, True, 17)
     async with Database.open(tmp_path / "state.db") as database:
         assert load_machine_record(database) == MachineRecord()
         await save_machine_record(database, record)
