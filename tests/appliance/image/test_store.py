@@ -171,7 +171,8 @@ async def test_a_new_image_has_its_name_before_a_prune_finds_it(tmp_path: Path) 
         new = await store.add_image(config_of([_tar("b")]))
 
         async def prune() -> None:
-            for record in store.listed():
+            # The newest first: `tag` has not ended by then.
+            for record in reversed(store.listed()):
                 if not record.references:
                     await store.remove(record.id, _nobody, force=False)
 
