@@ -31,6 +31,7 @@ from appliance.api.builds.routes import BuildBackend, BuildRoutes, PruneBackend
 from appliance.api.builds.upgrades import UpgradeBackend, UpgradeRoutes
 from appliance.api.checkpoints import CheckpointRoutes
 from appliance.api.containers import ContainerRoutes
+from appliance.api.daemon_objects import guard_daemon_objects
 from appliance.api.debug import DebugRoutes
 from appliance.api.events import EventRoutes
 from appliance.api.execs import ExecRoutes
@@ -112,7 +113,7 @@ def routes_over(b: Backends) -> dict[tuple[str, str], Route]:
         DebugRoutes(b.containers, b.settings.config.data_root),
     ):
         found |= routes.routes()
-    return RecoveryGate(b.containers, b.execs).guarded(found)
+    return RecoveryGate(b.containers, b.execs).guarded(guard_daemon_objects(found, b.containers))
 
 
 def router_over(backends: Backends) -> Router:
