@@ -34,6 +34,8 @@ def scoped_backends(backends: Backends, scope: str) -> Backends:
         networks=networks,
         connections=ScopedConnections(backends.connections, containers, networks),
         volumes=ScopedVolumes(backends.volumes, containers, scope),
+        # Its records show the commands of all builds. A client with a scope cannot build.
+        build_cache=None,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from appliance.api.daemon_objects import guard_daemon_objects
-from appliance.api.router import Router
+from appliance.api.router import Route, Router
 from appliance.errors import NotFound
 from appliance.http import Reply, Request
 from appliance.roles import Principal, Role
@@ -29,7 +29,9 @@ async def _answer(request: Request, reply: Reply) -> None:
 @pytest.mark.parametrize("route", ["json", "logs", "archive"])
 async def test_the_builder_is_for_clients_with_full_access(role: Role, route: str) -> None:
     registry: Any = _Registry()
-    routes = {("GET", f"/containers/{{name}}/{kind}"): _answer for kind in ("json", "logs", "archive")}
+    routes: dict[tuple[str, str], Route] = {
+        ("GET", f"/containers/{{name}}/{kind}"): _answer for kind in ("json", "logs", "archive")
+    }
     router = Router()
     router.add_all(guard_daemon_objects(routes, registry))
     found = {}

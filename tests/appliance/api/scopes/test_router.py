@@ -7,14 +7,15 @@ import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from appliance.api.routes import Api
+from appliance.api.routes import Api, Backends
+from appliance.api.scopes.router import scoped_backends
 from appliance.container.sharing import SHARED_NETWORK
 from appliance.roles import LOCAL, Principal, Role
 from tests.appliance.engine.guest import echo
@@ -265,6 +266,13 @@ async def test_what_a_client_sees_of_its_own(world: World) -> None:
     assert [len(usage[key]) for key in ("Containers", "Volumes")] == [1, 1]
     assert len(await world.operator.json("GET /containers/json")) == 3
     assert len((await world.operator.json("GET /networks/bridge"))["Containers"]) == 3
+
+
+def test_a_scope_has_no_build_cache() -> None:
+    parts: Any = [object() for _ in fields(Backends)]
+    backends = Backends(*parts)
+    assert backends.build_cache is not None
+    assert scoped_backends(backends, "container:a").build_cache is None
 
 
 async def test_events(world: World) -> None:
