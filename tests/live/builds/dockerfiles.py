@@ -99,6 +99,34 @@ CASES = [
         config={"Shell": ["/bin/sh", "-ec"], "Entrypoint": ["/bin/sh", "-ec", "echo as a shell"]},
     ),
     Case(
+        "triggers",
+        "FROM busybox\nONBUILD ARG WORD=none\nONBUILD RUN echo $WORD > /triggered\nONBUILD COPY f /f\n",
+        config={"OnBuild": ["ARG WORD=none", "RUN echo $WORD > /triggered", "COPY f /f"]},
+    ),
+    Case(
+        "heredocs and links",
+        "FROM busybox\nRUN <<END\necho here\necho document\nEND\nCOPY <<END /inline\ncontent\nEND\n"
+        "COPY --link f /linked\nADD --link f /added/\nRUN cat /inline /linked /added/f\n",
+        files={"f": "link\n"},
+        output=("here\n", "document\n", "content\n", "link\n", "link\n"),
+    ),
+    Case(
+        "mounts",
+        "FROM busybox AS other\nRUN echo other > /o\nFROM busybox\n"
+        "RUN --mount=type=bind,target=/b --mount=type=bind,from=other,source=/o,target=/o cat /b/f /o && ! touch /b/x\n"
+        "RUN --mount=type=tmpfs,target=/t mount | grep ' /t ' && touch /t/x\n"
+        "RUN --mount=type=cache,id=mounts,target=/c,mode=0700 touch /c/x && stat -c %a /c\n"
+        "RUN --mount=type=cache,id=mounts,target=/c,mode=0700,readonly ls /c/x && test ! -e /t/x && test ! -e /b/f\n",
+        files={"f": "bound\n"},
+        output=("bound\n", "other\n", "tmpfs", "700\n", "/c/x\n"),
+    ),
+    Case(
+        "entrypoints",
+        'FROM busybox AS one\nENTRYPOINT ["a", "b"]\nCMD c d\nFROM one\nENTRYPOINT ["e"]\n',
+        # An ENTRYPOINT of a later stage ends the CMD of an earlier one.
+        config={"Entrypoint": ["e"], "Cmd": None},
+    ),
+    Case(
         "scratch",
         'FROM scratch\nCOPY f /f\nCMD ["/f"]\n',
         files={"f": "x"},
@@ -111,6 +139,10 @@ CASES = [
         error="exit 42",
     ),
     Case("missing file", "FROM busybox\nCOPY nowhere /x\n", error="nowhere"),
-    Case("syntax error", "FROM busybox\nNONSENSE x\n", error="unknown instruction: NONSENSE"),
+    Case(
+        "syntax error",
+        "FROM busybox\nNONSENSE x\n",
+        error="dockerfile parse error on line 2: unknown instruction: NONSENSE",
+    ),
     Case("empty", "\n# nothing\n", error="file with no instructions"),
 ]

@@ -142,7 +142,32 @@ def test_dockerfiles(builds: BuildDaemon, case: Case) -> None:
     assert case.error in err
     if not case.error:
         config = inspect(builds, "case")["Config"]
-        assert {key: config[key] for key in case.config} == case.config
+        assert {key: config.get(key) for key in case.config} == case.config
+
+
+@in_lane
+def test_triggers_of_a_base_run_in_the_image_made_from_it(builds: BuildDaemon) -> None:
+    base = builds.context("FROM busybox\nONBUILD ARG WORD=none\nONBUILD RUN echo $WORD > /t\nONBUILD COPY f /f\n")
+    builds.buildx("build", "-t", "triggers", str(base))
+    context = str(builds.context("FROM triggers\nRUN cat /t /f\n", {"f": "copied\n"}))
+    _, err = builds.buildx("build", "-t", "triggered", "--build-arg", "WORD=given", context)
+    assert err.index("given\n") < err.index("copied\n")
+    assert not inspect(builds, "triggered")["Config"].get("OnBuild")
+
+
+@in_lane
+def test_quiet_and_machine_readable_progress(builds: BuildDaemon, tmp_path: Path) -> None:
+    context = str(builds.context("FROM busybox\nRUN echo quiet\n"))
+    out, err = builds.buildx("build", "-q", "-t", "quiet", context)
+    assert (out.strip(), err) == (inspect(builds, "quiet")["Id"], "")
+    metadata = tmp_path / "metadata"
+    _, err = builds.buildx("build", "--progress", "rawjson", "--metadata-file", str(metadata), "-t", "quiet", context)
+    names = {vertex["name"] for line in err.splitlines() for vertex in json.loads(line).get("vertexes", ())}
+    assert "[2/2] RUN echo quiet" in names
+    assert not any("vch.internal" in name for name in names)
+    known = json.loads(metadata.read_text())
+    assert known["containerimage.config.digest"] == inspect(builds, "quiet")["Id"]
+    assert known["image.name"] == "docker.io/library/quiet:latest"
 
 
 @in_lane
@@ -219,6 +244,27 @@ def test_no_cache_and_inline_cache(builds: BuildDaemon) -> None:
 
 @in_lane
 @on_host
+def test_caches_in_a_registry(builds: BuildDaemon, tmp_path: Path) -> None:
+    context = str(builds.context("FROM busybox\nRUN cat /proc/sys/kernel/random/uuid > /uuid\n"))
+    with real_registry(tmp_path) as registry:
+        name = f"{registry}/cache:1"
+        builds.buildx("build", "--push", "-t", name, "--cache-to", "type=inline", context)
+        layers = inspect(builds, name)["RootFS"]["Layers"]
+        # All that is left of the cache is in the registry.
+        builds.daemon.must("rmi", name)
+        builds.buildx("prune", "-af")
+        _, err = builds.buildx("build", "-t", "again", "--cache-from", f"type=registry,ref={name}", context)
+        assert f"importing cache manifest from {name}\n" in err
+        assert " CACHED\n" in err, err
+        assert inspect(builds, "again")["RootFS"]["Layers"] == layers
+        # An export by itself needs a store of OCI indexes: buildx refuses it, as with dockerd's older store.
+        for cache in (f"type=registry,ref={name}", f"type=local,dest={tmp_path}/cache"):
+            _, err = builds.buildx("build", "--cache-to", cache, context, code=1)
+            assert "Cache export is not supported for the docker driver" in err
+
+
+@in_lane
+@on_host
 def test_a_push_goes_to_a_registry(builds: BuildDaemon, tmp_path: Path) -> None:
     with real_registry(tmp_path) as registry:
         name = f"{registry}/pushed:1"
@@ -290,6 +336,19 @@ def test_commands_about_the_builder(builds: BuildDaemon) -> None:
     assert "Total" in out
     out, _ = builds.buildx("prune", "-af")
     assert "Total" in out
+
+
+@in_lane
+def test_the_docker_command_with_its_plugin(builds: BuildDaemon) -> None:
+    context = str(builds.context("FROM busybox\nRUN echo by the plug-in\n"))
+    _, err = builds.run("docker", "buildx", "build", "-t", "plugin", context)
+    assert "by the plug-in\n" in err
+    inspect(builds, "plugin")
+    assert "Build Cache" in builds.run("docker", "system", "df")[0]
+    # By POST /build/prune.
+    assert "Total" in builds.run("docker", "builder", "prune", "-af")[0]
+    _, err = builds.run("docker", "buildx", "build", "-t", "plugin", context)
+    assert "by the plug-in\n" in err
 
 
 @in_lane

@@ -1,12 +1,15 @@
 """The classic path, `POST /build` version 1, against a vchd whose buildkitd runs natively: the stock CLI, and docker-py."""
 
+import functools
 import hashlib
 import io
 import json
 import os
 import re
+import signal
 import subprocess
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +22,31 @@ from tests.live.builds.dockerfiles import CASES, Case
 from tests.live.builds.native import PATIENCE, BuildDaemon
 from tests.live.images import busybox_layer
 from tests.live.registry import Pusher, image_manifest, real_registry
+from tests.live.waiting import until
 
 _PASSWORDS = "user:$2b$05$lNxCjHKq7i/qO44tGCsfvOItkcw3LHPkesHRu5OIPIe6Jio/PVy8m\n"
 
 
-def _build(builds: BuildDaemon, *arguments: str, code: int = 0, stdin: bytes | None = None) -> str:
-    """What `docker build` prints with the classic builder; it has to end with this exit code."""
-    env = os.environ | {"DOCKER_BUILDKIT": "0", "DOCKER_HOST": builds.daemon.host}
+def _build(builds: BuildDaemon, *arguments: str, code: int = 0, stdin: bytes | None = None, buildkit: str = "0") -> str:
+    """What `docker build` prints with the classic builder, or with the BuildKit client of an old CLI; it has to end with this code."""
+    program = _old_cli() if buildkit == "1" else "docker"
+    env = os.environ | {"DOCKER_BUILDKIT": buildkit, "DOCKER_HOST": builds.daemon.host}
     done = subprocess.run(
-        ["docker", "build", *arguments], env=env, input=stdin, capture_output=True, timeout=PATIENCE, check=False
+        [program, "build", *arguments], env=env, input=stdin, capture_output=True, timeout=PATIENCE, check=False
     )
     out = (done.stdout + done.stderr).decode()
     assert done.returncode == code, (arguments, out, builds.daemon.log.read_text()[-3000:])
     return out
+
+
+@functools.cache
+def _old_cli() -> str:
+    """Debian's docker CLI, which has BuildKit's client inside as those of 18.09 to 22 do."""
+    program = "/usr/bin/docker"
+    found = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
+    if not found.startswith("Docker version 20."):
+        pytest.skip("docker.io of Debian 12 is not installed")
+    return program
 
 
 def _inspect(builds: BuildDaemon, image: str) -> dict[str, Any]:
@@ -115,7 +130,62 @@ def test_a_dockerfile(builds: BuildDaemon, case: Case) -> None:
     for text in case.output:
         position = out.index(text, position)
     config = _inspect(builds, "case:1")["Config"]
-    assert {key: config[key] for key in case.config} == case.config
+    assert {key: config.get(key) for key in case.config} == case.config
+
+
+@in_lane
+def test_triggers_of_a_base_are_shown_below_its_step(builds: BuildDaemon) -> None:
+    dockerfile = "FROM busybox\nONBUILD RUN echo triggered > /t\nONBUILD COPY f /f\n"
+    _build(builds, "-t", "triggers:1", str(builds.context(dockerfile)))
+    context = builds.context("FROM triggers:1\nRUN cat /t /f\n", {"f": "copied\n"})
+    out = _build(builds, "--no-cache", "-t", "triggered:1", str(context))
+    assert "Step 1/2 : FROM triggers:1\n" in out
+    assert out.index("triggered\n", out.index("Step 2/2 : RUN cat /t /f\n")) < out.index("copied\n")
+    assert not _inspect(builds, "triggered:1")["Config"].get("OnBuild")
+
+
+@in_lane
+@on_host
+def test_ctrl_c_ends_the_run(builds: BuildDaemon) -> None:
+    marker = f"{time.time_ns() % 10**9 + 10**9}"
+    context = str(builds.context(f"FROM busybox\nRUN sleep {marker}\n"))
+    env = os.environ | {"DOCKER_BUILDKIT": "0", "DOCKER_HOST": builds.daemon.host}
+
+    def runs() -> bool:
+        return subprocess.run(["pgrep", "-f", f"^sleep {marker}"], capture_output=True, check=False).returncode == 0
+
+    for end in (signal.SIGINT, signal.SIGKILL):
+        with subprocess.Popen(["docker", "build", "-t", "never:1", context], env=env, stdout=subprocess.PIPE) as client:
+            until(runs, PATIENCE)
+            client.send_signal(end)
+            client.wait(PATIENCE)
+        until(lambda: not runs(), PATIENCE)
+    assert builds.daemon.docker("image", "inspect", "never:1").returncode
+
+
+@in_lane
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_dockerfile_by_the_buildkit_inside_of_an_old_cli(builds: BuildDaemon, case: Case) -> None:
+    """`docker build` of 18.09 to 22 with DOCKER_BUILDKIT=1: version 2, with the context in the client's session."""
+    context = str(builds.context(case.dockerfile, case.files))
+    given = ("--progress", "plain", "-t", "old:1", *case.arguments, context)
+    code = 42 if case.error == "exit 42" else 1
+    out = _build(builds, *given, code=code if case.error else 0, buildkit="1")
+    assert case.error.replace("exit 42", "exit code: 42") in out
+    if not case.error:
+        config = _inspect(builds, "old:1")["Config"]
+        assert {key: config.get(key) for key in case.config} == case.config
+
+
+@in_lane
+def test_secrets_and_results_of_an_old_cli(builds: BuildDaemon, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hush")
+    context = builds.context(
+        "FROM busybox AS b\nRUN --mount=type=secret,id=s cat /run/secrets/s > /made\nFROM scratch\nCOPY --from=b /made /\n"
+    )
+    secret = ("--secret", f"id=s,src={tmp_path}/secret")
+    _build(builds, *secret, "-o", str(tmp_path / "out"), str(context), buildkit="1")
+    assert (tmp_path / "out/made").read_text() == "hush"
 
 
 @in_lane

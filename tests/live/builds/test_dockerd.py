@@ -21,8 +21,8 @@ from tests.live.oracle import dockerd
 
 pytestmark = in_lane
 
-# dockerd's classic builder has no --chmod.
-_REFUSED = {"modes and owners"}
+# dockerd's classic builder has no --chmod, --link, --mount and heredocs.
+_REFUSED = {"modes and owners", "heredocs and links", "mounts"}
 # dockerd's config keeps what its last intermediate container was made with.
 _OF_A_CONTAINER = (
     *("AttachStderr", "AttachStdin", "AttachStdout", "Domainname", "Hostname", "Image", "OpenStdin", "StdinOnce"),
