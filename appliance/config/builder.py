@@ -1,10 +1,20 @@
 """The settings of the builder: the container of vchd in which BuildKit runs. Each field is a row of the table of settings."""
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from appliance.config import rows
 from appliance.config.parsers import check_builder_memory, check_vm_cpus, parse_builder_disk, parse_seconds
 from appliance.config.rows import Option, Property, setting
+
+_PACKAGED_ARCHIVE = Path("/usr/share/vch/builder.tar")
+
+
+def default_builder_archive() -> Path:
+    """The archive beside the interpreter, as the appliance has it, else that of a package."""
+    beside = Path(sys.prefix) / "share/vch/builder.tar"
+    return beside if beside.exists() else _PACKAGED_ARCHIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,4 +73,11 @@ class BuilderConfig:
             default="10m",
         ),
         option=Option(names=("--builder-idle",)),
+    )
+    builder_archive: Path = setting(
+        _PACKAGED_ARCHIVE,
+        rows.BUILDER,
+        "Archive with the image of the builder, as make builder-image makes it; loaded before a pull when the image is not here",
+        metavar="FILE",
+        factory=default_builder_archive,
     )

@@ -1,4 +1,4 @@
-"""Builds the image of the builder as an archive for `docker load`: buildkitd and buildctl, and Debian's runc, git and certificates.
+"""Builds the image of the builder as an archive for `docker load`: buildkitd and buildctl, and Debian's runc, git, CNI plugins and more.
 
     python -m build.builder.image [--cache DIR]
 
@@ -21,8 +21,13 @@ from build.ova.disk import EPOCH
 from build.ova.rootfs import archive_state, sources
 
 NAME = f"moby/buildkit:v{BUILDKIT_VERSION}"
-PACKAGES = ("runc", "git", "openssh-client", "ca-certificates")
+PACKAGES = ("runc", "git", "openssh-client", "ca-certificates", "iptables", "containernetworking-plugins")
+# Of all CNI plugins, those that BuildKit uses for a bridge; it finds them by these names.
+_PLUGINS = ("bridge", "firewall", "host-local", "loopback")
+_PLUGIN_HOOK = f"for name in {' '.join(_PLUGINS)}; do mv $1/usr/lib/cni/$name $1/usr/bin/buildkit-cni-$name; done; rm -r $1/usr/lib/cni"
 _REMOVED = ("man", "locale", "info", "doc", "lintian", "bash-completion")
+# The archive is a quarter of its layer then; `docker load` takes compressed layers. Any number of threads gives the same bytes.
+_COMPRESSION = ("zstd", "-q", "-15", "-T0")
 _CONFIG = {
     "Entrypoint": ["buildkitd"],
     "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
@@ -35,8 +40,9 @@ def build(cache: Path) -> Path:
     programs = [buildkitd(), buildctl()]
     found = [program for program in programs if program is not None]
     if len(found) < len(programs):
-        sys.exit("there is no Go to compile buildkitd with: install golang-go")
-    recipe = json.dumps([NAME, PACKAGES, _REMOVED, _CONFIG, [str(path.parent.name) for path in found], archive_state()])
+        sys.exit("there is no Go to compile buildkitd with")
+    names = [path.parent.name for path in found]
+    recipe = json.dumps([NAME, PACKAGES, _PLUGINS, _REMOVED, _CONFIG, _COMPRESSION, names, archive_state()])
     target = cache / "builder" / f"{hashlib.sha256(recipe.encode()).hexdigest()[:24]}.tar"
     if target.exists():
         return target
@@ -49,6 +55,7 @@ def build(cache: Path) -> Path:
         # The licence of each package stays.
         options.append("--dpkgopt=path-include=/usr/share/doc/*/copyright")
         hooks = [f"--customize-hook=copy-in {path} /usr/bin" for path in found]
+        hooks.append(f"--customize-hook={_PLUGIN_HOOK}")
         hooks.append("--customize-hook=rm -rf $1/var/lib/apt $1/var/cache/apt $1/var/log $1/var/lib/dpkg/info")
         run(
             "mmdebstrap",
@@ -85,13 +92,16 @@ def write_archive(layer: Path, target: Path) -> None:
     config = json.dumps(image).encode()
     config_name = f"{hashlib.sha256(config).hexdigest()}.json"
     layer_name = f"{diff_id}/layer.tar"
+    packed = target.parent / "layer.tar.zst"
+    run(*_COMPRESSION, "-f", str(layer), "-o", str(packed))
     manifest = json.dumps([{"Config": config_name, "RepoTags": [NAME], "Layers": [layer_name]}]).encode()
     with tarfile.open(target, "w") as tar, tempfile.TemporaryDirectory(dir=target.parent) as folder:
         for name, data in ((config_name, config), ("manifest.json", manifest)):
             path = Path(folder) / name
             path.write_bytes(data)
             tar.add(path, name, filter=_anonymous)
-        tar.add(layer, layer_name, filter=_anonymous)
+        tar.add(packed, layer_name, filter=_anonymous)
+    packed.unlink()
 
 
 def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:

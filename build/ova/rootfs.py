@@ -155,8 +155,8 @@ def our_sources() -> list[Path]:
     )
 
 
-def add_venv(root: Path, work: Path, guest: Path) -> None:
-    """Put vchd, `vch` and the guest image into a virtual environment."""
+def add_venv(root: Path, work: Path, guest: Path, builder: Path | None = None) -> None:
+    """Put vchd, `vch`, the guest image and, if there is one, the archive of the builder's image into a virtual environment."""
     venv = root / _VENV
     library = venv / "lib/python3.11/site-packages"
     library.parent.mkdir(parents=True)
@@ -180,6 +180,8 @@ def add_venv(root: Path, work: Path, guest: Path) -> None:
     # On vSphere VMs boot from the CD; only QEMU needs kernel and initrd as files.
     for name in ("guest.iso", "manifest.json"):
         shutil.copyfile(guest / name, share / name)
+    if builder is not None:
+        shutil.copyfile(builder, share.parent / "builder.tar")
     compile_python(root, [venv, root / "usr/lib/python3", root / "usr/lib/python3.11"])
 
 
@@ -209,7 +211,7 @@ def compile_python(root: Path, folders: Sequence[Path]) -> None:
         program.wait()
 
 
-def make_root(tree: Path, work: Path, guest: Path) -> tuple[Path, Path]:
+def make_root(tree: Path, work: Path, guest: Path, builder: Path | None = None) -> tuple[Path, Path]:
     """Complete the root beyond Debian's packages. Returns the files of the kernel and the initrd, which are on another partition."""
     kernel, initrd = work / "vmlinuz", work / "initrd"
     shutil.copyfile(next((tree / "boot").glob("vmlinuz-*")), kernel)
@@ -236,7 +238,7 @@ def make_root(tree: Path, work: Path, guest: Path) -> tuple[Path, Path]:
     run("systemctl", f"--root={tree}", "enable", "-q", *_ENABLED)
     run("systemctl", f"--root={tree}", "mask", "-q", *_MASKED)
     run("systemctl", f"--root={tree}", "set-default", "-q", "multi-user.target")
-    add_venv(tree, work, guest)
+    add_venv(tree, work, guest, builder)
     return kernel, initrd
 
 

@@ -3,8 +3,10 @@
 import logging
 import secrets
 from collections.abc import AsyncGenerator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
+
+import trio
 
 from appliance.buildkit.config import ENTRYPOINT, FOLDER
 from appliance.buildkit.door_names import DOOR_HOST
@@ -24,6 +26,7 @@ from appliance.engine.networking.networks import Networks
 from appliance.engine.transfers import Transfers
 from appliance.engine.volumes import Volumes
 from appliance.errors import Conflict, NotFound, NotModified, Unavailable, VchError
+from appliance.image.load import load
 from appliance.image.platform import OURS
 from appliance.image.progress import Progress
 from appliance.image.reference import parse_reference
@@ -160,6 +163,8 @@ class BuilderContainer:
         with suppress(NotFound):
             self._images.get(name)
             return
+        if await self._load_image(name):
+            return
         log.info("pulling the builder image %s", name)
         try:
             await self._transfers.pull(parse_reference(name).with_default_tag(), Credentials(), OURS, _unseen)
@@ -168,6 +173,22 @@ class BuilderContainer:
                 f"the builder image {name} is not here, and cannot be pulled: {error}. "
                 'Load it with "docker load" (make builder-image), or name another with --builder-image'
             ) from error
+
+    async def _load_image(self, name: str) -> bool:
+        """Load the archive with the builder's image, if there is one. Returns whether the image is here now."""
+        archive = self._settings.builder_archive
+        if not await trio.Path(archive).is_file():
+            return False
+        log.info("loading the builder image %s from %s", name, archive)
+        try:
+            async with aclosing(load(self._images, archive)) as images:
+                async for _ in images:
+                    pass
+            self._images.get(name)
+        except (VchError, OSError) as error:
+            log.warning("the builder image %s cannot be loaded from %s: %s", name, archive, error)
+            return False
+        return True
 
     async def start(self, container: Container) -> None:
         """Start the container, which then waits for `deliver`."""

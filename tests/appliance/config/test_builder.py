@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from appliance.config import BuilderConfig, parse_arguments
+from appliance.config.builder import default_builder_archive
 from appliance.errors import InvalidParameter
 
 
@@ -15,6 +16,15 @@ def test_flags_of_the_builder_are_apart() -> None:
     assert config.builder == BuilderConfig("b:1", 1024, 3, 5 << 30, 5400)
     assert parse_arguments([]).builder == BuilderConfig()
     assert BuilderConfig().builder_idle == 600
+
+
+def test_the_archive_beside_the_interpreter_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.prefix", str(tmp_path))
+    assert default_builder_archive() == Path("/usr/share/vch/builder.tar")
+    (tmp_path / "share/vch").mkdir(parents=True)
+    (tmp_path / "share/vch/builder.tar").touch()
+    assert BuilderConfig().builder_archive == tmp_path / "share/vch/builder.tar"
+    assert parse_arguments(["--builder-archive", "/x.tar"]).builder.builder_archive == Path("/x.tar")
 
 
 def test_keys_of_the_configuration_file(tmp_path: Path) -> None:

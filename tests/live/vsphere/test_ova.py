@@ -25,9 +25,10 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def ova() -> Path:
-    from build.ova.image import build
+    from build.ova.image import build, builder_archive
 
-    return build(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vch")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vch"
+    return build(cache, builder=builder_archive(cache))
 
 
 @pytest.fixture

@@ -126,8 +126,12 @@ async def builder(
     answer_seconds: float = 30.0,
     door: FakeDoor | None = None,
     port: int = 0,
+    archive: Path = Path("/nowhere/builder.tar"),
 ) -> AsyncIterator[Bench]:
-    """A vchd with a builder, which has a TCP port where the host has bridges. At the end of the block it is gone as after kill -9."""
+    """A vchd with a builder, which has a TCP port where the host has bridges. At the end of the block it is gone as after kill -9.
+
+    `archive` may have its image.
+    """
 
     def dial(*_: object) -> Any:
         raise RemoteFailed("there is no network")
@@ -158,7 +162,7 @@ async def builder(
             nursery.start_soon(_serve_by_tls, host, loop, BUILDKIT if behaviours is None else behaviours, port)
         transfers = Transfers(stores.images, daemon.bus, dial, (), root, nursery, Proxies())
         container = LocalContainer(
-            BuilderConfig(builder_image=image, builder_memory=1024, builder_cpus=2),
+            BuilderConfig(builder_image=image, builder_memory=1024, builder_cpus=2, builder_archive=archive),
             parts,
             stores.networks,
             stores.volumes,
