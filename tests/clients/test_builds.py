@@ -1,4 +1,4 @@
-"""Programs that build images on a person's behalf. BuildKit runs natively, so no VM is needed."""
+"""Programs that build images on a person's behalf. BuildKit runs natively; the containers of the images run in VMs."""
 
 import json
 import sys
@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.clients.cache import prepared
-from tests.clients.test_libraries import NPM
+from tests.clients.test_libraries import CONSOLE, GO, MAVEN, NPM
 from tests.live.builds.native import BuildDaemon, build_daemon
+
+# Each container boots a VM.
+_SECONDS = 500
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +37,14 @@ def test_devcontainers_with_a_dockerfile(builds: BuildDaemon) -> None:
     assert json.loads(out.strip().splitlines()[-1])["outcome"] == "success"
     [image] = json.loads(builds.daemon.must("image", "inspect", "devcontainer:1"))
     assert "devcontainer.metadata" in image["Config"]["Labels"]
+    # `up` makes the container of it, with the workspace of the host.
+    out, _ = builds.run(tool, "up", "--workspace-folder", str(workspace), seconds=_SECONDS)
+    made = json.loads(out.strip().splitlines()[-1])
+    assert made["outcome"] == "success"
+    command = ("cat", "/word", ".devcontainer/Dockerfile")
+    out, _ = builds.run(tool, "exec", "--workspace-folder", str(workspace), *command, seconds=_SECONDS)
+    assert out == f"given\n{dockerfile}"
+    builds.daemon.must("rm", "-f", made["containerId"])
 
 
 _DOCKERFILE = "FROM busybox\nARG WORD=none\nCOPY file /file\nRUN echo word $WORD\n"
@@ -57,3 +68,26 @@ def test_testcontainers_for_python(builds: BuildDaemon) -> None:
     assert out.strip().endswith(" True"), out
     # It removes its image.
     assert builds.daemon.docker("image", "inspect", "testcontainers:1").returncode
+
+
+def _testcontainers(builds: BuildDaemon, language: str, folder: Path, *command: str) -> None:
+    """Run a program that builds the image `testcontainers-LANGUAGE:1` of this context, and reads /word in a container of it."""
+    context = builds.context(
+        "FROM busybox\nARG WORD=none\nCOPY file /file\nRUN echo word $WORD > /word\n", {"file": "x"}
+    )
+    settings = ["TESTCONTAINERS_RYUK_DISABLED=true", f"BUILD_CONTEXT={context}"]
+    builds.run("env", *settings, *command, folder=folder, seconds=_SECONDS)
+    assert f"testcontainers-{language}" in builds.daemon.must("image", "ls", "--format", "{{.Repository}}")
+
+
+def test_testcontainers_for_node(builds: BuildDaemon) -> None:
+    _testcontainers(builds, "node", prepared("node", NPM), "node", "--test", "testcontainers-build.test.mjs")
+
+
+def test_testcontainers_for_go(builds: BuildDaemon) -> None:
+    program = ("./clients.test", "-test.v", "-test.run", "TestAnImageOfADockerfile")
+    _testcontainers(builds, "go", prepared("go", GO), *program)
+
+
+def test_testcontainers_for_java(builds: BuildDaemon) -> None:
+    _testcontainers(builds, "java", prepared("java", MAVEN), *CONSOLE, "TestcontainersBuildTest")

@@ -10,8 +10,13 @@ from tests.live.ryuk import load_ryuk
 
 _SECONDS = 500
 NPM = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts"]
-_MAVEN = ["mvn", "-q", "-B", "test-compile", "dependency:copy-dependencies"]
-_GO = ["go", "test", "-c", "-mod=mod", "-o", "clients.test", "."]
+MAVEN = ["mvn", "-q", "-B", "test-compile", "dependency:copy-dependencies"]
+GO = ["go", "test", "-c", "-mod=mod", "-o", "clients.test", "."]
+# JUnit's launcher; the name of a class follows.
+CONSOLE = (
+    *("java", "-cp", "target/test-classes:target/dependency/*", "org.junit.platform.console.ConsoleLauncher"),
+    *("execute", "--select-class"),
+)
 
 
 def run(daemon: Daemon, folder: Path, *command: str) -> str:
@@ -32,9 +37,7 @@ def run(daemon: Daemon, folder: Path, *command: str) -> str:
 
 
 def _java(daemon: Daemon, test: str) -> None:
-    classes = "target/test-classes:target/dependency/*"
-    launcher = "org.junit.platform.console.ConsoleLauncher"
-    said = run(daemon, prepared("java", _MAVEN), "java", "-cp", classes, launcher, "execute", "--select-class", test)
+    said = run(daemon, prepared("java", MAVEN), *CONSOLE, test)
     assert "1 tests successful" in said
 
 
@@ -58,11 +61,11 @@ def test_testcontainers_for_node(daemon: Daemon) -> None:
 
 def test_testcontainers_for_go(daemon: Daemon) -> None:
     load_ryuk(daemon, "0.13.0")
-    run(daemon, prepared("go", _GO), "./clients.test", "-test.v", "-test.run", "TestAServerAndItsClient")
+    run(daemon, prepared("go", GO), "./clients.test", "-test.v", "-test.run", "TestAServerAndItsClient")
 
 
 def test_answers_fit_the_types_of_docker(daemon: Daemon) -> None:
-    run(daemon, prepared("go", _GO), "./clients.test", "-test.v", "-test.run", "TestAnswersFitTheTypes")
+    run(daemon, prepared("go", GO), "./clients.test", "-test.v", "-test.run", "TestAnswersFitTheTypes")
 
 
 def test_bollard(daemon: Daemon) -> None:

@@ -62,12 +62,14 @@ class BuildDaemon:
             text=True,
         )
 
-    def run(self, *command: str, code: int = 0, folder: Path | None = None) -> tuple[str, str]:
+    def run(
+        self, *command: str, code: int = 0, folder: Path | None = None, seconds: float = PATIENCE
+    ) -> tuple[str, str]:
         """stdout and stderr of a build client, which has to end with this exit code."""
         process = self.start(*command, folder=folder)
         said = " ".join(command)
         try:
-            out, err = process.communicate(timeout=PATIENCE)
+            out, err = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             process.kill()
             out, err = process.communicate()
