@@ -10,7 +10,6 @@ from pathlib import Path
 
 from appliance.buildkit.dial import ClientTls
 from appliance.buildkit.door_names import DOOR_HOST
-from appliance.http.authority import Authority
 
 # The names of what `guest_files` gives, in the folder of the builder that buildkitd.toml names.
 AUTHORITY, CERTIFICATE, KEY = "door-ca.pem", "door-cert.pem", "door-key.pem"
@@ -42,6 +41,9 @@ class BuilderKeys:
 
         Blocks for some milliseconds. OSError when the folder cannot be written.
         """
+        # With the library below it, it takes some 10 MiB, which a vchd without builds does not need.
+        from appliance.http.authority import Authority
+
         folder.mkdir(mode=0o700, exist_ok=True)
         keys, authority = cls.at(folder), Authority()
         certificate, key = authority.identity("vch door", [DOOR_HOST])
