@@ -19,6 +19,8 @@ ENTRYPOINT = ("/bin/sh", "-c", f"until [ -e {READY} ]; do sleep 0.05; done; exec
 _RUN_CGROUP = "/run"
 _RUN_PIDS = 4096
 _KEPT_FOR_BUILDKITD = 256 << 20
+# The addresses of RUNs behind the builder's own NAT: a range that no network uses (RFC 2544, for benchmarks).
+_BRIDGE_SUBNET = "198.18.0.0/22"
 # Entries of BuildKit's own history of builds.
 _HISTORY = 50
 
@@ -88,8 +90,11 @@ def buildkitd_toml(settings: BuildkitSettings) -> str:
         '  maxUsedSpace = "80%"',
         '  minFreeSpace = "5%"',
         f"  max-parallelism = {settings.parallelism}",
-        # The network of the container, which is that of a machine with nothing else in it.
+        # That of the container. The start script prefers a bridge, where the image has what makes one.
         '  networkMode = "host"',
+        f"  bridgeSubnet = {_text(_BRIDGE_SUBNET)}",
+        # BuildKit uses the namespace of an earlier RUN again: only RUNs at the same time wait for a new one.
+        "  cniPoolSize = 1",
         f'  defaultCgroupParent = "{_RUN_CGROUP}"',
         "[history]",
         f"  maxEntries = {_HISTORY}",
@@ -135,7 +140,10 @@ def start_script(settings: BuildkitSettings) -> str:
         f"echo $((limit - {_KEPT_FOR_BUILDKITD})) > $cgroup{_RUN_CGROUP}/memory.max",
         f"echo {_RUN_PIDS} > $cgroup{_RUN_CGROUP}/pids.max",
         *exports,
-        f"exec buildkitd --config {FOLDER}/buildkitd.toml",
+        "network=host",
+        # The names of BuildKit's own CNI plugins, which need the NAT of the kernel (util/network/cniprovider/bridge.go).
+        "if command -v buildkit-cni-bridge >/dev/null && iptables -w -t nat -S >/dev/null; then network=bridge; fi",
+        f"exec buildkitd --config {FOLDER}/buildkitd.toml --oci-worker-net $network",
     ]
     return "\n".join(lines) + "\n"
 

@@ -39,6 +39,8 @@ def test_the_toml() -> None:
         "minFreeSpace": "5%",
         "max-parallelism": 6,
         "networkMode": "host",
+        "bridgeSubnet": "198.18.0.0/22",
+        "cniPoolSize": 1,
         "defaultCgroupParent": "/run",
     }
     assert found["history"] == {"maxEntries": 50}
@@ -81,7 +83,7 @@ def test_the_script_divides_the_memory_and_becomes_buildkitd(tmp_path: Path, lim
     environment = {"PATH": f"{programs}:{os.environ['PATH']}"}
     done = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
-        f"--config {FOLDER}/buildkitd.toml",
+        f"--config {FOLDER}/buildkitd.toml --oci-worker-net host",
         "http://user:it's $HOME@proxy",
     ]
     assert (cgroup / "run/memory.max").read_text() == f"{expected - (256 << 20)}\n"
@@ -89,6 +91,30 @@ def test_the_script_divides_the_memory_and_becomes_buildkitd(tmp_path: Path, lim
     assert (cgroup / "init/cgroup.procs").read_text() == "7\n"
     assert (cgroup / "cgroup.subtree_control").read_text() == "+pids\n"
     assert "it's" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("programs", "expected"),
+    [
+        ({}, "host"),
+        ({"buildkit-cni-bridge": 0, "iptables": 0}, "bridge"),
+        ({"buildkit-cni-bridge": 0, "iptables": 1}, "host"),
+    ],
+    ids=["no plugins", "plugins", "no NAT in the kernel"],
+)
+def test_runs_have_networks_of_their_own_where_the_image_can_make_them(
+    tmp_path: Path, programs: dict[str, int], expected: str
+) -> None:
+    for name, code in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\nexit {code}\n")
+        (tmp_path / name).chmod(0o755)
+    lines = start_script(BuildkitSettings(_DOOR, 1)).splitlines()
+    choice = lines[lines.index("network=host") : -1]
+    script = "\n".join([*choice, "echo $network"])
+    done = subprocess.run(
+        ["/bin/sh", "-c", script], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{expected}\n"
 
 
 def test_a_builder_whose_runs_cannot_be_limited_does_not_start(tmp_path: Path) -> None:
