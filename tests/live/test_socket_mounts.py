@@ -120,7 +120,8 @@ def _follow_and_type(daemon: Daemon, relayed: Relayed) -> None:
     with subprocess.Popen(follow, stdout=subprocess.PIPE, text=True) as following:
         assert following.stdout is not None
         assert following.stdout.readline() == "first\n"
-        daemon.must("exec", "talker", "touch", "/tmp/go")
+        # With the container its execs are forgotten, as in Docker: the command may no longer learn the exit code.
+        daemon.docker("exec", "talker", "touch", "/tmp/go")
         assert following.stdout.read() == "last\n"
     assert following.returncode == 0
     daemon.must("rm", "talker")
