@@ -1,4 +1,4 @@
-"""The server's end of one gRPC connection on asyncio: messages stay bytes, whoever serves them.
+"""The server's end of one gRPC connection on asyncio. Messages stay bytes: only the function that serves a call knows their types.
 
 It carries `/grpc` of build clients, and sessions that this daemon serves to BuildKit. The wire is gRPC over HTTP/2
 (PROTOCOL-HTTP2.md of grpc): POST /package.Service/Method, messages with a prefix of five bytes, the status in trailers.

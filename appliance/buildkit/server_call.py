@@ -26,7 +26,7 @@ STREAM_WINDOW = 64 << 10
 # Messages up to this size, prefix included, fit into the window at all times: half of it may be taken and not announced yet.
 _UNRESERVED = STREAM_WINDOW // 2
 _PREFIX = struct.Struct(">BI")
-# Output of one call that waits to be sent: beyond that nothing more is taken from whoever serves the call.
+# Output of one call that waits to be sent: when it is full, the function that serves the call waits in `send`.
 _HIGH_WATER = 256 << 10
 _STALL_SECONDS = 60.0
 _MOST_TRAILERS = 1 << 20
@@ -72,7 +72,7 @@ class ServerCall:
         self._started = False
         self._finished = False
 
-    # -- for whoever serves the call ------------------------------------------------------------------------------
+    # -- for the function that serves the call --------------------------------------------------------------------
 
     def metadata(self) -> Metadata:
         """The client's metadata without what belongs to the connection. BuildkitError when a value is malformed."""
